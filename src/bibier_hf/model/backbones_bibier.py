@@ -1,0 +1,226 @@
+"""Backbones: pretrained speech and text models from transformers -> features and their masks.
+
+Whatever the backbone, a sample's features are the same alone, padded, in any batch and at any place in it:
+
+* models that honour an attention mask get one;
+* Whisper's encoder ignores masks and wants 30 s: it is run here on a clip's own frames, with the first positions, masked at every layer;
+* models whose normalisation or down-sampling mixes padding in (group-norm wav2vec2, CANINE) run in groups of equal length, unpadded.
+
+Audio longer than a window is encoded window by window, as if the windows were samples of their own.
+"""
+
+import hashlib
+import os
+from collections.abc import Callable
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import AutoModel
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.modeling_utils import PreTrainedModel
+
+from .audio_bibier import SAMPLING_RATE
+
+SPECTRAL_INPUT_RATES = {"wav2vec2-bert": 50, "whisper": 100}
+"""Model type -> frames a second of its `input_features`; every other speech backbone takes the waveform as `input_values`."""
+
+_POSITIONS_OF_LENGTH_ONLY = frozenset({"canine"})
+
+
+def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
+    """A backbone with random weights; the encoder alone of an encoder-decoder model."""
+    return _features_only(AutoModel.from_config(config))
+
+
+def load_backbone(source: str, revision: str | None = None, **kwargs) -> PreTrainedModel:
+    """A pretrained backbone in float32, from a Hub id or a folder."""
+    return _features_only(AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **kwargs))
+
+
+def _features_only(backbone: PreTrainedModel) -> PreTrainedModel:
+    if backbone.config.is_encoder_decoder:
+        backbone = backbone.get_encoder()
+    if getattr(backbone, "pooler", None) is not None:
+        backbone.pooler = None  # of no use here, and without a gradient in training
+    return backbone
+
+
+def weights_hash(backbone: nn.Module) -> str:
+    """Hash of names, shapes, types and values of all weights: names a backbone that has no Hub id."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name, tensor in sorted(backbone.state_dict().items()):
+        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def find_backbone_folder(backbone_dir: str | os.PathLike | dict | None, modality: str, backbone_id: str) -> str | None:
+    """The folder that stands in for a Hub id.
+
+    Args:
+        backbone_dir: `{"audio": folder, "text": folder}`, or a folder that holds `<owner>/<name>`, `<name>` or `<owner>--<name>`.
+        modality: `"audio"` or `"text"`.
+        backbone_id: the Hub id.
+    """
+    if backbone_dir is None:
+        return None
+    if isinstance(backbone_dir, dict):
+        return os.fspath(backbone_dir[modality]) if modality in backbone_dir else None
+    tried = [os.path.join(backbone_dir, name) for name in (backbone_id, backbone_id.split("/")[-1], backbone_id.replace("/", "--"))]
+    for folder in tried:
+        if os.path.isdir(folder):
+            return folder
+    raise FileNotFoundError(f"backbone_dir has no copy of the {modality} backbone '{backbone_id}'. Looked for: {', '.join(tried)}.")
+
+
+def audio_input_name(config: PreTrainedConfig) -> str:
+    """`"input_features"` (spectral frames) or `"input_values"` (waveform)"""
+    return "input_features" if config.model_type in SPECTRAL_INPUT_RATES else "input_values"
+
+
+def encode_audio(
+    backbone: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None, layer: int, max_window_s: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of a batch of clips.
+
+    Args:
+        backbone: the speech model.
+        inputs: waveforms (B, S) at 16 kHz or spectral frames (B, F, M), padded on the right.
+        mask: (B, S) or (B, F), 1 = keep; None: all. A row of zeros has no audio.
+        layer: hidden state to return, -1 for the output.
+        max_window_s: longer clips are encoded in windows of this length.
+
+    Returns:
+        features (B, T, D), bool mask (B, T)
+    """
+    config = backbone.config
+    waveform = audio_input_name(config) == "input_values"
+    expected = 2 if waveform else 3
+    if inputs.dim() != expected:
+        shape = "(batch, samples)" if waveform else "(batch, frames, bands)"
+        raise ValueError(f"The audio backbone '{config.model_type}' takes a tensor of shape {shape}, got {tuple(inputs.shape)}.")
+    inputs, mask = kept_first(inputs, _as_mask(mask, inputs, "audio_attention_mask"))
+    shortest = _receptive_field(config) if waveform else 1
+    window = int(max_window_s * (SAMPLING_RATE if waveform else SPECTRAL_INPUT_RATES[config.model_type]))
+    if config.model_type == "whisper":
+        window = min(window, 2 * config.max_source_positions)
+
+    # Windows become rows. A clip shorter than one frame is lengthened by silence; a tail shorter than one frame is dropped.
+    batch, length = mask.shape
+    windows = -(-max(length, shortest) // window)
+    step = window if windows > 1 else max(length, shortest)
+    padding = windows * step - length
+    inputs = F.pad(inputs, (0, padding) if waveform else (0, 0, 0, padding)).reshape(batch * windows, step, *inputs.shape[2:])
+    lengths = F.pad(mask, (0, padding)).reshape(batch, windows, step).sum(-1)
+    lengths[:, 0] = torch.where(lengths[:, 0] > 0, lengths[:, 0].clamp(min=shortest), 0)
+    lengths = torch.where(lengths < shortest, 0, lengths).flatten()
+
+    run = _whisper_states if config.model_type == "whisper" else _audio_states
+    features, mask = _run_present(run, backbone, inputs, lengths, layer, equal_lengths=getattr(config, "feat_extract_norm", None) == "group")
+    return features.reshape(batch, -1, features.shape[-1]), mask.reshape(batch, -1)
+
+
+def encode_text(
+    backbone: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor | None, layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Features of a batch of texts: ids (B, T) and mask (B, T) -> features (B, T, D), bool mask (B, T). A row of zeros has no text."""
+    if input_ids.dim() != 2:
+        raise ValueError(f"input_ids must have the shape (batch, tokens), got {tuple(input_ids.shape)}.")
+    input_ids, mask = kept_first(input_ids, _as_mask(mask, input_ids, "text_attention_mask"))
+    equal_lengths = backbone.config.model_type in _POSITIONS_OF_LENGTH_ONLY
+    return _run_present(_text_states, backbone, input_ids, mask.sum(1), layer, equal_lengths)
+
+
+def _as_mask(mask: torch.Tensor | None, inputs: torch.Tensor, name: str) -> torch.Tensor:
+    if mask is None:
+        return torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
+    if mask.shape != inputs.shape[:2]:
+        raise ValueError(f"{name} has the shape {tuple(mask.shape)}, its input {tuple(inputs.shape)}: the first two sizes must agree.")
+    return mask.bool()
+
+
+def kept_first(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Moves the kept steps of each sample of x (B, T, ...) to the front, in order: padding on the left or in between is as good as on the
+    right. Returns x and its bool mask (B, T)."""
+    if not torch.compiler.is_compiling() and not (mask[:, 1:] & ~mask[:, :-1]).any():
+        return x, mask  # padded on the right already
+    order = (~mask).int().argsort(dim=1, stable=True)
+    index = order.reshape(*order.shape, *(1,) * (x.dim() - 2)).expand_as(x)
+    return x.gather(1, index), mask.gather(1, order)
+
+
+def _receptive_field(config: PreTrainedConfig) -> int:
+    """Samples under one output frame: 400 for wav2vec2 and its kin."""
+    samples = 1
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        samples = (samples - 1) * stride + kernel
+    return samples
+
+
+def _run_present(
+    run: Callable, backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int, equal_lengths: bool
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Calls `run` on the rows that are there, in one padded batch or in groups of equal length, and puts the results back in place."""
+    if not equal_lengths and bool((lengths > 0).all()):
+        return run(backbone, inputs, lengths, layer)
+    values, results = lengths.unique().tolist(), []
+    groups = [lengths == value for value in values if value > 0] if equal_lengths else [lengths > 0]
+    for rows in groups:
+        if rows.any():
+            longest = int(lengths[rows].max())
+            results.append((rows, *run(backbone, inputs[rows, :longest], lengths[rows], layer)))
+    frames = max((features.shape[1] for _, features, _ in results), default=1)
+    dtype = results[0][1].dtype if results else backbone.dtype
+    features = torch.zeros(len(lengths), frames, backbone.config.hidden_size, dtype=dtype, device=inputs.device)
+    mask = torch.zeros(len(lengths), frames, dtype=torch.bool, device=inputs.device)
+    for rows, some_features, some_mask in results:
+        features[rows, : some_features.shape[1]] = some_features
+        mask[rows, : some_mask.shape[1]] = some_mask
+    return features, mask
+
+
+def _prefix_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
+    return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
+
+
+def _hidden(outputs, layer: int) -> torch.Tensor:
+    return outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+
+
+def _audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = _prefix_mask(lengths, inputs.shape[1])
+    uniform = bool(mask.all())
+    name = audio_input_name(backbone.config)
+    outputs = backbone(
+        **{name: inputs.to(backbone.dtype)}, attention_mask=None if uniform else mask.long(), output_hidden_states=layer != -1
+    )
+    features = _hidden(outputs, layer)
+    if features.shape[1] != inputs.shape[1]:
+        lengths = backbone._get_feat_extract_output_lengths(lengths).long()
+    return features, _prefix_mask(lengths, features.shape[1])
+
+
+def _text_states(backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = _prefix_mask(lengths, input_ids.shape[1])
+    outputs = backbone(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=layer != -1)
+    return _hidden(outputs, layer), mask
+
+
+def _whisper_states(
+    encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whisper's encoder on as many frames as the clips have. Padding is zeroed before each convolution and masked in each attention;
+    layers above the wanted one are not run."""
+    keep = _prefix_mask(lengths, inputs.shape[1]).unsqueeze(1)  # (B, 1, F)
+    x = F.gelu(encoder.conv1(inputs.to(encoder.dtype).transpose(1, 2) * keep)) * keep
+    x = F.gelu(encoder.conv2(x)).transpose(1, 2)  # stride 2: (B, ceil(F / 2), D)
+    x = x + encoder.embed_positions.weight[: x.shape[1]]
+    x = F.dropout(x, encoder.dropout, encoder.training)
+    mask = _prefix_mask((lengths + 1) // 2, x.shape[1])
+    bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, torch.finfo(x.dtype).min)[:, None, None]
+    bias = bias.expand(-1, 1, x.shape[1], -1)
+    depth = len(encoder.layers) if layer == -1 else layer
+    for block in encoder.layers[:depth]:
+        x = block(x, None if bool(mask.all()) else bias)
+    return encoder.layer_norm(x) if depth == len(encoder.layers) else x, mask

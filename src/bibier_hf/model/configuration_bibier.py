@@ -1,0 +1,292 @@
+"""BiBiER configuration: one typed object holds every size and option of the model, and refuses what does not fit together.
+
+The label order is defined here and nowhere else.
+"""
+
+import difflib
+import os
+from dataclasses import fields
+from typing import Any, Literal
+
+from huggingface_hub.dataclasses import strict
+from transformers import AutoConfig
+from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+
+EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise")
+"""The seven emotions in the order of every logit, probability and soft label (that of the published models)."""
+
+TASK = "audio-text-emotion"
+"""Name of the pipeline task."""
+
+DEFAULT_MODEL_ID: str | None = None
+"""Hub id behind a bare `pipeline("audio-text-emotion")`; None as long as no checkpoint is published."""
+
+EMBEDDED = "embedded"
+"""Stands for a backbone id: the small one that is trained from scratch and needs no download."""
+
+ENCODERS = ("mamba",)
+FUSIONS = ("biformer",)
+
+# Keys that transformers itself puts into a config.json or passes when it loads one; any other unknown key is a mistake.
+_FOREIGN_KEYS = frozenset(
+    "auto_map custom_pipelines name_or_path num_labels torch_dtype attn_implementation experts_implementation output_attentions "
+    "quantization_config per_layer_config model_type _name_or_path _commit_hash _attn_implementation_internal "
+    "_experts_implementation_internal _attn_implementation transformers_weights".split()
+)
+
+
+@strict
+class BiBiERConfig(PreTrainedConfig):
+    r"""Configuration of [`BiBiERForEmotionClassification`].
+
+    Backbones
+        audio_config, text_config: configurations of the speech and the text backbone, of any type that `AutoConfig` knows (wav2vec2, wavlm,
+            hubert, wav2vec2-bert, whisper (its encoder); jina_embeddings_v3, xlm-roberta, bert, modernbert, ...). None: the model has no
+            such backbone and takes precomputed `audio_features` / `text_features` of width `audio_feature_size` / `text_feature_size`.
+        audio_backbone_id, audio_backbone_revision (text likewise): where the pretrained weights come from on the Hub; None for local ones.
+        freeze_audio_backbone, freeze_text_backbone: train the backbone or not.
+        save_backbones: `"auto"` stores trained and local backbones in the checkpoint and names frozen Hub ones by id and revision;
+            `"always"` stores both, `"never"` none.
+        audio_backbone_stored, text_backbone_stored: written by `save_pretrained`: are the weights in the checkpoint?
+        audio_layer, text_layer: which hidden state is the feature: -1 the backbone's output, k >= 0 the k-th of `hidden_states`.
+        max_window_s: longer audio is encoded in windows of this many seconds.
+        max_text_tokens: longer text is cut by the tokenizer, special tokens included.
+
+    Encoders (Section 2.3 and 3.3 of the method: features of one modality -> frames and unimodal logits)
+        audio_encoder, text_encoder: architecture. `"mamba"`: residual selective state-space blocks.
+        audio_encoder_size, text_encoder_size: width of the residual stream.
+        audio_encoder_layers, text_encoder_layers: number of blocks.
+        bidirectional: a second scan runs from the end of each utterance.
+        mamba_expand: width inside a block over `*_encoder_size`.
+        mamba_state_size, mamba_conv_kernel, mamba_dt_rank: N, width of the causal convolution, rank of the step size (None: width / 16).
+        encoder_dropout: rate in the encoders.
+
+    Fusion
+        fusion: `"biformer"`: cross-modal transformer.
+        hidden_size, num_fusion_layers, num_attention_heads: width, depth and heads.
+        seg_len: length that the feature-mean sequences are resampled to.
+        classifier_size: width of the hidden layer of the classifier.
+        positional_encoding: add sinusoids once, at the input of the fusion.
+        dropout: rate in the fusion and the classifier.
+
+    Training
+        modality_dropout: share of the training samples with both modalities that lose one, at random.
+        unimodal_loss_weight: weight of each unimodal head's loss beside that of the fused one.
+        class_weights: weight of each class in the loss, in label order; None: all one.
+
+    Raises:
+        ValueError: an unknown option or a contradiction, with the remedy.
+
+    Example:
+        >>> config = BiBiERConfig.from_backbones("facebook/w2v-bert-2.0", "intfloat/multilingual-e5-small")  # doctest: +SKIP
+    """
+
+    model_type = "bibier"
+    sub_configs_defaults = {
+        "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2-bert", optional=True),
+        "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
+    }
+
+    audio_config: dict | PreTrainedConfig | None = None
+    text_config: dict | PreTrainedConfig | None = None
+    audio_backbone_id: str | None = None
+    audio_backbone_revision: str | None = None
+    audio_backbone_stored: bool = True
+    text_backbone_id: str | None = None
+    text_backbone_revision: str | None = None
+    text_backbone_stored: bool = True
+    freeze_audio_backbone: bool = True
+    freeze_text_backbone: bool = True
+    save_backbones: Literal["auto", "always", "never"] = "auto"
+    audio_layer: int = -1
+    text_layer: int = -1
+    audio_feature_size: int | None = None
+    text_feature_size: int | None = None
+    max_window_s: float | int = 30.0
+    max_text_tokens: int = 95
+
+    audio_encoder: str = "mamba"
+    text_encoder: str = "mamba"
+    audio_encoder_size: int = 256
+    text_encoder_size: int = 256
+    audio_encoder_layers: int = 2
+    text_encoder_layers: int = 2
+    bidirectional: bool = True
+    mamba_expand: int = 2
+    mamba_state_size: int = 16
+    mamba_conv_kernel: int = 4
+    mamba_dt_rank: int | None = None
+    encoder_dropout: float | int = 0.1
+
+    fusion: str = "biformer"
+    hidden_size: int = 256
+    num_fusion_layers: int = 5
+    num_attention_heads: int = 8
+    seg_len: int = 95
+    classifier_size: int = 256
+    positional_encoding: bool = False
+    dropout: float | int = 0.15
+
+    modality_dropout: float | int = 0.1
+    unimodal_loss_weight: float | int = 0.3
+    class_weights: list[float] | None = None
+    initializer_range: float | int = 0.02
+
+    def __post_init__(self, **kwargs):
+        self._refuse_unknown(kwargs)
+        if self.id2label is None and "num_labels" not in kwargs:
+            self.id2label = dict(enumerate(EMOTIONS))
+        super().__post_init__(**kwargs)
+        self.label2id = {name: index for index, name in self.id2label.items()}
+        for modality in ("audio", "text"):
+            self._derive_feature_size(modality)
+        self._refuse_contradictions()
+
+    @classmethod
+    def from_backbones(
+        cls,
+        audio: str | PreTrainedConfig | None = EMBEDDED,
+        text: str | PreTrainedConfig | None = EMBEDDED,
+        audio_revision: str | None = None,
+        text_revision: str | None = None,
+        **options: Any,
+    ) -> "BiBiERConfig":
+        """The configuration for a pair of backbones; reads their `config.json`, not their weights.
+
+        Args:
+            audio, text: a Hub id, a local folder, a configuration object, `"embedded"` (the small one that is trained from scratch), or None (features only).
+            audio_revision, text_revision: revision of a Hub id.
+            options: any other field of this class.
+        """
+        for modality, source, revision in (("audio", audio, audio_revision), ("text", text, text_revision)):
+            if source is None:
+                continue
+            options[f"{modality}_config"], found = _backbone_config(modality, source, revision)
+            for key, value in found.items():
+                options.setdefault(key, value)
+        return cls(**options)
+
+    def feature_size(self, modality: str) -> int:
+        """Width D of the backbone features of `"audio"` or `"text"`."""
+        return getattr(self, f"{modality}_feature_size")
+
+    def _refuse_unknown(self, kwargs: dict) -> None:
+        known = {field.name for field in fields(self)}
+        unknown = sorted(key for key in kwargs if key not in _FOREIGN_KEYS and key not in known)
+        if unknown:
+            hints = [f"'{key}'" + _did_you_mean(key, known) for key in unknown]
+            raise ValueError(f"BiBiERConfig has no option {', '.join(hints)}. Allowed: {', '.join(sorted(known))}.")
+
+    def _derive_feature_size(self, modality: str) -> None:
+        backbone = getattr(self, f"{modality}_config")
+        given = getattr(self, f"{modality}_feature_size")
+        if backbone is None:
+            if given is None:
+                raise ValueError(
+                    f"There is neither {modality}_config (a backbone) nor {modality}_feature_size (the width of precomputed features). "
+                    f"Set one, or build the config with BiBiERConfig.from_backbones(audio, text)."
+                )
+            return
+        width = getattr(backbone, "hidden_size", None) or getattr(backbone, "d_model", None)
+        if width is None:
+            raise ValueError(f"The {modality} backbone '{backbone.model_type}' names no hidden_size; set {modality}_feature_size and leave {modality}_config out.")
+        if given is not None and given != width:
+            raise ValueError(f"{modality}_feature_size={given} contradicts the {modality} backbone's width {width}. Leave {modality}_feature_size out.")
+        setattr(self, f"{modality}_feature_size", width)
+
+    def _refuse_contradictions(self) -> None:
+        for name, allowed in (("audio_encoder", ENCODERS), ("text_encoder", ENCODERS), ("fusion", FUSIONS)):
+            _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
+        for name in (
+            "audio_encoder_size text_encoder_size mamba_expand mamba_state_size mamba_conv_kernel hidden_size num_attention_heads seg_len "
+            "classifier_size max_text_tokens"
+        ).split():
+            _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
+        for name in ("audio_encoder_layers", "text_encoder_layers", "num_fusion_layers"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        for name in ("encoder_dropout", "dropout", "modality_dropout"):
+            _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
+        _require(self.mamba_dt_rank is None or self.mamba_dt_rank >= 1, "mamba_dt_rank", self.mamba_dt_rank, "None or at least 1")
+        _require(self.unimodal_loss_weight >= 0, "unimodal_loss_weight", self.unimodal_loss_weight, "at least 0")
+        _require(self.max_window_s >= 1, "max_window_s", self.max_window_s, "at least 1 second")
+        _require(
+            self.hidden_size % self.num_attention_heads == 0,
+            "hidden_size",
+            self.hidden_size,
+            f"a multiple of num_attention_heads={self.num_attention_heads}",
+        )
+        if self.positional_encoding:
+            _require(self.hidden_size % 2 == 0, "hidden_size", self.hidden_size, "even, as positional_encoding=True pairs sines with cosines")
+        if self.class_weights is not None:
+            fits = len(self.class_weights) == self.num_labels and all(weight >= 0 for weight in self.class_weights)
+            _require(fits, "class_weights", self.class_weights, f"{self.num_labels} numbers >= 0, one a label")
+        for modality in ("audio", "text"):
+            backbone, layer = getattr(self, f"{modality}_config"), getattr(self, f"{modality}_layer")
+            depth = getattr(backbone, "num_hidden_layers", None)
+            if backbone is not None and depth is not None:
+                _require(-1 <= layer <= depth, f"{modality}_layer", layer, f"-1 (output) or 0..{depth}, the hidden states of '{backbone.model_type}'")
+            if backbone is None and not getattr(self, f"{modality}_backbone_stored"):
+                raise ValueError(f"{modality}_backbone_stored=False without {modality}_config: there is no backbone to fetch.")
+            if not getattr(self, f"{modality}_backbone_stored") and getattr(self, f"{modality}_backbone_id") is None:
+                raise ValueError(f"{modality}_backbone_stored=False needs {modality}_backbone_id, the Hub id to fetch the weights from.")
+
+
+def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
+    if not holds:
+        raise ValueError(f"BiBiERConfig: {name}={value!r} is not allowed; it must be {allowed}.")
+
+
+def _did_you_mean(key: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
+
+
+def _backbone_config(modality: str, source: str | PreTrainedConfig, revision: str | None) -> tuple[PreTrainedConfig, dict]:
+    """(the backbone's configuration, the options that follow from where it comes from)"""
+    if isinstance(source, PreTrainedConfig):
+        return source, {}
+    if source == EMBEDDED:
+        # Trained from scratch. A byte-level text needs more positions: two bytes a Russian letter.
+        config = embedded_audio_config() if modality == "audio" else embedded_text_config()
+        options = {f"freeze_{modality}_backbone": False}
+        return config, options if modality == "audio" else {**options, "max_text_tokens": 192}
+    config = AutoConfig.from_pretrained(source, revision=revision)
+    config.dtype = None  # the weights are loaded in the dtype of the whole model
+    if os.path.isdir(source):
+        return config, {}
+    return config, {f"{modality}_backbone_id": source, f"{modality}_backbone_revision": revision}
+
+
+def embedded_audio_config() -> PreTrainedConfig:
+    """A small Wav2Vec2-BERT over log-mel frames (80 bands, two frames stacked, 50 a second)."""
+    return AutoConfig.for_model(
+        "wav2vec2-bert",
+        hidden_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=192,
+        feature_projection_input_dim=160,
+        conv_depthwise_kernel_size=15,
+        position_embeddings_type="relative_key",
+        left_max_position_embeddings=32,
+        right_max_position_embeddings=8,
+        add_adapter=False,
+        apply_spec_augment=False,
+        mask_time_prob=0.0,
+        layerdrop=0.0,
+    )
+
+
+def embedded_text_config() -> PreTrainedConfig:
+    """A small BERT over UTF-8 bytes (the 384 symbols of the ByT5 tokenizer)."""
+    return AutoConfig.for_model(
+        "bert",
+        vocab_size=384,
+        hidden_size=96,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=192,
+        max_position_embeddings=512,
+        type_vocab_size=1,
+        pad_token_id=0,
+    )
