@@ -44,8 +44,8 @@ def decode_audio(audio: Any, sampling_rate: int | None = None, target_rate: int 
         audio: one of
             * `str` or `os.PathLike`: a path, or an http(s) URL (at most 512 MiB);
             * `bytes`: an encoded audio file;
-            * array (NumPy, torch, nested lists) of shape (samples,), (channels, samples) or (samples, channels); of two axes the shorter one
-              is taken as the channels. Integers are scaled to [-1, 1];
+            * array (NumPy, torch, nested lists) of shape (samples,), (channels, samples) or (samples, channels); the shorter
+              of two axes is taken as the channels. Integers are scaled to [-1, 1];
             * `{"array" | "raw": array, "sampling_rate": Hz}`;
             * `{"bytes": ..., "path": ...}`, an undecoded `datasets.Audio` value;
             * `(sampling_rate, array)`, a Gradio value;
@@ -80,7 +80,9 @@ def _read(audio: Any, sampling_rate: int | None) -> tuple[Any, Any, str]:
         if not text:
             raise AudioError(f"The audio path is an empty string. Allowed: {INPUT_FORMS}.")
         if not os.path.exists(text):
-            raise FileNotFoundError(f"No audio file at '{text}'. A bare string is a path or URL, never text; for text pass {{'text': ...}}.")
+            raise FileNotFoundError(
+                f"No audio file at '{text}'. A bare string is a path or URL, never text; for text pass {{'text': ...}}."
+            )
         if os.path.isdir(text):
             raise AudioError(f"'{text}' is a folder, not an audio file. Pass one file, or a list of files.")
         return *_agree(_decode_file(text, text), sampling_rate, text), text
@@ -122,7 +124,9 @@ def _read_mapping(audio: Mapping, sampling_rate: int | None) -> tuple[Any, Any, 
 def _agree(decoded: tuple[Any, Any], sampling_rate: int | None, name: str) -> tuple[Any, Any]:
     samples, rate = decoded
     if sampling_rate is not None and rate is not None and int(sampling_rate) != int(rate):
-        raise AudioError(f"{name} has a sampling rate of {rate} Hz, but sampling_rate={sampling_rate} was passed. Leave one of the two out.")
+        raise AudioError(
+            f"{name} has a sampling rate of {rate} Hz, but sampling_rate={sampling_rate} was passed. Leave one of the two out."
+        )
     return samples, rate
 
 
@@ -138,8 +142,8 @@ def _decode_file(source: str | io.BytesIO, name: str) -> tuple[np.ndarray, int]:
             samples = file.read(dtype="float32", always_2d=True)
     except soundfile.LibsndfileError as error:
         raise AudioError(
-            f"{name} cannot be read as audio ({error}). Allowed: WAV, FLAC, OGG, MP3 and what else libsndfile reads; convert others "
-            "(mp4, aac, m4a) first: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
+            f"{name} cannot be read as audio ({error.error_string}). Allowed: WAV, FLAC, OGG, MP3 and what else libsndfile reads; "
+            "convert others (mp4, aac, m4a) first: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
         ) from error
     # libsndfile stops at the end of a cut file without a word, so the promise of the header is held against what came.
     if 0 <= promised < 2**62 and len(samples) < promised:
@@ -182,14 +186,18 @@ def _download(url: str) -> bytes:
     except AudioError:
         raise
     except Exception as error:  # the HTTP client's errors share no base class across the versions of huggingface_hub
-        raise AudioError(f"{url} could not be downloaded ({type(error).__name__}: {error}). Check the address, or pass a local file.") from error
+        raise AudioError(
+            f"{url} could not be downloaded ({type(error).__name__}: {error}). Check the address, or pass a local file."
+        ) from error
 
 
 def _check_rate(rate: Any, name: str) -> int:
     if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)) or int(rate) != rate:
         raise AudioError(f"{name}: the sampling rate is {rate!r}; it must be a whole number of Hz, such as 16000.")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise AudioError(f"{name}: a sampling rate of {rate} Hz is outside {LOWEST_RATE}..{HIGHEST_RATE}. Is it in kHz, or not the rate at all?")
+        raise AudioError(
+            f"{name}: a sampling rate of {rate} Hz is outside {LOWEST_RATE}..{HIGHEST_RATE}. Is it in kHz, or not the rate at all?"
+        )
     return int(rate)
 
 
@@ -203,7 +211,9 @@ def _as_float(samples: Any, name: str) -> np.ndarray:
     if array.dtype.kind == "u" and array.dtype.itemsize == 1:
         return (array.astype(np.float32) - 128.0) / 128.0
     if array.dtype.kind == "i":
-        return array.astype(np.float32) / float(2 ** (8 * array.dtype.itemsize - 1)) if array.dtype.itemsize <= 4 else array.astype(np.float32)
+        return (
+            array.astype(np.float32) / float(2 ** (8 * array.dtype.itemsize - 1)) if array.dtype.itemsize <= 4 else array.astype(np.float32)
+        )
     if array.dtype.kind != "f":
         raise AudioError(f"{name}: samples of type {array.dtype} are not audio. Allowed: {INPUT_FORMS}.")
     return array.astype(np.float32, copy=False)

@@ -10,13 +10,14 @@ Audio longer than a window is encoded window by window, as if the windows were s
 """
 
 import hashlib
+import inspect
 import os
 from collections.abc import Callable
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import AutoModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
@@ -30,20 +31,23 @@ _POSITIONS_OF_LENGTH_ONLY = frozenset({"canine"})
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
     """A backbone with random weights; the encoder alone of an encoder-decoder model."""
-    return _features_only(AutoModel.from_config(config))
+    return _encoder(AutoModel.from_config(config, **_without_pooler(config)))
 
 
 def load_backbone(source: str, revision: str | None = None, **kwargs) -> PreTrainedModel:
     """A pretrained backbone in float32, from a Hub id or a folder."""
-    return _features_only(AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **kwargs))
+    config = AutoConfig.from_pretrained(source, revision=revision, **kwargs)
+    return _encoder(AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **_without_pooler(config), **kwargs))
 
 
-def _features_only(backbone: PreTrainedModel) -> PreTrainedModel:
-    if backbone.config.is_encoder_decoder:
-        backbone = backbone.get_encoder()
-    if getattr(backbone, "pooler", None) is not None:
-        backbone.pooler = None  # of no use here, and without a gradient in training
-    return backbone
+def _encoder(backbone: PreTrainedModel) -> PreTrainedModel:
+    return backbone.get_encoder() if backbone.config.is_encoder_decoder else backbone
+
+
+def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
+    """The pooler that some text models carry is of no use here, and would be left without a gradient in training."""
+    parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
+    return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
 def weights_hash(backbone: nn.Module) -> str:
@@ -117,7 +121,9 @@ def encode_audio(
     lengths = torch.where(lengths < shortest, 0, lengths).flatten()
 
     run = _whisper_states if config.model_type == "whisper" else _audio_states
-    features, mask = _run_present(run, backbone, inputs, lengths, layer, equal_lengths=getattr(config, "feat_extract_norm", None) == "group")
+    features, mask = _run_present(
+        run, backbone, inputs, lengths, layer, equal_lengths=getattr(config, "feat_extract_norm", None) == "group"
+    )
     return features.reshape(batch, -1, features.shape[-1]), mask.reshape(batch, -1)
 
 
@@ -201,15 +207,15 @@ def _audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torc
     return features, _prefix_mask(lengths, features.shape[1])
 
 
-def _text_states(backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+def _text_states(
+    backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     mask = _prefix_mask(lengths, input_ids.shape[1])
     outputs = backbone(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=layer != -1)
     return _hidden(outputs, layer), mask
 
 
-def _whisper_states(
-    encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _whisper_states(encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Whisper's encoder on as many frames as the clips have. Padding is zeroed before each convolution and masked in each attention;
     layers above the wanted one are not run."""
     keep = _prefix_mask(lengths, inputs.shape[1]).unsqueeze(1)  # (B, 1, F)

@@ -29,9 +29,11 @@ FUSIONS = ("biformer",)
 
 # Keys that transformers itself puts into a config.json or passes when it loads one; any other unknown key is a mistake.
 _FOREIGN_KEYS = frozenset(
-    "auto_map custom_pipelines name_or_path num_labels torch_dtype attn_implementation experts_implementation output_attentions "
-    "quantization_config per_layer_config model_type _name_or_path _commit_hash _attn_implementation_internal "
-    "_experts_implementation_internal _attn_implementation transformers_weights".split()
+    """
+    auto_map custom_pipelines name_or_path num_labels torch_dtype attn_implementation experts_implementation output_attentions
+    quantization_config per_layer_config model_type transformers_weights _name_or_path _commit_hash _attn_implementation
+    _attn_implementation_internal _experts_implementation_internal
+    """.split()
 )
 
 
@@ -154,7 +156,7 @@ class BiBiERConfig(PreTrainedConfig):
         """The configuration for a pair of backbones; reads their `config.json`, not their weights.
 
         Args:
-            audio, text: a Hub id, a local folder, a configuration object, `"embedded"` (the small one that is trained from scratch), or None (features only).
+            audio, text: a Hub id, a local folder, a configuration object, `"embedded"` (small, trained from scratch), or None (features only).
             audio_revision, text_revision: revision of a Hub id.
             options: any other field of this class.
         """
@@ -189,18 +191,24 @@ class BiBiERConfig(PreTrainedConfig):
             return
         width = getattr(backbone, "hidden_size", None) or getattr(backbone, "d_model", None)
         if width is None:
-            raise ValueError(f"The {modality} backbone '{backbone.model_type}' names no hidden_size; set {modality}_feature_size and leave {modality}_config out.")
+            raise ValueError(
+                f"The {modality} backbone '{backbone.model_type}' names no hidden_size; "
+                f"set {modality}_feature_size and leave {modality}_config out."
+            )
         if given is not None and given != width:
-            raise ValueError(f"{modality}_feature_size={given} contradicts the {modality} backbone's width {width}. Leave {modality}_feature_size out.")
+            raise ValueError(
+                f"{modality}_feature_size={given} contradicts the {modality} backbone's width {width}. Leave {modality}_feature_size out."
+            )
         setattr(self, f"{modality}_feature_size", width)
 
     def _refuse_contradictions(self) -> None:
         for name, allowed in (("audio_encoder", ENCODERS), ("text_encoder", ENCODERS), ("fusion", FUSIONS)):
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
-        for name in (
-            "audio_encoder_size text_encoder_size mamba_expand mamba_state_size mamba_conv_kernel hidden_size num_attention_heads seg_len "
-            "classifier_size max_text_tokens"
-        ).split():
+        sizes = """
+            audio_encoder_size text_encoder_size mamba_expand mamba_state_size mamba_conv_kernel
+            hidden_size num_attention_heads seg_len classifier_size max_text_tokens
+        """
+        for name in sizes.split():
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("audio_encoder_layers", "text_encoder_layers", "num_fusion_layers"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
@@ -216,7 +224,9 @@ class BiBiERConfig(PreTrainedConfig):
             f"a multiple of num_attention_heads={self.num_attention_heads}",
         )
         if self.positional_encoding:
-            _require(self.hidden_size % 2 == 0, "hidden_size", self.hidden_size, "even, as positional_encoding=True pairs sines with cosines")
+            _require(
+                self.hidden_size % 2 == 0, "hidden_size", self.hidden_size, "even, as positional_encoding=True pairs sines with cosines"
+            )
         if self.class_weights is not None:
             fits = len(self.class_weights) == self.num_labels and all(weight >= 0 for weight in self.class_weights)
             _require(fits, "class_weights", self.class_weights, f"{self.num_labels} numbers >= 0, one a label")
@@ -224,7 +234,12 @@ class BiBiERConfig(PreTrainedConfig):
             backbone, layer = getattr(self, f"{modality}_config"), getattr(self, f"{modality}_layer")
             depth = getattr(backbone, "num_hidden_layers", None)
             if backbone is not None and depth is not None:
-                _require(-1 <= layer <= depth, f"{modality}_layer", layer, f"-1 (output) or 0..{depth}, the hidden states of '{backbone.model_type}'")
+                _require(
+                    -1 <= layer <= depth,
+                    f"{modality}_layer",
+                    layer,
+                    f"-1 (output) or 0..{depth}, the hidden states of '{backbone.model_type}'",
+                )
             if backbone is None and not getattr(self, f"{modality}_backbone_stored"):
                 raise ValueError(f"{modality}_backbone_stored=False without {modality}_config: there is no backbone to fetch.")
             if not getattr(self, f"{modality}_backbone_stored") and getattr(self, f"{modality}_backbone_id") is None:
@@ -252,6 +267,7 @@ def _backbone_config(modality: str, source: str | PreTrainedConfig, revision: st
         return config, options if modality == "audio" else {**options, "max_text_tokens": 192}
     config = AutoConfig.from_pretrained(source, revision=revision)
     config.dtype = None  # the weights are loaded in the dtype of the whole model
+    config._name_or_path = ""  # a folder of this machine means nothing in a checkpoint
     if os.path.isdir(source):
         return config, {}
     return config, {f"{modality}_backbone_id": source, f"{modality}_backbone_revision": revision}

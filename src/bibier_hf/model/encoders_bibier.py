@@ -1,7 +1,7 @@
 """Unimodal encoders: features of one backbone -> encoded frames and unimodal logits (Sections 2 and 3 of the method).
 
-    features (B, T, D_feature) -> LayerNorm -> Linear -> N x [x + block(norm(x))] -> norm -> frames (B, T, size)
-                                                                                     masked mean -> Linear -> logits (B, K)
+features (B, T, D_feature) -> LayerNorm -> Linear -> N x [x + block(norm(x))] -> norm -> frames (B, T, size)
+                                                                                 masked mean -> Linear -> logits (B, K)
 """
 
 from collections.abc import Callable

@@ -23,9 +23,7 @@ _CHUNK_ELEMENTS = 2**19
 """State elements (steps x B x D x N) that are materialised at once: small enough for the cache, large enough to amortise a call."""
 
 
-def selective_scan(
-    u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor
-) -> torch.Tensor:
+def selective_scan(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
     """Selective state-space recurrence, exact, linear in L, with memory for a few steps of states only.
 
         h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t,    y_t = C_t h_t + D u_t,    h_0 = 0
@@ -185,7 +183,13 @@ class MambaBlock(nn.Module):
     """
 
     def __init__(
-        self, size: int, inner_size: int, state_size: int = 16, conv_kernel: int = 4, dt_rank: int | None = None, bidirectional: bool = False
+        self,
+        size: int,
+        inner_size: int,
+        state_size: int = 16,
+        conv_kernel: int = 4,
+        dt_rank: int | None = None,
+        bidirectional: bool = False,
     ):
         super().__init__()
         dt_rank = dt_rank or max(1, size // 16)

@@ -40,8 +40,7 @@ from .fusion_bibier import FUSIONS, Classifier
 from .mamba_bibier import SelectiveSSM
 
 if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the processor's and the pipeline's code beside the model's
-    from .pipeline_bibier import AudioTextEmotionPipeline
-    from .processing_bibier import BiBiERProcessor
+    pass
 
 logger = logging.get_logger(__name__)
 
@@ -105,7 +104,11 @@ class BiBiERPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, backbone_dir: str | os.PathLike | dict | None = None, **kwargs: Any
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *args: Any,
+        backbone_dir: str | os.PathLike | dict | None = None,
+        **kwargs: Any,
     ) -> "BiBiERPreTrainedModel":
         """As in transformers; then fetches the backbones that the checkpoint only names.
 
@@ -160,7 +163,8 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         if config.save_backbones == "never":
             if hub_id is None:
                 raise ValueError(
-                    f"save_backbones='never', but the {modality} backbone has no Hub id to fetch it by. Use save_backbones='auto' or 'always'."
+                    f"save_backbones='never', but the {modality} backbone has no Hub id to fetch it by. "
+                    "Use save_backbones='auto' or 'always'."
                 )
             return True
         return hub_id is not None and getattr(config, f"freeze_{modality}_backbone")
@@ -173,7 +177,8 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             backbone = load_backbone(folder or backbone_id, revision, **fetch)
         except OSError as error:
             raise OSError(
-                f"The checkpoint names its {modality} backbone '{backbone_id}' (revision {revision or 'main'}), which could not be fetched: {error}\n"
+                f"The checkpoint names its {modality} backbone '{backbone_id}' (revision {revision or 'main'}), "
+                f"which could not be fetched: {error}\n"
                 "Connect to the Hub once, or pass backbone_dir={...} with a local copy of it."
             ) from error
         self.attach_backbone(modality, backbone)
@@ -187,7 +192,9 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         build_backbones: build the backbones that belong into the checkpoint, with random weights; False leaves them to `attach_backbone`.
 
     Example:
-        >>> model = BiBiERForEmotionClassification.from_backbones("facebook/w2v-bert-2.0", "intfloat/multilingual-e5-small")  # doctest: +SKIP
+        >>> model = BiBiERForEmotionClassification.from_backbones()  # the embedded pair
+        >>> model(audio_features=torch.randn(2, 50, 96)).logits.shape
+        torch.Size([2, 7])
     """
 
     def __init__(self, config: BiBiERConfig, build_backbones: bool = True):
@@ -217,7 +224,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         """A new model over pretrained backbones.
 
         Args:
-            audio, text: Hub id or folder of a pretrained model, `"embedded"` (small, trained from scratch), or None (precomputed features only).
+            audio, text: Hub id or folder of a pretrained model, `"embedded"` (small, trained from scratch), or None (features only).
             audio_revision, text_revision: revision of a Hub id; the commit that it stands for is kept in the config.
             options: fields of [`BiBiERConfig`].
         """
@@ -267,7 +274,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if backbone is None:
             raise ValueError(
                 f"This model has no {modality} backbone, so it cannot read raw {modality}. Pass {modality}_features of width "
-                f"{self.config.feature_size(modality)}, or load it with from_pretrained(..., backbone_dir=...) or attach_backbone('{modality}', model)."
+                f"{self.config.feature_size(modality)}, or load it with from_pretrained(..., backbone_dir=...) "
+                f"or attach_backbone('{modality}', model)."
             )
         return backbone
 
@@ -323,7 +331,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         text, text_mask = self._features("text", input_ids, text_attention_mask, text_features, text_features_mask)
         if audio is None and text is None:
             raise ValueError(
-                "There is neither audio nor text. Pass input_values (or input_features) or audio_features, and/or input_ids or text_features."
+                "There is neither audio nor text. Pass input_values (or input_features) or audio_features, "
+                "and/or input_ids or text_features."
             )
         if audio is not None and text is not None and len(audio) != len(text):
             raise ValueError(f"The batch has {len(audio)} samples of audio and {len(text)} of text; they must be the same samples.")
@@ -461,7 +470,8 @@ def _as_distribution(labels: torch.Tensor, batch: int, classes: int) -> torch.Te
             raise ValueError("Soft labels must be distributions: no value below zero (or NaN), every row with the sum one.")
         return labels
     raise ValueError(
-        f"labels have the shape {tuple(labels.shape)} and the type {labels.dtype}; allowed are integers ({batch},) or floats ({batch}, {classes})."
+        f"labels have the shape {tuple(labels.shape)} and the type {labels.dtype}; "
+        f"allowed are integers ({batch},) or floats ({batch}, {classes})."
     )
 
 

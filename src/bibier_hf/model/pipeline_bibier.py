@@ -67,7 +67,8 @@ class AudioTextEmotionPipeline(Pipeline):
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise TypeError(
-                f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. Allowed: asr, batch_size, num_workers, sampling_rate, top_k."
+                f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "
+                "Allowed: asr, batch_size, num_workers, sampling_rate, top_k."
             )
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k={top_k!r} is not allowed; it must be a whole number from 1, or None for all labels.")
@@ -116,7 +117,8 @@ def _split(inputs: Any) -> tuple[Any, Any]:
     if any(key in inputs for key in _AUDIO_KEYS):
         return inputs, None
     raise AudioError(
-        f"An input with the keys {sorted(map(str, inputs))} holds neither audio nor text. Allowed: 'audio' and/or 'text', or one of {_AUDIO_KEYS}."
+        f"An input with the keys {sorted(map(str, inputs))} holds neither audio nor text. "
+        f"Allowed: 'audio' and/or 'text', or one of {_AUDIO_KEYS}."
     )
 
 

@@ -112,7 +112,9 @@ class BiBiERProcessor(ProcessorMixin):
         if clips is None and texts is None:
             raise ValueError("There is neither audio nor text. Pass audio=, text=, or both.")
         if clips is not None and texts is not None and len(clips) != len(texts):
-            raise ValueError(f"There are {len(clips)} clips and {len(texts)} texts; they must be the same samples (None where one is missing).")
+            raise ValueError(
+                f"There are {len(clips)} clips and {len(texts)} texts; they must be the same samples (None where one is missing)."
+            )
         for index in range(len(clips if clips is not None else texts)):
             if (clips is None or clips[index] is None) and (texts is None or texts[index] is None):
                 raise ValueError(f"Sample {index} has neither audio nor text (a blank text counts as none).")
