@@ -1,0 +1,1 @@
+"""Data augmentation: template utterances and speech synthesis."""

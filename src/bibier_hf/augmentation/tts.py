@@ -1,0 +1,261 @@
+"""Text to speech behind one small interface, and its offline back end: eSpeak NG from the wheel `espeakng-loader` (English, Russian).
+
+    tts = get_tts("espeak")
+    samples = tts.synthesize("I can't believe it!", language="en", voice="en-us+f3", prosody=EMOTION_PROSODY["surprise"])   # (samples,) at 16 kHz
+
+eSpeak is a formant synthesiser: rate, pitch, pitch range and loudness carry the emotion. That is a caricature of emotional speech, good for
+trying a system and for tests, not for claims about people.
+"""
+
+import atexit
+import ctypes
+import functools
+import os
+import shutil
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Protocol
+
+import numpy as np
+
+from ..model.audio_bibier import decode_audio
+from .tug import strip_sound_tags
+
+
+class SynthesisError(RuntimeError):
+    """An utterance that could not be spoken. There is never silence in its place."""
+
+
+@dataclass(frozen=True)
+class Prosody:
+    """How an utterance is spoken, in the units of eSpeak NG.
+
+    Args:
+        rate_wpm: words per minute, 80 to 450.
+        pitch: base pitch, 0 to 99; 50 is the voice's own.
+        pitch_range: liveliness of the melody, 0 (monotone) to 99; 50 is the voice's own.
+        volume: loudness, 10 to 200; lively voices clip above about 80.
+    """
+
+    rate_wpm: int = 165
+    pitch: int = 50
+    pitch_range: int = 50
+    volume: int = 64
+
+    LIMITS = MappingProxyType({"rate_wpm": (80, 450), "pitch": (0, 99), "pitch_range": (0, 99), "volume": (10, 200)})
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in self.LIMITS.items():
+            if not low <= getattr(self, name) <= high:
+                raise ValueError(f"Prosody: {name}={getattr(self, name)!r} is outside {low}..{high}.")
+
+    @classmethod
+    def clipped(cls, **values: float) -> "Prosody":
+        """Prosody with every value rounded and brought within its limits."""
+        return cls(**{name: round(min(max(value, cls.LIMITS[name][0]), cls.LIMITS[name][1])) for name, value in values.items()})
+
+
+DEFAULT_PROSODY = Prosody()
+
+EMOTION_PROSODY: Mapping[str, Prosody] = MappingProxyType(
+    {
+        "anger": Prosody(rate_wpm=200, pitch=52, pitch_range=85, volume=80),
+        "disgust": Prosody(rate_wpm=135, pitch=34, pitch_range=62, volume=60),
+        "fear": Prosody(rate_wpm=225, pitch=76, pitch_range=22, volume=50),
+        "happy": Prosody(rate_wpm=185, pitch=68, pitch_range=88, volume=72),
+        "neutral": Prosody(rate_wpm=165, pitch=46, pitch_range=40, volume=64),
+        "sad": Prosody(rate_wpm=118, pitch=36, pitch_range=16, volume=45),
+        "surprise": Prosody(rate_wpm=160, pitch=88, pitch_range=99, volume=70),
+    }
+)
+"""After the usual findings on vocal affect: arousal raises rate, pitch, range and loudness, sadness and disgust lower them."""
+
+
+class TextToSpeech(Protocol):
+    """What a back end provides."""
+
+    languages: tuple[str, ...]
+
+    def synthesize(self, text: str, *, language: str, voice: str | None = None, prosody: Prosody = DEFAULT_PROSODY) -> np.ndarray:
+        """Speak one utterance.
+
+        Args:
+            text: what to say; sound tags such as "(sighs)" are performed or left out, never read aloud.
+            language: one of `languages`.
+            voice: name of a voice of this back end; None for the language's default.
+            prosody: how to say it; a back end without such controls ignores it.
+
+        Returns:
+            float32 array of shape (samples,) at 16 kHz, the same bytes for the same arguments in every process.
+
+        Raises:
+            SynthesisError: whatever went wrong.
+        """
+        ...
+
+
+class EspeakTextToSpeech:
+    """eSpeak NG in this process, through ctypes.
+
+    The library keeps state between utterances (phases, random numbers, voice data) that no call of its interface resets, so that the same
+    utterance would sound a little different each time. It is therefore loaded anew for every utterance, which takes about 5 ms, from a
+    private copy, since another user of the same file in this process would keep it loaded. One utterance is spoken at a time.
+
+    Args:
+        seed: of the library's own random numbers (breath, jitter).
+    """
+
+    languages = ("en", "ru")
+    _DEFAULT_VOICES = {"en": "en-us", "ru": "ru"}
+    _lock = threading.Lock()
+
+    def __init__(self, seed: int = 42) -> None:
+        self.seed = seed
+        self._files = _espeak_files()
+
+    @property
+    def variants(self) -> tuple[str, ...]:
+        """Voice variants (`f3`, `m1`, `Andrea`, ...) that may stand behind the "+" of a voice."""
+        return tuple(sorted(path.name for path in (self._files.data / "voices" / "!v").iterdir() if " " not in path.name))
+
+    def synthesize(self, text: str, *, language: str, voice: str | None = None, prosody: Prosody = DEFAULT_PROSODY) -> np.ndarray:
+        """See `TextToSpeech.synthesize`; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
+        if language not in self.languages:
+            raise SynthesisError(f"espeak: the language {language!r} is not supported here. Allowed: {', '.join(self.languages)}.")
+        voice = voice or self._DEFAULT_VOICES[language]
+        accent, _, variant = voice.partition("+")
+        if accent.split("-")[0] != language:
+            raise SynthesisError(f"espeak: the voice {voice!r} does not speak {language!r}.")
+        # The library accepts an unknown variant and speaks with the plain voice.
+        if variant and variant not in self.variants:
+            raise SynthesisError(f"espeak: unknown voice variant {variant!r}. Allowed: {', '.join(self.variants)}.")
+        spoken = strip_sound_tags(text)
+        if not any(character.isalnum() for character in spoken):
+            raise SynthesisError(f"espeak: there is nothing to say in {text!r}.")
+        if "\0" in spoken:
+            raise SynthesisError(f"espeak: the text {text!r} holds a null character.")
+        with self._lock:
+            pcm, rate = _speak(self._files, spoken, voice, prosody, self.seed)
+        samples = np.frombuffer(pcm, dtype=np.int16)
+        if not samples.any():
+            raise SynthesisError(f"espeak: no sound came out for {text!r} with the voice {voice!r}.")
+        return decode_audio(samples, sampling_rate=rate)
+
+
+@dataclass(frozen=True)
+class _EspeakFiles:
+    library: Path
+    data: Path
+
+
+@functools.cache
+def _espeak_files() -> _EspeakFiles:
+    """A private copy of the shared library, and the data folder under a path that is short enough for it."""
+    try:
+        import espeakng_loader
+    except ImportError as error:
+        raise SynthesisError("Speech synthesis with espeak needs the package espeakng-loader: pip install 'bibier-hf[tts]'") from error
+    library, data = Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
+    private = Path(tempfile.mkdtemp(prefix="bibier-espeak-"))
+    atexit.register(_remove, private, os.getpid())
+    copy = private / library.name
+    shutil.copyfile(library, copy)
+    if len(os.fsencode(data)) > 120:  # the library holds paths in 160 bytes and cuts longer ones
+        link = private / "espeak-ng-data"
+        link.symlink_to(data, target_is_directory=True)
+        data = link
+    return _EspeakFiles(copy, data)
+
+
+def _remove(folder: Path, owner: int) -> None:
+    if os.getpid() == owner:  # a forked child that exits leaves it to its parent
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+# Constants of espeak-ng/speak_lib.h
+_AUDIO_OUTPUT_SYNCHRONOUS = 2
+_INITIALIZE_DONT_EXIT = 0x8000
+_CHARS_UTF8 = 1
+_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
+
+
+def _speak(files: _EspeakFiles, text: str, voice: str, prosody: Prosody, seed: int) -> tuple[bytes, int]:
+    """(16-bit mono samples, rate in Hz) of one utterance by a freshly loaded library"""
+    chunks: list[bytes] = []
+
+    def collect(samples: Any, count: int, _events: Any) -> int:
+        if samples and count > 0:
+            chunks.append(ctypes.string_at(samples, count * 2))
+        return 0
+
+    callback = _SYNTH_CALLBACK(collect)  # must outlive the synthesis
+    library = ctypes.CDLL(str(files.library))
+    try:
+        library.espeak_Synth.argtypes = [
+            ctypes.c_char_p,  # text
+            ctypes.c_size_t,  # its size with the final null
+            ctypes.c_uint,  # position
+            ctypes.c_int,  # position type
+            ctypes.c_uint,  # end position
+            ctypes.c_uint,  # flags
+            ctypes.c_void_p,  # unique identifier
+            ctypes.c_void_p,  # user data
+        ]
+        library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
+        rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(files.data), _INITIALIZE_DONT_EXIT)
+        if rate <= 0:
+            raise SynthesisError(f"espeak: the library could not read its data in {files.data}. Install espeakng-loader anew.")
+        try:
+            library.espeak_SetSynthCallback(callback)
+            library.espeak_ng_SetRandSeed(seed)
+            _check(library.espeak_SetVoiceByName(voice.encode()), f"the voice {voice!r} is not known")
+            for parameter, value in (
+                (_RATE, prosody.rate_wpm),
+                (_VOLUME, prosody.volume),
+                (_PITCH, prosody.pitch),
+                (_RANGE, prosody.pitch_range),
+            ):
+                _check(library.espeak_SetParameter(parameter, value, 0), f"{prosody} was refused")
+            encoded = text.encode()
+            _check(library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _CHARS_UTF8, None, None), f"{text!r} could not be spoken")
+            _check(library.espeak_Synchronize(), f"{text!r} could not be spoken")
+        finally:
+            library.espeak_Terminate()
+    finally:
+        _unload(library)
+    return b"".join(chunks), rate
+
+
+def _check(status: int, problem: str) -> None:
+    if status != 0:
+        raise SynthesisError(f"espeak: {problem} (status {status}).")
+
+
+def _unload(library: ctypes.CDLL) -> None:
+    import _ctypes  # ctypes itself offers no way to unload
+
+    if sys.platform == "win32":
+        _ctypes.FreeLibrary(library._handle)
+    else:
+        _ctypes.dlclose(library._handle)
+
+
+TTS_BACKENDS: Mapping[str, Callable[..., TextToSpeech]] = {"espeak": EspeakTextToSpeech}
+"""Name -> class of every back end."""
+
+
+def get_tts(name: str = "espeak", **options: Any) -> TextToSpeech:
+    """The back end of this name.
+
+    Raises:
+        SynthesisError: an unknown name, or a back end whose package is not installed.
+    """
+    if name not in TTS_BACKENDS:
+        raise SynthesisError(f"Unknown speech back end {name!r}. Allowed: {', '.join(TTS_BACKENDS)}.")
+    return TTS_BACKENDS[name](**options)

@@ -1,0 +1,207 @@
+"""TUG, template-based utterance generation (the method's second augmentation): components by emotion and language -> utterances.
+
+A component file `components/<language>/<emotion>.json` has five lists: `subjects`, `verbs`, `interjections`, `contexts` and `templates` with
+the placeholders `{s}`, `{v}`, `{i}`, `{c}`. An utterance draws one of each uniformly, fills the template and is cleaned.
+
+What differs from the published procedure: phrases keep the order in which they were drawn (a set shuffled them between processes), and a
+request for more utterances than there are is refused with the number that there is, where the original failed later with unequal lengths.
+"""
+
+import json
+import math
+import random
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from importlib import resources
+from itertools import product
+from typing import Any
+
+from ..model.configuration_bibier import EMOTIONS
+
+LANGUAGES = ("en", "ru")
+
+SOUND_TAGS = frozenset(
+    "laughs,clears throat,sighs,gasps,coughs,singing,sings,mumbles,beep,groans,sniffs,claps,screams,inhales,exhales,applause,burps,humming,"
+    "sneezes,chuckle,whistles".split(",")
+)
+"""The published list of tags in parentheses, which some synthesisers perform: "(sighs)"."""
+
+PLACEHOLDERS = {"s": "subjects", "v": "verbs", "i": "interjections", "c": "contexts"}
+_TAG = re.compile(r"\([^()]*\)")
+_PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+# Above this many combinations the utterances are not counted one by one: the count is then an upper bound, as two templates may meet.
+_COUNTABLE = 200_000
+
+
+class ComponentError(ValueError):
+    """Components that break the schema, or that cannot give what was asked for."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """The building blocks of one emotion in one language.
+
+    Raises:
+        ComponentError: an empty list, blank or doubled entries, a template with an unknown placeholder or with none, a tag that is not
+            published or that stands in a subject, verb or template. All faults are named at once.
+    """
+
+    subjects: tuple[str, ...]
+    verbs: tuple[str, ...]
+    interjections: tuple[str, ...]
+    contexts: tuple[str, ...]
+    templates: tuple[str, ...]
+    name: str = "components"
+
+    def __post_init__(self) -> None:
+        faults = []
+        for kind in (*PLACEHOLDERS.values(), "templates"):
+            entries = getattr(self, kind)
+            if not entries:
+                faults.append(f"{kind}: empty")
+            for entry in sorted({entry for entry in entries if entries.count(entry) > 1}):
+                faults.append(f"{kind}: {entry!r} stands there {entries.count(entry)} times")
+            for entry in entries:
+                if not entry.strip():
+                    faults.append(f"{kind}: a blank entry")
+                tags = [tag[1:-1] for tag in _TAG.findall(entry)]
+                if tags and kind not in ("interjections", "contexts"):
+                    faults.append(f"{kind}: {entry!r} holds a sound tag; only interjections and contexts may")
+                faults += [
+                    f"{kind}: unknown sound tag ({tag}); allowed: {', '.join(sorted(SOUND_TAGS))}" for tag in tags if tag not in SOUND_TAGS
+                ]
+                if len(tags) > 1:
+                    faults.append(f"{kind}: {entry!r} holds more than one sound tag")
+        for template in self.templates:
+            names = _PLACEHOLDER.findall(template)
+            if unknown := sorted(set(names) - PLACEHOLDERS.keys()):
+                faults.append(f"templates: {template!r} has the unknown placeholders {unknown}; allowed: {{s}} {{v}} {{i}} {{c}}")
+            if not names or len(set(names)) < len(names):
+                faults.append(f"templates: {template!r} must have placeholders, each at most once")
+        if faults:
+            raise ComponentError("\n".join([f"{self.name} breaks the schema:", *(f"  {fault}" for fault in faults)]))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], name: str = "components") -> "Components":
+        """Components from the content of a JSON file; ComponentError for anything but the five lists of strings."""
+        keys = {field.name for field in fields(cls)} - {"name"}
+        if not isinstance(values, Mapping) or set(values) != keys:
+            raise ComponentError(f"{name} must be an object with exactly the keys {sorted(keys)}, not {sorted(values)}.")
+        for key in sorted(keys):
+            if not isinstance(values[key], (list, tuple)) or not all(isinstance(entry, str) for entry in values[key]):
+                raise ComponentError(f"{name}: {key} must be a list of strings.")
+        return cls(**{key: tuple(values[key]) for key in keys}, name=name)
+
+    def fill(self, template: str, **parts: str) -> str:
+        """The cleaned utterance of a template and its parts (`s=`, `v=`, `i=`, `c=`)."""
+        return clean_utterance(_PLACEHOLDER.sub(lambda match: parts[match[1]], template))
+
+    def draw(self, rng: random.Random) -> str:
+        """One utterance: subject, verb, context, interjection and template drawn uniformly, in that order."""
+        parts = {"s": rng.choice(self.subjects), "v": rng.choice(self.verbs), "c": rng.choice(self.contexts)}
+        parts["i"] = rng.choice(self.interjections)
+        template = rng.choice(self.templates)
+        if _TAG.search(parts["i"]) and _TAG.search(parts["c"]):
+            # at most one sound tag an utterance
+            stripped = "c" if rng.random() < 0.5 else "i"
+            parts[stripped] = strip_sound_tags(parts[stripped])
+        return self.fill(template, **parts)
+
+    def combinations(self) -> Iterator[str]:
+        """Every utterance that `draw` can give, with repetitions where two combinations read the same."""
+        for template in self.templates:
+            names = _PLACEHOLDER.findall(template)
+            for entries in product(*(getattr(self, PLACEHOLDERS[name]) for name in names)):
+                parts = dict(zip(names, entries, strict=True))
+                if all(name in parts and _TAG.search(parts[name]) for name in ("i", "c")):
+                    for stripped in ("c", "i"):
+                        yield self.fill(template, **{**parts, stripped: strip_sound_tags(parts[stripped])})
+                else:
+                    yield self.fill(template, **parts)
+
+    def upper_bound(self) -> int:
+        """How many combinations there are; two of them may read the same."""
+        sizes = ([len(getattr(self, PLACEHOLDERS[name])) for name in _PLACEHOLDER.findall(template)] for template in self.templates)
+        return sum(math.prod(counts) for counts in sizes)
+
+    def possible(self) -> int:
+        """How many different utterances there are: exact up to 200 000 combinations, their number beyond."""
+        bound = self.upper_bound()
+        return len(set(self.combinations())) if bound <= _COUNTABLE else bound
+
+
+def load_components(emotion: str, language: str) -> Components:
+    """The package's own components.
+
+    Raises:
+        ComponentError: an emotion or a language that there are none for.
+    """
+    if emotion not in EMOTIONS or language not in LANGUAGES:
+        raise ComponentError(
+            f"No components for {emotion!r} in {language!r}. Allowed emotions: {', '.join(EMOTIONS)}; languages: {', '.join(LANGUAGES)}."
+        )
+    path = resources.files(__package__) / "components" / language / f"{emotion}.json"
+    return Components.from_dict(json.loads(path.read_text(encoding="utf-8")), name=f"{language}/{emotion}.json")
+
+
+class TemplateUtteranceGeneration:
+    """Utterances of an emotion in a language, the same for the same seed in every process.
+
+    Args:
+        seed: restarted for every emotion and language, so that the count of one does not change the others.
+        components: `(emotion, language) -> Components`, where it is not the package's own.
+    """
+
+    def __init__(self, seed: int = 42, components: Mapping[tuple[str, str], Components] | None = None) -> None:
+        self.seed = seed
+        self._components = components
+
+    def components(self, emotion: str, language: str) -> Components:
+        """The components that are sampled for this emotion and language."""
+        if self._components is None:
+            return load_components(emotion, language)
+        if (emotion, language) not in self._components:
+            raise ComponentError(f"No components for {emotion!r} in {language!r}. There are: {sorted(self._components)}.")
+        return self._components[emotion, language]
+
+    def sample(self, emotion: str, language: str, count: int) -> list[str]:
+        """`count` different utterances in the order drawn; the first ones of a longer list are those of a shorter one.
+
+        Raises:
+            ComponentError: more than the components can give; the message says how many they can.
+        """
+        components = self.components(emotion, language)
+        # Counting them one by one takes a while, and is only of use where it may come out below what is asked for.
+        if count < 0 or (2 * count > components.upper_bound() and count > components.possible()):
+            raise ComponentError(f"{count} utterances of {components.name} were asked for; 0 to {components.possible()} are possible.")
+        rng = random.Random(f"{self.seed}/{language}/{emotion}")
+        phrases: dict[str, None] = {}
+        attempts = 0
+        while len(phrases) < count and attempts < 50 * count:
+            phrases.setdefault(components.draw(rng))
+            attempts += 1
+        if len(phrases) < count and components.upper_bound() <= _COUNTABLE:
+            # Drawing finds the last few only slowly: take what is left in a shuffled order.
+            rest = sorted(set(components.combinations()) - phrases.keys())
+            rng.shuffle(rest)
+            phrases.update(dict.fromkeys(rest[: count - len(phrases)]))
+        if len(phrases) < count:
+            raise ComponentError(
+                f"{count} utterances of {components.name} were asked for; {len(phrases)} were found in {attempts} attempts."
+            )
+        return list(phrases)
+
+
+def clean_utterance(text: str) -> str:
+    """The published cleaning, in its order: no blank before . , ! ?; ".." is "."; a blank between ")" and a word; single blanks."""
+    text = re.sub(r"\s+([,.!?])", r"\1", text)
+    text = re.sub(r"(?<!\.)\.\.(?!\.)", ".", text)
+    text = re.sub(r"\)(?=\w)", ") ", text)
+    return re.sub(r"\s+", " ", text).strip()
+
+
+def strip_sound_tags(text: str) -> str:
+    """The text without its sound tags; other parentheses stay."""
+    return clean_utterance(_TAG.sub(lambda match: "" if match[0][1:-1] in SOUND_TAGS else match[0], text))

@@ -1,0 +1,1 @@
+"""Corpora in one schema, evaluation protocols, collation."""

@@ -1,0 +1,192 @@
+"""The embedded corpus: English and Russian sentences of the seven emotions, spoken by eSpeak NG on the spot (about half a minute, no download).
+
+It is synthetic through and through: template sentences, a formant synthesiser, and prosody by a table (`EMOTION_PROSODY`). It exists so that
+training, evaluation and prediction can be tried offline. A score on it says that the system works; it says nothing about people.
+
+So that it is not trivial, and so that both modalities are needed:
+
+* a share of the sentences is emotionally neutral in its words ("My brother called the office this morning."), so only the voice tells;
+* the prosody of each utterance is weakened or strengthened at random and jittered in rate, pitch, range and loudness;
+* no sentence and no voice of one split occurs in another. (Parts of sentences do: the templates are the same.)
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import product
+from typing import Any
+
+from ...augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody
+from ...augmentation.tug import TemplateUtteranceGeneration
+from ...model.configuration_bibier import EMOTIONS
+from ..prepare import Clip, Corpus, neutral_id
+from ..schema import SPLITS
+from ..tables import CorpusError
+
+VARIANTS = {
+    "train": ("m1", "f1", "m3", "f3", "m5", "f5", "m7", "Annie"),
+    "dev": ("m2", "f2", "Michael", "linda"),
+    "test": ("m4", "f4", "Alex", "Andrea"),
+}
+"""Voice variants of eSpeak by split, men and women in turn."""
+
+ACCENTS = {"en": ("en-us", "en"), "ru": ("ru",)}
+
+# Every first, second and third part fit together; each language gives 8 x 8 x 6 sentences.
+NEUTRAL_SENTENCES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "en": (
+        ("My brother", "The neighbor", "Our teacher", "Your cousin", "The driver", "My colleague", "The new guy", "Her friend"),
+        (
+            "called the office",
+            "left the keys here",
+            "came by the house",
+            "took the early bus",
+            "asked about you",
+            "brought the boxes",
+            "talked to my mother",
+            "painted the door",
+        ),
+        ("this morning", "last night", "on Friday", "before dinner", "after the game", "an hour ago"),
+    ),
+    "ru": (
+        ("Мой брат", "Наш сосед", "Твой учитель", "Её двоюродный брат", "Этот водитель", "Мой коллега", "Новый сотрудник", "Её приятель"),
+        (
+            "позвонил в офис",
+            "оставил здесь ключи",
+            "заходил к нам домой",
+            "уехал на автобусе",
+            "спрашивал о тебе",
+            "привёз коробки",
+            "говорил с моей мамой",
+            "покрасил дверь",
+        ),
+        ("сегодня утром", "вчера вечером", "в пятницу", "перед ужином", "после матча", "час назад"),
+    ),
+}
+
+
+def read_quickstart(
+    data_dir: None = None,
+    *,
+    train_per_class: int = 40,
+    dev_per_class: int = 8,
+    test_per_class: int = 12,
+    neutral_share: float = 0.3,
+    seed: int = 42,
+) -> list[Clip]:
+    """Plan the corpus; the clips are spoken when they are written.
+
+    Args:
+        data_dir: not used; the corpus is made, not found.
+        train_per_class, dev_per_class, test_per_class: utterances per emotion and language.
+        neutral_share: share of them whose words are neutral; 0 to 1.
+        seed: of sentences, voices and prosody.
+
+    Raises:
+        CorpusError: counts or a share outside what is possible.
+        ComponentError: more sentences than the templates give.
+        SynthesisError: eSpeak is not installed.
+    """
+    sizes = dict(zip(SPLITS, (train_per_class, dev_per_class, test_per_class), strict=True))
+    if not 0 <= neutral_share <= 1:
+        raise CorpusError(f"neutral_share={neutral_share}; it must lie between 0 and 1.")
+    if min(sizes.values()) < 1:
+        raise CorpusError(f"{sizes} utterances per emotion and language; each must be at least 1.")
+    tts = EspeakTextToSpeech()
+    clips = []
+    for language in ACCENTS:
+        neutral = _share_out(_neutral_sentences(language, seed), sizes)
+        for emotion in EMOTIONS:
+            emotional = _share_out(TemplateUtteranceGeneration(seed).sample(emotion, language, sum(sizes.values())), sizes)
+            for split, size in sizes.items():
+                # a generator for each cell: its size does not change what the others hold
+                rng = random.Random(f"{seed}/{language}/{emotion}/{split}")
+                number_neutral = round(neutral_share * size)
+                if number_neutral > len(neutral[split]):
+                    raise CorpusError(
+                        f"{number_neutral} neutral sentences per emotion are needed for {split}, but there are {len(neutral[split])}. "
+                        "Lower neutral_share or the number of utterances."
+                    )
+                texts = rng.sample(neutral[split], number_neutral) + emotional[split][: size - number_neutral]
+                voices = _voices(split, language, rng)
+                for number, text in enumerate(texts):
+                    voice = next(voices)
+                    prosody = vary_prosody(EMOTION_PROSODY[emotion], rng)
+                    clips.append(
+                        Clip(
+                            id=neutral_id("quickstart", f"{language}/{emotion}/{split}/{number}"),
+                            split=split,
+                            label=emotion,
+                            language=language,
+                            audio=partial(tts.synthesize, text, language=language, voice=voice, prosody=prosody),
+                            text=text,
+                            speaker=voice,
+                            source="synthetic",
+                            license="MIT",
+                            where=f"'{text}' by {voice} with {prosody}",
+                        )
+                    )
+    return sorted(clips, key=lambda clip: clip.id)  # emotions and languages mixed
+
+
+def vary_prosody(prosody: Prosody, rng: random.Random) -> Prosody:
+    """The prosody at a random strength (0.5 to 1.1 of its distance from the neutral one) with random deviations of every value."""
+    strength = rng.uniform(0.5, 1.1)
+    neutral = EMOTION_PROSODY["neutral"]
+
+    def toward(name: str) -> float:
+        start = getattr(neutral, name)
+        return start + strength * (getattr(prosody, name) - start)
+
+    return Prosody.clipped(
+        rate_wpm=toward("rate_wpm") * rng.lognormvariate(0, 0.12),
+        pitch=toward("pitch") + rng.gauss(0, 9),
+        pitch_range=toward("pitch_range") + rng.gauss(0, 10),
+        volume=toward("volume") * rng.lognormvariate(0, 0.2),
+    )
+
+
+def demo_clips(data_dir: Any = None, **options: Any) -> dict[str, dict[str, Any]]:
+    """The first test clip of each language with its text, as rows of the common schema: `{"en": row, "ru": row}`."""
+    test = CORPUS.load(data_dir, **options)["test"]
+    languages = test["language"]
+    return {language: test[list(languages).index(language)] for language in ACCENTS}
+
+
+def _neutral_sentences(language: str, seed: int) -> list[str]:
+    sentences = [" ".join(parts) + "." for parts in product(*NEUTRAL_SENTENCES[language])]
+    random.Random(f"{seed}/{language}/sentences").shuffle(sentences)
+    return sentences
+
+
+def _share_out(items: Sequence[str], sizes: dict[str, int]) -> dict[str, Sequence[str]]:
+    """Cut the items into consecutive pieces in proportion to the sizes; nothing is in two pieces"""
+    total = sum(sizes.values())
+    pieces = {}
+    start = done = 0
+    for split, size in sizes.items():
+        done += size
+        end = len(items) * done // total
+        pieces[split] = items[start:end]
+        start = end
+    return pieces
+
+
+def _voices(split: str, language: str, rng: random.Random) -> Iterator[str]:
+    """Every voice of the split in turn, so that no voice prefers an emotion; neutral and emotional sentences get all of them"""
+    accents = ACCENTS[language]
+    names = [
+        f"{accents[place // 2 % len(accents)]}+{variant}" for place, variant in enumerate(VARIANTS[split])
+    ]  # both sexes in each accent
+    while True:
+        yield from rng.sample(names, len(names))
+
+
+CORPUS = Corpus(
+    name="quickstart",
+    title="Embedded synthetic quickstart corpus",
+    homepage="made by this package",
+    license="MIT",
+    read=read_quickstart,
+    has_source=False,
+)

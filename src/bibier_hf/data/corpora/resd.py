@@ -1,0 +1,173 @@
+"""RESD, the Russian Emotional Speech Dialogs: 1396 acted utterances from 50 dialogues (MIT licence, https://huggingface.co/datasets/Aniemore/resd_annotated).
+
+Each dialogue is played by two roles with one emotion each, so within RESD the speaker of an utterance determines its emotion; every role of the
+official test split also speaks in train. Report the protocol `dialogue_grouped` beside `official` (see `bibier_hf.data.protocols`).
+The transcripts look like the output of speech recognition, errors included.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Mapping
+from pathlib import Path
+
+from datasets import Value
+
+from ...model.configuration_bibier import EMOTIONS
+from ..prepare import Clip, Corpus, check_counts, neutral_id
+from ..schema import UnknownLabelError, normalise_label
+from ..tables import CorpusError, Row, raise_faults, read_table
+
+OFFICIAL_COUNTS = {
+    "train": dict(zip(EMOTIONS, (175, 148, 178, 174, 153, 130, 158), strict=True)),
+    "test": dict(zip(EMOTIONS, (44, 37, 45, 44, 38, 32, 40), strict=True)),
+}
+"""Clips per label with enthusiasm counted as surprise."""
+
+OFFICIAL_FOLDS = (
+    (2, 4, 9, 14, 15, 17, 34, 36, 37, 41, 45),
+    (11, 13, 21, 24, 30, 35, 43, 48, 49),
+    (1, 7, 16, 19, 26, 29, 33, 44, 50),
+    (10, 12, 18, 25, 27, 28, 38, 40, 42, 47),
+    (3, 5, 6, 8, 20, 22, 23, 31, 32, 39, 46),
+)
+"""Dialogue numbers of the five folds (the `dialog_fold` of the metadata.csv layout), so that both layouts are grouped alike."""
+
+ENTHUSIASM = ("surprise", "keep", "exclude")
+
+# dialogue number _ emotion of one role _ emotion of the other, "_" or (dialogues 1 to 11) " ", letter of the spoken emotion _ number
+_NAME = re.compile(r"(?P<dialogue>\d\d)_(?P<first>[a-z]+)_(?P<second>[a-z]+)[_ ](?P<letter>[adefhns])_(?P<number>\d{3})")
+_AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
+_FOLD_OF_DIALOGUE = {dialogue: fold for fold, dialogues in enumerate(OFFICIAL_FOLDS) for dialogue in dialogues}
+
+
+def read_resd(data_dir: Path, *, enthusiasm: str = "surprise", strict_counts: bool = True) -> list[Clip]:
+    """RESD in either of its layouts.
+
+    * `metadata.csv` with `file_name, text, emotion, split` (optionally `orig_name`), paths relative to the folder;
+    * `train.csv` and `test.csv` with `name, emotion, text` (optionally `path`), recordings anywhere below the folder, found by their name.
+
+    File names and the names of dialogues and speakers spell out the emotion, so none of them is kept: ids are hashes of the original name
+    (`resd_id`, by which tables keyed by that name can still be joined), dialogues are `resd-07`, speakers `resd-07-a` and `resd-07-b`.
+
+    Args:
+        enthusiasm: RESD has enthusiasm in the place of surprise. `"surprise"` counts it as surprise, as the published system does; `"keep"`
+            does so too and keeps it apart in a further column, `original_label`; `"exclude"` leaves these 198 clips out.
+        strict_counts: demand the published counts per split and label; False for a part of the corpus.
+
+    Raises:
+        CorpusError: neither layout, names or labels that are not RESD's, files that cannot be found, other counts.
+    """
+    if enthusiasm not in ENTHUSIASM:
+        raise CorpusError(f"enthusiasm={enthusiasm!r}; allowed: {', '.join(ENTHUSIASM)}.")
+    clips = []
+    faults = []
+    for row, name, split, audio in _read_rows(data_dir):
+        parts = _NAME.fullmatch(name)
+        emotion = row.text("emotion").lower()
+        if not parts:
+            faults.append(f"{row.where}: '{name}' is no name of RESD, such as 32_happiness_enthusiasm_h_120")
+            continue
+        try:
+            label = normalise_label(emotion)
+        except UnknownLabelError as error:
+            faults.append(f"{row.where}: {error}")
+            continue
+        roles = sorted((parts["first"], parts["second"]))
+        if emotion not in roles or emotion[0] != parts["letter"]:
+            faults.append(f"{row.where}: the emotion '{emotion}' contradicts the name '{name}'")
+            continue
+        if emotion == "enthusiasm" and enthusiasm == "exclude":
+            continue
+        number = int(parts["dialogue"])
+        clips.append(
+            Clip(
+                id=resd_id(name),
+                split=split,
+                label=label,
+                language="ru",
+                audio=audio,
+                text=row.text("text"),
+                speaker=f"resd-{number:02d}-{'ab'[roles.index(emotion)]}",
+                dialogue=f"resd-{number:02d}",
+                license="MIT",
+                where=row.where,
+                extra={"fold": _fold(row, number), "original_label": emotion if enthusiasm == "keep" else None},
+            )
+        )
+    raise_faults(faults, f"{data_dir} does not look like RESD")
+    if strict_counts:
+        expected = OFFICIAL_COUNTS
+        if enthusiasm == "exclude":
+            expected = {split: {**row, "surprise": 0} for split, row in expected.items()}
+        check_counts(clips, expected, "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.")
+    # By id, so that neither the layout nor the order of the tables matters, and neighbours tell nothing about each other.
+    return sorted(clips, key=lambda clip: clip.id)
+
+
+def resd_id(name: str) -> str:
+    """Id of the clip with this original name (a blank in it and an underscore count the same, as copies differ in that)."""
+    return neutral_id("resd", name.replace(" ", "_"))
+
+
+def _fold(row: Row, dialogue: int) -> int | None:
+    return int(row.text("dialog_fold")) if row.text("dialog_fold") else _FOLD_OF_DIALOGUE.get(dialogue)
+
+
+def _read_rows(data_dir: Path) -> list[tuple[Row, str, str, Path]]:
+    """(row, original name, split, path of the recording) of every clip in either layout"""
+    if (data_dir / "metadata.csv").is_file():
+        rows = read_table(data_dir / "metadata.csv")
+        _demand_columns(rows, ("file_name", "text", "emotion", "split"), "metadata.csv")
+        return [
+            (row, row.text("orig_name") or Path(row.text("file_name")).stem, row.text("split"), data_dir / row.text("file_name"))
+            for row in rows
+        ]
+    tables = {split: data_dir / f"{split}.csv" for split in ("train", "test")}
+    if missing := [path.name for path in tables.values() if not path.is_file()]:
+        raise CorpusError(
+            f"{data_dir} has no {' and no '.join(missing)}. Allowed layouts: metadata.csv (file_name, text, emotion, split) with its recordings, "
+            "or train.csv and test.csv (name, emotion, text) with theirs."
+        )
+    files = _files_by_name(data_dir)
+    found = []
+    for split, path in tables.items():
+        rows = read_table(path)
+        _demand_columns(rows, ("name", "emotion", "text"), path.name)
+        for row in rows:
+            name = Path(row.text("name")).name
+            name = name.removesuffix(Path(name).suffix) if Path(name).suffix in _AUDIO_SUFFIXES else name
+            found.append((row, name, split, _find(data_dir, row, name, split, files)))
+    return found
+
+
+def _demand_columns(rows: list[Row], names: tuple[str, ...], table: str) -> None:
+    if missing := [name for name in names if name not in rows[0].values]:
+        raise CorpusError(f"{table} lacks the columns {missing}; it has {list(rows[0].values)}.")
+
+
+def _files_by_name(data_dir: Path) -> Mapping[str, list[Path]]:
+    files = defaultdict(list)
+    for path in sorted(data_dir.rglob("*")):
+        if path.suffix.lower() in _AUDIO_SUFFIXES:
+            files[path.stem.replace(" ", "_")].append(path)
+    return files
+
+
+def _find(data_dir: Path, row: Row, name: str, split: str, files: Mapping[str, list[Path]]) -> Path:
+    if row.text("path") and (data_dir / row.text("path")).is_file():
+        return data_dir / row.text("path")
+    found = files.get(name.replace(" ", "_"), [])
+    if len(found) > 1:  # the same name in the folders of both splits
+        found = [path for path in found if split in path.relative_to(data_dir).parts]
+    # A path that is not there is reported together with all others that are missing.
+    return found[0] if len(found) == 1 else data_dir / split / f"{name}.wav"
+
+
+CORPUS = Corpus(
+    name="resd",
+    title="RESD: Russian Emotional Speech Dialogs",
+    homepage="https://huggingface.co/datasets/Aniemore/resd_annotated",
+    license="MIT",
+    read=read_resd,
+    extra_features={"fold": Value("int32"), "original_label": Value("string")},
+)

@@ -1,0 +1,220 @@
+"""Any corpus as a table: a CSV, TSV or JSON-lines file of `audio, text, label`, one row an utterance.
+
+| column | needed | meaning |
+|---|---|---|
+| `audio` | this or `text` | path relative to the table's folder (or absolute) |
+| `text` | this or `audio` | transcript |
+| `label` | unless soft | one of the seven emotions or a known alias, any case |
+| `anger` ... `surprise` | no | seven probabilities (or counts of votes) by name; JSON lines may have `"soft_label": {"anger": 0.7, ...}` instead |
+| `split` | no | `train`, `dev` (also `val`, `valid`, `validation`) or `test`; for all rows or for none |
+| `language`, `speaker`, `dialogue`, `id`, `license`, `source` | no | as in the common schema |
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from ...model.configuration_bibier import EMOTIONS
+from ..prepare import Clip, Corpus, neutral_id
+from ..protocols import connected_groups, stratified_group_split
+from ..schema import SPLITS, UnknownLabelError, describe_labels, normalise_label
+from ..tables import TABLE_SUFFIXES, CorpusError, Row, raise_faults, read_table
+
+COLUMNS = ("audio", "text", "label", "soft_label", *EMOTIONS, "split", "language", "speaker", "dialogue", "id", "license", "source")
+GROUP_BY = ("auto", "speaker", "dialogue", "none")
+_SPLIT_ALIASES = {"val": "dev", "valid": "dev", "validation": "dev"}
+
+
+def read_csv(
+    data_dir: Path,
+    *,
+    name: str | None = None,
+    language: str | None = None,
+    license: str = "unknown",
+    group_by: str = "auto",
+    dev_share: float = 0.12,
+    test_share: float = 0.2,
+    seed: int = 42,
+    ignore_columns: Sequence[str] = (),
+) -> list[Clip]:
+    """Read a table of utterances.
+
+    Args:
+        data_dir: the file, or a folder with exactly one table in it (or one that is called `metadata`).
+        name: value of the column `corpus`; None takes the name of the file (or of the folder, if the file is called `metadata`).
+        language: of all rows, where the table has no column for it.
+        license: of all rows, where the table has no column for it.
+        group_by: without a column `split` the rows are split here, stratified by label. `"auto"` keeps speakers and dialogues whole, as
+            far as these columns are there; `"speaker"` or `"dialogue"` one of them; `"none"` neither (the scores will then flatter).
+        dev_share, test_share, seed: of that split.
+        ignore_columns: columns that are known to be of no use here; any other unknown column is an error, as it may be a mistyped one.
+
+    Raises:
+        CorpusError: unknown columns, labels or splits, rows with neither audio nor text, values that cannot be read; with their lines.
+    """
+    table = find_table(data_dir)
+    rows = read_table(table)
+    columns = tuple(dict.fromkeys(column for row in rows for column in row.values))
+    _check_columns(table, columns, ignore_columns, language)
+    if group_by not in GROUP_BY:
+        raise CorpusError(f"group_by={group_by!r}; allowed: {', '.join(GROUP_BY)}.")
+    corpus = name or _default_name(table)
+    faults: list[str] = []
+    unknown: dict[str, str] = {}
+    ids: dict[str, str] = {}
+    recordings: dict[Path, str] = {}
+    clips = []
+    for row in rows:
+        audio = table.parent / row.text("audio") if row.text("audio") else None
+        if audio is None and not row.text("text"):
+            faults.append(f"{row.where}: neither audio nor text")
+            continue
+        if audio is not None and recordings.setdefault(audio, row.where) != row.where:
+            faults.append(f"{row.where}: the recording {row.text('audio')} stands in {recordings[audio]} already")
+        if ids.setdefault(row.text("id"), row.where) != row.where and row.text("id"):
+            faults.append(f"{row.where}: the id '{row.text('id')}' stands in {ids[row.text('id')]} already")
+        try:
+            label, soft_label = _read_label(row)
+        except UnknownLabelError:
+            unknown.setdefault(row.text("label"), row.where)
+            continue
+        except CorpusError as error:
+            faults.append(str(error))
+            continue
+        split = _SPLIT_ALIASES.get(row.text("split").lower(), row.text("split").lower())
+        if "split" in columns and split not in SPLITS:
+            faults.append(f"{row.where}: the split is {row.text('split')!r}; allowed: {', '.join((*SPLITS, *_SPLIT_ALIASES))}")
+        clips.append(
+            Clip(
+                id=row.text("id"),  # the rows without one get theirs below
+                split=split,
+                label=label,
+                language=(row.text("language") or language or "").lower(),
+                audio=audio,
+                text=row.text("text"),
+                speaker=row.text("speaker") or None,
+                dialogue=row.text("dialogue") or None,
+                soft_label=soft_label,
+                source=row.text("source") or "recorded",
+                license=row.text("license") or license,
+                where=row.where,
+            )
+        )
+    faults += [f"{where}: unknown label {label!r} (first of its kind)" for label, where in unknown.items()]
+    raise_faults(faults, f"{table} cannot be used", f"Allowed labels: {describe_labels()}." if unknown else "")
+    clips = _with_ids(clips, corpus, table.parent)
+    return clips if "split" in columns else _with_splits(clips, columns, group_by, {"dev": dev_share, "test": test_share}, seed)
+
+
+def find_table(data_dir: Path) -> Path:
+    """The table that a path means: the file itself, or the only one in a folder, or the one called `metadata`."""
+    if data_dir.is_file():
+        return data_dir
+    tables = sorted(path for path in data_dir.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
+    named = [path for path in tables if path.stem == "metadata"]
+    found = tables if len(tables) == 1 else named
+    if len(found) != 1:
+        there = ", ".join(path.name for path in tables) or "none"
+        raise CorpusError(f"{data_dir} must hold exactly one table ({', '.join(TABLE_SUFFIXES)}) or be the path of one; found: {there}.")
+    return found[0]
+
+
+def _default_name(table: Path) -> str:
+    return table.absolute().parent.name if table.stem == "metadata" else table.stem
+
+
+def _check_columns(table: Path, columns: Sequence[str], ignored: Sequence[str], language: str | None) -> None:
+    faults = []
+    for column in columns:
+        if column not in COLUMNS and column not in ignored:
+            close = get_close_matches(column, COLUMNS, n=1)
+            faults.append(f"unknown column {column!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+    if "audio" not in columns and "text" not in columns:
+        faults.append("neither a column 'audio' nor a column 'text'")
+    present = [emotion for emotion in EMOTIONS if emotion in columns]
+    if present and len(present) < len(EMOTIONS):
+        faults.append(f"the columns {present} without those of the other emotions; soft labels need all seven")
+    if not {"label", "soft_label", *present} & set(columns):
+        faults.append("no column 'label' (nor soft labels)")
+    if "language" not in columns and language is None:
+        faults.append("no column 'language'; add one, or pass language='en' (--language en) for all rows")
+    remedy = (
+        f"Allowed columns: {', '.join(COLUMNS)}. Rename them, or pass ignore_columns=[...] (--ignore_columns NAME ...) for those of no use."
+    )
+    raise_faults(faults, f"The columns of {table} do not fit", remedy)
+
+
+def _read_label(row: Row) -> tuple[str, list[float] | None]:
+    """(label, seven probabilities or None); a row without a hard label gets the most probable one"""
+    soft = row.values.get("soft_label")
+    if soft in (None, ""):
+        soft = {emotion: row.values[emotion] for emotion in EMOTIONS if row.text(emotion)} or None
+    if soft is None:
+        return normalise_label(row.text("label")), None
+    probabilities = _read_distribution(row, soft)
+    if row.text("label"):
+        return normalise_label(row.text("label")), probabilities
+    best = max(probabilities)
+    if probabilities.count(best) > 1:
+        raise CorpusError(f"{row.where}: no label, and the soft label has no single maximum")
+    return EMOTIONS[probabilities.index(best)], probabilities
+
+
+def _read_distribution(row: Row, soft: Any) -> list[float]:
+    if not isinstance(soft, Mapping):
+        # A bare list would have to be trusted to be in the right order; published tables use at least two.
+        raise CorpusError(f'{row.where}: the soft label must name its emotions: {{"anger": 0.7, ...}}, or seven columns called like them')
+    values = dict.fromkeys(EMOTIONS, 0.0)
+    for name, value in soft.items():
+        try:
+            values[normalise_label(name)] += float(value)
+        except (TypeError, ValueError) as error:
+            raise CorpusError(f"{row.where}: the soft label of {name!r} is {value!r} ({error})") from error
+    total = math.fsum(values.values())
+    if not math.isfinite(total) or min(values.values()) < 0 or total <= 0:
+        raise CorpusError(f"{row.where}: soft labels must be at least 0 and not all 0, but they are {dict(soft)}")
+    return [value / total for value in values.values()]
+
+
+def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
+    """Give a `neutral_id` to the rows without one; repeated texts without audio are numbered."""
+    counts: dict[str, int] = {}
+    done = []
+    for clip in clips:
+        if not clip.id:
+            # relative to the table: a corpus that moved keeps its ids
+            name = clip.audio.relative_to(folder).as_posix() if clip.audio and clip.audio.is_relative_to(folder) else str(clip.audio or "")
+            key = "\n".join((name, clip.text, clip.language))
+            counts[key] = counts.get(key, 0) + 1
+            clip = replace(clip, id=neutral_id(corpus, f"{key}\n{counts[key]}"))
+        done.append(clip)
+    return done
+
+
+def _with_splits(clips: Sequence[Clip], columns: Sequence[str], group_by: str, shares: Mapping[str, float], seed: int) -> list[Clip]:
+    kinds = [kind for kind in ("speaker", "dialogue") if kind in columns] if group_by == "auto" else [group_by]
+    if group_by in ("speaker", "dialogue") and group_by not in columns:
+        raise CorpusError(f"group_by={group_by!r}, but the table has no column {group_by!r}.")
+    keys = [[f"{kind}:{value}" for kind in kinds if kind != "none" and (value := getattr(clip, kind))] for clip in clips]
+    groups = connected_groups([clip.id for clip in clips], keys)
+    try:
+        splits = stratified_group_split([clip.label for clip in clips], groups, shares, seed)
+    except ValueError as error:
+        raise CorpusError(
+            f"The table has no column 'split' and cannot be split here: {error} Add the column, or choose another group_by={group_by!r} "
+            f"(allowed: {', '.join(GROUP_BY)})."
+        ) from error
+    return [replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)]
+
+
+CORPUS = Corpus(
+    name="csv",
+    title="A table of utterances",
+    homepage="a table of your own",
+    license="as its rows say",
+    read=read_csv,
+    column=lambda options, data_dir: options["name"] or _default_name(find_table(data_dir)),
+)

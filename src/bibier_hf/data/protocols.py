@@ -1,0 +1,216 @@
+"""Evaluation protocols: how a corpus becomes train, dev and test, the same in every process and on every machine.
+
+* `official`: the corpus's own test split. A corpus without a dev split gives up `dev_share` of its train split, stratified by label and
+  speaker: where test shares its speakers with train (RESD), a dev split that is grouped would select for another task than the one scored.
+* `dialogue_grouped`: all clips pooled and cut into five folds that keep dialogues whole; test is fold `i`, dev fold `i + 1`, train the rest.
+  The folds are the corpus's own where it has them (column `fold`), else stratified by label here.
+
+Choices are made by hashes of ids and seeds, not by a generator's state, so they do not depend on the order of rows.
+"""
+
+import hashlib
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict, concatenate_datasets
+
+from .schema import COLUMNS, SPLITS
+
+NUM_FOLDS = 5
+
+
+class ProtocolError(ValueError):
+    """A protocol that is unknown or that the corpus does not allow."""
+
+
+def apply_protocol(
+    dataset_dict: DatasetDict, protocol: str = "official", fold: int = 0, seed: int = 42, dev_share: float = 0.12
+) -> DatasetDict:
+    """Arrange a corpus in the common schema into train, dev and test.
+
+    Args:
+        dataset_dict: what `load_corpus` returned.
+        protocol: one of `PROTOCOLS`.
+        fold: of a protocol with folds: which of them is test, 0 to 4; must be 0 for `official`.
+        seed: of the choices that the corpus leaves open.
+        dev_share: share of train that becomes dev where the corpus has none (`official`).
+
+    Returns:
+        train, dev, test with the columns of the common schema; `split` says the new split. No clip is in two of them and, with
+        `dialogue_grouped`, no dialogue; both are checked.
+
+    Raises:
+        ProtocolError: unknown name, fold or share, or a corpus that lacks what the protocol needs.
+    """
+    if protocol not in PROTOCOLS:
+        raise ProtocolError(f"Unknown protocol {protocol!r}. Allowed: {', '.join(PROTOCOLS)}.")
+    pooled = concatenate_datasets([dataset_dict[split] for split in SPLITS if split in dataset_dict])
+    wanted = ["id", "split", "label", "speaker", "dialogue", *(["fold"] if "fold" in pooled.column_names else [])]
+    rows = pooled.select_columns(wanted).to_dict()
+    splits = PROTOCOLS[protocol](rows, fold, seed, dev_share)
+    _check_disjoint(splits, rows["id"], "id")
+    if protocol == "dialogue_grouped":
+        _check_disjoint(splits, rows["dialogue"], "dialogue")
+    if empty := [split for split in SPLITS if split not in splits]:
+        raise ProtocolError(
+            f"The protocol '{protocol}' leaves no clips for {', '.join(empty)}: the corpus is too small ({len(splits)} clips)."
+        )
+    pooled = pooled.remove_columns("split").add_column("split", splits, feature=pooled.features["split"]).select_columns(list(COLUMNS))
+    assigned = np.array(splits)
+    return DatasetDict({split: pooled.select(np.flatnonzero(assigned == split)) for split in SPLITS})
+
+
+def _official(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) -> list[str]:
+    if fold != 0:
+        raise ProtocolError(f"fold={fold}, but the official protocol has one split only. Leave fold out, or use 'dialogue_grouped'.")
+    present = set(rows["split"])
+    if not {"train", "test"} <= present:
+        raise ProtocolError(
+            f"The official protocol needs a train and a test split; the corpus has {', '.join(sorted(present))}. "
+            "A table without a column 'split' is split when it is prepared."
+        )
+    splits = list(rows["split"])
+    if "dev" not in present:
+        train = [index for index, split in enumerate(splits) if split == "train"]
+        chosen = stratified_sample(
+            [rows["id"][index] for index in train],
+            [rows["label"][index] for index in train],
+            [rows["speaker"][index] for index in train],
+            dev_share,
+            seed,
+        )
+        for index in chosen:
+            splits[train[index]] = "dev"
+    return splits
+
+
+def _dialogue_grouped(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) -> list[str]:
+    if fold not in range(NUM_FOLDS):
+        raise ProtocolError(f"fold={fold!r}; allowed: 0 to {NUM_FOLDS - 1}.")
+    if missing := sum(dialogue is None for dialogue in rows["dialogue"]):
+        raise ProtocolError(f"The protocol 'dialogue_grouped' needs the dialogue of every clip; {missing} of {len(rows['id'])} have none.")
+    own_folds = rows.get("fold", [None])
+    if None in own_folds:
+        names = [str(number) for number in range(NUM_FOLDS)]
+        try:
+            assigned = stratified_group_split(
+                rows["label"], rows["dialogue"], {name: 1 / NUM_FOLDS for name in names[1:]}, seed, remainder=names[0]
+            )
+        except ValueError as error:
+            raise ProtocolError(f"The protocol 'dialogue_grouped' is not possible: {error}") from error
+        own_folds = [int(name) for name in assigned]
+    named = {fold: "test", (fold + 1) % NUM_FOLDS: "dev"}
+    return [named.get(number, "train") for number in own_folds]
+
+
+PROTOCOLS: Mapping[str, Callable[[Mapping[str, list], int, int, float], list[str]]] = {
+    "official": _official,
+    "dialogue_grouped": _dialogue_grouped,
+}
+"""Name -> function of (columns, fold, seed, dev_share) that names the split of every row."""
+
+
+def stratified_sample(ids: Sequence[str], labels: Sequence[Any], roles: Sequence[Any], share: float, seed: int) -> list[int]:
+    """Indices of about `share` of the rows, in proportion from every label and, within it, from every role.
+
+    Each label gives `round(share * its rows)`, handed out to its roles by largest remainder; no role gives its last row. Which row of a
+    role is taken depends on its id and the seed alone.
+    """
+    if not 0 < share < 1:
+        raise ProtocolError(f"dev_share={share}; it must lie between 0 and 1.")
+    strata: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
+    for index, (label, role) in enumerate(zip(labels, roles, strict=True)):
+        strata[label][role].append(index)
+    chosen = []
+    for by_role in strata.values():
+        members = [sorted(indices, key=lambda index: _draw(seed, ids[index])) for indices in by_role.values()]
+        sizes = [len(indices) for indices in members]
+        quotas = [share * size for size in sizes]
+        taken = [min(math.floor(quota), size - 1) for quota, size in zip(quotas, sizes, strict=True)]
+        # largest remainder first; equal ones by the hash of their first row
+        order = sorted(range(len(members)), key=lambda role: (taken[role] - quotas[role], _draw(seed, ids[members[role][0]])))
+        missing = round(share * sum(sizes)) - sum(taken)
+        for role in [role for role in order if taken[role] < sizes[role] - 1][:missing]:
+            taken[role] += 1
+        chosen += [index for indices, count in zip(members, taken, strict=True) for index in indices[:count]]
+    return sorted(chosen)
+
+
+def stratified_group_split(
+    labels: Sequence[Any], groups: Sequence[Hashable], shares: Mapping[str, float], seed: int, remainder: str = "train"
+) -> list[str]:
+    """Name the split of every row such that groups stay whole and every label is divided as `shares` says, as well as that is possible.
+
+    Greedy: the largest groups first (equal ones in the order of their hashes), each to the split that it brings closest to its goal.
+
+    Args:
+        shares: split -> share of the rows, between 0 and 1; `remainder` gets what is left.
+
+    Returns:
+        one split name a row. Every split gets at least one group.
+
+    Raises:
+        ValueError: shares that leave nothing for the remainder, or fewer groups than splits.
+    """
+    left = 1 - math.fsum(shares.values())
+    if left <= 1e-9 or any(not 0 < share < 1 for share in shares.values()):
+        raise ValueError(f"the shares {dict(shares)} must lie between 0 and 1 and leave something for '{remainder}'.")
+    shares = {remainder: left, **shares}
+    counts: dict[Hashable, Counter] = defaultdict(Counter)
+    for label, group in zip(labels, groups, strict=True):
+        counts[group][label] += 1
+    if len(counts) < len(shares):
+        raise ValueError(f"{len(counts)} groups cannot fill {len(shares)} splits ({', '.join(shares)}).")
+    totals = Counter(labels)
+    have = {split: Counter() for split in shares}
+    assigned: dict[Hashable, str] = {}
+    order = sorted(counts, key=lambda group: (-counts[group].total(), _draw(seed, str(group))))
+    for position, group in enumerate(order):
+        empty = [split for split in shares if not have[split]]
+        # The last groups go to splits that have none yet.
+        candidates = empty if len(empty) >= len(order) - position else list(shares)
+        best = min(candidates, key=lambda split: _distance_change(have[split], counts[group], totals, shares[split]))
+        have[best] += counts[group]
+        assigned[group] = best
+    return [assigned[group] for group in groups]
+
+
+def _distance_change(have: Counter, group: Counter, totals: Counter, share: float) -> float:
+    """By how much the group changes the split's squared distance from its goal, over labels and in total, relative to the goal"""
+    change = 0.0
+    for label, count in group.items():
+        goal = share * totals[label]
+        change += ((have[label] + count - goal) ** 2 - (have[label] - goal) ** 2) / goal
+    goal = share * totals.total()
+    return change + ((have.total() + group.total() - goal) ** 2 - (have.total() - goal) ** 2) / goal
+
+
+def connected_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
+    """Rows that share a key, directly or through other rows, get the same group; a row without keys is its own group `row:<name>`."""
+    parent: dict[str, str] = {}
+
+    def find(key: str) -> str:
+        while parent.setdefault(key, key) != key:
+            parent[key] = parent[parent[key]]
+            key = parent[key]
+        return key
+
+    for row in keys:
+        for key in row[1:]:
+            one, other = sorted((find(row[0]), find(key)))
+            parent[other] = one  # the smaller name leads: the result does not depend on the order of rows
+    return [find(row[0]) if row else f"row:{name}" for name, row in zip(names, keys, strict=True)]
+
+
+def _draw(seed: int, name: str) -> bytes:
+    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+
+
+def _check_disjoint(splits: Sequence[str], values: Sequence[Any], kind: str) -> None:
+    home: dict[Any, str] = {}
+    crossing = {value for split, value in zip(splits, values, strict=True) if home.setdefault(value, split) != split}
+    if crossing:
+        raise ProtocolError(f"{len(crossing)} values of '{kind}' stand in more than one split, such as {sorted(crossing)[:3]}.")

@@ -1,0 +1,100 @@
+"""The common schema of a prepared corpus and the one place where foreign label names are translated.
+
+A prepared corpus has one row an utterance:
+
+| column | type | meaning |
+|---|---|---|
+| `id` | string | unique in the corpus, tells nothing about the label |
+| `corpus` | string | `resd`, `quickstart`, or the name of a table |
+| `split` | string | `train`, `dev` or `test` |
+| `audio` | Audio, undecoded | `{"bytes": FLAC at 16 kHz mono, "path": id + ".flac"}`; None for a row that is text only |
+| `text` | string | transcript; "" for a row that is audio only |
+| `language` | string | ISO 639 code: `en`, `ru` |
+| `label` | ClassLabel | index into `EMOTIONS` |
+| `soft_label` | list of 7 floats or None | distribution in the order of `EMOTIONS`, sum 1 |
+| `speaker` | string or None | who speaks |
+| `dialogue` | string or None | what the utterance was recorded in: the group that an honest split keeps whole |
+| `duration_s` | float or None | seconds of audio; None for a row that is text only |
+| `source` | string | `recorded`, `synthetic` or `stacked` |
+| `license` | string | licence of the row |
+
+A corpus may add columns of its own behind these (RESD adds `fold`); whoever mixes corpora selects `COLUMNS`.
+"""
+
+import difflib
+from types import MappingProxyType
+
+from datasets import Audio, ClassLabel, Features, List, Value
+
+from ..model.audio_bibier import SAMPLING_RATE
+from ..model.configuration_bibier import EMOTIONS
+
+SPLITS = ("train", "dev", "test")
+SOURCES = ("recorded", "synthetic", "stacked")
+
+FEATURES = Features(
+    {
+        "id": Value("string"),
+        "corpus": Value("string"),
+        "split": Value("string"),
+        # decode=False: datasets would need torchcodec and ffmpeg; decode_audio reads this value as it is.
+        "audio": Audio(sampling_rate=SAMPLING_RATE, decode=False),
+        "text": Value("string"),
+        "language": Value("string"),
+        "label": ClassLabel(names=list(EMOTIONS)),
+        "soft_label": List(Value("float32")),
+        "speaker": Value("string"),
+        "dialogue": Value("string"),
+        "duration_s": Value("float32"),
+        "source": Value("string"),
+        "license": Value("string"),
+    }
+)
+COLUMNS = tuple(FEATURES)
+
+LABEL_ALIASES = MappingProxyType(
+    {
+        "angry": "anger",
+        "disgusted": "disgust",
+        "fearful": "fear",
+        "scared": "fear",
+        "happiness": "happy",
+        "joy": "happy",
+        "joyful": "happy",
+        "neutrality": "neutral",
+        "sadness": "sad",
+        "surprised": "surprise",
+        # RESD has no surprise; the published system counts its enthusiasm as such.
+        "enthusiasm": "surprise",
+    }
+)
+"""Other corpora's names -> EMOTIONS. `calm` (RAVDESS) is left out on purpose: it is none of the seven."""
+
+
+class UnknownLabelError(ValueError):
+    """A label that is neither one of EMOTIONS nor one of LABEL_ALIASES."""
+
+
+def normalise_label(name: str) -> str:
+    """One of EMOTIONS for any known spelling of it; case and surrounding blanks do not matter.
+
+    Raises:
+        UnknownLabelError: anything else; the message lists what is allowed.
+    """
+    if isinstance(name, str):
+        key = name.strip().lower()
+        if key in EMOTIONS:
+            return key
+        if key in LABEL_ALIASES:
+            return LABEL_ALIASES[key]
+        close = difflib.get_close_matches(key, [*EMOTIONS, *LABEL_ALIASES], n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
+    else:
+        hint = " A label is a name; for distributions use soft labels."
+    raise UnknownLabelError(f"Unknown label {name!r}.{hint} Allowed: {describe_labels()}.")
+
+
+def describe_labels() -> str:
+    """The allowed label names in one line, for messages."""
+    aliases = ", ".join(f"{alias} (= {emotion})" for alias, emotion in LABEL_ALIASES.items())
+    return f"{', '.join(EMOTIONS)}; also {aliases}"
