@@ -192,7 +192,7 @@ def _download(url: str) -> bytes:
 
 
 def _check_rate(rate: Any, name: str) -> int:
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)) or int(rate) != rate:
+    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)) or rate % 1 != 0:
         raise AudioError(f"{name}: the sampling rate is {rate!r}; it must be a whole number of Hz, such as 16000.")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise AudioError(

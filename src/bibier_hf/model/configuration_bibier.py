@@ -156,7 +156,7 @@ class BiBiERConfig(PreTrainedConfig):
         """The configuration for a pair of backbones; reads their `config.json`, not their weights.
 
         Args:
-            audio, text: a Hub id, a local folder, a configuration object, `"embedded"` (small, trained from scratch), or None (features only).
+            audio, text: a Hub id, a local folder, a configuration, `"embedded"` (small, trained from scratch), or None (features only).
             audio_revision, text_revision: revision of a Hub id.
             options: any other field of this class.
         """

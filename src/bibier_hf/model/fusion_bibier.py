@@ -6,9 +6,9 @@
 
 tau is the mean over time, phi the mean over features, a curve over time that is resampled to L = `seg_len` points.
 
-The published system lets each modality attend with its own sequence as the value, so that the other one enters through the attention
-weights only, cuts both sequences to one length, and knows no padding. Here keys and values come from the other modality, at its own length, and
-padding is masked everywhere; a result therefore never depends on the batch it was computed in.
+The published system lets each modality attend with its own sequence as the value, so that the other one enters through the
+attention weights only, cuts both sequences to one length, and knows no padding. Here keys and values come from the other modality,
+at its own length, and padding is masked everywhere; a result therefore never depends on the batch it was computed in.
 """
 
 import math

@@ -1,0 +1,85 @@
+"""Shared fixtures: tiny models built in process, clips of every length, the optional folder of real corpora."""
+
+import os
+from pathlib import Path
+
+# Before any import of transformers: nothing in the tests may reach the network.
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import numpy as np
+import pytest
+import torch
+
+from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+TINY = {
+    "audio_encoder_size": 16,
+    "text_encoder_size": 16,
+    "audio_encoder_layers": 1,
+    "text_encoder_layers": 1,
+    "hidden_size": 16,
+    "num_fusion_layers": 1,
+    "num_attention_heads": 2,
+    "classifier_size": 16,
+    "seg_len": 12,
+}
+"""Options of the smallest sensible model."""
+
+
+@pytest.fixture(scope="session")
+def tiny_options() -> dict:
+    return dict(TINY)
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real corpora, where there is one."""
+    folder = Path(os.environ.get("BIBIER_SHARED", REPOSITORY.parent / "shared"))
+    if not folder.is_dir():
+        pytest.skip(f"no real corpora: {folder} is not there (BIBIER_SHARED names another place)")
+    return folder
+
+
+@pytest.fixture
+def model() -> BiBiERForEmotionClassification:
+    """A tiny model over the embedded pair, in evaluation mode, the same at every call."""
+    torch.manual_seed(0)
+    return BiBiERForEmotionClassification.from_backbones(**TINY).eval()
+
+
+@pytest.fixture(scope="session")
+def processor() -> BiBiERProcessor:
+    return BiBiERProcessor.from_backbones()
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved tiny model with its processor."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "bibier"
+    torch.manual_seed(0)
+    BiBiERForEmotionClassification.from_backbones(**TINY).save_pretrained(folder)
+    BiBiERProcessor.from_backbones().save_pretrained(folder)
+    return folder
+
+
+def make_clip(seconds: float, seed: int = 0) -> np.ndarray:
+    """A sweep with noise at 16 kHz: float32 (samples,)."""
+    generator = np.random.default_rng(seed)
+    time = np.arange(round(16_000 * seconds)) / 16_000
+    sweep = np.sin(2 * np.pi * (150 + 60 * seed + 40 * time) * time)
+    return (0.3 * sweep + 0.02 * generator.standard_normal(len(time))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def clip():
+    """`clip(seconds, seed)` -> float32 (samples,) at 16 kHz"""
+    return make_clip

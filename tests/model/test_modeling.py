@@ -1,0 +1,306 @@
+"""The whole model: masks, missing modalities, loss, saving and loading."""
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel
+
+from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification, BiBiERProcessor
+from bibier_hf.model.modeling_bibier import soft_cross_entropy
+
+SECONDS = [0.06, 20.0, 1.0, 3.3, 0.5, 7.7]
+TEXTS = ["Hi!", "Не могу поверить, что это случилось!", None, "x" * 300, "So.", None]
+
+
+@pytest.fixture(scope="module")
+def mixed(processor: BiBiERProcessor, clip) -> tuple[dict, list[dict]]:
+    """A batch of mixed lengths with missing texts and one missing clip, and the same samples one by one."""
+    clips = [clip(seconds, seed) for seed, seconds in enumerate(SECONDS)]
+    clips[4] = None
+    together = processor(audio=clips, text=TEXTS, sampling_rate=16_000)
+    alone = [processor(audio=[a], text=[t], sampling_rate=16_000) for a, t in zip(clips, TEXTS, strict=True)]
+    return together, alone
+
+
+@torch.no_grad()
+def test_batch_equals_one_by_one_in_any_order(model: BiBiERForEmotionClassification, mixed: tuple[dict, list[dict]]):
+    together, alone = mixed
+    output = model(**together)
+    single = [model(**sample) for sample in alone]
+    for name in ("logits", "audio_logits", "text_logits", "fused_embedding"):
+        torch.testing.assert_close(output[name], torch.cat([s[name] for s in single]), atol=1e-4, rtol=0)
+    order = [3, 0, 5, 1, 4, 2]
+    shuffled = model(**{key: value[order] for key, value in together.items()})
+    torch.testing.assert_close(shuffled.logits, output.logits[order], atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_more_padding_and_its_content_change_nothing(model: BiBiERForEmotionClassification, mixed: tuple[dict, list[dict]]):
+    together, _ = mixed
+    padded = dict(together)
+    padded["input_features"] = F.pad(together["input_features"], (0, 0, 0, 70), value=9.0)
+    padded["audio_attention_mask"] = F.pad(together["audio_attention_mask"], (0, 70))
+    padded["input_ids"] = F.pad(together["input_ids"], (0, 13), value=5)
+    padded["text_attention_mask"] = F.pad(together["text_attention_mask"], (0, 13))
+    torch.testing.assert_close(model(**padded).logits, model(**together).logits, atol=1e-4, rtol=0)
+
+
+@torch.no_grad()
+def test_features_instead_of_raw_inputs(model: BiBiERForEmotionClassification, mixed: tuple[dict, list[dict]]):
+    together, _ = mixed
+    audio, audio_mask = model.encode_audio(together["input_features"], together["audio_attention_mask"])
+    text, text_mask = model.encode_text(together["input_ids"], together["text_attention_mask"])
+    output = model(audio_features=audio, audio_features_mask=audio_mask, text_features=text, text_features_mask=text_mask)
+    torch.testing.assert_close(output.logits, model(**together).logits, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_padding_of_features_on_the_left_or_in_between(model: BiBiERForEmotionClassification):
+    features = torch.randn(1, 6, 96)
+    spread = torch.randn(1, 10, 96)
+    places = [1, 2, 4, 5, 8, 9]
+    spread[:, places] = features
+    mask = torch.zeros(1, 10)
+    mask[:, places] = 1
+    expected = model(audio_features=features)
+    output = model(audio_features=spread, audio_features_mask=mask)
+    torch.testing.assert_close(output.logits, expected.logits, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("length", [1, 2, 200])
+def test_any_length_from_one_frame(model: BiBiERForEmotionClassification, length: int):
+    output = model(audio_features=torch.randn(2, length, 96), text_features=torch.randn(2, 1, 96))
+    assert output.logits.isfinite().all()
+
+
+@torch.no_grad()
+def test_a_missing_modality_is_the_same_however_it_is_said(model: BiBiERForEmotionClassification):
+    audio = torch.randn(2, 9, 96)
+    left_out = model(audio_features=audio)
+    masked = model(audio_features=audio, text_features=torch.randn(2, 4, 96), text_features_mask=torch.zeros(2, 4))
+    empty = model(audio_features=audio, text_features=torch.randn(2, 0, 96))
+    for other in (masked, empty):
+        torch.testing.assert_close(other.logits, left_out.logits, atol=1e-6, rtol=0)
+        assert (other.text_logits == 0).all()
+    assert left_out.text_logits is None
+    with_text = model(audio_features=audio, text_features=torch.randn(2, 4, 96))
+    assert (with_text.logits - left_out.logits).abs().max() > 1e-4
+
+
+def test_every_parameter_gets_a_gradient(model: BiBiERForEmotionClassification, mixed: tuple[dict, list[dict]]):
+    together, _ = mixed
+    model.train()
+    model(**together, labels=torch.tensor([0, 1, 2, 3, 4, 5])).loss.backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
+    assert model.missing_text.grad.abs().sum() > 0
+    assert model.missing_audio.grad.abs().sum() > 0
+
+
+def loss_by_hand(logits, labels, weights):
+    """Sum of w_y (-log p_y), in NumPy."""
+    logits = logits.detach().double().numpy()
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    return -sum(weights[y] * log_p[row, y] for row, y in enumerate(labels))
+
+
+@pytest.mark.parametrize("weights", [None, [0.5, 2.0, 1.0, 1.0, 0.1, 1.4, 1.0]])
+def test_loss_by_hand(model: BiBiERForEmotionClassification, weights: list[float] | None):
+    model.config.class_weights, model.config.unimodal_loss_weight = weights, 0.25
+    labels = [6, 0, 1]
+    text_mask = torch.tensor([[1, 1], [0, 0], [1, 0]])
+    inputs = {"audio_features": torch.randn(3, 5, 96), "text_features": torch.randn(3, 2, 96), "text_features_mask": text_mask}
+    output = model(**inputs, labels=torch.tensor(labels))
+    w = weights or [1.0] * 7
+    with_text = [0, 2]
+    expected = loss_by_hand(output.logits, labels, w) + 0.25 * loss_by_hand(output.audio_logits, labels, w)
+    expected += 0.25 * loss_by_hand(output.text_logits[with_text], [labels[row] for row in with_text], w)
+    assert output.loss.item() == pytest.approx(expected / 3, abs=1e-5)
+    assert model(**inputs, labels=torch.tensor(labels), num_items_in_batch=12).loss.item() == pytest.approx(expected / 12, abs=1e-5)
+    one_hot = F.one_hot(torch.tensor(labels), 7).float()
+    assert model(**inputs, labels=one_hot).loss.item() == pytest.approx(expected / 3, abs=1e-5)
+
+
+def test_soft_loss_by_hand():
+    logits, q = torch.randn(2, 7), torch.rand(2, 7)
+    q, w = q / q.sum(-1, keepdim=True), torch.rand(7)
+    log_p = logits.log_softmax(-1)
+    expected = torch.stack([-sum(w[c] * q[row, c] * log_p[row, c] for c in range(7)) for row in range(2)])
+    torch.testing.assert_close(soft_cross_entropy(logits, q, w), expected)
+
+
+def test_parts_of_a_batch_add_up_to_its_loss(model: BiBiERForEmotionClassification):
+    features, labels = torch.randn(8, 5, 96), torch.randint(0, 7, (8,))
+    whole = model(audio_features=features, labels=labels).loss
+    parts = [model(audio_features=features[i : i + 3], labels=labels[i : i + 3], num_items_in_batch=8).loss for i in (0, 3, 6)]
+    torch.testing.assert_close(sum(parts), whole)
+
+
+def test_modality_dropout_hides_one_modality_and_only_in_training(model: BiBiERForEmotionClassification):
+    model.config.modality_dropout = 0.5
+    both = torch.ones(4000, dtype=torch.bool)
+    model.train()
+    keep_audio, keep_text = model._modality_dropout(both, both)
+    assert (keep_audio | keep_text).all()
+    assert 0.2 < (~keep_audio).float().mean() < 0.3
+    assert 0.2 < (~keep_text).float().mean() < 0.3
+    only_audio = model._modality_dropout(both, ~both)
+    assert only_audio[0].all()
+    model.eval()
+    assert all(keep.all() for keep in model._modality_dropout(both, both))
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "neither audio nor text"),
+        ({"audio_features": torch.randn(2, 5, 95)}, r"\(batch, time, 96\)"),
+        ({"audio_features": torch.randn(2, 96)}, r"\(batch, time, 96\)"),
+        ({"audio_features": torch.randn(2, 5, 96), "audio_features_mask": torch.ones(2, 4)}, "audio_features_mask"),
+        ({"audio_features": torch.randn(2, 5, 96), "text_features": torch.randn(3, 5, 96)}, "same samples"),
+        ({"audio_features": torch.randn(2, 5, 96), "input_features": torch.randn(2, 5, 160)}, "leave one out"),
+        ({"input_values": torch.randn(2, 16_000)}, "reads input_features"),
+        ({"input_ids": torch.tensor([1, 2])}, "input_ids"),
+    ],
+)
+def test_inputs_that_do_not_fit_are_refused(model: BiBiERForEmotionClassification, inputs: dict, message: str):
+    with pytest.raises(ValueError, match=message):
+        model(**inputs)
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (torch.tensor([0, 7]), "0..6"),
+        (torch.tensor([0, -1]), "0..6"),
+        (torch.tensor([0]), "labels have the shape"),
+        (torch.tensor([0.0, 1.0]), "labels have the shape"),
+        (torch.full((2, 7), 0.5), "distributions"),
+        (torch.full((2, 7), float("nan")), "distributions"),
+        (torch.ones(2, 6) / 6, "labels have the shape"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused(model: BiBiERForEmotionClassification, labels: torch.Tensor, message: str):
+    with pytest.raises(ValueError, match=message):
+        model(audio_features=torch.randn(2, 5, 96), labels=labels)
+
+
+def test_saving_and_loading_with_the_package_needs_no_trust(model: BiBiERForEmotionClassification, tmp_path: Path, mixed):
+    together, _ = mixed
+    model.save_pretrained(tmp_path)
+    again = AutoModel.from_pretrained(tmp_path)
+    assert type(again) is BiBiERForEmotionClassification
+    with torch.no_grad():
+        torch.testing.assert_close(again(**together).logits, model(**together).logits, atol=0, rtol=0)
+
+
+def test_bfloat16_keeps_the_decay_in_float32(model: BiBiERForEmotionClassification, tmp_path: Path):
+    model.save_pretrained(tmp_path)
+    low = AutoModel.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    kept = {parameter.dtype for name, parameter in low.named_parameters() if name.endswith("A_log")}
+    assert kept == {torch.float32}
+    features = torch.randn(2, 30, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(low(audio_features=features).logits.float(), model(audio_features=features).logits, atol=0.1, rtol=0)
+
+
+def test_frozen_backbones_are_frozen(tiny_options: dict):
+    model = BiBiERForEmotionClassification.from_backbones(freeze_text_backbone=True, **tiny_options)
+    assert not any(parameter.requires_grad for parameter in model.text_backbone.parameters())
+    assert all(parameter.requires_grad for parameter in model.audio_backbone.parameters())
+    model.train()
+    assert model.audio_backbone.training
+    assert not model.text_backbone.training
+
+
+@pytest.fixture
+def hub_backbone(tmp_path: Path, tiny_options: dict) -> tuple[BiBiERForEmotionClassification, Path]:
+    """A model whose frozen text backbone carries a Hub id, and the folder that stands in for it."""
+    torch.manual_seed(1)
+    folder = tmp_path / "backbones" / "someone" / "tiny-bert"
+    config = AutoConfig.for_model(
+        "bert", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=400, architectures=["BertModel"]
+    )
+    AutoModel.from_config(config).save_pretrained(folder)
+    model = BiBiERForEmotionClassification.from_backbones("embedded", str(folder), **tiny_options).eval()
+    model.config.text_backbone_id, model.config.text_backbone_revision = "someone/tiny-bert", "abc"
+    return model, tmp_path / "backbones"
+
+
+def test_a_frozen_hub_backbone_stays_out_of_the_checkpoint(hub_backbone, tmp_path: Path):
+    model, folder = hub_backbone
+    model.save_pretrained(tmp_path / "out")
+    written = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert (written["text_backbone_stored"], written["audio_backbone_stored"]) == (False, True)
+    assert model.config.text_backbone_stored, "saving leaves the model's own configuration as it was"
+    ids = torch.randint(3, 300, (2, 6))
+    for backbone_dir in (folder, {"text": folder / "someone" / "tiny-bert"}):
+        again = AutoModel.from_pretrained(tmp_path / "out", backbone_dir=backbone_dir)
+        with torch.no_grad():
+            torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits, atol=0, rtol=0)
+    again.save_pretrained(tmp_path / "again")
+    assert not json.loads((tmp_path / "again" / "config.json").read_text())["text_backbone_stored"]
+    with pytest.raises(OSError, match=r"someone/tiny-bert.*[\s\S]*backbone_dir"):
+        AutoModel.from_pretrained(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("save_backbones", "frozen", "stored"), [("always", True, True), ("auto", False, True), ("never", True, False)])
+def test_save_backbones(hub_backbone, tmp_path: Path, save_backbones: str, frozen: bool, stored: bool):
+    model, _ = hub_backbone
+    model.config.freeze_text_backbone = frozen
+    model.config.save_backbones = save_backbones
+    if save_backbones == "never":
+        with pytest.raises(ValueError, match="audio backbone has no Hub id"):
+            model.save_pretrained(tmp_path / "out")
+        model.config.audio_backbone_id = "someone/speech"
+    model.save_pretrained(tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["text_backbone_stored"] == stored
+
+
+def test_a_model_without_backbones_reads_features_only(tiny_options: dict):
+    model = BiBiERForEmotionClassification(BiBiERConfig(audio_feature_size=5, text_feature_size=4, **tiny_options)).eval()
+    assert model(audio_features=torch.randn(1, 3, 5)).logits.shape == (1, 7)
+    with pytest.raises(ValueError, match="no text backbone"):
+        model(input_ids=torch.tensor([[1]]))
+
+
+def test_backbone_key_changes_with_weights_and_layer(model: BiBiERForEmotionClassification):
+    keys = {model.backbone_key("audio"), model.backbone_key("text")}
+    model.config.audio_layer = 1
+    keys.add(model.backbone_key("audio"))
+    with torch.no_grad():
+        next(model.text_backbone.parameters()).add_(1)
+    keys.add(model.backbone_key("text"))
+    model.config.text_backbone_id, model.config.text_backbone_revision = "me/text", "abc"
+    assert len(keys) == 4
+    assert model.backbone_key("text") == "me/text@abc#-1"
+
+
+def test_torch_compile_traces_the_fusion_of_features(model: BiBiERForEmotionClassification):
+    compiled = torch.compile(model, backend="eager")
+    inputs = {"audio_features": torch.randn(2, 6, 96), "text_features": torch.randn(2, 3, 96)}
+    with torch.no_grad():
+        torch.testing.assert_close(compiled(**inputs).logits, model(**inputs).logits)
+
+
+def test_tuple_output(model: BiBiERForEmotionClassification):
+    logits, audio_logits, embedding = model(audio_features=torch.randn(1, 3, 96), return_dict=False)
+    assert (logits.shape, audio_logits.shape, embedding.shape) == ((1, 7), (1, 7), (1, model.fusion.output_size))
+
+
+def test_all_modality_patterns_share_a_batch(model: BiBiERForEmotionClassification):
+    masks = torch.tensor(list(itertools.product([1.0, 0.0], repeat=2)))
+    output = model(
+        audio_features=torch.randn(4, 3, 96),
+        audio_features_mask=masks[:, :1].expand(4, 3),
+        text_features=torch.randn(4, 2, 96),
+        text_features_mask=masks[:, 1:].expand(4, 2),
+    )
+    assert output.logits.isfinite().all()
+    assert output.audio_logits.any(1).tolist() == [True, True, False, False]
+    assert output.text_logits.any(1).tolist() == [True, False, True, False]
