@@ -82,7 +82,9 @@ def test_a_step_of_size_zero_changes_nothing():
 
 def test_block_equals_the_mixer_of_transformers():
     torch.manual_seed(0)
-    config = MambaConfig(hidden_size=12, intermediate_size=24, state_size=4, conv_kernel=3, time_step_rank=2, use_conv_bias=True, use_bias=False)
+    config = MambaConfig(
+        hidden_size=12, intermediate_size=24, state_size=4, conv_kernel=3, time_step_rank=2, use_conv_bias=True, use_bias=False
+    )
     config.intermediate_size = 24
     mixer = MambaMixer(config, layer_idx=0).eval()
     block = initialised(MambaBlock(12, inner_size=24, state_size=4, conv_kernel=3, dt_rank=2))

@@ -224,7 +224,13 @@ def hub_backbone(tmp_path: Path, tiny_options: dict) -> tuple[BiBiERForEmotionCl
     torch.manual_seed(1)
     folder = tmp_path / "backbones" / "someone" / "tiny-bert"
     config = AutoConfig.for_model(
-        "bert", hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, vocab_size=400, architectures=["BertModel"]
+        "bert",
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        vocab_size=400,
+        architectures=["BertModel"],
     )
     AutoModel.from_config(config).save_pretrained(folder)
     model = BiBiERForEmotionClassification.from_backbones("embedded", str(folder), **tiny_options).eval()

@@ -39,8 +39,9 @@ from .encoders_bibier import UnimodalEncoder
 from .fusion_bibier import FUSIONS, Classifier
 from .mamba_bibier import SelectiveSSM
 
-if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the processor's and the pipeline's code beside the model's
-    pass
+if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the pipeline's and the processor's code beside the model's
+    from .pipeline_bibier import AudioTextEmotionPipeline  # noqa: F401
+    from .processing_bibier import BiBiERProcessor  # noqa: F401
 
 logger = logging.get_logger(__name__)
 

@@ -1,0 +1,158 @@
+"""The pipeline: every form of input, batches, refusals."""
+
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import soundfile
+from transformers import AutoModel, AutoProcessor, pipeline
+from transformers.pipelines.pt_utils import KeyDataset
+
+from bibier_hf import EMOTIONS, AudioError, AudioTextEmotionPipeline
+
+TEXT = "I can't believe it!"
+
+
+@pytest.fixture(scope="module")
+def pipe(checkpoint: Path) -> AudioTextEmotionPipeline:
+    model = AutoModel.from_pretrained(checkpoint)
+    return pipeline("audio-text-emotion", model=model, processor=AutoProcessor.from_pretrained(checkpoint), device="cpu")
+
+
+@pytest.fixture(scope="module")
+def wav(tmp_path_factory: pytest.TempPathFactory, clip) -> Path:
+    path = tmp_path_factory.mktemp("audio") / "clip.wav"
+    soundfile.write(path, clip(1.2), 16_000, subtype="FLOAT")
+    return path
+
+
+def close(a: list[dict], b: list[dict]) -> bool:
+    scores = {entry["label"]: entry["score"] for entry in b}
+    return all(abs(entry["score"] - scores[entry["label"]]) < 1e-4 for entry in a)
+
+
+def test_all_labels_sorted_and_summing_to_one(pipe: AudioTextEmotionPipeline, wav: Path):
+    result = pipe(str(wav))
+    assert type(pipe) is AudioTextEmotionPipeline
+    assert {entry["label"] for entry in result} == set(EMOTIONS)
+    scores = [entry["score"] for entry in result]
+    assert scores == sorted(scores, reverse=True)
+    assert sum(scores) == pytest.approx(1, abs=1e-5)
+
+
+def test_forms_of_audio(pipe: AudioTextEmotionPipeline, wav: Path, clip):
+    samples, expected = clip(1.2), pipe(str(wav))
+    forms = [
+        wav,
+        wav.read_bytes(),
+        {"array": samples, "sampling_rate": 16_000},
+        {"raw": samples, "sampling_rate": 16_000},
+        {"bytes": wav.read_bytes(), "path": None},
+        {"audio": str(wav)},
+        {"audio": str(wav), "text": None},
+        {"audio": {"array": samples, "sampling_rate": 16_000}, "text": "  "},
+        (16_000, samples),
+    ]
+    for form in forms:
+        assert close(pipe(form), expected), form
+    assert close(pipe(samples, sampling_rate=16_000), expected)
+    assert close(pipe(samples.tolist(), sampling_rate=16_000), expected)
+
+
+def test_text_matters_and_may_be_alone(pipe: AudioTextEmotionPipeline, wav: Path):
+    both = pipe({"audio": str(wav), "text": TEXT})
+    assert not close(both, pipe(str(wav)))
+    assert not close(both, pipe({"text": TEXT}))
+    assert not close(pipe({"text": TEXT}), pipe({"text": "Не могу поверить!"}))
+
+
+def test_top_k(pipe: AudioTextEmotionPipeline, wav: Path):
+    assert pipe(str(wav), top_k=2) == pipe(str(wav))[:2]
+    assert len(pipe([str(wav), {"text": TEXT}], top_k=1)[1]) == 1
+    assert len(pipe(str(wav), top_k=100)) == 7
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 8])
+def test_batches_of_mixed_inputs_equal_one_by_one(pipe: AudioTextEmotionPipeline, wav: Path, clip, batch_size: int):
+    inputs = [
+        str(wav),
+        {"text": TEXT},
+        {"audio": {"array": clip(0.06), "sampling_rate": 16_000}, "text": "Привет"},
+        {"array": clip(5.0), "sampling_rate": 16_000},
+        {"text": "a"},
+    ]
+    alone = [pipe(item) for item in inputs]
+    for together in (pipe(inputs, batch_size=batch_size), list(pipe((item for item in inputs), batch_size=batch_size))):
+        assert len(together) == len(alone)
+        assert all(close(a, b) for a, b in zip(together, alone, strict=True))
+
+
+def test_tuple_iterator_and_empty_list(pipe: AudioTextEmotionPipeline, wav: Path):
+    assert pipe([]) == []
+    assert len(pipe((str(wav), {"text": TEXT}))) == 2
+    assert len(list(pipe(iter([str(wav)])))) == 1
+
+
+def test_datasets(pipe: AudioTextEmotionPipeline, wav: Path):
+    rows = {"audio": [{"bytes": wav.read_bytes(), "path": None}] * 3, "text": ["a", None, "b"], "label": [0, 1, 2]}
+    dataset = datasets.Dataset.from_dict(rows).cast_column("audio", datasets.Audio(decode=False))
+    expected = [pipe(row) for row in dataset]
+    assert all(close(a, b) for a, b in zip(pipe(dataset, batch_size=2), expected, strict=True))
+    audio_only = list(pipe(KeyDataset(dataset, "audio"), batch_size=2))
+    assert all(close(entry, pipe(str(wav))) for entry in audio_only)
+
+
+def test_asr_fills_a_missing_text_only(pipe: AudioTextEmotionPipeline, wav: Path):
+    heard = []
+
+    def asr(audio: dict) -> dict:
+        heard.append(audio)
+        return {"text": TEXT}
+
+    assert close(pipe(str(wav), asr=asr), pipe({"audio": str(wav), "text": TEXT}))
+    assert (heard[0]["sampling_rate"], heard[0]["raw"].shape) == (16_000, (19_200,))
+    pipe({"audio": str(wav), "text": "given"}, asr=asr)
+    pipe({"text": "given"}, asr=asr)
+    assert len(heard) == 1
+
+
+@pytest.mark.parametrize(
+    ("inputs", "error", "message"),
+    [
+        ("no/such/file.wav", FileNotFoundError, "never text"),
+        ({"text": ""}, ValueError, "neither audio nor text"),
+        ({"text": 5}, TypeError, "must be a string"),
+        ({"speech": "x.wav"}, AudioError, "speech"),
+        (None, ValueError, "neither audio nor text"),
+        (np.zeros(100, np.float32), AudioError, "sampling rate"),
+        ({"array": np.zeros(0), "sampling_rate": 16_000}, AudioError, "no samples"),
+        ({"array": np.full(100, np.inf), "sampling_rate": 16_000}, AudioError, "infinite"),
+        (b"not audio", AudioError, "cannot be read"),
+    ],
+)
+def test_refusals(pipe: AudioTextEmotionPipeline, inputs, error: type, message: str):
+    with pytest.raises(error, match=message):
+        pipe(inputs)
+
+
+@pytest.mark.parametrize("top_k", [0, -1, 1.5, True])
+def test_bad_top_k(pipe: AudioTextEmotionPipeline, top_k):
+    with pytest.raises(ValueError, match="top_k"):
+        pipe({"text": TEXT}, top_k=top_k)
+
+
+def test_unknown_argument(pipe: AudioTextEmotionPipeline):
+    with pytest.raises(TypeError, match="topk"):
+        pipe({"text": TEXT}, topk=1)
+
+
+def test_save_pretrained_carries_the_processor(pipe: AudioTextEmotionPipeline, tmp_path: Path):
+    pipe.save_pretrained(tmp_path)
+    again = pipeline("audio-text-emotion", model=str(tmp_path), trust_remote_code=True)
+    assert close(again({"text": TEXT}), pipe({"text": TEXT}))
+
+
+def test_no_default_model_yet():
+    with pytest.raises(ValueError, match=r"model=\.\.\."):
+        pipeline("audio-text-emotion")
