@@ -1,10 +1,10 @@
 """Text to speech behind one small interface, and its offline back end: eSpeak NG from the wheel `espeakng-loader` (English, Russian).
 
     tts = get_tts("espeak")
-    samples = tts.synthesize("I can't believe it!", language="en", voice="en-us+f3", prosody=EMOTION_PROSODY["surprise"])   # (samples,) at 16 kHz
+    samples = tts.synthesize("I can't believe it!", language="en", prosody=EMOTION_PROSODY["surprise"])  # (samples,) at 16 kHz
 
-eSpeak is a formant synthesiser: rate, pitch, pitch range and loudness carry the emotion. That is a caricature of emotional speech, good for
-trying a system and for tests, not for claims about people.
+eSpeak is a formant synthesiser: rate, pitch, pitch range and loudness carry the emotion. That is a caricature of emotional
+speech, good for trying a system and for tests, not for claims about people.
 """
 
 import atexit
@@ -64,13 +64,13 @@ DEFAULT_PROSODY = Prosody()
 
 EMOTION_PROSODY: Mapping[str, Prosody] = MappingProxyType(
     {
-        "anger": Prosody(rate_wpm=200, pitch=52, pitch_range=85, volume=80),
-        "disgust": Prosody(rate_wpm=135, pitch=34, pitch_range=62, volume=60),
-        "fear": Prosody(rate_wpm=225, pitch=76, pitch_range=22, volume=50),
-        "happy": Prosody(rate_wpm=185, pitch=68, pitch_range=88, volume=72),
-        "neutral": Prosody(rate_wpm=165, pitch=46, pitch_range=40, volume=64),
-        "sad": Prosody(rate_wpm=118, pitch=36, pitch_range=16, volume=45),
-        "surprise": Prosody(rate_wpm=160, pitch=88, pitch_range=99, volume=70),
+        "anger": Prosody(rate_wpm=215, pitch=34, pitch_range=85, volume=85),
+        "disgust": Prosody(rate_wpm=132, pitch=24, pitch_range=60, volume=58),
+        "fear": Prosody(rate_wpm=235, pitch=80, pitch_range=22, volume=48),
+        "happy": Prosody(rate_wpm=190, pitch=70, pitch_range=90, volume=70),
+        "neutral": Prosody(rate_wpm=165, pitch=48, pitch_range=38, volume=62),
+        "sad": Prosody(rate_wpm=112, pitch=36, pitch_range=12, volume=40),
+        "surprise": Prosody(rate_wpm=150, pitch=92, pitch_range=99, volume=72),
     }
 )
 """After the usual findings on vocal affect: arousal raises rate, pitch, range and loudness, sadness and disgust lower them."""

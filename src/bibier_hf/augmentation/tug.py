@@ -1,10 +1,12 @@
-"""TUG, template-based utterance generation (the method's second augmentation): components by emotion and language -> utterances.
+"""TUG, template-based utterance generation: components by emotion and language -> utterances.
 
-A component file `components/<language>/<emotion>.json` has five lists: `subjects`, `verbs`, `interjections`, `contexts` and `templates` with
-the placeholders `{s}`, `{v}`, `{i}`, `{c}`. An utterance draws one of each uniformly, fills the template and is cleaned.
+A component file `components/<language>/<emotion>.json` has five lists: `subjects`, `verbs`, `interjections`, `contexts` and
+`templates` with the placeholders `{s}`, `{v}`, `{i}`, `{c}`. An utterance draws one of each uniformly, fills the template and is
+cleaned.
 
-What differs from the published procedure: phrases keep the order in which they were drawn (a set shuffled them between processes), and a
-request for more utterances than there are is refused with the number that there is, where the original failed later with unequal lengths.
+What differs from the published procedure: phrases keep the order in which they were drawn (a set shuffled them between processes),
+and a request for more utterances than there are is refused with the number that there is, where the original failed later with
+unequal lengths.
 """
 
 import json

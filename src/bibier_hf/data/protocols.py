@@ -2,8 +2,8 @@
 
 * `official`: the corpus's own test split. A corpus without a dev split gives up `dev_share` of its train split, stratified by label and
   speaker: where test shares its speakers with train (RESD), a dev split that is grouped would select for another task than the one scored.
-* `dialogue_grouped`: all clips pooled and cut into five folds that keep dialogues whole; test is fold `i`, dev fold `i + 1`, train the rest.
-  The folds are the corpus's own where it has them (column `fold`), else stratified by label here.
+* `dialogue_grouped`: all clips pooled and cut into five folds that keep dialogues whole; test is fold `i`, dev fold `i + 1`, train
+  the rest. The folds are the corpus's own where it has them (column `fold`), else stratified by label here.
 
 Choices are made by hashes of ids and seeds, not by a generator's state, so they do not depend on the order of rows.
 """

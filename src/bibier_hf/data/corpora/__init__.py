@@ -1,9 +1,10 @@
 """Corpora by name, each a `DatasetDict` in the common schema (`bibier_hf.data.schema`).
 
-    load_corpus("resd", "path/to/resd")            # raw: prepared into a cache first; or a folder that prepare_resd.py wrote
+    load_corpus("resd", "path/to/resd")  # raw: prepared into a cache first; or a folder that prepare_resd.py wrote
 
-To add a corpus, put one module here that ends in `CORPUS = Corpus(name=..., read=read_it, ...)`, where `read_it(data_dir, *, options)` turns
-tables and file names into a list of `Clip`s; it is found by itself. Checks, decoding, Parquet, caching and protocols are common code.
+To add a corpus, put one module here that ends in `CORPUS = Corpus(name=..., read=read_it, ...)`, where `read_it(data_dir, *, options)`
+turns tables and file names into a list of `Clip`s; it is found by itself. Checks, decoding, Parquet, caching, protocols and the command
+line are common code.
 """
 
 import importlib

@@ -1,7 +1,8 @@
-"""The embedded corpus: English and Russian sentences of the seven emotions, spoken by eSpeak NG on the spot (about half a minute, no download).
+"""The embedded corpus: English and Russian sentences of the seven emotions, spoken by eSpeak NG on the spot, no download.
 
-It is synthetic through and through: template sentences, a formant synthesiser, and prosody by a table (`EMOTION_PROSODY`). It exists so that
-training, evaluation and prediction can be tried offline. A score on it says that the system works; it says nothing about people.
+It is synthetic through and through: template sentences, a formant synthesiser, and prosody by a table (`EMOTION_PROSODY`). It exists
+so that training, evaluation and prediction can be tried offline. A score on it says that the system works; it says nothing about
+people.
 
 So that it is not trivial, and so that both modalities are needed:
 
@@ -130,8 +131,8 @@ def read_quickstart(
 
 
 def vary_prosody(prosody: Prosody, rng: random.Random) -> Prosody:
-    """The prosody at a random strength (0.5 to 1.1 of its distance from the neutral one) with random deviations of every value."""
-    strength = rng.uniform(0.5, 1.1)
+    """The prosody at a random strength (0.7 to 1.1 of its distance from the neutral one) with random deviations of every value."""
+    strength = rng.uniform(0.7, 1.1)
     neutral = EMOTION_PROSODY["neutral"]
 
     def toward(name: str) -> float:
@@ -139,9 +140,9 @@ def vary_prosody(prosody: Prosody, rng: random.Random) -> Prosody:
         return start + strength * (getattr(prosody, name) - start)
 
     return Prosody.clipped(
-        rate_wpm=toward("rate_wpm") * rng.lognormvariate(0, 0.12),
-        pitch=toward("pitch") + rng.gauss(0, 9),
-        pitch_range=toward("pitch_range") + rng.gauss(0, 10),
+        rate_wpm=toward("rate_wpm") * rng.lognormvariate(0, 0.08),
+        pitch=toward("pitch") + rng.gauss(0, 6),
+        pitch_range=toward("pitch_range") + rng.gauss(0, 8),
         volume=toward("volume") * rng.lognormvariate(0, 0.2),
     )
 

@@ -1,8 +1,10 @@
-"""RESD, the Russian Emotional Speech Dialogs: 1396 acted utterances from 50 dialogues (MIT licence, https://huggingface.co/datasets/Aniemore/resd_annotated).
+"""RESD, the Russian Emotional Speech Dialogs: 1396 acted utterances from 50 dialogues.
 
-Each dialogue is played by two roles with one emotion each, so within RESD the speaker of an utterance determines its emotion; every role of the
-official test split also speaks in train. Report the protocol `dialogue_grouped` beside `official` (see `bibier_hf.data.protocols`).
-The transcripts look like the output of speech recognition, errors included.
+Licence: MIT. Source: https://huggingface.co/datasets/Aniemore/resd_annotated
+
+Each dialogue is played by two roles with one emotion each, so within RESD the speaker of an utterance determines its emotion; every
+role of the official test split also speaks in train. Report the protocol `dialogue_grouped` beside `official` (see
+`bibier_hf.data.protocols`). The transcripts look like the output of speech recognition, errors included.
 """
 
 import re
@@ -125,8 +127,8 @@ def _read_rows(data_dir: Path) -> list[tuple[Row, str, str, Path]]:
     tables = {split: data_dir / f"{split}.csv" for split in ("train", "test")}
     if missing := [path.name for path in tables.values() if not path.is_file()]:
         raise CorpusError(
-            f"{data_dir} has no {' and no '.join(missing)}. Allowed layouts: metadata.csv (file_name, text, emotion, split) with its recordings, "
-            "or train.csv and test.csv (name, emotion, text) with theirs."
+            f"{data_dir} has no {' and no '.join(missing)}. Allowed layouts: metadata.csv (file_name, text, emotion, split) "
+            "with its recordings, or train.csv and test.csv (name, emotion, text) with theirs."
         )
     files = _files_by_name(data_dir)
     found = []

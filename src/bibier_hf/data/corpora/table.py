@@ -5,7 +5,7 @@
 | `audio` | this or `text` | path relative to the table's folder (or absolute) |
 | `text` | this or `audio` | transcript |
 | `label` | unless soft | one of the seven emotions or a known alias, any case |
-| `anger` ... `surprise` | no | seven probabilities (or counts of votes) by name; JSON lines may have `"soft_label": {"anger": 0.7, ...}` instead |
+| `anger` ... `surprise` | no | seven probabilities (or votes) by name; in JSON lines also `"soft_label": {"anger": 0.7, ...}` |
 | `split` | no | `train`, `dev` (also `val`, `valid`, `validation`) or `test`; for all rows or for none |
 | `language`, `speaker`, `dialogue`, `id`, `license`, `source` | no | as in the common schema |
 """
@@ -31,7 +31,7 @@ _SPLIT_ALIASES = {"val": "dev", "valid": "dev", "validation": "dev"}
 def read_csv(
     data_dir: Path,
     *,
-    name: str | None = None,
+    corpus: str | None = None,
     language: str | None = None,
     license: str = "unknown",
     group_by: str = "auto",
@@ -44,7 +44,7 @@ def read_csv(
 
     Args:
         data_dir: the file, or a folder with exactly one table in it (or one that is called `metadata`).
-        name: value of the column `corpus`; None takes the name of the file (or of the folder, if the file is called `metadata`).
+        corpus: value of the column of that name; None takes the name of the file (or of the folder, if the file is called `metadata`).
         language: of all rows, where the table has no column for it.
         license: of all rows, where the table has no column for it.
         group_by: without a column `split` the rows are split here, stratified by label. `"auto"` keeps speakers and dialogues whole, as
@@ -61,7 +61,7 @@ def read_csv(
     _check_columns(table, columns, ignore_columns, language)
     if group_by not in GROUP_BY:
         raise CorpusError(f"group_by={group_by!r}; allowed: {', '.join(GROUP_BY)}.")
-    corpus = name or _default_name(table)
+    corpus = corpus or _default_name(table)
     faults: list[str] = []
     unknown: dict[str, str] = {}
     ids: dict[str, str] = {}
@@ -216,5 +216,5 @@ CORPUS = Corpus(
     homepage="a table of your own",
     license="as its rows say",
     read=read_csv,
-    column=lambda options, data_dir: options["name"] or _default_name(find_table(data_dir)),
+    column=lambda options, data_dir: options["corpus"] or _default_name(find_table(data_dir)),
 )

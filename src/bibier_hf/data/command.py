@@ -1,0 +1,75 @@
+"""The command line of the scripts in `dataset_scripts/`: every keyword option of a corpus's reader becomes a `--option`."""
+
+import argparse
+import inspect
+import re
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from ..augmentation.tts import SynthesisError
+from ..augmentation.tug import ComponentError
+from .corpora import get_corpus
+from .prepare import Corpus
+from .tables import CorpusError
+
+
+def prepare_command(name: str, description: str | None, argv: Sequence[str] | None = None) -> int:
+    """Prepare the corpus `name` as the arguments say and print its counts.
+
+    Returns:
+        exit code: 0 done, 1 the corpus cannot be used (the reasons are printed), 130 interrupted.
+    """
+    corpus = get_corpus(name)
+    options = vars(_parser(corpus, description).parse_args(argv))
+    source, output_dir = options.pop("source", None), options.pop("output_dir")
+    try:
+        info = corpus.prepare(source, output_dir, **options)
+    except (CorpusError, ComponentError, SynthesisError, FileNotFoundError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print(f"interrupted: {output_dir} is as it was", file=sys.stderr)
+        return 130
+    print(describe_counts(info))
+    print(f"Written to {output_dir}")
+    return 0
+
+
+def describe_counts(info: dict[str, Any]) -> str:
+    """The counts of a `corpus.json` as a table of text: one line a split, one column a label."""
+    labels = list(next(iter(info["splits"].values()))["labels"])
+    header = ["split", *labels, "rows", "hours"]
+    lines = [
+        [split, *(str(entry["labels"][label]) for label in labels), str(entry["rows"]), f"{entry['hours']:.2f}"]
+        for split, entry in info["splits"].items()
+    ]
+    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines])
+
+
+def _parser(corpus: Corpus, description: str | None) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    if corpus.has_source:
+        parser.add_argument("--source", required=True, help=f"the raw corpus ({corpus.homepage})")
+    parser.add_argument("--output_dir", required=True, help="folder for the Parquet files; a prepared corpus in it is replaced")
+    explained = _explained_arguments(corpus.read.__doc__ or "")
+    for name, default in corpus.complete_options({}).items():
+        text = f"{explained.get(name, '')} (default: {default})".replace("%", "%%").strip()
+        if isinstance(default, bool):
+            parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default, help=text)
+        elif isinstance(default, tuple):
+            parser.add_argument(f"--{name}", nargs="+", default=default, help=text)
+        else:
+            parser.add_argument(f"--{name}", type=str if default is None else type(default), default=default, help=text)
+    return parser
+
+
+def _explained_arguments(docstring: str) -> dict[str, str]:
+    """Argument -> its description in the `Args:` section of a docstring"""
+    section = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", inspect.cleandoc(docstring), re.DOTALL | re.MULTILINE)
+    explained: dict[str, str] = {}
+    for names, text in re.findall(r"^    (\w[\w, ]*): (.*(?:\n {8,}.*)*)", section[1] if section else "", re.MULTILINE):
+        for name in names.split(", "):
+            explained[name] = re.sub(r"\s+", " ", text)
+    return explained
