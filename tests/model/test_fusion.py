@@ -5,7 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from bibier_hf import BiBiERConfig
-from bibier_hf.model.configuration_bibier import ENCODERS, FUSIONS as FUSION_NAMES
+from bibier_hf.model.configuration_bibier import ENCODERS
+from bibier_hf.model.configuration_bibier import FUSIONS as FUSION_NAMES
 from bibier_hf.model.encoders_bibier import ENCODER_BLOCKS, masked_mean
 from bibier_hf.model.fusion_bibier import FUSIONS, resample_to_length, sinusoids
 

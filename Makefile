@@ -1,0 +1,44 @@
+# make quickstart   a fresh machine to a trained model: environment, embedded corpus, training, evaluation, predictions
+# make test         the fast tests;  make test-slow  the slow ones;  make lint  the linter
+# make clean        remove the environment, caches and outputs/quickstart
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: install quickstart test test-slow lint format clean
+.DEFAULT_GOAL := install
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+quickstart: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml recipes/train.py recipes/quickstart.yaml --overwrite true
+	HF_HUB_OFFLINE=1 $(BIN)/python recipes/evaluate.py outputs/quickstart --corpus quickstart --output_dir outputs/quickstart/evaluation
+	HF_HUB_OFFLINE=1 $(BIN)/python recipes/predict.py outputs/quickstart --demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+
+test-slow: $(INSTALLED)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis outputs/quickstart build dist
