@@ -1,4 +1,6 @@
+import pickle
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -113,3 +115,21 @@ def test_silence_is_an_error(espeak, monkeypatch):
 def test_an_unknown_back_end_is_refused():
     with pytest.raises(SynthesisError, match="Allowed: espeak"):
         get_tts("espeek")
+
+
+def test_a_back_end_travels_to_other_processes(espeak):
+    copy = pickle.loads(pickle.dumps(espeak))
+    assert copy.synthesize(TEXT, language="en").tobytes() == espeak.synthesize(TEXT, language="en").tobytes()
+
+
+def test_a_long_path_of_the_installation_does_no_harm(espeak, tmp_path, monkeypatch):
+    espeakng_loader = pytest.importorskip("espeakng_loader")
+    usual = espeak.synthesize(TEXT, language="en").tobytes()
+    long = tmp_path / ("x" * 100) / ("y" * 100) / "espeak-ng-data"
+    long.parent.mkdir(parents=True)
+    long.symlink_to(Path(espeakng_loader.get_data_path()), target_is_directory=True)
+    monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(long))
+    files = tts_module._espeak_files.__wrapped__()
+    assert len(str(files.data)) < 160
+    monkeypatch.setattr(tts_module, "_espeak_files", lambda: files)
+    assert espeak.synthesize(TEXT, language="en").tobytes() == usual

@@ -1,10 +1,11 @@
-"""Text to speech behind one small interface, and its offline back end: eSpeak NG from the wheel `espeakng-loader` (English, Russian).
+"""Text to speech behind one small interface, and its offline back end for English and Russian.
 
     tts = get_tts("espeak")
     samples = tts.synthesize("I can't believe it!", language="en", prosody=EMOTION_PROSODY["surprise"])  # (samples,) at 16 kHz
 
-eSpeak is a formant synthesiser: rate, pitch, pitch range and loudness carry the emotion. That is a caricature of emotional
-speech, good for trying a system and for tests, not for claims about people.
+The back end `espeak` is eSpeak NG (GPL-3.0) from the wheel `espeakng-loader`: a formant synthesiser whose rate, pitch, pitch range
+and loudness carry the emotion. That is a caricature of emotional speech, good for trying a system and for tests, not for claims
+about people.
 """
 
 import atexit
@@ -116,12 +117,12 @@ class EspeakTextToSpeech:
 
     def __init__(self, seed: int = 42) -> None:
         self.seed = seed
-        self._files = _espeak_files()
+        _espeak_files()  # fails now rather than in the middle of a corpus
 
     @property
     def variants(self) -> tuple[str, ...]:
         """Voice variants (`f3`, `m1`, `Andrea`, ...) that may stand behind the "+" of a voice."""
-        return tuple(sorted(path.name for path in (self._files.data / "voices" / "!v").iterdir() if " " not in path.name))
+        return tuple(sorted(path.name for path in (_espeak_files().data / "voices" / "!v").iterdir() if " " not in path.name))
 
     def synthesize(self, text: str, *, language: str, voice: str | None = None, prosody: Prosody = DEFAULT_PROSODY) -> np.ndarray:
         """See `TextToSpeech.synthesize`; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
@@ -140,7 +141,7 @@ class EspeakTextToSpeech:
         if "\0" in spoken:
             raise SynthesisError(f"espeak: the text {text!r} holds a null character.")
         with self._lock:
-            pcm, rate = _speak(self._files, spoken, voice, prosody, self.seed)
+            pcm, rate = _speak(_espeak_files(), spoken, voice, prosody, self.seed)
         samples = np.frombuffer(pcm, dtype=np.int16)
         if not samples.any():
             raise SynthesisError(f"espeak: no sound came out for {text!r} with the voice {voice!r}.")

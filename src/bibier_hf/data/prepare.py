@@ -141,15 +141,14 @@ class Corpus:
         if data_dir is not None and (Path(data_dir) / INFO_FILE).is_file():
             self._check_prepared(Path(data_dir), options)
             return load_prepared(data_dir)
-        if not self.has_source and data_dir is not None:
-            self.prepare(None, data_dir, **options)
-            return load_prepared(data_dir)
         source = self._check_source(data_dir)
         clips = self.read(source, **complete)
         facts = self._facts(complete, source)
-        target = cache_folder(cache_dir) / f"{facts['name']}-{_fingerprint(clips, facts)}"
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(f"{target}.lock"):  # several training processes may come at once
+        if self.has_source or data_dir is None:
+            target = cache_folder(cache_dir) / f"{facts['name']}-{_fingerprint(clips, facts)}"
+        else:
+            target = Path(data_dir)
+        with _lock(target, cache_dir):  # several training processes may come at once
             if not (target / INFO_FILE).is_file():
                 write_corpus(clips, facts, self.features, target)
         return load_prepared(target)
@@ -194,6 +193,13 @@ def neutral_id(corpus: str, name: str) -> str:
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
     """Where corpora that were loaded in their raw form are kept in their prepared form."""
     return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or Path(HF_HOME) / "bibier_hf") / "corpora"
+
+
+def _lock(target: Path, cache_dir: str | os.PathLike | None) -> FileLock:
+    """A lock in the cache, so that no file of ours stands beside a folder of the user's."""
+    folder = cache_folder(cache_dir) / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / hashlib.sha256(os.fsencode(target.absolute())).hexdigest()[:16])
 
 
 def check_counts(clips: Iterable[Clip], expected: Mapping[str, Mapping[str, int]], remedy: str) -> None:
