@@ -1,6 +1,6 @@
 """Print the emotions of clips, through the pipeline.
 
-python recipes/predict.py outputs/quickstart --examples                # one English and one Russian clip of the embedded corpus
+python recipes/predict.py outputs/quickstart --demo                    # one English and one Russian clip of the embedded corpus
 python recipes/predict.py outputs/resd clip.wav other.wav
 python recipes/predict.py outputs/resd clip.wav --text "I can't believe it!"
 python recipes/predict.py outputs/resd --text "I can't believe it!"

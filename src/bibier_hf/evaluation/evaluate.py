@@ -24,7 +24,7 @@ from ..training.arguments import (
     expand_data_dir,
     load_yaml,
 )
-from ..training.run import load_splits, make_collator, make_inputs
+from ..training.run import load_corpora, make_collator, make_inputs, protocol_facts
 from .report import Predictions, environment, write_json, write_split_report
 
 
@@ -55,8 +55,10 @@ def parse_evaluate_arguments(arguments: list[str]) -> EvaluateArguments:
         run = load_yaml(run_file)
         content |= {key: run[key] for key in ("corpora", "feature_cache") if key in run}
     apply_overrides(content, rest, EvaluateArguments)
+    if "corpus" in content:  # short for another corpus than that of the run
+        content["corpora"] = [{"name": content.pop("corpus")}]
     if "corpora" not in content:
-        raise ArgumentError(f"{model} does not say what it was trained on. Give --corpora.0.name and --data_dir.")
+        raise ArgumentError(f"{model} does not say what it was trained on. Give --corpus and --data_dir.")
     return checked_section(EvaluateArguments, expand_data_dir(content))
 
 
@@ -73,7 +75,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     model, processor = load_checkpoint(arguments.model, arguments.backbone_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
-    splits = {corpus.name: load_splits(corpus) for corpus in arguments.corpora}
+    splits = load_corpora(arguments.corpora)
     inputs = [make_inputs(rows, model, processor, arguments.feature_cache)[arguments.split] for rows in splits.values()]
     dataset = InputDataset.concatenate(inputs)
     collator = make_collator(model, processor, arguments.feature_cache)
@@ -82,9 +84,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     numbers = write_split_report(predictions, split, folder)
     results = {
         "checkpoint": Path(arguments.model).name if os.path.isdir(arguments.model) else arguments.model,
-        "protocol": {
-            corpus.name: {"name": corpus.protocol, "fold": corpus.fold, "split_seed": corpus.split_seed} for corpus in arguments.corpora
-        },
+        "protocol": {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)},
         "data_hash": {name: content_hash(rows[split]) for name, rows in splits.items()},
         "metrics": {split: numbers["metrics"]},
         "metrics_by_language": {split: numbers["languages"]},

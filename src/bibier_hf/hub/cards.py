@@ -50,6 +50,7 @@ def render_model_card(results: dict[str, Any], model_id: str = "PATH/TO/THIS/FOL
     return ModelCard.from_template(
         card_data,
         template_str=(files(__package__) / "templates" / "model_card.md").read_text(encoding="utf-8"),
+        title=f"BiBiER {results['model']['fusion']} ({', '.join(results['data'])})",
         model_id=model_id,
         task=TASK,
         labels=results["model"]["labels"],

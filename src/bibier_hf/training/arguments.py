@@ -300,10 +300,6 @@ def expand_data_dir(content: dict[str, Any]) -> dict[str, Any]:
 
 def _refuse_contradictions(run: RunArguments) -> None:
     training = TRAINING_DEFAULTS | run.training
-    names = [corpus.name for corpus in run.corpora]
-    for name in names:
-        if names.count(name) > 1:
-            raise ArgumentError(f"corpora: '{name}' stands twice; results are kept by the name of the corpus.")
     if training["eval_strategy"] == "no":
         raise ArgumentError("eval_strategy: 'no' leaves nothing to select a checkpoint by. Use epoch or steps.")
     if not training["load_best_model_at_end"]:

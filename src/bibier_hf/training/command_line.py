@@ -80,7 +80,8 @@ def evaluate_main(arguments: Sequence[str]) -> int:
 def evaluate_help(section: type[Section]) -> str:
     """Every key of an evaluation."""
     usage = ["usage: recipes/evaluate.py MODEL [--key value] [--key=value] ...", ""]
-    return "\n".join([*usage, "  --data_dir: short for --corpora.0.data_dir when there is one corpus", *section_help(section)])
+    short = ["  --corpus: a corpus by its name, official protocol", "  --data_dir: short for --corpora.0.data_dir"]
+    return "\n".join([*usage, *short, *section_help(section)])
 
 
 def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambda: "Interrupted.") -> int:
@@ -102,10 +103,14 @@ def is_main_process() -> bool:
 
 
 def public_command(arguments: Sequence[str]) -> str:
-    """The command line for a card: folders and files outside the working folder are written as PATH."""
-    shown = []
+    """The command line for a card: folders outside the working folder are written as PATH, and where the output went is left out."""
+    shown: list[str] = []
+    skipped = False
     for argument in arguments:
-        key, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-        private = os.path.isabs(value) or value.startswith(("..", "~"))
-        shown.append(f"{key}{equals}{'PATH' if private else shlex.quote(value) if value else ''}")
+        if argument.startswith("--"):
+            skipped = argument[2:].partition("=")[0] in ("output_dir", "overwrite", "resume_from_checkpoint")
+        if not skipped:
+            key, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
+            private = os.path.isabs(value) or value.startswith(("..", "~"))
+            shown.append(f"{key}{equals}{'PATH' if private else shlex.quote(value) if value else ''}")
     return " ".join(["accelerate launch recipes/train.py", *shown])

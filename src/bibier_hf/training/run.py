@@ -1,6 +1,7 @@
 """A run from its arguments to a model folder: data, model, training, selection on dev, one scoring of test, report and card."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..hub.cards import write_model_card
 from ..model.configuration_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
-from .arguments import RUN_FILE, CorpusArguments, FeatureCacheArguments, RunArguments
+from .arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments, RunArguments
 from .checkpoints import last_whole_checkpoint
 from .output import REFIT_FOLDER, claim_output, complete_output
 from .samplers import class_weights, corpus_weights
@@ -52,7 +53,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
 
     # The main process prepares, fetches and computes; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
-        splits = {corpus.name: load_splits(corpus) for corpus in run.corpora}
+        splits = load_corpora(run.corpora)
         model, processor = build_model(run, args.seed)
     model.to(args.device)
     clock.lap("load")
@@ -74,7 +75,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
 
     results = {
         "model": _model_facts(trainer.model, run),
-        "protocol": {corpus.name: _protocol_facts(corpus, splits[corpus.name]) for corpus in run.corpora},
+        "protocol": {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)},
         "selection": selection,
         "seed": args.seed,
         "command": command,
@@ -107,10 +108,21 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     return results
 
 
-def load_splits(corpus: CorpusArguments) -> DatasetDict:
-    """train, dev and test of a corpus under its protocol."""
-    rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
-    return apply_protocol(rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share)
+def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
+    """train, dev and test of each corpus under its protocol, by the name that its rows carry, in the given order.
+
+    Raises:
+        ArgumentError: two corpora whose rows carry the same name, by which results are kept.
+    """
+    splits = {}
+    for corpus in corpora:
+        rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
+        rows = apply_protocol(rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share)
+        name = rows["train"]["corpus"][0]
+        if name in splits:
+            raise ArgumentError(f"corpora: '{name}' stands twice, and results are kept by the name of the corpus. Leave one out.")
+        splits[name] = rows
+    return splits
 
 
 def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
@@ -244,7 +256,8 @@ def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> di
     }
 
 
-def _protocol_facts(corpus: CorpusArguments, splits: DatasetDict) -> dict[str, Any]:
+def protocol_facts(corpus: CorpusArguments, splits: DatasetDict) -> dict[str, Any]:
+    """How a corpus was split, and into how many samples."""
     facts = {"name": corpus.protocol, "fold": corpus.fold} if corpus.protocol != "official" else {"name": corpus.protocol}
     return facts | {"split_seed": corpus.split_seed, "samples": {split: len(rows) for split, rows in splits.items()}}
 

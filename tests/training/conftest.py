@@ -1,0 +1,87 @@
+"""A model over precomputed features without dropout, and rows for it: what a trainer test needs, and nothing that is slow."""
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+
+from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
+from bibier_hf.data.collator import FeatureCollator
+from bibier_hf.data.features import InputDataset, InputSpec
+from bibier_hf.training.arguments import run_arguments
+from bibier_hf.training.trainer import BiBiERTrainer
+
+WIDTH = 6
+SPECS = {
+    "audio": InputSpec("audio_features", "audio_features_mask", WIDTH, "float32", from_backbone=True),
+    "text": InputSpec("text_features", "text_features_mask", WIDTH, "float32", from_backbone=True),
+}
+
+
+@pytest.fixture
+def feature_model(tiny_options):
+    """`feature_model(**options)` -> a tiny model that takes features of width 6; the same weights at every call."""
+
+    def build(**options) -> BiBiERForEmotionClassification:
+        torch.manual_seed(0)
+        still = {"dropout": 0.0, "encoder_dropout": 0.0, "modality_dropout": 0.0}
+        return BiBiERForEmotionClassification(
+            BiBiERConfig(audio_feature_size=WIDTH, text_feature_size=WIDTH, **(tiny_options | still | options))
+        )
+
+    return build
+
+
+@pytest.fixture
+def feature_rows():
+    """`feature_rows(count, seed)` -> rows whose features tell their label; two corpora, two languages, some soft labels."""
+
+    def build(count: int = 24, seed: int = 0) -> InputDataset:
+        generator = np.random.default_rng(seed)
+        labels = generator.permutation(np.arange(count) % len(EMOTIONS))
+        flat = {name: [] for name in ("audio_features", "text_features")}
+        for index, label in enumerate(labels):
+            for name, longest in (("audio_features", 9), ("text_features", 5)):
+                values = generator.standard_normal((generator.integers(1, longest), WIDTH)).astype(np.float32)
+                values[:, label % WIDTH] += 2 + label
+                flat[name].append(values.flatten() if index % 5 else np.zeros(0, np.float32))
+            if index % 5 == 0:  # one modality missing, the other there
+                flat[("audio_features", "text_features")[index % 2]][-1] = values.flatten()
+        soft = [np.eye(7)[label] * 0.7 + 0.3 / 7 if index % 2 else None for index, label in enumerate(labels)]
+        metadata = Dataset.from_dict(
+            {
+                "id": [f"{seed}-{index}" for index in range(count)],
+                "corpus": ["a" if index % 3 else "b" for index in range(count)],
+                "language": ["en" if index % 2 else "ru" for index in range(count)],
+                "label": labels,
+                "soft_label": [None if values is None else values.tolist() for values in soft],
+                "duration_s": [len(values) / WIDTH for values in flat["audio_features"]],
+            }
+        )
+        return InputDataset(metadata, Dataset.from_dict(flat).with_format("numpy"))
+
+    return build
+
+
+@pytest.fixture
+def make_trainer(feature_model, feature_rows, tmp_path):
+    """`make_trainer(soft_labels=..., model=..., **run keys)` -> a trainer over 24 training and 14 dev rows."""
+
+    def build(model=None, soft_labels: bool = False, rows: int = 24, **options) -> BiBiERTrainer:
+        content = {"output_dir": str(tmp_path / "run"), "corpora": [{"name": "a"}], "use_cpu": True, "disable_tqdm": True}
+        run = run_arguments(content | {"num_train_epochs": 2, "learning_rate": 1e-2} | options)
+        train, dev = feature_rows(rows, 0), feature_rows(14, 1)
+        return BiBiERTrainer(
+            model=model if model is not None else feature_model(),
+            args=run.training_arguments(),
+            data_collator=FeatureCollator(SPECS, soft_labels),
+            train_dataset=train,
+            eval_dataset=dev,
+            optimizer=run.optimizer,
+            scheduler=run.scheduler,
+            train_corpora=list(train.metadata["corpus"]) if options.get("corpus_balanced_sampling") else None,
+            eval_groups={"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])},
+            patience=run.patience,
+        )
+
+    return build
