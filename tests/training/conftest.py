@@ -1,7 +1,10 @@
 """A model over precomputed features without dropout, and rows for it: what a trainer test needs, and nothing that is slow."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import soundfile
 import torch
 from datasets import Dataset
 
@@ -83,5 +86,52 @@ def make_trainer(feature_model, feature_rows, tmp_path):
             eval_groups={"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])},
             patience=run.patience,
         )
+
+    return build
+
+
+def write_corpus_table(folder: Path, name: str = "small", train: int = 14) -> Path:
+    """A table of short clips in seven classes and two languages, with splits; the pitch tells the label, and so does the text."""
+    generator = np.random.default_rng(0)
+    lines = ["audio,text,label,split,language,speaker"]
+    for split, count in (("train", train), ("dev", 7), ("test", 7)):
+        for index in range(count):
+            label = index % len(EMOTIONS)
+            language = "en" if index % 2 else "ru"
+            time = np.arange(int(16_000 * generator.uniform(0.2, 0.5))) / 16_000
+            clip = 0.3 * np.sin(2 * np.pi * (200 + 150 * label) * time) + 0.01 * generator.standard_normal(len(time))
+            file = f"{split}{index:02d}.wav"
+            soundfile.write(folder / file, clip.astype(np.float32), 16_000)
+            text = (f"sample {index} of {label}" if language == "en" else f"пример {index} из {label}") if index % 4 else ""
+            lines.append(f"{file},{text},{EMOTIONS[label]},{split},{language},{split}{index % 3}")
+    table = folder / f"{name}.csv"
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return table
+
+
+@pytest.fixture
+def corpus_table(tmp_path, monkeypatch) -> Path:
+    """The table, with caches of its own."""
+    monkeypatch.setenv("BIBIER_CACHE", str(tmp_path / "cache"))
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    return write_corpus_table(folder)
+
+
+@pytest.fixture
+def small_run(corpus_table, tmp_path, tiny_options):
+    """`small_run(**run keys)` -> a run over the table that takes a few seconds."""
+
+    def build(**options):
+        content = {
+            "corpora": [{"name": "csv", "data_dir": str(corpus_table)}],
+            "output_dir": str(tmp_path / "out"),
+            "model": dict(tiny_options),
+            "num_train_epochs": 2,
+            "learning_rate": 1e-3,
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        return run_arguments(content | options)
 
     return build

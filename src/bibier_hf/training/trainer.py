@@ -70,6 +70,8 @@ class BiBiERTrainer(Trainer):
         self.train_lengths = train_lengths
         self.eval_groups = eval_groups
         super().__init__(optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(optimizer, kwargs["args"]), **kwargs)
+        # The Trainer leaves an option of text generators in every configuration; ours refuses what it does not know.
+        vars(self.model.config).pop("use_cache", None)
         if eval_groups is not None:
             self.compute_metrics = self._score
         self.early_stopping = EarlyStoppingCallback(patience) if patience is not None else None

@@ -1,0 +1,182 @@
+"""A whole run in process: what it leaves behind, and what it refuses."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import pipeline
+
+from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
+from bibier_hf.evaluation.evaluate import evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.training.arguments import ArgumentError
+from bibier_hf.training.output import FINAL_STAGING_FOLDER, complete_output
+from bibier_hf.training.run import run_training
+
+
+@pytest.fixture
+def finished(small_run):
+    """A finished run and its results."""
+    run = small_run()
+    return run, run_training(run, command="accelerate launch recipes/train.py small.yaml")
+
+
+def test_a_run_leaves_a_model_and_a_report(finished, corpus_table, tmp_path):
+    run, results = finished
+    folder = Path(run.output_dir)
+    assert json.loads((folder / "results.json").read_text()) == results
+    for name in ("uar", "war", "mf1", "wf1"):
+        assert 0 <= results["metrics"]["test"]["small"][name] <= 1
+        assert 0 <= results["metrics"]["dev"]["small"][name] <= 1
+    assert set(results["metrics_by_language"]["test"]) == {"en", "ru"}
+    assert results["protocol"]["small"]["name"] == "official"
+    assert results["protocol"]["small"]["samples"] == {"train": 14, "dev": 7, "test": 7}
+    assert results["seed"] == 42
+    assert {"git", "versions", "hardware", "data_hash", "seconds"} <= results.keys()
+
+    table = pq.read_table(folder / "predictions_test.parquet")
+    assert table.num_rows == 7
+    assert sum(table[name][0].as_py() for name in EMOTIONS) == pytest.approx(1)
+    assert (folder / "confusion_matrix_test_small.png").is_file()
+    assert not (folder / FINAL_STAGING_FOLDER).exists()
+
+    model = BiBiERForEmotionClassification.from_pretrained(folder)
+    # the weights of the training draw, two samples of each class: all one
+    assert model.config.class_weights == pytest.approx([1.0] * 7)
+    answers = pipeline("audio-text-emotion", model=str(folder), trust_remote_code=True)(str(corpus_table.parent / "test00.wav"))
+    assert {answer["label"] for answer in answers} == set(EMOTIONS)
+
+    for name in ("results.json", "README.md", "config.json", "processor_config.json", "tokenizer_config.json"):
+        assert str(tmp_path) not in (folder / name).read_text(), name
+
+
+def test_evaluating_the_checkpoint_gives_the_scores_of_the_run(finished, tmp_path):
+    run, results = finished
+    again = evaluate_checkpoint(parse_evaluate_arguments([run.output_dir, "--output_dir", str(tmp_path / "scores")]))
+    assert again["metrics"]["test"] == results["metrics"]["test"]
+    assert {path.name for path in (tmp_path / "scores").iterdir()} == {
+        "evaluation_test.json",
+        "predictions_test.parquet",
+        "confusion_matrix_test_small.png",
+    }
+
+
+def test_evaluating_takes_another_corpus_and_split(finished, corpus_table, tmp_path):
+    run, results = finished
+    arguments = [run.output_dir, "--corpus", "csv", "--data_dir", str(corpus_table), "--split", "dev", "--output_dir", str(tmp_path)]
+    again = evaluate_checkpoint(parse_evaluate_arguments([*arguments, "--feature_cache.enabled", "false"]))
+    assert again["metrics"]["dev"] == results["metrics"]["dev"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "first argument"),
+        (["nowhere"], "does not say what it was trained on"),
+        (["nowhere", "--corpus", "csv", "--splt", "dev"], r"splt: unknown key\. Did you mean split\?"),
+        (["nowhere", "--corpus", "csv", "--split", "all"], "split: "),
+    ],
+)
+def test_an_evaluation_that_cannot_be_followed_is_named(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        parse_evaluate_arguments(arguments)
+
+
+def test_a_folder_without_a_checkpoint_is_named(tmp_path):
+    arguments = parse_evaluate_arguments([str(tmp_path), "--corpus", "csv"])
+    with pytest.raises(ArgumentError, match="holds no checkpoint"):
+        evaluate_checkpoint(arguments)
+
+
+def test_a_finished_run_is_not_overwritten_unasked(finished, small_run):
+    run, results = finished
+    with pytest.raises(ArgumentError, match="holds a finished run"):
+        run_training(run)
+    assert run_training(small_run(resume_from_checkpoint=True)) == results
+    stray = Path(run.output_dir) / "notes.txt"
+    stray.write_text("mine")
+    assert run_training(small_run(overwrite=True))["metrics"] == results["metrics"]
+    assert stray.read_text() == "mine"
+
+
+def test_an_unfinished_run_is_not_overwritten_unasked(finished):
+    run, _ = finished
+    (Path(run.output_dir) / "results.json").unlink()
+    with pytest.raises(ArgumentError, match="--resume_from_checkpoint true to go on"):
+        run_training(run)
+
+
+def test_a_run_killed_before_its_report_resumes_to_the_same_results(finished, small_run):
+    run, results = finished
+    (Path(run.output_dir) / "results.json").unlink()
+    again = run_training(small_run(resume_from_checkpoint=True))
+    assert again["metrics"] == results["metrics"]
+    assert again["selection"] == results["selection"]
+
+
+def test_nothing_to_resume_is_said_before_anything_is_computed(small_run):
+    with pytest.raises(ArgumentError, match="holds no whole checkpoint"):
+        run_training(small_run(resume_from_checkpoint=True))
+
+
+def test_an_output_that_cannot_be_written_is_named(small_run, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ArgumentError, match="cannot be written"):
+        run_training(small_run(output_dir=str(tmp_path / "file" / "out")))
+
+
+def test_missing_data_are_named(small_run, tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        run_training(small_run(corpora=[{"name": "csv", "data_dir": str(tmp_path / "nowhere.csv")}]))
+
+
+def test_a_corpus_stands_once(small_run, corpus_table):
+    corpus = {"name": "csv", "data_dir": str(corpus_table)}
+    with pytest.raises(ArgumentError, match="'small' stands twice"):
+        run_training(small_run(corpora=[corpus, corpus]))
+
+
+def test_two_corpora_are_balanced_and_scored_apart(small_run, corpus_table):
+    corpora = [
+        {"name": "csv", "data_dir": str(corpus_table)},
+        {"name": "csv", "data_dir": str(corpus_table), "options": {"corpus": "other"}},
+    ]
+    results = run_training(small_run(corpora=corpora, num_train_epochs=1))
+    assert set(results["metrics"]["test"]) == {"small", "other"}
+    for name, value in results["metrics_mean"]["test"].items():
+        assert value == pytest.approx(sum(results["metrics"]["test"][corpus][name] for corpus in ("small", "other")) / 2)
+
+
+def test_refitting_trains_on_dev_as_long_as_the_selected_checkpoint(small_run):
+    # batches of 8: two steps an epoch of 14 training samples, three of 14 + 7
+    results = run_training(small_run(refit_on_dev=True))
+    folder = Path(small_run().output_dir)
+    epoch = round(results["selection"]["epoch"])
+    state = json.loads((folder / "refit" / f"checkpoint-{3 * epoch}" / "trainer_state.json").read_text())
+    assert state["epoch"] == epoch
+    refitted = load_file(folder / "refit" / f"checkpoint-{3 * epoch}" / "model.safetensors")
+    final = load_file(folder / "model.safetensors")
+    selected = load_file(folder / f"checkpoint-{2 * epoch}" / "model.safetensors")
+    assert all(torch.equal(final[name], refitted[name]) for name in final)
+    assert any(not torch.equal(final[name], selected[name]) for name in final)
+
+
+def test_the_output_appears_as_a_whole(tmp_path):
+    (tmp_path / "results.json").write_text("old")
+
+    def fail() -> None:
+        with complete_output(tmp_path) as staging:
+            (staging / "model.safetensors").write_text("new")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert (tmp_path / "results.json").read_text() == "old"
+    assert not (tmp_path / "model.safetensors").exists()
+    with complete_output(tmp_path) as staging:
+        (staging / "results.json").write_text("new")
+        (staging / "model.safetensors").write_text("new")
+    assert {path.name for path in tmp_path.iterdir()} == {"results.json", "model.safetensors"}
+    assert (tmp_path / "results.json").read_text() == "new"
