@@ -98,7 +98,8 @@ class Components:
 
     def fill(self, template: str, **parts: str) -> str:
         """The cleaned utterance of a template and its parts (`s=`, `v=`, `i=`, `c=`)."""
-        return clean_utterance(_PLACEHOLDER.sub(lambda match: parts[match[1]], template))
+        # An interjection that was nothing but a tag ("(sighs)...") leaves its dots behind when the tag is stripped.
+        return clean_utterance(_PLACEHOLDER.sub(lambda match: parts[match[1]], template)).lstrip(" .,!?")
 
     def draw(self, rng: random.Random) -> str:
         """One utterance: subject, verb, context, interjection and template drawn uniformly, in that order."""

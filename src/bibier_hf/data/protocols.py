@@ -47,9 +47,13 @@ def apply_protocol(
     """
     if protocol not in PROTOCOLS:
         raise ProtocolError(f"Unknown protocol {protocol!r}. Allowed: {', '.join(PROTOCOLS)}.")
-    pooled = concatenate_datasets([dataset_dict[split] for split in SPLITS if split in dataset_dict])
-    wanted = ["id", "split", "label", "speaker", "dialogue", *(["fold"] if "fold" in pooled.column_names else [])]
+    if unknown := set(dataset_dict) - set(SPLITS):
+        raise ProtocolError(f"Unknown splits {sorted(unknown)}. Allowed: {', '.join(SPLITS)}.")
+    present = [split for split in SPLITS if split in dataset_dict]
+    pooled = concatenate_datasets([dataset_dict[split] for split in present])
+    wanted = ["id", "label", "speaker", "dialogue", *(["fold"] if "fold" in pooled.column_names else [])]
     rows = pooled.select_columns(wanted).to_dict()
+    rows["split"] = [split for split in present for _ in range(len(dataset_dict[split]))]
     splits = PROTOCOLS[protocol](rows, fold, seed, dev_share)
     _check_disjoint(splits, rows["id"], "id")
     if protocol == "dialogue_grouped":

@@ -22,7 +22,7 @@ from ..tables import CorpusError
 def _find_corpora() -> dict[str, Corpus]:
     modules = sorted(module.name for module in pkgutil.iter_modules(__path__))
     corpora = [importlib.import_module(f"{__name__}.{name}").CORPUS for name in modules]
-    return {corpus.name: corpus for corpus in corpora}
+    return {corpus.name: corpus for corpus in sorted(corpora, key=lambda corpus: corpus.name)}
 
 
 CORPORA: dict[str, Corpus] = _find_corpora()

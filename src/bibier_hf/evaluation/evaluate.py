@@ -1,0 +1,131 @@
+"""Scoring a trained checkpoint on a split of any corpus."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..data.features import InputDataset, content_hash
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+from ..training.arguments import (
+    RUN_FILE,
+    ArgumentError,
+    CorpusArguments,
+    FeatureCacheArguments,
+    Section,
+    apply_overrides,
+    checked_section,
+    expand_data_dir,
+    load_yaml,
+)
+from ..training.run import load_splits, make_collator, make_inputs
+from .report import Predictions, environment, write_json, write_split_report
+
+
+class EvaluateArguments(Section):
+    """What to score, and on what."""
+
+    model: str = Field(description="folder or Hub id of a checkpoint")
+    corpora: list[CorpusArguments] = Field(min_length=1, description="what to score it on; default: what it was trained on")
+    split: str = Field("test", pattern="^(train|dev|test)$", description="train, dev or test")
+    output_dir: str = Field(description="where the report is written; default: evaluation in the folder of the checkpoint")
+    batch_size: int = Field(16, ge=1, description="utterances a step")
+    backbone_dir: str | None = Field(None, description="folder with local copies of the backbones that the checkpoint only names")
+    feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
+
+
+def parse_evaluate_arguments(arguments: list[str]) -> EvaluateArguments:
+    """`MODEL [--key value] ...` -> arguments; corpora and protocols of the checkpoint's own run are the defaults.
+
+    Raises:
+        ArgumentError: anything that cannot be followed.
+    """
+    if not arguments or arguments[0].startswith("-"):
+        raise ArgumentError("Give the folder or the Hub id of a checkpoint as the first argument.")
+    model, *rest = arguments
+    content: dict[str, Any] = {"model": model, "output_dir": str(Path(model) / "evaluation")}
+    run_file = Path(model) / RUN_FILE
+    if run_file.is_file():
+        run = load_yaml(run_file)
+        content |= {key: run[key] for key in ("corpora", "feature_cache") if key in run}
+    apply_overrides(content, rest, EvaluateArguments)
+    if "corpora" not in content:
+        raise ArgumentError(f"{model} does not say what it was trained on. Give --corpora.0.name and --data_dir.")
+    return checked_section(EvaluateArguments, expand_data_dir(content))
+
+
+def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
+    """Score a checkpoint and write `evaluation_<split>.json`, `predictions_<split>.parquet` and a confusion matrix a corpus.
+
+    Returns:
+        the content of the JSON file: `metrics.{split}.{corpus}` as in `results.json`, protocol, data hash and environment.
+
+    Raises:
+        ArgumentError: a checkpoint that is not there.
+        FileNotFoundError, CorpusError, ProtocolError: data that are not there or not as they should be.
+    """
+    model, processor = load_checkpoint(arguments.model, arguments.backbone_dir)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model.to(device).eval()
+    splits = {corpus.name: load_splits(corpus) for corpus in arguments.corpora}
+    inputs = [make_inputs(rows, model, processor, arguments.feature_cache)[arguments.split] for rows in splits.values()]
+    dataset = InputDataset.concatenate(inputs)
+    collator = make_collator(model, processor, arguments.feature_cache)
+    predictions = Predictions.from_logits(dataset.metadata, predict_logits(model, dataset, collator, arguments.batch_size))
+    folder, split = Path(arguments.output_dir), arguments.split
+    numbers = write_split_report(predictions, split, folder)
+    results = {
+        "checkpoint": Path(arguments.model).name if os.path.isdir(arguments.model) else arguments.model,
+        "protocol": {
+            corpus.name: {"name": corpus.protocol, "fold": corpus.fold, "split_seed": corpus.split_seed} for corpus in arguments.corpora
+        },
+        "data_hash": {name: content_hash(rows[split]) for name, rows in splits.items()},
+        "metrics": {split: numbers["metrics"]},
+        "metrics_by_language": {split: numbers["languages"]},
+        "metrics_mean": {split: numbers["mean"]},
+        **environment(),
+    }
+    write_json(folder / f"evaluation_{split}.json", results)
+    return results
+
+
+def load_checkpoint(name: str, backbone_dir: str | None = None) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+    """A trained model and its processor.
+
+    Args:
+        name: folder or Hub id.
+        backbone_dir: folder with local copies of backbones that the checkpoint only names.
+    """
+    if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
+        raise ArgumentError(f"model: {name} holds no checkpoint (there is no config.json in it).")
+    if not os.path.isdir(name) and (os.path.isabs(name) or name.count("/") != 1):
+        raise ArgumentError(f"model: there is no folder {name}, and it is no Hub id (owner/name) either.")
+    model = BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir)
+    return model, BiBiERProcessor.from_pretrained(name)
+
+
+@torch.inference_mode()
+def predict_logits(model: BiBiERForEmotionClassification, dataset: InputDataset, collator: Any, batch_size: int) -> np.ndarray:
+    """Logits (N, 7) of the rows of a data set, in order.
+
+    Args:
+        model: in evaluation mode.
+        dataset: N rows.
+        collator: that fits them.
+        batch_size: rows a step; clips of similar length go together.
+    """
+    order = np.argsort([-(duration or 0.0) for duration in dataset.metadata["duration_s"]], kind="stable")
+    logits = np.empty((len(dataset), model.config.num_labels), dtype=np.float32)
+    loader = DataLoader(
+        dataset, batch_sampler=[part.tolist() for part in np.array_split(order, -(-len(order) // batch_size))], collate_fn=collator
+    )
+    for rows, batch in zip(loader.batch_sampler, tqdm(loader, desc="Predicting", unit="batch"), strict=True):
+        batch = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
+        logits[rows] = model(**batch).logits.float().cpu().numpy()
+    return logits

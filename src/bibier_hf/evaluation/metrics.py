@@ -1,0 +1,105 @@
+"""The four metrics of the method, for one group of utterances and per corpus and language.
+
+All are computed globally over a group, never as a mean over batches, and lie in [0, 1]:
+
+| name | is |
+|---|---|
+| `uar` | unweighted average recall: mean over the classes of the recall |
+| `war` | weighted average recall: the recall weighted by the size of the class, which is the accuracy |
+| `mf1` | macro F1: mean over the classes of F1 |
+| `wf1` | weighted F1: F1 weighted by the size of the class |
+
+`mean` is the average of the four. A checkpoint is selected by it on dev, averaged over the corpora (Section 3.2 of the method).
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
+from sklearn.metrics import f1_score, recall_score
+
+from ..model.configuration_bibier import EMOTIONS
+
+METRICS = ("uar", "war", "mf1", "wf1")
+"""Names of the four metrics in the order they are published."""
+
+SELECTION_METRIC = "score"
+"""Name under which the trainer knows the selection metric."""
+
+
+def classification_metrics(labels: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
+    """UAR, WAR, MF1, WF1 and their mean.
+
+    The averages run over the classes that occur in `labels`: the recall of a class without a sample is undefined, and a class
+    that is only predicted already costs the recall of the samples it was given to.
+
+    Args:
+        labels: (N,) indices of the true classes.
+        predictions: (N,) indices of the predicted classes.
+
+    Returns:
+        `{"uar", "war", "mf1", "wf1", "mean"}`, each in [0, 1].
+
+    Raises:
+        ValueError: no samples, unequal lengths, or an index that is no class.
+    """
+    labels, predictions = _checked(labels, predictions)
+    present = np.unique(labels)
+    options = {"labels": present, "zero_division": 0}
+    metrics = {
+        "uar": recall_score(labels, predictions, average="macro", **options),
+        "war": recall_score(labels, predictions, average="weighted", **options),
+        "mf1": f1_score(labels, predictions, average="macro", **options),
+        "wf1": f1_score(labels, predictions, average="weighted", **options),
+    }
+    metrics = {name: float(value) for name, value in metrics.items()}
+    return metrics | {"mean": float(np.mean([metrics[name] for name in METRICS]))}
+
+
+def recall_per_class(labels: Sequence[int], predictions: Sequence[int]) -> dict[str, float | None]:
+    """Recall of each emotion; None where no sample has it."""
+    matrix = confusion_matrix(labels, predictions)
+    return {
+        name: float(row[index] / row.sum()) if row.sum() else None for index, (name, row) in enumerate(zip(EMOTIONS, matrix, strict=True))
+    }
+
+
+def confusion_matrix(labels: Sequence[int], predictions: Sequence[int]) -> np.ndarray:
+    """(7, 7) counts: row = true class, column = predicted class, both in label order."""
+    labels, predictions = _checked(labels, predictions)
+    return sklearn_confusion_matrix(labels, predictions, labels=np.arange(len(EMOTIONS)))
+
+
+def grouped_metrics(labels: Sequence[int], predictions: Sequence[int], groups: Sequence[str]) -> dict[str, dict[str, float]]:
+    """[`classification_metrics`] of each group.
+
+    Args:
+        labels: (N,) indices of the true classes.
+        predictions: (N,) indices of the predicted classes.
+        groups: (N,) name of the corpus or language of each sample.
+
+    Returns:
+        `{group: {"uar", ..., "mean"}}`, groups in alphabetical order.
+    """
+    labels, predictions = _checked(labels, predictions)
+    groups = np.asarray(groups)
+    if len(groups) != len(labels):
+        raise ValueError(f"{len(labels)} labels, but {len(groups)} group names: give one for each sample.")
+    return {str(group): classification_metrics(labels[groups == group], predictions[groups == group]) for group in np.unique(groups)}
+
+
+def mean_over_groups(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
+    """Average of each metric over the groups, every group counting the same whatever its size."""
+    return {name: float(np.mean([group[name] for group in metrics.values()])) for name in (*METRICS, "mean")}
+
+
+def _checked(labels: Sequence[int], predictions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    labels, predictions = np.asarray(labels), np.asarray(predictions)
+    if labels.shape != predictions.shape or labels.ndim != 1:
+        raise ValueError(f"Labels of shape {labels.shape} and predictions of shape {predictions.shape}: both must be (N,).")
+    if len(labels) == 0:
+        raise ValueError("There are no samples to score.")
+    for what, values in (("label", labels), ("prediction", predictions)):
+        if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= len(EMOTIONS):
+            raise ValueError(f"A {what} must be a class index from 0 to {len(EMOTIONS) - 1}, in the order {', '.join(EMOTIONS)}.")
+    return labels, predictions

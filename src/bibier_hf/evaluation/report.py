@@ -1,0 +1,219 @@
+"""What a run leaves behind: `results.json`, `predictions_<split>.parquet`, a confusion matrix and a table of recalls.
+
+Every file is written beside its place and renamed, so that a reader never meets half of one.
+"""
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+
+from ..model.configuration_bibier import EMOTIONS
+from .metrics import METRICS, classification_metrics, confusion_matrix, grouped_metrics, mean_over_groups, recall_per_class
+from .plots import plot_confusion_matrix
+
+RESULTS_FILE = "results.json"
+VERSIONED_PACKAGES = (
+    "bibier-hf",
+    "torch",
+    "transformers",
+    "accelerate",
+    "datasets",
+    "scikit-learn",
+    "numpy",
+    "soundfile",
+    "soxr",
+)
+
+
+@dataclass
+class Predictions:
+    """The answers of a model on one split: what every number of a report is computed from.
+
+    Attributes:
+        ids, corpora, languages: (N,) strings.
+        labels: (N,) class indices.
+        probabilities: (N, 7) in label order.
+    """
+
+    ids: Sequence[str]
+    corpora: Sequence[str]
+    languages: Sequence[str]
+    labels: np.ndarray
+    probabilities: np.ndarray
+
+    def __post_init__(self):
+        sizes = {len(self.ids), len(self.corpora), len(self.languages), len(self.labels), len(self.probabilities)}
+        if len(sizes) != 1:
+            raise ValueError(f"Every column of the predictions must have the same length; there are {sorted(sizes)}.")
+        if not np.isfinite(self.probabilities).all():
+            raise ValueError(
+                "The model gave NaN or infinite probabilities: training diverged. Lower `learning_rate` or set `max_grad_norm`."
+            )
+
+    @classmethod
+    def from_logits(cls, dataset, logits: np.ndarray) -> "Predictions":
+        """Softmax of `logits` (N, 7), in the order of the rows of `dataset` (columns `id`, `corpus`, `language`, `label`)."""
+        return cls(
+            ids=list(dataset["id"]),
+            corpora=list(dataset["corpus"]),
+            languages=list(dataset["language"]),
+            labels=np.asarray(dataset["label"], dtype=np.int64),
+            probabilities=torch.from_numpy(np.asarray(logits, dtype=np.float64)).softmax(-1).numpy(),
+        )
+
+    @property
+    def predictions(self) -> np.ndarray:
+        """(N,) most probable classes."""
+        return np.asarray(self.probabilities).argmax(-1)
+
+    def by_corpus(self) -> dict[str, dict[str, float]]:
+        return grouped_metrics(self.labels, self.predictions, self.corpora)
+
+    def by_language(self) -> dict[str, dict[str, float]]:
+        return grouped_metrics(self.labels, self.predictions, self.languages)
+
+    def of_corpus(self, corpus: str) -> tuple[np.ndarray, np.ndarray]:
+        """Labels and predictions of the rows of one corpus."""
+        rows = np.asarray(self.corpora) == corpus
+        return np.asarray(self.labels)[rows], self.predictions[rows]
+
+    def save(self, path: str | Path) -> None:
+        """Write a Parquet table: `id, corpus, language, label, prediction` and a probability per emotion."""
+        names = np.asarray(EMOTIONS)
+        columns = {
+            "id": pa.array(self.ids, pa.string()),
+            "corpus": pa.array(self.corpora, pa.string()),
+            "language": pa.array(self.languages, pa.string()),
+            "label": pa.array(names[np.asarray(self.labels)].tolist(), pa.string()),
+            "prediction": pa.array(names[self.predictions].tolist(), pa.string()),
+        }
+        columns |= {name: pa.array(self.probabilities[:, index], pa.float64()) for index, name in enumerate(EMOTIONS)}
+        write_atomically(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
+
+
+def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a file beside `path` (same suffix), then put it in place in one step."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        write(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: str | Path, content: dict) -> None:
+    """Write `content` as JSON that is fit for reading, in one step; NaN is refused since it is no JSON."""
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def split_metrics(predictions: Predictions) -> dict[str, dict]:
+    """Numbers of one split.
+
+    Returns:
+        `{"metrics": {corpus: {uar, war, mf1, wf1, mean, samples, recall: {emotion: ...}}}, "languages": {language: {uar, ...}},
+        "mean": {uar, ...}}`
+    """
+    by_corpus = predictions.by_corpus()
+    for corpus, metrics in by_corpus.items():
+        labels, predicted = predictions.of_corpus(corpus)
+        metrics |= {"samples": len(labels), "recall": recall_per_class(labels, predicted)}
+    return {"metrics": by_corpus, "languages": predictions.by_language(), "mean": mean_over_groups(by_corpus)}
+
+
+def write_split_report(predictions: Predictions, split: str, directory: str | Path, title: str = "") -> dict[str, dict]:
+    """Write `predictions_<split>.parquet` and `confusion_matrix_<split>_<corpus>.png`; return [`split_metrics`]."""
+    directory = Path(directory)
+    predictions.save(directory / f"predictions_{split}.parquet")
+    for corpus in sorted(set(predictions.corpora)):
+        labels, predicted = predictions.of_corpus(corpus)
+        uar = classification_metrics(labels, predicted)["uar"]
+        heading = f"{title or corpus}, {split}: UAR {100 * uar:.1f} %"
+        matrix = confusion_matrix(labels, predicted)
+        write_atomically(
+            directory / f"confusion_matrix_{split}_{corpus}.png",
+            lambda temporary, matrix=matrix, heading=heading: plot_confusion_matrix(matrix, temporary, heading),
+        )
+    return split_metrics(predictions)
+
+
+def metrics_table(metrics: dict[str, dict[str, float]], head: str = "corpus") -> str:
+    """Markdown table in percent, a line a group."""
+    lines = [f"| {head} | " + " | ".join(name.upper() for name in METRICS) + " | mean |", "|---" * (len(METRICS) + 2) + "|"]
+    lines += [
+        f"| {group} | " + " | ".join(f"{100 * values[name]:.2f}" for name in (*METRICS, "mean")) + " |" for group, values in metrics.items()
+    ]
+    return "\n".join(lines)
+
+
+def recall_table(metrics: dict[str, dict]) -> str:
+    """Markdown table of the recall of each emotion in percent, a line a corpus; a dash where there is no sample."""
+    lines = ["| corpus | " + " | ".join(EMOTIONS) + " |", "|---" * (len(EMOTIONS) + 1) + "|"]
+    for corpus, values in metrics.items():
+        cells = ["–" if values["recall"][name] is None else f"{100 * values['recall'][name]:.1f}" for name in EMOTIONS]
+        lines.append(f"| {corpus} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def environment(world_size: int = 1) -> dict[str, dict]:
+    """What a result depends on beside code and data: `git`, `versions` and `hardware`."""
+    return {"git": _git_state(), "versions": _versions(), "hardware": _hardware(world_size)}
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version()}
+    for package in VERSIONED_PACKAGES:
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:  # a package of ours that runs from its sources
+            continue
+    return versions
+
+
+def _git_state() -> dict[str, str | bool] | None:
+    """Commit of the source tree that the package runs from; None when it is installed from a wheel or there is no git."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", "-C", folder, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+
+    try:
+        # Installed into a folder inside somebody else's work tree, the package is not under that repository's version control.
+        if not git("ls-files", __file__):
+            return None
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _hardware(world_size: int) -> dict[str, str | int]:
+    hardware = {
+        "platform": f"{platform.system()} {platform.machine()}",
+        "processor": _processor_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "processes": world_size,
+    }
+    if torch.cuda.is_available():
+        hardware |= {"gpu": torch.cuda.get_device_name(), "gpus": torch.cuda.device_count()}
+    return hardware
+
+
+def _processor_name() -> str:
+    if sys.platform == "linux":
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

@@ -1,0 +1,1 @@
+"""Training: arguments, samplers, optimisers, the trainer and the run that puts them together."""

@@ -1,0 +1,479 @@
+"""One YAML file describes a run; the command line overrides it.
+
+    accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH --model.dropout 0.2 --corpora.0.fold 1
+
+* The first argument is the file; without one the recipe's default file is used.
+* `--key value`, `--key=value`, and `--flag` for a switch. Dots lead into nested values and lists.
+* `--data_dir` is short for `--corpora.0.data_dir` when there is one corpus.
+* An unknown key and a value of the wrong type are errors that name the key. `1e-4` is a number, in the file too.
+
+Keys are the fields of [`RunArguments`], and those of [`~transformers.TrainingArguments`] beside them on the same level.
+"""
+
+import dataclasses
+import difflib
+import os
+import re
+import types
+import typing
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from transformers import TrainingArguments
+
+from ..evaluation.metrics import SELECTION_METRIC
+from ..model.configuration_bibier import EMBEDDED, BiBiERConfig
+from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
+
+RUN_FILE = "run.yaml"
+
+_SELECTION = "checkpoints are always selected by the mean of UAR, WAR, MF1 and WF1 on dev, averaged over the corpora"
+
+RESERVED = {
+    "optim": "use `optimizer`",
+    "optim_args": "use `optimizer` with `adam_beta1`, `adam_beta2`, `adam_epsilon`, `weight_decay`",
+    "lr_scheduler_type": "use `scheduler`",
+    "lr_scheduler_kwargs": "use `scheduler`",
+    "metric_for_best_model": _SELECTION,
+    "greater_is_better": _SELECTION,
+    "label_smoothing_factor": "uniform smoothing is not supported; give the rows a `soft_label` and set `soft_labels: true`",
+    "label_names": "the labels are always called `labels`",
+    "remove_unused_columns": "the collator hands the model what it needs",
+    "train_sampling_strategy": "use `group_by_length` and `corpus_balanced_sampling`",
+    "length_column_name": "use `group_by_length`",
+    "batch_eval_metrics": "metrics are computed over a whole corpus",
+    "prediction_loss_only": "metrics need the predictions",
+    "include_for_metrics": "metrics need the predictions only",
+    "do_train": "use recipes/train.py",
+    "do_eval": "use recipes/evaluate.py",
+    "do_predict": "use recipes/evaluate.py",
+    "average_tokens_across_devices": "the loss is always averaged over the samples of the global batch",
+    "local_rank": "it is set by the launcher",
+    "parallelism_config": "use a file of `accelerate launch --config_file`",
+}
+"""TrainingArguments that a run does not take, with what to do instead."""
+
+TRAINING_DEFAULTS: dict[str, Any] = {
+    "num_train_epochs": 75.0,
+    "learning_rate": 1e-4,
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "logging_strategy": "epoch",
+    "save_total_limit": 2,
+    "load_best_model_at_end": True,
+    # Without it the patience of early stopping would start anew after a resume.
+    "restore_callback_states_from_checkpoint": True,
+    "dataloader_pin_memory": False,
+}
+"""Where a run departs from the defaults of transformers: the published epochs and learning rate, and selection on dev."""
+
+
+class ArgumentError(ValueError):
+    """A run file or a command line that cannot be followed; the message says what was given and how to mend it."""
+
+
+class Section(BaseModel):
+    """A part of the arguments: unknown keys and wrong types are refused."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class CorpusArguments(Section):
+    """One corpus of a run."""
+
+    name: str = Field(description="corpus: quickstart, resd, csv, ...")
+    data_dir: str | None = Field(None, description="folder of the corpus, as it came or prepared")
+    protocol: str = Field("official", description="how it is split: official, dialogue_grouped")
+    fold: int = Field(0, ge=0, description="which fold is the test set, for grouped protocols")
+    split_seed: int = Field(42, ge=0, description="seed of the dev split where the corpus has none")
+    dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev where the corpus has none")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of this corpus' loader")
+
+
+class FeatureCacheArguments(Section):
+    """What is computed from audio and text once, before the first epoch, instead of in each."""
+
+    enabled: bool = Field(True, description="false: decode and preprocess each clip anew in every epoch")
+    directory: str | None = Field(None, description="where the Arrow files are; null: in the cache of the datasets library")
+    dtype: Literal["float16", "float32"] = Field("float32", description="type of stored features; float16 halves the files")
+    batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
+
+
+class RunArguments(Section):
+    """A run, apart from what goes to [`~transformers.TrainingArguments`] (kept in `training`)."""
+
+    corpora: list[CorpusArguments] = Field(min_length=1, description="corpora that train, dev and test are made of")
+    output_dir: str = Field(description="folder of checkpoints, model and results; default outputs/<name of the YAML>")
+    audio_backbone: str = Field(EMBEDDED, description="Hub id or folder of a speech model, or embedded (trained from scratch)")
+    audio_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
+    text_backbone: str = Field(EMBEDDED, description="Hub id or folder of a text model, or embedded (trained from scratch)")
+    text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
+    text_prefix: str | None = Field(None, description="put before every text; null: what the text backbone was trained with")
+    model: dict[str, Any] = Field(default_factory=dict, description="fields of BiBiERConfig, e.g. model.hidden_size")
+    optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
+    scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
+    class_weights: Literal["balanced", "sqrt", "none"] = Field("balanced", description="weights of the classes in the loss")
+    corpus_balanced_sampling: bool = Field(True, description="with several corpora: draw as often from each")
+    group_by_length: bool = Field(False, description="batches of clips of similar length")
+    soft_labels: bool = Field(False, description="train on soft_label where a row has one")
+    patience: int | None = Field(10, ge=1, description="stop after so many evaluations without a better dev score; null: never")
+    refit_on_dev: bool = Field(False, description="after selection train anew on train + dev, as long as the selected checkpoint was")
+    feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
+    resume_from_checkpoint: bool | str = Field(False, description="true: go on from the last whole checkpoint; or a checkpoint folder")
+    overwrite: bool = Field(False, description="replace what an earlier run left in output_dir")
+    training: dict[str, Any] = Field(default_factory=dict)
+
+    def training_arguments(self, **overrides: Any) -> TrainingArguments:
+        """The arguments of the Trainer.
+
+        Args:
+            overrides: fields that the caller decides.
+
+        Raises:
+            ArgumentError: values that transformers refuses.
+        """
+        fields = {
+            "output_dir": self.output_dir,
+            "metric_for_best_model": SELECTION_METRIC,
+            "greater_is_better": True,
+            "remove_unused_columns": False,
+            **TRAINING_DEFAULTS,
+            **scheduler_arguments(self.scheduler, warmup_given="warmup_steps" in self.training),
+            **self.training,
+            **overrides,
+        }
+        try:
+            return TrainingArguments(**fields)
+        except (ValueError, ImportError) as error:
+            raise ArgumentError(f"transformers refuses the training arguments: {error}") from error
+
+    def dump(self) -> dict[str, Any]:
+        """The whole run as one flat mapping, ready to be written as YAML and read again."""
+        content = self.model_dump(exclude={"training"})
+        return content | TRAINING_DEFAULTS | self.training
+
+    def public_dump(self) -> dict[str, Any]:
+        """[`dump`] without anything of this machine: no folder of data, cache or output, local backbones by their last name."""
+        content = self.dump()
+        for name in ("output_dir", "resume_from_checkpoint", "overwrite"):
+            content.pop(name)
+        content["feature_cache"].pop("directory")
+        for corpus in content["corpora"]:
+            corpus.pop("data_dir")
+        for name in ("audio_backbone", "text_backbone"):
+            if os.path.isdir(content[name]):
+                content[name] = Path(content[name]).resolve().name
+        return content
+
+    def to_yaml(self) -> str:
+        """[`dump`] as YAML."""
+        return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+
+
+OWN_FIELDS = tuple(name for name in RunArguments.model_fields if name != "training")
+TRAINING_FIELDS = {
+    field.name: field for field in dataclasses.fields(TrainingArguments) if field.init and field.name not in (*RESERVED, *OWN_FIELDS)
+}
+_TRAINING_FIELD_TYPES = {
+    name: annotation for name, annotation in typing.get_type_hints(TrainingArguments).items() if name in TRAINING_FIELDS
+}
+MODEL_FIELDS = tuple(
+    field.name
+    for field in dataclasses.fields(BiBiERConfig)
+    if field.name in BiBiERConfig.__annotations__
+    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_backbone_stored"))
+    and field.name not in ("class_weights", "model_type")
+)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which `1e-4` is a number and a key stands once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if key in seen:
+                raise ArgumentError(f"The key '{key}' stands twice (line {key_node.start_mark.line + 1}). Leave one of them out.")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+# YAML 1.1 wants a dot and a signed exponent; 1.2, JSON and Python do not.
+_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """Read a run file.
+
+    Raises:
+        ArgumentError: no such file, no valid YAML, a key that stands twice, or not a mapping.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ArgumentError(f"There is no run file {path}. Give the path of a YAML file as the first argument.")
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ArgumentError(f"{path} is not valid YAML: {error}") from error
+    except ArgumentError as error:
+        raise ArgumentError(f"{path}: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise ArgumentError(f"{path} must hold a mapping of keys to values, not a {type(content).__name__}.")
+    return content
+
+
+def parse_run_arguments(arguments: Sequence[str], default_file: str | Path | None = None) -> RunArguments:
+    """Read the run that a command line describes.
+
+    Args:
+        arguments: `[FILE.yaml] [--key value | --key=value | --flag] ...`, i.e. `sys.argv[1:]`.
+        default_file: run file to use when none is given.
+
+    Raises:
+        ArgumentError: anything that cannot be followed.
+        SystemExit: after `--help`.
+    """
+    arguments = list(arguments)
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(help_text())
+        raise SystemExit(0)
+    file = arguments.pop(0) if arguments and not arguments[0].startswith("-") else default_file
+    if file is None:
+        raise ArgumentError("Give a run file (YAML) as the first argument.")
+    content = load_yaml(file)
+    content.setdefault("output_dir", f"outputs/{Path(file).stem}")
+    apply_overrides(content, arguments, RunArguments, _TRAINING_FIELD_TYPES)
+    return run_arguments(content)
+
+
+def run_arguments(content: dict[str, Any]) -> RunArguments:
+    """Check a mapping of keys to values, as a run file holds it.
+
+    Raises:
+        ArgumentError: an unknown key, a value of the wrong type, or a contradiction.
+    """
+    content = expand_data_dir(content)
+    for key in content:
+        if key in RESERVED:
+            raise ArgumentError(f"{key}: not an option of a run; {RESERVED[key]}.")
+        if key not in OWN_FIELDS and key not in TRAINING_FIELDS:
+            raise ArgumentError(_unknown(key, [*OWN_FIELDS, *TRAINING_FIELDS, "data_dir"]))
+    if isinstance(content.get("model"), dict):
+        for key in content["model"]:
+            if key == "class_weights":
+                raise ArgumentError("model.class_weights: computed from the training set; choose how by `class_weights`.")
+            if key not in MODEL_FIELDS:
+                raise ArgumentError(_unknown(key, MODEL_FIELDS, "model."))
+    training = {key: _checked_training(key, value) for key, value in content.items() if key in TRAINING_FIELDS}
+    own = {key: value for key, value in content.items() if key in OWN_FIELDS}
+    run = checked_section(RunArguments, own | {"training": training})
+    _refuse_contradictions(run)
+    return run
+
+
+def checked_section(section: type[Section], content: dict[str, Any]) -> Any:
+    """An instance of `section`, or an [`ArgumentError`] that names every key that is unknown, missing or of the wrong type."""
+    try:
+        return section(**content)
+    except ValidationError as error:
+        raise ArgumentError("\n".join(_explain(problem, section) for problem in error.errors())) from error
+
+
+def expand_data_dir(content: dict[str, Any]) -> dict[str, Any]:
+    """`data_dir` on the upper level is short for that of the only corpus."""
+    if "data_dir" not in content:
+        return content
+    corpora = content.get("corpora")
+    if not isinstance(corpora, list) or len(corpora) != 1 or not isinstance(corpora[0], dict):
+        raise ArgumentError("data_dir: short for the only corpus' data_dir. With several corpora give --corpora.0.data_dir etc.")
+    rest = {key: value for key, value in content.items() if key != "data_dir"}
+    return rest | {"corpora": [corpora[0] | {"data_dir": content["data_dir"]}]}
+
+
+def _refuse_contradictions(run: RunArguments) -> None:
+    training = TRAINING_DEFAULTS | run.training
+    names = [corpus.name for corpus in run.corpora]
+    for name in names:
+        if names.count(name) > 1:
+            raise ArgumentError(f"corpora: '{name}' stands twice; results are kept by the name of the corpus.")
+    if training["eval_strategy"] == "no":
+        raise ArgumentError("eval_strategy: 'no' leaves nothing to select a checkpoint by. Use epoch or steps.")
+    if not training["load_best_model_at_end"]:
+        raise ArgumentError("load_best_model_at_end: the checkpoint is selected on dev, so it must be true.")
+    if training["save_strategy"] not in ("best", training["eval_strategy"]):
+        raise ArgumentError(f"save_strategy: must equal eval_strategy ({training['eval_strategy']}), or be best.")
+    if training["save_strategy"] == "best" and run.resume_from_checkpoint:
+        raise ArgumentError("save_strategy: with 'best' the state after the last epoch is not kept, so the run cannot be resumed exactly.")
+    if run.refit_on_dev and run.scheduler == PLATEAU:
+        raise ArgumentError("refit_on_dev: the schedule 'plateau' needs a dev set, which a refit has not. Choose another scheduler.")
+    if run.overwrite and run.resume_from_checkpoint:
+        raise ArgumentError("overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them.")
+
+
+def apply_overrides(
+    content: dict[str, Any], arguments: Sequence[str], section: type[Section], more: Mapping[str, Any] = MappingProxyType({})
+) -> None:
+    """Put `--key value`, `--key=value` and `--flag` of a command line into `content`.
+
+    Args:
+        content: nested values, changed in place.
+        arguments: the command line after the run file.
+        section: says which type a dotted key has.
+        more: types of further keys on the upper level.
+    """
+    index = 0
+    while index < len(arguments):
+        argument = arguments[index]
+        if not argument.startswith("--") or len(argument) < 3:
+            raise ArgumentError(f"Cannot read '{argument}'. After the first argument everything is --key value, --key=value or --flag.")
+        key, equals, text = argument[2:].partition("=")
+        if not equals and index + 1 < len(arguments) and not arguments[index + 1].startswith("--"):
+            index += 1
+            equals, text = " ", arguments[index]
+        annotation = more[key] if key in more else str | None if key == "data_dir" else _annotation(key, section)
+        _set(content, key, _value(text, annotation) if equals else True)
+        index += 1
+
+
+def _value(text: str, annotation: Any) -> Any:
+    """A text of the command line as a value of its type; what fits no reading is left for the check of the whole to refuse."""
+    try:
+        value = yaml.load(text, _Loader)
+    except yaml.YAMLError:
+        return text
+    if annotation is None:
+        return value
+    for reading in [text, value] if value is not None and _takes_text_first(annotation) else [value, text]:
+        try:
+            return _validated(annotation, reading)
+        except ValidationError:
+            continue
+    return value
+
+
+def _takes_text_first(annotation: Any) -> bool:
+    """A plain text (run_name 7, folder 2024) stays text; a union with another type (true or a folder) is read as YAML first."""
+    options = set(typing.get_args(annotation)) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else {annotation}
+    return options <= {str, types.NoneType}
+
+
+def _annotation(key: str, section: type[BaseModel] | None) -> Any:
+    """Type of a dotted key; None for what is free in type (an option of the model or of a loader) or unknown."""
+    annotation: Any = section
+    parts = key.split(".")
+    while parts:
+        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)) or parts[0] not in annotation.model_fields:
+            return None
+        annotation = annotation.model_fields[parts.pop(0)].annotation
+        if typing.get_origin(annotation) is list and parts:
+            parts.pop(0)
+            (annotation,) = typing.get_args(annotation)
+    return annotation
+
+
+def _set(content: dict[str, Any], key: str, value: Any) -> None:
+    """Put a value under a dotted key; numbers are positions in a list, which can be extended by one."""
+    parts = key.split(".")
+    place: Any = content
+    for depth, (part, following) in enumerate(pairwise(parts)):
+        if isinstance(place, list):
+            part = _position(place, part, key, extend=True)
+            place.extend([None] * (part + 1 - len(place)))
+        if (place[part] if isinstance(place, list) else place.get(part)) is None:
+            place[part] = [] if following.isdigit() else {}
+        place = place[part]
+        if not isinstance(place, (dict, list)):
+            raise ArgumentError(f"{key}: {'.'.join(parts[: depth + 1])} is the value {place!r} and has no keys of its own.")
+    if isinstance(place, list):
+        position = _position(place, parts[-1], key, extend=True)
+        place[position : position + 1] = [value]
+    else:
+        place[parts[-1]] = value
+
+
+def _position(values: list, part: str, key: str, extend: bool = False) -> int:
+    if not part.isdigit() or int(part) >= len(values) + extend:
+        raise ArgumentError(f"{key}: '{part}' is no position in a list of {len(values)}; count from 0.")
+    return int(part)
+
+
+def _checked_training(key: str, value: Any) -> Any:
+    try:
+        return _validated(_TRAINING_FIELD_TYPES[key], value)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        raise ArgumentError(f"{key}: {problem['msg']}, got {value!r} ({type(value).__name__}).") from error
+
+
+def _validated(annotation: Any, value: Any) -> Any:
+    """`value` if it has the type (a whole number counts as a float, a text as a choice), as a plain Python value."""
+    # pydantic forbids a config beside a model, which carries its own.
+    config = None if isinstance(annotation, type) and issubclass(annotation, BaseModel) else ConfigDict(arbitrary_types_allowed=True)
+    checked = TypeAdapter(annotation, config=config).validate_python(value, strict=True)
+    return float(checked) if annotation is float else value
+
+
+def _explain(problem: dict[str, Any], section: type[Section]) -> str:
+    """One problem that pydantic found, by the dotted key it belongs to."""
+    place = [str(part) for part in problem["loc"]]
+    if problem["type"] == "extra_forbidden":
+        inner = {"corpora": CorpusArguments, "feature_cache": FeatureCacheArguments}.get(place[0], section)
+        return _unknown(place[-1], inner.model_fields, "".join(f"{part}." for part in place[:-1]))
+    if problem["type"] == "missing":
+        return f"{'.'.join(place)}: is missing."
+    value = problem["input"]
+    return f"{'.'.join(place)}: {problem['msg']}, got {value!r} ({type(value).__name__})."
+
+
+def _unknown(key: str, known: Sequence[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    hint = f" Did you mean {prefix}{close[0]}?" if close else " See --help for all of them."
+    return f"{prefix}{key}: unknown key.{hint}"
+
+
+def help_text() -> str:
+    """Every key of a run with its default and its meaning."""
+    lines = [
+        "usage: [accelerate launch] recipes/train.py [FILE.yaml] [--key value] [--key=value] [--flag] ...",
+        "",
+        "The file gives the values, the command line overrides them; dots lead into nested keys (--corpora.0.fold 1).",
+        "",
+        "run:",
+        "  --data_dir: short for --corpora.0.data_dir when there is one corpus",
+    ]
+    lines += section_help(RunArguments)
+    lines += ["", "model (BiBiERConfig; with the embedded or another pair some defaults follow from the backbones):"]
+    defaults = {field.name: field.default for field in dataclasses.fields(BiBiERConfig)}
+    lines += [f"  --model.{name} [{_shown(defaults[name])}]" for name in MODEL_FIELDS]
+    lines += ["", "training (transformers.TrainingArguments):"]
+    for name, field in TRAINING_FIELDS.items():
+        default = TRAINING_DEFAULTS.get(name, None if field.default is dataclasses.MISSING else field.default)
+        text = " ".join(str(field.metadata.get("help", "")).split())
+        lines.append(f"  --{name} [{_shown(default)}]: {text}")
+    return "\n".join(lines)
+
+
+def section_help(section: type[Section], prefix: str = "") -> list[str]:
+    """A line a key."""
+    lines = []
+    for name, field in section.model_fields.items():
+        inner = typing.get_args(field.annotation) or (field.annotation,)
+        if isinstance(inner[0], type) and issubclass(inner[0], Section):
+            position = "0." if typing.get_origin(field.annotation) is list else ""
+            lines += section_help(inner[0], f"{prefix}{name}.{position}")
+        elif field.description:
+            default = "" if field.is_required() else f" [{_shown(field.get_default(call_default_factory=True))}]"
+            lines.append(f"  --{prefix}{name}{default}: {field.description}")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    return "null" if value is None else str(getattr(value, "value", value))

@@ -1,0 +1,112 @@
+"""The output folder of a run: who may write into it, and how its final content comes to be there all at once."""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
+
+from ..evaluation.report import RESULTS_FILE
+from .arguments import RUN_FILE, ArgumentError, RunArguments
+from .checkpoints import STAGING_FOLDER, last_whole_checkpoint, list_checkpoints
+
+logger = logging.get_logger(__name__)
+
+REFIT_FOLDER = "refit"
+FINAL_STAGING_FOLDER = ".results-being-written"
+
+_WRITTEN_BY_RUNS = (
+    RESULTS_FILE,  # first: without it the folder counts as unfinished
+    RUN_FILE,
+    "README.md",
+    "model*.safetensors*",
+    "predictions_*.parquet",
+    "confusion_matrix_*.png",
+    "checkpoint-*",
+    REFIT_FOLDER,
+    STAGING_FOLDER,
+    FINAL_STAGING_FOLDER,
+)
+
+
+def claim_output(run: RunArguments, main_process: bool = True) -> dict[str, Any] | None:
+    """Make sure that the output folder can be written and holds nothing that would be lost.
+
+    Args:
+        run: its `output_dir`, `overwrite` and `resume_from_checkpoint`.
+        main_process: is this the process that writes?
+
+    Returns:
+        the results of a run that is to be resumed but has finished; else None.
+
+    Raises:
+        ArgumentError: a folder that cannot be written, holds another run, or has nothing to resume.
+    """
+    folder = Path(run.output_dir)
+    if main_process:
+        _try_to_write(folder)
+    if run.overwrite:
+        if main_process:
+            _clear(folder)
+        return None
+    finished = (folder / RESULTS_FILE).is_file()
+    if run.resume_from_checkpoint:
+        if finished:
+            logger.warning(f"{folder} holds a finished run; there is nothing to resume. Give --overwrite true to run it again.")
+            return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+        if run.resume_from_checkpoint is True and last_whole_checkpoint(folder) is None:
+            raise ArgumentError(f"resume_from_checkpoint: {folder} holds no whole checkpoint. Leave it out to start anew.")
+        return None
+    if finished:
+        raise ArgumentError(f"output_dir: {folder} holds a finished run. Give another output_dir, or --overwrite true to replace it.")
+    if list_checkpoints(folder):
+        raise ArgumentError(
+            f"output_dir: {folder} holds checkpoints of a run that did not finish. Give --resume_from_checkpoint true to go on "
+            "with it, --overwrite true to start anew, or another output_dir."
+        )
+    return None
+
+
+@contextmanager
+def complete_output(folder: str | Path) -> Iterator[Path]:
+    """A staging folder to fill; its files are moved into `folder` when all of them are written, `results.json` last.
+
+    So a folder with `results.json` in it is complete, and one without it may be overwritten.
+    """
+    folder = Path(folder)
+    staging = folder / FINAL_STAGING_FOLDER
+    if staging.exists():
+        shutil.rmtree(staging)
+    staging.mkdir(parents=True)
+    yield staging
+    (folder / RESULTS_FILE).unlink(missing_ok=True)
+    for path in sorted(staging.iterdir(), key=lambda path: path.name == RESULTS_FILE):
+        target = folder / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        os.replace(path, target)
+    staging.rmdir()
+
+
+def _try_to_write(folder: Path) -> None:
+    probe = folder / f".write-test-{os.getpid()}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise ArgumentError(f"output_dir: {folder} cannot be written ({error.strerror}). Choose another folder.") from error
+
+
+def _clear(folder: Path) -> None:
+    """Remove what runs write, and nothing else."""
+    for pattern in _WRITTEN_BY_RUNS:
+        for path in folder.glob(pattern):
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()

@@ -1,0 +1,251 @@
+"""[`BiBiERTrainer`]: transformers' Trainer with the loss, the sampling, the selection and the checkpoints of this project."""
+
+import os
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch.utils.data import SequentialSampler
+from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
+
+from ..evaluation.metrics import METRICS, SELECTION_METRIC, grouped_metrics, mean_over_groups
+from ..model.processing_bibier import BiBiERProcessor
+from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
+from .optimization import create_published_scheduler, optimizer_cls_and_kwargs
+from .samplers import EpochSampler
+
+logger = logging.get_logger(__name__)
+
+# Only the fused logits are scored. The others may be absent from a batch in which nobody speaks (or writes), and differ in shape.
+_UNSCORED_OUTPUTS = ["audio_logits", "text_logits", "fused_embedding"]
+
+
+class BiBiERTrainer(Trainer):
+    """Trainer of [`BiBiERForEmotionClassification`].
+
+    On top of transformers' Trainer:
+
+    * **Loss.** A sum over samples divided by the number of samples of the global batch: one process with batch 8, eight
+      accumulated steps of one sample and two processes with four each give the same gradient. (Where the training set does not
+      divide by the global batch, several processes fill the last one with repeated samples; `dataloader_drop_last` leaves it out.)
+    * **Order.** A function of seed and epoch ([`EpochSampler`]), the same in every process and after every resume.
+    * **Selection.** Per corpus the mean of UAR, WAR, MF1 and WF1, averaged over the corpora, under the name `eval_score`.
+    * **Checkpoints.** Written aside and renamed. A resume takes the last whole one, and fails rather than restoring only a part.
+
+    Args:
+        optimizer: a name of [`~bibier_hf.training.optimization.OPTIMIZERS`].
+        scheduler: a name of [`~bibier_hf.training.optimization.SCHEDULERS`]. `args` must hold its
+            [`~bibier_hf.training.optimization.scheduler_arguments`].
+        train_corpora: (N,) corpus of each training sample for draws that give every corpus the same share; None: no such draws.
+        train_lengths: (N,) length of each training sample for batches of similar length; None: random batches.
+        eval_groups: `{"corpus": (M,) names, "language": (M,) names}` of the rows of `eval_dataset`, for the metrics.
+        patience: evaluations without a better score after which training stops; None: never.
+        processing_class: the processor, saved with every checkpoint.
+        kwargs: passed on to [`~transformers.Trainer`].
+    """
+
+    def __init__(
+        self,
+        *,
+        optimizer: str = "adamw",
+        scheduler: str = "none",
+        train_corpora: Sequence[str] | None = None,
+        train_lengths: Sequence[float] | None = None,
+        eval_groups: dict[str, Sequence[str]] | None = None,
+        patience: int | None = None,
+        processing_class: BiBiERProcessor | None = None,
+        **kwargs: Any,
+    ):
+        # Not handed to the Trainer: it would write the tokenizer's special tokens into the configuration of the text backbone.
+        self.processor = processing_class
+        self.scheduler_name = scheduler
+        self.train_corpora = train_corpora
+        self.train_lengths = train_lengths
+        self.eval_groups = eval_groups
+        super().__init__(optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(optimizer, kwargs["args"]), **kwargs)
+        if eval_groups is not None:
+            self.compute_metrics = self._score
+        self.early_stopping = EarlyStoppingCallback(patience) if patience is not None else None
+        if self.early_stopping is not None:
+            self.add_callback(self.early_stopping)
+        self._sampler: EpochSampler | None = None
+        self._staging: Path | None = None
+        self.add_callback(_SetSamplerEpoch(self))
+
+    # Loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> torch.Tensor | None:
+        """Number of samples of the global batch; the Trainer counts numbers in `labels`, of which a soft one has seven."""
+        one_a_sample = [{"labels": torch.ones(len(batch["labels"]))} for batch in batch_samples if "labels" in batch]
+        return super()._get_num_items_in_batch(one_a_sample, device)
+
+    # Order of the samples
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        self._sampler = EpochSampler(
+            len(dataset),
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+            corpora=self.train_corpora,
+            lengths=self.train_lengths,
+            group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
+        )
+        return self._sampler
+
+    def _get_eval_sampler(self, eval_dataset) -> SequentialSampler | None:
+        # Metrics join predictions and rows by their order. None lets Accelerate share the rows out in order.
+        return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
+
+    # Optimisation
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """The published schedules that transformers lacks; else transformers' own."""
+        if self.lr_scheduler is None:
+            samples = len(self.train_dataset)
+            batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+            steps_per_epoch = max(1, samples // batch if self.args.dataloader_drop_last else -(-samples // batch))
+            self.lr_scheduler = create_published_scheduler(
+                self.scheduler_name, optimizer or self.optimizer, self.args.learning_rate, num_training_steps, steps_per_epoch
+            )
+            self._created_lr_scheduler = self.lr_scheduler is not None
+        return super().create_scheduler(num_training_steps, optimizer)
+
+    # Evaluation
+
+    def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
+        """As in transformers, with the fused logits alone."""
+        return super().prediction_step(model, inputs, prediction_loss_only, [*(ignore_keys or []), *_UNSCORED_OUTPUTS])
+
+    def predict_logits(self, dataset) -> np.ndarray:
+        """Logits (N, 7) of the rows of a dataset, in order; the same in every process."""
+        # The metrics know the rows of the evaluation set only.
+        compute_metrics, self.compute_metrics = self.compute_metrics, None
+        try:
+            return self.predict(dataset).predictions
+        finally:
+            self.compute_metrics = compute_metrics
+
+    def _score(self, prediction: EvalPrediction) -> dict[str, float]:
+        """Metrics of the evaluation set: of each corpus, of each language, and over the corpora."""
+        predicted = prediction.predictions.argmax(-1)
+        labels = prediction.label_ids
+        labels = labels.argmax(-1) if labels.ndim == 2 else labels
+        by_corpus = grouped_metrics(labels, predicted, self.eval_groups["corpus"])
+        mean = mean_over_groups(by_corpus)
+        scores = {SELECTION_METRIC: mean["mean"]} | {name: mean[name] for name in METRICS}
+        for groups in (by_corpus, grouped_metrics(labels, predicted, self.eval_groups["language"])):
+            if len(groups) > 1:
+                scores |= {f"{group}_{name}": values[name] for group, values in groups.items() for name in METRICS}
+        return scores
+
+    # Checkpoints
+
+    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
+        """As in transformers; `resume_from_checkpoint=True` takes the last whole checkpoint, and none is an error.
+
+        Raises:
+            ValueError: nothing to resume from, or a checkpoint that is not whole.
+        """
+        if resume_from_checkpoint is True:
+            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
+            if resume_from_checkpoint is None:
+                raise ValueError(
+                    f"{self.args.output_dir} holds no whole checkpoint to resume from. Leave resume_from_checkpoint out to start anew."
+                )
+        if resume_from_checkpoint:
+            if problems := checkpoint_problems(resume_from_checkpoint):
+                raise ValueError(f"{resume_from_checkpoint} is not a whole checkpoint: {'; '.join(problems)}. Take an earlier one.")
+            self._stay_stopped(resume_from_checkpoint)
+        if self.args.should_save:
+            remove_staging(self.args.output_dir)
+        return super().train(resume_from_checkpoint=str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
+
+    def _stay_stopped(self, checkpoint: str | Path) -> None:
+        """A run that was killed after its patience had ended, but before it closed, has no further step to do."""
+        if self.early_stopping is None:
+            return
+        state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
+        stored = state.stateful_callbacks.get(type(self.early_stopping).__name__)
+        if stored and stored["attributes"]["early_stopping_patience_counter"] >= self.early_stopping.early_stopping_patience:
+            self.args.max_steps = state.global_step
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """As in transformers, but into a staging folder that is renamed when all of it is there."""
+        name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
+        run_dir = Path(self.args.output_dir)
+        final, staging = run_dir / name, run_dir / STAGING_FOLDER
+        self._staging = staging
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = None
+        # The Trainer has recorded where it saw the best checkpoint while it was still in the staging folder.
+        if self.state.best_model_checkpoint == str(staging / name):
+            self.state.best_model_checkpoint = str(final)
+        self._wait_for_everyone()
+        if self.args.should_save:
+            self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
+            if final.exists():  # left by an earlier run that went on from before this step
+                shutil.rmtree(final)
+            os.replace(staging / name, final)
+            staging.rmdir()
+            rotate_checkpoints(
+                output_dir=str(run_dir),
+                save_total_limit=self.args.save_total_limit,
+                best_model_checkpoint=self.state.best_model_checkpoint,
+            )
+        self._wait_for_everyone()
+
+    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.processor is not None and self.args.should_save:
+            self.processor.save_pretrained(output_dir if output_dir is not None else self.args.output_dir)
+
+    def _get_output_dir(self, trial) -> str:
+        return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
+
+    def _wait_for_everyone(self) -> None:
+        if self.args.world_size > 1:
+            dist.barrier()
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Refuse a checkpoint that restores only a part, where transformers goes on with a warning.
+
+        Frozen backbones that are fetched by their id are not in a checkpoint; the model at hand already has them.
+
+        Raises:
+            ValueError: weights that are in one of the two only.
+        """
+        trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
+        frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
+        frozen_modules = tuple({f"{name.split('.')[0]}." for name in frozen} - {f"{name.split('.')[0]}." for name in trained})
+        missing = [key for key in load_result.missing_keys if key in trained or not key.startswith(frozen_modules)]
+        if missing or load_result.unexpected_keys:
+            raise ValueError(
+                "The checkpoint does not fit the model, so nothing would be restored reliably. "
+                f"Missing from it: {_some(missing)}. Unknown to the model: {_some(load_result.unexpected_keys)}. "
+                "Resume with the backbones and the model options that the run was started with."
+            )
+
+
+class _SetSamplerEpoch(TrainerCallback):
+    """Tells the sampler its epoch: Accelerate does not reach it in several processes that resume within an epoch."""
+
+    def __init__(self, trainer: BiBiERTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        self.trainer._sampler.set_epoch(int(state.epoch or 0))
+
+
+def _some(keys: Sequence[str], limit: int = 5) -> str:
+    if not keys:
+        return "nothing"
+    return ", ".join(keys[:limit]) + (f" and {len(keys) - limit} more" if len(keys) > limit else "")

@@ -1,0 +1,203 @@
+import json
+from collections import Counter
+
+import pytest
+
+from bibier_hf.data.corpora import load_csv
+from bibier_hf.data.corpora.table import read_csv
+from bibier_hf.data.protocols import apply_protocol
+from bibier_hf.data.schema import FEATURES
+from bibier_hf.data.tables import CorpusError
+from bibier_hf.model.configuration_bibier import EMOTIONS
+
+
+def test_a_table_becomes_a_corpus_that_the_protocols_take(tmp_path, write_csv, table_rows):
+    rows = table_rows(tmp_path)
+    write_csv(tmp_path / "talks.csv", rows)
+    corpus = load_csv(tmp_path / "talks.csv", license="CC-BY-4.0")
+    assert list(corpus) == ["train", "dev", "test"]
+    assert sum(corpus.num_rows.values()) == len(rows)
+    assert corpus["train"].features == FEATURES
+    everything = [row for dataset in corpus.values() for row in dataset]
+    assert {row["corpus"] for row in everything} == {"talks"}
+    assert {row["license"] for row in everything} == {"CC-BY-4.0"}
+    texts = {row["text"]: row for row in everything}
+    assert EMOTIONS[texts["Sentence number 3, ёжик."]["label"]] == "happy"
+    # the file names spell the label out; the corpus does not
+    assert not [row for row in everything if any(word in row["id"] + row["audio"]["path"] for word in ("joy", "anger", "sad", "fear"))]
+    assert {split: len(dataset) for split, dataset in apply_protocol(corpus).items()} == corpus.num_rows
+
+
+def test_speakers_stay_whole(tmp_path, write_csv, table_rows):
+    write_csv(tmp_path / "t.csv", table_rows(tmp_path, speakers=7))
+    homes: dict[str, set[str]] = {}
+    for clip in read_csv(tmp_path / "t.csv"):
+        homes.setdefault(clip.speaker, set()).add(clip.split)
+    assert len(homes) == 7
+    assert all(len(splits) == 1 for splits in homes.values())
+
+
+def test_without_groups_the_split_is_stratified_and_the_same_in_any_order(tmp_path, write_csv, table_rows):
+    rows = [{**row, "text": f"{row['text']} {row['speaker']}"} for row in table_rows(tmp_path, per_label=10)]
+    for row in rows:
+        del row["speaker"]
+    write_csv(tmp_path / "t.csv", rows)
+    clips = read_csv(tmp_path / "t.csv", dev_share=0.1, test_share=0.2)
+    assert Counter((clip.label, clip.split) for clip in clips) == {
+        (emotion, split): count for emotion in EMOTIONS for split, count in (("train", 7), ("dev", 1), ("test", 2))
+    }
+    write_csv(tmp_path / "t.csv", rows[::-1])
+    again = read_csv(tmp_path / "t.csv", dev_share=0.1, test_share=0.2)
+    assert {clip.id: clip.split for clip in again} == {clip.id: clip.split for clip in clips}
+    other = read_csv(tmp_path / "t.csv", dev_share=0.1, test_share=0.2, seed=7)
+    assert {clip.id: clip.split for clip in other} != {clip.id: clip.split for clip in clips}
+
+
+def test_too_few_groups_are_refused_with_the_way_out(tmp_path, write_csv, table_rows):
+    write_csv(tmp_path / "t.csv", table_rows(tmp_path, speakers=2))
+    with pytest.raises(CorpusError, match=r"2 groups cannot fill 3 splits.*Add the column.*none"):
+        read_csv(tmp_path / "t.csv")
+    assert {clip.split for clip in read_csv(tmp_path / "t.csv", group_by="none")} == {"train", "dev", "test"}
+
+
+def test_an_own_split_is_kept(tmp_path, write_csv, table_rows):
+    names = ("train", "VAL", "test")
+    rows = [row | {"split": names[number % 3]} for number, row in enumerate(table_rows(tmp_path))]
+    write_csv(tmp_path / "t.csv", rows)
+    assert [clip.split for clip in read_csv(tmp_path / "t.csv")][:3] == ["train", "dev", "test"]
+    rows[4]["split"] = ""
+    rows[5]["split"] = "trian"
+    write_csv(tmp_path / "t.csv", rows)
+    with pytest.raises(CorpusError, match=r"(?s)line 6: the split is ''.*line 7: the split is 'trian'; allowed: train, dev, test, val"):
+        read_csv(tmp_path / "t.csv")
+
+
+def test_audio_only_and_text_only_rows_are_fine_but_not_neither(tmp_path, write_csv, write_tone):
+    write_tone(tmp_path / "a.wav")
+    rows = [
+        {"audio": "a.wav", "text": "", "label": "fear"},
+        {"audio": "", "text": "Ой, боюсь!", "label": "fear"},
+        {"audio": "", "text": "Ой, боюсь!", "label": "sad"},
+    ]
+    rows = [row | {"split": split} for row, split in zip(rows, ("train", "dev", "test"), strict=True)]
+    write_csv(tmp_path / "t.csv", rows)
+    corpus = load_csv(tmp_path / "t.csv", language="ru")
+    assert corpus["train"][0]["text"] == ""
+    assert corpus["train"][0]["audio"]["bytes"]
+    assert corpus["dev"][0]["audio"] is None
+    assert corpus["dev"][0]["text"] == "Ой, боюсь!"
+    assert corpus["dev"][0]["id"] != corpus["test"][0]["id"]
+    write_csv(tmp_path / "t.csv", [*rows, {"audio": "", "text": "  ", "label": "sad", "split": "test"}])
+    with pytest.raises(CorpusError, match=r"t\.csv line 5: neither audio nor text"):
+        read_csv(tmp_path / "t.csv", language="ru")
+
+
+def test_unknown_labels_are_listed_with_what_is_allowed(tmp_path, write_csv, table_rows):
+    rows = table_rows(tmp_path)
+    rows[0]["label"] = rows[2]["label"] = "calm"
+    rows[3]["label"] = ""
+    write_csv(tmp_path / "t.csv", rows)
+    with pytest.raises(CorpusError) as error:
+        read_csv(tmp_path / "t.csv")
+    message = str(error.value)
+    assert "(2)" in message
+    assert "line 2: unknown label 'calm'" in message
+    assert "line 5: unknown label ''" in message
+    assert "Allowed labels: anger, disgust, fear, happy, neutral, sad, surprise; also" in message
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"speeker": "a"}, {}, "unknown column 'speeker'; did you mean 'speaker'"),
+        ({"file_name": "a"}, {}, "unknown column 'file_name'"),
+        ({"anger": "0.5", "sad": "0.5"}, {}, "soft labels need all seven"),
+        ({"language": None}, {}, "no column 'language'.*language='en'"),
+        ({"label": None}, {}, "no column 'label'"),
+        ({"audio": None, "text": None}, {}, "neither a column 'audio' nor a column 'text'"),
+        ({}, {"group_by": "speakers"}, "allowed: auto, speaker, dialogue, none"),
+        ({}, {"group_by": "dialogue"}, "no column 'dialogue'"),
+        ({}, {"dev_share": 0.8, "test_share": 0.3}, "shares"),
+    ],
+)
+def test_columns_and_options_that_do_not_fit_are_refused(tmp_path, columns, options, message, write_csv, table_rows):
+    rows = [{name: value for name, value in (row | columns).items() if value is not None} for row in table_rows(tmp_path)]
+    write_csv(tmp_path / "t.csv", rows)
+    with pytest.raises(CorpusError, match=f"(?s){message}"):
+        read_csv(tmp_path / "t.csv", **options)
+
+
+def test_known_foreign_columns_can_be_ignored(tmp_path, write_csv, table_rows):
+    write_csv(tmp_path / "t.csv", [row | {"camera": "left"} for row in table_rows(tmp_path)])
+    assert len(read_csv(tmp_path / "t.csv", ignore_columns=["camera"])) == 42
+
+
+def test_doubled_recordings_and_ids_are_refused(tmp_path, write_csv, table_rows):
+    rows = [row | {"id": f"u{number}"} for number, row in enumerate(table_rows(tmp_path))]
+    rows[5]["audio"] = rows[4]["audio"]
+    rows[7]["id"] = rows[6]["id"]
+    write_csv(tmp_path / "t.csv", rows)
+    with pytest.raises(
+        CorpusError, match=r"(?s)\(2\).*line 7: the recording .* stands in t.csv line 6.*line 9: the id 'u6' stands in t.csv line 8"
+    ):
+        read_csv(tmp_path / "t.csv")
+
+
+def test_missing_files_are_all_named(tmp_path, write_csv, table_rows):
+    rows = table_rows(tmp_path)
+    for number in (1, 8):
+        (tmp_path / rows[number]["audio"]).unlink()
+    write_csv(tmp_path / "t.csv", rows)
+    with pytest.raises(CorpusError, match=r"(?s)\(2\).*t\.csv line 3: no file.*t\.csv line 10: no file"):
+        load_csv(tmp_path / "t.csv")
+
+
+def test_soft_labels_by_name(tmp_path, write_csv):
+    votes = {"neutral": 1, "happy": 3, "sad": 0, "anger": 0, "surprise": 4, "disgust": 0, "fear": 0}  # the published order
+    write_csv(tmp_path / "t.csv", [{"text": "Wow.", "language": "en", "split": "train", **votes}])
+    [clip] = read_csv(tmp_path / "t.csv")
+    assert clip.label == "surprise"
+    assert clip.soft_label == pytest.approx([0, 0, 0, 3 / 8, 1 / 8, 0, 4 / 8])
+    line = {"text": "Wow.", "language": "en", "split": "train", "label": "joy", "soft_label": {"joy": 0.75, "surprise": 0.25}}
+    (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    [clip] = read_csv(tmp_path / "t.jsonl")
+    assert clip.label == "happy"
+    assert clip.soft_label == [0, 0, 0, 0.75, 0, 0, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("soft", "message"),
+    [
+        ([0.1] * 7, "must name its emotions"),
+        ({"calm": 1.0}, "Unknown label 'calm'"),
+        ({"anger": -0.5, "sad": 1.5}, "at least 0"),
+        ({"anger": 0.0}, "not all 0"),
+        ({"anger": "much"}, "could not convert"),
+        ({"anger": 0.5, "sad": 0.5}, "no single maximum"),
+        ({"anger": float("nan")}, "at least 0"),
+    ],
+)
+def test_soft_labels_that_are_none_are_refused(tmp_path, soft, message):
+    line = {"text": "Wow.", "language": "en", "split": "train", "soft_label": soft}
+    (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match=message):
+        read_csv(tmp_path / "t.jsonl")
+
+
+def test_a_folder_stands_for_its_only_table(tmp_path, write_csv, table_rows):
+    folder = tmp_path / "talks"
+    write_csv(folder / "metadata.csv", table_rows(folder))
+    assert load_csv(folder)["train"]["corpus"][0] == "talks"
+    assert load_csv(folder, corpus="other")["train"]["corpus"][0] == "other"
+    write_csv(folder / "notes.csv", table_rows(folder))
+    assert load_csv(folder)["train"]["corpus"][0] == "talks"
+    (folder / "metadata.csv").rename(folder / "more.csv")
+    with pytest.raises(CorpusError, match=r"exactly one table.*found: more\.csv, notes\.csv"):
+        load_csv(folder)
+
+
+def test_two_tables_of_the_same_content_keep_their_names(tmp_path, write_csv, table_rows):
+    rows = table_rows(tmp_path)
+    for name in ("one", "two"):
+        write_csv(tmp_path / f"{name}.csv", rows)
+        assert load_csv(tmp_path / f"{name}.csv")["test"]["corpus"][0] == name
