@@ -22,12 +22,15 @@ from pathlib import Path
 
 import torch
 
-from ..model.configuration_bibier import BiBiERConfig
+from ..model.backbones_bibier import load_backbone
+from ..model.configuration_bibier import MODALITIES, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 
 AUDIO_BACKBONE = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
 TEXT_BACKBONE = "jinaai/jina-embeddings-v3-hf"
+UNCUT = 8192
+"""Tokens. The published system encodes the whole text and cuts its features afterwards, as the model does in original mode."""
 
 VARIANTS = {  # the original's class name: (fusion, add_unimodal_logits)
     "BiFormer": ("biformer", False),
@@ -82,7 +85,7 @@ def convert_audio_head(weights: Weights) -> Part:
     """`CustomMambaClassifier` -> `audio_encoder` of kind `frame_mlp`."""
     names = {"input_proj": "input_proj", "fc": "classifier"}
     taken = _Renamer(weights, "audio head")
-    for key in taken.keys():
+    for key in taken.names():
         module, _, rest = key.partition(".")
         if module in names:
             taken.rename(key, f"audio_encoder.{names[module]}.{rest}")
@@ -101,7 +104,7 @@ def convert_audio_head(weights: Weights) -> Part:
 def convert_text_head(weights: Weights) -> Part:
     """The text model `Mamba` -> `text_encoder` of kind `mamba`, without projection and norms around it."""
     taken = _Renamer(weights, "text head")
-    for key in taken.keys():
+    for key in taken.names():
         if match := re.fullmatch(r"layers\.(\d+)\.1\.weight", key):
             taken.rename(key, f"text_encoder.layers.{match[1]}.norm.weight")
         elif key.startswith("fc_out."):
@@ -146,7 +149,7 @@ def convert_fusion(weights: Weights, variant: str | None = None, num_transformer
         return taken.part(options)
     if with_logits:
         taken.rename("pred_fusion.weights", "mixture.weights")
-    for key in taken.keys():
+    for key in taken.names():
         if key.startswith("classifier."):
             taken.rename(key, key)
     options["classifier_size"], width = taken.shape("classifier.0.weight")
@@ -179,10 +182,12 @@ def recognise_variant(weights: Weights) -> str:
 
 def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | None) -> None:
     if heads is None:
-        raise ConversionError("The number of attention heads leaves no trace in the weights; give --num_transformer_heads (published: 8 and 16).")
+        raise ConversionError(
+            "The number of attention heads leaves no trace in the weights; give --num_transformer_heads (published: 8 and 16)."
+        )
     options["num_attention_heads"] = heads
     options["num_fusion_layers"] = taken.count(r"audio_to_text_attn\.(\d+)\.")
-    options["positional_encoding"] = any(key.endswith("positional_encoding.pe") for key in taken.keys())
+    options["positional_encoding"] = any(key.endswith("positional_encoding.pe") for key in taken.names())
     parts = {
         "self_attention.": "attention.",
         "feed_forward.": "feed_forward.",
@@ -190,7 +195,7 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
         "add_norm_after_ff.norm.": "feed_forward_norm.",
     }
     sides = {"audio_to_text_attn": "audio_layers", "text_to_audio_attn": "text_layers"}
-    for key in taken.keys():
+    for key in taken.names():
         if re.fullmatch(r"(audio|text)_proj\.[01]\.(weight|bias)", key):
             taken.rename(key, f"fusion.cross_modal.{key}")
         elif key.endswith("positional_encoding.pe"):
@@ -209,7 +214,7 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
         "bigatedgraph": ("fc_gated_temp.", "graph_fusion_feat.fc.", "graph_fusion_temp.fc."),
     }
     live = {"graph_feat": "nodes_phi", "graph_temp": "nodes_tau", "gated_feat": "gated_phi"}
-    for key in taken.keys():
+    for key in taken.names():
         if fusion in dead and key.startswith(dead[fusion]):
             taken.bury(key)
         elif fusion == "bigatedgraph" and (match := re.fullmatch(r"fc_(graph_feat|graph_temp|gated_feat)\.(.+)", key)):
@@ -219,7 +224,7 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
 def _rename_graphs(taken: "_Renamer", options: dict, used_outputs: bool) -> None:
     options["num_graph_heads"] = taken.shape("graph_fusion_feat.gat1.att_src")[1]
     options["seg_len"] = taken.shape("graph_fusion_feat.proj_audio.0.weight")[0]
-    for key in taken.keys():
+    for key in taken.names():
         if not (match := re.fullmatch(r"graph_fusion_(feat|temp)\.(proj_audio|proj_text|gat1|gat2|fc)\.(.+)", key)):
             continue
         pool = {"feat": "phi", "temp": "tau"}[match[1]]
@@ -239,7 +244,7 @@ def _rename_gates(taken: "_Renamer", options: dict) -> None:
 
 def _rename_bimamba(taken: "_Renamer", options: dict) -> None:
     options["num_fusion_layers"] = taken.count(r"mamba_blocks\.(\d+)\.")
-    for key in taken.keys():
+    for key in taken.names():
         if re.fullmatch(r"(audio_proj|text_proj|fusion_proj)\.[01]\.(weight|bias)", key):
             taken.rename(key, f"fusion.{key}")
         elif match := re.fullmatch(r"mamba_blocks\.(\d+)\.1\.weight", key):
@@ -259,7 +264,7 @@ class _Renamer:
         self.done: Weights = {}
         self.dead: list[str] = []
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return list(self.left)
 
     def shape(self, key: str) -> torch.Size:
@@ -270,7 +275,9 @@ class _Renamer:
     def count(self, pattern: str) -> int:
         found = {int(match[1]) for key in self.all if (match := re.match(pattern, key))}
         if found != set(range(len(found))) or not found:
-            raise ConversionError(f"{self.name}: layers {sorted(found)} were found under '{pattern}'; they must be numbered from 0 without a gap.")
+            raise ConversionError(
+                f"{self.name}: layers {sorted(found)} were found under '{pattern}'; they must be numbered from 0 without a gap."
+            )
         return len(found)
 
     def _take(self, key: str) -> torch.Tensor:
@@ -294,7 +301,13 @@ class _Renamer:
         self.rename(f"{theirs}in_proj.weight", f"{ours}in_proj.weight")
         self.rename(f"{theirs}out_proj.weight", f"{ours}out_proj.weight")
         scan = f"{ours}forward_ssm."
-        for key, name in (("conv.weight", "conv1d.weight"), ("conv.bias", "conv1d.bias"), ("A", "A"), ("D", "D"), ("s_D.1.weight", "dt_proj.weight")):
+        for key, name in (
+            ("conv.weight", "conv1d.weight"),
+            ("conv.bias", "conv1d.bias"),
+            ("A", "A"),
+            ("D", "D"),
+            ("s_D.1.weight", "dt_proj.weight"),
+        ):
             self.rename(f"{theirs}{key}", f"{scan}{name}")
         projections = [self._take(f"{theirs}{key}.weight") for key in ("s_D.0", "s_B", "s_C")]
         self.done[f"{scan}x_proj.weight"] = torch.cat(projections).float()
@@ -310,8 +323,14 @@ class _Renamer:
         return Part(self.done, options, self.dead)
 
 
-def build_model(audio_head: Part | None, text_head: Part | None, fusion: Part | None) -> BiBiERForEmotionClassification:
-    """One model in original mode from any of the three parts, without backbones.
+def build_model(
+    audio_head: Part | None, text_head: Part | None, fusion: Part | None, backbones: tuple[str, str] | None = None
+) -> BiBiERForEmotionClassification:
+    """One model in original mode from any of the three parts.
+
+    Args:
+        audio_head, text_head, fusion: converted parts.
+        backbones: speech and text backbone to put below them, Hub ids or folders. Hub ids are named in the config, not fetched.
 
     Raises:
         ConversionError: widths that do not fit each other, or weights that are left over or missing.
@@ -332,21 +351,19 @@ def build_model(audio_head: Part | None, text_head: Part | None, fusion: Part | 
         if expected is not None and expected != width:
             raise ConversionError(f"The {modality} head gives frames of width {width}, but the fusion model reads {expected}.")
         options.update(head.options)
-    model = BiBiERForEmotionClassification(BiBiERConfig(**options)).eval()
+    if backbones is None:
+        model = BiBiERForEmotionClassification(BiBiERConfig(**options))
+    else:  # the widths of the features are checked against those of the backbones
+        model = BiBiERForEmotionClassification(BiBiERConfig.from_backbones(*backbones, **options), build_backbones=False)
+        for modality, source in zip(MODALITIES, backbones, strict=True):
+            if Path(source).is_dir():
+                model.attach_backbone(modality, load_backbone(source))
     weights = {name: tensor for part in parts for name, tensor in part.weights.items()}
     result = model.load_state_dict(weights, strict=False)
-    missing = [name for name in result.missing_keys if name not in ("missing_audio", "missing_text")]
+    beside = ("missing_audio", "missing_text", "audio_backbone.", "text_backbone.")
+    missing = [name for name in result.missing_keys if not name.startswith(beside)]
     if missing or result.unexpected_keys:
         raise ConversionError(f"Weights that do not fit: missing {missing}, left over {result.unexpected_keys}.")
-    return model
-
-
-def whole_system(heads: BiBiERForEmotionClassification, audio_backbone: str, text_backbone: str) -> BiBiERForEmotionClassification:
-    """The converted heads over their backbones (Hub ids or folders)."""
-    skipped = ("audio_feature_size", "text_feature_size", "audio_config", "text_config", "architectures", "transformers_version", "dtype")
-    options = {name: getattr(heads.config, name) for name in BiBiERConfig.__dataclass_fields__ if name not in skipped}
-    model = BiBiERForEmotionClassification.from_backbones(audio_backbone, text_backbone, **options)
-    model.load_state_dict(heads.state_dict(), strict=False)
     return model.eval()
 
 
@@ -376,10 +393,10 @@ def convert(
         convert_text_head(read_weights(text_head)) if text_head else None,
         convert_fusion(read_weights(fusion), variant, num_transformer_heads) if fusion else None,
     )
-    model = build_model(*parts)
-    if None not in parts:
-        model = whole_system(model, audio_backbone, text_backbone)
-        BiBiERProcessor.from_backbones(audio_backbone, text_backbone).save_pretrained(output_dir)
+    backbones = None if None in parts else (audio_backbone, text_backbone)
+    model = build_model(*parts, backbones=backbones)
+    if backbones is not None:
+        BiBiERProcessor.from_backbones(*backbones, max_text_tokens=UNCUT).save_pretrained(output_dir)
     model.save_pretrained(output_dir)
     return [key for part in parts if part is not None for key in part.dead]
 

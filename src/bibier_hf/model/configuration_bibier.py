@@ -11,6 +11,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.utils.hub import resolve_revision
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 """The seven emotions in the order of every logit, probability and soft label (that of the published models)."""
@@ -376,12 +377,14 @@ def _backbone_config(modality: str, source: str | PreTrainedConfig, revision: st
         config = embedded_audio_config() if modality == "audio" else embedded_text_config()
         options = {f"freeze_{modality}_backbone": False}
         return config, options if modality == "audio" else {**options, "max_text_tokens": 192}
+    # From here on a mutable revision ("main") is the commit that it stands for, as far as the Hub or the cache can tell.
+    revision = resolve_revision(source, revision)
     config = AutoConfig.from_pretrained(source, revision=revision)
     config.dtype = None  # the weights are loaded in the dtype of the whole model
     config._name_or_path = ""  # a folder of this machine means nothing in a checkpoint
     if os.path.isdir(source):
         return config, {}
-    return config, {f"{modality}_backbone_id": source, f"{modality}_backbone_revision": revision}
+    return config, {f"{modality}_backbone_id": source, f"{modality}_backbone_revision": getattr(revision, "resolved", revision)}
 
 
 def embedded_audio_config() -> PreTrainedConfig:

@@ -28,12 +28,20 @@ from .mamba_bibier import MambaBlock, RMSNorm
 from .sequence_bibier import masked_mean, resample, sinusoids
 
 
-class Projection(nn.Sequential):
-    """Linear -> LayerNorm -> Dropout; `keep_width`: no linear layer between equal widths."""
+class UnevenLayerNorm(nn.LayerNorm):
+    """LayerNorm whose weights start near one instead of at one.
 
-    def __init__(self, in_size: int, out_size: int, dropout: float, keep_width: bool = False):
-        linear = nn.Identity() if keep_width and in_size == out_size else nn.Linear(in_size, out_size)
-        super().__init__(linear, nn.LayerNorm(out_size), nn.Dropout(dropout))
+    At one, the mean over features of whatever it gives is zero, and so is phi: rounding noise, which the norms behind it blow up.
+    """
+
+
+class Projection(nn.Sequential):
+    """Linear -> LayerNorm -> Dropout; `entrance`: of a modality into the fusion, without a linear layer between equal widths."""
+
+    def __init__(self, in_size: int, out_size: int, dropout: float, entrance: bool = False):
+        linear = nn.Identity() if entrance and in_size == out_size else nn.Linear(in_size, out_size)
+        norm = UnevenLayerNorm(out_size) if entrance else nn.LayerNorm(out_size)
+        super().__init__(linear, norm, nn.Dropout(dropout))
 
 
 class FeedForward(nn.Module):
@@ -84,8 +92,8 @@ class CrossModalEncoder(nn.Module):
         super().__init__()
         self.same_length = config.attention_value == "own"
         self.encode_at = config.positional_encoding_at if config.positional_encoding else None
-        self.audio_proj = Projection(config.audio_encoder_size, config.hidden_size, config.dropout, keep_width=True)
-        self.text_proj = Projection(config.text_encoder_size, config.hidden_size, config.dropout, keep_width=True)
+        self.audio_proj = Projection(config.audio_encoder_size, config.hidden_size, config.dropout, entrance=True)
+        self.text_proj = Projection(config.text_encoder_size, config.hidden_size, config.dropout, entrance=True)
         self.audio_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_fusion_layers))
         self.text_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_fusion_layers))
 

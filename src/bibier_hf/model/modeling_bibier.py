@@ -8,8 +8,8 @@ Expert Systems with Applications, 2025.
     text ------ text backbone --- text encoder ---+-- frames --+                  +------- fused_embedding
                                                   +-- text_logits
 
-A model of one modality ends after its encoder. Of two modalities either may be missing, in a whole batch or in some of its samples: a learned
-sequence of one step stands in for it. Padding is masked everywhere, so a sample's result does not depend on its batch.
+A model of one modality ends after its encoder. Of two modalities either may be missing, in a whole batch or in some of its samples: a
+learned sequence of one step stands in for it. Padding is masked everywhere, so a sample's result does not depend on its batch.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ from .backbones_bibier import (
 )
 from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig
 from .encoders_bibier import UnimodalEncoder
-from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture
+from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
 from .mamba_bibier import SelectiveSSM
 from .sequence_bibier import masked_mean
 
@@ -113,6 +113,9 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         elif isinstance(module, GraphAttention):
             init.xavier_uniform_(module.att_src)
             init.xavier_uniform_(module.att_dst)
+            init.zeros_(module.bias)
+        elif isinstance(module, UnevenLayerNorm):
+            init.normal_(module.weight, mean=1.0, std=0.1)
             init.zeros_(module.bias)
         elif isinstance(module, LogitMixture):
             init.uniform_(module.weights)
@@ -381,7 +384,9 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if not sizes:
             names = {"audio": "input_values (or input_features) or audio_features", "text": "input_ids or text_features"}
             wanted = ", and/or ".join(names[modality] for modality in self.config.modalities)
-            raise ValueError(f"There is neither audio nor text that this model reads ({' and '.join(self.config.modalities)}). Pass {wanted}.")
+            raise ValueError(
+                f"There is neither audio nor text that this model reads ({' and '.join(self.config.modalities)}). Pass {wanted}."
+            )
         if len(set(sizes.values())) > 1:
             raise ValueError(f"The batch has different numbers of samples: {sizes}; they must be the same samples.")
         return next(iter(sizes.values()))
