@@ -11,6 +11,7 @@ from typing import Any, Literal
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.utils.hub import resolve_revision
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 """The seven emotions in the order of every logit, probability and soft label (that of the published models)."""
@@ -24,8 +25,24 @@ DEFAULT_MODEL_ID: str | None = None
 EMBEDDED = "embedded"
 """Stands for a backbone id: the small one that is trained from scratch and needs no download."""
 
-ENCODERS = ("mamba",)
-FUSIONS = ("biformer",)
+MODALITIES = ("audio", "text")
+ENCODERS = ("mamba", "transformer", "lstm", "frame_mlp", "none")
+FUSIONS = ("late", "biformer", "bigraph", "bigated", "bigatedgraph", "bimamba")
+
+ORIGINAL_OPTIONS = {
+    # option: (corrected, as in the published code)
+    "masked": (True, False),
+    "attention_value": ("other", "own"),
+    "graph_edges": ("per_sample", "first_pair"),
+    "gate": ("sigmoid", "softmax"),
+    "share_gate_projection": (False, True),
+    "residual_dropout": ("branch", "residual"),
+    "positional_encoding_at": ("input", "layers"),
+    "ssm_decay": ("exponential", "product"),
+    "bidirectional": (True, False),
+    "encoder_norms": (True, False),
+}
+"""What `original_behaviour` sets together; the docstring of [`BiBiERConfig`] says what each defect does."""
 
 # Keys that transformers itself puts into a config.json or passes when it loads one; any other unknown key is a mistake.
 _FOREIGN_KEYS = frozenset(
@@ -55,21 +72,47 @@ class BiBiERConfig(PreTrainedConfig):
         max_text_tokens: longer text is cut by the tokenizer, special tokens included.
 
     Encoders (Section 2.3 and 3.3 of the method: features of one modality -> frames and unimodal logits)
-        audio_encoder, text_encoder: architecture. `"mamba"`: residual selective state-space blocks.
+        modalities: `["audio", "text"]`, or one of them for a unimodal model (no fusion).
+        audio_encoder, text_encoder: architecture. `"mamba"`: residual selective state-space blocks; `"transformer"`; `"lstm"`;
+            `"frame_mlp"`: a residual perceptron on each frame by itself (what the published audio head is, under the name of Mamba);
+            `"none"`: the features are encoded already and go to the fusion as they are.
         audio_encoder_size, text_encoder_size: width of the residual stream.
         audio_encoder_layers, text_encoder_layers: number of blocks.
-        bidirectional: a second scan runs from the end of each utterance.
-        mamba_expand: width inside a block over `*_encoder_size`.
+        audio_input_projection, text_input_projection: a linear layer from the features to that width (False needs equal widths).
+        encoder_attention_heads: heads of `"transformer"` encoders.
+        bidirectional: Mamba blocks and LSTMs read each utterance from its end, too.
+        mamba_expand: width inside a block over `*_encoder_size` (published: 0.5).
         mamba_state_size, mamba_conv_kernel, mamba_dt_rank: N, width of the causal convolution, rank of the step size (None: width / 16).
         encoder_dropout: rate in the encoders.
 
     Fusion
-        fusion: `"biformer"`: cross-modal transformer.
-        hidden_size, num_fusion_layers, num_attention_heads: width, depth and heads.
+        fusion: `"late"`: learned weights over the unimodal logits; `"biformer"`: cross-modal transformer; `"bigraph"`, `"bigated"`,
+            `"bigatedgraph"`: the same, then a two-node graph, a gate, or both over the pooled modalities; `"bimamba"`: Mamba blocks over
+            both sequences side by side.
+        add_unimodal_logits: mix the logits of fusion and encoders by learned weights (the published `...WithProb` models).
+        hidden_size, num_fusion_layers, num_attention_heads: width H, depth and heads.
+        num_graph_heads: heads of the first graph layer.
+        gated_size: width G of the gates.
+        fusion_mamba_expand, fusion_mamba_state_size, fusion_mamba_conv_kernel, fusion_mamba_dt_rank: the blocks of `"bimamba"`.
         seg_len: length that the feature-mean sequences are resampled to.
         classifier_size: width of the hidden layer of the classifier.
-        positional_encoding: add sinusoids once, at the input of the fusion.
+        positional_encoding: add sinusoids to both sequences.
         dropout: rate in the fusion and the classifier.
+
+    Original behaviour: each option's first value is the default, the second one reproduces a defect of the published code. None follows
+    `original_behaviour`.
+        original_behaviour: take the second value of all of them. Reproduces the published models in evaluation mode.
+        masked: True | False: padding takes part in pooling, attention and resampling, so a result depends on the batch.
+        attention_value: `"other"` | `"own"`: a modality attends with its own sequence as the value, so that the other one enters through
+            the attention weights only; both sequences are cut to one length for it.
+        graph_edges: `"per_sample"` | `"first_pair"`: only the first sample of a batch exchanges information between audio and text.
+        gate: `"sigmoid"` | `"softmax"`: the gate is normalised over its width, so that the second modality dominates.
+        share_gate_projection: False | True: the projection of the feature gate serves the temporal gate, too, and its own one is dead.
+        residual_dropout: `"branch"` | `"residual"`: dropout falls on the residual stream instead of the branch.
+        positional_encoding_at: `"input"` | `"layers"`: sinusoids are added again to queries, keys and values of every layer.
+        ssm_decay: `"exponential"` | `"product"`: the state decays by exp(-A) dt instead of exp(-dt exp(A_log)), which can exceed one;
+            D is the bias of the step size, too.
+        encoder_norms: True | False: no normalisation of the features before, nor of the frames after the encoder.
 
     Training
         modality_dropout: share of the training samples with both modalities that lose one, at random.
@@ -107,27 +150,49 @@ class BiBiERConfig(PreTrainedConfig):
     max_window_s: float | int = 30.0
     max_text_tokens: int = 95
 
+    modalities: list[str] | None = None
     audio_encoder: str = "mamba"
     text_encoder: str = "mamba"
     audio_encoder_size: int = 256
     text_encoder_size: int = 256
     audio_encoder_layers: int = 2
     text_encoder_layers: int = 2
-    bidirectional: bool = True
-    mamba_expand: int = 2
+    audio_input_projection: bool = True
+    text_input_projection: bool = True
+    encoder_attention_heads: int = 4
+    bidirectional: bool | None = None
+    mamba_expand: float | int = 2
     mamba_state_size: int = 16
     mamba_conv_kernel: int = 4
     mamba_dt_rank: int | None = None
     encoder_dropout: float | int = 0.1
 
     fusion: str = "biformer"
+    add_unimodal_logits: bool = False
     hidden_size: int = 256
     num_fusion_layers: int = 5
     num_attention_heads: int = 8
+    num_graph_heads: int = 2
+    gated_size: int = 128
+    fusion_mamba_expand: float | int = 2
+    fusion_mamba_state_size: int = 16
+    fusion_mamba_conv_kernel: int = 4
+    fusion_mamba_dt_rank: int | None = None
     seg_len: int = 95
     classifier_size: int = 256
     positional_encoding: bool = False
     dropout: float | int = 0.15
+
+    original_behaviour: bool = False
+    masked: bool | None = None
+    attention_value: Literal["other", "own"] | None = None
+    graph_edges: Literal["per_sample", "first_pair"] | None = None
+    gate: Literal["sigmoid", "softmax"] | None = None
+    share_gate_projection: bool | None = None
+    residual_dropout: Literal["branch", "residual"] | None = None
+    positional_encoding_at: Literal["input", "layers"] | None = None
+    ssm_decay: Literal["exponential", "product"] | None = None
+    encoder_norms: bool | None = None
 
     modality_dropout: float | int = 0.1
     unimodal_loss_weight: float | int = 0.3
@@ -140,8 +205,14 @@ class BiBiERConfig(PreTrainedConfig):
             self.id2label = dict(enumerate(EMOTIONS))
         super().__post_init__(**kwargs)
         self.label2id = {name: index for index, name in self.id2label.items()}
-        for modality in ("audio", "text"):
+        self.modalities = list(MODALITIES) if self.modalities is None else list(self.modalities)
+        for option, (corrected, original) in ORIGINAL_OPTIONS.items():
+            if getattr(self, option) is None:
+                setattr(self, option, original if self.original_behaviour else corrected)
+        for modality in MODALITIES:
             self._derive_feature_size(modality)
+            if getattr(self, f"{modality}_encoder") == "none" and self.feature_size(modality) is not None:
+                setattr(self, f"{modality}_encoder_size", self.feature_size(modality))
         self._refuse_contradictions()
 
     @classmethod
@@ -172,6 +243,16 @@ class BiBiERConfig(PreTrainedConfig):
         """Width D of the backbone features of `"audio"` or `"text"`."""
         return getattr(self, f"{modality}_feature_size")
 
+    @property
+    def depends_on_batch(self) -> bool:
+        """Is a sample's result allowed to depend on the batch that it is computed in (defects of the published code)?"""
+        return not self.masked or (self.graph_edges == "first_pair" and self.fusion in ("bigraph", "bigatedgraph"))
+
+    @property
+    def reproduced_defects(self) -> dict[str, Any]:
+        """The options that are set as in the published code."""
+        return {name: original for name, (_, original) in ORIGINAL_OPTIONS.items() if getattr(self, name) == original}
+
     def _refuse_unknown(self, kwargs: dict) -> None:
         known = {field.name for field in fields(self)}
         unknown = sorted(key for key in kwargs if key not in _FOREIGN_KEYS and key not in known)
@@ -183,7 +264,7 @@ class BiBiERConfig(PreTrainedConfig):
         backbone = getattr(self, f"{modality}_config")
         given = getattr(self, f"{modality}_feature_size")
         if backbone is None:
-            if given is None:
+            if given is None and modality in self.modalities and not self._takes_logits_only(modality):
                 raise ValueError(
                     f"There is neither {modality}_config (a backbone) nor {modality}_feature_size (the width of precomputed features). "
                     f"Set one, or build the config with BiBiERConfig.from_backbones(audio, text)."
@@ -201,12 +282,17 @@ class BiBiERConfig(PreTrainedConfig):
             )
         setattr(self, f"{modality}_feature_size", width)
 
+    def _takes_logits_only(self, modality: str) -> bool:
+        return self.fusion == "late" and getattr(self, f"{modality}_encoder") == "none"
+
     def _refuse_contradictions(self) -> None:
+        allowed_modalities = (["audio", "text"], ["audio"], ["text"])
+        _require(self.modalities in allowed_modalities, "modalities", self.modalities, f"one of {', '.join(map(str, allowed_modalities))}")
         for name, allowed in (("audio_encoder", ENCODERS), ("text_encoder", ENCODERS), ("fusion", FUSIONS)):
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
         sizes = """
-            audio_encoder_size text_encoder_size mamba_expand mamba_state_size mamba_conv_kernel
-            hidden_size num_attention_heads seg_len classifier_size max_text_tokens
+            audio_encoder_size text_encoder_size encoder_attention_heads mamba_state_size mamba_conv_kernel hidden_size num_attention_heads
+            num_graph_heads gated_size fusion_mamba_state_size fusion_mamba_conv_kernel seg_len classifier_size max_text_tokens
         """
         for name in sizes.split():
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
@@ -214,7 +300,10 @@ class BiBiERConfig(PreTrainedConfig):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("encoder_dropout", "dropout", "modality_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
-        _require(self.mamba_dt_rank is None or self.mamba_dt_rank >= 1, "mamba_dt_rank", self.mamba_dt_rank, "None or at least 1")
+        for name in ("mamba_dt_rank", "fusion_mamba_dt_rank"):
+            _require(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name), "None or at least 1")
+        for name in ("mamba_expand", "fusion_mamba_expand"):
+            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         _require(self.unimodal_loss_weight >= 0, "unimodal_loss_weight", self.unimodal_loss_weight, "at least 0")
         _require(self.max_window_s >= 1, "max_window_s", self.max_window_s, "at least 1 second")
         _require(
@@ -230,7 +319,8 @@ class BiBiERConfig(PreTrainedConfig):
         if self.class_weights is not None:
             fits = len(self.class_weights) == self.num_labels and all(weight >= 0 for weight in self.class_weights)
             _require(fits, "class_weights", self.class_weights, f"{self.num_labels} numbers >= 0, one a label")
-        for modality in ("audio", "text"):
+        for modality in MODALITIES:
+            self._refuse_encoder_contradictions(modality)
             backbone, layer = getattr(self, f"{modality}_config"), getattr(self, f"{modality}_layer")
             depth = getattr(backbone, "num_hidden_layers", None)
             if backbone is not None and depth is not None:
@@ -244,6 +334,28 @@ class BiBiERConfig(PreTrainedConfig):
                 raise ValueError(f"{modality}_backbone_stored=False without {modality}_config: there is no backbone to fetch.")
             if not getattr(self, f"{modality}_backbone_stored") and getattr(self, f"{modality}_backbone_id") is None:
                 raise ValueError(f"{modality}_backbone_stored=False needs {modality}_backbone_id, the Hub id to fetch the weights from.")
+
+    def _refuse_encoder_contradictions(self, modality: str) -> None:
+        encoder, size = getattr(self, f"{modality}_encoder"), getattr(self, f"{modality}_encoder_size")
+        if modality not in self.modalities:
+            return
+        if encoder == "none" and len(self.modalities) == 1:
+            raise ValueError(f"{modality}_encoder='none' leaves a model of {modality} alone without anything to train; name an encoder.")
+        if encoder == "transformer":
+            heads = self.encoder_attention_heads
+            _require(
+                size % heads == 0 and size % 2 == 0,
+                f"{modality}_encoder_size",
+                size,
+                f"even and a multiple of encoder_attention_heads={heads}",
+            )
+        if encoder == "lstm" and self.bidirectional:
+            _require(size % 2 == 0, f"{modality}_encoder_size", size, "even, as a bidirectional LSTM halves it")
+        if not getattr(self, f"{modality}_input_projection") and encoder != "none" and size != self.feature_size(modality):
+            raise ValueError(
+                f"{modality}_input_projection=False needs {modality}_encoder_size={size} to equal the width of the features, "
+                f"{self.feature_size(modality)}."
+            )
 
 
 def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
@@ -265,12 +377,14 @@ def _backbone_config(modality: str, source: str | PreTrainedConfig, revision: st
         config = embedded_audio_config() if modality == "audio" else embedded_text_config()
         options = {f"freeze_{modality}_backbone": False}
         return config, options if modality == "audio" else {**options, "max_text_tokens": 192}
+    # From here on a mutable revision ("main") is the commit that it stands for, as far as the Hub or the cache can tell.
+    revision = resolve_revision(source, revision)
     config = AutoConfig.from_pretrained(source, revision=revision)
     config.dtype = None  # the weights are loaded in the dtype of the whole model
     config._name_or_path = ""  # a folder of this machine means nothing in a checkpoint
     if os.path.isdir(source):
         return config, {}
-    return config, {f"{modality}_backbone_id": source, f"{modality}_backbone_revision": revision}
+    return config, {f"{modality}_backbone_id": source, f"{modality}_backbone_revision": getattr(revision, "resolved", revision)}
 
 
 def embedded_audio_config() -> PreTrainedConfig:

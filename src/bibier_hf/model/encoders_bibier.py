@@ -1,22 +1,18 @@
 """Unimodal encoders: features of one backbone -> encoded frames and unimodal logits (Sections 2 and 3 of the method).
 
-features (B, T, D_feature) -> LayerNorm -> Linear -> N x [x + block(norm(x))] -> norm -> frames (B, T, size)
-                                                                                 masked mean -> Linear -> logits (B, K)
+features (B, T, D_feature) -> LayerNorm -> Linear -> N layers -> RMSNorm -> frames (B, T, size)
+                                                                 masked mean -> Linear -> logits (B, K)
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from .configuration_bibier import BiBiERConfig
 from .mamba_bibier import MambaBlock, RMSNorm
-
-
-def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Mean over time of the kept steps: (B, T, D), bool (B, T) -> (B, D); zeros where none is kept."""
-    keep = mask.unsqueeze(-1)
-    return (x * keep).sum(1) / keep.sum(1).clamp(min=1)
+from .sequence_bibier import masked_mean, sinusoids
 
 
 class ResidualLayer(nn.Module):
@@ -32,19 +28,75 @@ class ResidualLayer(nn.Module):
         return x + self.dropout(self.block(self.norm(x), mask))
 
 
+class SelfAttentionLayer(nn.Module):
+    """Pre-norm transformer layer with padding masked; the perceptron is four times as wide."""
+
+    def __init__(self, size: int, heads: int, dropout: float):
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(size)
+        self.attention = nn.MultiheadAttention(size, heads, dropout=dropout, batch_first=True)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(size), nn.Linear(size, 4 * size), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * size, size)
+        )
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        y = self.attention_norm(x)
+        ignore = ~mask & mask.any(1, keepdim=True)  # a row without any step attends to anything rather than to nothing (NaN)
+        x = x + self.dropout(self.attention(y, y, y, key_padding_mask=ignore, need_weights=False)[0])
+        return x + self.dropout(self.feed_forward(x))
+
+
+class LSTMBlock(nn.Module):
+    """LSTM over the kept steps of each sample, in one or both directions; the width is kept."""
+
+    def __init__(self, size: int, bidirectional: bool):
+        super().__init__()
+        self.lstm = nn.LSTM(size, size // 2 if bidirectional else size, batch_first=True, bidirectional=bidirectional)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        lengths = mask.sum(1).clamp(min=1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+
+
+class FrameMLPLayer(nn.Module):
+    """LayerNorm(x + Dropout(W_out ReLU(u + W_B u + W_C u))) with u = W_in x, each frame by itself.
+
+    The block of the published audio head, which carries the name of Mamba there but has neither a state nor a convolution.
+    """
+
+    def __init__(self, size: int, dropout: float):
+        super().__init__()
+        self.in_proj, self.s_B, self.s_C, self.out_proj = (nn.Linear(size, size) for _ in range(4))
+        self.norm = nn.LayerNorm(size)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        u = self.in_proj(x)
+        return self.norm(x + self.dropout(self.out_proj(F.relu(u + self.s_B(u) + self.s_C(u)))))
+
+
 def _mamba(config: BiBiERConfig, size: int) -> nn.Module:
-    return MambaBlock(
+    block = MambaBlock(
         size,
-        inner_size=config.mamba_expand * size,
+        inner_size=max(1, int(config.mamba_expand * size)),
         state_size=config.mamba_state_size,
         conv_kernel=config.mamba_conv_kernel,
         dt_rank=config.mamba_dt_rank,
         bidirectional=config.bidirectional,
+        decay=config.ssm_decay,
     )
+    return ResidualLayer(size, block, config.encoder_dropout)
 
 
-ENCODER_BLOCKS: dict[str, Callable[[BiBiERConfig, int], nn.Module]] = {"mamba": _mamba}
-"""Name in the config -> a function that builds one block: (config, size) -> module of (x (B, T, size), mask (B, T)) -> (B, T, size)."""
+ENCODER_LAYERS: dict[str, Callable[[BiBiERConfig, int], nn.Module]] = {
+    "mamba": _mamba,
+    "transformer": lambda config, size: SelfAttentionLayer(size, config.encoder_attention_heads, config.encoder_dropout),
+    "lstm": lambda config, size: ResidualLayer(size, LSTMBlock(size, config.bidirectional), config.encoder_dropout),
+    "frame_mlp": lambda config, size: FrameMLPLayer(size, config.encoder_dropout),
+}
+"""Name in the config -> what builds one layer: (config, size) -> module of (x (B, T, size), bool mask (B, T)) -> (B, T, size)."""
 
 
 class UnimodalEncoder(nn.Module):
@@ -57,20 +109,25 @@ class UnimodalEncoder(nn.Module):
 
     def __init__(self, config: BiBiERConfig, modality: str):
         super().__init__()
-        size = getattr(config, f"{modality}_encoder_size")
-        build = ENCODER_BLOCKS[getattr(config, f"{modality}_encoder")]
-        layers = getattr(config, f"{modality}_encoder_layers")
-        self.input_norm = nn.LayerNorm(config.feature_size(modality))
-        self.input_proj = nn.Linear(config.feature_size(modality), size)
+        name, size = getattr(config, f"{modality}_encoder"), getattr(config, f"{modality}_encoder_size")
+        layers, projects = getattr(config, f"{modality}_encoder_layers"), getattr(config, f"{modality}_input_projection")
+        feature_size = config.feature_size(modality)
+        self.input_norm = nn.LayerNorm(feature_size) if config.encoder_norms else nn.Identity()
+        self.input_proj = nn.Linear(feature_size, size) if projects else nn.Identity()
+        self.positional_encoding = name == "transformer"
         self.dropout = nn.Dropout(config.encoder_dropout)
-        self.layers = nn.ModuleList(ResidualLayer(size, build(config, size), config.encoder_dropout) for _ in range(layers))
-        self.final_norm = RMSNorm(size)
+        self.layers = nn.ModuleList(ENCODER_LAYERS[name](config, size) for _ in range(layers))
+        self.final_norm = RMSNorm(size) if config.encoder_norms else nn.Identity()
         self.classifier = nn.Linear(size, config.num_labels)
 
-    def forward(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size), logits (B, K)"""
-        x = self.dropout(self.input_proj(self.input_norm(features)))
+    def forward(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size), their mean (B, size), logits (B, K)"""
+        x = self.input_proj(self.input_norm(features))
+        if self.positional_encoding:
+            x = x + sinusoids(x.shape[1], x.shape[2], x.device, x.dtype)
+        x = self.dropout(x)
         for layer in self.layers:
             x = layer(x, mask)
         x = self.final_norm(x)
-        return x, self.classifier(self.dropout(masked_mean(x, mask)))
+        pooled = masked_mean(x, mask)
+        return x, pooled, self.classifier(self.dropout(pooled))

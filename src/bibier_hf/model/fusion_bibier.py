@@ -1,60 +1,47 @@
 """Fusion: encoded frames of both modalities -> one vector for the classifier (Sections 4 and 5 of the method).
 
     audio (B, T_a, D_a) -> project -+-> N x cross-modal layers -+-> tau(audio) (B, H), phi(audio) (B, L) -+
-                                    |  (audio <-> text)         |                                         +-> (B, output_size)
+                                    |  (audio <-> text)         |                                         +-> combine -> (B, output_size)
     text  (B, T_t, D_t) -> project -+---------------------------+-> tau(text)  (B, H), phi(text)  (B, L) -+
 
-tau is the mean over time, phi the mean over features, a curve over time that is resampled to L = `seg_len` points.
+tau is the mean over time, phi the mean over features, a curve over time that is resampled to L = `seg_len` points. The four members of the
+Former family differ in how they combine the four vectors:
 
-The published system lets each modality attend with its own sequence as the value, so that the other one enters through the
-attention weights only, cuts both sequences to one length, and knows no padding. Here keys and values come from the other modality,
-at its own length, and padding is masked everywhere; a result therefore never depends on the batch it was computed in.
+    biformer       concatenation
+    bigraph        a two-node graph (audio, text) for tau and one for phi
+    bigated        a gate for tau and one for phi
+    bigatedgraph   graphs, then gates over their nodes, added
+
+`bimamba` puts both sequences side by side, runs Mamba blocks over them and concatenates tau and phi of the result. `late` (in the model
+itself) mixes the unimodal logits.
+
+Keys and values of the attention come from the other modality, at its own length, and padding is masked everywhere, so that a result never
+depends on its batch. The options of `BiBiERConfig` under "Original behaviour" bring the published system's defects back, one by one.
 """
-
-import math
 
 import torch
 from torch import nn
 from torch.nn import functional as F
 
 from .configuration_bibier import BiBiERConfig
-from .encoders_bibier import masked_mean
+from .mamba_bibier import MambaBlock, RMSNorm
+from .sequence_bibier import masked_mean, resample, sinusoids
 
 
-def resample_to_length(x: torch.Tensor, mask: torch.Tensor, length: int) -> torch.Tensor:
-    """Linear interpolation (half-pixel centres, no anti-aliasing) of each sample's valid part to one length.
+class UnevenLayerNorm(nn.LayerNorm):
+    """LayerNorm whose weights start near one instead of at one.
 
-    Args:
-        x: (B, T).
-        mask: bool (B, T), True for the first n_i >= 1 steps of sample i.
-        length: L, points to produce.
-
-    Returns:
-        (B, L), for each sample what `F.interpolate(x[i, :n_i], size=length, mode="linear", align_corners=False)` gives.
+    At one, the mean over features of whatever it gives is zero, and so is phi: rounding noise, which the norms behind it blow up.
     """
-    last = mask.sum(1, keepdim=True).clamp(min=1) - 1  # (B, 1)
-    centre = torch.arange(length, device=x.device, dtype=torch.float32) + 0.5
-    position = (centre * ((last + 1) / length) - 0.5).clamp(min=0)  # (B, L), in steps of the input
-    position = torch.minimum(position, last.to(position.dtype))
-    left = position.floor().long()
-    right = torch.minimum(left + 1, last)
-    fraction = (position - left).to(x.dtype)
-    return torch.lerp(x.gather(1, left), x.gather(1, right), fraction)
-
-
-def sinusoids(length: int, size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Positional encoding (length, size): sines at even, cosines at odd dimensions, wavelengths 2 pi to 20000 pi."""
-    angle = torch.arange(length, device=device, dtype=torch.float32).unsqueeze(1) * torch.exp(
-        torch.arange(0, size, 2, device=device, dtype=torch.float32) * (-math.log(10000.0) / size)
-    )
-    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).to(dtype)
 
 
 class Projection(nn.Sequential):
-    """Linear -> LayerNorm -> Dropout"""
+    """Linear -> LayerNorm -> Dropout; `entrance`: of a modality into the fusion, without a linear layer between equal widths."""
 
-    def __init__(self, in_size: int, out_size: int, dropout: float):
-        super().__init__(nn.Linear(in_size, out_size), nn.LayerNorm(out_size), nn.Dropout(dropout))
+    def __init__(self, in_size: int, out_size: int, dropout: float, entrance: bool = False):
+        linear = nn.Identity() if entrance and in_size == out_size else nn.Linear(in_size, out_size)
+        norm = UnevenLayerNorm(out_size) if entrance else nn.LayerNorm(out_size)
+        super().__init__(linear, norm, nn.Dropout(dropout))
 
 
 class FeedForward(nn.Module):
@@ -71,11 +58,13 @@ class FeedForward(nn.Module):
 
 
 class CrossModalLayer(nn.Module):
-    """Transformer layer whose queries come from one modality and whose keys and values come from the other (post-norm)."""
+    """Post-norm transformer layer whose queries come from one modality and whose keys come from the other."""
 
     def __init__(self, config: BiBiERConfig):
         super().__init__()
         size = config.hidden_size
+        self.own_value = config.attention_value == "own"
+        self.dropout_on_residual = config.residual_dropout == "residual"
         self.attention = nn.MultiheadAttention(size, config.num_attention_heads, dropout=config.dropout, batch_first=True)
         self.attention_norm = nn.LayerNorm(size)
         self.feed_forward = FeedForward(size, config.dropout)
@@ -84,9 +73,13 @@ class CrossModalLayer(nn.Module):
 
     def forward(self, own: torch.Tensor, other: torch.Tensor, other_mask: torch.Tensor) -> torch.Tensor:
         """own (B, T, H), other (B, S, H), bool mask of the other (B, S) with at least one True a row -> (B, T, H)"""
-        attended, _ = self.attention(own, other, other, key_padding_mask=~other_mask, need_weights=False)
-        x = self.attention_norm(own + self.dropout(attended))
-        return self.feed_forward_norm(x + self.dropout(self.feed_forward(x)))
+        value = own if self.own_value else other
+        attended, _ = self.attention(own, other, value, key_padding_mask=~other_mask, need_weights=False)
+        x = self.attention_norm(self._add(own, attended))
+        return self.feed_forward_norm(self._add(x, self.feed_forward(x)))
+
+    def _add(self, residual: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
+        return self.dropout(residual) + branch if self.dropout_on_residual else residual + self.dropout(branch)
 
 
 class CrossModalEncoder(nn.Module):
@@ -97,44 +90,238 @@ class CrossModalEncoder(nn.Module):
 
     def __init__(self, config: BiBiERConfig):
         super().__init__()
-        self.positional_encoding = config.positional_encoding
-        self.audio_proj = Projection(config.audio_encoder_size, config.hidden_size, config.dropout)
-        self.text_proj = Projection(config.text_encoder_size, config.hidden_size, config.dropout)
+        self.same_length = config.attention_value == "own"
+        self.encode_at = config.positional_encoding_at if config.positional_encoding else None
+        self.audio_proj = Projection(config.audio_encoder_size, config.hidden_size, config.dropout, entrance=True)
+        self.text_proj = Projection(config.text_encoder_size, config.hidden_size, config.dropout, entrance=True)
         self.audio_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_fusion_layers))
         self.text_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_fusion_layers))
 
     def forward(
         self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(B, T_a, D_a), (B, T_a), (B, T_t, D_t), (B, T_t) -> (B, T_a, H), (B, T_t, H)"""
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """audio (B, T_a, D_a), its mask, text (B, T_t, D_t), its mask -> the same, of width H (and of one length for an "own" value)"""
         audio, text = self.audio_proj(audio), self.text_proj(text)
-        if self.positional_encoding:
-            audio = audio + sinusoids(audio.shape[1], audio.shape[2], audio.device, audio.dtype)
-            text = text + sinusoids(text.shape[1], text.shape[2], text.device, text.dtype)
+        if self.same_length:
+            audio, audio_mask, text, text_mask = to_shorter(audio, audio_mask, text, text_mask)
+        if self.encode_at == "input":
+            audio, text = _with_positions(audio), _with_positions(text)
         for audio_layer, text_layer in zip(self.audio_layers, self.text_layers, strict=True):
-            audio, text = audio + audio_layer(audio, text, text_mask), text + text_layer(text, audio, audio_mask)
-        return audio, text
+            a, t = (_with_positions(audio), _with_positions(text)) if self.encode_at == "layers" else (audio, text)
+            audio, text = audio + audio_layer(a, t, text_mask), text + text_layer(t, a, audio_mask)
+        return audio, audio_mask, text, text_mask
 
 
-class BiFormerFusion(nn.Module):
-    """Cross-modal transformer; concatenates [tau(audio), phi(audio), tau(text), phi(text)]."""
+def _with_positions(x: torch.Tensor) -> torch.Tensor:
+    return x + sinusoids(x.shape[1], x.shape[2], x.device, x.dtype)
+
+
+def to_shorter(
+    audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Resamples both modalities of each sample to the shorter one's length (B, T, H). A sequence of one step, such as the stand-in for a
+    missing modality, takes the other's length instead: cutting to it would leave nothing of the other."""
+    a, t = audio_mask.sum(1), text_mask.sum(1)
+    lengths = torch.where(torch.minimum(a, t) == 1, torch.maximum(a, t), torch.minimum(a, t))
+    return *resample(audio, audio_mask, lengths), *resample(text, text_mask, lengths)
+
+
+class GraphAttention(nn.Module):
+    """Graph attention (Velickovic et al., 2018; PyG's `GATConv`) on graphs of two nodes joined in both directions, with self-loops.
+
+    Args:
+        in_size, out_size: width of a node before and, a head, after.
+        heads: heads, concatenated.
+        first_pair_only: edges between the nodes of the first sample only (published code); the others see themselves alone.
+    """
+
+    def __init__(self, in_size: int, out_size: int, heads: int, first_pair_only: bool):
+        super().__init__()
+        self.first_pair_only = first_pair_only
+        self.lin = nn.Linear(in_size, heads * out_size, bias=False)
+        self.att_src = nn.Parameter(torch.empty(1, heads, out_size))
+        self.att_dst = nn.Parameter(torch.empty(1, heads, out_size))
+        self.bias = nn.Parameter(torch.empty(heads * out_size))
+
+    def forward(self, nodes: torch.Tensor) -> torch.Tensor:
+        """(B, 2, in_size) -> (B, 2, heads * out_size)"""
+        g = self.lin(nodes).unflatten(-1, self.att_src.shape[1:])  # (B, 2, heads, out)
+        source, target = (g * self.att_src).sum(-1), (g * self.att_dst).sum(-1)  # (B, 2, heads)
+        scores = F.leaky_relu(target.unsqueeze(2) + source.unsqueeze(1), 0.2)  # (B, to, from, heads)
+        if self.first_pair_only:
+            no_edge = ~torch.eye(2, dtype=torch.bool, device=nodes.device).expand(len(nodes), 2, 2).clone()
+            no_edge[0] = False
+            scores = scores.masked_fill(no_edge.unsqueeze(-1), -torch.inf)
+        out = torch.einsum("bijh,bjhd->bihd", scores.softmax(2), g)
+        return out.flatten(2) + self.bias
+
+
+class PairGraph(nn.Module):
+    """One vector a modality -> two nodes -> two graph attention layers -> two nodes, (B, size) twice -> (B, 2, size)"""
+
+    def __init__(self, size: int, config: BiBiERConfig):
+        super().__init__()
+        first_pair_only = config.graph_edges == "first_pair"
+        self.audio_proj = Projection(size, size, 0.0)
+        self.text_proj = Projection(size, size, 0.0)
+        self.gat1 = GraphAttention(size, size, config.num_graph_heads, first_pair_only)
+        self.gat2 = GraphAttention(config.num_graph_heads * size, size, 1, first_pair_only)
+
+    def forward(self, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
+        nodes = torch.stack([F.relu(self.audio_proj(audio)), F.relu(self.text_proj(text))], dim=1)
+        return self.gat2(F.relu(self.gat1(nodes)))
+
+
+class Gate(nn.Module):
+    """z h_1 + (1 - z) h_2 with h_i = tanh(W_i x_i) and z = sigmoid(W [x_1, x_2]) of width G.
+
+    `softmax`, as published: z is normalised over its G entries, so that z is about 1 / G and the second input dominates.
+    """
+
+    def __init__(self, size: int, config: BiBiERConfig):
+        super().__init__()
+        self.softmax = config.gate == "softmax"
+        self.first = nn.Linear(size, config.gated_size, bias=False)
+        self.second = nn.Linear(size, config.gated_size, bias=False)
+        self.gate = nn.Linear(2 * size, config.gated_size, bias=False)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+        """(B, size) twice -> (B, G)"""
+        z = self.dropout(self.gate(torch.cat([first, second], dim=-1)))
+        z = z.softmax(-1) if self.softmax else z.sigmoid()
+        return z * self.dropout(self.first(first).tanh()) + (1 - z) * self.dropout(self.second(second).tanh())
+
+
+class FormerFusion(nn.Module):
+    """The Former family: cross-modal layers, the pools tau and phi of both modalities, and `combine`."""
+
+    output_size: int
 
     def __init__(self, config: BiBiERConfig):
         super().__init__()
         self.seg_len = config.seg_len
-        self.output_size = 2 * (config.hidden_size + config.seg_len)
         self.cross_modal = CrossModalEncoder(config)
 
     def forward(self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
         """(B, T_a, D_a), bool (B, T_a), (B, T_t, D_t), bool (B, T_t) -> (B, output_size)"""
-        audio, text = self.cross_modal(audio, audio_mask, text, text_mask)
-        pooled = []
-        for x, mask in ((audio, audio_mask), (text, text_mask)):
-            pooled += [masked_mean(x, mask), resample_to_length(x.mean(-1), mask, self.seg_len)]
-        return torch.cat(pooled, dim=-1)
+        audio, audio_mask, text, text_mask = self.cross_modal(audio, audio_mask, text, text_mask)
+        return self.combine(
+            *temporal_and_feature_pools(audio, audio_mask, self.seg_len), *temporal_and_feature_pools(text, text_mask, self.seg_len)
+        )
+
+    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+        """tau (B, H) and phi (B, L) of both modalities -> (B, output_size)"""
+        raise NotImplementedError
 
 
-FUSIONS: dict[str, type[nn.Module]] = {"biformer": BiFormerFusion}
+def temporal_and_feature_pools(x: torch.Tensor, mask: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(B, T, H), bool (B, T) -> tau (B, H), the mean over time, and phi (B, length), the mean over features resampled"""
+    return masked_mean(x, mask), resample(x.mean(-1, keepdim=True), mask, length)[0].squeeze(-1)
+
+
+class BiFormerFusion(FormerFusion):
+    """[tau(audio), phi(audio), tau(text), phi(text)]"""
+
+    def __init__(self, config: BiBiERConfig):
+        super().__init__(config)
+        self.output_size = 2 * (config.hidden_size + config.seg_len)
+
+    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+        return torch.cat([tau_audio, phi_audio, tau_text, phi_text], dim=-1)
+
+
+class BiGraphFusion(FormerFusion):
+    """[graph(phi), graph(tau)], each the projected mean of its two nodes"""
+
+    def __init__(self, config: BiBiERConfig):
+        super().__init__(config)
+        self.output_size = config.seg_len + config.hidden_size
+        self.graph_phi, self.graph_tau = PairGraph(config.seg_len, config), PairGraph(config.hidden_size, config)
+        self.out_phi, self.out_tau = (Projection(size, size, 0.0) for size in (config.seg_len, config.hidden_size))
+
+    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+        phi, tau = self.graph_phi(phi_audio, phi_text).mean(1), self.graph_tau(tau_audio, tau_text).mean(1)
+        return torch.cat([self.out_phi(phi), self.out_tau(tau)], dim=-1)
+
+
+class BiGatedFusion(FormerFusion):
+    """[gate(phi), gate(tau)]"""
+
+    def __init__(self, config: BiBiERConfig):
+        super().__init__(config)
+        self.output_size = 2 * config.gated_size
+        self.gate_phi, self.gate_tau = Gate(config.seg_len, config), Gate(config.hidden_size, config)
+
+    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+        return torch.cat([self.gate_phi(phi_audio, phi_text), self.gate_tau(tau_audio, tau_text)], dim=-1)
+
+
+class BiGatedGraphFusion(FormerFusion):
+    """For phi and for tau: the projected mean of the graph's nodes plus the projected gate over them"""
+
+    def __init__(self, config: BiBiERConfig):
+        super().__init__(config)
+        width, dropout = config.gated_size, config.dropout
+        self.output_size = 2 * width
+        self.graph_phi, self.graph_tau = PairGraph(config.seg_len, config), PairGraph(config.hidden_size, config)
+        self.gate_phi, self.gate_tau = Gate(config.seg_len, config), Gate(config.hidden_size, config)
+        self.nodes_phi, self.nodes_tau = Projection(config.seg_len, width, dropout), Projection(config.hidden_size, width, dropout)
+        self.gated_phi = Projection(width, width, dropout)
+        self.gated_tau = None if config.share_gate_projection else Projection(width, width, dropout)
+
+    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+        phi, tau = self.graph_phi(phi_audio, phi_text), self.graph_tau(tau_audio, tau_text)  # (B, 2, L), (B, 2, H)
+        gated_tau = self.gated_phi if self.gated_tau is None else self.gated_tau
+        f_phi = self.nodes_phi(phi.mean(1)) + self.gated_phi(self.gate_phi(phi[:, 0], phi[:, 1]))
+        f_tau = self.nodes_tau(tau.mean(1)) + gated_tau(self.gate_tau(tau[:, 0], tau[:, 1]))
+        return torch.cat([f_phi, f_tau], dim=-1)
+
+
+class BiMambaFusion(nn.Module):
+    """Both sequences side by side -> Mamba blocks, u + RMSNorm(block(u)) -> [tau(u), phi(u)]"""
+
+    def __init__(self, config: BiBiERConfig):
+        super().__init__()
+        size = config.hidden_size
+        self.seg_len, self.fills_with_zeros = config.seg_len, not config.masked
+        self.output_size = size + config.seg_len
+        self.audio_proj = Projection(config.audio_encoder_size, size, config.dropout)
+        self.text_proj = Projection(config.text_encoder_size, size, config.dropout)
+        self.fusion_proj = Projection(2 * size, size, config.dropout)
+        self.blocks = nn.ModuleList(
+            MambaBlock(
+                size,
+                inner_size=max(1, int(config.fusion_mamba_expand * size)),
+                state_size=config.fusion_mamba_state_size,
+                conv_kernel=config.fusion_mamba_conv_kernel,
+                dt_rank=config.fusion_mamba_dt_rank,
+                bidirectional=config.bidirectional,
+                decay=config.ssm_decay,
+            )
+            for _ in range(config.num_fusion_layers)
+        )
+        self.norms = nn.ModuleList(RMSNorm(size) for _ in range(config.num_fusion_layers))
+
+    def forward(self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+        """(B, T_a, D_a), bool (B, T_a), (B, T_t, D_t), bool (B, T_t) -> (B, output_size)"""
+        audio, mask, text, _ = to_shorter(self.audio_proj(audio), audio_mask, self.text_proj(text), text_mask)
+        u = self.fusion_proj(torch.cat([audio, text], dim=-1))
+        for block, norm in zip(self.blocks, self.norms, strict=True):
+            u = u + norm(block(u, mask))
+        if self.fills_with_zeros and u.shape[1] <= self.seg_len:  # as published: phi is lengthened by zeros instead of stretched
+            phi = F.pad(u.mean(-1), (0, self.seg_len - u.shape[1]))
+            return torch.cat([u.mean(1), phi], dim=-1)
+        return torch.cat(temporal_and_feature_pools(u, mask, self.seg_len), dim=-1)
+
+
+FUSIONS: dict[str, type[nn.Module]] = {
+    "biformer": BiFormerFusion,
+    "bigraph": BiGraphFusion,
+    "bigated": BiGatedFusion,
+    "bigatedgraph": BiGatedGraphFusion,
+    "bimamba": BiMambaFusion,
+}
 """Name in the config -> module of (audio, audio_mask, text, text_mask) -> (B, output_size)."""
 
 
@@ -149,3 +336,23 @@ class Classifier(nn.Sequential):
             nn.Dropout(config.dropout),
             nn.Linear(config.classifier_size, config.num_labels),
         )
+
+
+class LogitMixture(nn.Module):
+    """Sum of M logit vectors with learned weights, a softmax over the M for each class.
+
+    Args:
+        count: M.
+        classes: K.
+    """
+
+    def __init__(self, count: int, classes: int):
+        super().__init__()
+        self.weights = nn.Parameter(torch.empty(count, classes))
+
+    def forward(self, logits: list[torch.Tensor], present: list[torch.Tensor]) -> torch.Tensor:
+        """M logits (B, K) and which samples have each, bool (B,) -> (B, K); the weights of absent ones go to the others."""
+        there = torch.stack(present, dim=1).unsqueeze(-1)  # (B, M, 1)
+        there = there | ~there.any(1, keepdim=True)
+        weights = self.weights.masked_fill(~there, -torch.inf).softmax(1)
+        return (weights * torch.stack(logits, dim=1)).sum(1)

@@ -23,10 +23,18 @@ _CHUNK_ELEMENTS = 2**19
 """State elements (steps x B x D x N) that are materialised at once: small enough for the cache, large enough to amortise a call."""
 
 
-def selective_scan(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
+def selective_scan(
+    u: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor,
+    decay: str = "exponential",
+) -> torch.Tensor:
     """Selective state-space recurrence, exact, linear in L, with memory for a few steps of states only.
 
-        h_t = exp(dt_t A) h_{t-1} + dt_t B_t u_t,    y_t = C_t h_t + D u_t,    h_0 = 0
+        h_t = decay_t h_{t-1} + dt_t B_t u_t,    y_t = C_t h_t + D u_t,    h_0 = 0,    decay_t = exp(dt_t A)
 
     A step with dt = 0 leaves the state as it was, which is how padding is skipped.
 
@@ -36,16 +44,18 @@ def selective_scan(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.
         A: decay rates < 0, (D, N).
         B, C: input and output matrices of each step, (B, L, N).
         D: skip weights, (D,).
+        decay: `"exponential"`, or `"product"`: decay_t = dt_t exp(A), the published code's formula, under which padding is not skipped.
 
     Returns:
         y, (B, L, D), in the dtype of `u`; states are kept in float32 (float64 for float64 input).
     """
-    if u.is_cuda and _cuda_scan is not None:
+    if u.is_cuda and _cuda_scan is not None and decay == "exponential":
         y = _cuda_scan(u.transpose(1, 2), dt.transpose(1, 2), A.float(), B.transpose(1, 2), C.transpose(1, 2), D.float())
         return y.transpose(1, 2).to(u.dtype)
     dtype = torch.promote_types(u.dtype, torch.float32)
-    states = _ChunkedScan.apply(*(tensor.to(dtype) for tensor in (u, dt, A, B, C)))
-    return (states + u.to(dtype) * D.to(dtype)).to(u.dtype)
+    u_, dt, A, B, C = (tensor.to(dtype) for tensor in (u, dt, A, B, C))
+    states = _ChunkedScan.apply(u_, dt, A if decay == "exponential" else A.exp(), B, C, decay == "exponential")
+    return (states + u_ * D.to(dtype)).to(u.dtype)
 
 
 class _ChunkedScan(torch.autograd.Function):
@@ -54,17 +64,18 @@ class _ChunkedScan(torch.autograd.Function):
     at each chunk's start and recomputes the rest."""
 
     @staticmethod
-    def forward(ctx, u, dt, A, B, C):
+    def forward(ctx, u, dt, A, B, C, exponential):
         steps = _chunk_steps(u, A)
         state = u.new_zeros(u.shape[0], *A.shape)
         outputs, starts = [], []
         for begin in range(0, u.shape[1], steps):
             starts.append(state)
             part = slice(begin, begin + steps)
-            _, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], state)
+            _, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], state, exponential)
             outputs.append(torch.matmul(states, C[:, part].transpose(0, 1).unsqueeze(-1)).squeeze(-1))  # (steps, B, D)
             state = states[-1].clone()
         ctx.save_for_backward(u, dt, A, B, C, torch.stack(starts))
+        ctx.exponential = exponential
         return torch.cat(outputs).transpose(0, 1)
 
     @staticmethod
@@ -78,7 +89,7 @@ class _ChunkedScan(torch.autograd.Function):
         for index in reversed(range(len(starts))):
             part = slice(index * steps, (index + 1) * steps)
             u_c, dt_c, B_c, C_c, gy_c = (t[:, part].transpose(0, 1) for t in (u, dt, B, C, grad_y))  # (steps, B, ...)
-            decay, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], starts[index])
+            decay, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], starts[index], ctx.exponential)
             # dL/dh_t = C_t dy_t + decay_{t+1} dL/dh_{t+1}
             grad_h = gy_c.unsqueeze(-1) * C_c.unsqueeze(-2)  # (steps, B, D, N)
             grad_h[-1] += carry
@@ -89,14 +100,14 @@ class _ChunkedScan(torch.autograd.Function):
             x_c = dt_c * u_c
             grad_B[:, part] = torch.matmul(x_c.unsqueeze(-2), grad_h).squeeze(-2).transpose(0, 1)
             grad_x = torch.matmul(grad_h, B_c.unsqueeze(-1)).squeeze(-1)  # of dt u, (steps, B, D)
-            # With respect to the exponent dt A, from here on in place: decay_t h_{t-1} dL/dh_t
-            exponent = decay.mul_(grad_h)
-            exponent[0].mul_(starts[index])
-            exponent[1:].mul_(states[:-1])
-            grad_A += torch.einsum("sbdn,sbd->dn", exponent, dt_c)
-            grad_dt[:, part] = (torch.einsum("sbdn,dn->sbd", exponent, A) + u_c * grad_x).transpose(0, 1)
+            # dL/d(dt A), from here on in place: decay_t h_{t-1} dL/dh_t, without the first factor where dt A is the decay itself
+            grad_dtA = decay.mul_(grad_h) if ctx.exponential else grad_h
+            grad_dtA[0].mul_(starts[index])
+            grad_dtA[1:].mul_(states[:-1])
+            grad_A += torch.einsum("sbdn,sbd->dn", grad_dtA, dt_c)
+            grad_dt[:, part] = (torch.einsum("sbdn,dn->sbd", grad_dtA, A) + u_c * grad_x).transpose(0, 1)
             grad_u[:, part] = (dt_c * grad_x).transpose(0, 1)
-        return grad_u, grad_dt, grad_A, grad_B, grad_C
+        return grad_u, grad_dt, grad_A, grad_B, grad_C, None
 
 
 def _chunk_steps(u: torch.Tensor, A: torch.Tensor) -> int:
@@ -104,11 +115,13 @@ def _chunk_steps(u: torch.Tensor, A: torch.Tensor) -> int:
 
 
 def _chunk_states(
-    u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, state: torch.Tensor
+    u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, state: torch.Tensor, exponential: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(decay, states), both (steps, B, D, N), of a chunk that starts from `state` (B, D, N)."""
     dt = dt.transpose(0, 1)
-    decay = (dt.unsqueeze(-1) * A).exp_()
+    decay = dt.unsqueeze(-1) * A
+    if exponential:
+        decay.exp_()
     states = (dt * u.transpose(0, 1)).unsqueeze(-1) * B.transpose(0, 1).unsqueeze(-2)
     for step in range(len(states)):
         state = states[step].addcmul_(decay[step], state)
@@ -136,26 +149,32 @@ class SelectiveSSM(nn.Module):
         state_size: N, states a channel.
         conv_kernel: width of the convolution.
         dt_rank: rank of the projection to the step sizes.
+        decay: `"exponential"`: decay exp(-dt exp(A_log)) and a bias of its own for the step size. `"product"`: the published code's
+            exp(-A) dt, where D is that bias, too; nothing keeps the decay below one.
     """
 
-    def __init__(self, size: int, state_size: int, conv_kernel: int, dt_rank: int):
+    def __init__(self, size: int, state_size: int, conv_kernel: int, dt_rank: int, decay: str = "exponential"):
         super().__init__()
-        self.state_size, self.dt_rank = state_size, dt_rank
+        self.state_size, self.dt_rank, self.decay = state_size, dt_rank, decay
         self.conv1d = nn.Conv1d(size, size, conv_kernel, groups=size, padding=conv_kernel - 1)
         self.x_proj = nn.Linear(size, dt_rank + 2 * state_size, bias=False)
-        self.dt_proj = nn.Linear(dt_rank, size)
-        self.A_log = nn.Parameter(torch.empty(size, state_size))
+        self.dt_proj = nn.Linear(dt_rank, size, bias=decay == "exponential")
+        name = "A_log" if decay == "exponential" else "A"
+        self.register_parameter(name, nn.Parameter(torch.empty(size, state_size)))
         self.D = nn.Parameter(torch.empty(size))
 
     def init_parameters(self) -> None:
-        """The initialisation of the Mamba paper: A = -(1..N), step sizes log-uniform in 0.001..0.1, D = 1."""
-        rates = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.A_log.device)
-        init.copy_(self.A_log, rates.log().expand_as(self.A_log))
+        """The initialisation of the Mamba paper: A = -(1..N), step sizes log-uniform in 0.001..0.1, D = 1. `"product"`: A = 1..N, D = 1."""
+        rates = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.D.device)
         init.ones_(self.D)
-        init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        low, high = math.log(1e-3), math.log(1e-1)
-        dt = torch.exp(torch.rand(self.D.shape[0], device=self.D.device) * (high - low) + low)
-        init.copy_(self.dt_proj.bias, dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        if self.decay == "exponential":
+            init.copy_(self.A_log, rates.log().expand_as(self.A_log))
+            init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+            low, high = math.log(1e-3), math.log(1e-1)
+            dt = torch.exp(torch.rand(self.D.shape[0], device=self.D.device) * (high - low) + low)
+            init.copy_(self.dt_proj.bias, dt + torch.log(-torch.expm1(-dt)))  # inverse of softplus
+        else:
+            init.copy_(self.A, rates.expand_as(self.A))
         bound = self.conv1d.kernel_size[0] ** -0.5
         init.uniform_(self.conv1d.weight, -bound, bound)
         init.zeros_(self.conv1d.bias)
@@ -168,8 +187,10 @@ class SelectiveSSM(nn.Module):
         a = self.conv1d((a * keep).transpose(1, 2))[..., : a.shape[1]].transpose(1, 2)
         a = F.silu(a)
         dt, B, C = self.x_proj(a).split([self.dt_rank, self.state_size, self.state_size], dim=-1)
-        dt = F.softplus(self.dt_proj(dt).float()) * keep
-        y = selective_scan(a, dt, -torch.exp(self.A_log.float()), B, C, self.D)
+        exponential = self.decay == "exponential"
+        dt = F.softplus((self.dt_proj(dt) if exponential else self.dt_proj(dt) + self.D).float()) * keep
+        A = -torch.exp(self.A_log.float()) if exponential else -self.A.float()
+        y = selective_scan(a, dt, A, B, C, self.D, self.decay)
         return y.flip(1) if reverse else y
 
 
@@ -179,6 +200,7 @@ class MambaBlock(nn.Module):
     Args:
         size: width of input and output.
         inner_size: D of the scan.
+        state_size, conv_kernel, dt_rank, decay: those of [`SelectiveSSM`]; dt_rank None: size / 16.
         bidirectional: add a scan in the reverse direction, with parameters of its own; the two share the projections in and out.
     """
 
@@ -190,12 +212,13 @@ class MambaBlock(nn.Module):
         conv_kernel: int = 4,
         dt_rank: int | None = None,
         bidirectional: bool = False,
+        decay: str = "exponential",
     ):
         super().__init__()
-        dt_rank = dt_rank or max(1, size // 16)
+        options = (inner_size, state_size, conv_kernel, dt_rank or max(1, size // 16), decay)
         self.in_proj = nn.Linear(size, 2 * inner_size, bias=False)
-        self.forward_ssm = SelectiveSSM(inner_size, state_size, conv_kernel, dt_rank)
-        self.backward_ssm = SelectiveSSM(inner_size, state_size, conv_kernel, dt_rank) if bidirectional else None
+        self.forward_ssm = SelectiveSSM(*options)
+        self.backward_ssm = SelectiveSSM(*options) if bidirectional else None
         self.out_proj = nn.Linear(inner_size, size, bias=False)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -8,8 +8,8 @@ Expert Systems with Applications, 2025.
     text ------ text backbone --- text encoder ---+-- frames --+                  +------- fused_embedding
                                                   +-- text_logits
 
-Either modality may be missing, in a whole batch or in some of its samples: a learned sequence of one step stands in for it.
-Padding is masked everywhere, so a sample's result does not depend on its batch.
+A model of one modality ends after its encoder. Of two modalities either may be missing, in a whole batch or in some of its samples: a
+learned sequence of one step stands in for it. Padding is masked everywhere, so a sample's result does not depend on its batch.
 """
 
 import contextlib
@@ -34,10 +34,11 @@ from .backbones_bibier import (
     load_backbone,
     weights_hash,
 )
-from .configuration_bibier import EMBEDDED, TASK, BiBiERConfig
+from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig
 from .encoders_bibier import UnimodalEncoder
-from .fusion_bibier import FUSIONS, Classifier
+from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
 from .mamba_bibier import SelectiveSSM
+from .sequence_bibier import masked_mean
 
 if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the pipeline's and the processor's code beside the model's
     from .pipeline_bibier import AudioTextEmotionPipeline  # noqa: F401
@@ -45,14 +46,14 @@ if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the pipeline's an
 
 logger = logging.get_logger(__name__)
 
-MODALITIES = ("audio", "text")
-
 AUTO_MAP = {
     "AutoConfig": "configuration_bibier.BiBiERConfig",
     "AutoModel": "modeling_bibier.BiBiERForEmotionClassification",
     "AutoModelForAudioClassification": "modeling_bibier.BiBiERForEmotionClassification",
     "AutoProcessor": "processing_bibier.BiBiERProcessor",
 }
+_HEAD_PREFIXES = ("audio_encoder.", "text_encoder.", "fusion.", "classifier.", "mixture.")
+
 CUSTOM_PIPELINES = {
     TASK: {"impl": "pipeline_bibier.AudioTextEmotionPipeline", "pt": ["AutoModel"], "tf": [], "type": "multimodal"},
 }
@@ -66,7 +67,7 @@ class BiBiEROutput(ModelOutput):
         loss: scalar, when `labels` are given.
         logits: (B, K), from the fused modalities.
         audio_logits, text_logits: (B, K), from one modality; zeros (no preference) for a sample without it, None where the batch has none.
-        fused_embedding: (B, E), the vector that the classifier reads.
+        fused_embedding: (B, E), the vector that the classifier reads; without one, the mean frames of the modalities.
     """
 
     loss: torch.Tensor | None = None
@@ -74,6 +75,18 @@ class BiBiEROutput(ModelOutput):
     audio_logits: torch.Tensor | None = None
     text_logits: torch.Tensor | None = None
     fused_embedding: torch.Tensor | None = None
+
+
+@dataclass
+class _Encoded:
+    """One modality of a batch, encoded. `present`: which samples have it, (B,)."""
+
+    frames: torch.Tensor  # (B, T, size)
+    mask: torch.Tensor  # bool (B, T)
+    present: torch.Tensor  # bool (B,)
+    pooled: torch.Tensor  # (B, size)
+    logits: torch.Tensor | None  # (B, K)
+    has_logits: torch.Tensor  # bool (B,)
 
 
 class BiBiERPreTrainedModel(PreTrainedModel):
@@ -87,7 +100,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    _keep_in_fp32_modules_strict = ["A_log"]
+    _keep_in_fp32_modules_strict = ["A_log", "A"]
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -97,9 +110,19 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             init.xavier_uniform_(module.weight)
             if module.bias is not None:
                 init.zeros_(module.bias)
+        elif isinstance(module, GraphAttention):
+            init.xavier_uniform_(module.att_src)
+            init.xavier_uniform_(module.att_dst)
+            init.zeros_(module.bias)
+        elif isinstance(module, UnevenLayerNorm):
+            init.normal_(module.weight, mean=1.0, std=0.1)
+            init.zeros_(module.bias)
+        elif isinstance(module, LogitMixture):
+            init.uniform_(module.weights)
         elif isinstance(module, BiBiERForEmotionClassification):
-            init.normal_(module.missing_audio, std=self.config.initializer_range)
-            init.normal_(module.missing_text, std=self.config.initializer_range)
+            for name in ("missing_audio", "missing_text"):
+                if hasattr(module, name):
+                    init.normal_(getattr(module, name), std=self.config.initializer_range)
         else:
             super()._init_weights(module)
 
@@ -204,12 +227,18 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             sub_config = getattr(config, f"{modality}_config")
             build = build_backbones and sub_config is not None and getattr(config, f"{modality}_backbone_stored")
             setattr(self, f"{modality}_backbone", build_backbone(sub_config) if build else None)
-        self.audio_encoder = UnimodalEncoder(config, "audio")
-        self.text_encoder = UnimodalEncoder(config, "text")
-        self.missing_audio = nn.Parameter(torch.empty(config.audio_encoder_size))
-        self.missing_text = nn.Parameter(torch.empty(config.text_encoder_size))
-        self.fusion = FUSIONS[config.fusion](config)
-        self.classifier = Classifier(self.fusion.output_size, config)
+        for modality in MODALITIES:
+            encodes = modality in config.modalities and getattr(config, f"{modality}_encoder") != "none"
+            setattr(self, f"{modality}_encoder", UnimodalEncoder(config, modality) if encodes else None)
+        bimodal = len(config.modalities) == 2
+        self.fusion = self.classifier = self.mixture = None
+        if bimodal and config.fusion != "late":
+            self.missing_audio = nn.Parameter(torch.empty(config.audio_encoder_size))
+            self.missing_text = nn.Parameter(torch.empty(config.text_encoder_size))
+            self.fusion = FUSIONS[config.fusion](config)
+            self.classifier = Classifier(self.fusion.output_size, config)
+        if bimodal and (config.fusion == "late" or config.add_unimodal_logits):
+            self.mixture = LogitMixture(2 if config.fusion == "late" else 3, config.num_labels)
         self.post_init()
         self._freeze_backbones()
 
@@ -306,6 +335,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         audio_features_mask: torch.Tensor | None = None,
         text_features: torch.Tensor | None = None,
         text_features_mask: torch.Tensor | None = None,
+        audio_logits: torch.Tensor | None = None,
+        text_logits: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         return_dict: bool | None = None,
@@ -320,6 +351,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             input_ids, text_attention_mask: tokens and their mask, (B, T).
             audio_features, audio_features_mask: backbone features (B, T_a, D_a) in place of the waveform, and their mask (B, T_a).
             text_features, text_features_mask: likewise, (B, T_t, D_t) and (B, T_t).
+            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders.
             labels: hard, integers (B,), or soft, (B, K) with rows that sum to one.
             num_items_in_batch: samples of the whole (global) batch; the loss is a sum divided by it. None: B.
             return_dict: False for a plain tuple.
@@ -330,32 +362,64 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         raw_audio = self._one_audio_input(input_values, input_features)
         audio, audio_mask = self._features("audio", raw_audio, audio_attention_mask, audio_features, audio_features_mask)
         text, text_mask = self._features("text", input_ids, text_attention_mask, text_features, text_features_mask)
-        if audio is None and text is None:
-            raise ValueError(
-                "There is neither audio nor text. Pass input_values (or input_features) or audio_features, "
-                "and/or input_ids or text_features."
-            )
-        if audio is not None and text is not None and len(audio) != len(text):
-            raise ValueError(f"The batch has {len(audio)} samples of audio and {len(text)} of text; they must be the same samples.")
-        batch = len(audio if audio is not None else text)
+        batch = self._batch_size(audio=audio, text=text, audio_logits=audio_logits, text_logits=text_logits)
+        encoded_audio = self._encode("audio", audio, audio_mask, audio_logits, batch)
+        encoded_text = self._encode("text", text, text_mask, text_logits, batch)
 
-        audio, audio_logits, audio_mask, has_audio = self._encode(self.audio_encoder, audio, audio_mask, batch)
-        text, text_logits, text_mask, has_text = self._encode(self.text_encoder, text, text_mask, batch)
-        keep_audio, keep_text = self._modality_dropout(has_audio, has_text)
-        audio, audio_mask = self._stand_in(self.missing_audio, audio, audio_mask, keep_audio)
-        text, text_mask = self._stand_in(self.missing_text, text, text_mask, keep_text)
-
-        fused = self.fusion(audio, audio_mask, text, text_mask)
-        logits = self.classifier(fused)
-        loss = None
-        if labels is not None:
-            loss = self._loss(labels, logits, ((audio_logits, has_audio), (text_logits, has_text)), num_items_in_batch)
-        output = BiBiEROutput(loss=loss, logits=logits, audio_logits=audio_logits, text_logits=text_logits, fused_embedding=fused)
+        if len(self.config.modalities) == 1:
+            logits, fused = self._unimodal(encoded_audio if self.config.modalities == ["audio"] else encoded_text)
+            heads = ()
+        else:
+            logits, fused = self._fuse(encoded_audio, encoded_text)
+            heads = (encoded_audio, encoded_text)
+        loss = None if labels is None else self._loss(labels, logits, heads, num_items_in_batch)
+        output = BiBiEROutput(
+            loss=loss, logits=logits, audio_logits=encoded_audio.logits, text_logits=encoded_text.logits, fused_embedding=fused
+        )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
 
+    def _batch_size(self, **inputs: torch.Tensor | None) -> int:
+        sizes = {name: len(tensor) for name, tensor in inputs.items() if tensor is not None}
+        if not sizes:
+            names = {"audio": "input_values (or input_features) or audio_features", "text": "input_ids or text_features"}
+            wanted = ", and/or ".join(names[modality] for modality in self.config.modalities)
+            raise ValueError(
+                f"There is neither audio nor text that this model reads ({' and '.join(self.config.modalities)}). Pass {wanted}."
+            )
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"The batch has different numbers of samples: {sizes}; they must be the same samples.")
+        return next(iter(sizes.values()))
+
+    def _unimodal(self, encoded: _Encoded) -> tuple[torch.Tensor, torch.Tensor]:
+        """(logits, embedding) of a model of one modality"""
+        name = self.config.modalities[0]
+        if encoded.logits is None or not (torch.compiler.is_compiling() or bool(encoded.has_logits.all())):
+            raise ValueError(f"This model reads {name} alone (modalities={[name]}), and a sample of the batch has no {name}.")
+        return encoded.logits, encoded.pooled
+
+    def _fuse(self, audio: _Encoded, text: _Encoded) -> tuple[torch.Tensor, torch.Tensor]:
+        """(logits, embedding) from both modalities"""
+        if self.config.fusion == "late":
+            candidates, embedding = [], torch.cat([audio.pooled, text.pooled], dim=-1)
+        else:
+            keep_audio, keep_text = self._modality_dropout(audio.present, text.present)
+            embedding = self.fusion(
+                *self._stand_in(self.missing_audio, audio.frames, audio.mask, keep_audio),
+                *self._stand_in(self.missing_text, text.frames, text.mask, keep_text),
+            )
+            logits = self.classifier(embedding)
+            if self.mixture is None:
+                return logits, embedding
+            candidates = [(logits, torch.ones_like(audio.present))]
+        # The mixture gives the weight of an absent modality to the others.
+        for encoded in (text, audio):
+            logits = encoded.logits if encoded.logits is not None else embedding.new_zeros(len(embedding), self.config.num_labels)
+            candidates.insert(0, (logits, encoded.has_logits))
+        return self.mixture(*map(list, zip(*candidates, strict=True))), embedding
+
     def _one_audio_input(self, input_values: torch.Tensor | None, input_features: torch.Tensor | None) -> torch.Tensor | None:
-        if input_values is None and input_features is None:
+        if (input_values is None and input_features is None) or "audio" not in self.config.modalities:
             return None
         expected = audio_input_name(self._require_backbone("audio").config)
         given = "input_values" if input_features is None else "input_features"
@@ -374,16 +438,18 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         """Features (B, T, D) and bool mask (B, T) with the kept steps first, or None and None."""
         if raw is not None and features is not None:
             raise ValueError(f"Raw {modality} and {modality}_features were both given; leave one out.")
-        if raw is not None:
+        if raw is not None and modality in self.config.modalities:
             encode = self.encode_audio if modality == "audio" else self.encode_text
             features, mask = encode(raw, raw_mask)
-            return features.to(self.missing_audio.dtype), mask
-        if features is None:
+            if modality == "text" and not self.config.masked:
+                features, mask = self._as_published(features, mask)
+            return features.to(self._compute_dtype), mask
+        if features is None or modality not in self.config.modalities:
             return None, None
         width = self.config.feature_size(modality)
         if features.dim() != 3 or features.shape[-1] != width:
             raise ValueError(f"{modality}_features must have the shape (batch, time, {width}), got {tuple(features.shape)}.")
-        features = features.to(self.missing_audio.dtype)
+        features = features.to(self._compute_dtype)
         if features.shape[1] == 0:
             features = features.new_zeros(len(features), 1, width)
             return features, torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
@@ -393,18 +459,39 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             raise ValueError(f"{modality}_features_mask has the shape {tuple(mask.shape)}; it must be {tuple(features.shape[:2])}.")
         return kept_first(features, mask.bool())
 
+    @property
+    def _compute_dtype(self) -> torch.dtype:
+        """Of everything above the backbones."""
+        return next(parameter.dtype for name, parameter in self.named_parameters() if name.startswith(_HEAD_PREFIXES))
+
+    def _as_published(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The published code encodes the whole text, keeps the first `max_text_tokens` positions and fills up with zeros, unmasked."""
+        features = (features * mask.unsqueeze(-1))[:, : self.config.max_text_tokens]
+        features = F.pad(features, (0, 0, 0, self.config.max_text_tokens - features.shape[1]))
+        return features, mask.any(1, keepdim=True).expand(features.shape[:2])
+
     def _encode(
-        self, encoder: UnimodalEncoder, features: torch.Tensor | None, mask: torch.Tensor | None, batch: int
-    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor, torch.Tensor]:
-        """(frames, logits, mask, which samples have this modality)"""
+        self, modality: str, features: torch.Tensor | None, mask: torch.Tensor | None, logits: torch.Tensor | None, batch: int
+    ) -> _Encoded:
+        encoder, size = getattr(self, f"{modality}_encoder"), getattr(self.config, f"{modality}_encoder_size")
         if features is None:
-            weight = encoder.final_norm.weight
-            frames = weight.new_zeros(batch, 1, len(weight))
-            mask = torch.zeros(batch, 1, dtype=torch.bool, device=weight.device)
-            return frames, None, mask, mask[:, 0]
+            features = torch.zeros(batch, 1, size, dtype=self._compute_dtype, device=self.device)
+            mask = torch.zeros(batch, 1, dtype=torch.bool, device=self.device)
+            encoder = None
         present = mask.any(1)
-        frames, logits = encoder(features, mask)
-        return frames, logits * present.unsqueeze(1), mask, present
+        if not self.config.masked:
+            mask = present.unsqueeze(1).expand_as(mask)
+        if encoder is None:
+            frames, pooled, own = features, masked_mean(features, mask), None
+        else:
+            frames, pooled, own = encoder(features, mask)
+            own = own * present.unsqueeze(1)
+        has_logits = present if own is not None else torch.zeros_like(present)
+        if logits is not None:
+            if logits.shape != (batch, self.config.num_labels):
+                raise ValueError(f"{modality}_logits must have the shape {(batch, self.config.num_labels)}, got {tuple(logits.shape)}.")
+            own, has_logits = logits.to(frames.dtype), torch.ones_like(present)
+        return _Encoded(frames, mask, present, pooled, own, has_logits)
 
     def _modality_dropout(self, has_audio: torch.Tensor, has_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """In training, hides one modality of some samples that have both, so that the model learns to do with the other."""
@@ -430,16 +517,16 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         self,
         labels: torch.Tensor,
         logits: torch.Tensor,
-        unimodal: tuple[tuple[torch.Tensor | None, torch.Tensor], ...],
+        heads: tuple[_Encoded, ...],
         num_items_in_batch: torch.Tensor | int | None,
     ) -> torch.Tensor:
         targets = _as_distribution(labels, logits.shape[0], logits.shape[1]).to(logits.device)
         weights = None if self.config.class_weights is None else torch.tensor(self.config.class_weights, device=logits.device)
         items = len(logits) if num_items_in_batch is None else num_items_in_batch
         loss = soft_cross_entropy(logits, targets, weights).sum()
-        for some_logits, present in unimodal:
-            if some_logits is not None and self.config.unimodal_loss_weight > 0:
-                loss = loss + self.config.unimodal_loss_weight * (soft_cross_entropy(some_logits, targets, weights) * present).sum()
+        for head in heads:
+            if head.logits is not None and self.config.unimodal_loss_weight > 0:
+                loss = loss + self.config.unimodal_loss_weight * (soft_cross_entropy(head.logits, targets, weights) * head.has_logits).sum()
         return loss / items
 
 

@@ -7,9 +7,12 @@ from typing import Any
 import numpy as np
 import torch
 from transformers import Pipeline, pipeline
+from transformers.utils import logging
 
 from .audio_bibier import AudioError, decode_audio
 from .configuration_bibier import TASK
+
+logger = logging.get_logger(__name__)
 
 _AUDIO_KEYS = ("array", "raw", "bytes", "path")
 
@@ -60,6 +63,12 @@ class AudioTextEmotionPipeline(Pipeline):
             inputs = list(inputs)
         elif isinstance(inputs, list) and all(isinstance(value, (int, float)) for value in inputs):
             inputs = np.asarray(inputs, dtype=np.float32)  # one clip as bare numbers
+        if self.model.config.depends_on_batch and (kwargs.get("batch_size") or self._batch_size or 1) > 1:
+            logger.warning_once(
+                "This model reproduces defects of the published code that make a result depend on its batch "
+                f"({', '.join(self.model.config.reproduced_defects)}); batch_size=1 is used."
+            )
+            kwargs["batch_size"] = 1
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(

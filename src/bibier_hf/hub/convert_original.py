@@ -1,0 +1,425 @@
+"""The published system's weights -> one checkpoint of this package.
+
+    python -m bibier_hf.hub.convert_original --fusion best_model.pt --num_transformer_heads 8 --output_dir outputs/published
+    python -m bibier_hf.hub.convert_original --audio_head best_audio_model_2.pt --output_dir outputs/published_audio
+    python -m bibier_hf.hub.convert_original --audio_head A.pt --text_head T.pth --fusion F.pt --num_transformer_heads 8 --output_dir OUT
+
+The result reproduces the original in evaluation mode (`original_behaviour=True`). Fusion weights alone give a model that takes what the
+original's fusion took: encoded frames as `audio_features` and `text_features`, and for the `...WithProb` variants `audio_logits` and
+`text_logits`. One head alone gives a unimodal model over backbone features. The three together give the whole system; its backbones are
+named by their ids and fetched when it is loaded (both are for non-commercial use).
+
+Files are opened with `weights_only=True`: no code in a pickle is run. Sizes are read from the tensors; the heads of the attention leave no
+trace in them and must be given.
+"""
+
+import argparse
+import pickle
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..model.backbones_bibier import load_backbone
+from ..model.configuration_bibier import MODALITIES, BiBiERConfig
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+
+AUDIO_BACKBONE = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
+TEXT_BACKBONE = "jinaai/jina-embeddings-v3-hf"
+UNCUT = 8192
+"""Tokens. The published system encodes the whole text and cuts its features afterwards, as the model does in original mode."""
+
+VARIANTS = {  # the original's class name: (fusion, add_unimodal_logits)
+    "BiFormer": ("biformer", False),
+    "BiGraphFormer": ("bigraph", False),
+    "BiGatedFormer": ("bigated", False),
+    "BiGatedGraphFormer": ("bigatedgraph", False),
+    "BiMamba": ("bimamba", False),
+    "BiFormerWithProb": ("biformer", True),
+    "BiGraphFormerWithProb": ("bigraph", True),
+    "BiGatedGraphFormerWithProb": ("bigatedgraph", True),
+    "BiMambaWithProb": ("bimamba", True),
+    "PredictionsFusion": ("late", False),
+}
+
+Weights = dict[str, torch.Tensor]
+
+
+class ConversionError(ValueError):
+    """A file that is not what it was said to be. Names the keys."""
+
+
+@dataclass
+class Part:
+    """One converted file: weights under this package's names, the options that its sizes determine, keys that the original never used."""
+
+    weights: Weights
+    options: dict
+    dead: list[str] = field(default_factory=list)
+
+
+def read_weights(path: str | Path) -> Weights:
+    """The tensors of a `.pt`, `.pth` or `.safetensors` file: a bare state dict or one under `model_state_dict`."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"No file at '{path}'.")
+    if path.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        return load_file(path)
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
+        raise ConversionError(f"'{path}' cannot be opened as plain weights, and code in a pickle is never run: {error}") from error
+    if isinstance(content, dict) and "model_state_dict" in content:
+        content = content["model_state_dict"]
+    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise ConversionError(f"'{path}' holds no state dict (a mapping of names to tensors, bare or under 'model_state_dict').")
+    return dict(content)
+
+
+def convert_audio_head(weights: Weights) -> Part:
+    """`CustomMambaClassifier` -> `audio_encoder` of kind `frame_mlp`."""
+    names = {"input_proj": "input_proj", "fc": "classifier"}
+    taken = _Renamer(weights, "audio head")
+    for key in taken.names():
+        module, _, rest = key.partition(".")
+        if module in names:
+            taken.rename(key, f"audio_encoder.{names[module]}.{rest}")
+        elif match := re.fullmatch(r"blocks\.(\d+)\.(in_proj|s_B|s_C|out_proj|norm)\.(weight|bias)", key):
+            taken.rename(key, "audio_encoder.layers.{}.{}.{}".format(*match.groups()))
+    size, features = taken.shape("input_proj.weight")
+    options = {
+        "audio_encoder": "frame_mlp",
+        "audio_feature_size": features,
+        "audio_encoder_size": size,
+        "audio_encoder_layers": taken.count(r"blocks\.(\d+)\."),
+    }
+    return taken.part(options)
+
+
+def convert_text_head(weights: Weights) -> Part:
+    """The text model `Mamba` -> `text_encoder` of kind `mamba`, without projection and norms around it."""
+    taken = _Renamer(weights, "text head")
+    for key in taken.names():
+        if match := re.fullmatch(r"layers\.(\d+)\.1\.weight", key):
+            taken.rename(key, f"text_encoder.layers.{match[1]}.norm.weight")
+        elif key.startswith("fc_out."):
+            taken.rename(key, f"text_encoder.classifier.{key.removeprefix('fc_out.')}")
+    layers = taken.count(r"layers\.(\d+)\.")
+    for layer in range(layers):
+        taken.mamba_block(f"layers.{layer}.0.", f"text_encoder.layers.{layer}.block.")
+    size = taken.shape("layers.0.0.in_proj.weight")[1]
+    inner, states, kernel, rank = taken.mamba_sizes("layers.0.0.")
+    options = {
+        "text_encoder": "mamba",
+        "text_feature_size": size,
+        "text_encoder_size": size,
+        "text_encoder_layers": layers,
+        "text_input_projection": False,
+        "mamba_expand": inner / size,
+        "mamba_state_size": states,
+        "mamba_conv_kernel": kernel,
+        "mamba_dt_rank": rank,
+    }
+    return taken.part(options)
+
+
+def convert_fusion(weights: Weights, variant: str | None = None, num_transformer_heads: int | None = None) -> Part:
+    """A fusion model -> `fusion`, `classifier` and `mixture`.
+
+    Args:
+        weights: its state dict.
+        variant: the original's class name; None: recognised from the keys.
+        num_transformer_heads: heads of the cross-modal attention; needed for every variant that has one.
+    """
+    found = recognise_variant(weights)
+    if variant is not None and variant not in VARIANTS:
+        raise ConversionError(f"--variant {variant} is unknown. Allowed: {', '.join(VARIANTS)}.")
+    if variant is not None and variant != found:
+        raise ConversionError(f"--variant {variant} does not fit the file: its keys are those of {found}.")
+    fusion, with_logits = VARIANTS[found]
+    taken = _Renamer(weights, found)
+    options: dict = {"fusion": fusion, "add_unimodal_logits": with_logits}
+    if fusion == "late":
+        taken.rename("weights", "mixture.weights")
+        return taken.part(options)
+    if with_logits:
+        taken.rename("pred_fusion.weights", "mixture.weights")
+    for key in taken.names():
+        if key.startswith("classifier."):
+            taken.rename(key, key)
+    options["classifier_size"], width = taken.shape("classifier.0.weight")
+    options["hidden_size"] = taken.shape("audio_proj.1.weight")[0]
+    for modality in ("audio", "text"):
+        projected = f"{modality}_proj.0.weight" in weights
+        options[f"{modality}_feature_size"] = weights[f"{modality}_proj.0.weight"].shape[1] if projected else options["hidden_size"]
+    if fusion == "bimamba":
+        _rename_bimamba(taken, options)
+        options["seg_len"] = width - options["hidden_size"]
+    else:
+        _rename_former(taken, options, fusion, num_transformer_heads)
+        options.setdefault("seg_len", width // 2 - options["hidden_size"])
+    return taken.part(options)
+
+
+def recognise_variant(weights: Weights) -> str:
+    """The original's class name, from the keys."""
+    if set(weights) == {"weights"}:
+        return "PredictionsFusion"
+    mamba, graph, gated, with_logits = (
+        any(key.startswith(prefix) for key in weights) for prefix in ("mamba_blocks.", "graph_fusion_feat.", "gated_feat.", "pred_fusion.")
+    )
+    middle = "Mamba" if mamba else f"{'Gated' if gated else ''}{'Graph' if graph else ''}Former"
+    name = f"Bi{middle}{'WithProb' if with_logits else ''}"
+    if name not in VARIANTS or "classifier.0.weight" not in weights:
+        raise ConversionError(f"The keys are those of no known fusion model: {', '.join(sorted(weights)[:8])}, ...")
+    return name
+
+
+def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | None) -> None:
+    if heads is None:
+        raise ConversionError(
+            "The number of attention heads leaves no trace in the weights; give --num_transformer_heads (published: 8 and 16)."
+        )
+    options["num_attention_heads"] = heads
+    options["num_fusion_layers"] = taken.count(r"audio_to_text_attn\.(\d+)\.")
+    options["positional_encoding"] = any(key.endswith("positional_encoding.pe") for key in taken.names())
+    parts = {
+        "self_attention.": "attention.",
+        "feed_forward.": "feed_forward.",
+        "add_norm_after_attention.norm.": "attention_norm.",
+        "add_norm_after_ff.norm.": "feed_forward_norm.",
+    }
+    sides = {"audio_to_text_attn": "audio_layers", "text_to_audio_attn": "text_layers"}
+    for key in taken.names():
+        if re.fullmatch(r"(audio|text)_proj\.[01]\.(weight|bias)", key):
+            taken.rename(key, f"fusion.cross_modal.{key}")
+        elif key.endswith("positional_encoding.pe"):
+            taken.drop(key)  # a table of sinusoids, computed here
+        elif match := re.fullmatch(r"(audio_to_text_attn|text_to_audio_attn)\.(\d+)\.(.+)", key):
+            for prefix, ours in parts.items():
+                if match[3].startswith(prefix):
+                    taken.rename(key, f"fusion.cross_modal.{sides[match[1]]}.{match[2]}.{ours}{match[3].removeprefix(prefix)}")
+    if fusion in ("bigraph", "bigatedgraph"):
+        _rename_graphs(taken, options, used_outputs=fusion == "bigraph")
+    if fusion in ("bigated", "bigatedgraph"):
+        _rename_gates(taken, options)
+    dead = {
+        "bigraph": ("fc_feat.", "fc_temp."),
+        "bigated": ("fc_gated_feat.", "fc_gated_temp."),
+        "bigatedgraph": ("fc_gated_temp.", "graph_fusion_feat.fc.", "graph_fusion_temp.fc."),
+    }
+    live = {"graph_feat": "nodes_phi", "graph_temp": "nodes_tau", "gated_feat": "gated_phi"}
+    for key in taken.names():
+        if fusion in dead and key.startswith(dead[fusion]):
+            taken.bury(key)
+        elif fusion == "bigatedgraph" and (match := re.fullmatch(r"fc_(graph_feat|graph_temp|gated_feat)\.(.+)", key)):
+            taken.rename(key, f"fusion.{live[match[1]]}.{match[2]}")
+
+
+def _rename_graphs(taken: "_Renamer", options: dict, used_outputs: bool) -> None:
+    options["num_graph_heads"] = taken.shape("graph_fusion_feat.gat1.att_src")[1]
+    options["seg_len"] = taken.shape("graph_fusion_feat.proj_audio.0.weight")[0]
+    for key in taken.names():
+        if not (match := re.fullmatch(r"graph_fusion_(feat|temp)\.(proj_audio|proj_text|gat1|gat2|fc)\.(.+)", key)):
+            continue
+        pool = {"feat": "phi", "temp": "tau"}[match[1]]
+        if match[2] != "fc":
+            ours = {"proj_audio": "audio_proj", "proj_text": "text_proj"}.get(match[2], match[2])
+            taken.rename(key, f"fusion.graph_{pool}.{ours}.{match[3]}")
+        elif used_outputs:
+            taken.rename(key, f"fusion.out_{pool}.{match[3]}")
+
+
+def _rename_gates(taken: "_Renamer", options: dict) -> None:
+    options["seg_len"], options["gated_size"] = taken.shape("gated_feat.WF1")
+    for name, pool in (("gated_feat", "phi"), ("gated_temp", "tau")):
+        for theirs, ours in (("WF1", "first"), ("WF2", "second"), ("WF", "gate")):
+            taken.rename(f"{name}.{theirs}", f"fusion.gate_{pool}.{ours}.weight", torch.t)
+
+
+def _rename_bimamba(taken: "_Renamer", options: dict) -> None:
+    options["num_fusion_layers"] = taken.count(r"mamba_blocks\.(\d+)\.")
+    for key in taken.names():
+        if re.fullmatch(r"(audio_proj|text_proj|fusion_proj)\.[01]\.(weight|bias)", key):
+            taken.rename(key, f"fusion.{key}")
+        elif match := re.fullmatch(r"mamba_blocks\.(\d+)\.1\.weight", key):
+            taken.rename(key, f"fusion.norms.{match[1]}.weight")
+    for layer in range(options["num_fusion_layers"]):
+        taken.mamba_block(f"mamba_blocks.{layer}.0.", f"fusion.blocks.{layer}.")
+    inner, states, kernel, rank = taken.mamba_sizes("mamba_blocks.0.0.")
+    options["fusion_mamba_expand"] = inner / options["hidden_size"]
+    options.update(fusion_mamba_state_size=states, fusion_mamba_conv_kernel=kernel, fusion_mamba_dt_rank=rank)
+
+
+class _Renamer:
+    """Takes keys out of a state dict one by one; what is left over or missing is an error that names it."""
+
+    def __init__(self, weights: Weights, name: str):
+        self.all, self.left, self.name = weights, dict(weights), name
+        self.done: Weights = {}
+        self.dead: list[str] = []
+
+    def names(self) -> list[str]:
+        return list(self.left)
+
+    def shape(self, key: str) -> torch.Size:
+        if key not in self.all:
+            raise ConversionError(f"{self.name}: the key '{key}' is missing. Present: {', '.join(sorted(self.all)[:8])}, ...")
+        return self.all[key].shape
+
+    def count(self, pattern: str) -> int:
+        found = {int(match[1]) for key in self.all if (match := re.match(pattern, key))}
+        if found != set(range(len(found))) or not found:
+            raise ConversionError(
+                f"{self.name}: layers {sorted(found)} were found under '{pattern}'; they must be numbered from 0 without a gap."
+            )
+        return len(found)
+
+    def _take(self, key: str) -> torch.Tensor:
+        self.shape(key)
+        return self.left.pop(key)
+
+    def rename(self, key: str, ours: str, change: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
+        tensor = self._take(key)
+        self.done[ours] = (tensor if change is None else change(tensor)).float().contiguous()
+
+    def drop(self, key: str) -> None:
+        self._take(key)
+
+    def bury(self, key: str) -> None:
+        """A parameter that the original defines and saves but never uses."""
+        self._take(key)
+        self.dead.append(key)
+
+    def mamba_block(self, theirs: str, ours: str) -> None:
+        """The original's three projections of the scan's input become one."""
+        self.rename(f"{theirs}in_proj.weight", f"{ours}in_proj.weight")
+        self.rename(f"{theirs}out_proj.weight", f"{ours}out_proj.weight")
+        scan = f"{ours}forward_ssm."
+        for key, name in (
+            ("conv.weight", "conv1d.weight"),
+            ("conv.bias", "conv1d.bias"),
+            ("A", "A"),
+            ("D", "D"),
+            ("s_D.1.weight", "dt_proj.weight"),
+        ):
+            self.rename(f"{theirs}{key}", f"{scan}{name}")
+        projections = [self._take(f"{theirs}{key}.weight") for key in ("s_D.0", "s_B", "s_C")]
+        self.done[f"{scan}x_proj.weight"] = torch.cat(projections).float()
+
+    def mamba_sizes(self, theirs: str) -> tuple[int, int, int, int]:
+        """(inner size, states, kernel, dt rank)"""
+        inner, states = self.shape(f"{theirs}A")
+        return inner, states, self.shape(f"{theirs}conv.weight")[-1], self.shape(f"{theirs}s_D.0.weight")[0]
+
+    def part(self, options: dict) -> Part:
+        if self.left:
+            raise ConversionError(f"{self.name}: keys that this variant does not have: {', '.join(sorted(self.left))}.")
+        return Part(self.done, options, self.dead)
+
+
+def build_model(
+    audio_head: Part | None, text_head: Part | None, fusion: Part | None, backbones: tuple[str, str] | None = None
+) -> BiBiERForEmotionClassification:
+    """One model in original mode from any of the three parts.
+
+    Args:
+        audio_head, text_head, fusion: converted parts.
+        backbones: speech and text backbone to put below them, Hub ids or folders. Hub ids are named in the config, not fetched.
+
+    Raises:
+        ConversionError: widths that do not fit each other, or weights that are left over or missing.
+    """
+    heads = {"audio": audio_head, "text": text_head}
+    parts = [part for part in (audio_head, text_head, fusion) if part is not None]
+    if not parts:
+        raise ConversionError("Nothing to convert: give --audio_head, --text_head, --fusion, or several of them.")
+    if fusion is None and len(parts) == 2:
+        raise ConversionError("Two heads without a fusion model are two models: convert them one by one, or give --fusion.")
+    options: dict = {"original_behaviour": True, **(fusion.options if fusion else {})}
+    options["modalities"] = ["audio", "text"] if fusion is not None else [name for name, head in heads.items() if head is not None]
+    for modality, head in heads.items():
+        if head is None:
+            options[f"{modality}_encoder"] = "none"
+            continue
+        width, expected = head.options[f"{modality}_encoder_size"], options.get(f"{modality}_feature_size")
+        if expected is not None and expected != width:
+            raise ConversionError(f"The {modality} head gives frames of width {width}, but the fusion model reads {expected}.")
+        options.update(head.options)
+    if backbones is None:
+        model = BiBiERForEmotionClassification(BiBiERConfig(**options))
+    else:  # the widths of the features are checked against those of the backbones
+        model = BiBiERForEmotionClassification(BiBiERConfig.from_backbones(*backbones, **options), build_backbones=False)
+        for modality, source in zip(MODALITIES, backbones, strict=True):
+            if Path(source).is_dir():
+                model.attach_backbone(modality, load_backbone(source))
+    weights = {name: tensor for part in parts for name, tensor in part.weights.items()}
+    result = model.load_state_dict(weights, strict=False)
+    beside = ("missing_audio", "missing_text", "audio_backbone.", "text_backbone.")
+    missing = [name for name in result.missing_keys if not name.startswith(beside)]
+    if missing or result.unexpected_keys:
+        raise ConversionError(f"Weights that do not fit: missing {missing}, left over {result.unexpected_keys}.")
+    return model.eval()
+
+
+def convert(
+    output_dir: str | Path,
+    audio_head: str | Path | None = None,
+    text_head: str | Path | None = None,
+    fusion: str | Path | None = None,
+    variant: str | None = None,
+    num_transformer_heads: int | None = None,
+    audio_backbone: str = AUDIO_BACKBONE,
+    text_backbone: str = TEXT_BACKBONE,
+) -> list[str]:
+    """Converts files into a `save_pretrained` folder (module docstring).
+
+    Args:
+        output_dir: folder to write.
+        audio_head, text_head, fusion: the files; any of them.
+        variant, num_transformer_heads: those of [`convert_fusion`].
+        audio_backbone, text_backbone: Hub ids or folders of the backbones of the whole system.
+
+    Returns:
+        the dead parameters, by their original names.
+    """
+    parts = (
+        convert_audio_head(read_weights(audio_head)) if audio_head else None,
+        convert_text_head(read_weights(text_head)) if text_head else None,
+        convert_fusion(read_weights(fusion), variant, num_transformer_heads) if fusion else None,
+    )
+    backbones = None if None in parts else (audio_backbone, text_backbone)
+    model = build_model(*parts, backbones=backbones)
+    if backbones is not None:
+        BiBiERProcessor.from_backbones(*backbones, max_text_tokens=UNCUT).save_pretrained(output_dir)
+    model.save_pretrained(output_dir)
+    return [key for part in parts if part is not None for key in part.dead]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--audio_head", help="CustomMambaClassifier: .pt, .pth or .safetensors")
+    parser.add_argument("--text_head", help="text Mamba")
+    parser.add_argument("--fusion", help="fusion model")
+    parser.add_argument("--variant", help=f"class of the fusion model; recognised from the keys if left out. One of {', '.join(VARIANTS)}")
+    parser.add_argument("--num_transformer_heads", type=int, help="heads of the cross-modal attention; not in the tensors")
+    parser.add_argument("--audio_backbone", default=AUDIO_BACKBONE, help="used when all three parts are given (default: %(default)s)")
+    parser.add_argument("--text_backbone", default=TEXT_BACKBONE, help="used when all three parts are given (default: %(default)s)")
+    parser.add_argument("--output_dir", required=True)
+    arguments = vars(parser.parse_args(argv))
+    try:
+        dead = convert(**arguments)
+    except (ConversionError, OSError) as error:
+        parser.exit(2, f"convert_original: {error}\n")
+    if dead:
+        print(f"{len(dead)} parameters that the original saves but never uses were left out: {', '.join(dead)}")
+    print(f"Written to {arguments['output_dir']}")
+
+
+if __name__ == "__main__":
+    main()

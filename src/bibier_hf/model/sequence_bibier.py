@@ -1,0 +1,47 @@
+"""Functions over padded sequences: masked mean, resampling to a length, sinusoids."""
+
+import math
+
+import torch
+
+
+def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean over time of the kept steps: (B, T, D), bool (B, T) -> (B, D); zeros where none is kept."""
+    keep = mask.unsqueeze(-1)
+    return (x * keep).sum(1) / keep.sum(1).clamp(min=1)
+
+
+def resample(x: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Linear interpolation along time (half-pixel centres, no anti-aliasing) of each sample's kept part to a length of its own.
+
+    Args:
+        x: (B, T, D).
+        mask: bool (B, T), True for the first n_i >= 1 steps of sample i.
+        lengths: the length m_i of each sample's result, (B,), or one for all.
+
+    Returns:
+        (B, max m_i, D), for each sample what `F.interpolate(x[i, :n_i], size=m_i, mode="linear", align_corners=False)` gives, zeros after
+        it, and the bool mask (B, max m_i) of the result.
+    """
+    given = mask.sum(1, keepdim=True).clamp(min=1)  # (B, 1)
+    if isinstance(lengths, int):
+        wanted, size = torch.full_like(given, lengths), lengths
+    else:
+        wanted, size = lengths.unsqueeze(1), int(lengths.max())
+    step = torch.arange(size, device=x.device)
+    position = ((step + 0.5) * (given / wanted) - 0.5).clamp(min=0)  # (B, size), in steps of the input
+    position = torch.minimum(position, (given - 1).to(position.dtype))
+    left = position.floor().long()
+    right = torch.minimum(left + 1, given - 1)
+    index = (left.unsqueeze(-1).expand(-1, -1, x.shape[2]), right.unsqueeze(-1).expand(-1, -1, x.shape[2]))
+    keep = step < wanted
+    values = torch.lerp(x.gather(1, index[0]), x.gather(1, index[1]), (position - left).to(x.dtype).unsqueeze(-1))
+    return values * keep.unsqueeze(-1), keep
+
+
+def sinusoids(length: int, size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+    """Positional encoding (length, size), size even: sines at even, cosines at odd dimensions, wavelengths 2 pi to 20000 pi."""
+    angle = torch.arange(length, device=device, dtype=torch.float32).unsqueeze(1) * torch.exp(
+        torch.arange(0, size, 2, device=device, dtype=torch.float32) * (-math.log(10000.0) / size)
+    )
+    return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).to(dtype)
