@@ -54,14 +54,14 @@ def selective_scan(
         return y.transpose(1, 2).to(u.dtype)
     dtype = torch.promote_types(u.dtype, torch.float32)
     u_, dt, A, B, C = (tensor.to(dtype) for tensor in (u, dt, A, B, C))
-    states = _ChunkedScan.apply(u_, dt, A if decay == "exponential" else A.exp(), B, C, decay == "exponential")
-    return (states + u_ * D.to(dtype)).to(u.dtype)
+    A = A.T if decay == "exponential" else A.T.exp()
+    return (_ChunkedScan.apply(u_, dt, A, B, C, decay == "exponential") + u_ * D.to(dtype)).to(u.dtype)
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """The scan without the skip term. Chunks of time are materialised one after the other as (steps, B, D, N) tensors, so that all
-    exponentials and products are a few large calls and the recurrence itself is one fused multiply-add a step. Backward keeps the state
-    at each chunk's start and recomputes the rest."""
+    """The scan without the skip term. Chunks of time are materialised one after the other as (steps, B, N, D) tensors, so that all
+    exponentials and products are a few large calls and the recurrence itself is one fused multiply-add a step; D stands last because
+    sums over N are then additions of long rows. Backward keeps the state at each chunk's start and recomputes the rest. A comes as (N, D)."""
 
     @staticmethod
     def forward(ctx, u, dt, A, B, C, exponential):
@@ -72,7 +72,7 @@ class _ChunkedScan(torch.autograd.Function):
             starts.append(state)
             part = slice(begin, begin + steps)
             _, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], state, exponential)
-            outputs.append(torch.matmul(states, C[:, part].transpose(0, 1).unsqueeze(-1)).squeeze(-1))  # (steps, B, D)
+            outputs.append(torch.matmul(C[:, part].transpose(0, 1).unsqueeze(-2), states).squeeze(-2))  # (steps, B, D)
             state = states[-1].clone()
         ctx.save_for_backward(u, dt, A, B, C, torch.stack(starts))
         ctx.exponential = exponential
@@ -91,21 +91,21 @@ class _ChunkedScan(torch.autograd.Function):
             u_c, dt_c, B_c, C_c, gy_c = (t[:, part].transpose(0, 1) for t in (u, dt, B, C, grad_y))  # (steps, B, ...)
             decay, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], starts[index], ctx.exponential)
             # dL/dh_t = C_t dy_t + decay_{t+1} dL/dh_{t+1}
-            grad_h = gy_c.unsqueeze(-1) * C_c.unsqueeze(-2)  # (steps, B, D, N)
+            grad_h = gy_c.unsqueeze(-2) * C_c.unsqueeze(-1)  # (steps, B, N, D)
             grad_h[-1] += carry
             for step in range(len(grad_h) - 2, -1, -1):
                 grad_h[step].addcmul_(decay[step + 1], grad_h[step + 1])
             carry = decay[0] * grad_h[0]
-            grad_C[:, part] = torch.matmul(gy_c.unsqueeze(-2), states).squeeze(-2).transpose(0, 1)
             x_c = dt_c * u_c
-            grad_B[:, part] = torch.matmul(x_c.unsqueeze(-2), grad_h).squeeze(-2).transpose(0, 1)
-            grad_x = torch.matmul(grad_h, B_c.unsqueeze(-1)).squeeze(-1)  # of dt u, (steps, B, D)
+            grad_C[:, part] = (gy_c.unsqueeze(-2) * states).sum(-1).transpose(0, 1)
+            grad_B[:, part] = (x_c.unsqueeze(-2) * grad_h).sum(-1).transpose(0, 1)
+            grad_x = torch.matmul(B_c.unsqueeze(-2), grad_h).squeeze(-2)  # of dt u, (steps, B, D)
             # dL/d(dt A), from here on in place: decay_t h_{t-1} dL/dh_t, without the first factor where dt A is the decay itself
             grad_dtA = decay.mul_(grad_h) if ctx.exponential else grad_h
             grad_dtA[0].mul_(starts[index])
             grad_dtA[1:].mul_(states[:-1])
-            grad_A += torch.einsum("sbdn,sbd->dn", grad_dtA, dt_c)
-            grad_dt[:, part] = (torch.einsum("sbdn,dn->sbd", grad_dtA, A) + u_c * grad_x).transpose(0, 1)
+            grad_A += (grad_dtA * dt_c.unsqueeze(-2)).sum((0, 1))
+            grad_dt[:, part] = (grad_dtA.mul_(A).sum(-2) + u_c * grad_x).transpose(0, 1)
             grad_u[:, part] = (dt_c * grad_x).transpose(0, 1)
         return grad_u, grad_dt, grad_A, grad_B, grad_C, None
 
@@ -117,12 +117,12 @@ def _chunk_steps(u: torch.Tensor, A: torch.Tensor) -> int:
 def _chunk_states(
     u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, state: torch.Tensor, exponential: bool
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """(decay, states), both (steps, B, D, N), of a chunk that starts from `state` (B, D, N)."""
+    """(decay, states), both (steps, B, N, D), of a chunk that starts from `state` (B, N, D)."""
     dt = dt.transpose(0, 1)
-    decay = dt.unsqueeze(-1) * A
+    decay = dt.unsqueeze(-2) * A
     if exponential:
         decay.exp_()
-    states = (dt * u.transpose(0, 1)).unsqueeze(-1) * B.transpose(0, 1).unsqueeze(-2)
+    states = (dt * u.transpose(0, 1)).unsqueeze(-2) * B.transpose(0, 1).unsqueeze(-1)
     for step in range(len(states)):
         state = states[step].addcmul_(decay[step], state)
     return decay, states
