@@ -174,6 +174,26 @@ def test_a_damaged_checkpoint_is_passed_over(make_trainer, caplog):
     assert_equal(weights(trainer.model), weights(again.model))
 
 
+def test_a_resume_without_the_best_checkpoint_is_refused(make_trainer):
+    trainer = make_trainer(num_train_epochs=3, save_total_limit=None, learning_rate=1e-12)
+    trainer.train()
+    best = Path(trainer.state.best_model_checkpoint)
+    assert best.name == "checkpoint-3"
+    shutil.rmtree(best)
+    with pytest.raises(ValueError, match="best checkpoint of the run so far"):
+        make_trainer(num_train_epochs=3, learning_rate=1e-12).train(resume_from_checkpoint=True)
+
+
+def test_a_run_whose_folder_was_moved_finds_its_best_checkpoint(make_trainer, tmp_path):
+    trainer = make_trainer(num_train_epochs=3, learning_rate=1e-12)
+    trainer.train()
+    moved = tmp_path / "moved"
+    Path(trainer.args.output_dir).rename(moved)
+    again = make_trainer(num_train_epochs=3, learning_rate=1e-12, output_dir=str(moved))
+    again.train(resume_from_checkpoint=True)
+    assert Path(again.state.best_model_checkpoint) == moved / "checkpoint-3"
+
+
 def test_nothing_to_resume_from_is_an_error(make_trainer, tmp_path):
     with pytest.raises(ValueError, match="no whole checkpoint"):
         make_trainer().train(resume_from_checkpoint=True)

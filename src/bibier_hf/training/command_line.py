@@ -11,6 +11,8 @@ from ..data.tables import CorpusError
 from ..evaluation.report import metrics_table, recall_table
 from ..model.audio_bibier import AudioError
 from .arguments import ArgumentError, Section, parse_run_arguments, section_help
+from .checkpoints import last_whole_checkpoint
+from .run import run_training
 
 USER_ERRORS = (ArgumentError, CorpusError, ProtocolError, AudioError, FileNotFoundError)
 """What a user can mend: told without a traceback."""
@@ -26,14 +28,11 @@ def train_main(arguments: Sequence[str], default_file: Path | None = None) -> in
         arguments: `[FILE.yaml] [--key value] ...`.
         default_file: run file when none is given.
     """
-    # The run brings in torch, datasets and the Trainer: `--help` and a mistyped key should not have to wait for them.
     run = None
 
     def train() -> None:
         nonlocal run
         run = parse_run_arguments(arguments, default_file)
-        from .run import run_training
-
         results = run_training(run, command=public_command(arguments))
         if is_main_process():
             print(f"\n{run.output_dir}, test:\n")
@@ -44,8 +43,6 @@ def train_main(arguments: Sequence[str], default_file: Path | None = None) -> in
     def how_to_go_on() -> str:
         if run is None:
             return "Interrupted."
-        from .checkpoints import last_whole_checkpoint
-
         checkpoint = last_whole_checkpoint(run.output_dir)
         if checkpoint is None:
             return "Interrupted before the first checkpoint: start again."

@@ -79,7 +79,7 @@ class BiBiERTrainer(Trainer):
             self.add_callback(self.early_stopping)
         self._sampler: EpochSampler | None = None
         self._staging: Path | None = None
-        self.add_callback(_SetSamplerEpoch(self))
+        self.add_callback(_Bookkeeping(self))
 
     # Loss
 
@@ -237,13 +237,26 @@ class BiBiERTrainer(Trainer):
             )
 
 
-class _SetSamplerEpoch(TrainerCallback):
-    """Tells the sampler its epoch: Accelerate does not reach it in several processes that resume within an epoch."""
+class _Bookkeeping(TrainerCallback):
+    """What must be right after a resume and is not by itself."""
 
     def __init__(self, trainer: BiBiERTrainer):
         self.trainer = trainer
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        """The best checkpoint so far must be there, or the run would end with other weights than it selected."""
+        if args.load_best_model_at_end and state.best_global_step:
+            recorded = state.best_model_checkpoint or ""
+            moved = os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
+            state.best_model_checkpoint = recorded if os.path.isdir(recorded) else moved
+            if problems := checkpoint_problems(state.best_model_checkpoint):
+                raise ValueError(
+                    f"The best checkpoint of the run so far, {state.best_model_checkpoint}, is not whole: {'; '.join(problems)}. "
+                    "Put it back, or start anew."
+                )
+
     def on_epoch_begin(self, args, state, control, **kwargs):
+        # Accelerate does not reach the sampler in several processes that resume within an epoch.
         self.trainer._sampler.set_epoch(int(state.epoch or 0))
 
 
