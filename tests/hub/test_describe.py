@@ -1,0 +1,55 @@
+"""`bibier describe`: what it says agrees with the model."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
+from bibier_hf.cli import app
+
+
+def described(source: Path | str) -> str:
+    result = CliRunner().invoke(app, ["describe", str(source)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_a_checkpoint(checkpoint: Path, model: BiBiERForEmotionClassification):
+    text = described(checkpoint)
+    assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" in text
+    for part in ("wav2vec2-bert", "bert", "mamba", "biformer", "anger, disgust, fear, happy, neutral, sad, surprise", "none of the published"):
+        assert part in text
+
+
+def test_a_run_file(repository: Path):
+    for name in ("quickstart", "resd"):
+        assert "mamba" in described(repository / "recipes" / f"{name}.yaml")
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"original_behaviour": True, "fusion": "bigraph"}, ["gate = 'softmax'", "graph_edges = 'first_pair'", "one sample at a time"]),
+        ({"modalities": ["audio"], "audio_encoder": "lstm"}, ["audio alone", "lstm"]),
+        ({"fusion": "late"}, ["late", "mixture"]),
+        ({"fusion": "bimamba", "add_unimodal_logits": True}, ["bimamba with unimodal logits", "mixture"]),
+        ({"audio_encoder": "none", "text_encoder": "none"}, ["no encoder", "given by the caller"]),
+    ],
+)
+def test_variants(options: dict, parts: list[str], tmp_path: Path, tiny_options: dict):
+    torch.manual_seed(0)
+    config = BiBiERConfig(**{**tiny_options, "audio_feature_size": 6, "text_feature_size": 8, **options})
+    BiBiERForEmotionClassification(config).save_pretrained(tmp_path)
+    text = described(tmp_path)
+    for part in parts:
+        assert part in text
+
+
+def test_a_wrong_source(tmp_path: Path):
+    (tmp_path / "bad.yaml").write_text("no_such_key: 1\n")
+    for source in (tmp_path / "bad.yaml", tmp_path / "nowhere"):
+        result = CliRunner().invoke(app, ["describe", str(source)])
+        assert result.exit_code == 2
+        assert "bibier describe:" in result.output
