@@ -84,9 +84,11 @@ def test_an_evaluation_that_cannot_be_followed_is_named(arguments, message):
         parse_evaluate_arguments(arguments)
 
 
-def test_a_folder_without_a_checkpoint_is_named(tmp_path):
-    arguments = parse_evaluate_arguments([str(tmp_path), "--corpus", "csv"])
-    with pytest.raises(ArgumentError, match="holds no checkpoint"):
+@pytest.mark.parametrize(("name", "message"), [("empty", "holds no checkpoint"), ("nowhere", "neither a folder with a checkpoint nor")])
+def test_a_checkpoint_that_is_not_there_is_named(tmp_path, name, message):
+    (tmp_path / "empty").mkdir()
+    arguments = parse_evaluate_arguments([str(tmp_path / name), "--corpus", "csv"])
+    with pytest.raises(ArgumentError, match=message):
         evaluate_checkpoint(arguments)
 
 

@@ -101,13 +101,19 @@ def load_checkpoint(name: str, backbone_dir: str | None = None) -> tuple[BiBiERF
     Args:
         name: folder or Hub id.
         backbone_dir: folder with local copies of backbones that the checkpoint only names.
+
+    Raises:
+        ArgumentError: no checkpoint there.
     """
     if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
         raise ArgumentError(f"model: {name} holds no checkpoint (there is no config.json in it).")
-    if not os.path.isdir(name) and (os.path.isabs(name) or name.count("/") != 1):
-        raise ArgumentError(f"model: there is no folder {name}, and it is no Hub id (owner/name) either.")
-    model = BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir)
-    return model, BiBiERProcessor.from_pretrained(name)
+    try:
+        model = BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir)
+        return model, BiBiERProcessor.from_pretrained(name)
+    except OSError as error:
+        raise ArgumentError(
+            f"model: {name} is neither a folder with a checkpoint nor one on the Hub that can be fetched: {error}"
+        ) from error
 
 
 @torch.inference_mode()
