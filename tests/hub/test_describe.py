@@ -19,7 +19,14 @@ def described(source: Path | str) -> str:
 def test_a_checkpoint(checkpoint: Path, model: BiBiERForEmotionClassification):
     text = described(checkpoint)
     assert f"{sum(parameter.numel() for parameter in model.parameters()):,}" in text
-    for part in ("wav2vec2-bert", "bert", "mamba", "biformer", "anger, disgust, fear, happy, neutral, sad, surprise", "none of the published"):
+    for part in (
+        "wav2vec2-bert",
+        "bert",
+        "mamba",
+        "biformer",
+        "anger, disgust, fear, happy, neutral, sad, surprise",
+        "none of the published",
+    ):
         assert part in text
 
 
