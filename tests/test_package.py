@@ -46,10 +46,12 @@ def test_a_built_wheel_works(repository: Path, tmp_path: Path):
 
 def test_importing_the_package_leaves_training_alone():
     """`import bibier_hf` must not drag in what only training, data and plots need."""
-    code = "import sys, bibier_hf; print(sorted({m.split('.')[0] for m in sys.modules} & {'datasets', 'accelerate', 'matplotlib', 'evaluate'}))"
+    heavy = {"datasets", "accelerate", "matplotlib", "evaluate"}
+    code = f"import sys, bibier_hf; print(sorted({{m.split('.')[0] for m in sys.modules}} & {heavy}))"
     baseline = code.replace("bibier_hf", "transformers.pipelines, torch")
     loaded, before = (
-        subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=120).stdout for text in (code, baseline)
+        subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=True, timeout=120).stdout
+        for text in (code, baseline)
     )
     assert loaded == before
 

@@ -52,8 +52,9 @@ def _backbone(config: BiBiERConfig, modality: str) -> str:
         return f"features of width {config.feature_size(modality)}, given by the caller"
     name = getattr(config, f"{modality}_backbone_id") or "weights in the checkpoint"
     layer = getattr(config, f"{modality}_layer")
+    layer = "output" if layer == -1 else f"hidden state {layer}"
     state = "frozen" if getattr(config, f"freeze_{modality}_backbone") else "trained"
-    return f"{backbone.model_type} ({name}; {'output' if layer == -1 else f'hidden state {layer}'}, width {config.feature_size(modality)}, {state})"
+    return f"{backbone.model_type} ({name}; {layer}, width {config.feature_size(modality)}, {state})"
 
 
 def _encoder(config: BiBiERConfig, modality: str) -> str:

@@ -59,9 +59,12 @@ def selective_scan(
 
 
 class _ChunkedScan(torch.autograd.Function):
-    """The scan without the skip term. Chunks of time are materialised one after the other as (steps, B, N, D) tensors, so that all
-    exponentials and products are a few large calls and the recurrence itself is one fused multiply-add a step; D stands last because
-    sums over N are then additions of long rows. Backward keeps the state at each chunk's start and recomputes the rest. A comes as (N, D)."""
+    """The scan without the skip term.
+
+    Chunks of time are materialised one after the other as (steps, B, N, D) tensors, so that all exponentials and products are a few
+    large calls and the recurrence itself is one fused multiply-add a step; D stands last because sums over N are then additions of long
+    rows. Backward keeps the state at each chunk's start and recomputes the rest. A comes as (N, D).
+    """
 
     @staticmethod
     def forward(ctx, u, dt, A, B, C, exponential):
