@@ -333,6 +333,8 @@ class BiBiERConfig(PreTrainedConfig):
                     layer,
                     f"-1 (output) or 0..{depth}, the hidden states of '{backbone.model_type}'",
                 )
+            if getattr(backbone, "model_type", None) == "canine":
+                _require(layer == -1, f"{modality}_layer", layer, "-1, as the inner states of 'canine' are shortened sequences")
             if backbone is None and not getattr(self, f"{modality}_backbone_stored"):
                 raise ValueError(f"{modality}_backbone_stored=False without {modality}_config: there is no backbone to fetch.")
             if not getattr(self, f"{modality}_backbone_stored") and getattr(self, f"{modality}_backbone_id") is None:
