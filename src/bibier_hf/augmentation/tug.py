@@ -14,7 +14,7 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from itertools import product
 from types import MappingProxyType
@@ -148,6 +148,14 @@ class Components:
         counts = [[count_words(entry) for entry in getattr(self, PLACEHOLDERS[name])] for name in _PLACEHOLDER.findall(template)]
         return own + sum(map(min, counts)), own + sum(map(max, counts))
 
+    def without_sound_tags(self) -> "Components":
+        """The same for a voice that cannot perform sound tags: entries that then read the same stand there once, blank ones fall away."""
+
+        def stripped(entries: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(entry for entry in map(strip_sound_tags, entries) if entry))
+
+        return replace(self, interjections=stripped(self.interjections), contexts=stripped(self.contexts))
+
     def upper_bound(self) -> int:
         """How many combinations there are; two of them may read the same."""
         sizes = ([len(getattr(self, PLACEHOLDERS[name])) for name in _PLACEHOLDER.findall(template)] for template in self.templates)
@@ -172,8 +180,8 @@ def schema_faults(
 
     Returns:
         One readable line for each fault; empty where there is none. Faults are: too few or too many entries; entries of a kind that differ
-        only in capitals, punctuation or sound tags; entries that cleaning would change, that hold loose brackets or run into a tag; templates that
-        run words together or give utterances outside the word bounds; a kind that no template uses.
+        only in capitals, punctuation or sound tags; entries that cleaning would change, that hold loose brackets or run into a tag;
+        templates that run words together or give utterances outside the word bounds; a kind that no template uses.
     """
     faults = []
     for kind, (least, most) in sizes.items():
