@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from ..model.configuration_bibier import EMOTIONS
 from ..model.processing_bibier import BiBiERProcessor
@@ -30,17 +30,13 @@ class FeatureCollator:
         """
         batch = {}
         for spec in self.specs.values():
-            values = [np.asarray(row[spec.name]) for row in rows]
-            lengths = np.array([len(value) // (spec.width or 1) for value in values])
+            values = [row[spec.name] for row in rows]
+            lengths = torch.tensor([len(value) for value in values])
             if not lengths.any():
                 continue
-            # Flat rows are copied as they lie: T steps of D numbers are T * D numbers from the start of the padded row.
-            padded = np.zeros((len(rows), lengths.max() * (spec.width or 1)), dtype=np.int64 if spec.dtype == "int32" else np.float32)
-            for row, value in enumerate(values):
-                padded[row, : len(value)] = value
-            shape = (len(rows), lengths.max(), spec.width) if spec.width else padded.shape
-            batch[spec.name] = torch.from_numpy(padded.reshape(shape))
-            batch[spec.mask] = torch.from_numpy((np.arange(lengths.max()) < lengths[:, None]).astype(np.int64))
+            padded = pad_sequence(values, batch_first=True)
+            batch[spec.name] = padded.float() if padded.is_floating_point() else padded.long()
+            batch[spec.mask] = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
         return batch | {"labels": collate_labels(rows, self.soft_labels)}
 
 

@@ -76,8 +76,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     splits = load_corpora(arguments.corpora)
-    inputs = [make_inputs(rows, model, processor, arguments.feature_cache)[arguments.split] for rows in splits.values()]
-    dataset = InputDataset.concatenate(inputs)
+    dataset = make_inputs(splits, model, processor, arguments.feature_cache)[arguments.split]
     collator = make_collator(model, processor, arguments.feature_cache)
     predictions = Predictions.from_logits(dataset.metadata, predict_logits(model, dataset, collator, arguments.batch_size))
     folder, split = Path(arguments.output_dir), arguments.split

@@ -99,8 +99,9 @@ class FeatureCacheArguments(Section):
     """What is computed from audio and text once, before the first epoch, instead of in each."""
 
     enabled: bool = Field(True, description="false: decode and preprocess each clip anew in every epoch")
-    directory: str | None = Field(None, description="where the Arrow files are; null: in the cache of the datasets library")
-    dtype: Literal["float16", "float32"] = Field("float32", description="type of stored features; float16 halves the files")
+    directory: str | None = Field(None, description="where the stores are; null: features in BIBIER_CACHE or in the Hugging Face home")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field("float32", description="type of stored features; 16 bits halve the files")
+    compute_dtype: Literal["bfloat16", "float32"] = Field("float32", description="type that frozen backbones work in")
     batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
 
 

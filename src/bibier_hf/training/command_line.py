@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from ..data.feature_store import FeatureStoreError
 from ..data.protocols import ProtocolError
 from ..data.tables import CorpusError
 from ..evaluation.report import metrics_table, recall_table
@@ -14,7 +15,7 @@ from .arguments import ArgumentError, Section, parse_run_arguments, section_help
 from .checkpoints import last_whole_checkpoint
 from .run import run_training
 
-USER_ERRORS = (ArgumentError, CorpusError, ProtocolError, AudioError, FileNotFoundError)
+USER_ERRORS = (ArgumentError, CorpusError, ProtocolError, AudioError, FeatureStoreError, FileNotFoundError)
 """What a user can mend: told without a traceback."""
 
 EXIT_USER_ERROR = 2

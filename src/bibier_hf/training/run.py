@@ -1,7 +1,7 @@
 """A run from its arguments to a model folder: data, model, training, selection on dev, one scoring of test, report and card."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from transformers import TrainerCallback, set_seed
 
 from ..data.collator import FeatureCollator, RawCollator
 from ..data.corpora import load_corpus
-from ..data.features import DATA_COLUMNS, InputDataset, content_hash, input_specs, precomputed_inputs, raw_inputs
+from ..data.features import DATA_COLUMNS, InputDataset, InputExtractor, content_hash, input_specs, raw_inputs
 from ..data.protocols import apply_protocol
 from ..evaluation.metrics import METRICS, SELECTION_METRIC
 from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_json, write_split_report
@@ -51,15 +51,13 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     if finished is not None:
         return finished
 
-    # The main process prepares, fetches and computes; the others find it done.
+    # The main process prepares and fetches; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
         splits = load_corpora(run.corpora)
         model, processor = build_model(run, args.seed)
     model.to(args.device)
     clock.lap("load")
-    with args.main_process_first(desc="computing features"):
-        inputs = [make_inputs(rows, model, processor, run.feature_cache) for rows in splits.values()]
-    data = {split: InputDataset.concatenate([corpus[split] for corpus in inputs]) for split in SPLITS}
+    data = make_inputs(splits, model, processor, run.feature_cache)
     clock.lap("features")
 
     trainer = _make_trainer(run, model, processor, data["train"], data["dev"])
@@ -148,12 +146,17 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
 
 
 def make_inputs(
-    splits: DatasetDict, model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments
+    splits: Mapping[str, DatasetDict], model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments
 ) -> dict[str, InputDataset]:
-    """What the model reads of each split of a corpus, computed once or to be computed batch by batch."""
-    if not cache.enabled:
-        return raw_inputs(splits)
-    return precomputed_inputs(splits, model, processor, cache.dtype, cache.batch_size, cache.directory)
+    """What the model reads of each split, over all corpora: computed once, by all processes, or to be computed batch by batch."""
+    inputs = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
+    corpora = [inputs(corpus) for corpus in splits.values()]
+    return {split: InputDataset.concatenate([corpus[split] for corpus in corpora]) for split in SPLITS}
+
+
+def make_extractor(model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments) -> InputExtractor:
+    """What fills the stores of a run."""
+    return InputExtractor(model, processor, cache.dtype, cache.compute_dtype, cache.batch_size, cache.directory)
 
 
 def make_collator(
