@@ -1,9 +1,11 @@
 """The store: values come back as they were, a kill costs nothing, and damage is named."""
 
 import json
+import multiprocessing
 import os
 import pickle
 import random
+import resource
 import signal
 import subprocess
 import sys
@@ -13,11 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 
 from bibier_hf.data.feature_store import MANIFEST_FILE, FeatureStore, FeatureStoreError, StoredRows, _batches, row_key
 
+FORK = multiprocessing.get_context("fork")
 WIDTH = 3
 
 
@@ -110,36 +114,18 @@ def test_batches_hold_similar_lengths_within_the_limit(tmp_path):
     assert list(_batches([0, 1], [1000.0, 0.0], 8, 10)) == [[0], [1]]
 
 
-# A process that extracts, slowly enough to be killed anywhere.
-WORKER = """
-import sys, time
-sys.path.insert(0, sys.argv[2])
-from accelerate import PartialState
-state = PartialState(cpu=True)
-from test_feature_store import fill, keys_of, lengths_of, make_rows, make_store
-rows, store = make_rows(150), make_store(sys.argv[1])
+def extract_slowly(folder, delay_s=0.0, started=None) -> None:
+    """Fill a store slowly enough to be killed anywhere; printed is what was done."""
+    rows, store, state = make_rows(150), make_store(folder), PartialState(cpu=True)
 
-def compute(positions):
-    time.sleep(float(sys.argv[3]))
-    return [rows[position] for position in positions]
+    def compute(positions):
+        if started is not None:
+            started.set()
+        time.sleep(delay_s)
+        return [rows[position] for position in positions]
 
-print("started", flush=True)
-done = store.extract(keys_of(rows), lengths_of(rows), compute, batch_size=4)
-print(f"{state.process_index} of {state.num_processes}: {done.computed} computed", flush=True)
-"""
-
-
-def start_worker(folder, delay=0.0, launcher=()) -> subprocess.Popen:
-    script = Path(folder).parent / "worker.py"
-    script.write_text(WORKER)
-    command = [sys.executable, *launcher, str(script), str(folder), str(Path(__file__).parent), str(delay)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def finish(process) -> str:
-    output, errors = process.communicate(timeout=120)
-    assert process.returncode == 0, errors
-    return output
+    done = store.extract(keys_of(rows), lengths_of(rows), compute, batch_size=4)
+    print(f"{state.process_index} of {state.num_processes}: {done.computed} computed", flush=True)
 
 
 @pytest.fixture(scope="module")
@@ -151,12 +137,14 @@ def uninterrupted(tmp_path_factory) -> dict[str, bytes]:
 
 
 def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, uninterrupted):
-    folder = tmp_path / "store"
-    process = start_worker(folder, delay=0.05)
-    assert process.stdout.readline() == "started\n"
-    time.sleep(random.uniform(0.1, 1.5))
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
+    folder, started = tmp_path / "store", FORK.Event()
+    process = FORK.Process(target=extract_slowly, args=(folder, 0.02, started))
+    process.start()
+    assert started.wait(60)
+    time.sleep(random.uniform(0, 0.6))
+    process.kill()
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
     store, rows = make_store(folder), make_rows(150)
     written = {name for name in content(store.folder) if name.endswith(".safetensors")}
     assert written < uninterrupted.keys()
@@ -177,18 +165,30 @@ def test_any_part_of_the_shards_leads_to_the_same_bytes(tmp_path, uninterrupted)
         assert content(store.folder) == uninterrupted
 
 
-def test_two_runs_at_the_same_time_share_the_work(tmp_path, uninterrupted):
-    workers = [start_worker(tmp_path / "store", delay=0.02) for _ in range(2)]
-    computed = sorted(int(finish(worker).split()[-2]) for worker in workers)
-    assert computed == [0, sum(row is not None for row in make_rows(150))]
+def test_two_runs_at_the_same_time_share_the_work(tmp_path, uninterrupted, capfd):
+    processes = [FORK.Process(target=extract_slowly, args=(tmp_path / "store", 0.005)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0, 0]
+    assert sorted(line for line in capfd.readouterr().out.splitlines() if "computed" in line) == [
+        "0 of 1: 0 computed",
+        "0 of 1: 129 computed",
+    ]
     assert content(make_store(tmp_path / "store").folder) == uninterrupted
 
 
 @pytest.mark.slow
 def test_two_processes_write_what_one_writes(tmp_path, uninterrupted):
-    launcher = ("-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
-    output = finish(start_worker(tmp_path / "store", launcher=launcher))
-    assert {line for line in output.splitlines() if "of 2" in line} == {f"{rank} of 2: 129 computed" for rank in range(2)}
+    (tmp_path / "worker.py").write_text(
+        f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})\n"
+        f"import test_feature_store; test_feature_store.extract_slowly({str(tmp_path / 'store')!r})\n"
+    )
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    done = subprocess.run([*launcher, tmp_path / "worker.py"], capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert {line for line in done.stdout.splitlines() if "of 2" in line} == {f"{rank} of 2: 129 computed" for rank in range(2)}
     assert content(make_store(tmp_path / "store").folder) == uninterrupted
 
 
@@ -223,25 +223,18 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path):
         fill(make_store(tmp_path / "file"), make_rows(3))
 
 
-FULL_DISK = """
-import resource, signal, sys
-sys.path.insert(0, sys.argv[2])
-from test_feature_store import *
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing beyond the limit is then an error, as on a full disk
-resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-try:
-    fill(make_store(sys.argv[1]), make_rows(30))
-except FeatureStoreError as error:
-    print(error)
-"""
+def fill_a_full_disk(folder) -> None:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing beyond the limit is then an error, as on a full disk
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+    with pytest.raises(FeatureStoreError, match=r"cannot be written.*what was computed so far is kept"):
+        fill(make_store(folder), make_rows(30))
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="limits of a process are POSIX")
 def test_a_full_disk_is_named_and_leaves_nothing_half(tmp_path):
-    command = [sys.executable, "-c", FULL_DISK, str(tmp_path / "store"), str(Path(__file__).parent)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert "cannot be written" in done.stdout, done.stderr
-    assert "what was computed so far is kept" in done.stdout
+    process = FORK.Process(target=fill_a_full_disk, args=(tmp_path / "store",))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
     store = make_store(tmp_path / "store")
     assert content(store.folder) == {}
     assert fill(store, make_rows(30)).computed == 26
@@ -274,14 +267,20 @@ def test_reading_a_row_does_not_load_the_file(tmp_path):
     content_of_file = path.read_bytes()
     size = int.from_bytes(content_of_file[:8], "little")
     header = json.loads(content_of_file[8 : 8 + size])
+    data = content_of_file[8 + size :]
     begin, end = header["values"]["data_offsets"]
-    steps = 2**30 // 4096
-    header["values"] |= {"shape": [steps, 1024], "data_offsets": [begin, begin + 2**30]}
+    grown = begin + 2**30 - end
+    header["values"]["shape"] = [2**30 // 4096, 1024]
+    header["values"]["data_offsets"] = [begin, begin + 2**30]
+    for name, entry in header.items():
+        if name not in ("__metadata__", "values") and entry["data_offsets"][0] >= end:
+            entry["data_offsets"] = [offset + grown for offset in entry["data_offsets"]]
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with open(path, "wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text + content_of_file[8 + size : 8 + size + end])
-        file.truncate(8 + len(text) + begin + 2**30)
+        file.write(len(text).to_bytes(8, "little") + text + data[:end])
+        file.seek(grown, os.SEEK_CUR)
+        file.write(data[end:])
     assert torch.equal(store.rows(keys)[0], short)
     assert resident_mb() - before < 100
 
