@@ -116,6 +116,12 @@ def write_corpus_table(folder: Path, name: str = "small", train: int = 14) -> Pa
     return table
 
 
+@pytest.fixture(scope="session")
+def write_table():
+    """`write_table(folder, name, train)` -> a table of short clips in the folder ([`write_corpus_table`])"""
+    return write_corpus_table
+
+
 @pytest.fixture
 def corpus_table(tmp_path, monkeypatch) -> Path:
     """The table, with caches of its own."""
