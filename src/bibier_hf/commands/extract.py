@@ -1,4 +1,4 @@
-"""What stands behind `recipes/extract_features.py`: the features of a run's corpora, computed before any training."""
+"""The command behind `recipes/extract_features.py`: the features of a run's corpora, computed before any training."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,9 +10,9 @@ from datasets import concatenate_datasets
 
 from ..data.feature_store import Extraction
 from ..data.features import InputExtractor
-from .arguments import ArgumentError, RunArguments, apply_overrides, parse_run_arguments, run_arguments, section_help
-from .command_line import guarded
-from .run import build_model, load_corpora, make_extractor
+from ..training.arguments import ArgumentError, RunArguments, apply_overrides, parse_run_arguments, run_arguments, section_help
+from ..training.run import build_model, load_corpora, make_extractor
+from .common import guarded
 
 _KEYS = ("corpora.", "audio_", "text_", "feature_cache.")
 
