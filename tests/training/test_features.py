@@ -41,7 +41,7 @@ def _stores_of_its_own(tmp_path, monkeypatch):
 def frozen_model(model):
     for modality in ("audio", "text"):
         setattr(model.config, f"freeze_{modality}_backbone", True)
-    model._freeze_backbones()
+    model.freeze()
     return model
 
 

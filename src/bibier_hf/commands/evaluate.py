@@ -27,7 +27,8 @@ from ..training.arguments import (
     load_yaml,
     section_help,
 )
-from ..training.run import load_corpora, make_collator, make_inputs, protocol_facts
+from ..training.fit import make_collator, make_inputs
+from ..training.run import load_corpora, protocol_facts
 from .common import guarded
 
 

@@ -11,7 +11,8 @@ from datasets import concatenate_datasets
 from ..data.feature_store import Extraction
 from ..data.features import InputExtractor
 from ..training.arguments import ArgumentError, RunArguments, apply_overrides, parse_run_arguments, run_arguments, section_help
-from ..training.run import build_model, load_corpora, make_extractor
+from ..training.fit import build_model, make_extractor
+from ..training.run import load_corpora
 from .common import guarded
 
 _KEYS = ("corpora.", "audio_", "text_", "feature_cache.")

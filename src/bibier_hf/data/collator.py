@@ -11,6 +11,10 @@ from ..model.processing_bibier import BiBiERProcessor
 from .features import InputSpec
 
 
+UNIMODAL_LOGITS = {"audio": "audio_logits", "text": "text_logits"}
+"""Columns that rows may have beside the inputs: logits (7,) that the model takes in place of those of its own encoders."""
+
+
 class FeatureCollator:
     """Pads precomputed inputs and makes their masks.
 
@@ -26,10 +30,11 @@ class FeatureCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """B rows -> `{name: (B, T, D) or (B, T), mask: (B, T), "labels": (B,) or (B, 7)}`; T is that of the longest row.
 
-        A row without a modality has a mask of zeros; a modality that no row has is left out.
+        A row without a modality has a mask of zeros; a modality that no row has is left out. Rows with [`UNIMODAL_LOGITS`] give them
+        as (B, 7).
         """
         batch = {}
-        for spec in self.specs.values():
+        for modality, spec in self.specs.items():
             values = [row[spec.name] for row in rows]
             lengths = torch.tensor([len(value) for value in values])
             if not lengths.any():
@@ -37,6 +42,8 @@ class FeatureCollator:
             padded = pad_sequence(values, batch_first=True)
             batch[spec.name] = padded.float() if padded.is_floating_point() else padded.long()
             batch[spec.mask] = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+            if (name := UNIMODAL_LOGITS[modality]) in rows[0]:
+                batch[name] = pad_sequence([row[name] for row in rows], batch_first=True)
         return batch | {"labels": collate_labels(rows, self.soft_labels)}
 
 

@@ -356,6 +356,17 @@ class StoredRows(Sequence[torch.Tensor]):
         """bool (N,): which rows are there."""
         return self.places[:, 0] >= 0
 
+    @property
+    def keys(self) -> list[bytes | None]:
+        """(N,) keys of the rows; None: not there."""
+        return [None if shard < 0 else self.shards[shard].keys[place] for shard, place in self.places]
+
+    def spread(self, indices: Sequence[int], count: int) -> "StoredRows":
+        """`count` rows of which these are at `indices`; the others are not there."""
+        places = np.full((count, 2), -1)
+        places[np.asarray(indices, dtype=np.int64)] = self.places
+        return StoredRows(self.shards, places, self.empty)
+
     def select(self, indices: Sequence[int]) -> "StoredRows":
         """Some of the rows."""
         return StoredRows(self.shards, self.places[np.asarray(indices, dtype=np.int64)], self.empty)

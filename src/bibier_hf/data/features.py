@@ -135,6 +135,10 @@ class InputDataset(TorchDataset):
         """Some of the rows."""
         return InputDataset(self.metadata.select(indices), self.inputs.select(indices))
 
+    def with_columns(self, columns: Mapping[str, StoredRows]) -> "InputDataset":
+        """The same rows with further stored columns."""
+        return InputDataset(self.metadata, StoredInputs(self.inputs.columns | columns))
+
     @classmethod
     def concatenate(cls, parts: Sequence["InputDataset"]) -> "InputDataset":
         """The rows of several data sets, of one kind, one after the other."""

@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
 from ..evaluation.metrics import SELECTION_METRIC
-from ..model.configuration_bibier import EMBEDDED, BiBiERConfig
+from ..model.configuration_bibier import EMBEDDED, MODALITIES, BiBiERConfig
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 
 RUN_FILE = "run.yaml"
@@ -105,6 +105,22 @@ class FeatureCacheArguments(Section):
     batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
 
 
+class StagesArguments(Section):
+    """Whether encoders and fusion are trained together or, as published, one after the other."""
+
+    plan: Literal["joint", "two_stage"] = Field("joint", description="joint; or two_stage: each encoder by itself, then the fusion")
+    logits: Literal["out_of_fold", "in_sample"] = Field(
+        "out_of_fold", description="unimodal logits of the training set in stage 2: from encoders that had not seen it, or that had"
+    )
+    folds: int = Field(5, ge=2, description="parts of the training set for out_of_fold")
+    audio: dict[str, Any] = Field(default_factory=dict, description="keys of the run that differ while the audio encoder is trained")
+    text: dict[str, Any] = Field(default_factory=dict, description="likewise for the text encoder")
+    fusion: dict[str, Any] = Field(default_factory=dict, description="likewise for the fusion")
+
+
+STAGES = ("audio", "text", "fusion")
+
+
 class RunArguments(Section):
     """A run, apart from what goes to [`~transformers.TrainingArguments`] (kept in `training`)."""
 
@@ -125,6 +141,7 @@ class RunArguments(Section):
     patience: int | None = Field(10, ge=1, description="stop after so many evaluations without a better dev score; null: never")
     refit_on_dev: bool = Field(False, description="after selection train anew on train + dev, as long as the selected checkpoint was")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
+    stages: StagesArguments = Field(default_factory=StagesArguments)
     resume_from_checkpoint: bool | str = Field(False, description="true: go on from the last whole checkpoint; or a checkpoint folder")
     overwrite: bool = Field(False, description="replace what an earlier run left in output_dir")
     training: dict[str, Any] = Field(default_factory=dict)
@@ -280,6 +297,37 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
     return run
 
 
+# Data, model and output are those of the whole run.
+_SHARED_BY_STAGES = frozenset(
+    """
+    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model feature_cache refit_on_dev
+    stages resume_from_checkpoint overwrite
+    """.split()
+)
+
+
+def stage_run(run: RunArguments, stage: str, output_dir: str | Path) -> RunArguments:
+    """The arguments of one stage of a run: those of the run with the stage's own keys in their place.
+
+    Args:
+        run: with `stages`.
+        stage: one of `STAGES`.
+        output_dir: folder of the stage.
+
+    Raises:
+        ArgumentError: a key that a stage cannot change, or that is unknown or wrong.
+    """
+    own = getattr(run.stages, stage)
+    if shared := sorted(_SHARED_BY_STAGES & own.keys()):
+        raise ArgumentError(f"stages.{stage}.{shared[0]}: holds for the whole run; give it on the upper level.")
+    content = run.dump() | own | {"output_dir": str(output_dir), "resume_from_checkpoint": False, "overwrite": False}
+    content.pop("stages")
+    try:
+        return run_arguments(content)
+    except ArgumentError as error:
+        raise ArgumentError(f"stages.{stage}: {error}") from error
+
+
 def checked_section(section: type[Section], content: dict[str, Any]) -> Any:
     """An instance of `section`, or an [`ArgumentError`] that names every key that is unknown, missing or of the wrong type."""
     try:
@@ -311,8 +359,24 @@ def _refuse_contradictions(run: RunArguments) -> None:
         raise ArgumentError("save_strategy: with 'best' the state after the last epoch is not kept, so the run cannot be resumed exactly.")
     if run.refit_on_dev and run.scheduler == PLATEAU:
         raise ArgumentError("refit_on_dev: the schedule 'plateau' needs a dev set, which a refit has not. Choose another scheduler.")
+    if run.stages.plan == "two_stage":
+        _refuse_stages(run)
     if run.overwrite and run.resume_from_checkpoint:
         raise ArgumentError("overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them.")
+
+
+def _refuse_stages(run: RunArguments) -> None:
+    if not run.feature_cache.enabled:
+        raise ArgumentError("stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly.")
+    if run.refit_on_dev:
+        raise ArgumentError("refit_on_dev: not with two stages, whose encoders have been selected on dev. Train jointly, or leave it out.")
+    if len(run.model.get("modalities") or MODALITIES) != len(MODALITIES):
+        raise ArgumentError("stages.plan: two stages need both modalities (model.modalities). Train a model of one modality jointly.")
+    for modality in MODALITIES:
+        if run.model.get(f"{modality}_encoder") == "none":
+            raise ArgumentError(f"stages.plan: there is no {modality} encoder to train first (model.{modality}_encoder: none).")
+    for stage in STAGES:
+        stage_run(run, stage, run.output_dir)
 
 
 def apply_overrides(
@@ -422,7 +486,7 @@ def _explain(problem: dict[str, Any], section: type[Section]) -> str:
     """One problem that pydantic found, by the dotted key it belongs to."""
     place = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        inner = {"corpora": CorpusArguments, "feature_cache": FeatureCacheArguments}.get(place[0], section)
+        inner = {"corpora": CorpusArguments, "feature_cache": FeatureCacheArguments, "stages": StagesArguments}.get(place[0], section)
         return _unknown(place[-1], inner.model_fields, "".join(f"{part}." for part in place[:-1]))
     if problem["type"] == "missing":
         return f"{'.'.join(place)}: is missing."
