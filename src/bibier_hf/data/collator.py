@@ -10,7 +10,6 @@ from ..model.configuration_bibier import EMOTIONS
 from ..model.processing_bibier import BiBiERProcessor
 from .features import InputSpec
 
-
 UNIMODAL_LOGITS = {"audio": "audio_logits", "text": "text_logits"}
 """Columns that rows may have beside the inputs: logits (7,) that the model takes in place of those of its own encoders."""
 

@@ -11,7 +11,7 @@ from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset, InputExtractor, input_specs, raw_inputs
 from ..data.schema import SPLITS
 from ..evaluation.metrics import METRICS, SELECTION_METRIC
-from ..model.configuration_bibier import EMOTIONS, MODALITIES
+from ..model.configuration_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import FeatureCacheArguments, RunArguments
