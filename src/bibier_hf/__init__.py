@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoProcessor
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .kernels import load_kernels
 from .model.audio_bibier import AudioError, decode_audio
 from .model.configuration_bibier import DEFAULT_MODEL_ID, EMOTIONS, TASK, BiBiERConfig
 from .model.modeling_bibier import BiBiERForEmotionClassification
@@ -45,6 +46,7 @@ __all__ = [
     "decode_audio",
     "load_corpus",
     "load_csv",
+    "load_kernels",
     "load_quickstart",
     "load_resd",
 ]
@@ -83,3 +85,4 @@ def _register() -> None:
 
 
 _register()
+load_kernels()
