@@ -17,7 +17,7 @@ from .model.pipeline_bibier import AudioTextEmotionPipeline
 from .model.processing_bibier import BiBiERProcessor
 
 if TYPE_CHECKING:
-    from .data.corpora import load_corpus, load_csv, load_quickstart, load_ravdess, load_resd, register_corpus
+    from .data.corpora import load_corpus, load_csv, load_meld, load_quickstart, load_ravdess, load_resd, register_corpus
     from .data.protocols import apply_protocol
     from .training.trainer import BiBiERTrainer
 
@@ -28,6 +28,7 @@ _LAZY = {
     "apply_protocol": ".data.protocols",
     "load_corpus": ".data.corpora",
     "load_csv": ".data.corpora",
+    "load_meld": ".data.corpora",
     "load_quickstart": ".data.corpora",
     "load_ravdess": ".data.corpora",
     "load_resd": ".data.corpora",
@@ -47,6 +48,7 @@ __all__ = [
     "decode_audio",
     "load_corpus",
     "load_csv",
+    "load_meld",
     "load_quickstart",
     "load_ravdess",
     "load_resd",

@@ -190,7 +190,7 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
     return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or Path(HF_HOME) / "bibier_hf") / "corpora"
 
 
-def folder_lock(target: Path, cache_dir: str | os.PathLike | None) -> FileLock:
+def folder_lock(target: Path, cache_dir: str | os.PathLike | None = None) -> FileLock:
     """A lock in the cache, so that no file of ours stands beside a folder of the user's."""
     folder = cache_folder(cache_dir) / "locks"
     folder.mkdir(parents=True, exist_ok=True)
