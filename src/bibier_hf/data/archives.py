@@ -6,12 +6,14 @@ through; one that tries is refused all the same.
 
 import gzip
 import hashlib
+import shutil
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import BinaryIO
 
 from .tables import CorpusError
@@ -42,6 +44,23 @@ class SourceFile:
         """Eight hex digits that change with size or time."""
         return hashlib.sha256(f"{self.size} {self.mtime}".encode()).hexdigest()[:8]
 
+    def copy_to(self, target: BinaryIO) -> None:
+        """Write the content into an open file.
+
+        Raises:
+            CorpusError: the archive around it is damaged or cut short.
+        """
+        with _whole(self.path), self.open() as stream:
+            shutil.copyfileobj(stream, target)
+
+
+@contextmanager
+def _whole(path: PurePath) -> Iterator[None]:
+    try:
+        yield
+    except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise CorpusError(f"{path} cannot be read to its end ({error}). Its archive may have been cut short: fetch it again.") from error
+
 
 def is_archive(name: str) -> bool:
     """Does the name end like that of a tar archive?"""
@@ -66,11 +85,8 @@ def walk_files(source: Path) -> Iterator[SourceFile]:
         archives = [source]
     for path in archives:
         inside = PurePosixPath(path.relative_to(source).as_posix()) if path != source else PurePosixPath()
-        try:
-            with tarfile.open(path, "r|*") as archive:
-                yield from _walk_archive(archive, inside)
-        except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-            raise CorpusError(f"{path} cannot be read to its end ({error}). It may have been cut short: fetch it again.") from error
+        with _whole(path), tarfile.open(path, "r|*") as archive:
+            yield from _walk_archive(archive, inside)
 
 
 def _walk_archive(archive: tarfile.TarFile, inside: PurePosixPath) -> Iterator[SourceFile]:

@@ -47,12 +47,12 @@ def decode_video(path: Path, ffmpeg: str = "ffmpeg") -> np.ndarray:
 
     Raises:
         AudioError: no sound, or none that ffmpeg can decode.
-        RuntimeError: ffmpeg was killed, which says nothing about the file.
+        CorpusError: ffmpeg was killed, which says nothing about the file.
     """
     command = [ffmpeg, "-nostdin", "-v", "error", "-i", str(path), "-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode < 0:
-        raise RuntimeError(f"ffmpeg was ended by signal {-done.returncode} at {path.name}. Start again: what is done is kept.")
+        raise CorpusError(f"ffmpeg was ended by signal {-done.returncode} at {path.name}. Start again: what is done is kept.")
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         raise AudioError(f"ffmpeg cannot decode it ({lines[-1].replace(str(path), path.name)})")
@@ -73,7 +73,7 @@ def convert_clips(
         name -> path of the FLAC file, or why it cannot be decoded (str).
 
     Raises:
-        RuntimeError: ffmpeg was killed.
+        CorpusError: ffmpeg was killed.
     """
     ffmpeg = find_ffmpeg()
     workers = cpu_count() or 1
@@ -112,8 +112,8 @@ def _on_disk(file: SourceFile, name: str, scratch: Path) -> tuple[Path, Path]:
     flat = scratch / name.replace("/", "-")
     if file.on_disk:
         return file.on_disk, flat.with_suffix(".flac")
-    with file.open() as stream, open(flat.with_suffix(".mp4"), "wb") as copy:
-        shutil.copyfileobj(stream, copy)
+    with open(flat.with_suffix(".mp4"), "wb") as copy:
+        file.copy_to(copy)
     return flat.with_suffix(".mp4"), flat.with_suffix(".flac")
 
 

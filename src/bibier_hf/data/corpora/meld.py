@@ -8,6 +8,7 @@ Two clips cannot be decoded and three are cut wrongly (`KNOWN_FAULTS`): the orig
 """
 
 import hashlib
+import io
 import json
 import re
 from collections.abc import Iterator, Mapping
@@ -93,6 +94,11 @@ def read_meld(
             raise CorpusError(f"{name}={chosen[name]!r} is about clips, but text_only=True reads none. Leave one of the two out.")
     tables, audio = _find_source(data_dir, text_only)
     rows = _read_tables(data_dir, tables)
+    if not text_only and not audio:
+        raise CorpusError(
+            f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). Pass text_only=True "
+            "(--text_only) for the texts alone."
+        )
     faults: list[str] = []
     clips = []
     for split, row in rows:
@@ -102,11 +108,6 @@ def read_meld(
             faults.append(f"{row.where}: {error}")
             continue
         clips.append(clip if text_only else _with_audio(clip, name, audio.get(name, "there is no such clip"), chosen, faults))
-    if not text_only and not audio:
-        raise CorpusError(
-            f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). Pass text_only=True "
-            "(--text_only) for the texts alone."
-        )
     raise_faults(faults, f"{data_dir} cannot be used as MELD", "What was converted is kept. Mend or fetch these again.")
     if strict_counts:
         check_counts(clips, OFFICIAL_COUNTS, "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.")
@@ -124,9 +125,9 @@ def _read_tables(data_dir: Path, tables: Mapping[str, Path]) -> list[tuple[str, 
             f"{data_dir} has none of MELD's tables: {', '.join(TABLES)}. Pass the official archive or what was unpacked of it."
         )
     rows = []
-    for split, path in tables.items():
-        table = read_table(path)
-        demand_columns(table, _COLUMNS, path.name)
+    for split in (split for split in OFFICIAL_COUNTS if split in tables):
+        table = read_table(tables[split])
+        demand_columns(table, _COLUMNS, tables[split].name)
         rows += [(split, row) for row in table]
     return rows
 
@@ -226,8 +227,9 @@ def _walk(data_dir: Path, folder: Path, tables: dict[str, Path]) -> Iterator[tup
     """Name and file of every clip; tables that come by are copied into the work folder and entered in `tables`"""
     for file in walk_files(data_dir):
         if file.path.name in TABLES:
-            with file.open() as stream:
-                content = stream.read()
+            buffer = io.BytesIO()
+            file.copy_to(buffer)
+            content = buffer.getvalue()
             path = folder / "tables" / hashlib.sha256(content).hexdigest()[:16] / file.path.name
             if tables.setdefault(TABLES[file.path.name], path) != path:
                 raise CorpusError(f"{data_dir} holds {file.path.name} twice, with other content: {file.path} is the second.")
@@ -253,7 +255,8 @@ def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Pa
         return {}
     find_ffmpeg()  # before anything is done
     done = sum(1 for _ in folder.rglob("*.flac"))
-    state_disk_need(max(0, number - done), folder, "MELD")
+    if number > done:
+        state_disk_need(number - done, folder, "MELD")
     return convert_clips(files, folder, number, "Converting meld")
 
 
