@@ -182,7 +182,8 @@ class Corpus:
 
     def _facts(self, options: Mapping[str, Any], data_dir: Path | str | None) -> dict[str, Any]:
         name = self.column(options, data_dir) if self.column else self.name
-        return {"name": name, "reader": self.name, "title": self.title, "homepage": self.homepage, "options": dict(options)}
+        facts = {"name": name, "reader": self.name, "title": self.title, "homepage": self.homepage, "not_to_rehost": self.not_to_rehost}
+        return facts | {"options": dict(options)}
 
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
@@ -209,7 +210,8 @@ def write_corpus(
     The folder appears as a whole at the end. One that is there already is replaced if it is empty or a prepared corpus, else refused.
 
     Args:
-        facts: what `corpus.json` says beyond counts: `name` (the column `corpus`), `reader`, `title`, `homepage`, `options`.
+        facts: what `corpus.json` says beyond counts: `name` (the column `corpus`), `reader`, `title`, `homepage`,
+            `not_to_rehost`, `options`.
         transcriber: writes the texts of rows that have audio only; adds the column `text_source`.
 
     Raises:
