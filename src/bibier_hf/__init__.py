@@ -18,7 +18,7 @@ from .model.pipeline_bibier import AudioTextEmotionPipeline
 from .model.processing_bibier import BiBiERProcessor
 
 if TYPE_CHECKING:
-    from .data.corpora import load_corpus, load_csv, load_quickstart, load_resd
+    from .data.corpora import load_corpus, load_csv, load_meld, load_quickstart, load_ravdess, load_resd, register_corpus
     from .data.protocols import apply_protocol
     from .training.trainer import BiBiERTrainer
 
@@ -29,8 +29,11 @@ _LAZY = {
     "apply_protocol": ".data.protocols",
     "load_corpus": ".data.corpora",
     "load_csv": ".data.corpora",
+    "load_meld": ".data.corpora",
     "load_quickstart": ".data.corpora",
+    "load_ravdess": ".data.corpora",
     "load_resd": ".data.corpora",
+    "register_corpus": ".data.corpora",
 }
 
 __all__ = [
@@ -47,8 +50,11 @@ __all__ = [
     "load_corpus",
     "load_csv",
     "load_kernels",
+    "load_meld",
     "load_quickstart",
+    "load_ravdess",
     "load_resd",
+    "register_corpus",
 ]
 
 

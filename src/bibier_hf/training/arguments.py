@@ -86,9 +86,9 @@ class Section(BaseModel):
 class CorpusArguments(Section):
     """One corpus of a run."""
 
-    name: str = Field(description="corpus: quickstart, resd, csv, ...")
+    name: str = Field(description="corpus: quickstart, meld, resd, ravdess, csv, or a Python file that defines one")
     data_dir: str | None = Field(None, description="folder of the corpus, as it came or prepared")
-    protocol: str = Field("official", description="how it is split: official, dialogue_grouped")
+    protocol: str = Field("official", description="how it is split: official, dialogue_grouped, speaker_independent")
     fold: int = Field(0, ge=0, description="which fold is the test set, for grouped protocols")
     split_seed: int = Field(42, ge=0, description="seed of the dev split where the corpus has none")
     dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev where the corpus has none")
