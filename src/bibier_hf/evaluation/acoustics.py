@@ -1,6 +1,6 @@
 """Cheap acoustic features, without a backbone: what the baselines and the leakage audit hear.
 
-    audio -> log-mel spectrogram (64 bands, 100 frames/s) -> 40 MFCC and their slopes -> mean, deviation, percentiles over time
+audio -> log-mel spectrogram (64 bands, 100 frames/s) -> 40 MFCC and their slopes -> mean, deviation, percentiles over time
 """
 
 from collections.abc import Iterator

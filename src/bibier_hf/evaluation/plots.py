@@ -52,7 +52,10 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
 
 
 def plot_leakage(
-    series: Mapping[str, tuple[Mapping[str, Spread | None], Mapping[str, Spread | None]]], chance_uar: float, path: str | Path, title: str = ""
+    series: Mapping[str, tuple[Mapping[str, Spread | None], Mapping[str, Spread | None]]],
+    chance_uar: float,
+    path: str | Path,
+    title: str = "",
 ) -> None:
     """Draw what tells the label of test rows without the emotion being heard, and how many test rows are touched, a colour a protocol.
 
@@ -63,12 +66,12 @@ def plot_leakage(
         path: picture to write; the suffix decides the format.
         title: line over the picture.
     """
-    panels = ("UAR of the emotion, told by nothing but its", "share of test rows whose counterpart is in train")
+    panels = ("UAR of the emotion when nothing else is known", "share of test rows that have it in common with train")
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     for side, (axes, label) in enumerate(zip(figure.subplots(1, 2), panels, strict=True)):
         names = list(next(iter(series.values()))[side])
         height = 0.8 / len(series)
-        for place, (protocol, sides) in enumerate(series.items()):
+        for place, sides in enumerate(series.values()):
             for row, name in enumerate(names):
                 position = row + (place - (len(series) - 1) / 2) * height
                 color = f"C{place}"

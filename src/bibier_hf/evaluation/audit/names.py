@@ -41,7 +41,10 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
         fields[split] = [name_fields(name) for name, _ in chosen]
         labels[split] = [label for _, label in chosen]
     spelt = [
-        "_".join(parts) for split in SPLITS for parts, label in zip(fields[split], labels[split], strict=True) if _SPELLINGS[label] & set(parts)
+        "_".join(parts)
+        for split in SPLITS
+        for parts, label in zip(fields[split], labels[split], strict=True)
+        if _SPELLINGS[label] & set(parts)
     ]
     codes = []
     places = max((len(parts) for parts in fields["test"]), default=0) if fields["train"] else 0
