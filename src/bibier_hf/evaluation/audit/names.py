@@ -8,10 +8,13 @@ from datasets import DatasetDict
 
 from ...data.schema import LABEL_ALIASES, SPLITS
 from ...model.configuration_bibier import EMOTIONS
-from .give_away import give_away
+from .give_away import LEAK_P_VALUE, give_away
 
 FIELD_MARGIN = 0.2
 """UAR above chance from which on a field of a name counts as a code of the label; higher than for one key, since many fields are tried."""
+
+MAXIMUM_FIELDS = 10
+"""Fields that are tried, from the front; the p-value that is demanded of one is divided by how many there are."""
 
 EXAMPLES = 5
 
@@ -47,12 +50,13 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
         if _SPELLINGS[label] & set(parts)
     ]
     codes = []
-    places = max((len(parts) for parts in fields["test"]), default=0) if fields["train"] else 0
+    longest = max((len(parts) for parts in fields["test"]), default=0) if fields["train"] else 0
+    places = min(longest, MAXIMUM_FIELDS)
     for place in range(places):
         keys = {split: [parts[place] if place < len(parts) else None for parts in fields[split]] for split in ("train", "test")}
         if len(set(keys["train"])) > 1:
             told = give_away(keys["train"], labels["train"], keys["test"], labels["test"], seed)
-            if told["leaks"] and told["uar"] - told["chance_uar"] >= FIELD_MARGIN:
+            if told["uar"] - told["chance_uar"] >= FIELD_MARGIN and told["p_value"] <= LEAK_P_VALUE / places:
                 codes.append({"field": place, "uar": told["uar"]})
     return {
         "rows": sum(map(len, labels.values())),

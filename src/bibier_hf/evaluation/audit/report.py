@@ -209,7 +209,7 @@ def _listed(what: str, duplicates: Mapping[str, Any] | None) -> list[str]:
         for pair in pairs[:LISTED_PAIRS]
     ]
     rest = [f"... and {len(pairs) - LISTED_PAIRS} more in the JSON file."] if len(pairs) > LISTED_PAIRS else []
-    return ["", f"| {what}: test | train | similarity | label |", "|---" * 4 + "|", *shown, *([""] + rest if rest else [])]
+    return ["", f"| {what}: test | train | similarity | label |", "|---" * 4 + "|", *shown, *(["", *rest] if rest else [])]
 
 
 def _score(told: Mapping[str, Any]) -> str:
