@@ -19,7 +19,7 @@ from importlib import resources
 from itertools import product
 from typing import Any
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 
 LANGUAGES = ("en", "ru")
 

@@ -29,7 +29,7 @@ from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 from .schema import FEATURES, SOURCES, SPLITS
 from .tables import CorpusError, raise_faults
 

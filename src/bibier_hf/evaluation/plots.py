@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure  # not pyplot: a picture is drawn into a file, whatever display or back end there is
 from matplotlib.ticker import PercentFormatter
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 
 
 def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "") -> None:

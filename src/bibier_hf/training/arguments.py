@@ -26,6 +26,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
+from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, BiBiERConfig
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
@@ -71,10 +72,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "dataloader_pin_memory": False,
 }
 """Where a run departs from the defaults of transformers: the published epochs and learning rate, and selection on dev."""
-
-
-class ArgumentError(ValueError):
-    """A run file or a command line that cannot be followed; the message says what was given and how to mend it."""
 
 
 class Section(BaseModel):

@@ -15,7 +15,7 @@ from ..data.protocols import apply_protocol
 from ..evaluation.metrics import METRICS, SELECTION_METRIC
 from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_json, write_split_report
 from ..hub.cards import write_model_card
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments, RunArguments

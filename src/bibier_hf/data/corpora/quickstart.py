@@ -19,7 +19,7 @@ from typing import Any
 
 from ...augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody
 from ...augmentation.tug import TemplateUtteranceGeneration
-from ...model.configuration_bibier import EMOTIONS
+from ...model.labels_bibier import EMOTIONS
 from ..prepare import Clip, Corpus, neutral_id
 from ..schema import SPLITS
 from ..tables import CorpusError

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from datasets import Value
 
-from ...model.configuration_bibier import EMOTIONS
+from ...model.labels_bibier import EMOTIONS
 from ..prepare import Clip, Corpus, check_counts, neutral_id
 from ..schema import UnknownLabelError, normalise_label
 from ..tables import CorpusError, Row, raise_faults, read_table

@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ...model.configuration_bibier import EMOTIONS
+from ...model.labels_bibier import EMOTIONS
 from ..prepare import Clip, Corpus, neutral_id
 from ..protocols import connected_groups, stratified_group_split
 from ..schema import SPLITS, UnknownLabelError, describe_labels, normalise_label
