@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.integrations.peft import PeftAdapterMixin
 from transformers.modeling_utils import PreTrainedModel
 
 from .audio_bibier import SAMPLING_RATE
@@ -37,7 +38,15 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 def load_backbone(source: str, revision: str | None = None, **kwargs) -> PreTrainedModel:
     """A pretrained backbone in float32, from a Hub id or a folder."""
     config = AutoConfig.from_pretrained(source, revision=revision, **kwargs)
-    return _encoder(AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **_without_pooler(config), **kwargs))
+    backbone = _encoder(AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **_without_pooler(config), **kwargs))
+    if os.path.isdir(source):
+        backbone.name_or_path = ""  # a folder of this machine means nothing in what is saved
+    return backbone
+
+
+def load_adapter(backbone: PreTrainedModel, folder: str) -> None:
+    """Put the LoRA adapter of a folder into a backbone (needs peft). By its full name: wav2vec2 has another method of the same name."""
+    PeftAdapterMixin.load_adapter(backbone, folder)
 
 
 def _encoder(backbone: PreTrainedModel) -> PreTrainedModel:

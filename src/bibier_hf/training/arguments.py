@@ -28,7 +28,7 @@ from transformers import TrainingArguments
 
 from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_METRIC
-from ..model.configuration_bibier import EMBEDDED, BiBiERConfig
+from ..model.configuration_bibier import EMBEDDED, MODALITIES, BiBiERConfig
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 
 RUN_FILE = "run.yaml"
@@ -101,6 +101,19 @@ class FeatureCacheArguments(Section):
     batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
 
 
+class LoraArguments(Section):
+    """Low-rank adapters in the backbones."""
+
+    backbones: list[Literal[MODALITIES]] = Field(list(MODALITIES), min_length=1, description="which backbones get one: audio, text")
+    r: int = Field(8, ge=1, description="rank")
+    alpha: float = Field(16.0, gt=0, description="scale: the update counts alpha / r times")
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="linear layers that get one, by the end of their names: [q_proj, v_proj, query, value]"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    save: Literal["merged", "adapter"] = Field("merged", description="in the checkpoint: merged into the backbone, or beside it")
+
+
 class RunArguments(Section):
     """A run, apart from what goes to [`~transformers.TrainingArguments`] (kept in `training`)."""
 
@@ -112,6 +125,7 @@ class RunArguments(Section):
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     text_prefix: str | None = Field(None, description="put before every text; null: what the text backbone was trained with")
     model: dict[str, Any] = Field(default_factory=dict, description="fields of BiBiERConfig, e.g. model.hidden_size")
+    lora: LoraArguments | None = Field(None, description="train low-rank adapters in the backbones; null: none")
     optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
     scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
     class_weights: Literal["balanced", "sqrt", "none"] = Field("balanced", description="weights of the classes in the loss")
@@ -183,7 +197,7 @@ MODEL_FIELDS = tuple(
     field.name
     for field in dataclasses.fields(BiBiERConfig)
     if field.name in BiBiERConfig.__annotations__
-    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_backbone_stored"))
+    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_stored"))
     and field.name not in ("class_weights", "model_type")
 )
 
@@ -418,7 +432,7 @@ def _explain(problem: dict[str, Any], section: type[Section]) -> str:
     """One problem that pydantic found, by the dotted key it belongs to."""
     place = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        inner = {"corpora": CorpusArguments, "feature_cache": FeatureCacheArguments}.get(place[0], section)
+        inner = {"corpora": CorpusArguments, "feature_cache": FeatureCacheArguments, "lora": LoraArguments}.get(place[0], section)
         return _unknown(place[-1], inner.model_fields, "".join(f"{part}." for part in place[:-1]))
     if problem["type"] == "missing":
         return f"{'.'.join(place)}: is missing."
