@@ -5,6 +5,7 @@
 | `id` | of the row in its corpus; published tables have `video_name` instead, which is translated |
 | `label` | gold label; `ground_truth` in published tables |
 | `anger` ... `surprise` | the distribution, addressed by name; empty in a row that failed |
+| `prediction` | optional: its arg-max, `llm_best_label` in published tables; tells which of two that are equally high is meant |
 
 Other columns (provenance, raw answers) are kept by whoever wrote them and not needed here.
 """
@@ -27,7 +28,7 @@ from .corpora.resd import resd_id
 from .schema import UnknownLabelError, normalise_label
 from .tables import TABLE_SUFFIXES, CorpusError, Row, raise_faults, read_table
 
-PUBLISHED_COLUMNS = ("video_name", "ground_truth")
+PUBLISHED_COLUMNS = ("video_name", "ground_truth", "llm_best_label")
 
 _MELD_NAME = re.compile(r"dia\d+_utt\d+")
 _RESD_NAME = re.compile(r"\d\d_[a-z]+_[a-z]+[_ ][adefhns]_\d{3}")
@@ -43,6 +44,7 @@ class LabelTable:
         ids: (N,) ids.
         labels: (N,) index of the gold label, -1 where there is none.
         probabilities: (N, 7) in the order of `EMOTIONS`; NaN in rows that failed.
+        predictions: (N,) arg-max, of equally high ones that which the table names; -1 in rows that failed.
     """
 
     name: str
@@ -50,6 +52,7 @@ class LabelTable:
     ids: tuple[str, ...]
     labels: np.ndarray
     probabilities: np.ndarray
+    predictions: np.ndarray
 
     @property
     def labelled(self) -> np.ndarray:
@@ -86,14 +89,14 @@ def read_label_table(path: str | Path) -> LabelTable:
     if not path.is_file():
         raise FileNotFoundError(f"There is no table of soft labels at {path}.")
     rows = _read_rows(path)
-    id_column, label_column = ("id", "label") if "id" in rows[0].values else PUBLISHED_COLUMNS
+    id_column, label_column, best_column = ("id", "label", "prediction") if "id" in rows[0].values else PUBLISHED_COLUMNS
     if missing := [name for name in (id_column, label_column, *EMOTIONS) if name not in rows[0].values]:
         raise CorpusError(
             f"{path.name} lacks the columns {missing}. A table of soft labels has id (or video_name), label (or ground_truth) and the "
             f"seven emotions; it has {list(rows[0].values)}."
         )
     ids: dict[str, None] = {}
-    labels, probabilities, faults = [], [], []
+    labels, probabilities, predictions, faults = [], [], [], []
     for row in rows:
         name = row.text(id_column)
         key = name if id_column == "id" else published_id(name)
@@ -101,13 +104,14 @@ def read_label_table(path: str | Path) -> LabelTable:
             faults.append(f"{row.where}: {'no id' if not name else f'{name!r} stands twice'}")
         ids[key] = None
         try:
-            labels.append(EMOTIONS.index(normalise_label(row.text(label_column))) if row.text(label_column) else -1)
+            labels.append(_read_label(row, label_column))
             probabilities.append(_read_probabilities(row))
+            predictions.append(_highest(probabilities[-1], _read_label(row, best_column)))
         except (UnknownLabelError, ValueError) as error:
             faults.append(f"{row.where}: {error}")
     raise_faults(faults, f"{path.name} cannot be used")
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    return LabelTable(path.name, digest, tuple(ids), np.array(labels), np.array(probabilities, dtype=np.float64))
+    return LabelTable(path.name, digest, tuple(ids), np.array(labels), np.array(probabilities), np.array(predictions))
 
 
 def write_label_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
@@ -137,6 +141,17 @@ def _read_rows(path: Path) -> list[Row]:
     if path.suffix not in TABLE_SUFFIXES:
         raise CorpusError(f"{path} is no table of soft labels. Allowed: {', '.join([*TABLE_SUFFIXES, '.parquet'])}.")
     return read_table(path)
+
+
+def _read_label(row: Row, column: str) -> int:
+    return EMOTIONS.index(normalise_label(row.text(column))) if row.text(column) else -1
+
+
+def _highest(probabilities: list[float], named: int) -> int:
+    if np.isnan(probabilities).any():
+        return -1
+    highest = max(probabilities)
+    return named if named >= 0 and probabilities[named] == highest else probabilities.index(highest)
 
 
 def _read_probabilities(row: Row) -> list[float]:

@@ -32,8 +32,7 @@ def describe_labels(table: LabelTable) -> dict[str, Any]:
     Raises:
         CorpusError: a table without any such row.
     """
-    labels, probabilities = _scored(table)
-    predicted = probabilities.argmax(axis=1)
+    labels, probabilities, predicted = _scored(table)
     entropy = entropy_bits(probabilities)
     gold = probabilities[np.arange(len(labels)), labels]
     not_highest = int((predicted != labels).sum())
@@ -99,12 +98,12 @@ def entropy_bits(probabilities: np.ndarray) -> np.ndarray:
 
 def write_label_plots(table: LabelTable, directory: str | Path) -> list[Path]:
     """Draw `labels_confusion.png`, `labels_mean.png` (mean distribution of each gold label) and `labels_entropy.png`."""
-    labels, probabilities = _scored(table)
+    labels, probabilities, predicted = _scored(table)
     directory = Path(directory)
-    uar = classification_metrics(labels, probabilities.argmax(axis=1))["uar"]
+    uar = classification_metrics(labels, predicted)["uar"]
     drawings = {
         "labels_confusion.png": lambda path: plot_confusion_matrix(
-            confusion_matrix(labels, probabilities.argmax(axis=1)), path, f"{table.name}\narg-max against gold, UAR {100 * uar:.2f} %"
+            confusion_matrix(labels, predicted), path, f"{table.name}\narg-max against gold, UAR {100 * uar:.2f} %"
         ),
         "labels_mean.png": lambda path: _plot_means(labels, probabilities, path, table.name),
         "labels_entropy.png": lambda path: _plot_entropy(labels, probabilities, path, table.name),
@@ -139,11 +138,12 @@ def report_text(numbers: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _scored(table: LabelTable) -> tuple[np.ndarray, np.ndarray]:
+def _scored(table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(labels, distributions, arg-max) of the rows that have both"""
     rows = table.labelled & (table.labels >= 0)
     if not rows.any():
         raise CorpusError(f"{table.name} has no row with a distribution and a gold label.")
-    return table.labels[rows], table.probabilities[rows]
+    return table.labels[rows], table.probabilities[rows], table.predictions[rows]
 
 
 def _plot_means(labels: np.ndarray, probabilities: np.ndarray, path: Path, title: str) -> None:

@@ -23,6 +23,7 @@ from .checkpoints import last_whole_checkpoint
 from .lora import LoraAdapters
 from .output import REFIT_FOLDER, claim_output, complete_output
 from .samplers import class_weights, corpus_weights
+from .soft_labels import GoldLabels, SmoothedLabels, attach_label_tables
 from .trainer import BiBiERTrainer
 
 SPLITS = ("train", "dev", "test")
@@ -54,7 +55,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
 
     # The main process prepares, fetches and computes; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
-        splits = load_corpora(run.corpora)
+        splits, label_facts = attach_label_tables(load_corpora(run.corpora), [corpus.labels for corpus in run.corpora])
         model, processor = build_model(run, args.seed)
     adapters = add_adapters(run, model)
     model.to(args.device)
@@ -87,6 +88,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         **environment(args.world_size),
         "data_hash": content_hash(concatenate_datasets([splits[name][split] for name in splits for split in SPLITS]), DATA_COLUMNS),
         "data": {name: _data_facts(rows) for name, rows in splits.items()},
+        "soft_labels": label_facts,
         "seconds": clock.total,
         "seconds_by_stage": clock.laps,
         "resumed": bool(run.resume_from_checkpoint),
@@ -189,9 +191,14 @@ def _make_trainer(
         train.labels, len(EMOTIONS), run.class_weights, sample_weights=corpus_weights(corpora) if balanced else None
     )
     groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
+    lengths = [duration or 0.0 for duration in train.metadata["duration_s"]]
+    args = run.training_arguments(**overrides)
+    if run.soft_labels:
+        train = SmoothedLabels(train, run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
+        dev = None if dev is None else GoldLabels(dev)
     return BiBiERTrainer(
         model=model,
-        args=run.training_arguments(**overrides),
+        args=args,
         data_collator=make_collator(model, processor, run.feature_cache, run.soft_labels),
         train_dataset=train,
         eval_dataset=dev,
@@ -199,7 +206,7 @@ def _make_trainer(
         optimizer=run.optimizer,
         scheduler=run.scheduler,
         train_corpora=corpora if balanced else None,
-        train_lengths=[duration or 0.0 for duration in train.metadata["duration_s"]] if run.group_by_length else None,
+        train_lengths=lengths if run.group_by_length else None,
         eval_groups=groups,
         patience=run.patience if dev is not None else None,
     )

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
@@ -154,8 +154,3 @@ def attach_label_tables(corpora: Mapping[str, DatasetDict], paths: Sequence[str 
         if path is not None:
             attached[name], facts[name] = attach_soft_labels(splits, read_label_table(path))
     return attached, facts
-
-
-def has_soft_labels(metadata: Dataset) -> bool:
-    """Has any row a soft label?"""
-    return any(soft is not None for soft in metadata["soft_label"])
