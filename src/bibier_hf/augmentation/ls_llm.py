@@ -1,7 +1,9 @@
 """LS-LLM, label smoothing by a language model: (text, gold label, language) -> a distribution over the seven emotions.
 
     smooth = LLMLabelSmoothing(get_backend("vllm", "Qwen/Qwen3-4B"), store="labels.sqlite")
-    dataset = dataset.map(smooth, batched=True, batch_size=len(dataset))   # soft_label, label_status, label_raw, ...
+    dataset = dataset.map(smooth, batched=True, batch_size=len(dataset), features=smooth.features(dataset.features))
+
+gives every row a `soft_label` and says in `label_status`, `label_raw`, `label_model`, ... where it came from.
 
 Two ways to a distribution:
 

@@ -157,7 +157,7 @@ def blend_with_gold(probabilities: np.ndarray, gold: int | None, gold_weight: fl
         raise ValueError(f"gold_weight={gold_weight} with the gold label {gold}: give a weight in [0, 1] and a label.")
     # How far another emotion is above it. (1 - w) p_gold + w = (1 - w) p_other at the w where both are equally high.
     lead = np.delete(probabilities, gold).max() - probabilities[gold]
-    weight = min(1.0, max(gold_weight, (lead + 2 / UNITS) / (1 + lead)))
+    weight = min(1.0, max(gold_weight, (lead + 2 / UNITS) / (1 + lead))) if lead > -0.5 else gold_weight
     return (1 - weight) * probabilities + weight * np.eye(len(probabilities))[gold]
 
 

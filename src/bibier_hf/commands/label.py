@@ -118,10 +118,9 @@ def report_labels(options: argparse.Namespace) -> None:
     if options.compare:
         numbers["comparison"] = compare_labels(table, read_label_table(options.compare))
         comparison = numbers["comparison"]
-        print(
-            f"\nagainst {comparison['tables'][1]}: {comparison['rows']} rows in common, "
-            f"equal arg-max {100 * comparison['agreement']:.2f} %, mean Jensen-Shannon divergence {comparison['jensen_shannon_bits']['mean']:.4f} bits"
-        )
+        divergence = comparison["jensen_shannon_bits"]["mean"]
+        print(f"\nagainst {comparison['tables'][1]}: {comparison['rows']} rows in common")
+        print(f"equal arg-max {100 * comparison['agreement']:.2f} %, mean Jensen-Shannon divergence {divergence:.4f} bits")
     if options.json:
         write_json(options.json, numbers)
     if options.plots:
@@ -143,9 +142,7 @@ def benchmark(options: argparse.Namespace) -> None:
     score = LLMLabelSmoothing(fast, way="score", progress=not options.quiet)
     scored = _rows_per_second(score, texts, labels)
     fast.close()
-    print(
-        f"published way: {published:.3f} rows/s ({len(published_texts)} rows, transformers float32, up to {options.max_new_tokens} new tokens)"
-    )
+    print(f"published way: {published:.3f} rows/s ({len(published_texts)} rows one at a time, {options.max_new_tokens} new tokens at most)")
     print(f"score, {fast.name}: {scored:.3f} rows/s ({len(texts)} rows)")
     print(f"{scored / published:.1f} times as many rows a second")
     if options.json:

@@ -245,8 +245,9 @@ class OpenAIBackend(LLMBackend):
         except ImportError as error:
             raise LLMError("The back end 'openai' needs the package openai: pip install 'bibier-hf[llm]'") from error
         key = self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
-        # The retries are made here, where other servers can stand in.
-        self._clients = {url: openai.OpenAI(base_url=url, api_key=key, timeout=self.timeout_s, max_retries=0) for url in self.base_urls}
+        # The retries are made here, where other servers can stand in. The key goes to vLLM's own addresses too.
+        options = {"api_key": key, "default_headers": {"Authorization": f"Bearer {key}"}, "timeout": self.timeout_s, "max_retries": 0}
+        self._clients = {url: openai.OpenAI(base_url=url, **options) for url in self.base_urls}
         self._limiter = RateLimiter(self.requests_per_minute, self.tokens_per_minute)
         self._pool = ServerPool(list(self.base_urls), self.base_delay_s)
 

@@ -81,13 +81,16 @@ class ServerPool:
     def failed(self, server: str, retry_after_s: float | None = None) -> None:
         """Let a server rest: as long as it asks for, else for a random part of a delay that doubles."""
         with self._lock:
-            delay = min(self.longest_delay_s, self.base_delay_s * 2 ** min(self._failures[server], 30))
-            # Requests that were under way together fail together, and count as one failure.
-            if self._clock() >= self._rests_until[server]:
+            now = self._clock()
+            resting = now < self._rests_until[server]
+            if not resting:  # requests that were under way together fail together, and count as one failure
+                delay = min(self.longest_delay_s, self.base_delay_s * 2 ** min(self._failures[server], 30))
                 self._failures[server] += 1
-            # A random part, so that many clients do not come back at the same moment.
-            rest = retry_after_s if retry_after_s is not None else delay * random.uniform(0.5, 1.0)
-            self._rests_until[server] = max(self._rests_until[server], self._clock() + rest)
+                # A random part, so that many clients do not come back at the same moment.
+                self._rests_until[server] = now + delay * random.uniform(0.5, 1.0)
+            if retry_after_s is not None:
+                asked = now + retry_after_s
+                self._rests_until[server] = max(self._rests_until[server], asked) if resting else asked
 
 
 def parse_retry_after(value: str | None, now: datetime | None = None) -> float | None:
