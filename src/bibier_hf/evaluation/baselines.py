@@ -29,7 +29,7 @@ from sklearn.svm import SVC
 
 from ..data.features import precomputed_inputs
 from ..data.schema import SPLITS
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .acoustics import corpus_functionals

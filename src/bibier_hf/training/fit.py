@@ -11,7 +11,7 @@ from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset, InputExtractor, input_specs, raw_inputs
 from ..data.schema import SPLITS
 from ..evaluation.metrics import METRICS, SELECTION_METRIC
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import FeatureCacheArguments, RunArguments
@@ -19,6 +19,7 @@ from .checkpoints import last_whole_checkpoint
 from .lora import LoraAdapters
 from .output import REFIT_FOLDER
 from .samplers import class_weights, corpus_weights
+from .soft_labels import GoldLabels, SmoothedLabels
 from .trainer import BiBiERTrainer
 
 
@@ -87,9 +88,14 @@ def make_trainer(
         train.labels, len(EMOTIONS), run.class_weights, sample_weights=corpus_weights(corpora) if balanced else None
     )
     groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
+    lengths = [duration or 0.0 for duration in train.metadata["duration_s"]]
+    args = run.training_arguments(**overrides)
+    if run.soft_labels:
+        train = SmoothedLabels(train, run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
+        dev = None if dev is None else GoldLabels(dev)
     return BiBiERTrainer(
         model=model,
-        args=run.training_arguments(**overrides),
+        args=args,
         data_collator=make_collator(model, processor, run.feature_cache, run.soft_labels),
         train_dataset=train,
         eval_dataset=dev,
@@ -97,7 +103,7 @@ def make_trainer(
         optimizer=run.optimizer,
         scheduler=run.scheduler,
         train_corpora=corpora if balanced else None,
-        train_lengths=[duration or 0.0 for duration in train.metadata["duration_s"]] if run.group_by_length else None,
+        train_lengths=lengths if run.group_by_length else None,
         eval_groups=groups,
         patience=run.patience if dev is not None else None,
     )

@@ -19,7 +19,7 @@ from typing import Any
 
 from ...augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody
 from ...augmentation.tug import TemplateUtteranceGeneration, load_components
-from ...model.configuration_bibier import EMOTIONS
+from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..schema import SPLITS

@@ -7,7 +7,7 @@ from typing import Any
 from datasets import DatasetDict
 
 from ...data.schema import LABEL_ALIASES, SPLITS
-from ...model.configuration_bibier import EMOTIONS
+from ...model.labels_bibier import EMOTIONS
 from .give_away import LEAK_P_VALUE, give_away
 
 FIELD_MARGIN = 0.2
