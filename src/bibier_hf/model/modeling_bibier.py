@@ -149,6 +149,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         for modality in MODALITIES:
             if not getattr(model.config, f"{modality}_backbone_stored"):
                 model._fetch_backbone(modality, backbone_dir, fetch)
+        model.freeze()  # loading has made every parameter anew
         return loaded
 
     def save_pretrained(
