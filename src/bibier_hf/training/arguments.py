@@ -105,6 +105,19 @@ class FeatureCacheArguments(Section):
     batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
 
 
+class LoraArguments(Section):
+    """Low-rank adapters in the backbones."""
+
+    backbones: list[Literal[MODALITIES]] = Field(list(MODALITIES), min_length=1, description="which backbones get one: audio, text")
+    r: int = Field(8, ge=1, description="rank")
+    alpha: float = Field(16.0, gt=0, description="scale: the update counts alpha / r times")
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="linear layers that get one, by the end of their names: [q_proj, v_proj, query, value]"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    save: Literal["merged", "adapter"] = Field("merged", description="in the checkpoint: merged into the backbone, or beside it")
+
+
 class StagesArguments(Section):
     """Whether encoders and fusion are trained together or, as published, one after the other."""
 
@@ -132,6 +145,7 @@ class RunArguments(Section):
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     text_prefix: str | None = Field(None, description="put before every text; null: what the text backbone was trained with")
     model: dict[str, Any] = Field(default_factory=dict, description="fields of BiBiERConfig, e.g. model.hidden_size")
+    lora: LoraArguments | None = Field(None, description="train low-rank adapters in the backbones; null: none")
     optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
     scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
     class_weights: Literal["balanced", "sqrt", "none"] = Field("balanced", description="weights of the classes in the loss")
@@ -204,7 +218,7 @@ MODEL_FIELDS = tuple(
     field.name
     for field in dataclasses.fields(BiBiERConfig)
     if field.name in BiBiERConfig.__annotations__
-    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_backbone_stored"))
+    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_stored"))
     and field.name not in ("class_weights", "model_type")
 )
 
@@ -368,6 +382,8 @@ def _refuse_contradictions(run: RunArguments) -> None:
 def _refuse_stages(run: RunArguments) -> None:
     if not run.feature_cache.enabled:
         raise ArgumentError("stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly.")
+    if run.lora:
+        raise ArgumentError("lora: not with two stages, whose encoders are trained on their own. Train jointly, or leave it out.")
     if run.refit_on_dev:
         raise ArgumentError("refit_on_dev: not with two stages, whose encoders have been selected on dev. Train jointly, or leave it out.")
     if len(run.model.get("modalities") or MODALITIES) != len(MODALITIES):
@@ -436,8 +452,16 @@ def _annotation(key: str, section: type[BaseModel] | None) -> Any:
         annotation = annotation.model_fields[parts.pop(0)].annotation
         if typing.get_origin(annotation) is list and parts:
             parts.pop(0)
-            (annotation,) = typing.get_args(annotation)
+        annotation = (_inner_section(annotation) if parts else None) or annotation
     return annotation
+
+
+def _inner_section(annotation: Any) -> type[Section] | None:
+    """The section in `Section`, `list[Section]` or `Section | None`; None for any other type."""
+    for inner in typing.get_args(annotation) or (annotation,):
+        if isinstance(inner, type) and issubclass(inner, Section):
+            return inner
+    return None
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> None:
@@ -486,7 +510,7 @@ def _explain(problem: dict[str, Any], section: type[Section]) -> str:
     """One problem that pydantic found, by the dotted key it belongs to."""
     place = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        inner = {"corpora": CorpusArguments, "feature_cache": FeatureCacheArguments, "stages": StagesArguments}.get(place[0], section)
+        inner = (_inner_section(section.model_fields[place[0]].annotation) if len(place) > 1 else None) or section
         return _unknown(place[-1], inner.model_fields, "".join(f"{part}." for part in place[:-1]))
     if problem["type"] == "missing":
         return f"{'.'.join(place)}: is missing."
@@ -526,10 +550,9 @@ def section_help(section: type[Section], prefix: str = "") -> list[str]:
     """A line a key."""
     lines = []
     for name, field in section.model_fields.items():
-        inner = typing.get_args(field.annotation) or (field.annotation,)
-        if isinstance(inner[0], type) and issubclass(inner[0], Section):
+        if inner := _inner_section(field.annotation):
             position = "0." if typing.get_origin(field.annotation) is list else ""
-            lines += section_help(inner[0], f"{prefix}{name}.{position}")
+            lines += section_help(inner, f"{prefix}{name}.{position}")
         elif field.description:
             default = "" if field.is_required() else f" [{_shown(field.get_default(call_default_factory=True))}]"
             lines.append(f"  --{prefix}{name}{default}: {field.description}")

@@ -16,6 +16,7 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import FeatureCacheArguments, RunArguments
 from .checkpoints import last_whole_checkpoint
+from .lora import LoraAdapters
 from .output import REFIT_FOLDER
 from .samplers import class_weights, corpus_weights
 from .trainer import BiBiERTrainer
@@ -41,6 +42,11 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
         text_prefix=run.text_prefix,
     )
     return model, processor
+
+
+def add_adapters(run: RunArguments, model: BiBiERForEmotionClassification) -> LoraAdapters:
+    """The adapters that the run asks for, in place in the model's backbones."""
+    return LoraAdapters(model, run.lora, {"audio": run.audio_backbone, "text": run.text_backbone})
 
 
 def make_inputs(
@@ -97,16 +103,17 @@ def make_trainer(
     )
 
 
-def refit(run: RunArguments, processor: BiBiERProcessor, data: InputDataset, epochs: float) -> BiBiERTrainer:
+def refit(run: RunArguments, processor: BiBiERProcessor, data: InputDataset, epochs: float) -> tuple[BiBiERTrainer, LoraAdapters]:
     """Train anew on train + dev, on the same schedule, for as many epochs as the selected checkpoint had seen."""
     model, _ = build_model(run, run.training_arguments().seed)
+    adapters = add_adapters(run, model)
     folder = Path(run.output_dir) / REFIT_FOLDER
     trainer = make_trainer(
         run, model, processor, data, None, output_dir=str(folder), eval_strategy="no", load_best_model_at_end=False, save_strategy="epoch"
     )
     trainer.add_callback(_StopAfter(epochs))
     trainer.train(resume_from_checkpoint=bool(run.resume_from_checkpoint) and last_whole_checkpoint(folder) is not None)
-    return trainer
+    return trainer, adapters
 
 
 class _StopAfter(TrainerCallback):

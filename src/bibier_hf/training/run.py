@@ -17,7 +17,7 @@ from ..model.configuration_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, stage_run
 from .checkpoints import last_whole_checkpoint
-from .fit import build_model, make_inputs, make_trainer, refit, selection_facts
+from .fit import add_adapters, build_model, make_inputs, make_trainer, refit, selection_facts
 from .output import claim_output, complete_output
 from .stages import frozen_encoders, train_encoders
 
@@ -50,6 +50,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     with args.main_process_first(desc="loading corpora and backbones"):
         splits = load_corpora(run.corpora)
         model, processor = build_model(run, args.seed)
+    adapters = add_adapters(run, model)
     model.to(args.device)
     clock.lap("load")
     data = make_inputs(splits, model, processor, run.feature_cache)
@@ -70,13 +71,15 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         predictions = {"dev": Predictions.from_logits(data["dev"].metadata, trainer.predict_logits(data["dev"]))}
         clock.lap("train")
         if run.refit_on_dev:
-            trainer = refit(run, processor, InputDataset.concatenate([data["train"], data["dev"]]), selection["epoch"])
+            trainer, adapters = refit(run, processor, InputDataset.concatenate([data["train"], data["dev"]]), selection["epoch"])
             clock.lap("refit")
         predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]))
         clock.lap("test")
+    model_facts = _model_facts(trainer.model, run)
+    adapters.finish()
 
     results = {
-        "model": _model_facts(trainer.model, run),
+        "model": model_facts,
         "protocol": {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)},
         "selection": selection,
         "stages": stages,
@@ -138,11 +141,17 @@ def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
 def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> dict[str, Any]:
     public = run.public_dump()
     parameters = list(model.parameters())
+
+    def backbone_training(modality: str) -> str:
+        if run.lora and modality in run.lora.backbones:
+            return f"LoRA, rank {run.lora.r}"
+        return "frozen" if getattr(model.config, f"freeze_{modality}_backbone") else "trained"
+
     return {
         "audio_backbone": public["audio_backbone"],
         "text_backbone": public["text_backbone"],
-        "audio_backbone_frozen": model.config.freeze_audio_backbone,
-        "text_backbone_frozen": model.config.freeze_text_backbone,
+        "audio_backbone_training": backbone_training("audio"),
+        "text_backbone_training": backbone_training("text"),
         "audio_encoder": model.config.audio_encoder,
         "text_encoder": model.config.text_encoder,
         "fusion": model.config.fusion,
