@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from packaging.version import Version
 
+from .kernels import load_kernels
 from .model.audio_bibier import AudioError, decode_audio
 from .model.labels_bibier import EMOTIONS
 
@@ -29,9 +30,10 @@ if HAS_MODEL:
     from .registration import register
 
     register()
+    load_kernels()
 
 if TYPE_CHECKING:
-    from .data.corpora import load_corpus, load_csv, load_quickstart, load_resd
+    from .data.corpora import load_corpus, load_csv, load_meld, load_quickstart, load_ravdess, load_resd, register_corpus
     from .data.protocols import apply_protocol
     from .training.trainer import BiBiERTrainer
 
@@ -42,8 +44,11 @@ _LAZY = {
     "apply_protocol": ".data.protocols",
     "load_corpus": ".data.corpora",
     "load_csv": ".data.corpora",
+    "load_meld": ".data.corpora",
     "load_quickstart": ".data.corpora",
+    "load_ravdess": ".data.corpora",
     "load_resd": ".data.corpora",
+    "register_corpus": ".data.corpora",
 }
 
 __all__ = [
@@ -59,8 +64,12 @@ __all__ = [
     "decode_audio",
     "load_corpus",
     "load_csv",
+    "load_kernels",
+    "load_meld",
     "load_quickstart",
+    "load_ravdess",
     "load_resd",
+    "register_corpus",
 ]
 
 

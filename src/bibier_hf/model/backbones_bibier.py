@@ -219,9 +219,13 @@ def _audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torc
 def _text_states(
     backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = input_ids.shape[1]
+    shortest = getattr(backbone.config, "downsampling_rate", 1)
+    if tokens < shortest:  # CANINE shortens sequences inside, and not below one step
+        input_ids = F.pad(input_ids, (0, shortest - tokens), value=backbone.config.pad_token_id)
     mask = _prefix_mask(lengths, input_ids.shape[1])
     outputs = backbone(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=layer != -1)
-    return _hidden(outputs, layer), mask
+    return _hidden(outputs, layer)[:, :tokens], mask[:, :tokens]
 
 
 def _whisper_states(encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:

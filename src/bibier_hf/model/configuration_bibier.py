@@ -60,6 +60,7 @@ class BiBiERConfig(PreTrainedConfig):
             such backbone and takes precomputed `audio_features` / `text_features` of width `audio_feature_size` / `text_feature_size`.
         audio_backbone_id, audio_backbone_revision (text likewise): where the pretrained weights come from on the Hub; None for local ones.
         freeze_audio_backbone, freeze_text_backbone: train the backbone or not.
+        freeze_audio_encoder, freeze_text_encoder: likewise what stands above it, up to the unimodal logits.
         save_backbones: `"auto"` stores trained and local backbones in the checkpoint and names frozen Hub ones by id and revision;
             `"always"` stores both, `"never"` none.
         audio_backbone_stored, text_backbone_stored: written by `save_pretrained`: are the weights in the checkpoint?
@@ -141,6 +142,8 @@ class BiBiERConfig(PreTrainedConfig):
     text_adapter_stored: bool = False
     freeze_audio_backbone: bool = True
     freeze_text_backbone: bool = True
+    freeze_audio_encoder: bool = False
+    freeze_text_encoder: bool = False
     save_backbones: Literal["auto", "always", "never"] = "auto"
     audio_layer: int = -1
     text_layer: int = -1
@@ -329,6 +332,8 @@ class BiBiERConfig(PreTrainedConfig):
                     layer,
                     f"-1 (output) or 0..{depth}, the hidden states of '{backbone.model_type}'",
                 )
+            if getattr(backbone, "model_type", None) == "canine":
+                _require(layer == -1, f"{modality}_layer", layer, "-1, as the inner states of 'canine' are shortened sequences")
             if backbone is None and not getattr(self, f"{modality}_backbone_stored"):
                 raise ValueError(f"{modality}_backbone_stored=False without {modality}_config: there is no backbone to fetch.")
             if not getattr(self, f"{modality}_backbone_stored") and getattr(self, f"{modality}_backbone_id") is None:

@@ -83,9 +83,9 @@ class Section(BaseModel):
 class CorpusArguments(Section):
     """One corpus of a run."""
 
-    name: str = Field(description="corpus: quickstart, resd, csv, ...")
+    name: str = Field(description="corpus: quickstart, meld, resd, ravdess, csv, or a Python file that defines one")
     data_dir: str | None = Field(None, description="folder of the corpus, as it came or prepared")
-    protocol: str = Field("official", description="how it is split: official, dialogue_grouped")
+    protocol: str = Field("official", description="how it is split: official, dialogue_grouped, speaker_independent")
     fold: int = Field(0, ge=0, description="which fold is the test set, for grouped protocols")
     split_seed: int = Field(42, ge=0, description="seed of the dev split where the corpus has none")
     dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev where the corpus has none")
@@ -97,8 +97,9 @@ class FeatureCacheArguments(Section):
     """What is computed from audio and text once, before the first epoch, instead of in each."""
 
     enabled: bool = Field(True, description="false: decode and preprocess each clip anew in every epoch")
-    directory: str | None = Field(None, description="where the Arrow files are; null: in the cache of the datasets library")
-    dtype: Literal["float16", "float32"] = Field("float32", description="type of stored features; float16 halves the files")
+    directory: str | None = Field(None, description="where the stores are; null: features in BIBIER_CACHE or in the Hugging Face home")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field("float32", description="type of stored features; 16 bits halve the files")
+    compute_dtype: Literal["bfloat16", "float32"] = Field("float32", description="type that frozen backbones work in")
     batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
 
 
@@ -113,6 +114,22 @@ class LoraArguments(Section):
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
     save: Literal["merged", "adapter"] = Field("merged", description="in the checkpoint: merged into the backbone, or beside it")
+
+
+class StagesArguments(Section):
+    """Whether encoders and fusion are trained together or, as published, one after the other."""
+
+    plan: Literal["joint", "two_stage"] = Field("joint", description="joint; or two_stage: each encoder by itself, then the fusion")
+    logits: Literal["out_of_fold", "in_sample"] = Field(
+        "out_of_fold", description="unimodal logits of the training set in stage 2: from encoders that had not seen it, or that had"
+    )
+    folds: int = Field(5, ge=2, description="parts of the training set for out_of_fold")
+    audio: dict[str, Any] = Field(default_factory=dict, description="keys of the run that differ while the audio encoder is trained")
+    text: dict[str, Any] = Field(default_factory=dict, description="likewise for the text encoder")
+    fusion: dict[str, Any] = Field(default_factory=dict, description="likewise for the fusion")
+
+
+STAGES = ("audio", "text", "fusion")
 
 
 class RunArguments(Section):
@@ -139,6 +156,7 @@ class RunArguments(Section):
     patience: int | None = Field(10, ge=1, description="stop after so many evaluations without a better dev score; null: never")
     refit_on_dev: bool = Field(False, description="after selection train anew on train + dev, as long as the selected checkpoint was")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
+    stages: StagesArguments = Field(default_factory=StagesArguments)
     resume_from_checkpoint: bool | str = Field(False, description="true: go on from the last whole checkpoint; or a checkpoint folder")
     overwrite: bool = Field(False, description="replace what an earlier run left in output_dir")
     training: dict[str, Any] = Field(default_factory=dict)
@@ -295,6 +313,37 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
     return run
 
 
+# Data, model and output are those of the whole run.
+_SHARED_BY_STAGES = frozenset(
+    """
+    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model feature_cache refit_on_dev
+    stages resume_from_checkpoint overwrite
+    """.split()
+)
+
+
+def stage_run(run: RunArguments, stage: str, output_dir: str | Path) -> RunArguments:
+    """The arguments of one stage of a run: those of the run with the stage's own keys in their place.
+
+    Args:
+        run: with `stages`.
+        stage: one of `STAGES`.
+        output_dir: folder of the stage.
+
+    Raises:
+        ArgumentError: a key that a stage cannot change, or that is unknown or wrong.
+    """
+    own = getattr(run.stages, stage)
+    if shared := sorted(_SHARED_BY_STAGES & own.keys()):
+        raise ArgumentError(f"stages.{stage}.{shared[0]}: holds for the whole run; give it on the upper level.")
+    content = run.dump() | own | {"output_dir": str(output_dir), "resume_from_checkpoint": False, "overwrite": False}
+    content.pop("stages")
+    try:
+        return run_arguments(content)
+    except ArgumentError as error:
+        raise ArgumentError(f"stages.{stage}: {error}") from error
+
+
 def checked_section(section: type[Section], content: dict[str, Any]) -> Any:
     """An instance of `section`, or an [`ArgumentError`] that names every key that is unknown, missing or of the wrong type."""
     try:
@@ -326,10 +375,28 @@ def _refuse_contradictions(run: RunArguments) -> None:
         raise ArgumentError("save_strategy: with 'best' the state after the last epoch is not kept, so the run cannot be resumed exactly.")
     if run.refit_on_dev and run.scheduler == PLATEAU:
         raise ArgumentError("refit_on_dev: the schedule 'plateau' needs a dev set, which a refit has not. Choose another scheduler.")
+    if run.stages.plan == "two_stage":
+        _refuse_stages(run)
     if not run.soft_labels and any(corpus.labels for corpus in run.corpora):
         raise ArgumentError("corpora: `labels` is given, but soft_labels is false. Set it to true, or leave `labels` out.")
     if run.overwrite and run.resume_from_checkpoint:
         raise ArgumentError("overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them.")
+
+
+def _refuse_stages(run: RunArguments) -> None:
+    if not run.feature_cache.enabled:
+        raise ArgumentError("stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly.")
+    if run.lora:
+        raise ArgumentError("lora: not with two stages, whose encoders are trained on their own. Train jointly, or leave it out.")
+    if run.refit_on_dev:
+        raise ArgumentError("refit_on_dev: not with two stages, whose encoders have been selected on dev. Train jointly, or leave it out.")
+    if len(run.model.get("modalities") or MODALITIES) != len(MODALITIES):
+        raise ArgumentError("stages.plan: two stages need both modalities (model.modalities). Train a model of one modality jointly.")
+    for modality in MODALITIES:
+        if run.model.get(f"{modality}_encoder") == "none":
+            raise ArgumentError(f"stages.plan: there is no {modality} encoder to train first (model.{modality}_encoder: none).")
+    for stage in STAGES:
+        stage_run(run, stage, run.output_dir)
 
 
 def apply_overrides(
@@ -389,8 +456,16 @@ def _annotation(key: str, section: type[BaseModel] | None) -> Any:
         annotation = annotation.model_fields[parts.pop(0)].annotation
         if typing.get_origin(annotation) is list and parts:
             parts.pop(0)
-            (annotation,) = typing.get_args(annotation)
+        annotation = (_inner_section(annotation) if parts else None) or annotation
     return annotation
+
+
+def _inner_section(annotation: Any) -> type[Section] | None:
+    """The section in `Section`, `list[Section]` or `Section | None`; None for any other type."""
+    for inner in typing.get_args(annotation) or (annotation,):
+        if isinstance(inner, type) and issubclass(inner, Section):
+            return inner
+    return None
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> None:
@@ -439,7 +514,7 @@ def _explain(problem: dict[str, Any], section: type[Section]) -> str:
     """One problem that pydantic found, by the dotted key it belongs to."""
     place = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        inner = {"corpora": CorpusArguments, "feature_cache": FeatureCacheArguments, "lora": LoraArguments}.get(place[0], section)
+        inner = (_inner_section(section.model_fields[place[0]].annotation) if len(place) > 1 else None) or section
         return _unknown(place[-1], inner.model_fields, "".join(f"{part}." for part in place[:-1]))
     if problem["type"] == "missing":
         return f"{'.'.join(place)}: is missing."
@@ -479,10 +554,9 @@ def section_help(section: type[Section], prefix: str = "") -> list[str]:
     """A line a key."""
     lines = []
     for name, field in section.model_fields.items():
-        inner = typing.get_args(field.annotation) or (field.annotation,)
-        if isinstance(inner[0], type) and issubclass(inner[0], Section):
+        if inner := _inner_section(field.annotation):
             position = "0." if typing.get_origin(field.annotation) is list else ""
-            lines += section_help(inner[0], f"{prefix}{name}.{position}")
+            lines += section_help(inner, f"{prefix}{name}.{position}")
         elif field.description:
             default = "" if field.is_required() else f" [{_shown(field.get_default(call_default_factory=True))}]"
             lines.append(f"  --{prefix}{name}{default}: {field.description}")
