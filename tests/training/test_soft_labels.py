@@ -71,7 +71,7 @@ def test_a_row_without_a_soft_label_keeps_its_gold_label(feature_rows):
 def test_the_gold_label_is_mixed_in(feature_rows):
     data = feature_rows()
     plain, mixed = targets(SmoothedLabels(data)), targets(SmoothedLabels(data, gold_weight=0.5))
-    np.testing.assert_allclose(mixed, 0.5 * plain + 0.5 * np.eye(7)[data.labels], atol=1e-6)
+    np.testing.assert_allclose(mixed, 0.5 * plain.numpy() + 0.5 * np.eye(7)[data.labels], atol=1e-6)
 
 
 def test_draws_follow_from_seed_epoch_and_id_alone(feature_rows):

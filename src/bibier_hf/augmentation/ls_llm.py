@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from datasets import Features, List, Value
 from tqdm.auto import tqdm
 
 from ..errors import ArgumentError
@@ -141,6 +142,14 @@ class LLMLabelSmoothing:
             "label_attempts": [row.attempts for row in rows],
             **constant,
         }
+
+    def features(self, features: Features) -> Features:
+        """Column types of the result of a batched map over a data set with these `features`: pass them to `Dataset.map(features=...)`, so
+        that a batch without a failed row, or with nothing else, has the types of all others."""
+        text = Value("string")
+        added = {"soft_label": List(Value("float32")), "label_attempts": Value("int32"), "label_seed": Value("int64")}
+        added |= {f"label_{name}": text for name in ("status", "raw", "reason")}
+        return Features({**features, **{f"label_{name}": text for name in self.provenance()}, **added})
 
     def label(self, texts: Sequence[str], labels: Sequence[int | str | None], languages: Sequence[str]) -> list[SoftLabel]:
         """A soft label a row, in order.

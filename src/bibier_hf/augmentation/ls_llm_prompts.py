@@ -41,7 +41,7 @@ class PromptTemplate:
         found = set(_PLACEHOLDER.findall(self.template))
         if "text" not in found or not found <= set(PLACEHOLDERS):
             raise ArgumentError(
-                f"The prompt {self.name} has the placeholders {sorted(found)}; needed:  {{text}}, allowed too: {{label}} and {{language}}."
+                f"The prompt {self.name} has the placeholders {sorted(found)}; needed: {{text}}, allowed too: {{label}} and {{language}}."
             )
 
     @property

@@ -6,7 +6,7 @@
 
 | back end | where the model runs | structured output | scores |
 |---|---|---|---|
-| `vllm` | in this process; an environment of its own (`pip install -c constraints-vllm.txt ...`) | yes | yes |
+| `vllm` | in this process; an environment of its own (`constraints-vllm.txt`) | yes | yes |
 | `openai` | behind any OpenAI-compatible server, e.g. `vllm serve`; one or several | yes | with vLLM's server |
 | `transformers` | in this process | no | yes |
 

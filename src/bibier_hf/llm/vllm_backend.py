@@ -1,8 +1,7 @@
 """A language model in this process through vLLM.
 
-vLLM pins another transformers than the model of this package, so it lives in an environment of its own:
-
-    pip install -c constraints-vllm.txt 'bibier-hf[vllm]'      # a GPU;   on a CPU: see constraints-vllm.txt
+vLLM pins another transformers than the model of this package, so it lives in an environment of its own.
+`constraints-vllm.txt` says how to make it, on a GPU and on a CPU.
 """
 
 from collections.abc import Iterator, Sequence
@@ -115,8 +114,8 @@ class VLLMBackend(LLMBackend):
                 from vllm import LLM
             except ImportError as error:
                 raise LLMError(
-                    "The back end 'vllm' needs the package vllm, in an environment of its own: "
-                    "pip install -c constraints-vllm.txt 'bibier-hf[vllm]'. Or run its server and use the back end 'openai'."
+                    "The back end 'vllm' needs the package vllm in an environment of its own; constraints-vllm.txt says how to make it. "
+                    "Or run its server and use the back end 'openai'."
                 ) from error
             try:
                 self._llm = LLM(
