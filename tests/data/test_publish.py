@@ -45,6 +45,7 @@ def run(hub: HubServer, repository: Path, home: Path, *command: str) -> subproce
     return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.slow
 def test_a_corpus_is_pushed_privately_and_comes_back(hub, repository, prepared, tmp_path):
     recipe = str(repository / "recipes" / "push_corpus.py")
     done = run(hub, repository, tmp_path / "one", recipe, str(prepared), "owner/resd-bibier")
