@@ -20,7 +20,7 @@ from bibier_hf.augmentation.tug import (
     schema_faults,
     strip_sound_tags,
 )
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 ALL = list(itertools.product(EMOTIONS, LANGUAGES))
 PARTS = ("subjects", "verbs", "interjections", "contexts")

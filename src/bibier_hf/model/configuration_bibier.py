@@ -1,7 +1,4 @@
-"""BiBiER configuration: one typed object holds every size and option of the model, and refuses what does not fit together.
-
-The label order is defined here and nowhere else.
-"""
+"""BiBiER configuration: one typed object holds every size and option of the model, and refuses what does not fit together."""
 
 import difflib
 import os
@@ -13,8 +10,7 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils.hub import resolve_revision
 
-EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-"""The seven emotions in the order of every logit, probability and soft label (that of the published models)."""
+from .labels_bibier import EMOTIONS
 
 TASK = "audio-text-emotion"
 """Name of the pipeline task."""

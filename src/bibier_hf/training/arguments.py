@@ -26,6 +26,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
+from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, BiBiERConfig
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
@@ -41,7 +42,7 @@ RESERVED = {
     "lr_scheduler_kwargs": "use `scheduler`",
     "metric_for_best_model": _SELECTION,
     "greater_is_better": _SELECTION,
-    "label_smoothing_factor": "uniform smoothing is not supported; give the rows a `soft_label` and set `soft_labels: true`",
+    "label_smoothing_factor": "uniform smoothing is not supported; give soft labels (`corpora.0.labels`) and set `soft_labels: true`",
     "label_names": "the labels are always called `labels`",
     "remove_unused_columns": "the collator hands the model what it needs",
     "train_sampling_strategy": "use `group_by_length` and `corpus_balanced_sampling`",
@@ -73,10 +74,6 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 """Where a run departs from the defaults of transformers: the published epochs and learning rate, and selection on dev."""
 
 
-class ArgumentError(ValueError):
-    """A run file or a command line that cannot be followed; the message says what was given and how to mend it."""
-
-
 class Section(BaseModel):
     """A part of the arguments: unknown keys and wrong types are refused."""
 
@@ -86,12 +83,13 @@ class Section(BaseModel):
 class CorpusArguments(Section):
     """One corpus of a run."""
 
-    name: str = Field(description="corpus: quickstart, resd, csv, ...")
+    name: str = Field(description="corpus: quickstart, meld, resd, ravdess, csv, or a Python file that defines one")
     data_dir: str | None = Field(None, description="folder of the corpus, as it came or prepared")
-    protocol: str = Field("official", description="how it is split: official, dialogue_grouped")
+    protocol: str = Field("official", description="how it is split: official, dialogue_grouped, speaker_independent")
     fold: int = Field(0, ge=0, description="which fold is the test set, for grouped protocols")
     split_seed: int = Field(42, ge=0, description="seed of the dev split where the corpus has none")
     dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev where the corpus has none")
+    labels: str | None = Field(None, description="table of soft labels for the training rows, joined by id; see soft_labels")
     options: dict[str, Any] = Field(default_factory=dict, description="options of this corpus' loader")
 
 
@@ -145,13 +143,18 @@ class RunArguments(Section):
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     text_prefix: str | None = Field(None, description="put before every text; null: what the text backbone was trained with")
     model: dict[str, Any] = Field(default_factory=dict, description="fields of BiBiERConfig, e.g. model.hidden_size")
+    frozen: list[str] = Field(default_factory=list, description="parameters that stay as they are, by how their names begin")
+    backbone_learning_rate: float | None = Field(None, gt=0, description="of backbones that are trained; null: learning_rate")
     lora: LoraArguments | None = Field(None, description="train low-rank adapters in the backbones; null: none")
     optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
     scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
     class_weights: Literal["balanced", "sqrt", "none"] = Field("balanced", description="weights of the classes in the loss")
     corpus_balanced_sampling: bool = Field(True, description="with several corpora: draw as often from each")
     group_by_length: bool = Field(False, description="batches of clips of similar length")
-    soft_labels: bool = Field(False, description="train on soft_label where a row has one")
+    soft_labels: bool = Field(False, description="train on the soft labels of the rows that have one")
+    smoothing_probability: float = Field(1.0, ge=0, le=1, description="share of these rows that do, drawn anew in each epoch")
+    label_smoothing_mode: Literal["soft", "argmax"] = Field("soft", description="train on the distribution, or on its arg-max as published")
+    gold_weight: float | None = Field(None, ge=0, le=1, description="mix at least so much of the gold label into soft labels; null: none")
     patience: int | None = Field(10, ge=1, description="stop after so many evaluations without a better dev score; null: never")
     refit_on_dev: bool = Field(False, description="after selection train anew on train + dev, as long as the selected checkpoint was")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
@@ -197,6 +200,7 @@ class RunArguments(Section):
         content["feature_cache"].pop("directory")
         for corpus in content["corpora"]:
             corpus.pop("data_dir")
+            corpus["labels"] = corpus["labels"] and Path(corpus["labels"]).name
         for name in ("audio_backbone", "text_backbone"):
             if os.path.isdir(content[name]):
                 content[name] = Path(content[name]).resolve().name
@@ -375,6 +379,8 @@ def _refuse_contradictions(run: RunArguments) -> None:
         raise ArgumentError("refit_on_dev: the schedule 'plateau' needs a dev set, which a refit has not. Choose another scheduler.")
     if run.stages.plan == "two_stage":
         _refuse_stages(run)
+    if not run.soft_labels and any(corpus.labels for corpus in run.corpora):
+        raise ArgumentError("corpora: `labels` is given, but soft_labels is false. Set it to true, or leave `labels` out.")
     if run.overwrite and run.resume_from_checkpoint:
         raise ArgumentError("overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them.")
 

@@ -13,12 +13,14 @@ from ..data.protocols import apply_protocol
 from ..data.schema import SPLITS
 from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_json, write_split_report
 from ..hub.cards import write_model_card
-from ..model.configuration_bibier import EMOTIONS
+from ..kernels import load_kernels
+from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, stage_run
 from .checkpoints import last_whole_checkpoint
 from .fit import add_adapters, build_model, make_inputs, make_trainer, refit, selection_facts
 from .output import claim_output, complete_output
+from .soft_labels import attach_label_tables
 from .stages import frozen_encoders, train_encoders
 
 
@@ -46,9 +48,10 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     if finished is not None:
         return finished
 
+    load_kernels(build_missing=True)
     # The main process prepares and fetches; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
-        splits = load_corpora(run.corpora)
+        splits, label_facts = attach_label_tables(load_corpora(run.corpora), [corpus.labels for corpus in run.corpora])
         model, processor = build_model(run, args.seed)
     adapters = add_adapters(run, model)
     model.to(args.device)
@@ -89,6 +92,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         **environment(args.world_size),
         "data_hash": content_hash(concatenate_datasets([splits[name][split] for name in splits for split in SPLITS]), DATA_COLUMNS),
         "data": {name: _data_facts(rows) for name, rows in splits.items()},
+        "soft_labels": label_facts,
         "seconds": clock.total,
         "seconds_by_stage": clock.laps,
         "resumed": bool(run.resume_from_checkpoint),
