@@ -13,9 +13,7 @@ def push_corpus_main(arguments: Sequence[str]) -> int:
     parser.add_argument("folder", help="what a script of dataset_scripts/ wrote")
     parser.add_argument("repo_id", help="owner/name on the Hub; made if it is not there")
     parser.add_argument("--public", action="store_true", help="for all to see; default: private")
-    parser.add_argument(
-        "--force_audio", action="store_true", help="also recordings that others may not publish (MELD); if you have the right to"
-    )
+    parser.add_argument("--force_audio", action="store_true", help="also recordings that are not yours to publish (MELD)")
     options = parser.parse_args(arguments)
 
     def push() -> None:

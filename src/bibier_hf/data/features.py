@@ -20,6 +20,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..model.audio_bibier import SAMPLING_RATE
 from ..model.backbones_bibier import encode_audio, encode_text
+from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .feature_store import Extraction, FeatureStore, StoredRows, row_key
@@ -30,8 +31,6 @@ PROCESSING_VERSION = 1
 
 DATA_COLUMNS = ("id", "corpus", "split", "audio", "text", "language", "label", "soft_label")
 """What a result depends on: the columns behind `data_hash`."""
-
-MODALITIES = ("audio", "text")
 
 _SECONDS_A_CLIP = 10.0
 """A batch of B clips holds at most B times so many seconds of padded audio: some clips of corpora last minutes."""

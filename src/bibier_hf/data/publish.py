@@ -68,9 +68,7 @@ def publish_corpus(
         message = f"{info['title']}: {info['rows']} rows"
         return api.create_commit(repo_id, operations, commit_message=message, repo_type="dataset").commit_url
     except (HfHubHTTPError, HFValidationError) as error:
-        raise CorpusError(
-            f"The Hub refused '{repo_id}' ({error}). Is it spelt owner/name, and are you logged in (hf auth login)?"
-        ) from error
+        raise CorpusError(f"The Hub refused '{repo_id}' ({error}). It must be owner/name, and you logged in: hf auth login.") from error
 
 
 def render_dataset_card(info: dict[str, Any], repo_id: str, with_audio: bool, own_columns: list[str]) -> DatasetCard:
@@ -119,6 +117,4 @@ def _check_visibility(api: HfApi, repo_id: str, private: bool) -> None:
     found = api.dataset_info(repo_id).private
     if bool(found) != private:
         there, wanted = ("private", "public") if found else ("public", "private")
-        raise CorpusError(
-            f"{repo_id} is there and {there}, but is to be {wanted}. Change it in its settings on the Hub, or choose another."
-        )
+        raise CorpusError(f"{repo_id} is there and {there}, but is to be {wanted}. Change that in its settings, or choose another.")

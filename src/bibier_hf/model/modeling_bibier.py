@@ -160,6 +160,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             folder = _checkpoint_folder(pretrained_model_name_or_path, adapted, revision=kwargs.get("revision"), **fetch)
             for modality in adapted:
                 load_adapter(getattr(model, f"{modality}_backbone"), os.path.join(folder, ADAPTER_FOLDER.format(modality)))
+        model.freeze()  # loading has made every parameter anew
         return loaded
 
     def save_pretrained(

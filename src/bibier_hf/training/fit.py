@@ -1,6 +1,6 @@
 """The pieces of a run: model, inputs, collator, trainer, and what was selected."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset, InputExtractor, input_specs, raw_inputs
 from ..data.schema import SPLITS
 from ..evaluation.metrics import METRICS, SELECTION_METRIC
+from ..model.configuration_bibier import EMBEDDED, MODALITIES
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
-from .arguments import FeatureCacheArguments, RunArguments
+from .arguments import ArgumentError, FeatureCacheArguments, RunArguments
 from .checkpoints import last_whole_checkpoint
 from .lora import LoraAdapters
 from .output import REFIT_FOLDER
@@ -31,18 +32,32 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
         seed: of the initial weights.
     """
     set_seed(seed)
+    read = run.model.get("modalities") or MODALITIES
+    audio, text = (name if modality in read else None for modality, name in (("audio", run.audio_backbone), ("text", run.text_backbone)))
     model = BiBiERForEmotionClassification.from_backbones(
-        run.audio_backbone, run.text_backbone, audio_revision=run.audio_revision, text_revision=run.text_revision, **run.model
+        audio, text, audio_revision=run.audio_revision, text_revision=run.text_revision, **run.model
     )
+    _freeze(model, run.frozen)
+    # The processor always knows both modalities; what the model does not read costs nothing there.
     processor = BiBiERProcessor.from_backbones(
-        run.audio_backbone,
-        run.text_backbone,
+        audio or EMBEDDED,
+        text or EMBEDDED,
         audio_revision=run.audio_revision,
         text_revision=run.text_revision,
         max_text_tokens=model.config.max_text_tokens,
         text_prefix=run.text_prefix,
     )
     return model, processor
+
+
+def _freeze(model: BiBiERForEmotionClassification, prefixes: Sequence[str]) -> None:
+    for prefix in prefixes:
+        parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
+        if not parameters:
+            parts = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
+            raise ArgumentError(f"frozen: no parameter's name begins with '{prefix}'. They begin with {', '.join(parts)}.")
+        for parameter in parameters:
+            parameter.requires_grad_(False)
 
 
 def add_adapters(run: RunArguments, model: BiBiERForEmotionClassification) -> LoraAdapters:
@@ -102,6 +117,7 @@ def make_trainer(
         processing_class=processor,
         optimizer=run.optimizer,
         scheduler=run.scheduler,
+        backbone_learning_rate=run.backbone_learning_rate,
         train_corpora=corpora if balanced else None,
         train_lengths=lengths if run.group_by_length else None,
         eval_groups=groups,
