@@ -208,7 +208,7 @@ def test_help_lists_every_key(capsys):
     assert "--learning_rate [0.0001]" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["quickstart.yaml", "resd.yaml", "meld_text.yaml"])
+@pytest.mark.parametrize("name", ["quickstart.yaml", "resd.yaml"])
 def test_the_recipes_are_valid(repository, name):
     run = parse_run_arguments([str(repository / "recipes" / name)])
     assert run.output_dir == f"outputs/{Path(name).stem}"
