@@ -4,10 +4,9 @@ import os
 import sys
 from collections.abc import Callable
 
-from ..data.feature_store import FeatureStoreError
 from ..data.protocols import ProtocolError
 from ..data.tables import CorpusError
-from ..errors import ArgumentError
+from ..errors import ArgumentError, FeatureStoreError
 from ..llm import LLMError
 from ..model.audio_bibier import AudioError
 

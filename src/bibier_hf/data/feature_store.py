@@ -35,6 +35,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.utils import logging
 
+from ..errors import FeatureStoreError
+
 logger = logging.get_logger(__name__)
 
 ROWS_PER_SHARD = 64
@@ -47,10 +49,6 @@ _KEY_BYTES = 16
 
 Compute = Callable[[list[int]], list[torch.Tensor]]
 """Positions of rows -> their values, (T, D) or (T,) each."""
-
-
-class FeatureStoreError(RuntimeError):
-    """A store that cannot be read or written; the message names the file and says how to mend it."""
 
 
 def row_key(content: bytes) -> bytes:

@@ -24,6 +24,7 @@ import pyarrow.parquet as pq
 
 from ..augmentation.ls_llm_answers import AnswerError, finish_distribution
 from ..model.labels_bibier import EMOTIONS
+from .corpora.meld import meld_id
 from .corpora.resd import resd_id
 from .schema import UnknownLabelError, normalise_label
 from .tables import TABLE_SUFFIXES, CorpusError, Row, raise_faults, read_table
@@ -128,7 +129,7 @@ def write_label_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
 def published_id(name: str) -> str:
     """Id in a prepared corpus of a name in a published table; a name of another form stays as it is."""
     if _MELD_NAME.fullmatch(name):
-        return f"meld-train-{name}"
+        return meld_id("train", name)
     return resd_id(name) if _RESD_NAME.fullmatch(name) else name
 
 

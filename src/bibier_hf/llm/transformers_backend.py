@@ -1,5 +1,6 @@
 """A language model in this process through transformers: the fallback that needs nothing else."""
 
+import copy
 import gc
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,7 +14,8 @@ from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, S
 class TransformersBackend(LLMBackend):
     """`AutoModelForCausalLM`, in batches of similar length padded on the left.
 
-    Greedy answers come in batches. Sampled ones come one by one, so that each follows from its own seed.
+    What all prompts of a call to `score` begin with is computed once. Greedy answers come in batches; sampled ones come one by one, so
+    that each follows from its own seed.
 
     Args:
         model: folder or Hub id.
@@ -56,7 +58,7 @@ class TransformersBackend(LLMBackend):
         options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if not sampling.greedy:
             options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-        for rows, inputs in self._batches(conversations, self.batch_size if sampling.greedy else 1):
+        for rows, inputs in self._batches(self._prompts(conversations), self.batch_size if sampling.greedy else 1):
             if not sampling.greedy:
                 torch.manual_seed(sampling.seed)
             with torch.inference_mode():
@@ -77,10 +79,24 @@ class TransformersBackend(LLMBackend):
 
     def _score(self, conversations: Sequence[list[Message]], trie: ChoiceTrie) -> Iterator[tuple[int, Answer]]:
         _, model = self._load()
-        for rows, inputs in self._batches(conversations, self.batch_size):
+        prompts = self._prompts(conversations)
+        shared = _common_start(prompts)
+        start = self._read(shared) if shared else None
+        for rows, inputs in self._batches([prompt[len(shared) :] for prompt in prompts], self.batch_size):
+            cache = copy.deepcopy(start)
+            if cache is not None:
+                cache.batch_repeat_interleave(len(rows))
+            own = inputs["attention_mask"]
+            mask = torch.cat([own.new_ones(len(rows), len(shared)), own], dim=1)
             with torch.inference_mode():
-                mask = inputs["attention_mask"]
-                output = model(**inputs, position_ids=_positions(mask), use_cache=not trie.single_token, logits_to_keep=1)
+                output = model(
+                    input_ids=inputs["input_ids"],
+                    attention_mask=mask,
+                    position_ids=_positions(mask)[:, len(shared) :],
+                    past_key_values=cache,
+                    use_cache=cache is not None or not trie.single_token,
+                    logits_to_keep=1,
+                )
                 scores = {(): _scores(output.logits[:, -1], trie.nodes[()])}
                 inner = [node for node in trie.nodes if node]
                 if inner:
@@ -89,14 +105,23 @@ class TransformersBackend(LLMBackend):
                 of_node = {node: dict(zip(children, scores[node][row], strict=True)) for node, children in trie.nodes.items()}
                 yield index, Answer(log_probabilities=trie.log_probabilities(of_node), prompt_tokens=int(mask[row].sum()), new_tokens=0)
 
-    def _batches(self, conversations: Sequence[list[Message]], batch_size: int) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    def _prompts(self, conversations: Sequence[list[Message]]) -> list[list[int]]:
+        tokenizer, _ = self._load()
+        return [chat_token_ids(tokenizer, conversation) for conversation in conversations]
+
+    @torch.inference_mode()
+    def _read(self, tokens: Sequence[int]) -> DynamicCache:
+        """Keys and values of what all prompts begin with, (1, T): computed once."""
+        _, model = self._load()
+        return model(input_ids=torch.tensor([tokens], device=model.device), use_cache=True, logits_to_keep=1).past_key_values
+
+    def _batches(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
         """(indices, padded inputs), the longest prompts first: what does not fit into memory fails at once"""
         tokenizer, model = self._load()
-        prompts = [chat_token_ids(tokenizer, conversation) for conversation in conversations]
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            padded = tokenizer.pad({"input_ids": [prompts[index] for index in rows]}, padding_side="left", return_tensors="pt")
+            padded = tokenizer.pad({"input_ids": [list(prompts[index]) for index in rows]}, padding_side="left", return_tensors="pt")
             yield rows, {name: padded[name].to(model.device) for name in ("input_ids", "attention_mask")}
 
     def _load(self) -> tuple[Any, Any]:
@@ -110,6 +135,13 @@ class TransformersBackend(LLMBackend):
                 self._tokenizer.pad_token = self._tokenizer.eos_token
             self._model = model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         return self._tokenizer, self._model
+
+
+def _common_start(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The longest start of all prompts that leaves each at least one token"""
+    first, last = min(prompts, default=[]), max(prompts, default=[])
+    length = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return list(first[: min([length, *(len(prompt) - 1 for prompt in prompts)])])
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:
