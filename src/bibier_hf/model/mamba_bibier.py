@@ -70,9 +70,8 @@ def selective_scan(
     if reverse:
         u, dt, B, C, mask = (None if tensor is None else tensor.flip(1) for tensor in (u, dt, B, C, mask))
     if u.is_cuda and _cuda_scan is not None and exponential and u.dtype == torch.float32:
-        y = _cuda_scan(*(tensor.transpose(1, 2) for tensor in (u, dt)), A, *(tensor.transpose(1, 2) for tensor in (B, C)), D).transpose(
-            1, 2
-        )
+        u_, dt_, B_, C_ = (tensor.transpose(1, 2) for tensor in (u, dt, B, C))
+        y = _cuda_scan(u_, dt_, A, B_, C_, D).transpose(1, 2)
     else:
         y = _ChunkedScan.apply(u, dt, A.T, B, C, exponential, mask) + u * D
     if mask is not None:
