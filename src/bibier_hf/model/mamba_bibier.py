@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .sequence_bibier import KeptSteps
+
 try:  # CUDA kernels; neither can be imported without a GPU
     from causal_conv1d import causal_conv1d_fn as _cuda_conv
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn as _cuda_scan
@@ -287,8 +289,10 @@ class MambaBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, L, size), bool mask (B, L) -> (B, L, size)"""
-        a, z = self.in_proj(x).chunk(2, dim=-1)
+        steps = KeptSteps(mask)
+        a, z = self.in_proj(steps.pack(x)).chunk(2, dim=-1)
+        a = steps.unpack(a)
         y = self.forward_ssm(a, mask)
         if self.backward_ssm is not None:
             y = y + self.backward_ssm(a, mask, reverse=True)
-        return self.out_proj(y * F.silu(z))
+        return steps.unpack(self.out_proj(steps.pack(y) * F.silu(z)))
