@@ -14,6 +14,8 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .sequence_bibier import KeptSteps
+
 try:  # CUDA kernels; neither can be imported without a GPU
     from causal_conv1d import causal_conv1d_fn as _cuda_conv
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn as _cuda_scan
@@ -70,9 +72,8 @@ def selective_scan(
     if reverse:
         u, dt, B, C, mask = (None if tensor is None else tensor.flip(1) for tensor in (u, dt, B, C, mask))
     if u.is_cuda and _cuda_scan is not None and exponential and u.dtype == torch.float32:
-        y = _cuda_scan(*(tensor.transpose(1, 2) for tensor in (u, dt)), A, *(tensor.transpose(1, 2) for tensor in (B, C)), D).transpose(
-            1, 2
-        )
+        u_, dt_, B_, C_ = (tensor.transpose(1, 2) for tensor in (u, dt, B, C))
+        y = _cuda_scan(u_, dt_, A, B_, C_, D).transpose(1, 2)
     else:
         y = _ChunkedScan.apply(u, dt, A.T, B, C, exponential, mask) + u * D
     if mask is not None:
@@ -288,8 +289,10 @@ class MambaBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, L, size), bool mask (B, L) -> (B, L, size)"""
-        a, z = self.in_proj(x).chunk(2, dim=-1)
+        steps = KeptSteps(mask)
+        a, z = self.in_proj(steps.pack(x)).chunk(2, dim=-1)
+        a = steps.unpack(a)
         y = self.forward_ssm(a, mask)
         if self.backward_ssm is not None:
             y = y + self.backward_ssm(a, mask, reverse=True)
-        return self.out_proj(y * F.silu(z))
+        return steps.unpack(self.out_proj(steps.pack(y) * F.silu(z)))
