@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..model.configuration_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments, RunArguments
+from .augmentation import AugmentedCorpus, EpochInputs, SetEpoch, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .output import REFIT_FOLDER, claim_output, complete_output
 from .samplers import class_weights, corpus_weights
@@ -53,13 +55,16 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
 
     # The main process prepares, fetches and computes; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
-        splits = load_corpora(run.corpora)
+        recorded = load_corpora(run.corpora)
+        augmented = [AugmentedCorpus(rows, corpus.augmentation) for corpus, rows in zip(run.corpora, recorded.values(), strict=True)]
+        splits = {name: corpus.splits for name, corpus in zip(recorded, augmented, strict=True)}
         model, processor = build_model(run, args.seed)
     model.to(args.device)
     clock.lap("load")
     with args.main_process_first(desc="computing features"):
-        inputs = [make_inputs(rows, model, processor, run.feature_cache) for rows in splits.values()]
-    data = {split: InputDataset.concatenate([corpus[split] for corpus in inputs]) for split in SPLITS}
+        make = partial(make_inputs, model=model, processor=processor, cache=run.feature_cache)
+        inputs = [corpus.inputs(make) for corpus in augmented]
+    data = {split: join_inputs([corpus[split] for corpus in inputs]) for split in SPLITS}
     clock.lap("features")
 
     trainer = _make_trainer(run, model, processor, data["train"], data["dev"])
@@ -68,7 +73,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     predictions = {"dev": Predictions.from_logits(data["dev"].metadata, trainer.predict_logits(data["dev"]))}
     clock.lap("train")
     if run.refit_on_dev:
-        trainer = _refit(run, processor, InputDataset.concatenate([data["train"], data["dev"]]), selection["epoch"])
+        trainer = _refit(run, processor, join_inputs([data["train"], data["dev"]]), selection["epoch"])
         clock.lap("refit")
     predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]))
     clock.lap("test")
@@ -82,7 +87,8 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         "config": run.public_dump(),
         **environment(args.world_size),
         "data_hash": content_hash(concatenate_datasets([splits[name][split] for name in splits for split in SPLITS]), DATA_COLUMNS),
-        "data": {name: _data_facts(rows) for name, rows in splits.items()},
+        "data": {name: _data_facts(rows) for name, rows in recorded.items()},
+        "augmentation": {name: corpus.facts for name, corpus in zip(recorded, augmented, strict=True) if corpus.facts},
         "seconds": clock.total,
         "seconds_by_stage": clock.laps,
         "resumed": bool(run.resume_from_checkpoint),
@@ -169,7 +175,7 @@ def _make_trainer(
     run: RunArguments,
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
-    train: InputDataset,
+    train: InputDataset | EpochInputs,
     dev: InputDataset | None,
     **overrides: Any,
 ) -> BiBiERTrainer:
@@ -180,7 +186,7 @@ def _make_trainer(
         train.labels, len(EMOTIONS), run.class_weights, sample_weights=corpus_weights(corpora) if balanced else None
     )
     groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
-    return BiBiERTrainer(
+    trainer = BiBiERTrainer(
         model=model,
         args=run.training_arguments(**overrides),
         data_collator=make_collator(model, processor, run.feature_cache, run.soft_labels),
@@ -194,9 +200,12 @@ def _make_trainer(
         eval_groups=groups,
         patience=run.patience if dev is not None else None,
     )
+    if isinstance(train, EpochInputs):
+        trainer.add_callback(SetEpoch(train))
+    return trainer
 
 
-def _refit(run: RunArguments, processor: BiBiERProcessor, data: InputDataset, epochs: float) -> BiBiERTrainer:
+def _refit(run: RunArguments, processor: BiBiERProcessor, data: InputDataset | EpochInputs, epochs: float) -> BiBiERTrainer:
     """Train anew on train + dev, on the same schedule, for as many epochs as the selected checkpoint had seen."""
     model, _ = build_model(run, run.training_arguments().seed)
     folder = Path(run.output_dir) / REFIT_FOLDER
