@@ -9,7 +9,7 @@ accelerate launch recipes/train.py --help                                       
 import sys
 from pathlib import Path
 
-from bibier_hf.training.command_line import train_main
+from bibier_hf.commands.train import train_main
 
 if __name__ == "__main__":
     sys.exit(train_main(sys.argv[1:], default_file=Path(__file__).with_name("quickstart.yaml")))

@@ -66,7 +66,7 @@ def test_lazy_names_resolve():
         _ = bibier_hf.no_such_name
 
 
-LAYERS = ("model", "augmentation", "data", "evaluation", "hub", "training")
+LAYERS = ("model", "augmentation", "data", "evaluation", "hub", "training", "commands")
 
 
 def test_imports_run_one_way(repository: Path):

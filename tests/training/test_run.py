@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
-from bibier_hf.evaluation.evaluate import evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_arguments
 from bibier_hf.training.arguments import ArgumentError
 from bibier_hf.training.output import FINAL_STAGING_FOLDER, complete_output
 from bibier_hf.training.run import run_training

@@ -1,4 +1,4 @@
-"""Emotions of clips and texts, printed."""
+"""The command behind `recipes/predict.py`: emotions of clips and texts, printed."""
 
 import argparse
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ import bibier_hf  # noqa: F401  registers the pipeline
 
 from ..data.corpora.quickstart import demo_clips
 from ..model.configuration_bibier import EMOTIONS, TASK
-from ..training.command_line import guarded
+from .common import guarded
 
 
 def predict_main(arguments: Sequence[str]) -> int:
