@@ -46,9 +46,8 @@ class AugmentedCorpus:
             arguments: what to do.
 
         Raises:
-            ArgumentError: synthetic rows that cannot be used.
+            ArgumentError: options of SDS that make no sense together, or synthetic rows that cannot be used.
             FileNotFoundError: no synthetic corpus at its path.
-            ValueError: options of SDS that make no sense together.
         """
         train = rows["train"]
         self.facts: dict[str, Any] = {}
@@ -97,9 +96,17 @@ class AugmentedCorpus:
 
 
 def make_sds(arguments: StackingArguments) -> StackedDataSampling:
-    """The augmentation that a run file describes."""
+    """The augmentation that a run file describes.
+
+    Raises:
+        ArgumentError: options that make no sense together.
+    """
     options = arguments.model_dump(exclude={"draws", "asr_model"})
-    return StackedDataSampling(**options, transcribe=SpeechRecogniser(arguments.asr_model) if arguments.text == "asr" else None)
+    transcribe = SpeechRecogniser(arguments.asr_model) if arguments.text == "asr" else None
+    try:
+        return StackedDataSampling(**options, transcribe=transcribe)
+    except ValueError as error:
+        raise ArgumentError(f"augmentation.sds: {error}") from error
 
 
 def choose_synthetic(train: Dataset, arguments: SyntheticArguments) -> tuple[Dataset, dict[str, Any]]:
