@@ -167,7 +167,10 @@ def test_synthetic_rows_that_cannot_be_used_are_refused(splits, synthetic, tmp_p
     ("augmentation", "message"),
     [
         ({"sds": {"share": 0.5, "draws": "every_epoch"}}, r"corpora\.0\.augmentation\.sds\.draws: every_epoch.*feature_cache\.enabled"),
-        ({"sds": {"shore": 0.5}}, r"corpora\.0\.augmentation\.sds\.shore: unknown key. Did you mean corpora\.0\.augmentation\.sds\.share\?"),
+        (
+            {"sds": {"shore": 0.5}},
+            r"corpora\.0\.augmentation\.sds\.shore: unknown key. Did you mean corpora\.0\.augmentation\.sds\.share\?",
+        ),
         ({"synthetic": {"ratio": 1.5}}, r"corpora\.0\.augmentation\.synthetic\.ratio"),
         ({"synthetic": {"ratio": {"joy": 0.5}}}, r"corpora\.0\.augmentation\.synthetic\.ratio"),
     ],
@@ -179,7 +182,7 @@ def test_mistakes_in_the_run_file_name_their_key(small_run, augmentation, messag
 
 
 def test_options_that_make_no_sense_together_are_refused(splits):
-    with pytest.raises(ArgumentError, match="max_s=1.0 is below target_s"):
+    with pytest.raises(ArgumentError, match=r"max_s=1\.0 is below target_s"):
         augment(splits, sds={"share": 0.5, "max_s": 1.0})
 
 

@@ -4,12 +4,14 @@ import os
 import sys
 from collections.abc import Callable
 
+from ..augmentation.tts import SynthesisError
+from ..augmentation.tug import ComponentError
 from ..data.protocols import ProtocolError
 from ..data.tables import CorpusError
 from ..model.audio_bibier import AudioError
 from ..training.arguments import ArgumentError
 
-USER_ERRORS = (ArgumentError, CorpusError, ProtocolError, AudioError, FileNotFoundError)
+USER_ERRORS = (ArgumentError, CorpusError, ProtocolError, AudioError, ComponentError, SynthesisError, FileNotFoundError)
 """What a user can mend: told without a traceback."""
 
 EXIT_USER_ERROR = 2
