@@ -101,7 +101,7 @@ def make_sds(arguments: StackingArguments) -> StackedDataSampling:
     Raises:
         ArgumentError: options that make no sense together.
     """
-    options = arguments.model_dump(exclude={"draws", "asr_model"})
+    options = arguments.model_dump(include=set(StackingArguments.model_fields) - {"draws", "asr_model"})
     transcribe = SpeechRecogniser(arguments.asr_model) if arguments.text == "asr" else None
     try:
         return StackedDataSampling(**options, transcribe=transcribe)
