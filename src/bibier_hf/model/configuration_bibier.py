@@ -67,6 +67,7 @@ class BiBiERConfig(PreTrainedConfig):
         save_backbones: `"auto"` stores trained and local backbones in the checkpoint and names frozen Hub ones by id and revision;
             `"always"` stores both, `"never"` none.
         audio_backbone_stored, text_backbone_stored: written by `save_pretrained`: are the weights in the checkpoint?
+        audio_adapter_stored, text_adapter_stored: likewise: is there a LoRA adapter of the backbone (a folder `audio_adapter`)?
         audio_layer, text_layer: which hidden state is the feature: -1 the backbone's output, k >= 0 the k-th of `hidden_states`.
         max_window_s: longer audio is encoded in windows of this many seconds.
         max_text_tokens: longer text is cut by the tokenizer, special tokens included.
@@ -140,6 +141,8 @@ class BiBiERConfig(PreTrainedConfig):
     text_backbone_id: str | None = None
     text_backbone_revision: str | None = None
     text_backbone_stored: bool = True
+    audio_adapter_stored: bool = False
+    text_adapter_stored: bool = False
     freeze_audio_backbone: bool = True
     freeze_text_backbone: bool = True
     save_backbones: Literal["auto", "always", "never"] = "auto"
@@ -330,6 +333,8 @@ class BiBiERConfig(PreTrainedConfig):
                     layer,
                     f"-1 (output) or 0..{depth}, the hidden states of '{backbone.model_type}'",
                 )
+            if getattr(backbone, "model_type", None) == "canine":
+                _require(layer == -1, f"{modality}_layer", layer, "-1, as the inner states of 'canine' are shortened sequences")
             if backbone is None and not getattr(self, f"{modality}_backbone_stored"):
                 raise ValueError(f"{modality}_backbone_stored=False without {modality}_config: there is no backbone to fetch.")
             if not getattr(self, f"{modality}_backbone_stored") and getattr(self, f"{modality}_backbone_id") is None:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
@@ -31,6 +32,7 @@ from .backbones_bibier import (
     encode_text,
     find_backbone_folder,
     kept_first,
+    load_adapter,
     load_backbone,
     weights_hash,
 )
@@ -57,6 +59,10 @@ _HEAD_PREFIXES = ("audio_encoder.", "text_encoder.", "fusion.", "classifier.", "
 CUSTOM_PIPELINES = {
     TASK: {"impl": "pipeline_bibier.AudioTextEmotionPipeline", "pt": ["AutoModel"], "tf": [], "type": "multimodal"},
 }
+
+
+ADAPTER_FOLDER = "{}_adapter"
+"""Where in a checkpoint the LoRA adapter of a modality's backbone stands."""
 
 
 @dataclass
@@ -149,6 +155,11 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         for modality in MODALITIES:
             if not getattr(model.config, f"{modality}_backbone_stored"):
                 model._fetch_backbone(modality, backbone_dir, fetch)
+        adapted = [modality for modality in MODALITIES if getattr(model.config, f"{modality}_adapter_stored")]
+        if adapted:
+            folder = _checkpoint_folder(pretrained_model_name_or_path, adapted, revision=kwargs.get("revision"), **fetch)
+            for modality in adapted:
+                load_adapter(getattr(model, f"{modality}_backbone"), os.path.join(folder, ADAPTER_FOLDER.format(modality)))
         return loaded
 
     def save_pretrained(
@@ -167,6 +178,12 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         state_dict = self.state_dict() if state_dict is None else state_dict
         left_out = tuple(f"{modality}_backbone." for modality in MODALITIES if not stored[f"{modality}_backbone_stored"])
         state_dict = {key: value for key, value in state_dict.items() if not key.startswith(left_out)}
+        for modality in MODALITIES:
+            backbone = getattr(self, f"{modality}_backbone")
+            stored[f"{modality}_adapter_stored"] = adapted = getattr(backbone, "_hf_peft_config_loaded", False)
+            if adapted:  # the base as if it had no adapter, which has a folder of its own
+                state_dict = _without_adapter(state_dict, f"{modality}_backbone.")
+                backbone.save_pretrained(os.path.join(save_directory, ADAPTER_FOLDER.format(modality)))
         before = {key: getattr(self.config, key) for key in stored}
         self.config.auto_map = dict(AUTO_MAP)
         self.config.custom_pipelines = CUSTOM_PIPELINES
@@ -528,6 +545,20 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             if head.logits is not None and self.config.unimodal_loss_weight > 0:
                 loss = loss + self.config.unimodal_loss_weight * (soft_cross_entropy(head.logits, targets, weights) * head.has_logits).sum()
         return loss / items
+
+
+def _without_adapter(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The weights of a model whose module `prefix` has a LoRA adapter, under the names that they have without it."""
+    inside = {key for key in state_dict if key.startswith(prefix)}
+    kept = {key: value for key, value in state_dict.items() if key not in inside or ".lora_" not in key}
+    return {key.replace(".base_layer.", ".") if key in inside else key: value for key, value in kept.items()}
+
+
+def _checkpoint_folder(name: str | os.PathLike, adapted: list[str], **fetch: Any) -> str:
+    """The folder of a checkpoint, fetched from the Hub (its adapters alone) where it is no folder."""
+    if os.path.isdir(name):
+        return os.fspath(name)
+    return snapshot_download(name, allow_patterns=[f"{ADAPTER_FOLDER.format(modality)}/*" for modality in adapted], **fetch)
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

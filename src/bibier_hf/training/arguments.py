@@ -27,7 +27,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
 from ..evaluation.metrics import SELECTION_METRIC
-from ..model.configuration_bibier import EMBEDDED, EMOTIONS, BiBiERConfig
+from ..model.configuration_bibier import EMBEDDED, EMOTIONS, MODALITIES, BiBiERConfig
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 
 RUN_FILE = "run.yaml"
@@ -144,6 +144,19 @@ class FeatureCacheArguments(Section):
     batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
 
 
+class LoraArguments(Section):
+    """Low-rank adapters in the backbones."""
+
+    backbones: list[Literal[MODALITIES]] = Field(list(MODALITIES), min_length=1, description="which backbones get one: audio, text")
+    r: int = Field(8, ge=1, description="rank")
+    alpha: float = Field(16.0, gt=0, description="scale: the update counts alpha / r times")
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="linear layers that get one, by the end of their names: [q_proj, v_proj, query, value]"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    save: Literal["merged", "adapter"] = Field("merged", description="in the checkpoint: merged into the backbone, or beside it")
+
+
 class RunArguments(Section):
     """A run, apart from what goes to [`~transformers.TrainingArguments`] (kept in `training`)."""
 
@@ -155,6 +168,7 @@ class RunArguments(Section):
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     text_prefix: str | None = Field(None, description="put before every text; null: what the text backbone was trained with")
     model: dict[str, Any] = Field(default_factory=dict, description="fields of BiBiERConfig, e.g. model.hidden_size")
+    lora: LoraArguments | None = Field(None, description="train low-rank adapters in the backbones; null: none")
     optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
     scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
     class_weights: Literal["balanced", "sqrt", "none"] = Field("balanced", description="weights of the classes in the loss")
@@ -233,7 +247,7 @@ MODEL_FIELDS = tuple(
     field.name
     for field in dataclasses.fields(BiBiERConfig)
     if field.name in BiBiERConfig.__annotations__
-    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_backbone_stored"))
+    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_stored"))
     and field.name not in ("class_weights", "model_type")
 )
 
@@ -427,6 +441,10 @@ def _annotation(key: str, section: type[BaseModel] | None) -> Any:
         if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)) or parts[0] not in annotation.model_fields:
             return None
         annotation = annotation.model_fields[parts.pop(0)].annotation
+        # a section that may be left out
+        options = [option for option in typing.get_args(annotation) if isinstance(option, type) and issubclass(option, Section)]
+        if options and typing.get_origin(annotation) is not list:
+            (annotation,) = options
         if typing.get_origin(annotation) is list and parts:
             parts.pop(0)
             (annotation,) = typing.get_args(annotation)

@@ -22,6 +22,7 @@ from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments, RunArguments
 from .augmentation import AugmentedCorpus, EpochInputs, SetEpoch, join_inputs
 from .checkpoints import last_whole_checkpoint
+from .lora import LoraAdapters
 from .output import REFIT_FOLDER, claim_output, complete_output
 from .samplers import class_weights, corpus_weights
 from .trainer import BiBiERTrainer
@@ -59,6 +60,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         augmented = [AugmentedCorpus(rows, corpus.augmentation) for corpus, rows in zip(run.corpora, recorded.values(), strict=True)]
         splits = {name: corpus.splits for name, corpus in zip(recorded, augmented, strict=True)}
         model, processor = build_model(run, args.seed)
+    adapters = add_adapters(run, model)
     model.to(args.device)
     clock.lap("load")
     with args.main_process_first(desc="computing features"):
@@ -73,13 +75,15 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     predictions = {"dev": Predictions.from_logits(data["dev"].metadata, trainer.predict_logits(data["dev"]))}
     clock.lap("train")
     if run.refit_on_dev:
-        trainer = _refit(run, processor, join_inputs([data["train"], data["dev"]]), selection["epoch"])
+        trainer, adapters = _refit(run, processor, join_inputs([data["train"], data["dev"]]), selection["epoch"])
         clock.lap("refit")
     predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]))
     clock.lap("test")
+    model_facts = _model_facts(trainer.model, run)
+    adapters.finish()
 
     results = {
-        "model": _model_facts(trainer.model, run),
+        "model": model_facts,
         "protocol": {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)},
         "selection": selection,
         "seed": args.seed,
@@ -153,6 +157,11 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
     return model, processor
 
 
+def add_adapters(run: RunArguments, model: BiBiERForEmotionClassification) -> LoraAdapters:
+    """The adapters that the run asks for, in place in the model's backbones."""
+    return LoraAdapters(model, run.lora, {"audio": run.audio_backbone, "text": run.text_backbone})
+
+
 def make_inputs(
     splits: DatasetDict, model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments
 ) -> dict[str, InputDataset]:
@@ -205,16 +214,19 @@ def _make_trainer(
     return trainer
 
 
-def _refit(run: RunArguments, processor: BiBiERProcessor, data: InputDataset | EpochInputs, epochs: float) -> BiBiERTrainer:
+def _refit(
+    run: RunArguments, processor: BiBiERProcessor, data: InputDataset | EpochInputs, epochs: float
+) -> tuple[BiBiERTrainer, LoraAdapters]:
     """Train anew on train + dev, on the same schedule, for as many epochs as the selected checkpoint had seen."""
     model, _ = build_model(run, run.training_arguments().seed)
+    adapters = add_adapters(run, model)
     folder = Path(run.output_dir) / REFIT_FOLDER
     trainer = _make_trainer(
         run, model, processor, data, None, output_dir=str(folder), eval_strategy="no", load_best_model_at_end=False, save_strategy="epoch"
     )
     trainer.add_callback(_StopAfter(epochs))
     trainer.train(resume_from_checkpoint=bool(run.resume_from_checkpoint) and last_whole_checkpoint(folder) is not None)
-    return trainer
+    return trainer, adapters
 
 
 class _StopAfter(TrainerCallback):
@@ -251,11 +263,17 @@ def _selection(trainer: BiBiERTrainer) -> dict[str, Any]:
 def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> dict[str, Any]:
     public = run.public_dump()
     parameters = list(model.parameters())
+
+    def backbone_training(modality: str) -> str:
+        if run.lora and modality in run.lora.backbones:
+            return f"LoRA, rank {run.lora.r}"
+        return "frozen" if getattr(model.config, f"freeze_{modality}_backbone") else "trained"
+
     return {
         "audio_backbone": public["audio_backbone"],
         "text_backbone": public["text_backbone"],
-        "audio_backbone_frozen": model.config.freeze_audio_backbone,
-        "text_backbone_frozen": model.config.freeze_text_backbone,
+        "audio_backbone_training": backbone_training("audio"),
+        "text_backbone_training": backbone_training("text"),
         "audio_encoder": model.config.audio_encoder,
         "text_encoder": model.config.text_encoder,
         "fusion": model.config.fusion,
