@@ -223,6 +223,11 @@ def test_splits_are_never_mixed(rows):
         STACK(rows([4_000, 4_000], id=["a", "a"]))
 
 
+def test_the_number_of_processes_changes_nothing(rows):
+    dataset = rows(ALL_SHORT * 3)
+    assert STACK(dataset, num_proc=4).to_list() == STACK(dataset).to_list()
+
+
 HASHED = """
 import hashlib, json, sys
 sys.path.insert(0, sys.argv[1])
@@ -235,6 +240,7 @@ print(hashlib.sha256(json.dumps(rows).encode()).hexdigest(), sum(row["source"] =
 """
 
 
+@pytest.mark.slow
 def test_the_same_bytes_in_every_process_number_of_processes_and_hash_seed():
     answers = set()
     for num_proc, hash_seed in ((1, "0"), (4, "1")):

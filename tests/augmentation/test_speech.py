@@ -175,6 +175,12 @@ def test_a_command_speaks_and_no_text_can_break_out_of_it(program):
     assert line == repr((nasty, "112", "3"))
 
 
+def test_settings_name_no_folder_of_this_machine(program, tiny_vits):
+    settings = command(program).settings, get_tts("transformers", model=str(tiny_vits)).settings
+    assert not any(str(folder) in json.dumps(settings) for folder in (program.parent, tiny_vits.parent, Path(sys.executable).parent))
+    assert settings[1]["model"] == tiny_vits.name
+
+
 def test_sound_tags_are_handed_over_or_left_out(program):
     assert len(command(program).speak(HELLO)) == 16_000 * 3
     assert len(command(program, sound_tags=True).speak(HELLO)) == 16_000 * 4

@@ -90,7 +90,7 @@ class TextToSpeech(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that its speech depends on beside the utterance, for fingerprints and reports; fit for JSON."""
+        """All that its speech depends on beside the utterance, for fingerprints and reports; fit for JSON, no folder of this machine."""
 
     @abstractmethod
     def speak(self, utterance: Utterance) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Any program that speaks, by a template of its command line."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -50,7 +51,6 @@ class CommandTextToSpeech(TextToSpeech):
                 f"command: the template {template!r} {fault}. Allowed: {', '.join(f'{{{name}}}' for name in self.PLACEHOLDERS)}; "
                 "{text} and {output} are needed."
             )
-        self.template = template
         self.words = shlex.split(template)  # before anything is filled in, so that no text can add a word
         self.suffix = suffix
         self.sound_tags = sound_tags
@@ -60,7 +60,8 @@ class CommandTextToSpeech(TextToSpeech):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"backend": "command", "template": self.template, "sound_tags": self.sound_tags, "seed": self.seed}
+        template = shlex.join(Path(word).name if os.path.isabs(word) else word for word in self.words)
+        return {"backend": "command", "template": template, "sound_tags": self.sound_tags, "seed": self.seed}
 
     def speak(self, utterance: Utterance) -> np.ndarray:
         """See `TextToSpeech.speak`."""

@@ -4,8 +4,10 @@ Not run on the authors' machine with a large model (Dia needs a GPU); tested wit
 """
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -80,8 +82,9 @@ class TransformersTextToSpeech(TextToSpeech):
 
     @property
     def settings(self) -> dict[str, Any]:
-        names = ("model", "revision", "seed", "dtype", "speaker", "sound_tags", "generate_kwargs", "forward_params")
-        return {"backend": "transformers", **{name: getattr(self, name) for name in names}}
+        model = Path(self.model).resolve().name if os.path.isdir(self.model) else self.model
+        names = ("revision", "seed", "dtype", "speaker", "sound_tags", "generate_kwargs", "forward_params")
+        return {"backend": "transformers", "model": model, **{name: getattr(self, name) for name in names}}
 
     def prompt(self, text: str) -> str:
         """The text as the model reads it: speaker tag in front, sound tags in its spelling."""
