@@ -34,7 +34,9 @@ def test_a_built_wheel_works(repository: Path, tmp_path: Path):
     (wheel,) = tmp_path.glob("bibier_hf-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert "bibier_hf/py.typed" in names
+    assert {"bibier_hf/kernels/selective_scan.cpp", "bibier_hf/kernels/vectors.h"} <= set(names)
     assert sum(name.startswith("bibier_hf/augmentation/components/") and name.endswith(".json") for name in names) == 14
+    assert sum(name.startswith("bibier_hf/augmentation/prompts/") for name in names) == 4
     assert any(name.startswith("bibier_hf/hub/templates/") for name in names)
     assert not any("tests" in name or name.endswith((".pt", ".safetensors")) for name in names)
     subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, timeout=600)
@@ -66,7 +68,7 @@ def test_lazy_names_resolve():
         _ = bibier_hf.no_such_name
 
 
-LAYERS = ("model", "augmentation", "data", "evaluation", "hub", "training", "commands")
+LAYERS = ("model", "llm", "augmentation", "data", "evaluation", "hub", "training", "commands")
 
 
 def test_imports_run_one_way(repository: Path):

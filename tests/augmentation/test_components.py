@@ -20,7 +20,7 @@ from bibier_hf.augmentation.tug import (
     schema_faults,
     strip_sound_tags,
 )
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 ALL = list(itertools.product(EMOTIONS, LANGUAGES))
 PARTS = ("subjects", "verbs", "interjections", "contexts")
@@ -152,7 +152,7 @@ def test_the_published_number_of_utterances_is_there(language):
         ({"interjections": GOOD.interjections[:19]}, "interjections: 19 entries; 20 to 40 are wanted"),
         ({"contexts": GOOD.contexts[:2]}, "contexts: 2 entries; 60 to 100 are wanted"),
         ({"templates": GOOD.templates[:4]}, "templates: 4 entries; 5 or more are wanted"),
-        ({"verbs": (*GOOD.verbs, "Still hurts!")}, "verbs: 'still hurts' and 'Still hurts!' read the same"),
+        ({"verbs": (*GOOD.verbs, "Hurts so badly!")}, "verbs: 'hurts so badly' and 'Hurts so badly!' read the same"),
         ({"contexts": (*GOOD.contexts, "and it will (sighs) never stop")}, "read the same"),
         ({"subjects": (*GOOD.subjects, "That  day")}, "subjects: 'That  day' is not clean; write 'That day'"),
         ({"subjects": (*GOOD.subjects, "That (bad day")}, "subjects: 'That (bad day' holds a bracket that belongs to no sound tag"),
@@ -160,7 +160,7 @@ def test_the_published_number_of_utterances_is_there(language):
         ({"interjections": (*GOOD.interjections, "Well(sighs)")}, "interjections: 'Well(sighs)' has no blank before its sound tag"),
         ({"templates": (*GOOD.templates, "{i}{s} {v}, {c}.")}, "templates: '{i}{s} {v}, {c}.' runs words together"),
         ({"templates": (*GOOD.templates, "Oh{s} {v}, {c}.")}, "templates: 'Oh{s} {v}, {c}.' runs words together"),
-        ({"templates": (*GOOD.templates, "{s} {v}.")}, "templates: '{s} {v}.' gives 4 to 10 words; 5 to 20 are allowed"),
+        ({"templates": (*GOOD.templates, "{s}.")}, "templates: '{s}.' gives 2 to 4 words; 5 to 20 are allowed"),
         ({"verbs": (*GOOD.verbs, "hurts " + "so " * 20 + "much")}, "5 to 20 are allowed"),
         ({"templates": tuple(f"{{s}} {{v}}, {{c}}{end}" for end in (".", "!", "...", "!!", "?"))}, "interjections: no template uses {i}"),
     ],

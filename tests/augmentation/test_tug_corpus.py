@@ -15,7 +15,7 @@ from bibier_hf.augmentation.tts.checks import SpeechChecks
 from bibier_hf.augmentation.tts.corpus import speak_all
 from bibier_hf.augmentation.tug import LANGUAGES, SOUND_TAGS, ComponentError, TemplateUtteranceGeneration, count_words
 from bibier_hf.data.synthetic import ESPEAK_VOICES, plan_utterances
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 PUBLISHED_COUNTS = {"anger": 3600, "disgust": 4438, "fear": 4441, "happy": 2966, "neutral": 0, "sad": 4026, "surprise": 3504}
 """What brings MELD's classes to the 4709 of its neutral one: 22 975 utterances."""

@@ -105,7 +105,7 @@ def test_the_order_of_rows_does_not_matter_but_the_seed_does(protocol):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "oficial"}, "Allowed: official, dialogue_grouped"),
+        ({"protocol": "oficial"}, "Allowed: official, dialogue_grouped, speaker_independent"),
         ({"fold": 1}, "one split only"),
         ({"protocol": "dialogue_grouped", "fold": 5}, "0 to 4"),
         ({"protocol": "dialogue_grouped", "fold": -1}, "0 to 4"),

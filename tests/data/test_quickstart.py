@@ -15,7 +15,7 @@ from bibier_hf.data.corpora.quickstart import NEUTRAL_SENTENCES, VARIANTS, demo_
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.tables import CorpusError
 from bibier_hf.model.audio_bibier import decode_audio
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 SMALL = {"train_per_class": 2, "dev_per_class": 1, "test_per_class": 1}
 

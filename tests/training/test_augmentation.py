@@ -13,9 +13,10 @@ from torch.utils.data import DataLoader
 
 from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.sds import StackedDataSampling
+from bibier_hf.data.clips import Clip
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.features import precomputed_inputs, raw_inputs
-from bibier_hf.data.prepare import Clip, write_corpus
+from bibier_hf.data.prepare import write_corpus
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.schema import FEATURES
 from bibier_hf.model.audio_bibier import decode_audio
@@ -179,6 +180,12 @@ def test_mistakes_in_the_run_file_name_their_key(small_run, augmentation, messag
     corpora = small_run().model_dump()["corpora"]
     with pytest.raises(ArgumentError, match=message):
         small_run(corpora=[corpora[0] | {"augmentation": augmentation}])
+
+
+def test_two_stages_take_one_draw(small_run):
+    corpora = [small_run().model_dump()["corpora"][0] | {"augmentation": {"sds": {"share": 0.5, "draws": 2}}}]
+    with pytest.raises(ArgumentError, match=r"augmentation\.sds\.draws: two stages hand one set of logits"):
+        small_run(corpora=corpora, stages={"plan": "two_stage"})
 
 
 def test_options_that_make_no_sense_together_are_refused(splits):

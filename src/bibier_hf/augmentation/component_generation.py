@@ -13,7 +13,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 from .tug import PUBLISHED_SIZES, PUBLISHED_WORDS, SOUND_TAGS, ComponentError, Components, schema_faults
 
 Message = Mapping[str, str]

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure  # not pyplot: a picture is drawn into a fi
 
 from ..flac import encode_flac
 from ..model.audio_bibier import decode_audio
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 
 
 def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, count: int = 12, seed: int = 42) -> str:

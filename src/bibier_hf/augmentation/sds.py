@@ -30,7 +30,7 @@ from datasets.fingerprint import Hasher
 
 from ..flac import encode_flac
 from ..model.audio_bibier import SAMPLING_RATE, decode_audio
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 
 COMPONENTS = List({"id": Value("string"), "offset_s": Value("float32"), "duration_s": Value("float32")})
 """Type of the column `components`: the clips of a stacked row in their order, where each starts and how long it is; null for others."""

@@ -20,7 +20,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 
 LANGUAGES = ("en", "ru")
 

@@ -19,10 +19,11 @@ from ..data.command import describe_counts
 from ..data.corpora import get_corpus
 from ..data.prepare import load_prepared, read_info
 from ..data.synthetic import ESPEAK_VOICES, balancing_counts, plan_utterances, write_stacked, write_utterances
+from ..errors import ArgumentError
 from ..evaluation.report import write_atomically, write_json
-from ..model.configuration_bibier import EMOTIONS
+from ..llm import LLMError, Sampling, get_backend
+from ..model.labels_bibier import EMOTIONS
 from ..training.arguments import (
-    ArgumentError,
     CorpusArguments,
     Section,
     StackingArguments,
@@ -261,8 +262,6 @@ def write_components(arguments: ComponentsCommand) -> None:
 
 def language_model(arguments: ComponentsCommand) -> Ask:
     """The model that a command line names, as a function of a conversation."""
-    from ..llm import LLMError, Sampling, get_backend  # loads nothing that the other commands need
-
     backend = get_backend(arguments.llm, arguments.model, **arguments.llm_options)
     sampling = Sampling(temperature=arguments.temperature, seed=arguments.seed, max_new_tokens=arguments.max_new_tokens)
 

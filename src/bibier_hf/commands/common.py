@@ -6,12 +6,24 @@ from collections.abc import Callable
 
 from ..augmentation.tts import SynthesisError
 from ..augmentation.tug import ComponentError
+from ..data.feature_store import FeatureStoreError
 from ..data.protocols import ProtocolError
 from ..data.tables import CorpusError
+from ..errors import ArgumentError
+from ..llm import LLMError
 from ..model.audio_bibier import AudioError
-from ..training.arguments import ArgumentError
 
-USER_ERRORS = (ArgumentError, CorpusError, ProtocolError, AudioError, ComponentError, SynthesisError, FileNotFoundError)
+USER_ERRORS = (
+    ArgumentError,
+    CorpusError,
+    ProtocolError,
+    AudioError,
+    FeatureStoreError,
+    ComponentError,
+    SynthesisError,
+    LLMError,
+    FileNotFoundError,
+)
 """What a user can mend: told without a traceback."""
 
 EXIT_USER_ERROR = 2

@@ -17,9 +17,10 @@ from ..augmentation.tts.checks import SpeechChecks
 from ..augmentation.tts.corpus import Failure, speak_all
 from ..augmentation.tug import TemplateUtteranceGeneration
 from ..model.audio_bibier import decode_audio
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
+from .clips import Clip, neutral_id
 from .corpora.quickstart import ACCENTS, VARIANTS, vary_prosody
-from .prepare import Clip, neutral_id, write_corpus
+from .prepare import write_corpus
 from .schema import COLUMNS, FEATURES
 
 ESPEAK_VOICES: Mapping[str, tuple[str, ...]] = {
@@ -160,6 +161,7 @@ def _clips(rows: Dataset) -> list[Clip]:
             Clip(
                 label=EMOTIONS[row["label"]],
                 audio=None if row["duration_s"] is None else partial(_samples, rows, index),
+                audio_key=row["id"],
                 extra={"components": row.get("components")},
                 where=row["id"],
                 **{

@@ -160,6 +160,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             folder = _checkpoint_folder(pretrained_model_name_or_path, adapted, revision=kwargs.get("revision"), **fetch)
             for modality in adapted:
                 load_adapter(getattr(model, f"{modality}_backbone"), os.path.join(folder, ADAPTER_FOLDER.format(modality)))
+        model.freeze()  # loading has made every parameter anew
         return loaded
 
     def save_pretrained(
@@ -257,7 +258,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if bimodal and (config.fusion == "late" or config.add_unimodal_logits):
             self.mixture = LogitMixture(2 if config.fusion == "late" else 3, config.num_labels)
         self.post_init()
-        self._freeze_backbones()
+        self.freeze()
 
     @classmethod
     def from_backbones(
@@ -291,7 +292,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if width != expected:
             raise ValueError(f"The {modality} backbone has width {width}, but the {modality} encoder of this model expects {expected}.")
         setattr(self, f"{modality}_backbone", backbone.to(device=self.device))
-        self._freeze_backbones()
+        self.freeze()
         self.train(self.training)
 
     def backbone_key(self, modality: str) -> str:
@@ -301,19 +302,21 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         name = f"{source}@{revision}" if source and revision else weights_hash(self._require_backbone(modality))
         return f"{name}#{getattr(self.config, f'{modality}_layer')}"
 
-    def _freeze_backbones(self) -> None:
-        for modality in MODALITIES:
-            backbone = getattr(self, f"{modality}_backbone")
-            if backbone is not None and getattr(self.config, f"freeze_{modality}_backbone"):
-                backbone.requires_grad_(False)
+    def freeze(self) -> None:
+        """Let no gradient into the backbones and encoders that the configuration calls frozen."""
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        names = [f"{modality}_{part}" for modality in MODALITIES for part in ("backbone", "encoder")]
+        frozen = [getattr(self, name, None) for name in names if getattr(self.config, f"freeze_{name}")]
+        return [module for module in frozen if module is not None]
 
     def train(self, mode: bool = True) -> "BiBiERForEmotionClassification":
-        """Frozen backbones stay in evaluation mode: no dropout and no SpecAugment in features that nothing adapts to."""
+        """What is frozen stays in evaluation mode: no dropout and no SpecAugment in features that nothing adapts to."""
         super().train(mode)
-        for modality in MODALITIES:
-            backbone = getattr(self, f"{modality}_backbone", None)
-            if backbone is not None and getattr(self.config, f"freeze_{modality}_backbone"):
-                backbone.eval()
+        for module in self._frozen_modules():
+            module.eval()
         return self
 
     def _require_backbone(self, modality: str) -> PreTrainedModel:
@@ -368,7 +371,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             input_ids, text_attention_mask: tokens and their mask, (B, T).
             audio_features, audio_features_mask: backbone features (B, T_a, D_a) in place of the waveform, and their mask (B, T_a).
             text_features, text_features_mask: likewise, (B, T_t, D_t) and (B, T_t).
-            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders.
+            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders; features beside them say which
+                samples have the modality.
             labels: hard, integers (B,), or soft, (B, K) with rows that sum to one.
             num_items_in_batch: samples of the whole (global) batch; the loss is a sum divided by it. None: B.
             return_dict: False for a plain tuple.
@@ -491,7 +495,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         self, modality: str, features: torch.Tensor | None, mask: torch.Tensor | None, logits: torch.Tensor | None, batch: int
     ) -> _Encoded:
         encoder, size = getattr(self, f"{modality}_encoder"), getattr(self.config, f"{modality}_encoder_size")
-        if features is None:
+        features_given = features is not None
+        if not features_given:
             features = torch.zeros(batch, 1, size, dtype=self._compute_dtype, device=self.device)
             mask = torch.zeros(batch, 1, dtype=torch.bool, device=self.device)
             encoder = None
@@ -507,7 +512,9 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if logits is not None:
             if logits.shape != (batch, self.config.num_labels):
                 raise ValueError(f"{modality}_logits must have the shape {(batch, self.config.num_labels)}, got {tuple(logits.shape)}.")
-            own, has_logits = logits.to(frames.dtype), torch.ones_like(present)
+            own = logits.to(frames.dtype)
+            # With features beside them, logits count for the samples that have the modality.
+            has_logits = present if features_given else torch.ones_like(present)
         return _Encoded(frames, mask, present, pooled, own, has_logits)
 
     def _modality_dropout(self, has_audio: torch.Tensor, has_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

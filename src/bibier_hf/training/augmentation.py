@@ -24,8 +24,9 @@ from ..augmentation.sds import StackedDataSampling
 from ..data.features import InputDataset
 from ..data.prepare import load_prepared
 from ..data.schema import COLUMNS
-from ..model.configuration_bibier import EMOTIONS
-from .arguments import ArgumentError, AugmentationArguments, StackingArguments, SyntheticArguments
+from ..errors import ArgumentError
+from ..model.labels_bibier import EMOTIONS
+from .arguments import AugmentationArguments, StackingArguments, SyntheticArguments
 
 MakeInputs = Callable[[DatasetDict], Mapping[str, InputDataset]]
 

@@ -19,8 +19,9 @@ from typing import Any
 
 from ...augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody
 from ...augmentation.tug import TemplateUtteranceGeneration, load_components
-from ...model.configuration_bibier import EMOTIONS
-from ..prepare import Clip, Corpus, neutral_id
+from ...model.labels_bibier import EMOTIONS
+from ..clips import Clip, neutral_id
+from ..prepare import Corpus
 from ..schema import SPLITS
 from ..tables import CorpusError
 
@@ -118,6 +119,7 @@ def read_quickstart(
                 for number, text in enumerate(texts):
                     voice = next(voices)
                     prosody = vary_prosody(EMOTION_PROSODY[emotion], rng)
+                    what = f"'{text}' by {voice} with {prosody}"
                     clips.append(
                         Clip(
                             id=neutral_id("quickstart", f"{language}/{emotion}/{split}/{number}"),
@@ -129,7 +131,8 @@ def read_quickstart(
                             speaker=voice,
                             source="synthetic",
                             license="MIT",
-                            where=f"'{text}' by {voice} with {prosody}",
+                            where=what,
+                            audio_key=what,
                         )
                     )
     return sorted(clips, key=lambda clip: clip.id)  # emotions and languages mixed
