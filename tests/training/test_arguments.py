@@ -214,8 +214,7 @@ def test_the_recipes_are_valid(repository, name):
     assert run.output_dir == f"outputs/{Path(name).stem}"
 
 
-def test_every_run_file_of_the_recipes_can_be_followed(repository):
-    files = sorted((repository / "recipes").glob("*.yaml"))
-    assert len(files) >= 3
-    for file in files:
-        assert parse_run_arguments([str(file)]).output_dir == f"outputs/{file.stem}"
+def test_a_mistyped_key_in_a_section_that_may_be_left_out_is_named(run_file):
+    with pytest.raises(ArgumentError, match=r"lora\.rnk: unknown key"):
+        parse(run_file, "--lora.rnk", "4")
+    assert parse(run_file, "--lora.r", "4").lora.r == 4

@@ -4,13 +4,25 @@ import os
 import sys
 from collections.abc import Callable
 
+from ..augmentation.tts import SynthesisError
+from ..augmentation.tug import ComponentError
 from ..data.protocols import ProtocolError
 from ..data.tables import CorpusError
 from ..errors import ArgumentError, FeatureStoreError
 from ..llm import LLMError
 from ..model.audio_bibier import AudioError
 
-USER_ERRORS = (ArgumentError, CorpusError, ProtocolError, AudioError, FeatureStoreError, LLMError, FileNotFoundError)
+USER_ERRORS = (
+    ArgumentError,
+    CorpusError,
+    ProtocolError,
+    AudioError,
+    FeatureStoreError,
+    ComponentError,
+    SynthesisError,
+    LLMError,
+    FileNotFoundError,
+)
 """What a user can mend: told without a traceback."""
 
 EXIT_USER_ERROR = 2

@@ -8,7 +8,6 @@ Equal input gives identical bytes (with the same versions of pyarrow and libsndf
 
 import hashlib
 import inspect
-import io
 import json
 import os
 import re
@@ -21,15 +20,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
 from datasets import Dataset, DatasetDict, Features, Value
 from datasets.utils import tqdm
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 
+from ..flac import encode_flac
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
 from ..model.labels_bibier import EMOTIONS
 from .clips import Clip, check_clips, clips_fingerprint
@@ -38,7 +36,7 @@ from .tables import CorpusError, raise_faults
 from .transcribe import Transcriber, as_transcriber
 
 INFO_FILE = "corpus.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Raised when equal input gives another prepared corpus than before; older folders are then refused and caches made anew."""
 
 CACHE_VARIABLE = "BIBIER_CACHE"
@@ -296,7 +294,7 @@ def _read_audio(clip: Clip) -> tuple[dict[str, Any] | None, float | None, str | 
         samples = decode_audio(clip.audio) if isinstance(clip.audio, Path) else clip.audio()
     except (AudioError, OSError) as error:
         return None, None, f"{clip.where or clip.id}: {error}"
-    return {"bytes": encode_flac(samples), "path": f"{clip.id}.flac"}, len(samples) / SAMPLING_RATE, None
+    return {"bytes": encode_flac(samples, clip.source), "path": f"{clip.id}.flac"}, len(samples) / SAMPLING_RATE, None
 
 
 def _fill_texts(rows: list[dict[str, Any]], transcriber: Transcriber) -> Counter:
@@ -313,19 +311,6 @@ def _fill_texts(rows: list[dict[str, Any]], transcriber: Transcriber) -> Counter
             row["text"] = text
             counts["text" if text else ""] += 1
     return counts
-
-
-def encode_flac(samples: np.ndarray) -> bytes:
-    """16 kHz mono float samples -> a 16-bit FLAC file; 16-bit recordings pass unchanged, what exceeds [-1, 1] is clipped.
-
-    Recordings are written anew even if they have this form already, so that no tag of the original file (which may name the emotion)
-    gets into the corpus.
-    """
-    buffer = io.BytesIO()
-    # Converted here, as libsndfile scales by 32767 on writing but by 32768 on reading.
-    integers = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
-    soundfile.write(buffer, integers, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
 
 
 def _to_row(clip: Clip, corpus: str, audio: dict[str, Any] | None, duration_s: float | None) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
@@ -29,6 +29,7 @@ from transformers import TrainingArguments
 from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, BiBiERConfig
+from ..model.labels_bibier import EMOTIONS
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 
 RUN_FILE = "run.yaml"
@@ -80,6 +81,45 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class StackingArguments(Section):
+    """Stacked data sampling of a corpus' train split ([`~bibier_hf.augmentation.sds.StackedDataSampling`])."""
+
+    share: float = Field(0.0, ge=0, le=1, description="share of rows that are stacked; 0: none. Published: 0.7")
+    share_of: Literal["all", "short"] = Field("all", description="of all rows, or of those below target_s")
+    target_s: float = Field(4.0, gt=0, description="shorter clips are stacked until they are as long, in seconds")
+    max_s: float | None = Field(None, gt=0, description="no stacked clip is longer; null: no limit of its own")
+    gap_s: float = Field(0.0, ge=0, description="silence between two clips")
+    same_speaker: bool = Field(False, description="stack clips of one speaker only")
+    top_k: int = Field(10, ge=1, description="how many of the longest clips to choose among where none is long enough")
+    text: Literal["concat", "asr"] = Field("concat", description="joined texts, or a transcript of the stacked audio")
+    asr_model: str = Field("openai/whisper-base", description="Hub id or folder of the speech recogniser, for text asr")
+    mode: Literal["replace", "append"] = Field("replace", description="stacked rows in the place of their rows, or beside them")
+    draws: Annotated[int, Field(ge=1)] | Literal["every_epoch"] = Field(
+        1, description="1: drawn once; more: so many draws, one an epoch in turn; every_epoch: anew (with feature_cache.enabled false)"
+    )
+    seed: int = Field(42, ge=0, description="of the draws")
+
+
+class SyntheticArguments(Section):
+    """Synthetic rows for a corpus' train split, such as recipes/augment.py tug writes."""
+
+    path: str | None = Field(None, description="prepared corpus with synthetic rows; null: none")
+    ratio: Share | dict[Literal[EMOTIONS], Share] = Field(
+        1.0, description="share of its rows to take: one number, or {label: number} with nothing of the others"
+    )
+    seed: int = Field(42, ge=0, description="of the choice")
+
+
+class AugmentationArguments(Section):
+    """What is done to a corpus' train split, after it was split off."""
+
+    sds: StackingArguments = Field(default_factory=StackingArguments)
+    synthetic: SyntheticArguments = Field(default_factory=SyntheticArguments)
+
+
 class CorpusArguments(Section):
     """One corpus of a run."""
 
@@ -91,6 +131,7 @@ class CorpusArguments(Section):
     dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev where the corpus has none")
     labels: str | None = Field(None, description="table of soft labels for the training rows, joined by id; see soft_labels")
     options: dict[str, Any] = Field(default_factory=dict, description="options of this corpus' loader")
+    augmentation: AugmentationArguments = Field(default_factory=AugmentationArguments)
 
 
 class FeatureCacheArguments(Section):
@@ -200,15 +241,22 @@ class RunArguments(Section):
         content["feature_cache"].pop("directory")
         for corpus in content["corpora"]:
             corpus.pop("data_dir")
+            hide_folder(corpus["augmentation"]["synthetic"], "path")
+            hide_folder(corpus["augmentation"]["sds"], "asr_model")
             corpus["labels"] = corpus["labels"] and Path(corpus["labels"]).name
         for name in ("audio_backbone", "text_backbone"):
-            if os.path.isdir(content[name]):
-                content[name] = Path(content[name]).resolve().name
+            hide_folder(content, name)
         return content
 
     def to_yaml(self) -> str:
         """[`dump`] as YAML."""
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+
+
+def hide_folder(content: dict[str, Any], name: str) -> None:
+    """Leave only the last name of a folder of this machine; anything else, such as a Hub id, stays."""
+    if content[name] and os.path.isdir(content[name]):
+        content[name] = Path(content[name]).resolve().name
 
 
 OWN_FIELDS = tuple(name for name in RunArguments.model_fields if name != "training")
@@ -381,6 +429,21 @@ def _refuse_contradictions(run: RunArguments) -> None:
         _refuse_stages(run)
     if not run.soft_labels and any(corpus.labels for corpus in run.corpora):
         raise ArgumentError("corpora: `labels` is given, but soft_labels is false. Set it to true, or leave `labels` out.")
+    for number, corpus in enumerate(run.corpora):
+        sds = corpus.augmentation.sds
+        if sds.draws != 1 and sds.share and run.stages.plan == "two_stage":
+            raise ArgumentError(
+                f"corpora.{number}.augmentation.sds.draws: two stages hand one set of logits from the first to the second. Set it to 1."
+            )
+        if sds.draws == "every_epoch" and sds.share:
+            key = f"corpora.{number}.augmentation.sds"
+            if run.feature_cache.enabled:
+                raise ArgumentError(
+                    f"{key}.draws: every_epoch stacks audio anew, so nothing can be computed ahead. "
+                    "Set feature_cache.enabled to false, or give a number of draws."
+                )
+            if sds.text == "asr":
+                raise ArgumentError(f"{key}.text: asr would transcribe anew in every epoch. Use concat, or give a number of draws.")
     if run.overwrite and run.resume_from_checkpoint:
         raise ArgumentError("overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them.")
 
@@ -516,7 +579,8 @@ def _explain(problem: dict[str, Any], section: type[Section]) -> str:
     """One problem that pydantic found, by the dotted key it belongs to."""
     place = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        inner = (_inner_section(section.model_fields[place[0]].annotation) if len(place) > 1 else None) or section
+        annotation = _annotation(".".join(place[:-1]), section) if len(place) > 1 else section
+        inner = _inner_section(annotation) or section
         return _unknown(place[-1], inner.model_fields, "".join(f"{part}." for part in place[:-1]))
     if problem["type"] == "missing":
         return f"{'.'.join(place)}: is missing."

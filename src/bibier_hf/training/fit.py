@@ -16,6 +16,7 @@ from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import ArgumentError, FeatureCacheArguments, RunArguments
+from .augmentation import AugmentedCorpus, EpochInputs, SetEpoch, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .lora import LoraAdapters
 from .output import REFIT_FOLDER
@@ -66,12 +67,15 @@ def add_adapters(run: RunArguments, model: BiBiERForEmotionClassification) -> Lo
 
 
 def make_inputs(
-    splits: Mapping[str, DatasetDict], model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments
-) -> dict[str, InputDataset]:
+    splits: Mapping[str, DatasetDict | AugmentedCorpus],
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    cache: FeatureCacheArguments,
+) -> dict[str, InputDataset | EpochInputs]:
     """What the model reads of each split, over all corpora: computed once, by all processes, or to be computed batch by batch."""
     inputs = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
-    corpora = [inputs(corpus) for corpus in splits.values()]
-    return {split: InputDataset.concatenate([corpus[split] for corpus in corpora]) for split in SPLITS}
+    corpora = [corpus.inputs(inputs) if isinstance(corpus, AugmentedCorpus) else inputs(corpus) for corpus in splits.values()]
+    return {split: join_inputs([corpus[split] for corpus in corpora]) for split in SPLITS}
 
 
 def make_extractor(model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments) -> InputExtractor:
@@ -92,7 +96,7 @@ def make_trainer(
     run: RunArguments,
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
-    train: InputDataset,
+    train: InputDataset | EpochInputs,
     dev: InputDataset | None,
     **overrides: Any,
 ) -> BiBiERTrainer:
@@ -105,6 +109,7 @@ def make_trainer(
     groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
     lengths = [duration or 0.0 for duration in train.metadata["duration_s"]]
     args = run.training_arguments(**overrides)
+    callbacks = [SetEpoch(train)] if isinstance(train, EpochInputs) else None
     if run.soft_labels:
         train = SmoothedLabels(train, run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
         dev = None if dev is None else GoldLabels(dev)
@@ -122,10 +127,13 @@ def make_trainer(
         train_lengths=lengths if run.group_by_length else None,
         eval_groups=groups,
         patience=run.patience if dev is not None else None,
+        callbacks=callbacks,
     )
 
 
-def refit(run: RunArguments, processor: BiBiERProcessor, data: InputDataset, epochs: float) -> tuple[BiBiERTrainer, LoraAdapters]:
+def refit(
+    run: RunArguments, processor: BiBiERProcessor, data: InputDataset | EpochInputs, epochs: float
+) -> tuple[BiBiERTrainer, LoraAdapters]:
     """Train anew on train + dev, on the same schedule, for as many epochs as the selected checkpoint had seen."""
     model, _ = build_model(run, run.training_arguments().seed)
     adapters = add_adapters(run, model)

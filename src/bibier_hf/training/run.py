@@ -8,7 +8,7 @@ from typing import Any
 from datasets import DatasetDict, concatenate_datasets
 
 from ..data.corpora import load_corpus
-from ..data.features import DATA_COLUMNS, InputDataset, content_hash
+from ..data.features import DATA_COLUMNS, content_hash
 from ..data.protocols import apply_protocol
 from ..data.schema import SPLITS
 from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_json, write_split_report
@@ -17,6 +17,7 @@ from ..kernels import load_kernels
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, stage_run
+from .augmentation import AugmentedCorpus, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .fit import add_adapters, build_model, make_inputs, make_trainer, refit, selection_facts
 from .output import claim_output, complete_output
@@ -51,12 +52,16 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     load_kernels(build_missing=True)
     # The main process prepares and fetches; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
-        splits, label_facts = attach_label_tables(load_corpora(run.corpora), [corpus.labels for corpus in run.corpora])
+        recorded, label_facts = attach_label_tables(load_corpora(run.corpora), [corpus.labels for corpus in run.corpora])
+        augmented = {
+            name: AugmentedCorpus(rows, corpus.augmentation) for corpus, (name, rows) in zip(run.corpora, recorded.items(), strict=True)
+        }
+        splits = {name: corpus.splits for name, corpus in augmented.items()}
         model, processor = build_model(run, args.seed)
     adapters = add_adapters(run, model)
     model.to(args.device)
     clock.lap("load")
-    data = make_inputs(splits, model, processor, run.feature_cache)
+    data = make_inputs(augmented, model, processor, run.feature_cache)
     clock.lap("features")
 
     stages = None
@@ -65,7 +70,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
             stages, logits = train_encoders(run, model, processor, data)
             clock.lap("encoders")
             until_fused.enter_context(frozen_encoders(model))
-            data = make_inputs(splits, model, processor, run.feature_cache)  # of the backbones that were trained
+            data = make_inputs(augmented, model, processor, run.feature_cache)  # of the backbones that were trained
             data["train"] = data["train"].with_columns(logits)
         fusion_run = run if stages is None else stage_run(run, "fusion", run.output_dir)
         trainer = make_trainer(fusion_run, model, processor, data["train"], data["dev"])
@@ -74,7 +79,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         predictions = {"dev": Predictions.from_logits(data["dev"].metadata, trainer.predict_logits(data["dev"]))}
         clock.lap("train")
         if run.refit_on_dev:
-            trainer, adapters = refit(run, processor, InputDataset.concatenate([data["train"], data["dev"]]), selection["epoch"])
+            trainer, adapters = refit(run, processor, join_inputs([data["train"], data["dev"]]), selection["epoch"])
             clock.lap("refit")
         predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]))
         clock.lap("test")
@@ -91,7 +96,8 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         "config": run.public_dump(),
         **environment(args.world_size),
         "data_hash": content_hash(concatenate_datasets([splits[name][split] for name in splits for split in SPLITS]), DATA_COLUMNS),
-        "data": {name: _data_facts(rows) for name, rows in splits.items()},
+        "data": {name: _data_facts(rows) for name, rows in recorded.items()},
+        "augmentation": {name: corpus.facts for name, corpus in augmented.items() if corpus.facts},
         "soft_labels": label_facts,
         "seconds": clock.total,
         "seconds_by_stage": clock.laps,
