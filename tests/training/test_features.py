@@ -254,3 +254,10 @@ def test_soft_labels_fall_back_to_the_hard_one():
     rows = [{"label": 1, "soft_label": soft}, {"label": 2, "soft_label": None}]
     assert collate_labels(rows, soft=True).tolist() == [soft, [0, 0, 1, 0, 0, 0, 0]]
     assert collate_labels(rows, soft=False).tolist() == [1, 2]
+
+
+def test_rows_of_similar_cost_are_known_by_their_steps(splits, frozen_model, processor):
+    stored = precomputed_inputs(splits, frozen_model, processor)["train"]
+    expected = [sum(len(rows[index]) for rows in stored.inputs.columns.values()) for index in range(len(stored))]
+    assert stored.lengths.tolist() == expected
+    assert raw_inputs(splits)["train"].lengths.tolist() == pytest.approx([duration or 0.0 for duration in splits["train"]["duration_s"]])

@@ -355,6 +355,11 @@ class StoredRows(Sequence[torch.Tensor]):
         return self.places[:, 0] >= 0
 
     @property
+    def lengths(self) -> np.ndarray:
+        """(N,) steps T of each row; 0: not there."""
+        return np.array([0 if shard < 0 else np.diff(self.shards[shard].offsets[place : place + 2])[0] for shard, place in self.places])
+
+    @property
     def keys(self) -> list[bytes | None]:
         """(N,) keys of the rows; None: not there."""
         return [None if shard < 0 else self.shards[shard].keys[place] for shard, place in self.places]

@@ -130,6 +130,13 @@ class InputDataset(TorchDataset):
             for row, index in enumerate(indices)
         ]
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) by which rows can be sorted into batches of similar cost: stored steps of all modalities, else seconds."""
+        if isinstance(self.inputs, StoredInputs):
+            return np.sum([rows.lengths for rows in self.inputs.columns.values()], axis=0)
+        return np.array([duration or 0.0 for duration in self.metadata["duration_s"]])
+
     def select(self, indices: Sequence[int]) -> "InputDataset":
         """Some of the rows."""
         return InputDataset(self.metadata.select(indices), self.inputs.select(indices))

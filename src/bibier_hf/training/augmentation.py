@@ -257,6 +257,11 @@ class EpochInputs(TorchDataset):
     def __len__(self) -> int:
         return len(self.metadata)
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """(N,) seconds of each row, in the first draw."""
+        return np.array([duration or 0.0 for duration in self.metadata["duration_s"]])
+
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose rows are given from now on."""
         self._epoch.fill_(epoch)

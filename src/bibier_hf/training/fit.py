@@ -107,7 +107,7 @@ def make_trainer(
         train.labels, len(EMOTIONS), run.class_weights, sample_weights=corpus_weights(corpora) if balanced else None
     )
     groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
-    lengths = [duration or 0.0 for duration in train.metadata["duration_s"]]
+    lengths = train.lengths if run.group_by_length else None
     args = run.training_arguments(**overrides)
     callbacks = [SetEpoch(train)] if isinstance(train, EpochInputs) else None
     if run.soft_labels:
@@ -124,7 +124,7 @@ def make_trainer(
         scheduler=run.scheduler,
         backbone_learning_rate=run.backbone_learning_rate,
         train_corpora=corpora if balanced else None,
-        train_lengths=lengths if run.group_by_length else None,
+        train_lengths=lengths,
         eval_groups=groups,
         patience=run.patience if dev is not None else None,
         callbacks=callbacks,
