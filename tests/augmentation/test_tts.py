@@ -7,7 +7,7 @@ import pytest
 
 from bibier_hf.augmentation import tts as tts_module
 from bibier_hf.augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody, SynthesisError, get_tts
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 TEXT = "I can't believe you did this to me!"
 RUSSIAN = "Не могу поверить, что это случилось!"

@@ -15,7 +15,7 @@ from bibier_hf.data.prepare import encode_flac, load_prepared, read_info, write_
 from bibier_hf.data.schema import COLUMNS, FEATURES
 from bibier_hf.data.tables import CorpusError
 from bibier_hf.model.audio_bibier import decode_audio
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 FACTS = {"name": "toy", "reader": "toy", "title": "Toy", "homepage": "nowhere", "options": {}}
 

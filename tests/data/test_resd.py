@@ -12,7 +12,7 @@ from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.schema import COLUMNS
 from bibier_hf.data.tables import CorpusError, read_table
 from bibier_hf.model.audio_bibier import decode_audio
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 
 def edit(path: Path, old: str, new: str) -> None:

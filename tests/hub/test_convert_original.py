@@ -18,6 +18,7 @@ from bibier_hf.hub import convert_original
 from bibier_hf.hub.convert_original import ConversionError, build_model, convert_audio_head, convert_fusion, convert_text_head
 from bibier_hf.model.fusion_bibier import CrossModalLayer, Gate, PairGraph, Projection
 from bibier_hf.model.mamba_bibier import MambaBlock, RMSNorm
+from bibier_hf.model.sequence_bibier import KeptSteps
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "published_vectors.json").read_text())
 TOLERANCE = 1e-4
@@ -218,7 +219,8 @@ def test_layer_vectors():
     for key in layer.state_dict():
         prefix = next((p for p in renames if key.startswith(p)), "")
         names[key] = renames.get(prefix, "") + key.removeprefix(prefix)
-    result = filled(layer, names)(audio(2, 5, 8), text(2, 5, 8), torch.ones(2, 5, dtype=torch.bool))
+    steps = KeptSteps(torch.ones(2, 5, dtype=torch.bool))
+    result = filled(layer, names)(audio(2, 5, 8), steps, text(2, 5, 8), steps)
     torch.testing.assert_close(result, expected["cross_modal_layer"], atol=TOLERANCE, rtol=0)
 
     names = {"first.weight": "WF1", "second.weight": "WF2", "gate.weight": "WF"}

@@ -6,18 +6,43 @@ from torch.nn import functional as F
 from transformers import MambaConfig
 from transformers.models.mamba.modeling_mamba import MambaMixer
 
+from bibier_hf.kernels import load_kernels
 from bibier_hf.model import mamba_bibier
-from bibier_hf.model.mamba_bibier import MambaBlock, RMSNorm, SelectiveSSM, selective_scan
+from bibier_hf.model.mamba_bibier import MambaBlock, RMSNorm, SelectiveSSM, causal_conv, selective_scan
 
 
-def naive_scan(u, dt, A, B, C, D):
+@pytest.fixture(params=["torch", "compiled"], autouse=True)
+def path(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs on both paths of the scan and the convolution."""
+    if request.param == "torch":
+        monkeypatch.setattr(mamba_bibier, "_compiled", lambda name, x: None)
+    elif not load_kernels(build_missing=True):
+        pytest.skip("the kernels cannot be compiled here, or BIBIER_KERNEL=torch")
+    return request.param
+
+
+def naive_scan(u, dt, A, B, C, D, decay="exponential", mask=None, reverse=False):
     """Equation by equation, one step after the other."""
     h = torch.zeros(u.shape[0], *A.shape, dtype=u.dtype)
+    mask = torch.ones(u.shape[:2], dtype=torch.bool) if mask is None else mask
+    outputs = {}
+    for t in reversed(range(u.shape[1])) if reverse else range(u.shape[1]):
+        rate = torch.exp(dt[:, t, :, None] * A) if decay == "exponential" else dt[:, t, :, None] * torch.exp(A)
+        after = rate * h + (dt[:, t] * u[:, t])[..., None] * B[:, t, None, :]
+        h = torch.where(mask[:, t, None, None], after, h)
+        outputs[t] = ((h * C[:, t, None, :]).sum(-1) + D * u[:, t]) * mask[:, t, None]
+    return torch.stack([outputs[t] for t in range(u.shape[1])], dim=1)
+
+
+def naive_conv(x, weight, bias, mask=None, reverse=False):
+    """The sum over taps, one step after the other."""
+    length, taps = x.shape[1], weight.shape[1]
+    x = x if mask is None else x * mask[..., None]
     outputs = []
-    for t in range(u.shape[1]):
-        h = torch.exp(dt[:, t, :, None] * A) * h + (dt[:, t] * u[:, t])[..., None] * B[:, t, None, :]
-        outputs.append((h * C[:, t, None, :]).sum(-1) + D * u[:, t])
-    return torch.stack(outputs, dim=1)
+    for t in range(length):
+        places = [t + taps - 1 - tap if reverse else t - (taps - 1) + tap for tap in range(taps)]
+        outputs.append(bias + sum(weight[:, tap] * x[:, place] for tap, place in enumerate(places) if 0 <= place < length))
+    return F.silu(torch.stack(outputs, dim=1))
 
 
 def scan_inputs(batch: int, length: int, size: int, states: int, dtype=torch.float64, seed: int = 0) -> list[torch.Tensor]:
@@ -35,30 +60,71 @@ def initialised(module: torch.nn.Module) -> torch.nn.Module:
     return module.eval()
 
 
-@pytest.mark.parametrize("length", [1, 2, 5, 64, 257, 4000])
-def test_scan_equals_the_loop(length: int, monkeypatch: pytest.MonkeyPatch):
+WAYS = [
+    {},
+    {"reverse": True},
+    {"decay": "product"},
+    {"mask": "middle"},
+    {"mask": "middle", "reverse": True},
+    {"mask": "middle", "reverse": True, "decay": "product"},
+]
+"""Options of the scan; "middle": padding on the left, on the right and in the middle."""
+
+
+def options(way: dict, batch: int, length: int) -> dict:
+    mask = torch.rand(batch, length, generator=torch.Generator().manual_seed(7)) < 0.7
+    return {**way, "mask": mask} if "mask" in way else way
+
+
+@pytest.mark.parametrize("length", [1, 2, 16, 17, 257, 4000])
+def test_scan_equals_the_loop(length: int, path: str, monkeypatch: pytest.MonkeyPatch):
     inputs = scan_inputs(2, length, 3, 4)
     expected = naive_scan(*inputs)
     torch.testing.assert_close(selective_scan(*inputs), expected, atol=1e-9, rtol=1e-9)
-    if length <= 257:  # chunks of every kind of size: one step, some steps with a shorter last one
+    if path == "torch" and length <= 257:  # chunks of every kind of size: one step, some steps with a shorter last one
         for steps in (1, 3, 50):
             monkeypatch.setattr(mamba_bibier, "_CHUNK_ELEMENTS", steps * 2 * 3 * 4)
             torch.testing.assert_close(selective_scan(*inputs), expected, atol=1e-9, rtol=1e-9)
 
 
-@pytest.mark.parametrize("steps", [1, 3, 100])
-def test_scan_gradients(steps: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(mamba_bibier, "_CHUNK_ELEMENTS", steps * 2 * 3 * 4)
-    assert torch.autograd.gradcheck(selective_scan, scan_inputs(2, 7, 3, 4))
-
-
-def test_scan_gradients_equal_autograd_through_the_loop():
-    inputs = scan_inputs(3, 40, 5, 4, seed=1)
-    weight = torch.randn(3, 40, 5, dtype=torch.float64)
-    ours = torch.autograd.grad((selective_scan(*inputs) * weight).sum(), inputs)
-    theirs = torch.autograd.grad((naive_scan(*inputs) * weight).sum(), inputs)
-    for a, b in zip(ours, theirs, strict=True):
+@pytest.mark.parametrize("way", WAYS, ids=str)
+@pytest.mark.parametrize(("size", "states"), [(5, 3), (21, 16), (200, 16)])  # vectors with a rest, more than a group of channels
+def test_scan_and_its_gradients_equal_autograd_through_the_loop(way: dict, size: int, states: int):
+    inputs = scan_inputs(3, 40, size, states, seed=1)
+    way = options(way, 3, 40)
+    weight = torch.randn(3, 40, size, dtype=torch.float64)
+    ours, theirs = selective_scan(*inputs, **way), naive_scan(*inputs, **way)
+    torch.testing.assert_close(ours, theirs, atol=1e-9, rtol=1e-9)
+    for a, b in zip(*(torch.autograd.grad((y * weight).sum(), inputs) for y in (ours, theirs)), strict=True):
         torch.testing.assert_close(a, b, atol=1e-9, rtol=1e-9)
+
+
+@pytest.mark.parametrize("way", WAYS, ids=str)
+def test_scan_gradients(way: dict, path: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(mamba_bibier, "_CHUNK_ELEMENTS", 3 * 2 * 3 * 4)
+    length = 7 if path == "torch" else 18  # more than a chunk, which is 16 steps when compiled
+    inputs = scan_inputs(2, length, 3, 4)
+    assert torch.autograd.gradcheck(lambda *inputs: selective_scan(*inputs, **options(way, 2, length)), inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("length", [1, 95, 4000])
+def test_scan_in_single_precision_over_any_length(length: int):
+    """States that decay slowly and fast, steps from none at all to large ones, as in a trained model."""
+    torch.manual_seed(0)
+    u, B, C = (torch.randn(2, length, n) for n in (24, 16, 16))
+    dt, A, D = torch.rand(2, length, 24).pow(4) * 3, -torch.arange(1.0, 17.0).repeat(24, 1), torch.randn(24)
+    expected = selective_scan(*(tensor.double() for tensor in (u, dt, A, B, C, D)))
+    torch.testing.assert_close(selective_scan(u, dt, A, B, C, D).double(), expected, atol=2e-6 * expected.abs().max().item(), rtol=0)
+
+
+def test_scan_takes_views_as_they_are():
+    """Slices of a projection, as the model passes them."""
+    inputs = [tensor.detach() for tensor in scan_inputs(2, 20, 6, 4)]
+    u, dt, _, B, C, _ = inputs
+    joint = torch.cat([u, dt, B, C], dim=-1)
+    views = joint.split([6, 6, 4, 4], dim=-1)
+    again = selective_scan(views[0], views[1], inputs[2].T.contiguous().T, views[2], views[3], inputs[5])
+    torch.testing.assert_close(again, selective_scan(*inputs), atol=0, rtol=0)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
@@ -80,6 +146,34 @@ def test_a_step_of_size_zero_changes_nothing():
     torch.testing.assert_close(full[:, kept], short)
 
 
+@pytest.mark.parametrize("taps", [1, 4, 6])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("masked", [False, True])
+def test_convolution_and_its_gradients(taps: int, reverse: bool, masked: bool):
+    torch.manual_seed(0)
+    x, weight, bias = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 9, 11), (11, taps), (11,)))
+    mask = options({"mask": "middle"}, 2, 9)["mask"] if masked else torch.ones(2, 9, dtype=torch.bool)
+
+    def kept(function):
+        return lambda *inputs: function(*inputs, mask, reverse) * mask[..., None]
+
+    torch.testing.assert_close(kept(causal_conv)(x, weight, bias), kept(naive_conv)(x, weight, bias))
+    assert torch.autograd.gradcheck(kept(causal_conv), (x, weight, bias))
+    low = causal_conv(*(tensor.bfloat16() for tensor in (x, weight, bias)), mask, reverse)
+    assert low.dtype == torch.bfloat16
+    assert causal_conv(x.detach() * 300, weight, bias, mask, reverse).isfinite().all()
+
+
+def test_block_compiles():
+    torch.manual_seed(0)
+    block = initialised(MambaBlock(8, inner_size=16, state_size=4, bidirectional=True))
+    x, mask = torch.randn(2, 9, 8), torch.arange(9) < torch.tensor([[9], [4]])
+    compiled = torch.compile(block, backend="eager")
+    torch.testing.assert_close(compiled(x, mask), block(x, mask))
+    compiled(x, mask).sum().backward()
+    assert all(parameter.grad is not None for parameter in block.parameters())
+
+
 def test_block_equals_the_mixer_of_transformers():
     torch.manual_seed(0)
     config = MambaConfig(
@@ -98,9 +192,10 @@ def test_block_equals_the_mixer_of_transformers():
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_padding_never_changes_a_block(bidirectional: bool):
+@pytest.mark.parametrize("decay", ["exponential", "product"])
+def test_padding_never_changes_a_block(bidirectional: bool, decay: str):
     torch.manual_seed(0)
-    block = initialised(MambaBlock(8, inner_size=16, state_size=4, bidirectional=bidirectional))
+    block = initialised(MambaBlock(8, inner_size=16, state_size=4, bidirectional=bidirectional, decay=decay))
     lengths = [1, 2, 5, 11]
     x = torch.randn(4, 20, 8)  # whatever stands in the padding
     mask = torch.arange(20) < torch.tensor(lengths)[:, None]

@@ -6,10 +6,11 @@ from collections.abc import Callable
 
 from ..data.protocols import ProtocolError
 from ..data.tables import CorpusError
+from ..errors import ArgumentError, FeatureStoreError
+from ..llm import LLMError
 from ..model.audio_bibier import AudioError
-from ..training.arguments import ArgumentError
 
-USER_ERRORS = (ArgumentError, CorpusError, ProtocolError, AudioError, FileNotFoundError)
+USER_ERRORS = (ArgumentError, CorpusError, ProtocolError, AudioError, FeatureStoreError, LLMError, FileNotFoundError)
 """What a user can mend: told without a traceback."""
 
 EXIT_USER_ERROR = 2

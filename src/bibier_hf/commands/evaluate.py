@@ -27,7 +27,8 @@ from ..training.arguments import (
     load_yaml,
     section_help,
 )
-from ..training.run import load_corpora, make_collator, make_inputs, protocol_facts
+from ..training.fit import make_collator, make_inputs
+from ..training.run import load_corpora, protocol_facts
 from .common import guarded
 
 
@@ -79,8 +80,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     splits = load_corpora(arguments.corpora)
-    inputs = [make_inputs(rows, model, processor, arguments.feature_cache)[arguments.split] for rows in splits.values()]
-    dataset = InputDataset.concatenate(inputs)
+    dataset = make_inputs(splits, model, processor, arguments.feature_cache)[arguments.split]
     collator = make_collator(model, processor, arguments.feature_cache)
     predictions = Predictions.from_logits(dataset.metadata, predict_logits(model, dataset, collator, arguments.batch_size))
     folder, split = Path(arguments.output_dir), arguments.split

@@ -10,7 +10,8 @@ from transformers import pipeline
 import bibier_hf  # noqa: F401  registers the pipeline
 
 from ..data.corpora.quickstart import demo_clips
-from ..model.configuration_bibier import EMOTIONS, TASK
+from ..model.configuration_bibier import TASK
+from ..model.labels_bibier import EMOTIONS
 from .common import guarded
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ..evaluation.report import metrics_table, recall_table
 from ..training.arguments import parse_run_arguments
-from ..training.checkpoints import last_whole_checkpoint
+from ..training.output import last_progress
 from ..training.run import run_training
 from .common import guarded, is_main_process
 
@@ -34,10 +34,10 @@ def train_main(arguments: Sequence[str], default_file: Path | None = None) -> in
     def how_to_go_on() -> str:
         if run is None:
             return "Interrupted."
-        checkpoint = last_whole_checkpoint(run.output_dir)
-        if checkpoint is None:
+        progress = last_progress(run.output_dir)
+        if progress is None:
             return "Interrupted before the first checkpoint: start again."
-        return f"Interrupted; {checkpoint} is whole. Go on with the same command and --resume_from_checkpoint true."
+        return f"Interrupted; {progress} is whole. Go on with the same command and --resume_from_checkpoint true."
 
     return guarded(train, how_to_go_on)
 

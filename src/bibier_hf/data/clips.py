@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 from .schema import SOURCES, SPLITS
 from .tables import raise_faults
 

@@ -31,7 +31,7 @@ from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 from .clips import Clip, check_clips, clips_fingerprint
 from .schema import FEATURES, SPLITS
 from .tables import CorpusError, raise_faults

@@ -27,7 +27,7 @@ from types import MappingProxyType
 from datasets import Audio, ClassLabel, Features, List, Value
 
 from ..model.audio_bibier import SAMPLING_RATE
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 
 SPLITS = ("train", "dev", "test")
 SOURCES = ("recorded", "synthetic", "stacked")

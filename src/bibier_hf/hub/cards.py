@@ -111,7 +111,7 @@ def _protocol_text(protocol: dict[str, Any]) -> str:
 def _backbone_facts(name: str, model: dict[str, Any], modality: str) -> dict[str, Any]:
     return {
         "name": "a small one, trained from scratch with the rest" if name == EMBEDDED else f"`{name}`",
-        "frozen": model[f"{modality}_backbone_frozen"],
+        "training": model[f"{modality}_backbone_training"],
         "embedded": name == EMBEDDED,
         "license": BACKBONE_LICENSES.get(name),
         "url": f"https://huggingface.co/{name}" if "/" in name else None,

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from .configuration_bibier import BiBiERConfig
 from .mamba_bibier import MambaBlock, RMSNorm
-from .sequence_bibier import masked_mean, resample, sinusoids
+from .sequence_bibier import KeptSteps, masked_mean, resample, sinusoids
 
 
 class UnevenLayerNorm(nn.LayerNorm):
@@ -71,12 +71,25 @@ class CrossModalLayer(nn.Module):
         self.feed_forward_norm = nn.LayerNorm(size)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, own: torch.Tensor, other: torch.Tensor, other_mask: torch.Tensor) -> torch.Tensor:
-        """own (B, T, H), other (B, S, H), bool mask of the other (B, S) with at least one True a row -> (B, T, H)"""
-        value = own if self.own_value else other
-        attended, _ = self.attention(own, other, value, key_padding_mask=~other_mask, need_weights=False)
+    def forward(self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps) -> torch.Tensor:
+        """The kept steps of both modalities, packed by `own_steps` and `other_steps`; every sample has one at least -> as `own`"""
+        attended = self._attend(own, own_steps, other, other_steps)
         x = self.attention_norm(self._add(own, attended))
         return self.feed_forward_norm(self._add(x, self.feed_forward(x)))
+
+    def _attend(self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps) -> torch.Tensor:
+        """What `self.attention` computes, with its projections over the kept steps alone."""
+        module = self.attention
+        sources = ((own, own_steps), (other, other_steps), (own, own_steps) if self.own_value else (other, other_steps))
+        weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
+        query, key, value = (
+            steps.unpack(F.linear(x, weight, bias)).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)  # (B, heads, time, width)
+            for (x, steps), weight, bias in zip(sources, weights, biases, strict=True)
+        )
+        mask = None if other_steps.all_kept else other_steps.mask[:, None, None]
+        dropout = module.dropout if self.training else 0.0
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
+        return module.out_proj(own_steps.pack(attended.transpose(1, 2).flatten(2)))
 
     def _add(self, residual: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
         return self.dropout(residual) + branch if self.dropout_on_residual else residual + self.dropout(branch)
@@ -101,19 +114,28 @@ class CrossModalEncoder(nn.Module):
         self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """audio (B, T_a, D_a), its mask, text (B, T_t, D_t), its mask -> the same, of width H (and of one length for an "own" value)"""
-        audio, text = self.audio_proj(audio), self.text_proj(text)
+        audio_steps, text_steps = KeptSteps(audio_mask), KeptSteps(text_mask)
+        audio, text = self.audio_proj(audio_steps.pack(audio)), self.text_proj(text_steps.pack(text))
         if self.same_length:
-            audio, audio_mask, text, text_mask = to_shorter(audio, audio_mask, text, text_mask)
+            audio, audio_mask, text, text_mask = to_shorter(audio_steps.unpack(audio), audio_mask, text_steps.unpack(text), text_mask)
+            audio_steps, text_steps = KeptSteps(audio_mask), KeptSteps(text_mask)
+            audio, text = audio_steps.pack(audio), text_steps.pack(text)
         if self.encode_at == "input":
-            audio, text = _with_positions(audio), _with_positions(text)
+            audio, text = _with_positions(audio, audio_steps), _with_positions(text, text_steps)
         for audio_layer, text_layer in zip(self.audio_layers, self.text_layers, strict=True):
-            a, t = (_with_positions(audio), _with_positions(text)) if self.encode_at == "layers" else (audio, text)
-            audio, text = audio + audio_layer(a, t, text_mask), text + text_layer(t, a, audio_mask)
-        return audio, audio_mask, text, text_mask
+            a, t = audio, text
+            if self.encode_at == "layers":
+                a, t = _with_positions(audio, audio_steps), _with_positions(text, text_steps)
+            audio, text = (
+                audio + audio_layer(a, audio_steps, t, text_steps),
+                text + text_layer(t, text_steps, a, audio_steps),
+            )
+        return audio_steps.unpack(audio), audio_mask, text_steps.unpack(text), text_mask
 
 
-def _with_positions(x: torch.Tensor) -> torch.Tensor:
-    return x + sinusoids(x.shape[1], x.shape[2], x.device, x.dtype)
+def _with_positions(x: torch.Tensor, steps: KeptSteps) -> torch.Tensor:
+    batch, length = steps.mask.shape
+    return x + steps.pack(sinusoids(length, x.shape[-1], x.device, x.dtype).expand(batch, -1, -1))
 
 
 def to_shorter(

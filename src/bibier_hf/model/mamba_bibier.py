@@ -14,13 +14,21 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 
+from .sequence_bibier import KeptSteps
+
 try:  # CUDA kernels; neither can be imported without a GPU
+    from causal_conv1d import causal_conv1d_fn as _cuda_conv
     from mamba_ssm.ops.selective_scan_interface import selective_scan_fn as _cuda_scan
 except (ImportError, OSError, RuntimeError):  # what absent packages, broken builds and missing drivers raise
-    _cuda_scan = None
+    _cuda_conv = _cuda_scan = None
 
 _CHUNK_ELEMENTS = 2**19
 """State elements (steps x B x D x N) that are materialised at once: small enough for the cache, large enough to amortise a call."""
+
+
+def _compiled(name: str, x: torch.Tensor):
+    """The operator that `bibier_hf.kernels` compiles for CPUs, if it is loaded in this process and `x` is on the CPU."""
+    return getattr(torch.ops.bibier_hf, name, None) if x.device.type == "cpu" else None
 
 
 def selective_scan(
@@ -31,12 +39,14 @@ def selective_scan(
     C: torch.Tensor,
     D: torch.Tensor,
     decay: str = "exponential",
+    mask: torch.Tensor | None = None,
+    reverse: bool = False,
 ) -> torch.Tensor:
     """Selective state-space recurrence, exact, linear in L, with memory for a few steps of states only.
 
         h_t = decay_t h_{t-1} + dt_t B_t u_t,    y_t = C_t h_t + D u_t,    h_0 = 0,    decay_t = exp(dt_t A)
 
-    A step with dt = 0 leaves the state as it was, which is how padding is skipped.
+    Computed by the `mamba-ssm` kernel on CUDA and by the compiled kernel of `bibier_hf` on a CPU, where they are there, else in torch.
 
     Args:
         u: input, (B, L, D).
@@ -44,18 +54,31 @@ def selective_scan(
         A: decay rates < 0, (D, N).
         B, C: input and output matrices of each step, (B, L, N).
         D: skip weights, (D,).
-        decay: `"exponential"`, or `"product"`: decay_t = dt_t exp(A), the published code's formula, under which padding is not skipped.
+        decay: `"exponential"`, or `"product"`: decay_t = dt_t exp(A), the published code's formula.
+        mask: bool (B, L), True = keep: other steps leave the state as it was, and y is zero there.
+        reverse: from the last step to the first.
 
     Returns:
         y, (B, L, D), in the dtype of `u`; states are kept in float32 (float64 for float64 input).
     """
-    if u.is_cuda and _cuda_scan is not None and decay == "exponential":
-        y = _cuda_scan(u.transpose(1, 2), dt.transpose(1, 2), A.float(), B.transpose(1, 2), C.transpose(1, 2), D.float())
-        return y.transpose(1, 2).to(u.dtype)
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    u_, dt, A, B, C = (tensor.to(dtype) for tensor in (u, dt, A, B, C))
-    A = A.T if decay == "exponential" else A.T.exp()
-    return (_ChunkedScan.apply(u_, dt, A, B, C, decay == "exponential") + u_ * D.to(dtype)).to(u.dtype)
+    dtype, exponential = u.dtype, decay == "exponential"
+    u, dt, A, B, C, D = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (u, dt, A, B, C, D))
+    if not exponential:
+        A = A.exp()
+    if (kernel := _compiled("selective_scan", u)) is not None:
+        return kernel(u, dt, A, B, C, D, mask, exponential, reverse, torch.is_grad_enabled())[0].to(dtype)
+    if mask is not None:
+        dt = dt * mask.unsqueeze(-1)  # a step of size zero
+    if reverse:
+        u, dt, B, C, mask = (None if tensor is None else tensor.flip(1) for tensor in (u, dt, B, C, mask))
+    if u.is_cuda and _cuda_scan is not None and exponential and u.dtype == torch.float32:
+        u_, dt_, B_, C_ = (tensor.transpose(1, 2) for tensor in (u, dt, B, C))
+        y = _cuda_scan(u_, dt_, A, B_, C_, D).transpose(1, 2)
+    else:
+        y = _ChunkedScan.apply(u, dt, A.T, B, C, exponential, mask) + u * D
+    if mask is not None:
+        y = y * mask.unsqueeze(-1)
+    return (y.flip(1) if reverse else y).to(dtype)
 
 
 class _ChunkedScan(torch.autograd.Function):
@@ -67,24 +90,24 @@ class _ChunkedScan(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, u, dt, A, B, C, exponential):
+    def forward(ctx, u, dt, A, B, C, exponential, mask):
         steps = _chunk_steps(u, A)
         state = u.new_zeros(u.shape[0], *A.shape)
         outputs, starts = [], []
         for begin in range(0, u.shape[1], steps):
             starts.append(state)
             part = slice(begin, begin + steps)
-            _, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], state, exponential)
+            _, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], state, exponential, None if mask is None else mask[:, part])
             outputs.append(torch.matmul(C[:, part].transpose(0, 1).unsqueeze(-2), states).squeeze(-2))  # (steps, B, D)
             state = states[-1].clone()
-        ctx.save_for_backward(u, dt, A, B, C, torch.stack(starts))
+        ctx.save_for_backward(u, dt, A, B, C, torch.stack(starts), mask)
         ctx.exponential = exponential
         return torch.cat(outputs).transpose(0, 1)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, grad_y):
-        u, dt, A, B, C, starts = ctx.saved_tensors
+        u, dt, A, B, C, starts, mask = ctx.saved_tensors
         steps = _chunk_steps(u, A)
         grad_u, grad_dt, grad_B, grad_C = (torch.empty_like(tensor) for tensor in (u, dt, B, C))
         grad_A = torch.zeros_like(A)
@@ -92,7 +115,8 @@ class _ChunkedScan(torch.autograd.Function):
         for index in reversed(range(len(starts))):
             part = slice(index * steps, (index + 1) * steps)
             u_c, dt_c, B_c, C_c, gy_c = (t[:, part].transpose(0, 1) for t in (u, dt, B, C, grad_y))  # (steps, B, ...)
-            decay, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], starts[index], ctx.exponential)
+            mask_c = None if mask is None else mask[:, part]
+            decay, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], starts[index], ctx.exponential, mask_c)
             # dL/dh_t = C_t dy_t + decay_{t+1} dL/dh_{t+1}
             grad_h = gy_c.unsqueeze(-2) * C_c.unsqueeze(-1)  # (steps, B, N, D)
             grad_h[-1] += carry
@@ -110,7 +134,7 @@ class _ChunkedScan(torch.autograd.Function):
             grad_A += (grad_dtA * dt_c.unsqueeze(-2)).sum((0, 1))
             grad_dt[:, part] = (grad_dtA.mul_(A).sum(-2) + u_c * grad_x).transpose(0, 1)
             grad_u[:, part] = (dt_c * grad_x).transpose(0, 1)
-        return grad_u, grad_dt, grad_A, grad_B, grad_C, None
+        return grad_u, grad_dt, grad_A, grad_B, grad_C, None, None
 
 
 def _chunk_steps(u: torch.Tensor, A: torch.Tensor) -> int:
@@ -118,17 +142,61 @@ def _chunk_steps(u: torch.Tensor, A: torch.Tensor) -> int:
 
 
 def _chunk_states(
-    u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, state: torch.Tensor, exponential: bool
+    u: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    state: torch.Tensor,
+    exponential: bool,
+    mask: torch.Tensor | None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(decay, states), both (steps, B, N, D), of a chunk that starts from `state` (B, N, D)."""
     dt = dt.transpose(0, 1)
     decay = dt.unsqueeze(-2) * A
     if exponential:
         decay.exp_()
+    elif mask is not None:
+        decay.masked_fill_(~mask.T[..., None, None], 1)
     states = (dt * u.transpose(0, 1)).unsqueeze(-2) * B.transpose(0, 1).unsqueeze(-1)
     for step in range(len(states)):
         state = states[step].addcmul_(decay[step], state)
     return decay, states
+
+
+def causal_conv(
+    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None = None, reverse: bool = False
+) -> torch.Tensor:
+    """SiLU of a causal depthwise convolution.
+
+        y_t = silu(bias + sum_k weight_k x_{t - (K - 1) + k})
+
+    Args:
+        x: (B, L, D).
+        weight: (D, K).
+        bias: (D,).
+        mask: bool (B, L), True = keep: other steps count as zeros, and what stands there in the result is of no meaning.
+        reverse: from the last step to the first.
+
+    Returns:
+        y, (B, L, D), in the dtype of `x`
+    """
+    dtype = x.dtype
+    x, weight, bias = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (x, weight, bias))
+    if (kernel := _compiled("causal_conv", x)) is not None:
+        return kernel(x, weight, bias, mask, reverse).to(dtype)
+    if mask is not None:
+        x = x * mask.unsqueeze(-1)
+    taps, (_, length, size) = weight.shape[1], x.shape
+    if x.is_cuda and _cuda_conv is not None and taps in (2, 3, 4) and size % 8 == 0 and x.dtype == torch.float32:  # what it can do
+        x = (x.flip(1) if reverse else x).contiguous()
+        y = _cuda_conv(x.transpose(1, 2), weight, bias, activation="silu").transpose(1, 2)
+        return (y.flip(1) if reverse else y).to(dtype)
+    x = F.pad(x, (0, 0, 0, taps - 1) if reverse else (0, 0, taps - 1, 0))
+    y = bias
+    for tap in range(taps):
+        start = taps - 1 - tap if reverse else tap
+        y = torch.addcmul(y, x[:, start : start + length], weight[:, tap])
+    return F.silu(y).to(dtype)
 
 
 class RMSNorm(nn.Module):
@@ -184,17 +252,12 @@ class SelectiveSSM(nn.Module):
 
     def forward(self, a: torch.Tensor, mask: torch.Tensor, reverse: bool = False) -> torch.Tensor:
         """(B, L, D), bool mask (B, L) with True = keep -> (B, L, D). Values at masked steps are of no meaning."""
-        if reverse:  # padding comes first then; it is skipped like anywhere else
-            a, mask = a.flip(1), mask.flip(1)
-        keep = mask.unsqueeze(-1)
-        a = self.conv1d((a * keep).transpose(1, 2))[..., : a.shape[1]].transpose(1, 2)
-        a = F.silu(a)
+        a = causal_conv(a, self.conv1d.weight.squeeze(1), self.conv1d.bias, mask, reverse)
         dt, B, C = self.x_proj(a).split([self.dt_rank, self.state_size, self.state_size], dim=-1)
         exponential = self.decay == "exponential"
-        dt = F.softplus((self.dt_proj(dt) if exponential else self.dt_proj(dt) + self.D).float()) * keep
+        dt = F.softplus((self.dt_proj(dt) if exponential else self.dt_proj(dt) + self.D).float())
         A = -torch.exp(self.A_log.float()) if exponential else -self.A.float()
-        y = selective_scan(a, dt, A, B, C, self.D, self.decay)
-        return y.flip(1) if reverse else y
+        return selective_scan(a, dt, A, B, C, self.D, self.decay, mask, reverse)
 
 
 class MambaBlock(nn.Module):
@@ -226,8 +289,10 @@ class MambaBlock(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """(B, L, size), bool mask (B, L) -> (B, L, size)"""
-        a, z = self.in_proj(x).chunk(2, dim=-1)
+        steps = KeptSteps(mask)
+        a, z = self.in_proj(steps.pack(x)).chunk(2, dim=-1)
+        a = steps.unpack(a)
         y = self.forward_ssm(a, mask)
         if self.backward_ssm is not None:
             y = y + self.backward_ssm(a, mask, reverse=True)
-        return self.out_proj(y * F.silu(z))
+        return steps.unpack(self.out_proj(steps.pack(y) * F.silu(z)))

@@ -1,8 +1,35 @@
-"""Functions over padded sequences: masked mean, resampling to a length, sinusoids."""
+"""Functions over padded sequences: kept steps side by side, masked mean, resampling to a length, sinusoids."""
 
 import math
 
 import torch
+
+
+class KeptSteps:
+    """The kept steps of a padded batch, side by side, for what treats each step by itself: no work is done on padding.
+
+    On a CPU only, where that work is what a batch costs; on other devices, in compiled graphs and without padding, sequences stay as
+    they are. Functions of single steps take both forms alike.
+    """
+
+    def __init__(self, mask: torch.Tensor):
+        """mask: bool (B, T)"""
+        self.mask = mask
+        looked_at = mask.device.type == "cpu" and not torch.compiler.is_compiling()
+        self.all_kept = looked_at and bool(mask.all())
+        """Is there no padding, as far as one looks?"""
+        self.index = mask.flatten().nonzero().squeeze(1) if looked_at and not self.all_kept else None
+
+    def pack(self, x: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) -> (S, D), the S kept steps of all samples"""
+        return x if self.index is None else x.flatten(0, 1).index_select(0, self.index)
+
+    def unpack(self, x: torch.Tensor) -> torch.Tensor:
+        """(S, D) -> (B, T, D), zeros in the padding"""
+        if self.index is None:
+            return x
+        padded = x.new_zeros(self.mask.numel(), x.shape[-1])
+        return padded.index_copy(0, self.index, x).unflatten(0, self.mask.shape)
 
 
 def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

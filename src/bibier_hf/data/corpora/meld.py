@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from ...model.configuration_bibier import EMOTIONS
+from ...model.labels_bibier import EMOTIONS
 from ..archives import SourceFile, is_archive, walk_files
 from ..clips import Clip, check_counts
 from ..prepare import Corpus, cache_folder, folder_lock

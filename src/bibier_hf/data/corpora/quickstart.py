@@ -18,8 +18,8 @@ from itertools import product
 from typing import Any
 
 from ...augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody
-from ...augmentation.tug import TemplateUtteranceGeneration
-from ...model.configuration_bibier import EMOTIONS
+from ...augmentation.tug import TemplateUtteranceGeneration, load_components
+from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..schema import SPLITS
@@ -95,11 +95,16 @@ def read_quickstart(
     if min(sizes.values()) < 1:
         raise CorpusError(f"{sizes} utterances per emotion and language; each must be at least 1.")
     tts = EspeakTextToSpeech()
+    # eSpeak cannot laugh or sigh: a text with the sound tag would not be what is heard.
+    components = {
+        (emotion, language): load_components(emotion, language).without_sound_tags() for emotion in EMOTIONS for language in ACCENTS
+    }
+    generation = TemplateUtteranceGeneration(seed, components)
     clips = []
     for language in ACCENTS:
         neutral = _share_out(_neutral_sentences(language, seed), sizes)
         for emotion in EMOTIONS:
-            emotional = _share_out(TemplateUtteranceGeneration(seed).sample(emotion, language, sum(sizes.values())), sizes)
+            emotional = _share_out(generation.sample(emotion, language, sum(sizes.values())), sizes)
             for split, size in sizes.items():
                 # a generator for each cell: its size does not change what the others hold
                 rng = random.Random(f"{seed}/{language}/{emotion}/{split}")

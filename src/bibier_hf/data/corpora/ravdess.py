@@ -10,7 +10,7 @@ import re
 from collections import Counter, defaultdict
 from pathlib import Path
 
-from ...model.configuration_bibier import EMOTIONS
+from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table

@@ -17,7 +17,7 @@ import numpy as np
 from datasets import Audio, Dataset, Value, load_dataset
 
 from ...model.audio_bibier import decode_audio
-from ...model.configuration_bibier import EMOTIONS
+from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, check_counts, neutral_id
 from ..prepare import Corpus
 from ..schema import UnknownLabelError, normalise_label

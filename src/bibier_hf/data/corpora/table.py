@@ -17,7 +17,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ...model.configuration_bibier import EMOTIONS
+from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..protocols import connected_groups, stratified_group_split

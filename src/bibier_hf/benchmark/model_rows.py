@@ -1,0 +1,108 @@
+"""Rows of the text encoder and of the training step of each fusion, at the published sizes."""
+
+import functools
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..model.configuration_bibier import BiBiERConfig
+from ..model.encoders_bibier import UnimodalEncoder
+from ..model.fusion_bibier import FUSIONS, Classifier
+from . import textbook
+from .measuring import Row, compare
+from .scan_rows import initialised
+
+TEXT_LENGTH, AUDIO_SIZE, TEXT_SIZE = 95, 256, 1024
+GOALS = {"biformer": 1.2, "bigraph": 1.5, "bigated": 1.2, "bigatedgraph": 1.5, "bimamba": 6.0}
+
+
+def lengths(count: int, shortest: int, longest: int) -> torch.Tensor:
+    """Lengths (count,) of a skewed mixture, as utterances have them: most are short; the longest is there."""
+    share = torch.linspace(0, 1, count)[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
+    return (shortest + (longest - shortest) * share.square()).long()
+
+
+def padded(sizes: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random frames (B, longest, width), zeros after each length, and their mask."""
+    mask = torch.arange(int(sizes.max())) < sizes.unsqueeze(1)
+    return torch.randn(*mask.shape, width) * mask.unsqueeze(-1), mask
+
+
+def text_encoder() -> Row:
+    torch.manual_seed(0)
+    config = BiBiERConfig(
+        text_feature_size=TEXT_SIZE,
+        modalities=["text"],
+        text_encoder_size=TEXT_SIZE,
+        text_input_projection=False,
+        mamba_expand=0.5,
+        mamba_dt_rank=32,
+        bidirectional=False,
+    )
+    ours, theirs = initialised(UnimodalEncoder(config, "text")).eval(), textbook.TextEncoder().eval()
+    features, mask = padded(lengths(32, 3, 60), TEXT_SIZE)
+    full = F.pad(features, (0, 0, 0, TEXT_LENGTH - features.shape[1]))
+    run = torch.no_grad()(lambda: ours(features, mask)), torch.no_grad()(lambda: theirs(full))
+    note = "32 texts of 3 to 60 tokens, inference; theirs padded to 95"
+    return compare("text_encoder", "padded to 95, naive scan", 8, *run, note=note)
+
+
+class OurFusion(nn.Module):
+    def __init__(self, config: BiBiERConfig):
+        super().__init__()
+        self.fusion = FUSIONS[config.fusion](config)
+        self.classifier = Classifier(self.fusion.output_size, config)
+
+    def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.fusion(*inputs))
+
+
+def fusion_config(variant: str, attention_value: str = "other") -> BiBiERConfig:
+    """The published sizes."""
+    return BiBiERConfig(
+        audio_feature_size=AUDIO_SIZE,
+        text_feature_size=TEXT_SIZE,
+        audio_encoder_size=AUDIO_SIZE,
+        text_encoder_size=TEXT_SIZE,
+        fusion=variant,
+        num_attention_heads=16,
+        fusion_mamba_expand=1,
+        fusion_mamba_conv_kernel=6,
+        bidirectional=False,
+        attention_value=attention_value,
+    )
+
+
+def fusion(variant: str, batch: int, attention_value: str = "other") -> Row:
+    """One step of training, forward, backward and Adam, on frames of both encoders, clips of 0.6 to 8 s and texts of 3 to 60 tokens."""
+    torch.manual_seed(0)
+    config = fusion_config(variant, attention_value)
+    ours, theirs = initialised(OurFusion(config)), textbook.Fusion(variant)
+    for name, parameter in ours.named_parameters():
+        if parameter.dim() > 1 and "A_log" not in name:
+            nn.init.xavier_uniform_(parameter)
+        elif name.endswith((".gat1.bias", ".gat2.bias")):
+            nn.init.zeros_(parameter)
+    audio, audio_mask = padded(lengths(batch, 30, 400), AUDIO_SIZE)
+    text, text_mask = padded(lengths(batch, 3, 60).flip(0), TEXT_SIZE)
+    full_text = F.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))
+    labels = torch.arange(batch) % 7
+    run = (
+        functools.partial(_step, ours, torch.optim.Adam(ours.parameters()), (audio, audio_mask, text, text_mask), labels),
+        functools.partial(_step, theirs, torch.optim.Adam(theirs.parameters()), (audio, full_text), labels),
+    )
+    name = f"fusion_{variant}_{batch}" + ("_own" if attention_value == "own" else "")
+    return compare(name, "plain transcription of the published model", GOALS[variant], *run, budget_s=6)
+
+
+def _step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> None:
+    optimizer.zero_grad()
+    F.cross_entropy(model(*inputs), labels).backward()
+    optimizer.step()
+
+
+ROWS = {
+    "text_encoder": text_encoder,
+    **{f"fusion_{variant}_{batch}": functools.partial(fusion, variant, batch) for variant in GOALS for batch in (8, 32)},
+}

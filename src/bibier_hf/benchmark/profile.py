@@ -1,0 +1,66 @@
+"""Where the time of one clip goes over the published speech backbone, and how near that is to the rate of the machine."""
+
+import statistics
+import time
+from collections.abc import Callable
+
+import torch
+
+from ..model.audio_bibier import decode_audio
+from ..model.mamba_bibier import MambaBlock
+from .model_rows import OurFusion, fusion_config
+from .scan_rows import initialised
+from .serving_rows import RATE, published_backbone
+
+SECONDS = 4
+
+
+@torch.no_grad()
+def profile() -> list[tuple[str, float, str]]:
+    """(part, seconds, note) for a clip of 4 s: each part called by itself, median of five."""
+    backbone = published_backbone()
+    wave = torch.randn(1, SECONDS * RATE)
+    parts: list[tuple[str, float, str]] = []
+    stereo = torch.randn(SECONDS * 44_100, 2).numpy().T
+    parts.append(("resampling from 44.1 kHz", _median(lambda: decode_audio({"array": stereo, "sampling_rate": 44_100})), "soxr"))
+    front = backbone.feature_extractor
+    parts.append(("backbone: convolutions", _median(lambda: front(wave)), ""))
+    frames = backbone.feature_projection(front(wave).transpose(1, 2))[0]
+    for dtype in (torch.float32, torch.bfloat16):
+        backbone.encoder.to(dtype)
+        seconds = _median(lambda dtype=dtype: backbone.encoder(frames.to(dtype)))
+        rate, peak = _encoder_flops(backbone, frames.shape[1]) / seconds, gemm_rate(dtype, frames.shape[1])
+        name = str(dtype).removeprefix("torch.")
+        note = f"{rate / 1e9:.0f} of the machine's {peak / 1e9:.0f} GFLOP/s at the same GEMM: {rate / peak:.0%}"
+        parts.append((f"backbone: transformer, {name}", seconds, note))
+    block = initialised(MambaBlock(256, 512))
+    x, mask = torch.randn(1, frames.shape[1], 256), torch.ones(1, frames.shape[1], dtype=torch.bool)
+    parts.append(("one Mamba block", _median(lambda: block(x, mask)), "width 256, inner 512"))
+    head = OurFusion(fusion_config("biformer")).eval()
+    text, text_mask = torch.randn(1, 20, 1024), torch.ones(1, 20, dtype=torch.bool)
+    parts.append(("fusion and classifier", _median(lambda: head(x, mask, text, text_mask)), "biformer, 5 layers"))
+    return parts
+
+
+def gemm_rate(dtype: torch.dtype, rows: int, width: int = 1024, wide: int = 4096) -> float:
+    """FLOP/s of this machine in the largest product of the transformer, (rows, width) x (width, wide)."""
+    a, b = torch.randn(rows, width).to(dtype), torch.randn(wide, width).to(dtype)
+    return 2 * rows * width * wide / _median(lambda: torch.nn.functional.linear(a, b), repeats=25)
+
+
+def _encoder_flops(backbone: torch.nn.Module, frames: int) -> float:
+    config = backbone.config
+    width, layers = config.hidden_size, config.num_hidden_layers
+    layer = 2 * frames * (4 * width**2 + 2 * width * config.intermediate_size) + 4 * frames**2 * width
+    positions = 2 * frames * width * width // config.num_conv_pos_embedding_groups * config.num_conv_pos_embeddings
+    return layers * layer + positions
+
+
+def _median(function: Callable, repeats: int = 5) -> float:
+    function()
+    times = []
+    for _ in range(repeats):
+        start = time.perf_counter()
+        function()
+        times.append(time.perf_counter() - start)
+    return statistics.median(times)

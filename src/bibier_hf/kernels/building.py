@@ -1,0 +1,72 @@
+"""From C++ to a shared library in the user's cache."""
+
+import hashlib
+import os
+import platform
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from filelock import FileLock
+
+SOURCES = ("selective_scan.cpp", "causal_conv.cpp")
+HEADERS = ("vectors.h",)
+FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp")
+VECTOR_FLAGS = {
+    "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
+    "AVX2": ("-mavx2", "-mfma"),
+}
+"""What PyTorch found the processor to have -> flags. Never `-march=native`: a cache may be shared by machines that differ."""
+
+
+class KernelError(RuntimeError):
+    """The kernels cannot be built or loaded here; the message says why and what would help."""
+
+
+def library_path() -> Path:
+    """Where the library for these sources, flags and this kind of processor is, or would be."""
+    digest = hashlib.blake2b(repr((_flags(), sys.platform, platform.machine())).encode(), digest_size=8)
+    for name in (*SOURCES, *HEADERS):
+        digest.update((Path(__file__).parent / name).read_bytes())
+    cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+    return Path(cache) / "bibier_hf" / "kernels" / f"mamba-{digest.hexdigest()}.so"
+
+
+def build(path: Path) -> None:
+    """Compile the library. Processes that want it at the same time wait for the first; it appears whole or not at all.
+
+    Raises:
+        KernelError: no compiler, a compiler that fails, a folder that cannot be written.
+    """
+    command = [*_compiler(), *_flags(), *(str(Path(__file__).parent / name) for name in SOURCES)]
+    part = path.with_suffix(".part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(path.with_suffix(".lock")):
+            if path.exists():
+                return
+            try:
+                done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True, check=False)
+                if done.returncode != 0:
+                    raise KernelError(f"The kernels did not compile ({shlex.join(command)}):\n{done.stderr[-2000:]}\n")
+                os.replace(part, path)
+            finally:
+                part.unlink(missing_ok=True)
+    except OSError as error:
+        raise KernelError(f"The kernels cannot be built in {path.parent}: {error}. XDG_CACHE_HOME names another place.") from error
+
+
+def _flags() -> tuple[str, ...]:
+    return FLAGS + VECTOR_FLAGS.get(torch.backends.cpu.get_cpu_capability(), ())
+
+
+def _compiler() -> list[str]:
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+    for name in names:
+        program, *options = shlex.split(name)
+        if found := shutil.which(program):
+            return [found, *options]
+    raise KernelError(f"There is no C++ compiler (looked for {', '.join(names)}); install GCC or Clang, or name one in CXX.")
