@@ -95,8 +95,7 @@ def test_speaker_independent_rotates_over_every_clip_and_keeps_speakers_whole(fo
         assert len(homes) == 30
         following = apply_protocol(corpus, "speaker_independent", fold=(number + 1) % NUM_FOLDS)
         assert set(arranged["dev"]["id"]) == set(following["test"]["id"])
-        # stratified: every label of the pool is in test
-        assert set(arranged["test"]["label"]) == set(arranged["train"]["label"])
+        assert len(arranged["test"]) == pytest.approx(len(everything) / NUM_FOLDS, abs=4)  # a speaker has four clips
         tested += arranged["test"]["id"]
     assert sorted(tested) == everything
 

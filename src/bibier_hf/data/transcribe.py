@@ -89,9 +89,16 @@ class AsrTranscriber:
         return {"generate_kwargs": arguments, "return_timestamps": long}
 
 
-def as_transcriber(asr: "str | Transcriber | None") -> Transcriber | None:
-    """A model's id or folder as a `Transcriber`; anything else as it is."""
-    return AsrTranscriber(asr) if isinstance(asr, str) else asr
+def as_transcriber(asr: str | Transcriber | None) -> Transcriber | None:
+    """A model's id or folder as a `Transcriber`, anything else as it is.
+
+    Raises:
+        CorpusError: no such model; said here, before a corpus is read.
+    """
+    transcriber = AsrTranscriber(asr) if isinstance(asr, str) else asr
+    if transcriber is not None:
+        _ = transcriber.facts
+    return transcriber
 
 
 def _hash_folder(folder: Path) -> str:

@@ -18,7 +18,7 @@ from pathlib import Path, PurePath
 from ...model.labels_bibier import EMOTIONS
 from ..archives import SourceFile, is_archive, walk_files
 from ..clips import Clip, check_counts
-from ..prepare import Corpus, cache_folder, folder_lock
+from ..prepare import FORMAT_VERSION, Corpus, cache_folder, folder_lock
 from ..schema import UnknownLabelError, normalise_label
 from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table
 from ..text import mend_text
@@ -261,8 +261,8 @@ def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Pa
 
 
 def _source_key(data_dir: Path) -> str:
-    """Changes with name, size or time of any table, clip or archive"""
-    digest = hashlib.sha256()
+    """Changes with name, size or time of any table, clip or archive, and with the format"""
+    digest = hashlib.sha256(f"{FORMAT_VERSION}\n".encode())
     for path in sorted(data_dir.rglob("*")) if data_dir.is_dir() else [data_dir]:
         if path.name in TABLES or is_archive(path.name) or _clip_name(path):
             stat = path.stat()
