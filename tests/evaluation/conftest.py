@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pyarrow as pa
@@ -9,7 +10,7 @@ import pytest
 import soundfile
 from datasets import Dataset, DatasetDict
 
-from bibier_hf.data.prepare import neutral_id
+from bibier_hf.data.clips import neutral_id
 from bibier_hf.data.schema import FEATURES
 
 WORDS = "amber basket candle dragon engine forest garden hammer island jacket kettle ladder mirror needle orange pencil".split()
@@ -84,6 +85,7 @@ def corpus_of_speakers(make_row, make_splits, voice) -> Callable[..., DatasetDic
     shared=True: every speaker is in every split. False: those of test and dev speak nowhere else, and have another's emotion's pitch.
     """
 
+    @cache
     def corpus(shared: bool) -> DatasetDict:
         rows = []
         for split, count in (("train", 5), ("dev", 2), ("test", 2)):

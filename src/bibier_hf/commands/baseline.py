@@ -154,6 +154,7 @@ def _features(arguments: BaselineArguments, rows: Any) -> dict[str, Any]:
                 revision=getattr(arguments, f"{modality}_revision"),
                 layer=getattr(arguments, f"{modality}_layer"),
                 dtype=cache.dtype,
+                compute_dtype=cache.compute_dtype,
                 batch_size=cache.batch_size,
                 cache_dir=cache.directory,
             )

@@ -112,24 +112,17 @@ def pooled_features(
         modality: `"audio"` or `"text"`.
         backbone, revision: Hub id or folder, and its revision.
         layer: hidden state; -1 is the output.
-        cache: `dtype`, `batch_size`, `cache_dir` of [`precomputed_inputs`].
+        cache: `dtype`, `compute_dtype`, `batch_size`, `cache_dir` of [`~bibier_hf.data.features.InputExtractor`].
     """
     other = {"audio": "text", "text": "audio"}[modality]
     sources = {modality: backbone, f"{modality}_revision": revision}
-    model = BiBiERForEmotionClassification.from_backbones(**sources, **{f"{modality}_layer": layer, f"freeze_{modality}_backbone": True})
+    options = {f"{modality}_layer": layer, f"freeze_{modality}_backbone": True}
+    model = BiBiERForEmotionClassification.from_backbones(**sources, **{other: None}, modalities=[modality], **options)
     processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=model.config.max_text_tokens)
-    empty = None if other == "audio" else ""
-    alone = DatasetDict(  # the other modality is emptied: its embedded backbone has nothing to do, and its values are in no cache key
-        {
-            split: rows.remove_columns(other).add_column(other, [empty] * len(rows), feature=rows.features[other])
-            for split, rows in corpus.items()
-        }
-    )
-    name, width = f"{modality}_features", model.config.feature_size(modality)
     pooled = {}
-    for inputs in precomputed_inputs(alone, model, processor, **cache).values():
+    for inputs in precomputed_inputs(corpus, model, processor, **cache).values():
         for row, identity in enumerate(inputs.metadata["id"]):
-            steps = np.asarray(inputs.inputs[row][name], dtype=np.float32).reshape(-1, width)
+            steps = inputs[row][f"{modality}_features"].float().numpy()  # (T, D)
             pooled[identity] = np.concatenate([steps.mean(0), steps.std(0)])
     return pooled
 
