@@ -224,6 +224,7 @@ def test_too_few_samples_for_the_folds_are_named():
         assign_folds(metadata(["a", "b"], ["a", "b"]), 5, seed=42)
 
 
+@pytest.mark.slow
 def test_in_sample_logits_are_those_of_the_final_encoder(staged_run, monkeypatch):
     columns = []
     make_trainer = stages.make_trainer
@@ -234,6 +235,7 @@ def test_in_sample_logits_are_those_of_the_final_encoder(staged_run, monkeypatch
     assert "folds" not in results["stages"]
 
 
+@pytest.mark.slow
 def test_a_fusion_without_unimodal_logits_needs_no_folds(staged_run):
     results = run_training(staged_run())
     assert results["stages"]["logits"] == "not used"
