@@ -9,7 +9,7 @@ import pytest
 import soundfile
 from datasets import Dataset, DatasetDict
 
-from bibier_hf.data.prepare import neutral_id
+from bibier_hf.data.clips import neutral_id
 from bibier_hf.data.schema import FEATURES
 
 WORDS = "amber basket candle dragon engine forest garden hammer island jacket kettle ladder mirror needle orange pencil".split()
