@@ -1,5 +1,6 @@
 """The whole model: masks, missing modalities, loss, saving and loading."""
 
+import copy
 import itertools
 import json
 from pathlib import Path
@@ -321,3 +322,30 @@ def test_what_is_frozen_stays_so_when_it_is_loaded(tiny_options, tmp_path, froze
     model.train()
     assert not getattr(model, frozen).training
     assert model.fusion.training
+
+
+def test_training_reads_a_random_window_of_long_clips_and_evaluation_all_of_them(tiny_options: dict):
+    torch.manual_seed(0)
+    options = tiny_options | {"encoder_dropout": 0.0, "dropout": 0.0, "modality_dropout": 0.0}
+    whole = BiBiERForEmotionClassification(BiBiERConfig(audio_feature_size=6, text_feature_size=6, **options)).eval()
+    cropping = copy.deepcopy(whole)
+    cropping.config.audio_crop_frames = 4
+    features, text = torch.randn(3, 9, 6), torch.randn(3, 2, 6)
+    mask = torch.arange(9) < torch.tensor([9, 4, 2]).unsqueeze(1)
+    inputs = {"audio_features_mask": mask.long(), "text_features": text}
+    with torch.no_grad():
+        torch.testing.assert_close(cropping(audio_features=features, **inputs).logits, whole(audio_features=features, **inputs).logits)
+        cropping.train(), whole.train()
+        windows = [whole(audio_features=features[:1, start : start + 4], text_features=text[:1]).logits[0] for start in range(6)]
+        found = set()
+        for _ in range(60):
+            logits = cropping(audio_features=features, **inputs).logits
+            # clips that fit into the window are read whole
+            torch.testing.assert_close(
+                logits[1:],
+                whole(audio_features=features[1:, :4], audio_features_mask=mask[1:, :4].long(), text_features=text[1:]).logits,
+                atol=1e-5,
+                rtol=0,
+            )
+            found |= {start for start, window in enumerate(windows) if torch.allclose(window, logits[0], atol=1e-5)}
+    assert found == set(range(6))

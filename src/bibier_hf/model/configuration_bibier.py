@@ -113,6 +113,8 @@ class BiBiERConfig(PreTrainedConfig):
         encoder_norms: True | False: no normalisation of the features before, nor of the frames after the encoder.
 
     Training
+        audio_crop_frames: in training, longer clips are read through a random window of so many feature frames, another one in each epoch
+            (50 frames are a second for most speech backbones); None: as a whole, as always in evaluation.
         modality_dropout: share of the training samples with both modalities that lose one, at random.
         unimodal_loss_weight: weight of each unimodal head's loss beside that of the fused one.
         class_weights: weight of each class in the loss, in label order; None: all one.
@@ -196,6 +198,7 @@ class BiBiERConfig(PreTrainedConfig):
     ssm_decay: Literal["exponential", "product"] | None = None
     encoder_norms: bool | None = None
 
+    audio_crop_frames: int | None = None
     modality_dropout: float | int = 0.1
     unimodal_loss_weight: float | int = 0.3
     class_weights: list[float] | None = None
@@ -302,7 +305,7 @@ class BiBiERConfig(PreTrainedConfig):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         for name in ("encoder_dropout", "dropout", "modality_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
-        for name in ("mamba_dt_rank", "fusion_mamba_dt_rank"):
+        for name in ("mamba_dt_rank", "fusion_mamba_dt_rank", "audio_crop_frames"):
             _require(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name), "None or at least 1")
         for name in ("mamba_expand", "fusion_mamba_expand"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")

@@ -40,7 +40,7 @@ from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig
 from .encoders_bibier import UnimodalEncoder
 from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
 from .mamba_bibier import SelectiveSSM
-from .sequence_bibier import masked_mean
+from .sequence_bibier import masked_mean, random_window
 
 if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the pipeline's and the processor's code beside the model's
     from .pipeline_bibier import AudioTextEmotionPipeline  # noqa: F401
@@ -382,6 +382,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         """
         raw_audio = self._one_audio_input(input_values, input_features)
         audio, audio_mask = self._features("audio", raw_audio, audio_attention_mask, audio_features, audio_features_mask)
+        if self.training and audio is not None and self.config.audio_crop_frames is not None:
+            audio, audio_mask = random_window(audio, audio_mask, self.config.audio_crop_frames)
         text, text_mask = self._features("text", input_ids, text_attention_mask, text_features, text_features_mask)
         batch = self._batch_size(audio=audio, text=text, audio_logits=audio_logits, text_logits=text_logits)
         encoded_audio = self._encode("audio", audio, audio_mask, audio_logits, batch)

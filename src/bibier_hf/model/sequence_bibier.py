@@ -66,6 +66,18 @@ def resample(x: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | int) -
     return values * keep.unsqueeze(-1), keep
 
 
+def random_window(x: torch.Tensor, mask: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """A window of `size` steps at a random place of each longer sample: (B, T, D), bool (B, T) with the kept steps first -> the same of
+    length min(T, size)."""
+    if x.shape[1] <= size:
+        return x, mask
+    lengths = mask.sum(1)
+    start = (torch.rand(len(x), device=x.device) * ((lengths - size).clamp(min=0) + 1)).long()
+    step = torch.arange(size, device=x.device)
+    index = (start.unsqueeze(1) + step).unsqueeze(-1).expand(-1, -1, x.shape[2])
+    return x.gather(1, index), step < lengths.unsqueeze(1)
+
+
 def sinusoids(length: int, size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
     """Positional encoding (length, size), size even: sines at even, cosines at odd dimensions, wavelengths 2 pi to 20000 pi."""
     angle = torch.arange(length, device=device, dtype=torch.float32).unsqueeze(1) * torch.exp(
