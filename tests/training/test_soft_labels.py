@@ -16,7 +16,7 @@ from bibier_hf.data.label_tables import read_label_table
 from bibier_hf.data.tables import CorpusError
 from bibier_hf.training.arguments import ArgumentError, run_arguments
 from bibier_hf.training.run import run_training
-from bibier_hf.training.soft_labels import GoldLabels, SmoothedLabels, attach_soft_labels, draw_smoothing, stacked_soft_label
+from bibier_hf.training.soft_labels import GoldLabels, SmoothedLabels, attach_soft_labels, draw_smoothing
 
 from .conftest import SPECS
 
@@ -100,12 +100,6 @@ def test_workers_that_live_on_see_the_next_epoch(feature_rows):
         assert torch.equal(torch.cat([batch["labels"] for batch in loader]), expected[epoch])
 
 
-def test_stacked_clips_have_the_mean_weighted_by_duration():
-    soft = [0.5, 0.5, 0, 0, 0, 0, 0]
-    assert stacked_soft_label([0, 2], [soft, None], [3.0, 1.0]) == pytest.approx([0.375, 0.375, 0.25, 0, 0, 0, 0])
-    assert stacked_soft_label([0, 2], [None, None], [3.0, 1.0]) is None
-
-
 @pytest.fixture
 def labelled_corpus(corpus_table):
     """(corpus, table of soft labels for half of its training rows)"""
@@ -140,11 +134,12 @@ def test_labels_are_joined_by_id(labelled_corpus):
         attach_soft_labels(DatasetDict(train=splits["dev"]), read_label_table(path))
 
 
-def test_a_run_trains_on_a_table(labelled_corpus, corpus_table, tmp_path, tiny_options):
+@pytest.mark.parametrize("augmentation", [{}, {"sds": {"share": 1.0, "target_s": 0.6, "draws": 2}}], ids=["plain", "stacked"])
+def test_a_run_trains_on_a_table(labelled_corpus, corpus_table, tmp_path, tiny_options, augmentation):
     _, path = labelled_corpus
     content = {
         "output_dir": str(tmp_path / "soft"),
-        "corpora": [{"name": "csv", "data_dir": str(corpus_table), "labels": str(path)}],
+        "corpora": [{"name": "csv", "data_dir": str(corpus_table), "labels": str(path), "augmentation": augmentation}],
         "soft_labels": True,
         "smoothing_probability": 0.5,
         "gold_weight": 0.2,

@@ -61,7 +61,7 @@ def label_corpus(options: argparse.Namespace) -> None:
     table = _table(rows, labelled)
     write_atomically(output, lambda temporary: write_label_table(table, temporary))
     failed = [index for index, status in enumerate(labelled["label_status"]) if status == "failed"]
-    print(f"{len(rows) - len(failed)} rows labelled, {len(failed)} failed, {seconds:.1f} s ({len(rows) / seconds:.2f} rows/s). {output}")
+    print(f"{len(rows) - len(failed)} rows labelled, {len(failed)} failed, {seconds:.1f} s with loading the model. {output}")
     for index in failed[:5]:
         print(f"  failed: {rows[index]['id']}: {labelled['label_reason'][index]}")
     if failed:

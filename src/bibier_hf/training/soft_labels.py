@@ -88,25 +88,6 @@ def draw_smoothing(seed: int, epoch: int, row_id: str, probability: float) -> bo
     return int.from_bytes(digest, "big") < probability * 2**64
 
 
-def stacked_soft_label(
-    labels: Sequence[int], soft_labels: Sequence[Sequence[float] | None], durations_s: Sequence[float]
-) -> list[float] | None:
-    """The soft label of stacked clips: the mean of theirs weighted by duration, the gold label's one-hot where one has none.
-
-    Args:
-        labels: gold label index of each component.
-        soft_labels: (7,) or None for each.
-        durations_s: seconds of each.
-
-    Returns:
-        (7,), or None where no component has one.
-    """
-    if all(soft is None for soft in soft_labels):
-        return None
-    rows = [np.eye(len(EMOTIONS))[label] if soft is None else soft for label, soft in zip(labels, soft_labels, strict=True)]
-    return np.average(np.asarray(rows, dtype=np.float64), axis=0, weights=durations_s).tolist()
-
-
 def attach_soft_labels(splits: DatasetDict, table: LabelTable) -> tuple[DatasetDict, dict[str, Any]]:
     """Put the labels of a table into the column `soft_label` of the training rows, joined by id; dev and test keep theirs.
 
