@@ -8,7 +8,7 @@ python recipes/evaluate.py --help
 
 import sys
 
-from bibier_hf.training.command_line import evaluate_main
+from bibier_hf.commands.evaluate import evaluate_main
 
 if __name__ == "__main__":
     sys.exit(evaluate_main(sys.argv[1:]))

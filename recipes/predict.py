@@ -8,7 +8,7 @@ python recipes/predict.py outputs/resd --text "I can't believe it!"
 
 import sys
 
-from bibier_hf.evaluation.predict import predict_main
+from bibier_hf.commands.predict import predict_main
 
 if __name__ == "__main__":
     sys.exit(predict_main(sys.argv[1:]))

@@ -36,6 +36,7 @@ def test_a_built_wheel_works(repository: Path, tmp_path: Path):
     assert "bibier_hf/py.typed" in names
     assert {"bibier_hf/kernels/selective_scan.cpp", "bibier_hf/kernels/vectors.h"} <= set(names)
     assert sum(name.startswith("bibier_hf/augmentation/components/") and name.endswith(".json") for name in names) == 14
+    assert sum(name.startswith("bibier_hf/augmentation/prompts/") for name in names) == 4
     assert any(name.startswith("bibier_hf/hub/templates/") for name in names)
     assert not any("tests" in name or name.endswith((".pt", ".safetensors")) for name in names)
     subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, timeout=600)
@@ -57,6 +58,31 @@ def test_importing_the_package_leaves_training_alone():
     assert loaded == before
 
 
+OLD_TRANSFORMERS = """
+import sys
+
+for name in ("accelerate", "peft", "lion_pytorch"):
+    sys.modules[name] = None  # its import fails, as if it were not installed
+import transformers
+transformers.__version__ = "5.19.0"
+import bibier_hf, bibier_hf.commands.label
+assert bibier_hf.EMOTIONS[0] == "anger"
+assert not [name for name in sys.modules if name.startswith(("bibier_hf.model.conf", "bibier_hf.model.modeling", "bibier_hf.training"))]
+try:
+    bibier_hf.BiBiERProcessor
+except ImportError as error:
+    assert "needs transformers 5.20 or newer; 5.19.0 is installed" in str(error)
+else:
+    raise AssertionError("no error")
+"""
+
+
+def test_labelling_works_beside_the_transformers_of_vllm():
+    """Its environment has an older transformers, and lacks what only the model and its training need."""
+    done = subprocess.run([sys.executable, "-c", OLD_TRANSFORMERS], capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
 def test_lazy_names_resolve():
     import bibier_hf
 
@@ -67,7 +93,7 @@ def test_lazy_names_resolve():
         _ = bibier_hf.no_such_name
 
 
-LAYERS = ("model", "augmentation", "data", "evaluation", "hub", "training")
+LAYERS = ("model", "llm", "augmentation", "data", "evaluation", "hub", "training", "commands")
 
 
 def test_imports_run_one_way(repository: Path):

@@ -18,7 +18,7 @@ def describe(source: Annotated[str, typer.Argument(help="a checkpoint (folder or
 
     Examples: bibier describe outputs/resd; bibier describe recipes/resd.yaml
     """
-    from .hub.describe import describe as summary
+    from .commands.describe import describe as summary
 
     try:
         typer.echo(summary(source))

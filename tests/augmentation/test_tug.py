@@ -1,11 +1,8 @@
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bibier_hf.augmentation.tug import (
-    LANGUAGES,
     SOUND_TAGS,
     ComponentError,
     Components,
@@ -14,7 +11,6 @@ from bibier_hf.augmentation.tug import (
     load_components,
     strip_sound_tags,
 )
-from bibier_hf.model.configuration_bibier import EMOTIONS
 
 SMALL = {
     "subjects": ("This day", "That song"),
@@ -23,37 +19,10 @@ SMALL = {
     "contexts": ("and I know it", "(sniffs) and nobody calls"),
     "templates": ("{i} {s} {v}, {c}.", "{s} {v}."),
 }
-ALL = list(itertools.product(EMOTIONS, LANGUAGES))
 
 
 def make(**changes) -> Components:
     return Components(**{**SMALL, **changes})
-
-
-@pytest.mark.parametrize(("emotion", "language"), ALL)
-def test_the_package_has_components_for_every_emotion_and_language(emotion, language):
-    components = load_components(emotion, language)
-    assert len(components.subjects) >= 8
-    assert len(components.verbs) >= 8
-    assert len(components.interjections) >= 8
-    assert len(components.contexts) >= 8
-    assert len(components.templates) >= 3
-    text = " ".join((*components.subjects, *components.verbs, *components.interjections, *components.contexts))
-    has_latin = any("a" <= character <= "z" for character in text.lower())
-    has_cyrillic = any("а" <= character <= "я" for character in text.lower())
-    assert (has_latin, has_cyrillic) == ((True, False) if language == "en" else (False, True))
-
-
-@pytest.mark.parametrize(("emotion", "language"), ALL)
-def test_utterances_are_clean_short_and_unique(emotion, language):
-    utterances = TemplateUtteranceGeneration().sample(emotion, language, 500)
-    assert len(set(utterances)) == 500
-    for utterance in utterances:
-        assert 5 <= len(utterance.split()) <= 20
-        assert utterance == clean_utterance(utterance)
-        assert utterance[0].isupper()
-        assert utterance[-1] in ".!?"
-        assert not set("{}()") & set(utterance)
 
 
 def test_the_seed_decides_and_a_longer_list_begins_like_a_shorter_one():

@@ -8,7 +8,7 @@ from bibier_hf.data.corpora.table import read_csv
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.schema import FEATURES
 from bibier_hf.data.tables import CorpusError
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 
 def test_a_table_becomes_a_corpus_that_the_protocols_take(tmp_path, write_csv, table_rows):

@@ -1,3 +1,4 @@
+import io
 import json
 import threading
 from collections.abc import Callable
@@ -9,12 +10,14 @@ import pytest
 import soundfile
 from datasets import Audio
 
+from bibier_hf.data.clips import Clip, neutral_id
 from bibier_hf.data.corpora import CORPORA, get_corpus, load_corpus
-from bibier_hf.data.prepare import Clip, encode_flac, load_prepared, neutral_id, read_info, write_corpus
+from bibier_hf.data.prepare import load_prepared, read_info, write_corpus
 from bibier_hf.data.schema import COLUMNS, FEATURES
 from bibier_hf.data.tables import CorpusError
+from bibier_hf.flac import SOURCE_MARKS, encode_flac
 from bibier_hf.model.audio_bibier import decode_audio
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 FACTS = {"name": "toy", "reader": "toy", "title": "Toy", "homepage": "nowhere", "options": {}}
 
@@ -67,6 +70,14 @@ def test_sixteen_bit_recordings_pass_unchanged_and_excess_is_clipped():
     samples = decode_audio(encode_flac(integers.astype(np.float32) / 32768))
     np.testing.assert_array_equal(np.rint(samples * 32768), integers)
     np.testing.assert_allclose(decode_audio(encode_flac(np.array([2.0, -2.0, 0.0], dtype=np.float32))), [1, -1, 0], atol=1e-4)
+
+
+@pytest.mark.parametrize("source", ["recorded", "synthetic", "stacked"])
+def test_audio_that_is_no_recording_says_so_itself(tmp_path, source):
+    write([text_clip(1, audio=lambda: np.full(1600, 0.1, np.float32), audio_key="tone", source=source)], tmp_path / "out")
+    stored = load_prepared(tmp_path / "out")["train"][0]["audio"]["bytes"]
+    with soundfile.SoundFile(io.BytesIO(stored)) as file:
+        assert file.comment == SOURCE_MARKS.get(source, "")
 
 
 def test_other_rates_are_resampled(tmp_path):
@@ -145,7 +156,7 @@ def test_an_interruption_leaves_the_folder_as_it_was(tmp_path, before):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        write([text_clip(1), text_clip(2, audio=interrupted)], tmp_path / "out")
+        write([text_clip(1), text_clip(2, audio=interrupted, audio_key="never made")], tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if before else [])
     assert found is None or content(tmp_path / "out") == found
 

@@ -83,6 +83,24 @@ def test_dialogue_grouped_rotates_over_every_clip_and_keeps_dialogues_whole(fold
     assert sorted(tested) == everything
 
 
+@pytest.mark.parametrize("fold", [True, False])
+def test_speaker_independent_rotates_over_every_clip_and_keeps_speakers_whole(fold):
+    corpus = make_corpus(fold=fold)  # folds by dialogue are not for it
+    everything = sorted(chain.from_iterable(ids(corpus).values()))
+    tested = []
+    for number in range(NUM_FOLDS):
+        arranged = apply_protocol(corpus, "speaker_independent", fold=number)
+        assert sorted(chain.from_iterable(ids(arranged).values())) == everything
+        homes = {(split, speaker) for split, dataset in arranged.items() for speaker in dataset["speaker"]}
+        assert len(homes) == 30
+        following = apply_protocol(corpus, "speaker_independent", fold=(number + 1) % NUM_FOLDS)
+        assert set(arranged["dev"]["id"]) == set(following["test"]["id"])
+        # stratified: every label of the pool is in test
+        assert set(arranged["test"]["label"]) == set(arranged["train"]["label"])
+        tested += arranged["test"]["id"]
+    assert sorted(tested) == everything
+
+
 def test_dialogue_grouped_uses_the_folds_of_the_corpus():
     corpus = make_corpus(fold=True)
     arranged = apply_protocol(corpus, "dialogue_grouped", fold=4)
@@ -90,7 +108,7 @@ def test_dialogue_grouped_uses_the_folds_of_the_corpus():
     assert set(arranged["dev"]["dialogue"]) == {f"c-{number:02d}" for number in range(15) if number * 2 % 5 == 0}
 
 
-@pytest.mark.parametrize("protocol", ["official", "dialogue_grouped"])
+@pytest.mark.parametrize("protocol", ["official", "dialogue_grouped", "speaker_independent"])
 def test_the_order_of_rows_does_not_matter_but_the_seed_does(protocol):
     corpus = make_corpus()
     shuffled = DatasetDict({split: dataset.shuffle(seed=1) for split, dataset in corpus.items()})
@@ -105,7 +123,7 @@ def test_the_order_of_rows_does_not_matter_but_the_seed_does(protocol):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"protocol": "oficial"}, "Allowed: official, dialogue_grouped"),
+        ({"protocol": "oficial"}, "Allowed: official, dialogue_grouped, speaker_independent"),
         ({"fold": 1}, "one split only"),
         ({"protocol": "dialogue_grouped", "fold": 5}, "0 to 4"),
         ({"protocol": "dialogue_grouped", "fold": -1}, "0 to 4"),
@@ -125,6 +143,9 @@ def test_missing_splits_and_dialogues_are_refused():
     nowhere = corpus["train"].map(lambda row, index: {"dialogue": None if index < 3 else row["dialogue"]}, with_indices=True)
     with pytest.raises(ProtocolError, match=r"needs the dialogue of every clip; 3 of"):
         apply_protocol(DatasetDict({"train": nowhere, "test": corpus["test"]}), "dialogue_grouped")
+    nobody = corpus["train"].map(lambda row, index: {"speaker": None if index < 2 else row["speaker"]}, with_indices=True)
+    with pytest.raises(ProtocolError, match=r"'speaker_independent' needs the speaker of every clip; 2 of"):
+        apply_protocol(DatasetDict({"train": nobody, "test": corpus["test"]}), "speaker_independent")
     with pytest.raises(ProtocolError, match="3 groups cannot fill 5 splits"):
         apply_protocol(make_corpus(dialogues=3), "dialogue_grouped")
 

@@ -3,15 +3,16 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from datasets import Audio, Dataset, Features, Value, load_dataset
 
 from bibier_hf.data.corpora import get_corpus, load_resd
 from bibier_hf.data.corpora.resd import OFFICIAL_COUNTS, OFFICIAL_FOLDS, read_resd, resd_id
 from bibier_hf.data.prepare import load_prepared
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.schema import COLUMNS
-from bibier_hf.data.tables import CorpusError
+from bibier_hf.data.tables import CorpusError, read_table
 from bibier_hf.model.audio_bibier import decode_audio
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 
 def edit(path: Path, old: str, new: str) -> None:
@@ -45,6 +46,54 @@ def test_both_layouts_give_the_same_bytes(tiny_resd, tiny_resd_original, tmp_pat
         get_corpus("resd").prepare(source, tmp_path / name, strict_counts=False)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+
+
+@pytest.fixture
+def clone(tiny_resd_original: Path, tmp_path: Path) -> Path:
+    """The data set of the Hub, cloned: Parquet with the recordings inside."""
+    features = Features(
+        {"name": Value("string"), "path": Value("string"), "speech": Audio(), "text": Value("string"), "emotion": Value("string")}
+    )
+    folder = tmp_path / "resd_annotated"
+    for split in ("train", "test"):
+        rows = []
+        for row in read_table(tiny_resd_original / f"{split}.csv"):
+            (path,) = tiny_resd_original.rglob(f"{row.text('name')}.wav")
+            speech = {"bytes": path.read_bytes(), "path": path.name}
+            rows.append(
+                {"name": row.text("name"), "path": path.name, "speech": speech, "text": row.text("text"), "emotion": row.text("emotion")}
+            )
+        (folder / "data").mkdir(parents=True, exist_ok=True)
+        Dataset.from_list(rows, features=features).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+    return folder
+
+
+def test_the_hub_layout_gives_the_same_bytes(tiny_resd_original, clone, tmp_path):
+    for source, name in ((tiny_resd_original, "one"), (clone, "two")):
+        get_corpus("resd").prepare(source, tmp_path / name, strict_counts=False)
+    for path in (tmp_path / "one").iterdir():
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    loaded = load_resd(clone, strict_counts=False)
+    assert list(loaded["train"]["id"]) == list(load_resd(tmp_path / "one")["train"]["id"])
+
+
+def test_an_id_of_the_hub_is_loaded_from_there_unless_a_folder_has_that_name(clone, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr("bibier_hf.data.corpora.resd.load_dataset", lambda source: asked.append(source) or load_dataset(str(clone)))
+    assert load_resd("Aniemore/resd_annotated", strict_counts=False).num_rows == {"train": 6, "test": 3}
+    without_texts = load_dataset(str(clone)).remove_columns("text")
+    monkeypatch.setattr("bibier_hf.data.corpora.resd.load_dataset", lambda source: asked.append(source) or without_texts)
+    assert set(load_resd("Aniemore/resd", strict_counts=False)["test"]["text"]) == {""}
+    assert asked == ["Aniemore/resd_annotated", "Aniemore/resd"]
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(clone, tmp_path / "Aniemore" / "resd")
+    load_resd("Aniemore/resd", strict_counts=False)
+    assert asked[2:] == ["Aniemore/resd"]  # as a path
+    monkeypatch.setattr("bibier_hf.data.corpora.resd.load_dataset", lambda source: without_texts.remove_columns("speech"))
+    with pytest.raises(CorpusError, match=r"lacks the columns \['speech'\]"):
+        load_resd("owner/other")
+    with pytest.raises(FileNotFoundError, match="no id of a data set on the Hub"):
+        load_resd("not/an/id")
 
 
 def test_the_label_is_in_no_name(tiny_resd, tmp_path):

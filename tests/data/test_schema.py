@@ -2,7 +2,7 @@ import pytest
 from datasets import Dataset
 
 from bibier_hf.data.schema import COLUMNS, FEATURES, LABEL_ALIASES, UnknownLabelError, normalise_label
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 
 @pytest.mark.parametrize(

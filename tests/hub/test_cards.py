@@ -20,8 +20,8 @@ def results() -> dict:
         "model": {
             "audio_backbone": "whisper-base",
             "text_backbone": "intfloat/multilingual-e5-small",
-            "audio_backbone_frozen": True,
-            "text_backbone_frozen": True,
+            "audio_backbone_training": "frozen",
+            "text_backbone_training": "frozen",
             "fusion": "biformer",
             "labels": list(EMOTIONS),
             "parameters": 1_234_567,

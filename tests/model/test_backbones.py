@@ -1,5 +1,7 @@
 """Every family of backbones gives a sample the same features alone, padded, in any batch; windows equal windows cut by hand."""
 
+from itertools import product
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
@@ -25,6 +27,7 @@ def speech_config(name: str) -> PreTrainedConfig:
     )
 
 
+# ExHuBERT of the study is a HuBERT with layer norms and more layers: hubert/layer.
 SPEECH = ["wav2vec2/layer", "wav2vec2/group", "wavlm/layer", "wavlm/group", "hubert/layer", "hubert/group", "wav2vec2-bert", "whisper"]
 
 
@@ -39,6 +42,9 @@ def text_model(name: str):
         options = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1, "sep_token_id": 2}
     else:
         options = {"pad_token_id": 0} if name == "bert" else {"pad_token_id": 1}
+    if name == "canine":  # characters, no vocabulary; sequences are shortened fourfold inside
+        options = {"pad_token_id": 0, "max_position_embeddings": 128, "downsampling_rate": 4, "upsampling_kernel_size": 4}
+        return build_backbone(AutoConfig.for_model(name, **SMALL, num_hash_functions=2, num_hash_buckets=64, **options)).eval()
     config = AutoConfig.for_model(name, **SMALL, vocab_size=50, max_position_embeddings=64, **options)
     return build_backbone(config).eval()
 
@@ -63,8 +69,9 @@ def test_speech_batch_equals_single(name: str, layer: int):
             torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["bert", "xlm-roberta", "modernbert", "jina_embeddings_v3"])
-@pytest.mark.parametrize("layer", [-1, 1])
+@pytest.mark.parametrize(
+    ("name", "layer"), [*product(["bert", "xlm-roberta", "modernbert", "jina_embeddings_v3"], [-1, 1]), ("canine", -1)]
+)
 def test_text_batch_equals_single(name: str, layer: int):
     backbone = text_model(name)
     lengths = [1, 3, 20]

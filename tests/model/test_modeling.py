@@ -310,3 +310,14 @@ def test_all_modality_patterns_share_a_batch(model: BiBiERForEmotionClassificati
     assert output.logits.isfinite().all()
     assert output.audio_logits.any(1).tolist() == [True, True, False, False]
     assert output.text_logits.any(1).tolist() == [True, False, True, False]
+
+
+@pytest.mark.parametrize("frozen", ["audio_backbone", "text_encoder"])
+def test_what_is_frozen_stays_so_when_it_is_loaded(tiny_options, tmp_path, frozen):
+    BiBiERForEmotionClassification.from_backbones(**tiny_options, **{f"freeze_{frozen}": True}).save_pretrained(tmp_path)
+    model = BiBiERForEmotionClassification.from_pretrained(tmp_path)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad != name.startswith(f"{frozen}."), name
+    model.train()
+    assert not getattr(model, frozen).training
+    assert model.fusion.training

@@ -12,7 +12,7 @@ import soundfile
 import torch
 from transformers import AutoModel, AutoProcessor
 
-REMOTE = "audio backbones configuration encoders fusion mamba modeling pipeline processing sequence".split()
+REMOTE = "audio backbones configuration encoders fusion labels mamba modeling pipeline processing sequence".split()
 ALLOWED_IMPORTS = {"torch", "numpy", "transformers", "huggingface_hub"}
 
 CLEAN_PROCESS = """

@@ -10,7 +10,8 @@ from datasets import Dataset
 
 from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.data.collator import FeatureCollator
-from bibier_hf.data.features import InputDataset, InputSpec
+from bibier_hf.data.feature_store import FeatureStore, StoredRows, row_key
+from bibier_hf.data.features import InputDataset, InputSpec, StoredInputs
 from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.trainer import BiBiERTrainer
 
@@ -36,20 +37,20 @@ def feature_model(tiny_options):
 
 
 @pytest.fixture
-def feature_rows():
+def feature_rows(tmp_path):
     """`feature_rows(count, seed)` -> rows whose features tell their label; two corpora, two languages, some soft labels."""
 
     def build(count: int = 24, seed: int = 0) -> InputDataset:
         generator = np.random.default_rng(seed)
         labels = generator.permutation(np.arange(count) % len(EMOTIONS))
-        flat = {name: [] for name in ("audio_features", "text_features")}
+        values_of = {name: [] for name in ("audio_features", "text_features")}
         for index, label in enumerate(labels):
             for name, longest in (("audio_features", 9), ("text_features", 5)):
                 values = generator.standard_normal((generator.integers(1, longest), WIDTH)).astype(np.float32)
                 values[:, label % WIDTH] += 2 + label
-                flat[name].append(values.flatten() if index % 5 else np.zeros(0, np.float32))
+                values_of[name].append(torch.from_numpy(values) if index % 5 else None)
             if index % 5 == 0:  # one modality missing, the other there
-                flat[("audio_features", "text_features")[index % 2]][-1] = values.flatten()
+                values_of[("audio_features", "text_features")[index % 2]][-1] = torch.from_numpy(values)
         soft = [np.eye(7)[label] * 0.7 + 0.3 / 7 if index % 2 else None for index, label in enumerate(labels)]
         metadata = Dataset.from_dict(
             {
@@ -58,10 +59,16 @@ def feature_rows():
                 "language": ["en" if index % 2 else "ru" for index in range(count)],
                 "label": labels,
                 "soft_label": [None if values is None else values.tolist() for values in soft],
-                "duration_s": [len(values) / WIDTH for values in flat["audio_features"]],
+                "duration_s": [0.0 if values is None else len(values) for values in values_of["audio_features"]],
             }
         )
-        return InputDataset(metadata, Dataset.from_dict(flat).with_format("numpy"))
+        return InputDataset(metadata, StoredInputs({name: stored(name, seed, values) for name, values in values_of.items()}))
+
+    def stored(name: str, seed: int, values: list[torch.Tensor | None]) -> StoredRows:
+        store = FeatureStore(tmp_path / "features", name, {"seed": seed, "rows": len(values)}, WIDTH, torch.float32)
+        keys = [None if row is None else row_key(row.numpy().tobytes()) for row in values]
+        store.extract(keys, [0 if row is None else len(row) for row in values], lambda positions: [values[index] for index in positions])
+        return store.rows(keys)
 
     return build
 
@@ -107,6 +114,12 @@ def write_corpus_table(folder: Path, name: str = "small", train: int = 14) -> Pa
     table = folder / f"{name}.csv"
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return table
+
+
+@pytest.fixture(scope="session")
+def write_table():
+    """`write_table(folder, name, train)` -> a table of short clips in the folder ([`write_corpus_table`])"""
+    return write_corpus_table
 
 
 @pytest.fixture

@@ -212,3 +212,9 @@ def test_help_lists_every_key(capsys):
 def test_the_recipes_are_valid(repository, name):
     run = parse_run_arguments([str(repository / "recipes" / name)])
     assert run.output_dir == f"outputs/{Path(name).stem}"
+
+
+def test_a_mistyped_key_in_a_section_that_may_be_left_out_is_named(run_file):
+    with pytest.raises(ArgumentError, match=r"lora\.rnk: unknown key"):
+        parse(run_file, "--lora.rnk", "4")
+    assert parse(run_file, "--lora.r", "4").lora.r == 4

@@ -1,106 +1,210 @@
 """Inputs computed once: the same as computed anew, found again when nothing changed, never when something did."""
 
-import numpy as np
 import pytest
 import torch
 from datasets import Audio, concatenate_datasets
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from torch.utils.data import DataLoader
+from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
+from bibier_hf import BiBiERForEmotionClassification
 from bibier_hf.data.collator import FeatureCollator, RawCollator, collate_labels
 from bibier_hf.data.corpora import load_corpus
-from bibier_hf.data.features import InputSpec, content_hash, input_specs, precomputed_inputs, raw_inputs
+from bibier_hf.data.features import (
+    InputExtractor,
+    InputSpec,
+    content_hash,
+    input_specs,
+    precomputed_inputs,
+    raw_inputs,
+    row_keys,
+    tokenizer_hash,
+)
+from bibier_hf.data.prepare import encode_flac
 from bibier_hf.data.protocols import apply_protocol
+from bibier_hf.model.audio_bibier import decode_audio
 
 
-@pytest.fixture
-def splits(corpus_table):
-    return apply_protocol(load_corpus("csv", corpus_table))
+@pytest.fixture(scope="module")
+def splits(tmp_path_factory, write_table):
+    folder = tmp_path_factory.mktemp("corpus")
+    return apply_protocol(load_corpus("csv", write_table(folder), cache_dir=folder / "cache"))
+
+
+@pytest.fixture(autouse=True)
+def _stores_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.setenv("BIBIER_CACHE", str(tmp_path / "cache"))
 
 
 @pytest.fixture
 def frozen_model(model):
     for modality in ("audio", "text"):
         setattr(model.config, f"freeze_{modality}_backbone", True)
-    model._freeze_backbones()
+    model.freeze()
     return model
 
 
-def cached_files(tmp_path):
-    return sorted(path.name for path in (tmp_path / "cache" / "features").glob("*.arrow"))
+def folders(tmp_path):
+    """The stores that there are."""
+    return sorted(path.name for path in (tmp_path / "cache" / "features").glob("*"))
 
 
 @pytest.mark.parametrize("frozen", [True, False])
-def test_cached_inputs_give_the_logits_of_raw_ones(splits, model, processor, frozen, tmp_path):
+def test_stored_inputs_give_the_logits_of_raw_ones(splits, model, processor, frozen, tmp_path):
     for modality in ("audio", "text"):
         setattr(model.config, f"freeze_{modality}_backbone", frozen)
     specs = input_specs(model, processor)
     assert [spec.name for spec in specs.values()] == (["audio_features", "text_features"] if frozen else ["input_features", "input_ids"])
-    cached, raw = precomputed_inputs(splits, model, processor, batch_size=5), raw_inputs(splits)
-    collate_cached, collate_raw = FeatureCollator(specs), RawCollator(processor)
+    stored, raw = precomputed_inputs(splits, model, processor, batch_size=5), raw_inputs(splits)
+    collate_stored, collate_raw = FeatureCollator(specs), RawCollator(processor)
     for split in splits:
-        rows = list(range(len(cached[split])))
+        rows = list(range(len(stored[split])))
         with torch.no_grad():
-            left = model(**collate_cached(cached[split].__getitems__(rows)))
+            left = model(**collate_stored(stored[split].__getitems__(rows)))
             right = model(**collate_raw([raw[split][row] for row in rows]))
         torch.testing.assert_close(left.logits, right.logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(left.loss, right.loss, rtol=1e-4, atol=1e-4)
-        assert cached[split].metadata["id"] == splits[split]["id"]
-    assert len(cached_files(tmp_path)) == 1
+        assert stored[split].metadata["id"] == splits[split]["id"]
+    assert len(folders(tmp_path)) == 2
 
 
-def test_the_cache_is_hit_whatever_the_splits(splits, frozen_model, processor, tmp_path, monkeypatch):
+def test_features_are_those_of_each_utterance_alone(splits, frozen_model, processor):
+    stored = precomputed_inputs(splits, frozen_model, processor, batch_size=5)["train"]
+    for row, stored_row in zip(splits["train"], stored, strict=True):
+        with torch.no_grad():
+            alone, _ = frozen_model.encode_audio(*processor(audio=[row["audio"]]).values())
+            torch.testing.assert_close(stored_row["audio_features"], alone[0], rtol=1e-4, atol=1e-4)
+            if row["text"]:
+                alone, _ = frozen_model.encode_text(*processor(text=[row["text"]]).values())
+                torch.testing.assert_close(stored_row["text_features"], alone[0], rtol=1e-4, atol=1e-4)
+            else:
+                assert stored_row["text_features"].shape == (0, alone.shape[-1])
+
+
+def test_a_model_of_one_modality_has_inputs_of_one(splits, tiny_options, processor, tmp_path):
+    model = BiBiERForEmotionClassification.from_backbones(modalities=["audio"], **tiny_options)
+    assert list(precomputed_inputs(splits, model, processor)["dev"][0]) == ["input_features", "label", "soft_label"]
+    assert len(folders(tmp_path)) == 1
+
+
+def test_rows_are_found_whatever_the_splits(splits, frozen_model, processor, tmp_path, monkeypatch):
     before = precomputed_inputs(splits, frozen_model, processor)
-    calls = []
-    monkeypatch.setattr(frozen_model, "encode_audio", lambda *args: calls.append(args))
+    monkeypatch.setattr(InputExtractor, "_compute", lambda *args: pytest.fail("computed anew"))
     shuffled = concatenate_datasets(list(splits.values())).shuffle(seed=1)
     other = {"train": shuffled.select(range(20)), "test": shuffled.select(range(20, len(shuffled)))}
     after = precomputed_inputs(other, frozen_model, processor)
-    assert calls == []
     wanted = after["test"].metadata["id"][3]
     for rows in before.values():
         for index, name in enumerate(rows.metadata["id"]):
             if name == wanted:
-                np.testing.assert_array_equal(rows[index]["audio_features"], after["test"][3]["audio_features"])
-    assert len(cached_files(tmp_path)) == 1
+                assert torch.equal(rows[index]["audio_features"], after["test"][3]["audio_features"])
+
+
+def changed_audio(row):
+    return {"audio": {"bytes": encode_flac(decode_audio(row["audio"]) / 2), "path": row["audio"]["path"]}}
+
+
+def changed_text(row):
+    return {"text": row["text"] + "!"}
+
+
+@pytest.mark.parametrize(("change", "computed"), [(changed_audio, ("audio", 1)), (changed_text, ("text", 1))])
+def test_a_changed_utterance_is_computed_anew_and_no_other(splits, frozen_model, processor, change, computed):
+    rows = splits["train"].select(range(1, 6))
+    extractor = InputExtractor(frozen_model, processor)
+    assert {modality: done.computed for modality, done in extractor.extract(rows).items()} == {"audio": 5, "text": 4}
+    feature = Audio(sampling_rate=16_000, decode=False)
+    changed = concatenate_datasets([rows.select([0]).map(change).cast_column("audio", feature), rows.select(range(1, 5))])
+    done = extractor.extract(changed)
+    assert {modality: done[modality].computed for modality in done} == {"audio": 0, "text": 0} | dict([computed])
 
 
 def test_whatever_the_values_depend_on_is_a_miss(splits, frozen_model, processor, tmp_path):
-    def count(changed=splits, **options):
-        precomputed_inputs(changed, frozen_model, processor, **options)
-        return len(cached_files(tmp_path))
+    def new_folders(**options):
+        """The modalities of the stores that appear."""
+        before = folders(tmp_path) if (tmp_path / "cache" / "features").exists() else []
+        precomputed_inputs(splits, frozen_model, processor, **options)
+        return [name.partition("_")[0] for name in folders(tmp_path) if name not in before]
 
-    assert count() == 1
-    assert count(dtype="float16") == 2
-    frozen_model.config.audio_layer = 1
-    assert count() == 3
-    processor.max_text_tokens, kept = 8, processor.max_text_tokens
-    assert count() == 4
-    processor.max_text_tokens = kept
+    assert new_folders() == ["audio", "text"]
+    assert new_folders() == []
+    assert new_folders(batch_size=3) == []
+    assert new_folders(dtype="float16") == ["audio", "text"]
+    assert new_folders(dtype="bfloat16") == ["audio", "text"]
+    assert new_folders(compute_dtype="bfloat16") == ["audio", "text"]
+    config = frozen_model.config
+    for name, value, changed in (
+        ("audio_layer", 1, "audio"),
+        ("text_layer", 1, "text"),
+        ("max_window_s", 0.3, "audio"),
+        ("audio_backbone_id", "owner/speech", None),  # without a revision the weights' hash counts
+        ("audio_backbone_revision", "one", "audio"),
+        ("audio_backbone_revision", "two", "audio"),
+    ):
+        setattr(config, name, value)
+        assert new_folders() == ([changed] if changed else []), (name, value)
+    for name, value in (("max_text_tokens", 8), ("text_prefix", "query: ")):
+        kept = getattr(processor, name)
+        setattr(processor, name, value)
+        assert new_folders() == ["text"]
+        setattr(processor, name, kept)
+    processor.feature_extractor.sampling_rate, kept = 8000, processor.feature_extractor.sampling_rate
+    try:
+        assert InputExtractor(frozen_model, processor).stores["audio"].folder.name not in folders(tmp_path)
+    finally:
+        processor.feature_extractor.sampling_rate = kept
     with torch.no_grad():
         next(frozen_model.text_backbone.parameters()).add_(1.0)
-    assert count() == 5
+    assert new_folders() == ["text"]
 
-    def louder(row):
-        content = bytearray(row["audio"]["bytes"])
-        content[-1] ^= 1
-        return {"audio": {"bytes": bytes(content), "path": row["audio"]["path"]}}
 
+def test_a_tokenizer_is_known_by_what_it_does():
+    def tokenizer(*words):
+        vocabulary = {word: number for number, word in enumerate(["[UNK]", "[PAD]", *words])}
+        return PreTrainedTokenizerFast(
+            tokenizer_object=Tokenizer(WordLevel(vocabulary, unk_token="[UNK]")), unk_token="[UNK]", pad_token="[PAD]"
+        )
+
+    one = tokenizer("a", "b")
+    before = tokenizer_hash(one)
+    one(["a", "a b"], padding=True, truncation=True, max_length=1)  # which the tokenizer remembers
+    assert tokenizer_hash(one) == before == tokenizer_hash(tokenizer("a", "b")) != tokenizer_hash(tokenizer("b", "a"))
+    assert tokenizer_hash(ByT5Tokenizer()) == tokenizer_hash(ByT5Tokenizer()) != tokenizer_hash(ByT5Tokenizer(extra_ids=0))
+
+
+def test_the_hash_of_a_corpus_is_that_of_its_content(splits):
     feature = Audio(sampling_rate=16_000, decode=False)
     first, rest = splits["train"].select([0]), splits["train"].select(range(1, len(splits["train"])))
-    assert content_hash(first) != content_hash(first.map(lambda row: {"text": row["text"] + "!"}))
-    assert content_hash(first) != content_hash(first.map(louder).cast_column("audio", feature))
+    assert content_hash(first) != content_hash(first.map(changed_text))
+    assert content_hash(first) != content_hash(first.map(changed_audio).cast_column("audio", feature))
     assert content_hash(rest) == content_hash(rest.map(lambda row: {"duration_s": 1.0}))
 
 
-def test_float16_halves_the_numbers_and_refuses_what_does_not_fit(splits, frozen_model, processor, monkeypatch):
-    rows = precomputed_inputs(splits, frozen_model, processor, dtype="float16")["train"]
-    assert rows.inputs.features["audio_features"].feature.dtype == "float16"
-    exact = precomputed_inputs(splits, frozen_model, processor)["train"][1]["audio_features"]
-    np.testing.assert_allclose(rows[1]["audio_features"], exact, rtol=1e-3, atol=1e-3)
+@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "bfloat16"}, {"compute_dtype": "bfloat16"}])
+def test_fewer_digits_drift_and_the_drift_is_told(splits, frozen_model, processor, options):
+    weights = frozen_model.state_dict()
+    extractor = InputExtractor(frozen_model, processor, **options)
+    rows = splits["train"]
+    extractor.extract(rows)
+    exact = torch.cat([frozen_model.encode_audio(*processor(audio=[row["audio"]]).values())[0][0] for row in rows])
+    stored = torch.cat(list(extractor.stores["audio"].rows(row_keys(rows)["audio"])))
+    drift = extractor.drift(rows, rows=len(rows))["audio"]
+    assert drift["largest"] == pytest.approx((stored - exact).abs().max().item(), rel=0.05)
+    assert 0 < drift["relative"] < 0.02
+    assert 0.99 < drift["cosine"] < 1
+    assert all(value.dtype == torch.float32 for value in weights.values())
+    exact_drift = InputExtractor(frozen_model, processor)
+    exact_drift.extract(rows)
+    assert exact_drift.drift(rows)["audio"]["relative"] < 1e-5
+
+
+def test_float16_refuses_what_does_not_fit(splits, frozen_model, processor):
     with torch.no_grad():
         for name, parameter in frozen_model.audio_backbone.named_parameters():
             if name.endswith("final_layer_norm.weight"):
                 parameter.fill_(1e6)
-    with pytest.raises(ValueError, match=r"do not fit into float16\. Set feature_cache\.dtype to float32"):
+    with pytest.raises(ValueError, match=r"do not fit into float16\. Take float32 or bfloat16"):
         precomputed_inputs(splits, frozen_model, processor, dtype="float16")
 
 
@@ -111,9 +215,15 @@ def test_broken_weights_are_refused(splits, frozen_model, processor):
         precomputed_inputs(splits, frozen_model, processor)
 
 
-def test_ids_must_be_unique(splits, model, processor):
-    with pytest.raises(ValueError, match="same id"):
-        precomputed_inputs({"train": splits["train"], "test": splits["train"]}, model, processor)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_workers_give_the_same_batches(splits, model, processor, workers):
+    dataset = precomputed_inputs(splits, model, processor)["train"]
+    collator = FeatureCollator(input_specs(model, processor))
+    batches = list(DataLoader(dataset, batch_size=4, collate_fn=collator, num_workers=workers))
+    for start, batch in zip(range(0, len(dataset), 4), batches, strict=True):
+        wanted = collator([dataset[index] for index in range(start, min(start + 4, len(dataset)))])
+        assert batch.keys() == wanted.keys()
+        assert all(torch.equal(batch[name], wanted[name]) for name in wanted)
 
 
 def test_collating_pads_and_masks_by_hand():
@@ -121,12 +231,14 @@ def test_collating_pads_and_masks_by_hand():
         "audio": InputSpec("audio_features", "audio_features_mask", 2, "float32", from_backbone=True),
         "text": InputSpec("input_ids", "text_attention_mask", None, "int32", from_backbone=False),
     }
+    features = torch.tensor([[1.0, 2], [3, 4]], dtype=torch.bfloat16)
     rows = [
-        {"audio_features": np.float32([1, 2, 3, 4]), "input_ids": np.int32([7]), "label": 3, "soft_label": None},
-        {"audio_features": np.float32([]), "input_ids": np.int32([8, 9]), "label": 0, "soft_label": None},
+        {"audio_features": features, "input_ids": torch.tensor([7]).int(), "label": 3, "soft_label": None},
+        {"audio_features": features[:0], "input_ids": torch.tensor([8, 9]).int(), "label": 0, "soft_label": None},
     ]
     batch = FeatureCollator(specs)(rows)
     assert batch["audio_features"].tolist() == [[[1, 2], [3, 4]], [[0, 0], [0, 0]]]
+    assert batch["audio_features"].dtype == torch.float32
     assert batch["audio_features_mask"].tolist() == [[1, 1], [0, 0]]
     assert batch["input_ids"].tolist() == [[7, 0], [8, 9]]
     assert batch["input_ids"].dtype == torch.int64

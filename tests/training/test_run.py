@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 from transformers import pipeline
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
-from bibier_hf.evaluation.evaluate import evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_arguments
 from bibier_hf.training.arguments import ArgumentError
+from bibier_hf.training.fit import build_model
 from bibier_hf.training.output import FINAL_STAGING_FOLDER, complete_output
 from bibier_hf.training.run import run_training
 
@@ -182,3 +183,42 @@ def test_the_output_appears_as_a_whole(tmp_path):
         (staging / "model.safetensors").write_text("new")
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "model.safetensors"}
     assert (tmp_path / "results.json").read_text() == "new"
+
+
+@pytest.mark.parametrize("modality", ["audio", "text"])
+def test_a_model_of_one_modality_is_trained_by_the_same_run_file(small_run, tiny_options, corpus_table, modality):
+    corpus = {"name": "csv", "data_dir": str(corpus_table)}
+    if modality == "text":  # a quarter of the rows has none, which a model of text alone cannot read
+        lines = corpus_table.read_text(encoding="utf-8").splitlines()
+        with_text = [line.replace(",,", ",some words,") for line in lines]
+        corpus_table.write_text("\n".join(with_text) + "\n", encoding="utf-8")
+    run = small_run(corpora=[corpus], model=tiny_options | {"modalities": [modality]}, num_train_epochs=1)
+    results = run_training(run)
+    other = "text" if modality == "audio" else "audio"
+    weights = load_file(Path(run.output_dir) / "model.safetensors")
+    assert {name.split(".")[0] for name in weights} == {f"{modality}_backbone", f"{modality}_encoder"}
+    assert f"{other}_config" not in json.loads((Path(run.output_dir) / "config.json").read_text()) or (
+        BiBiERForEmotionClassification.from_pretrained(run.output_dir).config.to_dict()[f"{other}_config"] is None
+    )
+    pipe = pipeline("audio-text-emotion", model=run.output_dir, trust_remote_code=True)
+    both = {"audio": str(corpus_table.parent / "test00.wav"), "text": "some words"}
+    assert pipe(both) == pipe({modality: both[modality]})
+    with pytest.raises(ValueError, match=f"reads {modality} alone|neither audio nor text that this model reads"):
+        pipe({other: both[other]})
+    assert 0 <= results["metrics"]["test"]["small"]["uar"] <= 1
+
+
+def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(small_run):
+    options = {"frozen": ["text_backbone.embeddings", "fusion"], "backbone_learning_rate": 1e-5, "scheduler": "onecycle"}
+    run = small_run(**options, num_train_epochs=1)
+    run_training(run)
+    before, _ = build_model(run, 42)
+    after = load_file(Path(run.output_dir) / "model.safetensors")
+    steps = {name: (after[name] - value).abs().max().item() for name, value in before.state_dict().items()}
+    assert {name for name, step in steps.items() if step == 0} >= {
+        name for name in steps if name.startswith(("text_backbone.embeddings", "fusion"))
+    }
+    in_backbones = max(step for name, step in steps.items() if "_backbone." in name)
+    assert 0 < in_backbones < 1e-4 < max(steps.values())
+    with pytest.raises(ArgumentError, match=r"frozen: no parameter's name begins with 'nothing'\. They begin with audio_backbone\."):
+        build_model(small_run(frozen=["nothing"]), 42)

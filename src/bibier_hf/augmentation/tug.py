@@ -14,12 +14,13 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from itertools import product
+from types import MappingProxyType
 from typing import Any
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 
 LANGUAGES = ("en", "ru")
 
@@ -32,6 +33,18 @@ SOUND_TAGS = frozenset(
 PLACEHOLDERS = {"s": "subjects", "v": "verbs", "i": "interjections", "c": "contexts"}
 _TAG = re.compile(r"\([^()]*\)")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
+
+# A word is a run of letters and digits; hyphens and apostrophes inside belong to it ("well-known", "don't", "кто-то").
+_WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
+_GLUED = re.compile(r"[\w'\u2019}-]\{|\}[\w'\u2019{-]")
+
+PUBLISHED_SIZES: Mapping[str, tuple[int, int | None]] = MappingProxyType(
+    {"subjects": (60, 100), "verbs": (60, 100), "interjections": (20, 40), "contexts": (60, 100), "templates": (5, None)}
+)
+"""How many entries of each kind the published schema asks for: (least, most); None for no limit."""
+
+PUBLISHED_WORDS = (5, 20)
+"""How many words an utterance has at least and at most; sound tags are no words."""
 
 # Above this many combinations the utterances are not counted one by one: the count is then an upper bound, as two templates may meet.
 _COUNTABLE = 200_000
@@ -124,6 +137,25 @@ class Components:
                 else:
                     yield self.fill(template, **parts)
 
+    def word_range(self, template: str) -> tuple[int, int]:
+        """(least, most) words of the utterances of a template.
+
+        The words of an utterance are those of its parts and of the text between them, as long as no placeholder touches a letter or
+        another placeholder (`schema_faults` refuses that): cleaning only removes blanks before punctuation, which parts words as well.
+        So the shortest and longest parts give the bounds, and some utterance reaches each of them.
+        """
+        own = count_words(_PLACEHOLDER.sub(" ", template))
+        counts = [[count_words(entry) for entry in getattr(self, PLACEHOLDERS[name])] for name in _PLACEHOLDER.findall(template)]
+        return own + sum(map(min, counts)), own + sum(map(max, counts))
+
+    def without_sound_tags(self) -> "Components":
+        """The same for a voice that cannot perform sound tags: entries that then read the same stand there once, blank ones fall away."""
+
+        def stripped(entries: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(dict.fromkeys(entry for entry in map(strip_sound_tags, entries) if entry))
+
+        return replace(self, interjections=stripped(self.interjections), contexts=stripped(self.contexts))
+
     def upper_bound(self) -> int:
         """How many combinations there are; two of them may read the same."""
         sizes = ([len(getattr(self, PLACEHOLDERS[name])) for name in _PLACEHOLDER.findall(template)] for template in self.templates)
@@ -133,6 +165,51 @@ class Components:
         """How many different utterances there are: exact up to 200 000 combinations, their number beyond."""
         bound = self.upper_bound()
         return len(set(self.combinations())) if bound <= _COUNTABLE else bound
+
+
+def schema_faults(
+    components: Components,
+    sizes: Mapping[str, tuple[int, int | None]] = PUBLISHED_SIZES,
+    words: tuple[int, int] = PUBLISHED_WORDS,
+) -> list[str]:
+    """What keeps components, valid as they are, from meeting the published schema.
+
+    Args:
+        sizes: (least, most) entries of each kind; None for no limit.
+        words: (least, most) words of every utterance that can be drawn.
+
+    Returns:
+        One readable line for each fault; empty where there is none. Faults are: too few or too many entries; entries of a kind that differ
+        only in capitals, punctuation or sound tags; entries that cleaning would change, that hold loose brackets or run into a tag;
+        templates that run words together or give utterances outside the word bounds; a kind that no template uses.
+    """
+    faults = []
+    for kind, (least, most) in sizes.items():
+        count = len(getattr(components, kind))
+        if count < least or (most is not None and count > most):
+            faults.append(f"{kind}: {count} entries; {f'{least} or more' if most is None else f'{least} to {most}'} are wanted")
+    for name, kind in PLACEHOLDERS.items():
+        first: dict[str, str] = {}
+        for entry in getattr(components, kind):
+            # what is nothing but a tag and dots is told apart by the tag
+            key = " ".join(_WORD.findall(strip_sound_tags(entry).casefold())) or entry
+            if first.setdefault(key, entry) != entry:
+                faults.append(f"{kind}: {first[key]!r} and {entry!r} read the same")
+            if entry != clean_utterance(entry):
+                faults.append(f"{kind}: {entry!r} is not clean; write {clean_utterance(entry)!r}")
+            if set("{}()") & set(_TAG.sub("", entry)):
+                faults.append(f"{kind}: {entry!r} holds a bracket that belongs to no sound tag")
+            if re.search(r"\w\(", entry):
+                faults.append(f"{kind}: {entry!r} has no blank before its sound tag")
+        if not any(name in _PLACEHOLDER.findall(template) for template in components.templates):
+            faults.append(f"{kind}: no template uses {{{name}}}")
+    for template in components.templates:
+        if _GLUED.search(template):
+            faults.append(f"templates: {template!r} runs words together; part the placeholders by blanks or punctuation")
+        shortest, longest = components.word_range(template)
+        if shortest < words[0] or longest > words[1]:
+            faults.append(f"templates: {template!r} gives {shortest} to {longest} words; {words[0]} to {words[1]} are allowed")
+    return faults
 
 
 def load_components(emotion: str, language: str) -> Components:
@@ -203,6 +280,11 @@ def clean_utterance(text: str) -> str:
     text = re.sub(r"(?<!\.)\.\.(?!\.)", ".", text)
     text = re.sub(r"\)(?=\w)", ") ", text)
     return re.sub(r"\s+", " ", text).strip()
+
+
+def count_words(text: str) -> int:
+    """Words of a text without its sound tags; hyphens and apostrophes do not part a word, dashes and dots are none."""
+    return len(_WORD.findall(_TAG.sub(lambda match: " " if match[0][1:-1] in SOUND_TAGS else match[0], text)))
 
 
 def strip_sound_tags(text: str) -> str:

@@ -3,12 +3,15 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 from ..model.processing_bibier import BiBiERProcessor
 from .features import InputSpec
+
+UNIMODAL_LOGITS = {"audio": "audio_logits", "text": "text_logits"}
+"""Columns that rows may have beside the inputs: logits (7,) that the model takes in place of those of its own encoders."""
 
 
 class FeatureCollator:
@@ -26,21 +29,20 @@ class FeatureCollator:
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """B rows -> `{name: (B, T, D) or (B, T), mask: (B, T), "labels": (B,) or (B, 7)}`; T is that of the longest row.
 
-        A row without a modality has a mask of zeros; a modality that no row has is left out.
+        A row without a modality has a mask of zeros; a modality that no row has is left out. Rows with [`UNIMODAL_LOGITS`] give them
+        as (B, 7).
         """
         batch = {}
-        for spec in self.specs.values():
-            values = [np.asarray(row[spec.name]) for row in rows]
-            lengths = np.array([len(value) // (spec.width or 1) for value in values])
+        for modality, spec in self.specs.items():
+            values = [row[spec.name] for row in rows]
+            lengths = torch.tensor([len(value) for value in values])
             if not lengths.any():
                 continue
-            # Flat rows are copied as they lie: T steps of D numbers are T * D numbers from the start of the padded row.
-            padded = np.zeros((len(rows), lengths.max() * (spec.width or 1)), dtype=np.int64 if spec.dtype == "int32" else np.float32)
-            for row, value in enumerate(values):
-                padded[row, : len(value)] = value
-            shape = (len(rows), lengths.max(), spec.width) if spec.width else padded.shape
-            batch[spec.name] = torch.from_numpy(padded.reshape(shape))
-            batch[spec.mask] = torch.from_numpy((np.arange(lengths.max()) < lengths[:, None]).astype(np.int64))
+            padded = pad_sequence(values, batch_first=True)
+            batch[spec.name] = padded.float() if padded.is_floating_point() else padded.long()
+            batch[spec.mask] = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+            if (name := UNIMODAL_LOGITS[modality]) in rows[0]:
+                batch[name] = pad_sequence([row[name] for row in rows], batch_first=True)
         return batch | {"labels": collate_labels(rows, self.soft_labels)}
 
 

@@ -1,33 +1,39 @@
 """What a model reads, computed once: features of frozen backbones, and the front end's output for those that are trained.
 
-A corpus is processed as a whole, whatever its splits, into one memory-mapped Arrow file whose name is a hash of all that the values
-depend on: every utterance's audio and text, the backbones with their revision and layer, the processor, and the type of the numbers.
-So the five folds of a corpus share one file, and a changed clip, revision or option never meets an old one.
+[`InputExtractor`] fills one store a modality ([`~bibier_hf.data.feature_store`]) and gives data sets that read from it.
 """
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict, Features, List, Value, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch.utils.data import Dataset as TorchDataset
 
 from ..model.audio_bibier import SAMPLING_RATE
+from ..model.backbones_bibier import encode_audio, encode_text
+from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
+from .feature_store import Extraction, FeatureStore, StoredRows, row_key
 from .prepare import cache_folder
 
-FORMAT_VERSION = 1
-"""Raised when equal input gives other values than before, so that old files are left alone."""
+PROCESSING_VERSION = 1
+"""Raised when equal input gives other values than before, so that old rows are left alone."""
 
 DATA_COLUMNS = ("id", "corpus", "split", "audio", "text", "language", "label", "soft_label")
 """What a result depends on: the columns behind `data_hash`."""
+
+_SECONDS_A_CLIP = 10.0
+"""A batch of B clips holds at most B times so many seconds of padded audio: some clips of corpora last minutes."""
 
 
 @dataclass(frozen=True)
@@ -50,15 +56,16 @@ class InputSpec:
 
 
 def input_specs(model: BiBiERForEmotionClassification, processor: BiBiERProcessor, dtype: str = "float32") -> dict[str, InputSpec]:
-    """`{"audio": InputSpec, "text": InputSpec}`: backbone features where the backbone is frozen, else what the backbone reads.
+    """`{"audio": InputSpec, "text": InputSpec}`, of the modalities that the model has: backbone features where the backbone is frozen,
+    else what the backbone reads.
 
     Args:
         model: the model to be trained.
         processor: its processor.
-        dtype: `"float32"` or `"float16"`, for values that are not token ids.
+        dtype: `"float32"`, `"float16"` or `"bfloat16"`, for values that are not token ids.
     """
     specs = {}
-    for modality in ("audio", "text"):
+    for modality in model.config.modalities:
         if getattr(model.config, f"freeze_{modality}_backbone"):
             width = model.config.feature_size(modality)
             specs[modality] = InputSpec(f"{modality}_features", f"{modality}_features_mask", width, dtype, from_backbone=True)
@@ -72,20 +79,42 @@ def input_specs(model: BiBiERForEmotionClassification, processor: BiBiERProcesso
     return specs
 
 
+class StoredInputs:
+    """Columns of stored rows, read when they are asked for.
+
+    Args:
+        columns: name -> N rows.
+    """
+
+    def __init__(self, columns: Mapping[str, StoredRows]):
+        self.columns = dict(columns)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values())))
+
+    def __getitem__(self, indices: Sequence[int]) -> dict[str, list[torch.Tensor]]:
+        return {name: [rows[index] for index in indices] for name, rows in self.columns.items()}
+
+    def select(self, indices: Sequence[int]) -> "StoredInputs":
+        """Some of the rows."""
+        return StoredInputs({name: rows.select(indices) for name, rows in self.columns.items()})
+
+
 class InputDataset(TorchDataset):
     """Rows for the collator: what the model reads, with labels, in the order of `metadata`.
 
     Args:
         metadata: N rows with `id`, `corpus`, `language`, `label`, `soft_label`, `duration_s`, ... (no audio).
-        inputs: N rows with a flat list of numbers a modality ([`precompute`]), or with raw `audio` and `text`.
+        inputs: N rows of numbers a modality ([`InputExtractor`]), or of raw `audio` and `text`.
     """
 
-    def __init__(self, metadata: Dataset, inputs: Dataset):
+    def __init__(self, metadata: Dataset, inputs: StoredInputs | Dataset):
         if len(metadata) != len(inputs):
             raise ValueError(f"{len(metadata)} rows of metadata, but {len(inputs)} of inputs.")
         self.metadata = metadata
         self.inputs = inputs
         self.labels = np.asarray(metadata["label"], dtype=np.int64)
+        self._soft_labels = metadata.select_columns(["soft_label"])
 
     def __len__(self) -> int:
         return len(self.metadata)
@@ -95,16 +124,28 @@ class InputDataset(TorchDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         columns = self.inputs[list(indices)]
-        soft_labels = self.metadata[list(indices)]["soft_label"]
+        soft_labels = self._soft_labels[list(indices)]["soft_label"]
         return [
             {name: values[row] for name, values in columns.items()} | {"label": self.labels[index], "soft_label": soft_labels[row]}
             for row, index in enumerate(indices)
         ]
 
+    def select(self, indices: Sequence[int]) -> "InputDataset":
+        """Some of the rows."""
+        return InputDataset(self.metadata.select(indices), self.inputs.select(indices))
+
+    def with_columns(self, columns: Mapping[str, StoredRows]) -> "InputDataset":
+        """The same rows with further stored columns."""
+        return InputDataset(self.metadata, StoredInputs(self.inputs.columns | columns))
+
     @classmethod
     def concatenate(cls, parts: Sequence["InputDataset"]) -> "InputDataset":
-        """The rows of several data sets one after the other."""
-        return cls(concatenate_datasets([part.metadata for part in parts]), concatenate_datasets([part.inputs for part in parts]))
+        """The rows of several data sets, of one kind, one after the other."""
+        metadata, inputs = concatenate_datasets([part.metadata for part in parts]), [part.inputs for part in parts]
+        if not isinstance(inputs[0], StoredInputs):
+            return cls(metadata, concatenate_datasets(inputs))
+        columns = {name: StoredRows.concatenate([part.columns[name] for part in inputs]) for name in inputs[0].columns}
+        return cls(metadata, StoredInputs(columns))
 
 
 def raw_inputs(splits: DatasetDict) -> dict[str, InputDataset]:
@@ -113,88 +154,185 @@ def raw_inputs(splits: DatasetDict) -> dict[str, InputDataset]:
 
 
 def precomputed_inputs(
-    splits: DatasetDict,
-    model: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
-    dtype: str = "float32",
-    batch_size: int = 16,
-    cache_dir: str | os.PathLike | None = None,
+    splits: DatasetDict, model: BiBiERForEmotionClassification, processor: BiBiERProcessor, **options: Any
 ) -> dict[str, InputDataset]:
-    """Splits of one corpus with everything computed that no training step changes.
+    """Splits of one corpus with everything computed that no training step changes; arguments and errors: [`InputExtractor`]."""
+    return InputExtractor(model, processor, **options).inputs(splits)
+
+
+class InputExtractor:
+    """Computes what a model reads, or finds it in the stores. Made once a run: it hashes weights that have no Hub id.
 
     Args:
-        splits: a corpus in the common schema.
         model: says which backbones are frozen, and runs them.
         processor: its processor.
-        dtype: `"float32"` or `"float16"`.
+        dtype: type of the stored numbers: `"float32"`, `"float16"` or `"bfloat16"`.
+        compute_dtype: type that the backbones work in: `"float32"` or `"bfloat16"` ([`drift`][InputExtractor.drift] measures what that
+            costs).
         batch_size: clips that go through a backbone together; they are of similar length.
-        cache_dir: where the Arrow files are; default: `features` in the folder that BIBIER_CACHE names, else in `bibier_hf` in the
-            Hugging Face home.
+        cache_dir: folder of the stores; default: `features` in the folder that BIBIER_CACHE names, else in `bibier_hf` in the Hugging
+            Face home.
 
-    Returns:
-        a data set a split, for [`~bibier_hf.data.collator.FeatureCollator`].
-
-    Raises:
-        AudioError: a clip that cannot be decoded.
-        ValueError: two rows with one id, or features that float16 cannot hold.
+    Attributes:
+        specs: [`input_specs`].
+        stores: `{"audio": FeatureStore, "text": FeatureStore}`.
     """
-    pooled = concatenate_datasets([rows.select_columns(["id", "audio", "text", "duration_s"]) for rows in splits.values()])
-    ids = np.asarray(pooled["id"])
-    order = np.argsort(ids, kind="stable")
-    ids = ids[order]
-    if len(set(ids)) != len(ids):
-        raise ValueError("Two rows of a corpus have the same id; ids must be unique.")
-    computed = precompute(pooled.select(order), model, processor, dtype, batch_size, cache_dir).with_format("numpy")
+
+    def __init__(
+        self,
+        model: BiBiERForEmotionClassification,
+        processor: BiBiERProcessor,
+        dtype: str = "float32",
+        compute_dtype: str = "float32",
+        batch_size: int = 16,
+        cache_dir: str | os.PathLike | None = None,
+    ):
+        self.model = model.eval()
+        self.processor = processor
+        self.compute_dtype = getattr(torch, compute_dtype)
+        self.batch_size = batch_size
+        self.specs = input_specs(model, processor, dtype)
+        directory = Path(cache_dir) if cache_dir is not None else cache_folder().with_name("features")
+        self.stores = {
+            modality: FeatureStore(directory, spec.name, self._recipe(modality, spec), spec.width, getattr(torch, spec.dtype))
+            for modality, spec in self.specs.items()
+        }
+        # Of this object, not of the class: a second extractor may have other weights.
+        self._backbone = cache(self._cast_backbone)
+
+    def inputs(self, splits: Mapping[str, Dataset]) -> dict[str, InputDataset]:
+        """Splits of a corpus in the common schema -> a data set a split for [`~bibier_hf.data.collator.FeatureCollator`].
+
+        Raises:
+            AudioError: a clip that cannot be decoded.
+            FeatureStoreError: a store that cannot be read or written.
+            ValueError: features that are not finite, or that the type cannot hold.
+        """
+        pooled = concatenate_datasets([rows.select_columns(["audio", "text", "duration_s"]) for rows in splits.values()])
+        keys = row_keys(pooled)
+        self.extract(pooled, keys)
+        columns = {spec.name: self.stores[modality].rows(keys[modality]) for modality, spec in self.specs.items()}
+        datasets, start = {}, 0
+        for split, rows in splits.items():
+            indices = range(start, start := start + len(rows))
+            datasets[split] = InputDataset(_metadata(rows), StoredInputs(columns).select(indices))
+        return datasets
+
+    def extract(self, dataset: Dataset, keys: Mapping[str, Sequence[bytes | None]] | None = None) -> dict[str, Extraction]:
+        """Compute the rows that the stores lack.
+
+        Args:
+            dataset: rows with `audio`, `text` and `duration_s`.
+            keys: their [`row_keys`], where they are known.
+        """
+        keys = row_keys(dataset) if keys is None else keys
+        lengths = {
+            "audio": [duration or 0.0 for duration in dataset["duration_s"]],
+            "text": [len(text or "") for text in dataset["text"]],
+        }
+        limits = {"audio": self.batch_size * _SECONDS_A_CLIP, "text": None}
+        return {
+            modality: store.extract(
+                keys[modality],
+                lengths[modality],
+                lambda positions, modality=modality: self._compute(modality, dataset, positions),
+                self.batch_size,
+                limits[modality],
+            )
+            for modality, store in self.stores.items()
+        }
+
+    def drift(self, dataset: Dataset, rows: int = 16) -> dict[str, dict[str, float]]:
+        """How far the stored features are from those of float32, one clip at a time; of so many rows, spread over all lengths.
+
+        Returns:
+            modality -> `relative` (root mean square of the differences over that of the values), `largest` (absolute difference) and
+            `cosine` (the smallest, of two steps). Modalities without a backbone to run, or without rows, are left out.
+        """
+        drift = {}
+        keys = row_keys(dataset)
+        durations = np.array([duration or 0.0 for duration in dataset["duration_s"]])
+        for modality, spec in self.specs.items():
+            present = np.array([key is not None for key in keys[modality]])
+            by_length = [int(position) for position in np.argsort(durations, kind="stable") if present[position]]
+            if not spec.from_backbone or not by_length:
+                continue
+            chosen = [by_length[place] for place in np.unique(np.linspace(0, len(by_length) - 1, rows).astype(int))]
+            stored = self.stores[modality].rows([keys[modality][position] for position in chosen])
+            exact = torch.cat([self._compute(modality, dataset, [position], torch.float32)[0] for position in chosen]).double()
+            drift[modality] = difference(torch.cat(list(stored)).double(), exact)
+        return drift
+
+    @torch.no_grad()
+    def _compute(self, modality: str, dataset: Dataset, positions: list[int], dtype: torch.dtype | None = None) -> list[torch.Tensor]:
+        batch = dataset[positions]
+        inputs = self.processor(**{modality: batch[modality]})
+        if modality == "text":
+            values, mask = inputs["input_ids"], inputs["text_attention_mask"]
+        else:
+            values, mask = inputs[self.processor.audio_input_name], inputs["audio_attention_mask"]
+        if self.specs[modality].from_backbone:
+            config, backbone = self.model.config, self._backbone(modality, dtype or self.compute_dtype)
+            values, mask = values.to(self.model.device), mask.to(self.model.device)
+            if modality == "audio":
+                values, mask = encode_audio(backbone, values, mask, config.audio_layer, config.max_window_s)
+            else:
+                values, mask = encode_text(backbone, values, mask, config.text_layer)
+        return [row[keep.bool()].cpu() for row, keep in zip(values, mask, strict=True)]
+
+    def _cast_backbone(self, modality: str, dtype: torch.dtype) -> torch.nn.Module:
+        backbone = self.model._require_backbone(modality)
+        # A copy: casting back would not bring the lost digits back.
+        return backbone if backbone.dtype == dtype else copy.deepcopy(backbone).to(dtype)
+
+    def _recipe(self, modality: str, spec: InputSpec) -> dict[str, Any]:
+        """What the values depend on beside the utterance."""
+        recipe: dict[str, Any] = {"processing_version": PROCESSING_VERSION}
+        if spec.from_backbone:
+            recipe["backbone"] = self.model.backbone_key(modality)
+            recipe["compute_dtype"] = str(self.compute_dtype).removeprefix("torch.")
+        if modality == "text":
+            tokenizer = self.processor.tokenizer
+            return recipe | {
+                "tokenizer": tokenizer_hash(tokenizer),
+                "text_prefix": self.processor.text_prefix,
+                "max_text_tokens": self.processor.max_text_tokens,
+            }
+        return recipe | {
+            "sampling_rate": SAMPLING_RATE,
+            "channels": "mean",
+            "front_end": json.loads(self.processor.feature_extractor.to_json_string()),
+            "max_window_s": self.model.config.max_window_s,
+        }
+
+
+def difference(values: torch.Tensor, exact: torch.Tensor) -> dict[str, float]:
+    """How far (T, D) values are from exact ones ([`InputExtractor.drift`])."""
     return {
-        split: InputDataset(_metadata(rows), computed.select(np.searchsorted(ids, np.asarray(rows["id"]))))
-        for split, rows in splits.items()
+        "relative": ((values - exact).square().mean() / exact.square().mean()).sqrt().item(),
+        "largest": (values - exact).abs().max().item(),
+        "cosine": torch.nn.functional.cosine_similarity(values, exact, dim=-1).min().item(),
     }
 
 
-def precompute(
-    dataset: Dataset,
-    model: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
-    dtype: str = "float32",
-    batch_size: int = 16,
-    cache_dir: str | os.PathLike | None = None,
-) -> Dataset:
-    """The inputs of every row, as flat lists of numbers, from the cache or computed now (arguments: [`precomputed_inputs`]).
+def tokenizer_hash(tokenizer: Any) -> str:
+    """Hash of all that makes token ids of a text: vocabulary, rules and special tokens, wherever they were loaded from."""
+    rules = tokenizer.get_vocab()
+    if tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        # How the last call padded and cut, which is no property of the tokenizer.
+        rules |= {"padding": None, "truncation": None}
+    content = [type(tokenizer).__name__, rules, {name: str(token) for name, token in tokenizer.special_tokens_map.items()}]
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
-    Args:
-        dataset: rows with `id`, `audio`, `text` and `duration_s`.
-        model: as there.
-        processor: as there.
-        dtype: as there.
-        batch_size: as there.
-        cache_dir: as there.
 
-    Returns:
-        as many rows in the same order; the columns are the names of [`input_specs`], a missing modality is an empty list.
-    """
-    specs = input_specs(model, processor, dtype)
-    key = hashlib.sha256(
-        json.dumps([FORMAT_VERSION, content_hash(dataset, ("id", "audio", "text")), _sources(model, processor, specs)]).encode()
-    )
-    folder = Path(cache_dir) if cache_dir is not None else cache_folder().with_name("features")
-    folder.mkdir(parents=True, exist_ok=True)
-    # Clips of similar length go together, the longest first: what does not fit into memory fails at once.
-    durations = np.asarray([duration or 0.0 for duration in dataset["duration_s"]])
-    by_length = np.argsort(-durations, kind="stable")
-    model.eval()
-    computed = dataset.select(by_length).map(
-        _input_function(model, processor, specs),
-        batched=True,
-        batch_size=batch_size,
-        writer_batch_size=4 * batch_size,
-        remove_columns=dataset.column_names,
-        features=Features({spec.name: List(Value(spec.dtype)) for spec in specs.values()}),
-        cache_file_name=str(folder / f"{key.hexdigest()[:32]}.arrow"),
-        new_fingerprint=key.hexdigest()[:32],
-        load_from_cache_file=True,
-        desc="Computing " + " and ".join(spec.name for spec in specs.values()),
-    )
-    return computed.select(np.argsort(by_length))
+def row_keys(dataset: Dataset) -> dict[str, list[bytes | None]]:
+    """`{"audio": (N,), "text": (N,)}`: the key of each utterance's content; None where it has no such modality."""
+    keys: dict[str, list[bytes | None]] = {modality: [] for modality in MODALITIES}
+    for row in _undecoded_rows(dataset, MODALITIES):
+        keys["audio"].append(None if row["audio"] is None else row_key(_audio_bytes(row["audio"])))
+        keys["text"].append(row_key(row["text"].encode()) if row["text"] and row["text"].strip() else None)
+    return keys
 
 
 def content_hash(dataset: Dataset, columns: Sequence[str] = DATA_COLUMNS) -> str:
@@ -203,11 +341,13 @@ def content_hash(dataset: Dataset, columns: Sequence[str] = DATA_COLUMNS) -> str
     for row in _undecoded_rows(dataset, columns):
         values = dict(row)
         if values.get("audio") is not None:
-            content = values["audio"]["bytes"]
-            content = Path(values["audio"]["path"]).read_bytes() if content is None else content
-            values["audio"] = hashlib.sha256(content).hexdigest()
+            values["audio"] = hashlib.sha256(_audio_bytes(values["audio"])).hexdigest()
         digest.update(json.dumps(values, sort_keys=True, ensure_ascii=False).encode())
     return digest.hexdigest()
+
+
+def _audio_bytes(audio: Mapping[str, Any]) -> bytes:
+    return Path(audio["path"]).read_bytes() if audio["bytes"] is None else audio["bytes"]
 
 
 def _undecoded_rows(dataset: Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -218,53 +358,3 @@ def _undecoded_rows(dataset: Dataset, columns: Sequence[str]) -> Iterator[dict[s
 
 def _metadata(rows: Dataset) -> Dataset:
     return rows.remove_columns(["audio", "text"])
-
-
-def _sources(model: BiBiERForEmotionClassification, processor: BiBiERProcessor, specs: dict[str, InputSpec]) -> dict[str, Any]:
-    """What the values depend on beside the utterances themselves."""
-    sources: dict[str, Any] = {"specs": [[spec.name, spec.width, spec.dtype] for spec in specs.values()]}
-    for modality, spec in specs.items():
-        if spec.from_backbone:
-            sources[modality] = model.backbone_key(modality)
-    sources["audio_front_end"] = json.loads(processor.feature_extractor.to_json_string())
-    sources["text_front_end"] = [
-        type(processor.tokenizer).__name__,
-        processor.tokenizer.name_or_path if specs["text"].from_backbone else "",
-        len(processor.tokenizer),
-        processor.text_prefix,
-        processor.max_text_tokens,
-    ]
-    sources["max_window_s"] = model.config.max_window_s
-    return sources
-
-
-def _input_function(
-    model: BiBiERForEmotionClassification, processor: BiBiERProcessor, specs: dict[str, InputSpec]
-) -> Callable[[dict[str, list]], dict[str, list[np.ndarray]]]:
-    """A function of a batch of rows for `Dataset.map`."""
-    encoders = {"audio": model.encode_audio, "text": model.encode_text}
-    raw_names = {"audio": (processor.audio_input_name, "audio_attention_mask"), "text": ("input_ids", "text_attention_mask")}
-
-    @torch.no_grad()
-    def compute(batch: dict[str, list]) -> dict[str, list[np.ndarray]]:
-        inputs = processor(audio=batch["audio"], text=batch["text"])
-        columns = {}
-        for modality, spec in specs.items():
-            values, mask = (inputs[name].to(model.device) for name in raw_names[modality])
-            if spec.from_backbone:
-                values, mask = encoders[modality](values, mask)
-            columns[spec.name] = [_checked(row[keep.bool()].flatten().cpu().numpy(), spec) for row, keep in zip(values, mask, strict=True)]
-        return columns
-
-    return compute
-
-
-def _checked(values: np.ndarray, spec: InputSpec) -> np.ndarray:
-    """`values` in the type to be stored."""
-    if not np.isfinite(values).all():
-        raise ValueError(f"{spec.name}: the backbone gave NaN or infinite values; its weights are damaged or its type is too narrow.")
-    if spec.dtype == "float16" and values.size and np.abs(values).max() > np.finfo(np.float16).max:
-        raise ValueError(
-            f"{spec.name}: values up to {np.abs(values).max():.3g} do not fit into float16. Set feature_cache.dtype to float32."
-        )
-    return values.astype(spec.dtype)

@@ -1,75 +1,50 @@
 """From the clips that a corpus reader found to Parquet in the common schema, whole or not at all.
 
-    reader -> list[Clip] -> checks (every fault at once) -> decode, 16 kHz mono FLAC -> <split>.parquet + corpus.json -> rename into place
+    reader -> list[Clip] -> checks (every fault at once) -> decode, 16 kHz mono FLAC (-> transcript, where it is missing and ASR is on)
+        -> <split>.parquet + corpus.json -> rename into place
 
 Equal input gives identical bytes (with the same versions of pyarrow and libsndfile); an interrupted run leaves the output folder as it was.
 """
 
 import hashlib
 import inspect
-import io
 import json
 import os
+import re
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import soundfile
-from datasets import Dataset, DatasetDict, Features
+from datasets import Dataset, DatasetDict, Features, Value
 from datasets.utils import tqdm
 from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 
+from ..flac import encode_flac
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
-from ..model.configuration_bibier import EMOTIONS
-from .schema import FEATURES, SOURCES, SPLITS
+from ..model.labels_bibier import EMOTIONS
+from .clips import Clip, check_clips, clips_fingerprint
+from .schema import FEATURES, SPLITS
 from .tables import CorpusError, raise_faults
+from .transcribe import Transcriber, as_transcriber
 
 INFO_FILE = "corpus.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 3
 """Raised when equal input gives another prepared corpus than before; older folders are then refused and caches made anew."""
 
 CACHE_VARIABLE = "BIBIER_CACHE"
+TRANSCRIPT_SOURCE = "text_source"
+"""Column of a corpus that was prepared with ASR: whether the text is the corpus's own ("corpus") or ASR's ("asr")."""
+
 ROWS_PER_GROUP = 128
 """Rows of a Parquet row group, which are in memory at a time: about 10 MB of FLAC for utterances."""
-
-
-@dataclass(frozen=True)
-class Clip:
-    """One utterance as a reader found it, before its audio is read.
-
-    Args:
-        id: unique, telling nothing about the label (see `neutral_id`).
-        split: one of `SPLITS`.
-        label: one of `EMOTIONS`.
-        audio: path of the recording, or a function that makes 16 kHz float32 samples, or None for a row that is text only.
-        text: transcript; "" for a row that is audio only.
-        soft_label: seven probabilities in the order of `EMOTIONS`.
-        where: for messages, such as `metadata.csv line 7`; with a function as audio, a full description of what it makes.
-        extra: values of the corpus's own columns (`Corpus.extra_features`).
-    """
-
-    id: str
-    split: str
-    label: str
-    language: str
-    audio: Path | Callable[[], np.ndarray] | None = None
-    text: str = ""
-    speaker: str | None = None
-    dialogue: str | None = None
-    soft_label: Sequence[float] | None = None
-    source: str = "recorded"
-    license: str = "unknown"
-    where: str = ""
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -80,9 +55,12 @@ class Corpus:
         name: key in the registry and value of the column `corpus`.
         title, homepage, license: facts for cards and `corpus.json`; the licence of a row stands in the row.
         read: `read(data_dir, *, option=default, ...) -> list[Clip]`. It reads tables and lists files; it does not decode audio.
-            `data_dir` is None for a corpus that is made and not found (`has_source=False`).
+            `data_dir` is None for a corpus that is made and not found (`has_source=False`), and may be the id of a data set on the
+            Hub (str) for one with `on_hub`.
         extra_features: columns beyond the common schema.
+        on_hub: may the source be the id of a data set on the Hub? An existing folder of that name comes first.
         column: `(options, data_dir) -> value of the column corpus`, where it is not `name`.
+        not_to_rehost: why the recordings are not to be published by others; "" where they may be.
     """
 
     name: str
@@ -92,7 +70,9 @@ class Corpus:
     read: Callable[..., list[Clip]]
     extra_features: Mapping[str, Any] = field(default_factory=dict)
     has_source: bool = True
-    column: Callable[[Mapping[str, Any], Path | None], str] | None = None
+    on_hub: bool = False
+    column: Callable[[Mapping[str, Any], Path | str | None], str] | None = None
+    not_to_rehost: str = ""
 
     @property
     def features(self) -> Features:
@@ -117,8 +97,16 @@ class Corpus:
                 raise TypeError(f"The corpus '{self.name}' has no option {name!r}.{hint} Allowed: {', '.join(known) or 'none'}.")
         return {**known, **options}
 
-    def prepare(self, source: str | os.PathLike | None, output_dir: str | os.PathLike, **options: Any) -> dict[str, Any]:
+    def prepare(
+        self, source: str | os.PathLike | None, output_dir: str | os.PathLike, *, asr: str | Transcriber | None = None, **options: Any
+    ) -> dict[str, Any]:
         """Read the raw corpus and write it to `output_dir` as Parquet; returns the content of its `corpus.json`.
+
+        Args:
+            source: folder, file or (RESD) Hub id of the raw corpus; None for a made one.
+            asr: writes the transcripts that are missing: id or folder of a speech recognition model, or a `Transcriber`. The column
+                `text_source` then says whose text it is. None leaves such rows without text.
+            options: the reader's.
 
         Raises:
             FileNotFoundError: `source` is not there.
@@ -126,45 +114,57 @@ class Corpus:
         """
         complete = self.complete_options(options)
         data_dir = self._check_source(source)
-        return write_corpus(self.read(data_dir, **complete), self._facts(complete, data_dir), self.features, output_dir)
+        transcriber = as_transcriber(asr)
+        return write_corpus(self.read(data_dir, **complete), self._facts(complete, data_dir), self.features, output_dir, transcriber)
 
-    def load(self, data_dir: str | os.PathLike | None = None, *, cache_dir: str | os.PathLike | None = None, **options: Any) -> DatasetDict:
+    def load(
+        self,
+        data_dir: str | os.PathLike | None = None,
+        *,
+        cache_dir: str | os.PathLike | None = None,
+        asr: str | Transcriber | None = None,
+        **options: Any,
+    ) -> DatasetDict:
         """The corpus in the common schema, from its raw or its prepared form.
 
         Args:
             data_dir: a prepared folder (one with a `corpus.json`), or the raw corpus, which is then prepared into the cache, once for
-                each content and set of options. For a made corpus: where to keep it, None for the cache.
+                each content, set of options and ASR model. For a made corpus: where to keep it, None for the cache.
             cache_dir: default: the environment variable BIBIER_CACHE, else `bibier_hf` in the Hugging Face home.
-            options: the reader's. With a prepared folder they must agree with those that it was prepared with.
+            asr, options: as in `prepare`. With a prepared folder they must agree with those that it was prepared with.
         """
         complete = self.complete_options(options)
+        transcriber = as_transcriber(asr)
         if data_dir is not None and (Path(data_dir) / INFO_FILE).is_file():
-            self._check_prepared(Path(data_dir), options)
+            self._check_prepared(Path(data_dir), options, transcriber)
             return load_prepared(data_dir)
         source = self._check_source(data_dir)
         clips = self.read(source, **complete)
         facts = self._facts(complete, source)
         if self.has_source or data_dir is None:
-            target = cache_folder(cache_dir) / f"{facts['name']}-{_fingerprint(clips, facts)}"
+            target = cache_folder(cache_dir) / f"{facts['name']}-{_cache_key(clips, facts, transcriber)}"
         else:
             target = Path(data_dir)
-        with _lock(target, cache_dir):  # several training processes may come at once
+        with folder_lock(target, cache_dir):  # several training processes may come at once
             if not (target / INFO_FILE).is_file():
-                write_corpus(clips, facts, self.features, target)
+                write_corpus(clips, facts, self.features, target, transcriber)
         return load_prepared(target)
 
-    def _check_source(self, source: str | os.PathLike | None) -> Path | None:
+    def _check_source(self, source: str | os.PathLike | None) -> Path | str | None:
         if not self.has_source:
             return None
         if source is None:
             raise CorpusError(
                 f"The corpus '{self.name}' needs a folder: pass data_dir=... with its raw or prepared form ({self.homepage})."
             )
-        if not Path(source).exists():
-            raise FileNotFoundError(f"No corpus at '{source}'. '{self.name}' is to be had from {self.homepage}.")
-        return Path(source)
+        if Path(source).exists():
+            return Path(source)
+        if self.on_hub and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", os.fspath(source)):
+            return os.fspath(source)
+        hub = ", and no id of a data set on the Hub (owner/name)" if self.on_hub else ""
+        raise FileNotFoundError(f"No corpus at '{source}'{hub}. '{self.name}' is to be had from {self.homepage}.")
 
-    def _check_prepared(self, folder: Path, options: Mapping[str, Any]) -> None:
+    def _check_prepared(self, folder: Path, options: Mapping[str, Any], transcriber: Transcriber | None) -> None:
         info = read_info(folder)
         if info["reader"] != self.name:
             raise CorpusError(f"{folder} holds the prepared corpus '{info['reader']}', not '{self.name}'.")
@@ -175,19 +175,13 @@ class Corpus:
                     f"{folder} was prepared with {name}={stored!r}, but {name}={value!r} was asked for. "
                     "Pass the raw corpus, or prepare it again with that option."
                 )
+        if transcriber is not None and (stored := info["asr"] and info["asr"]["model"]) != dict(transcriber.facts):
+            raise CorpusError(f"{folder} was prepared with asr={stored}, but {dict(transcriber.facts)} was asked for. Prepare it again.")
 
-    def _facts(self, options: Mapping[str, Any], data_dir: Path | None) -> dict[str, Any]:
+    def _facts(self, options: Mapping[str, Any], data_dir: Path | str | None) -> dict[str, Any]:
         name = self.column(options, data_dir) if self.column else self.name
-        return {"name": name, "reader": self.name, "title": self.title, "homepage": self.homepage, "options": dict(options)}
-
-
-def neutral_id(corpus: str, name: str) -> str:
-    """`corpus-` and twelve hex digits of SHA-256: an id that stays the same in every layout and order of a corpus.
-
-    The names of emotional recordings usually spell out the emotion (RESD: `32_happiness_enthusiasm_h_120`). An id made of them would put
-    the label into paths, logs, prompts and features; running numbers would do so too, as long as files are sorted by name.
-    """
-    return f"{corpus}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+        facts = {"name": name, "reader": self.name, "title": self.title, "homepage": self.homepage, "not_to_rehost": self.not_to_rehost}
+        return facts | {"options": dict(options)}
 
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
@@ -195,76 +189,35 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
     return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or Path(HF_HOME) / "bibier_hf") / "corpora"
 
 
-def _lock(target: Path, cache_dir: str | os.PathLike | None) -> FileLock:
+def folder_lock(target: Path, cache_dir: str | os.PathLike | None = None) -> FileLock:
     """A lock in the cache, so that no file of ours stands beside a folder of the user's."""
     folder = cache_folder(cache_dir) / "locks"
     folder.mkdir(parents=True, exist_ok=True)
     return FileLock(folder / hashlib.sha256(os.fsencode(target.absolute())).hexdigest()[:16])
 
 
-def check_counts(clips: Iterable[Clip], expected: Mapping[str, Mapping[str, int]], remedy: str) -> None:
-    """Hold the clips of each split and label against published counts.
-
-    Raises:
-        CorpusError: one line for each count that differs.
-    """
-    found = Counter((clip.split, clip.label) for clip in clips)
-    wanted = Counter({(split, label): count for split, row in expected.items() for label, count in row.items()})
-    faults = [
-        f"{split} {label}: {found[split, label]} clips, expected {wanted[split, label]}"
-        for split, label in sorted(found.keys() | wanted.keys())
-        if found[split, label] != wanted[split, label]
-    ]
-    raise_faults(faults, "The counts differ from the published ones", remedy)
-
-
-def check_clips(clips: Sequence[Clip]) -> None:
-    """Whatever can be wrong before audio is read.
-
-    Raises:
-        CorpusError: lists every clip with an unknown split, label, language or source, without audio and text, with a soft label that
-            is no distribution, with an id that is taken, or whose file is missing.
-    """
-    faults = []
-    seen: dict[str, Clip] = {}
-    for clip in clips:
-        name = clip.where or clip.id
-        if clip.id in seen:
-            faults.append(f"{name}: the id '{clip.id}' is taken by {seen[clip.id].where or 'another row'}")
-        seen.setdefault(clip.id, clip)
-        if clip.split not in SPLITS:
-            faults.append(f"{name}: unknown split {clip.split!r}; allowed: {', '.join(SPLITS)}")
-        if clip.label not in EMOTIONS:
-            faults.append(f"{name}: unknown label {clip.label!r}; allowed: {', '.join(EMOTIONS)}")
-        if clip.source not in SOURCES:
-            faults.append(f"{name}: unknown source {clip.source!r}; allowed: {', '.join(SOURCES)}")
-        if not (clip.language.isascii() and clip.language.islower() and 2 <= len(clip.language) <= 3):
-            faults.append(f"{name}: the language {clip.language!r} is no ISO 639 code such as en or ru")
-        if clip.audio is None and not clip.text:
-            faults.append(f"{name}: neither audio nor text")
-        if clip.soft_label is not None and not _is_distribution(clip.soft_label):
-            faults.append(f"{name}: the soft label {list(clip.soft_label)} is not {len(EMOTIONS)} probabilities with the sum 1")
-        if isinstance(clip.audio, Path) and not clip.audio.is_file():
-            faults.append(f"{name}: no file {clip.audio}")
-    raise_faults(faults, "The corpus cannot be prepared", "Nothing was written. Mend or remove these rows and start again.")
-
-
-def _is_distribution(values: Sequence[float]) -> bool:
-    return len(values) == len(EMOTIONS) and min(values) >= 0 and abs(sum(values) - 1) < 1e-4
-
-
-def write_corpus(clips: Sequence[Clip], facts: Mapping[str, Any], features: Features, output_dir: str | os.PathLike) -> dict[str, Any]:
+def write_corpus(
+    clips: Sequence[Clip],
+    facts: Mapping[str, Any],
+    features: Features,
+    output_dir: str | os.PathLike,
+    transcriber: Transcriber | None = None,
+) -> dict[str, Any]:
     """Write clips as `<split>.parquet` (one file a split, in the given order) and `corpus.json` into `output_dir`.
 
     The folder appears as a whole at the end. One that is there already is replaced if it is empty or a prepared corpus, else refused.
 
     Args:
-        facts: what `corpus.json` says beyond counts: `name` (the column `corpus`), `reader`, `title`, `homepage`, `options`.
+        facts: what `corpus.json` says beyond counts: `name` (the column `corpus`), `reader`, `title`, `homepage`,
+            `not_to_rehost`, `options`.
+        transcriber: writes the texts of rows that have audio only; adds the column `text_source`.
 
     Raises:
         CorpusError: what `check_clips` finds, audio that cannot be read (all of it is named), or a folder with something else in it.
     """
     output_dir = Path(output_dir).absolute()
+    remarks = Counter(remark for clip in clips for remark in clip.remarks)
+    clips = [clip for clip in clips if not clip.left_out]
     if not clips:
         raise CorpusError("The corpus has no clips.")
     _check_replaceable(output_dir)
@@ -273,15 +226,20 @@ def write_corpus(clips: Sequence[Clip], facts: Mapping[str, Any], features: Feat
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as scratch:
         new = Path(scratch) / "new"
         new.mkdir()
-        info = _write_files(clips, facts, features, new)
+        info = _write_files(clips, facts, features, new, transcriber) | {"remarks": dict(sorted(remarks.items()))}
         (new / INFO_FILE).write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
         _move_into_place(new, output_dir, Path(scratch) / "old")
     return info
 
 
-def _write_files(clips: Sequence[Clip], facts: Mapping[str, Any], features: Features, folder: Path) -> dict[str, Any]:
+def _write_files(
+    clips: Sequence[Clip], facts: Mapping[str, Any], features: Features, folder: Path, transcriber: Transcriber | None
+) -> dict[str, Any]:
     faults: list[str] = []
     splits: dict[str, Any] = {}
+    filled = Counter()
+    if transcriber is not None:
+        features = Features({**features, TRANSCRIPT_SOURCE: Value("string")})
     with tqdm(total=len(clips), desc=f"Preparing {facts['name']}", unit="clip") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
         for split in SPLITS:
             chosen = [clip for clip in clips if clip.split == split]
@@ -300,8 +258,11 @@ def _write_files(clips: Sequence[Clip], facts: Mapping[str, Any], features: Feat
                         if fault:
                             faults.append(fault)
                         rows.append(_to_row(clip, facts["name"], audio, duration_s))
-                    if not faults:
-                        writer.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema))
+                    if faults:
+                        continue
+                    if transcriber is not None:
+                        filled += _fill_texts(rows, transcriber)
+                    writer.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema))
             labels = Counter(clip.label for clip in chosen)
             splits[split] = {
                 "rows": len(chosen),
@@ -316,6 +277,7 @@ def _write_files(clips: Sequence[Clip], facts: Mapping[str, Any], features: Feat
     return {
         "format_version": FORMAT_VERSION,
         **facts,
+        "asr": None if transcriber is None else {"model": dict(transcriber.facts), "filled": filled["text"], "no_speech": filled[""]},
         "license": sorted({clip.license for clip in clips}),
         "source": sorted({clip.source for clip in clips}),
         "language": sorted({clip.language for clip in clips}),
@@ -332,20 +294,23 @@ def _read_audio(clip: Clip) -> tuple[dict[str, Any] | None, float | None, str | 
         samples = decode_audio(clip.audio) if isinstance(clip.audio, Path) else clip.audio()
     except (AudioError, OSError) as error:
         return None, None, f"{clip.where or clip.id}: {error}"
-    return {"bytes": encode_flac(samples), "path": f"{clip.id}.flac"}, len(samples) / SAMPLING_RATE, None
+    return {"bytes": encode_flac(samples, clip.source), "path": f"{clip.id}.flac"}, len(samples) / SAMPLING_RATE, None
 
 
-def encode_flac(samples: np.ndarray) -> bytes:
-    """16 kHz mono float samples -> a 16-bit FLAC file; 16-bit recordings pass unchanged, what exceeds [-1, 1] is clipped.
-
-    Recordings are written anew even if they have this form already, so that no tag of the original file (which may name the emotion)
-    gets into the corpus.
-    """
-    buffer = io.BytesIO()
-    # Converted here, as libsndfile scales by 32767 on writing but by 32768 on reading.
-    integers = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
-    soundfile.write(buffer, integers, SAMPLING_RATE, format="FLAC", subtype="PCM_16")
-    return buffer.getvalue()
+def _fill_texts(rows: list[dict[str, Any]], transcriber: Transcriber) -> Counter:
+    """Write the missing texts, language by language, from the audio as it is stored; counts them as `text` or "" (nothing was heard)"""
+    missing: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        row[TRANSCRIPT_SOURCE] = "corpus" if row["text"] else "asr"
+        if not row["text"]:
+            missing.setdefault(row["language"], []).append(row)
+    counts = Counter()
+    for language, group in missing.items():
+        texts = transcriber([decode_audio(row["audio"]["bytes"]) for row in group], language)
+        for row, text in zip(group, texts, strict=True):
+            row["text"] = text
+            counts["text" if text else ""] += 1
+    return counts
 
 
 def _to_row(clip: Clip, corpus: str, audio: dict[str, Any] | None, duration_s: float | None) -> dict[str, Any]:
@@ -424,15 +389,8 @@ def load_prepared(folder: str | os.PathLike) -> DatasetDict:
     return DatasetDict({split: Dataset.from_parquet(str(folder / entry["file"])) for split, entry in info["splits"].items()})
 
 
-def _fingerprint(clips: Iterable[Clip], facts: Mapping[str, Any]) -> str:
-    """Changes with every value in the tables, with the size or time of a recording, with the options and the format."""
-    digest = hashlib.sha256(json.dumps([FORMAT_VERSION, facts], sort_keys=True).encode())
-    for clip in clips:
-        stat = clip.audio.stat() if isinstance(clip.audio, Path) and clip.audio.is_file() else None
-        audio = (
-            [str(clip.audio.absolute()), stat and stat.st_size, stat and stat.st_mtime_ns] if isinstance(clip.audio, Path) else clip.where
-        )
-        values = [clip.id, clip.split, clip.label, clip.language, clip.text, clip.speaker, clip.dialogue]
-        values += [clip.soft_label, clip.source, clip.license, dict(clip.extra), audio]
-        digest.update(json.dumps(values, sort_keys=True).encode())
-    return digest.hexdigest()[:16]
+def _cache_key(clips: Sequence[Clip], facts: Mapping[str, Any], transcriber: Transcriber | None) -> str:
+    """Changes with the clips, the options, the ASR model and the format."""
+    asr = None if transcriber is None else dict(transcriber.facts)
+    values = [FORMAT_VERSION, facts, asr, clips_fingerprint(clips)]
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]

@@ -4,6 +4,7 @@
   speaker: where test shares its speakers with train (RESD), a dev split that is grouped would select for another task than the one scored.
 * `dialogue_grouped`: all clips pooled and cut into five folds that keep dialogues whole; test is fold `i`, dev fold `i + 1`, train
   the rest. The folds are the corpus's own where it has them (column `fold`), else stratified by label here.
+* `speaker_independent`: the same with speakers kept whole; the folds are always made here.
 
 Choices are made by hashes of ids and seeds, not by a generator's state, so they do not depend on the order of rows.
 """
@@ -11,7 +12,8 @@ Choices are made by hashes of ids and seeds, not by a generator's state, so they
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,13 +36,13 @@ def apply_protocol(
     Args:
         dataset_dict: what `load_corpus` returned.
         protocol: one of `PROTOCOLS`.
-        fold: of a protocol with folds: which of them is test, 0 to 4; must be 0 for `official`.
+        fold: of a grouped protocol: which of its folds is test, 0 to 4; must be 0 for `official`.
         seed: of the choices that the corpus leaves open.
         dev_share: share of train that becomes dev where the corpus has none (`official`).
 
     Returns:
         train, dev, test with the columns of the common schema; `split` says the new split. No clip is in two of them and, with
-        `dialogue_grouped`, no dialogue; both are checked.
+        a grouped protocol, no dialogue or speaker; both are checked.
 
     Raises:
         ProtocolError: unknown name, fold or share, or a corpus that lacks what the protocol needs.
@@ -56,8 +58,8 @@ def apply_protocol(
     rows["split"] = [split for split in present for _ in range(len(dataset_dict[split]))]
     splits = PROTOCOLS[protocol](rows, fold, seed, dev_share)
     _check_disjoint(splits, rows["id"], "id")
-    if protocol == "dialogue_grouped":
-        _check_disjoint(splits, rows["dialogue"], "dialogue")
+    if protocol in GROUPED_BY:
+        _check_disjoint(splits, rows[GROUPED_BY[protocol]], GROUPED_BY[protocol])
     if empty := [split for split in SPLITS if split not in splits]:
         raise ProtocolError(
             f"The protocol '{protocol}' leaves no clips for {', '.join(empty)}: the corpus is too small ({len(splits)} clips)."
@@ -69,12 +71,12 @@ def apply_protocol(
 
 def _official(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) -> list[str]:
     if fold != 0:
-        raise ProtocolError(f"fold={fold}, but the official protocol has one split only. Leave fold out, or use 'dialogue_grouped'.")
+        raise ProtocolError(f"fold={fold}, but the official protocol has one split only. Leave fold out, or use {_names(GROUPED_BY)}.")
     present = set(rows["split"])
     if not {"train", "test"} <= present:
         raise ProtocolError(
             f"The official protocol needs a train and a test split; the corpus has {', '.join(sorted(present))}. "
-            "A table without a column 'split' is split when it is prepared."
+            f"Use a protocol that makes its own: {_names(GROUPED_BY)}. (A table without a column 'split' is split when it is prepared.)"
         )
     splits = list(rows["split"])
     if "dev" not in present:
@@ -91,28 +93,36 @@ def _official(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) 
     return splits
 
 
-def _dialogue_grouped(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) -> list[str]:
+def _grouped(protocol: str, rows: Mapping[str, list], fold: int, seed: int, dev_share: float) -> list[str]:
+    kind = GROUPED_BY[protocol]
     if fold not in range(NUM_FOLDS):
         raise ProtocolError(f"fold={fold!r}; allowed: 0 to {NUM_FOLDS - 1}.")
-    if missing := sum(dialogue is None for dialogue in rows["dialogue"]):
-        raise ProtocolError(f"The protocol 'dialogue_grouped' needs the dialogue of every clip; {missing} of {len(rows['id'])} have none.")
-    own_folds = rows.get("fold", [None])
-    if None in own_folds:
+    if missing := sum(group is None for group in rows[kind]):
+        raise ProtocolError(f"The protocol '{protocol}' needs the {kind} of every clip; {missing} of {len(rows['id'])} have none.")
+    # A corpus's own folds are cut by dialogue.
+    folds = rows.get("fold", [None]) if kind == "dialogue" else [None]
+    if None in folds:
         names = [str(number) for number in range(NUM_FOLDS)]
+        shares = {name: 1 / NUM_FOLDS for name in names[1:]}
         try:
-            assigned = stratified_group_split(
-                rows["label"], rows["dialogue"], {name: 1 / NUM_FOLDS for name in names[1:]}, seed, remainder=names[0]
-            )
+            assigned = stratified_group_split(rows["label"], rows[kind], shares, seed, remainder=names[0])
         except ValueError as error:
-            raise ProtocolError(f"The protocol 'dialogue_grouped' is not possible: {error}") from error
-        own_folds = [int(name) for name in assigned]
+            raise ProtocolError(f"The protocol '{protocol}' is not possible: {error}") from error
+        folds = [int(name) for name in assigned]
     named = {fold: "test", (fold + 1) % NUM_FOLDS: "dev"}
-    return [named.get(number, "train") for number in own_folds]
+    return [named.get(number, "train") for number in folds]
 
+
+def _names(protocols: Iterable[str]) -> str:
+    return " or ".join(f"'{protocol}'" for protocol in protocols)
+
+
+GROUPED_BY: Mapping[str, str] = {"dialogue_grouped": "dialogue", "speaker_independent": "speaker"}
+"""Protocol with folds -> the column whose values it keeps whole."""
 
 PROTOCOLS: Mapping[str, Callable[[Mapping[str, list], int, int, float], list[str]]] = {
     "official": _official,
-    "dialogue_grouped": _dialogue_grouped,
+    **{protocol: partial(_grouped, protocol) for protocol in GROUPED_BY},
 }
 """Name -> function of (columns, fold, seed, dev_share) that names the split of every row."""
 

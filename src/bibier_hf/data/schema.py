@@ -18,7 +18,7 @@ A prepared corpus has one row an utterance:
 | `source` | string | `recorded`, `synthetic` or `stacked` |
 | `license` | string | licence of the row |
 
-A corpus may add columns of its own behind these (RESD adds `fold`); whoever mixes corpora selects `COLUMNS`.
+A corpus may add columns of its own behind these (RESD adds `fold`, a stacked corpus `components`); whoever mixes corpora selects `COLUMNS`.
 """
 
 import difflib
@@ -27,7 +27,7 @@ from types import MappingProxyType
 from datasets import Audio, ClassLabel, Features, List, Value
 
 from ..model.audio_bibier import SAMPLING_RATE
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 
 SPLITS = ("train", "dev", "test")
 SOURCES = ("recorded", "synthetic", "stacked")

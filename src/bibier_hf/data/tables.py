@@ -92,6 +92,12 @@ def _read_jsonl(file: Any, name: str) -> tuple[list[Row], list[str]]:
     return rows, faults
 
 
+def demand_columns(rows: list[Row], names: tuple[str, ...], table: str) -> None:
+    """Raise a CorpusError that names the columns that a table lacks, if there are any."""
+    if missing := [name for name in names if name not in rows[0].values]:
+        raise CorpusError(f"{table} lacks the columns {missing}; it has {list(rows[0].values)}.")
+
+
 def raise_faults(faults: list[str], heading: str, remedy: str = "", shown: int = 20) -> None:
     """Raise one CorpusError that lists the faults (the first `shown` of them), if there are any."""
     if not faults:

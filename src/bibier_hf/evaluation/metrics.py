@@ -18,7 +18,7 @@ import numpy as np
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 from sklearn.metrics import f1_score, recall_score
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 
 METRICS = ("uar", "war", "mf1", "wf1")
 """Names of the four metrics in the order they are published."""

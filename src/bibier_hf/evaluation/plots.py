@@ -1,12 +1,18 @@
 """Pictures of a report."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure  # not pyplot: a picture is drawn into a file, whatever display or back end there is
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
+
+Spread = tuple[float, float, float]
+"""Mean, lowest and highest of a number over folds."""
 
 
 def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "") -> None:
@@ -42,4 +48,52 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
             color="white" if shares[row, column] > 0.5 else "black",
         )
     figure.colorbar(image, label="share of the true class", format=PercentFormatter(1.0))
+    figure.savefig(path, dpi=150)
+
+
+def plot_leakage(
+    series: Mapping[str, tuple[Mapping[str, Spread | None], Mapping[str, Spread | None]]],
+    chance_uar: float,
+    path: str | Path,
+    title: str = "",
+) -> None:
+    """Draw what tells the label of test rows without the emotion being heard, and how many test rows are touched, a colour a protocol.
+
+    Args:
+        series: protocol -> (source of the label -> its UAR, what is shared with train -> share of the test rows), each value as (mean,
+            lowest, highest) over folds, None where it was not audited.
+        chance_uar: UAR of answers that do not depend on the label.
+        path: picture to write; the suffix decides the format.
+        title: line over the picture.
+    """
+    panels = ("UAR of the emotion when nothing else is known", "share of test rows that have it in common with train")
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    for side, (axes, label) in enumerate(zip(figure.subplots(1, 2), panels, strict=True)):
+        names = list(next(iter(series.values()))[side])
+        height = 0.8 / len(series)
+        for place, sides in enumerate(series.values()):
+            for row, name in enumerate(names):
+                position = row + (place - (len(series) - 1) / 2) * height
+                color = f"C{place}"
+                if sides[side][name] is None:
+                    axes.text(0.01, position, "not audited", va="center", fontsize=8, color=color)
+                    continue
+                mean, lowest, highest = sides[side][name]
+                axes.barh(position, mean, 0.9 * height, color=color)
+                if highest > lowest:
+                    axes.plot([lowest, highest], [position, position], color="black", linewidth=1)
+                axes.text(highest + 0.01, position, f"{mean:.1%}", va="center", fontsize=8)
+        if side == 0:
+            axes.axvline(chance_uar, color="black", linestyle="--", linewidth=1)
+        axes.set_yticks(range(len(names)), names)
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.15)
+        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_xlabel(label)
+        axes.spines[["top", "right"]].set_visible(False)
+    handles = [Patch(color=f"C{place}", label=protocol) for place, protocol in enumerate(series)]
+    handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label=f"chance ({chance_uar:.1%})"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
+    figure.suptitle(title)
     figure.savefig(path, dpi=150)

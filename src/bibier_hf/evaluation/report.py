@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
-from ..model.configuration_bibier import EMOTIONS
+from ..model.labels_bibier import EMOTIONS
 from .metrics import METRICS, classification_metrics, confusion_matrix, grouped_metrics, mean_over_groups, recall_per_class
 from .plots import plot_confusion_matrix
 

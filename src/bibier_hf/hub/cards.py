@@ -59,6 +59,7 @@ def render_model_card(results: dict[str, Any], model_id: str = "PATH/TO/THIS/FOL
         backbones={modality: _backbone_facts(name, results["model"], modality) for modality, name in backbones.items()},
         protocols={name: _protocol_text(protocol) for name, protocol in results["protocol"].items()},
         data=results["data"],
+        augmentation={name: _augmentation_text(facts) for name, facts in results.get("augmentation", {}).items()},
         synthetic=sorted(name for name, data in results["data"].items() if "synthetic" in data["source"]),
         grouped=any(protocol["name"] != "official" for protocol in results["protocol"].values()),
         resd_official=results["protocol"].get("resd", {}).get("name") == "official",
@@ -108,10 +109,22 @@ def _protocol_text(protocol: dict[str, Any]) -> str:
     return f"{protocol['name']} protocol" + (f", fold {protocol['fold']}" if "fold" in protocol else "")
 
 
+def _augmentation_text(facts: dict[str, Any]) -> str:
+    """What was done to the train split of a corpus, in one sentence."""
+    parts = []
+    if "sds" in facts:
+        sds = facts["sds"]
+        draws = {1: "drawn once", "every_epoch": "drawn anew in every epoch"}.get(sds["draws"], f"{sds['draws']} draws in turn")
+        parts.append(f"{sds['stacked']} of {sds['rows']} rows stacked from clips of the same label ({draws})")
+    if "synthetic" in facts:
+        parts.append(f"{sum(counts['used'] for counts in facts['synthetic'].values())} synthetic utterances added")
+    return "; ".join(parts)
+
+
 def _backbone_facts(name: str, model: dict[str, Any], modality: str) -> dict[str, Any]:
     return {
         "name": "a small one, trained from scratch with the rest" if name == EMBEDDED else f"`{name}`",
-        "frozen": model[f"{modality}_backbone_frozen"],
+        "training": model[f"{modality}_backbone_training"],
         "embedded": name == EMBEDDED,
         "license": BACKBONE_LICENSES.get(name),
         "url": f"https://huggingface.co/{name}" if "/" in name else None,

@@ -5,7 +5,7 @@ They are built from the C++ beside this file, once, in a few seconds, into the u
 plain torch, so that it needs neither this package nor a compiler: remote code gains from them as soon as `bibier_hf` is imported.
 
     import bibier_hf                  loads what is built already, compiles nothing
-    load_kernels(build=True)          what long work does first (training, extraction, the benchmark): compiles, and says so
+    load_kernels(build_missing=True)  what long work does first (training, extraction, the benchmark): compiles, and says so
     python -m bibier_hf.kernels       compiles and prints where the library is
 
 `BIBIER_KERNEL` chooses: `auto` (the default; whatever fails is told once, and the torch path is used), `torch` (never), `cpp` (compiled at

@@ -19,6 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.integrations.peft import PeftAdapterMixin
 from transformers.modeling_utils import PreTrainedModel
 
 from .audio_bibier import SAMPLING_RATE
@@ -37,7 +38,15 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 def load_backbone(source: str, revision: str | None = None, **kwargs) -> PreTrainedModel:
     """A pretrained backbone in float32, from a Hub id or a folder."""
     config = AutoConfig.from_pretrained(source, revision=revision, **kwargs)
-    return _encoder(AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **_without_pooler(config), **kwargs))
+    backbone = _encoder(AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **_without_pooler(config), **kwargs))
+    if os.path.isdir(source):
+        backbone.name_or_path = ""  # a folder of this machine means nothing in what is saved
+    return backbone
+
+
+def load_adapter(backbone: PreTrainedModel, folder: str) -> None:
+    """Put the LoRA adapter of a folder into a backbone (needs peft). By its full name: wav2vec2 has another method of the same name."""
+    PeftAdapterMixin.load_adapter(backbone, folder)
 
 
 def _encoder(backbone: PreTrainedModel) -> PreTrainedModel:
@@ -210,9 +219,13 @@ def _audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torc
 def _text_states(
     backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    tokens = input_ids.shape[1]
+    shortest = getattr(backbone.config, "downsampling_rate", 1)
+    if tokens < shortest:  # CANINE shortens sequences inside, and not below one step
+        input_ids = F.pad(input_ids, (0, shortest - tokens), value=backbone.config.pad_token_id)
     mask = _prefix_mask(lengths, input_ids.shape[1])
     outputs = backbone(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=layer != -1)
-    return _hidden(outputs, layer), mask
+    return _hidden(outputs, layer)[:, :tokens], mask[:, :tokens]
 
 
 def _whisper_states(encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,7 +1,4 @@
-"""BiBiER configuration: one typed object holds every size and option of the model, and refuses what does not fit together.
-
-The label order is defined here and nowhere else.
-"""
+"""BiBiER configuration: one typed object holds every size and option of the model, and refuses what does not fit together."""
 
 import difflib
 import os
@@ -13,8 +10,7 @@ from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils.hub import resolve_revision
 
-EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-"""The seven emotions in the order of every logit, probability and soft label (that of the published models)."""
+from .labels_bibier import EMOTIONS
 
 TASK = "audio-text-emotion"
 """Name of the pipeline task."""
@@ -64,9 +60,11 @@ class BiBiERConfig(PreTrainedConfig):
             such backbone and takes precomputed `audio_features` / `text_features` of width `audio_feature_size` / `text_feature_size`.
         audio_backbone_id, audio_backbone_revision (text likewise): where the pretrained weights come from on the Hub; None for local ones.
         freeze_audio_backbone, freeze_text_backbone: train the backbone or not.
+        freeze_audio_encoder, freeze_text_encoder: likewise what stands above it, up to the unimodal logits.
         save_backbones: `"auto"` stores trained and local backbones in the checkpoint and names frozen Hub ones by id and revision;
             `"always"` stores both, `"never"` none.
         audio_backbone_stored, text_backbone_stored: written by `save_pretrained`: are the weights in the checkpoint?
+        audio_adapter_stored, text_adapter_stored: likewise: is there a LoRA adapter of the backbone (a folder `audio_adapter`)?
         audio_layer, text_layer: which hidden state is the feature: -1 the backbone's output, k >= 0 the k-th of `hidden_states`.
         max_window_s: longer audio is encoded in windows of this many seconds.
         max_text_tokens: longer text is cut by the tokenizer, special tokens included.
@@ -140,8 +138,12 @@ class BiBiERConfig(PreTrainedConfig):
     text_backbone_id: str | None = None
     text_backbone_revision: str | None = None
     text_backbone_stored: bool = True
+    audio_adapter_stored: bool = False
+    text_adapter_stored: bool = False
     freeze_audio_backbone: bool = True
     freeze_text_backbone: bool = True
+    freeze_audio_encoder: bool = False
+    freeze_text_encoder: bool = False
     save_backbones: Literal["auto", "always", "never"] = "auto"
     audio_layer: int = -1
     text_layer: int = -1
@@ -330,6 +332,8 @@ class BiBiERConfig(PreTrainedConfig):
                     layer,
                     f"-1 (output) or 0..{depth}, the hidden states of '{backbone.model_type}'",
                 )
+            if getattr(backbone, "model_type", None) == "canine":
+                _require(layer == -1, f"{modality}_layer", layer, "-1, as the inner states of 'canine' are shortened sequences")
             if backbone is None and not getattr(self, f"{modality}_backbone_stored"):
                 raise ValueError(f"{modality}_backbone_stored=False without {modality}_config: there is no backbone to fetch.")
             if not getattr(self, f"{modality}_backbone_stored") and getattr(self, f"{modality}_backbone_id") is None:

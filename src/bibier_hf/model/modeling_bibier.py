@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
+from huggingface_hub import snapshot_download
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
@@ -31,6 +32,7 @@ from .backbones_bibier import (
     encode_text,
     find_backbone_folder,
     kept_first,
+    load_adapter,
     load_backbone,
     weights_hash,
 )
@@ -57,6 +59,10 @@ _HEAD_PREFIXES = ("audio_encoder.", "text_encoder.", "fusion.", "classifier.", "
 CUSTOM_PIPELINES = {
     TASK: {"impl": "pipeline_bibier.AudioTextEmotionPipeline", "pt": ["AutoModel"], "tf": [], "type": "multimodal"},
 }
+
+
+ADAPTER_FOLDER = "{}_adapter"
+"""Where in a checkpoint the LoRA adapter of a modality's backbone stands."""
 
 
 @dataclass
@@ -149,6 +155,12 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         for modality in MODALITIES:
             if not getattr(model.config, f"{modality}_backbone_stored"):
                 model._fetch_backbone(modality, backbone_dir, fetch)
+        adapted = [modality for modality in MODALITIES if getattr(model.config, f"{modality}_adapter_stored")]
+        if adapted:
+            folder = _checkpoint_folder(pretrained_model_name_or_path, adapted, revision=kwargs.get("revision"), **fetch)
+            for modality in adapted:
+                load_adapter(getattr(model, f"{modality}_backbone"), os.path.join(folder, ADAPTER_FOLDER.format(modality)))
+        model.freeze()  # loading has made every parameter anew
         return loaded
 
     def save_pretrained(
@@ -167,6 +179,12 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         state_dict = self.state_dict() if state_dict is None else state_dict
         left_out = tuple(f"{modality}_backbone." for modality in MODALITIES if not stored[f"{modality}_backbone_stored"])
         state_dict = {key: value for key, value in state_dict.items() if not key.startswith(left_out)}
+        for modality in MODALITIES:
+            backbone = getattr(self, f"{modality}_backbone")
+            stored[f"{modality}_adapter_stored"] = adapted = getattr(backbone, "_hf_peft_config_loaded", False)
+            if adapted:  # the base as if it had no adapter, which has a folder of its own
+                state_dict = _without_adapter(state_dict, f"{modality}_backbone.")
+                backbone.save_pretrained(os.path.join(save_directory, ADAPTER_FOLDER.format(modality)))
         before = {key: getattr(self.config, key) for key in stored}
         self.config.auto_map = dict(AUTO_MAP)
         self.config.custom_pipelines = CUSTOM_PIPELINES
@@ -240,7 +258,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if bimodal and (config.fusion == "late" or config.add_unimodal_logits):
             self.mixture = LogitMixture(2 if config.fusion == "late" else 3, config.num_labels)
         self.post_init()
-        self._freeze_backbones()
+        self.freeze()
 
     @classmethod
     def from_backbones(
@@ -274,7 +292,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if width != expected:
             raise ValueError(f"The {modality} backbone has width {width}, but the {modality} encoder of this model expects {expected}.")
         setattr(self, f"{modality}_backbone", backbone.to(device=self.device))
-        self._freeze_backbones()
+        self.freeze()
         self.train(self.training)
 
     def backbone_key(self, modality: str) -> str:
@@ -284,19 +302,21 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         name = f"{source}@{revision}" if source and revision else weights_hash(self._require_backbone(modality))
         return f"{name}#{getattr(self.config, f'{modality}_layer')}"
 
-    def _freeze_backbones(self) -> None:
-        for modality in MODALITIES:
-            backbone = getattr(self, f"{modality}_backbone")
-            if backbone is not None and getattr(self.config, f"freeze_{modality}_backbone"):
-                backbone.requires_grad_(False)
+    def freeze(self) -> None:
+        """Let no gradient into the backbones and encoders that the configuration calls frozen."""
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        names = [f"{modality}_{part}" for modality in MODALITIES for part in ("backbone", "encoder")]
+        frozen = [getattr(self, name, None) for name in names if getattr(self.config, f"freeze_{name}")]
+        return [module for module in frozen if module is not None]
 
     def train(self, mode: bool = True) -> "BiBiERForEmotionClassification":
-        """Frozen backbones stay in evaluation mode: no dropout and no SpecAugment in features that nothing adapts to."""
+        """What is frozen stays in evaluation mode: no dropout and no SpecAugment in features that nothing adapts to."""
         super().train(mode)
-        for modality in MODALITIES:
-            backbone = getattr(self, f"{modality}_backbone", None)
-            if backbone is not None and getattr(self.config, f"freeze_{modality}_backbone"):
-                backbone.eval()
+        for module in self._frozen_modules():
+            module.eval()
         return self
 
     def _require_backbone(self, modality: str) -> PreTrainedModel:
@@ -351,7 +371,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             input_ids, text_attention_mask: tokens and their mask, (B, T).
             audio_features, audio_features_mask: backbone features (B, T_a, D_a) in place of the waveform, and their mask (B, T_a).
             text_features, text_features_mask: likewise, (B, T_t, D_t) and (B, T_t).
-            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders.
+            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders; features beside them say which
+                samples have the modality.
             labels: hard, integers (B,), or soft, (B, K) with rows that sum to one.
             num_items_in_batch: samples of the whole (global) batch; the loss is a sum divided by it. None: B.
             return_dict: False for a plain tuple.
@@ -474,7 +495,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         self, modality: str, features: torch.Tensor | None, mask: torch.Tensor | None, logits: torch.Tensor | None, batch: int
     ) -> _Encoded:
         encoder, size = getattr(self, f"{modality}_encoder"), getattr(self.config, f"{modality}_encoder_size")
-        if features is None:
+        features_given = features is not None
+        if not features_given:
             features = torch.zeros(batch, 1, size, dtype=self._compute_dtype, device=self.device)
             mask = torch.zeros(batch, 1, dtype=torch.bool, device=self.device)
             encoder = None
@@ -490,7 +512,9 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if logits is not None:
             if logits.shape != (batch, self.config.num_labels):
                 raise ValueError(f"{modality}_logits must have the shape {(batch, self.config.num_labels)}, got {tuple(logits.shape)}.")
-            own, has_logits = logits.to(frames.dtype), torch.ones_like(present)
+            own = logits.to(frames.dtype)
+            # With features beside them, logits count for the samples that have the modality.
+            has_logits = present if features_given else torch.ones_like(present)
         return _Encoded(frames, mask, present, pooled, own, has_logits)
 
     def _modality_dropout(self, has_audio: torch.Tensor, has_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -528,6 +552,20 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             if head.logits is not None and self.config.unimodal_loss_weight > 0:
                 loss = loss + self.config.unimodal_loss_weight * (soft_cross_entropy(head.logits, targets, weights) * head.has_logits).sum()
         return loss / items
+
+
+def _without_adapter(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The weights of a model whose module `prefix` has a LoRA adapter, under the names that they have without it."""
+    inside = {key for key in state_dict if key.startswith(prefix)}
+    kept = {key: value for key, value in state_dict.items() if key not in inside or ".lora_" not in key}
+    return {key.replace(".base_layer.", ".") if key in inside else key: value for key, value in kept.items()}
+
+
+def _checkpoint_folder(name: str | os.PathLike, adapted: list[str], **fetch: Any) -> str:
+    """The folder of a checkpoint, fetched from the Hub (its adapters alone) where it is no folder."""
+    if os.path.isdir(name):
+        return os.fspath(name)
+    return snapshot_download(name, allow_patterns=[f"{ADAPTER_FOLDER.format(modality)}/*" for modality in adapted], **fetch)
 
 
 def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:

@@ -20,14 +20,16 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from transformers import TrainingArguments
 
+from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_METRIC
-from ..model.configuration_bibier import EMBEDDED, BiBiERConfig
+from ..model.configuration_bibier import EMBEDDED, MODALITIES, BiBiERConfig
+from ..model.labels_bibier import EMOTIONS
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 
 RUN_FILE = "run.yaml"
@@ -41,7 +43,7 @@ RESERVED = {
     "lr_scheduler_kwargs": "use `scheduler`",
     "metric_for_best_model": _SELECTION,
     "greater_is_better": _SELECTION,
-    "label_smoothing_factor": "uniform smoothing is not supported; give the rows a `soft_label` and set `soft_labels: true`",
+    "label_smoothing_factor": "uniform smoothing is not supported; give soft labels (`corpora.0.labels`) and set `soft_labels: true`",
     "label_names": "the labels are always called `labels`",
     "remove_unused_columns": "the collator hands the model what it needs",
     "train_sampling_strategy": "use `group_by_length` and `corpus_balanced_sampling`",
@@ -73,35 +75,102 @@ TRAINING_DEFAULTS: dict[str, Any] = {
 """Where a run departs from the defaults of transformers: the published epochs and learning rate, and selection on dev."""
 
 
-class ArgumentError(ValueError):
-    """A run file or a command line that cannot be followed; the message says what was given and how to mend it."""
-
-
 class Section(BaseModel):
     """A part of the arguments: unknown keys and wrong types are refused."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class StackingArguments(Section):
+    """Stacked data sampling of a corpus' train split ([`~bibier_hf.augmentation.sds.StackedDataSampling`])."""
+
+    share: float = Field(0.0, ge=0, le=1, description="share of rows that are stacked; 0: none. Published: 0.7")
+    share_of: Literal["all", "short"] = Field("all", description="of all rows, or of those below target_s")
+    target_s: float = Field(4.0, gt=0, description="shorter clips are stacked until they are as long, in seconds")
+    max_s: float | None = Field(None, gt=0, description="no stacked clip is longer; null: no limit of its own")
+    gap_s: float = Field(0.0, ge=0, description="silence between two clips")
+    same_speaker: bool = Field(False, description="stack clips of one speaker only")
+    top_k: int = Field(10, ge=1, description="how many of the longest clips to choose among where none is long enough")
+    text: Literal["concat", "asr"] = Field("concat", description="joined texts, or a transcript of the stacked audio")
+    asr_model: str = Field("openai/whisper-base", description="Hub id or folder of the speech recogniser, for text asr")
+    mode: Literal["replace", "append"] = Field("replace", description="stacked rows in the place of their rows, or beside them")
+    draws: Annotated[int, Field(ge=1)] | Literal["every_epoch"] = Field(
+        1, description="1: drawn once; more: so many draws, one an epoch in turn; every_epoch: anew (with feature_cache.enabled false)"
+    )
+    seed: int = Field(42, ge=0, description="of the draws")
+
+
+class SyntheticArguments(Section):
+    """Synthetic rows for a corpus' train split, such as recipes/augment.py tug writes."""
+
+    path: str | None = Field(None, description="prepared corpus with synthetic rows; null: none")
+    ratio: Share | dict[Literal[EMOTIONS], Share] = Field(
+        1.0, description="share of its rows to take: one number, or {label: number} with nothing of the others"
+    )
+    seed: int = Field(42, ge=0, description="of the choice")
+
+
+class AugmentationArguments(Section):
+    """What is done to a corpus' train split, after it was split off."""
+
+    sds: StackingArguments = Field(default_factory=StackingArguments)
+    synthetic: SyntheticArguments = Field(default_factory=SyntheticArguments)
+
+
 class CorpusArguments(Section):
     """One corpus of a run."""
 
-    name: str = Field(description="corpus: quickstart, resd, csv, ...")
+    name: str = Field(description="corpus: quickstart, meld, resd, ravdess, csv, or a Python file that defines one")
     data_dir: str | None = Field(None, description="folder of the corpus, as it came or prepared")
-    protocol: str = Field("official", description="how it is split: official, dialogue_grouped")
+    protocol: str = Field("official", description="how it is split: official, dialogue_grouped, speaker_independent")
     fold: int = Field(0, ge=0, description="which fold is the test set, for grouped protocols")
     split_seed: int = Field(42, ge=0, description="seed of the dev split where the corpus has none")
     dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev where the corpus has none")
+    labels: str | None = Field(None, description="table of soft labels for the training rows, joined by id; see soft_labels")
     options: dict[str, Any] = Field(default_factory=dict, description="options of this corpus' loader")
+    augmentation: AugmentationArguments = Field(default_factory=AugmentationArguments)
 
 
 class FeatureCacheArguments(Section):
     """What is computed from audio and text once, before the first epoch, instead of in each."""
 
     enabled: bool = Field(True, description="false: decode and preprocess each clip anew in every epoch")
-    directory: str | None = Field(None, description="where the Arrow files are; null: in the cache of the datasets library")
-    dtype: Literal["float16", "float32"] = Field("float32", description="type of stored features; float16 halves the files")
+    directory: str | None = Field(None, description="where the stores are; null: features in BIBIER_CACHE or in the Hugging Face home")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field("float32", description="type of stored features; 16 bits halve the files")
+    compute_dtype: Literal["bfloat16", "float32"] = Field("float32", description="type that frozen backbones work in")
     batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
+
+
+class LoraArguments(Section):
+    """Low-rank adapters in the backbones."""
+
+    backbones: list[Literal[MODALITIES]] = Field(list(MODALITIES), min_length=1, description="which backbones get one: audio, text")
+    r: int = Field(8, ge=1, description="rank")
+    alpha: float = Field(16.0, gt=0, description="scale: the update counts alpha / r times")
+    targets: list[str] | Literal["all-linear"] = Field(
+        "all-linear", description="linear layers that get one, by the end of their names: [q_proj, v_proj, query, value]"
+    )
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    save: Literal["merged", "adapter"] = Field("merged", description="in the checkpoint: merged into the backbone, or beside it")
+
+
+class StagesArguments(Section):
+    """Whether encoders and fusion are trained together or, as published, one after the other."""
+
+    plan: Literal["joint", "two_stage"] = Field("joint", description="joint; or two_stage: each encoder by itself, then the fusion")
+    logits: Literal["out_of_fold", "in_sample"] = Field(
+        "out_of_fold", description="unimodal logits of the training set in stage 2: from encoders that had not seen it, or that had"
+    )
+    folds: int = Field(5, ge=2, description="parts of the training set for out_of_fold")
+    audio: dict[str, Any] = Field(default_factory=dict, description="keys of the run that differ while the audio encoder is trained")
+    text: dict[str, Any] = Field(default_factory=dict, description="likewise for the text encoder")
+    fusion: dict[str, Any] = Field(default_factory=dict, description="likewise for the fusion")
+
+
+STAGES = ("audio", "text", "fusion")
 
 
 class RunArguments(Section):
@@ -115,15 +184,22 @@ class RunArguments(Section):
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     text_prefix: str | None = Field(None, description="put before every text; null: what the text backbone was trained with")
     model: dict[str, Any] = Field(default_factory=dict, description="fields of BiBiERConfig, e.g. model.hidden_size")
+    frozen: list[str] = Field(default_factory=list, description="parameters that stay as they are, by how their names begin")
+    backbone_learning_rate: float | None = Field(None, gt=0, description="of backbones that are trained; null: learning_rate")
+    lora: LoraArguments | None = Field(None, description="train low-rank adapters in the backbones; null: none")
     optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
     scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
     class_weights: Literal["balanced", "sqrt", "none"] = Field("balanced", description="weights of the classes in the loss")
     corpus_balanced_sampling: bool = Field(True, description="with several corpora: draw as often from each")
     group_by_length: bool = Field(False, description="batches of clips of similar length")
-    soft_labels: bool = Field(False, description="train on soft_label where a row has one")
+    soft_labels: bool = Field(False, description="train on the soft labels of the rows that have one")
+    smoothing_probability: float = Field(1.0, ge=0, le=1, description="share of these rows that do, drawn anew in each epoch")
+    label_smoothing_mode: Literal["soft", "argmax"] = Field("soft", description="train on the distribution, or on its arg-max as published")
+    gold_weight: float | None = Field(None, ge=0, le=1, description="mix at least so much of the gold label into soft labels; null: none")
     patience: int | None = Field(10, ge=1, description="stop after so many evaluations without a better dev score; null: never")
     refit_on_dev: bool = Field(False, description="after selection train anew on train + dev, as long as the selected checkpoint was")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
+    stages: StagesArguments = Field(default_factory=StagesArguments)
     resume_from_checkpoint: bool | str = Field(False, description="true: go on from the last whole checkpoint; or a checkpoint folder")
     overwrite: bool = Field(False, description="replace what an earlier run left in output_dir")
     training: dict[str, Any] = Field(default_factory=dict)
@@ -165,14 +241,22 @@ class RunArguments(Section):
         content["feature_cache"].pop("directory")
         for corpus in content["corpora"]:
             corpus.pop("data_dir")
+            hide_folder(corpus["augmentation"]["synthetic"], "path")
+            hide_folder(corpus["augmentation"]["sds"], "asr_model")
+            corpus["labels"] = corpus["labels"] and Path(corpus["labels"]).name
         for name in ("audio_backbone", "text_backbone"):
-            if os.path.isdir(content[name]):
-                content[name] = Path(content[name]).resolve().name
+            hide_folder(content, name)
         return content
 
     def to_yaml(self) -> str:
         """[`dump`] as YAML."""
         return yaml.safe_dump(self.dump(), sort_keys=False, allow_unicode=True)
+
+
+def hide_folder(content: dict[str, Any], name: str) -> None:
+    """Leave only the last name of a folder of this machine; anything else, such as a Hub id, stays."""
+    if content[name] and os.path.isdir(content[name]):
+        content[name] = Path(content[name]).resolve().name
 
 
 OWN_FIELDS = tuple(name for name in RunArguments.model_fields if name != "training")
@@ -186,7 +270,7 @@ MODEL_FIELDS = tuple(
     field.name
     for field in dataclasses.fields(BiBiERConfig)
     if field.name in BiBiERConfig.__annotations__
-    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_backbone_stored"))
+    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_stored"))
     and field.name not in ("class_weights", "model_type")
 )
 
@@ -279,6 +363,37 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
     return run
 
 
+# Data, model and output are those of the whole run.
+_SHARED_BY_STAGES = frozenset(
+    """
+    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model feature_cache refit_on_dev
+    stages resume_from_checkpoint overwrite
+    """.split()
+)
+
+
+def stage_run(run: RunArguments, stage: str, output_dir: str | Path) -> RunArguments:
+    """The arguments of one stage of a run: those of the run with the stage's own keys in their place.
+
+    Args:
+        run: with `stages`.
+        stage: one of `STAGES`.
+        output_dir: folder of the stage.
+
+    Raises:
+        ArgumentError: a key that a stage cannot change, or that is unknown or wrong.
+    """
+    own = getattr(run.stages, stage)
+    if shared := sorted(_SHARED_BY_STAGES & own.keys()):
+        raise ArgumentError(f"stages.{stage}.{shared[0]}: holds for the whole run; give it on the upper level.")
+    content = run.dump() | own | {"output_dir": str(output_dir), "resume_from_checkpoint": False, "overwrite": False}
+    content.pop("stages")
+    try:
+        return run_arguments(content)
+    except ArgumentError as error:
+        raise ArgumentError(f"stages.{stage}: {error}") from error
+
+
 def checked_section(section: type[Section], content: dict[str, Any]) -> Any:
     """An instance of `section`, or an [`ArgumentError`] that names every key that is unknown, missing or of the wrong type."""
     try:
@@ -310,8 +425,43 @@ def _refuse_contradictions(run: RunArguments) -> None:
         raise ArgumentError("save_strategy: with 'best' the state after the last epoch is not kept, so the run cannot be resumed exactly.")
     if run.refit_on_dev and run.scheduler == PLATEAU:
         raise ArgumentError("refit_on_dev: the schedule 'plateau' needs a dev set, which a refit has not. Choose another scheduler.")
+    if run.stages.plan == "two_stage":
+        _refuse_stages(run)
+    if not run.soft_labels and any(corpus.labels for corpus in run.corpora):
+        raise ArgumentError("corpora: `labels` is given, but soft_labels is false. Set it to true, or leave `labels` out.")
+    for number, corpus in enumerate(run.corpora):
+        sds = corpus.augmentation.sds
+        if sds.draws != 1 and sds.share and run.stages.plan == "two_stage":
+            raise ArgumentError(
+                f"corpora.{number}.augmentation.sds.draws: two stages hand one set of logits from the first to the second. Set it to 1."
+            )
+        if sds.draws == "every_epoch" and sds.share:
+            key = f"corpora.{number}.augmentation.sds"
+            if run.feature_cache.enabled:
+                raise ArgumentError(
+                    f"{key}.draws: every_epoch stacks audio anew, so nothing can be computed ahead. "
+                    "Set feature_cache.enabled to false, or give a number of draws."
+                )
+            if sds.text == "asr":
+                raise ArgumentError(f"{key}.text: asr would transcribe anew in every epoch. Use concat, or give a number of draws.")
     if run.overwrite and run.resume_from_checkpoint:
         raise ArgumentError("overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them.")
+
+
+def _refuse_stages(run: RunArguments) -> None:
+    if not run.feature_cache.enabled:
+        raise ArgumentError("stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly.")
+    if run.lora:
+        raise ArgumentError("lora: not with two stages, whose encoders are trained on their own. Train jointly, or leave it out.")
+    if run.refit_on_dev:
+        raise ArgumentError("refit_on_dev: not with two stages, whose encoders have been selected on dev. Train jointly, or leave it out.")
+    if len(run.model.get("modalities") or MODALITIES) != len(MODALITIES):
+        raise ArgumentError("stages.plan: two stages need both modalities (model.modalities). Train a model of one modality jointly.")
+    for modality in MODALITIES:
+        if run.model.get(f"{modality}_encoder") == "none":
+            raise ArgumentError(f"stages.plan: there is no {modality} encoder to train first (model.{modality}_encoder: none).")
+    for stage in STAGES:
+        stage_run(run, stage, run.output_dir)
 
 
 def apply_overrides(
@@ -371,8 +521,16 @@ def _annotation(key: str, section: type[BaseModel] | None) -> Any:
         annotation = annotation.model_fields[parts.pop(0)].annotation
         if typing.get_origin(annotation) is list and parts:
             parts.pop(0)
-            (annotation,) = typing.get_args(annotation)
+        annotation = (_inner_section(annotation) if parts else None) or annotation
     return annotation
+
+
+def _inner_section(annotation: Any) -> type[Section] | None:
+    """The section in `Section`, `list[Section]` or `Section | None`; None for any other type."""
+    for inner in typing.get_args(annotation) or (annotation,):
+        if isinstance(inner, type) and issubclass(inner, Section):
+            return inner
+    return None
 
 
 def _set(content: dict[str, Any], key: str, value: Any) -> None:
@@ -421,7 +579,8 @@ def _explain(problem: dict[str, Any], section: type[Section]) -> str:
     """One problem that pydantic found, by the dotted key it belongs to."""
     place = [str(part) for part in problem["loc"]]
     if problem["type"] == "extra_forbidden":
-        inner = {"corpora": CorpusArguments, "feature_cache": FeatureCacheArguments}.get(place[0], section)
+        annotation = _annotation(".".join(place[:-1]), section) if len(place) > 1 else section
+        inner = _inner_section(annotation) or section
         return _unknown(place[-1], inner.model_fields, "".join(f"{part}." for part in place[:-1]))
     if problem["type"] == "missing":
         return f"{'.'.join(place)}: is missing."
@@ -461,10 +620,9 @@ def section_help(section: type[Section], prefix: str = "") -> list[str]:
     """A line a key."""
     lines = []
     for name, field in section.model_fields.items():
-        inner = typing.get_args(field.annotation) or (field.annotation,)
-        if isinstance(inner[0], type) and issubclass(inner[0], Section):
+        if inner := _inner_section(field.annotation):
             position = "0." if typing.get_origin(field.annotation) is list else ""
-            lines += section_help(inner[0], f"{prefix}{name}.{position}")
+            lines += section_help(inner, f"{prefix}{name}.{position}")
         elif field.description:
             default = "" if field.is_required() else f" [{_shown(field.get_default(call_default_factory=True))}]"
             lines.append(f"  --{prefix}{name}{default}: {field.description}")

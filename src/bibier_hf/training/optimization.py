@@ -105,7 +105,7 @@ def create_published_scheduler(
         steps_per_epoch: optimiser steps of one epoch.
     """
     if name == ONE_CYCLE:
-        return OneCycleLR(optimizer, max_lr=learning_rate, total_steps=num_training_steps)
+        return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=num_training_steps)
     if name == EPOCH_COSINE:
         epochs = math.ceil(num_training_steps / steps_per_epoch)
         floor = COSINE_FLOOR / learning_rate

@@ -17,6 +17,7 @@ from .checkpoints import STAGING_FOLDER, last_whole_checkpoint, list_checkpoints
 logger = logging.get_logger(__name__)
 
 REFIT_FOLDER = "refit"
+STAGES_FOLDER = "stages"
 FINAL_STAGING_FOLDER = ".results-being-written"
 
 _WRITTEN_BY_RUNS = (
@@ -28,6 +29,7 @@ _WRITTEN_BY_RUNS = (
     "confusion_matrix_*.png",
     "checkpoint-*",
     REFIT_FOLDER,
+    STAGES_FOLDER,
     STAGING_FOLDER,
     FINAL_STAGING_FOLDER,
 )
@@ -58,17 +60,23 @@ def claim_output(run: RunArguments, main_process: bool = True) -> dict[str, Any]
         if finished:
             logger.warning(f"{folder} holds a finished run; there is nothing to resume. Give --overwrite true to run it again.")
             return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-        if run.resume_from_checkpoint is True and last_whole_checkpoint(folder) is None:
+        if run.resume_from_checkpoint is True and last_progress(folder) is None:
             raise ArgumentError(f"resume_from_checkpoint: {folder} holds no whole checkpoint. Leave it out to start anew.")
         return None
     if finished:
         raise ArgumentError(f"output_dir: {folder} holds a finished run. Give another output_dir, or --overwrite true to replace it.")
-    if list_checkpoints(folder):
+    if list_checkpoints(folder) or (folder / STAGES_FOLDER).is_dir():
         raise ArgumentError(
-            f"output_dir: {folder} holds checkpoints of a run that did not finish. Give --resume_from_checkpoint true to go on "
+            f"output_dir: {folder} holds checkpoints or stages of a run that did not finish. Give --resume_from_checkpoint true to go on "
             "with it, --overwrite true to start anew, or another output_dir."
         )
     return None
+
+
+def last_progress(folder: str | Path) -> Path | None:
+    """What a run can go on from: its last whole checkpoint, else its stages; None if there is neither."""
+    stages = Path(folder) / STAGES_FOLDER
+    return last_whole_checkpoint(folder) or (stages if stages.is_dir() else None)
 
 
 @contextmanager

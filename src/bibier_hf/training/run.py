@@ -2,29 +2,27 @@
 
 import time
 from collections.abc import Sequence
-from pathlib import Path
+from contextlib import ExitStack
 from typing import Any
 
 from datasets import DatasetDict, concatenate_datasets
-from transformers import TrainerCallback, set_seed
 
-from ..data.collator import FeatureCollator, RawCollator
 from ..data.corpora import load_corpus
-from ..data.features import DATA_COLUMNS, InputDataset, content_hash, input_specs, precomputed_inputs, raw_inputs
+from ..data.features import DATA_COLUMNS, content_hash
 from ..data.protocols import apply_protocol
-from ..evaluation.metrics import METRICS, SELECTION_METRIC
+from ..data.schema import SPLITS
 from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_json, write_split_report
 from ..hub.cards import write_model_card
-from ..model.configuration_bibier import EMOTIONS
+from ..kernels import load_kernels
+from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..model.processing_bibier import BiBiERProcessor
-from .arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments, RunArguments
+from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, stage_run
+from .augmentation import AugmentedCorpus, join_inputs
 from .checkpoints import last_whole_checkpoint
-from .output import REFIT_FOLDER, claim_output, complete_output
-from .samplers import class_weights, corpus_weights
-from .trainer import BiBiERTrainer
-
-SPLITS = ("train", "dev", "test")
+from .fit import add_adapters, build_model, make_inputs, make_trainer, refit, selection_facts
+from .output import claim_output, complete_output
+from .soft_labels import attach_label_tables
+from .stages import frozen_encoders, train_encoders
 
 
 def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any]:
@@ -51,38 +49,56 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     if finished is not None:
         return finished
 
-    # The main process prepares, fetches and computes; the others find it done.
+    load_kernels(build_missing=True)
+    # The main process prepares and fetches; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
-        splits = load_corpora(run.corpora)
+        recorded, label_facts = attach_label_tables(load_corpora(run.corpora), [corpus.labels for corpus in run.corpora])
+        augmented = {
+            name: AugmentedCorpus(rows, corpus.augmentation) for corpus, (name, rows) in zip(run.corpora, recorded.items(), strict=True)
+        }
+        splits = {name: corpus.splits for name, corpus in augmented.items()}
         model, processor = build_model(run, args.seed)
+    adapters = add_adapters(run, model)
     model.to(args.device)
     clock.lap("load")
-    with args.main_process_first(desc="computing features"):
-        inputs = [make_inputs(rows, model, processor, run.feature_cache) for rows in splits.values()]
-    data = {split: InputDataset.concatenate([corpus[split] for corpus in inputs]) for split in SPLITS}
+    data = make_inputs(augmented, model, processor, run.feature_cache)
     clock.lap("features")
 
-    trainer = _make_trainer(run, model, processor, data["train"], data["dev"])
-    trainer.train(resume_from_checkpoint=run.resume_from_checkpoint)
-    selection = _selection(trainer)
-    predictions = {"dev": Predictions.from_logits(data["dev"].metadata, trainer.predict_logits(data["dev"]))}
-    clock.lap("train")
-    if run.refit_on_dev:
-        trainer = _refit(run, processor, InputDataset.concatenate([data["train"], data["dev"]]), selection["epoch"])
-        clock.lap("refit")
-    predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]))
-    clock.lap("test")
+    stages = None
+    with ExitStack() as until_fused:
+        if run.stages.plan == "two_stage":
+            stages, logits = train_encoders(run, model, processor, data)
+            clock.lap("encoders")
+            until_fused.enter_context(frozen_encoders(model))
+            data = make_inputs(augmented, model, processor, run.feature_cache)  # of the backbones that were trained
+            data["train"] = data["train"].with_columns(logits)
+        fusion_run = run if stages is None else stage_run(run, "fusion", run.output_dir)
+        trainer = make_trainer(fusion_run, model, processor, data["train"], data["dev"])
+        trainer.train(resume_from_checkpoint=_where_to_resume(run))
+        selection = selection_facts(trainer)
+        predictions = {"dev": Predictions.from_logits(data["dev"].metadata, trainer.predict_logits(data["dev"]))}
+        clock.lap("train")
+        if run.refit_on_dev:
+            trainer, adapters = refit(run, processor, join_inputs([data["train"], data["dev"]]), selection["epoch"])
+            clock.lap("refit")
+        predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]))
+        clock.lap("test")
+    model_facts = _model_facts(trainer.model, run)
+    adapters.finish()
 
     results = {
-        "model": _model_facts(trainer.model, run),
+        "model": model_facts,
         "protocol": {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)},
         "selection": selection,
+        "stages": stages,
         "seed": args.seed,
         "command": command,
         "config": run.public_dump(),
         **environment(args.world_size),
         "data_hash": content_hash(concatenate_datasets([splits[name][split] for name in splits for split in SPLITS]), DATA_COLUMNS),
-        "data": {name: _data_facts(rows) for name, rows in splits.items()},
+        "data": {name: _data_facts(rows) for name, rows in recorded.items()},
+        "augmentation": {name: corpus.facts for name, corpus in augmented.items() if corpus.facts},
+        "soft_labels": label_facts,
         "seconds": clock.total,
         "seconds_by_stage": clock.laps,
         "resumed": bool(run.resume_from_checkpoint),
@@ -108,6 +124,13 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     return results
 
 
+def _where_to_resume(run: RunArguments) -> bool | str:
+    """As the run says; a run of two stages may have been stopped before its last one began."""
+    if run.resume_from_checkpoint is True and run.stages.plan == "two_stage":
+        return last_whole_checkpoint(run.output_dir) is not None
+    return run.resume_from_checkpoint
+
+
 def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
     """train, dev and test of each corpus under its protocol, by the name that its rows carry, in the given order.
 
@@ -125,128 +148,20 @@ def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
     return splits
 
 
-def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
-    """A new model and its processor; the same weights in every process and at every resume.
-
-    Args:
-        run: backbones and options.
-        seed: of the initial weights.
-    """
-    set_seed(seed)
-    model = BiBiERForEmotionClassification.from_backbones(
-        run.audio_backbone, run.text_backbone, audio_revision=run.audio_revision, text_revision=run.text_revision, **run.model
-    )
-    processor = BiBiERProcessor.from_backbones(
-        run.audio_backbone,
-        run.text_backbone,
-        audio_revision=run.audio_revision,
-        text_revision=run.text_revision,
-        max_text_tokens=model.config.max_text_tokens,
-        text_prefix=run.text_prefix,
-    )
-    return model, processor
-
-
-def make_inputs(
-    splits: DatasetDict, model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments
-) -> dict[str, InputDataset]:
-    """What the model reads of each split of a corpus, computed once or to be computed batch by batch."""
-    if not cache.enabled:
-        return raw_inputs(splits)
-    return precomputed_inputs(splits, model, processor, cache.dtype, cache.batch_size, cache.directory)
-
-
-def make_collator(
-    model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments, soft_labels: bool = False
-) -> FeatureCollator | RawCollator:
-    """The collator for the rows of [`make_inputs`]."""
-    if not cache.enabled:
-        return RawCollator(processor, soft_labels)
-    return FeatureCollator(input_specs(model, processor, cache.dtype), soft_labels)
-
-
-def _make_trainer(
-    run: RunArguments,
-    model: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
-    train: InputDataset,
-    dev: InputDataset | None,
-    **overrides: Any,
-) -> BiBiERTrainer:
-    """The trainer of a run; without `dev` it neither evaluates nor selects."""
-    corpora = list(train.metadata["corpus"])
-    balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
-    model.config.class_weights = class_weights(
-        train.labels, len(EMOTIONS), run.class_weights, sample_weights=corpus_weights(corpora) if balanced else None
-    )
-    groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
-    return BiBiERTrainer(
-        model=model,
-        args=run.training_arguments(**overrides),
-        data_collator=make_collator(model, processor, run.feature_cache, run.soft_labels),
-        train_dataset=train,
-        eval_dataset=dev,
-        processing_class=processor,
-        optimizer=run.optimizer,
-        scheduler=run.scheduler,
-        train_corpora=corpora if balanced else None,
-        train_lengths=[duration or 0.0 for duration in train.metadata["duration_s"]] if run.group_by_length else None,
-        eval_groups=groups,
-        patience=run.patience if dev is not None else None,
-    )
-
-
-def _refit(run: RunArguments, processor: BiBiERProcessor, data: InputDataset, epochs: float) -> BiBiERTrainer:
-    """Train anew on train + dev, on the same schedule, for as many epochs as the selected checkpoint had seen."""
-    model, _ = build_model(run, run.training_arguments().seed)
-    folder = Path(run.output_dir) / REFIT_FOLDER
-    trainer = _make_trainer(
-        run, model, processor, data, None, output_dir=str(folder), eval_strategy="no", load_best_model_at_end=False, save_strategy="epoch"
-    )
-    trainer.add_callback(_StopAfter(epochs))
-    trainer.train(resume_from_checkpoint=bool(run.resume_from_checkpoint) and last_whole_checkpoint(folder) is not None)
-    return trainer
-
-
-class _StopAfter(TrainerCallback):
-    """Ends training after a number of epochs, which may end within one."""
-
-    def __init__(self, epochs: float):
-        self.epochs = epochs
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.epoch >= self.epochs:
-            control.should_training_stop = True
-
-
-def _selection(trainer: BiBiERTrainer) -> dict[str, Any]:
-    """Which checkpoint was chosen, by what, and the course of the training."""
-    state = trainer.state
-    evaluations = [entry for entry in state.log_history if f"eval_{SELECTION_METRIC}" in entry]
-    chosen = next(entry for entry in evaluations if entry["step"] == state.best_global_step)
-    history = [
-        {"epoch": entry["epoch"], "dev_loss": entry["eval_loss"]}
-        | {f"dev_{name}": entry[f"eval_{name}"] for name in (SELECTION_METRIC, *METRICS)}
-        for entry in evaluations
-    ]
-    return {
-        "metric": "mean of UAR, WAR, MF1 and WF1 on dev, averaged over the corpora",
-        "value": state.best_metric,
-        "epoch": chosen["epoch"],
-        "step": state.best_global_step,
-        "epochs_run": state.epoch,
-        "history": history,
-    }
-
-
 def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> dict[str, Any]:
     public = run.public_dump()
     parameters = list(model.parameters())
+
+    def backbone_training(modality: str) -> str:
+        if run.lora and modality in run.lora.backbones:
+            return f"LoRA, rank {run.lora.r}"
+        return "frozen" if getattr(model.config, f"freeze_{modality}_backbone") else "trained"
+
     return {
         "audio_backbone": public["audio_backbone"],
         "text_backbone": public["text_backbone"],
-        "audio_backbone_frozen": model.config.freeze_audio_backbone,
-        "text_backbone_frozen": model.config.freeze_text_backbone,
+        "audio_backbone_training": backbone_training("audio"),
+        "text_backbone_training": backbone_training("text"),
         "audio_encoder": model.config.audio_encoder,
         "text_encoder": model.config.text_encoder,
         "fusion": model.config.fusion,

@@ -16,12 +16,15 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
 from ..evaluation.metrics import METRICS, SELECTION_METRIC, grouped_metrics, mean_over_groups
+from ..model.configuration_bibier import MODALITIES
 from ..model.processing_bibier import BiBiERProcessor
 from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
 from .optimization import create_published_scheduler, optimizer_cls_and_kwargs
 from .samplers import EpochSampler
 
 logger = logging.get_logger(__name__)
+
+BACKBONE_PREFIXES = tuple(f"{modality}_backbone." for modality in MODALITIES)
 
 # Only the fused logits are scored. The others may be absent from a batch in which nobody speaks (or writes), and differ in shape.
 _UNSCORED_OUTPUTS = ["audio_logits", "text_logits", "fused_embedding"]
@@ -43,6 +46,7 @@ class BiBiERTrainer(Trainer):
         optimizer: a name of [`~bibier_hf.training.optimization.OPTIMIZERS`].
         scheduler: a name of [`~bibier_hf.training.optimization.SCHEDULERS`]. `args` must hold its
             [`~bibier_hf.training.optimization.scheduler_arguments`].
+        backbone_learning_rate: highest learning rate of the backbones' parameters; None: that of all others.
         train_corpora: (N,) corpus of each training sample for draws that give every corpus the same share; None: no such draws.
         train_lengths: (N,) length of each training sample for batches of similar length; None: random batches.
         eval_groups: `{"corpus": (M,) names, "language": (M,) names}` of the rows of `eval_dataset`, for the metrics.
@@ -56,6 +60,7 @@ class BiBiERTrainer(Trainer):
         *,
         optimizer: str = "adamw",
         scheduler: str = "none",
+        backbone_learning_rate: float | None = None,
         train_corpora: Sequence[str] | None = None,
         train_lengths: Sequence[float] | None = None,
         eval_groups: dict[str, Sequence[str]] | None = None,
@@ -66,6 +71,7 @@ class BiBiERTrainer(Trainer):
         # Not handed to the Trainer: it would write the tokenizer's special tokens into the configuration of the text backbone.
         self.processor = processing_class
         self.scheduler_name = scheduler
+        self.backbone_learning_rate = backbone_learning_rate
         self.train_corpora = train_corpora
         self.train_lengths = train_lengths
         self.eval_groups = eval_groups
@@ -106,6 +112,28 @@ class BiBiERTrainer(Trainer):
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
     # Optimisation
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """As in transformers, with a learning rate of the backbones' own."""
+        if self.optimizer is None and self.backbone_learning_rate is not None:
+            optimizer_class, options = self.optimizer_cls_and_kwargs
+            self.optimizer_cls_and_kwargs = optimizer_class, options | {"params": self._parameter_groups(model or self.model)}
+        return super().create_optimizer(model)
+
+    def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
+        decayed = self.get_decay_parameter_names(model)
+        groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                groups.setdefault((name.startswith(BACKBONE_PREFIXES), name in decayed), []).append(parameter)
+        return [
+            {
+                "params": parameters,
+                "lr": self.backbone_learning_rate if in_backbone else self.args.learning_rate,
+                "weight_decay": self.args.weight_decay if decays else 0.0,
+            }
+            for (in_backbone, decays), parameters in groups.items()
+        ]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The published schedules that transformers lacks; else transformers' own."""
@@ -258,6 +286,8 @@ class _Bookkeeping(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Accelerate does not reach the sampler in several processes that resume within an epoch.
         self.trainer._sampler.set_epoch(int(state.epoch or 0))
+        if hasattr(self.trainer.train_dataset, "set_epoch"):  # its targets are drawn anew in each epoch
+            self.trainer.train_dataset.set_epoch(int(state.epoch or 0))
 
 
 def _some(keys: Sequence[str], limit: int = 5) -> str:

@@ -2,21 +2,55 @@
 
     load_corpus("resd", "path/to/resd")  # raw: prepared into a cache first; or a folder that prepare_resd.py wrote
 
-To add a corpus, put one module here that ends in `CORPUS = Corpus(name=..., read=read_it, ...)`, where `read_it(data_dir, *, options)`
-turns tables and file names into a list of `Clip`s; it is found by itself. Checks, decoding, Parquet, caching, protocols and the command
-line are common code.
+A corpus of your own is one small file, anywhere. Checks, decoding, Parquet, caching, protocols, speech recognition for missing
+transcripts, publishing and the command line are common code; the file only turns tables and file names into `Clip`s:
+
+    # my_corpus.py
+    from pathlib import Path
+
+    from bibier_hf.data.clips import Clip, neutral_id
+    from bibier_hf.data.prepare import Corpus
+    from bibier_hf.data.schema import normalise_label
+
+    def read(data_dir: Path, *, language: str = "en") -> list[Clip]:
+        '''Files called SPEAKER_EMOTION_NUMBER.wav.
+
+        Args:
+            language: of all clips.
+        '''
+        clips = []
+        for path in sorted(data_dir.glob("*.wav")):
+            speaker, emotion, number = path.stem.split("_")
+            split = "test" if speaker == "s3" else "train"
+            label = normalise_label(emotion)
+            clips.append(Clip(neutral_id("mine", path.stem), split, label, language, audio=path, speaker=speaker, where=path.name))
+        return clips
+
+    CORPUS = Corpus(name="mine", title="My corpus", homepage="https://example.org", license="CC BY 4.0", read=read)
+
+The path of that file is then a name wherever a corpus has one:
+
+    load_corpus("my_corpus.py", "path/to/recordings", language="ru")
+    accelerate launch recipes/train.py recipes/resd.yaml --corpora.0.name my_corpus.py --data_dir path/to/recordings
+    python dataset_scripts/prepare_corpus.py my_corpus.py --source path/to/recordings --output_dir data/mine
+
+`register_corpus(CORPUS)` gives it a name of its own in the running program; in the package itself, a module in this folder that ends in
+`CORPUS = ...` is found by itself. Keyword-only arguments of `read` are its options, with their lines in `Args:` as help.
 """
 
 import importlib
+import importlib.util
 import os
 import pkgutil
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
 
 from ..prepare import Corpus
 from ..tables import CorpusError
+from ..transcribe import Transcriber
 
 
 def _find_corpora() -> dict[str, Corpus]:
@@ -26,27 +60,65 @@ def _find_corpora() -> dict[str, Corpus]:
 
 
 CORPORA: dict[str, Corpus] = _find_corpora()
-"""Every corpus of the package by its name."""
+"""Every corpus of the package by its name, and those that were registered."""
+
+
+def register_corpus(corpus: Corpus) -> None:
+    """Make a corpus known by its name to `load_corpus`.
+
+    Raises:
+        CorpusError: another corpus has this name.
+    """
+    if CORPORA.setdefault(corpus.name, corpus) is not corpus:
+        raise CorpusError(f"The name {corpus.name!r} is taken by '{CORPORA[corpus.name].title}'. Choose another.")
 
 
 def get_corpus(name: str) -> Corpus:
-    """The corpus of this name; `CorpusError` with the names there are if there is none."""
-    if name not in CORPORA:
-        close = get_close_matches(name, CORPORA, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
-        raise CorpusError(f"Unknown corpus {name!r}.{hint} Allowed: {', '.join(CORPORA)} (any table of audio, text, label is 'csv').")
-    return CORPORA[name]
+    """The corpus of this name, or the one that a Python file defines as `CORPUS`.
+
+    Raises:
+        CorpusError: unknown name (those there are are listed), or a file without a corpus.
+        FileNotFoundError: no such file.
+    """
+    if name in CORPORA:
+        return CORPORA[name]
+    if name.endswith(".py"):
+        return _corpus_in_file(Path(name))
+    close = get_close_matches(name, CORPORA, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    raise CorpusError(
+        f"Unknown corpus {name!r}.{hint} Allowed: {', '.join(CORPORA)} (any table of audio, text, label is 'csv'), or the path of a "
+        "Python file that defines CORPUS."
+    )
+
+
+def _corpus_in_file(path: Path) -> Corpus:
+    if not path.is_file():
+        raise FileNotFoundError(f"No file '{path}' that would define a corpus.")
+    specification = importlib.util.spec_from_file_location(f"bibier_corpus_{path.stem}", path)
+    module = importlib.util.module_from_spec(specification)
+    specification.loader.exec_module(module)
+    corpus = getattr(module, "CORPUS", None)
+    if not isinstance(corpus, Corpus):
+        raise CorpusError(f"{path} must define CORPUS = Corpus(...); see the documentation of bibier_hf.data.corpora.")
+    return corpus
 
 
 def load_corpus(
-    name: str, data_dir: str | os.PathLike | None = None, *, cache_dir: str | os.PathLike | None = None, **options: Any
+    name: str,
+    data_dir: str | os.PathLike | None = None,
+    *,
+    cache_dir: str | os.PathLike | None = None,
+    asr: str | Transcriber | None = None,
+    **options: Any,
 ) -> DatasetDict:
     """Load a corpus in the common schema.
 
     Args:
-        name: key of `CORPORA`.
+        name: key of `CORPORA`, or the path of a Python file that defines `CORPUS`.
         data_dir: its raw form (prepared into a cache first, once for each content and set of options), or a prepared folder.
         cache_dir: where that cache is; default: the environment variable BIBIER_CACHE, else `bibier_hf` in the Hugging Face home.
+        asr: id or folder of a speech recognition model that writes the transcripts that are missing.
         options: of the corpus's reader, such as `enthusiasm="exclude"`.
 
     Returns:
@@ -57,12 +129,22 @@ def load_corpus(
         CorpusError: unknown name, or a corpus that cannot be used as it is; every fault found is listed.
         TypeError: an option that the reader does not have.
     """
-    return get_corpus(name).load(data_dir, cache_dir=cache_dir, **options)
+    return get_corpus(name).load(data_dir, cache_dir=cache_dir, asr=asr, **options)
 
 
-def load_resd(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:
-    """`load_corpus("resd", ...)`; options: `bibier_hf.data.corpora.resd.read_resd`."""
+def load_meld(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:
+    """`load_corpus("meld", ...)`; options: `bibier_hf.data.corpora.meld.read_meld`."""
+    return load_corpus("meld", data_dir, **options)
+
+
+def load_resd(data_dir: str | os.PathLike = "Aniemore/resd_annotated", **options: Any) -> DatasetDict:
+    """`load_corpus("resd", ...)`, from the Hub unless a folder is given; options: `bibier_hf.data.corpora.resd.read_resd`."""
     return load_corpus("resd", data_dir, **options)
+
+
+def load_ravdess(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:
+    """`load_corpus("ravdess", ...)`; options: `bibier_hf.data.corpora.ravdess.read_ravdess`."""
+    return load_corpus("ravdess", data_dir, **options)
 
 
 def load_csv(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:

@@ -18,9 +18,10 @@ from itertools import product
 from typing import Any
 
 from ...augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody
-from ...augmentation.tug import TemplateUtteranceGeneration
-from ...model.configuration_bibier import EMOTIONS
-from ..prepare import Clip, Corpus, neutral_id
+from ...augmentation.tug import TemplateUtteranceGeneration, load_components
+from ...model.labels_bibier import EMOTIONS
+from ..clips import Clip, neutral_id
+from ..prepare import Corpus
 from ..schema import SPLITS
 from ..tables import CorpusError
 
@@ -94,11 +95,16 @@ def read_quickstart(
     if min(sizes.values()) < 1:
         raise CorpusError(f"{sizes} utterances per emotion and language; each must be at least 1.")
     tts = EspeakTextToSpeech()
+    # eSpeak cannot laugh or sigh: a text with the sound tag would not be what is heard.
+    components = {
+        (emotion, language): load_components(emotion, language).without_sound_tags() for emotion in EMOTIONS for language in ACCENTS
+    }
+    generation = TemplateUtteranceGeneration(seed, components)
     clips = []
     for language in ACCENTS:
         neutral = _share_out(_neutral_sentences(language, seed), sizes)
         for emotion in EMOTIONS:
-            emotional = _share_out(TemplateUtteranceGeneration(seed).sample(emotion, language, sum(sizes.values())), sizes)
+            emotional = _share_out(generation.sample(emotion, language, sum(sizes.values())), sizes)
             for split, size in sizes.items():
                 # a generator for each cell: its size does not change what the others hold
                 rng = random.Random(f"{seed}/{language}/{emotion}/{split}")
@@ -113,6 +119,7 @@ def read_quickstart(
                 for number, text in enumerate(texts):
                     voice = next(voices)
                     prosody = vary_prosody(EMOTION_PROSODY[emotion], rng)
+                    what = f"'{text}' by {voice} with {prosody}"
                     clips.append(
                         Clip(
                             id=neutral_id("quickstart", f"{language}/{emotion}/{split}/{number}"),
@@ -124,7 +131,8 @@ def read_quickstart(
                             speaker=voice,
                             source="synthetic",
                             license="MIT",
-                            where=f"'{text}' by {voice} with {prosody}",
+                            where=what,
+                            audio_key=what,
                         )
                     )
     return sorted(clips, key=lambda clip: clip.id)  # emotions and languages mixed

@@ -9,15 +9,19 @@ role of the official test split also speaks in train. Report the protocol `dialo
 
 import re
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 
-from datasets import Value
+import numpy as np
+from datasets import Audio, Dataset, Value, load_dataset
 
-from ...model.configuration_bibier import EMOTIONS
-from ..prepare import Clip, Corpus, check_counts, neutral_id
+from ...model.audio_bibier import decode_audio
+from ...model.labels_bibier import EMOTIONS
+from ..clips import Clip, check_counts, neutral_id
+from ..prepare import Corpus
 from ..schema import UnknownLabelError, normalise_label
-from ..tables import CorpusError, Row, raise_faults, read_table
+from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table
 
 OFFICIAL_COUNTS = {
     "train": dict(zip(EMOTIONS, (175, 148, 178, 174, 153, 130, 158), strict=True)),
@@ -42,11 +46,13 @@ _AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _FOLD_OF_DIALOGUE = {dialogue: fold for fold, dialogues in enumerate(OFFICIAL_FOLDS) for dialogue in dialogues}
 
 
-def read_resd(data_dir: Path, *, enthusiasm: str = "surprise", strict_counts: bool = True) -> list[Clip]:
-    """RESD in either of its layouts.
+def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_counts: bool = True) -> list[Clip]:
+    """RESD in any of its layouts.
 
     * `metadata.csv` with `file_name, text, emotion, split` (optionally `orig_name`), paths relative to the folder;
-    * `train.csv` and `test.csv` with `name, emotion, text` (optionally `path`), recordings anywhere below the folder, found by their name.
+    * `train.csv` and `test.csv` with `name, emotion, text` (optionally `path`), recordings anywhere below the folder, found by their name;
+    * its data set on the Hub, by id or cloned into a folder: Parquet with `name, speech, text, emotion`. `Aniemore/resd_annotated` has the
+      transcripts, `Aniemore/resd` does not (the texts are then empty).
 
     File names and the names of dialogues and speakers spell out the emotion, so none of them is kept: ids are hashes of the original name
     (`resd_id`, by which tables keyed by that name can still be joined), dialogues are `resd-07`, speakers `resd-07-a` and `resd-07-b`.
@@ -63,7 +69,7 @@ def read_resd(data_dir: Path, *, enthusiasm: str = "surprise", strict_counts: bo
         raise CorpusError(f"enthusiasm={enthusiasm!r}; allowed: {', '.join(ENTHUSIASM)}.")
     clips = []
     faults = []
-    for row, name, split, audio in _read_rows(data_dir):
+    for row, name, split, audio, audio_key in _read_rows(data_dir):
         parts = _NAME.fullmatch(name)
         emotion = row.text("emotion").lower()
         if not parts:
@@ -93,6 +99,7 @@ def read_resd(data_dir: Path, *, enthusiasm: str = "surprise", strict_counts: bo
                 dialogue=f"resd-{number:02d}",
                 license="MIT",
                 where=row.where,
+                audio_key=audio_key,
                 extra={"fold": _fold(row, number), "original_label": emotion if enthusiasm == "keep" else None},
             )
         )
@@ -115,36 +122,67 @@ def _fold(row: Row, dialogue: int) -> int | None:
     return int(row.text("dialog_fold")) if row.text("dialog_fold") else _FOLD_OF_DIALOGUE.get(dialogue)
 
 
-def _read_rows(data_dir: Path) -> list[tuple[Row, str, str, Path]]:
-    """(row, original name, split, path of the recording) of every clip in either layout"""
+_Found = tuple[Row, str, str, Path | Callable[[], np.ndarray], str]
+"""(row, original name, split, recording, what identifies it where it is no file)"""
+
+
+def _read_rows(data_dir: Path | str) -> list[_Found]:
+    if isinstance(data_dir, str) or (data_dir.is_dir() and not _tables(data_dir) and any(data_dir.rglob("*.parquet"))):
+        return _read_hub(str(data_dir))
     if (data_dir / "metadata.csv").is_file():
         rows = read_table(data_dir / "metadata.csv")
-        _demand_columns(rows, ("file_name", "text", "emotion", "split"), "metadata.csv")
+        demand_columns(rows, ("file_name", "text", "emotion", "split"), "metadata.csv")
         return [
-            (row, row.text("orig_name") or Path(row.text("file_name")).stem, row.text("split"), data_dir / row.text("file_name"))
+            (row, row.text("orig_name") or Path(row.text("file_name")).stem, row.text("split"), data_dir / row.text("file_name"), "")
             for row in rows
         ]
     tables = {split: data_dir / f"{split}.csv" for split in ("train", "test")}
     if missing := [path.name for path in tables.values() if not path.is_file()]:
         raise CorpusError(
             f"{data_dir} has no {' and no '.join(missing)}. Allowed layouts: metadata.csv (file_name, text, emotion, split) "
-            "with its recordings, or train.csv and test.csv (name, emotion, text) with theirs."
+            "with its recordings, train.csv and test.csv (name, emotion, text) with theirs, or a clone of Aniemore/resd_annotated. "
+            "That id itself is allowed, too."
         )
     files = _files_by_name(data_dir)
     found = []
     for split, path in tables.items():
         rows = read_table(path)
-        _demand_columns(rows, ("name", "emotion", "text"), path.name)
+        demand_columns(rows, ("name", "emotion", "text"), path.name)
         for row in rows:
-            name = Path(row.text("name")).name
-            name = name.removesuffix(Path(name).suffix) if Path(name).suffix in _AUDIO_SUFFIXES else name
-            found.append((row, name, split, _find(data_dir, row, name, split, files)))
+            name = _stem(row.text("name"))
+            found.append((row, name, split, _find(data_dir, row, name, split, files), ""))
     return found
 
 
-def _demand_columns(rows: list[Row], names: tuple[str, ...], table: str) -> None:
-    if missing := [name for name in names if name not in rows[0].values]:
-        raise CorpusError(f"{table} lacks the columns {missing}; it has {list(rows[0].values)}.")
+def _tables(data_dir: Path) -> list[Path]:
+    return [path for path in (data_dir / name for name in ("metadata.csv", "train.csv", "test.csv")) if path.is_file()]
+
+
+def _read_hub(source: str) -> list[_Found]:
+    try:
+        splits = load_dataset(source)
+    except ConnectionError as error:
+        raise CorpusError(f"The Hub cannot be reached for '{source}' ({error}). Try again, or pass a folder with the corpus.") from error
+    found = []
+    for split, dataset in splits.items():
+        if missing := [name for name in ("name", "speech", "emotion") if name not in dataset.column_names]:
+            raise CorpusError(f"{source} lacks the columns {missing}; it has {dataset.column_names}.")
+        dataset = dataset.cast_column("speech", Audio(decode=False))
+        for index, values in enumerate(dataset.remove_columns("speech")):
+            row = Row(values, f"{source} {split} row {index}")
+            # the fingerprint stands for the revision of the data that the row came from
+            key = f"{dataset._fingerprint} row {index}"
+            found.append((row, _stem(row.text("name")), split, partial(_decode_row, dataset, index), key))
+    return found
+
+
+def _decode_row(dataset: Dataset, index: int) -> np.ndarray:
+    return decode_audio(dataset[index]["speech"])
+
+
+def _stem(name: str) -> str:
+    name = Path(name).name
+    return name.removesuffix(Path(name).suffix) if Path(name).suffix in _AUDIO_SUFFIXES else name
 
 
 def _files_by_name(data_dir: Path) -> Mapping[str, list[Path]]:
@@ -171,5 +209,6 @@ CORPUS = Corpus(
     homepage="https://huggingface.co/datasets/Aniemore/resd_annotated",
     license="MIT",
     read=read_resd,
+    on_hub=True,
     extra_features={"fold": Value("int32"), "original_label": Value("string")},
 )

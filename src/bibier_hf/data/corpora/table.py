@@ -17,8 +17,9 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ...model.configuration_bibier import EMOTIONS
-from ..prepare import Clip, Corpus, neutral_id
+from ...model.labels_bibier import EMOTIONS
+from ..clips import Clip, neutral_id
+from ..prepare import Corpus
 from ..protocols import connected_groups, stratified_group_split
 from ..schema import SPLITS, UnknownLabelError, describe_labels, normalise_label
 from ..tables import TABLE_SUFFIXES, CorpusError, Row, raise_faults, read_table

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bibier_hf.augmentation import tts as tts_module
 from bibier_hf.augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody, SynthesisError, get_tts
-from bibier_hf.model.configuration_bibier import EMOTIONS
+from bibier_hf.augmentation.tts import espeak as espeak_module
+from bibier_hf.model.labels_bibier import EMOTIONS
 
 TEXT = "I can't believe you did this to me!"
 RUSSIAN = "Не могу поверить, что это случилось!"
@@ -107,13 +107,13 @@ def test_what_cannot_be_spoken_is_an_error(espeak, text, options, message):
 
 
 def test_silence_is_an_error(espeak, monkeypatch):
-    monkeypatch.setattr(tts_module, "_speak", lambda *arguments: (bytes(4000), 22_050))
+    monkeypatch.setattr(espeak_module, "_speak", lambda *arguments: (bytes(4000), 22_050))
     with pytest.raises(SynthesisError, match="no sound came out"):
         espeak.synthesize(TEXT, language="en")
 
 
 def test_an_unknown_back_end_is_refused():
-    with pytest.raises(SynthesisError, match="Allowed: espeak"):
+    with pytest.raises(SynthesisError, match="Allowed: espeak, transformers, command"):
         get_tts("espeek")
 
 
@@ -129,7 +129,7 @@ def test_a_long_path_of_the_installation_does_no_harm(espeak, tmp_path, monkeypa
     long.parent.mkdir(parents=True)
     long.symlink_to(Path(espeakng_loader.get_data_path()), target_is_directory=True)
     monkeypatch.setattr(espeakng_loader, "get_data_path", lambda: str(long))
-    files = tts_module._espeak_files.__wrapped__()
+    files = espeak_module._espeak_files.__wrapped__()
     assert len(str(files.data)) < 160
-    monkeypatch.setattr(tts_module, "_espeak_files", lambda: files)
+    monkeypatch.setattr(espeak_module, "_espeak_files", lambda: files)
     assert espeak.synthesize(TEXT, language="en").tobytes() == usual

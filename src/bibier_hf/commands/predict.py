@@ -1,4 +1,4 @@
-"""Emotions of clips and texts, printed."""
+"""The command behind `recipes/predict.py`: emotions of clips and texts, printed."""
 
 import argparse
 from collections.abc import Sequence
@@ -10,8 +10,9 @@ from transformers import pipeline
 import bibier_hf  # noqa: F401  registers the pipeline
 
 from ..data.corpora.quickstart import demo_clips
-from ..model.configuration_bibier import EMOTIONS, TASK
-from ..training.command_line import guarded
+from ..model.configuration_bibier import TASK
+from ..model.labels_bibier import EMOTIONS
+from .common import guarded
 
 
 def predict_main(arguments: Sequence[str]) -> int:

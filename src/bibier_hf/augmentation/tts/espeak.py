@@ -1,11 +1,7 @@
-"""Text to speech behind one small interface, and its offline back end for English and Russian.
+"""eSpeak NG (GPL-3.0) from the wheel `espeakng-loader`: offline speech in English and Russian.
 
-    tts = get_tts("espeak")
-    samples = tts.synthesize("I can't believe it!", language="en", prosody=EMOTION_PROSODY["surprise"])  # (samples,) at 16 kHz
-
-The back end `espeak` is eSpeak NG (GPL-3.0) from the wheel `espeakng-loader`: a formant synthesiser whose rate, pitch, pitch range
-and loudness carry the emotion. That is a caricature of emotional speech, good for trying a system and for tests, not for claims
-about people.
+A formant synthesiser whose rate, pitch, pitch range and loudness carry the emotion. That is a caricature of emotional speech, good for
+trying a system and for tests, not for claims about people.
 """
 
 import atexit
@@ -16,91 +12,18 @@ import shutil
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from ..model.audio_bibier import decode_audio
-from .tug import strip_sound_tags
+from ...model.audio_bibier import decode_audio
+from ..tug import strip_sound_tags
+from .base import Prosody, SynthesisError, TextToSpeech, Utterance
 
 
-class SynthesisError(RuntimeError):
-    """An utterance that could not be spoken. There is never silence in its place."""
-
-
-@dataclass(frozen=True)
-class Prosody:
-    """How an utterance is spoken, in the units of eSpeak NG.
-
-    Args:
-        rate_wpm: words per minute, 80 to 450.
-        pitch: base pitch, 0 to 99; 50 is the voice's own.
-        pitch_range: liveliness of the melody, 0 (monotone) to 99; 50 is the voice's own.
-        volume: loudness, 10 to 200; lively voices clip above about 80.
-    """
-
-    rate_wpm: int = 165
-    pitch: int = 50
-    pitch_range: int = 50
-    volume: int = 64
-
-    LIMITS = MappingProxyType({"rate_wpm": (80, 450), "pitch": (0, 99), "pitch_range": (0, 99), "volume": (10, 200)})
-
-    def __post_init__(self) -> None:
-        for name, (low, high) in self.LIMITS.items():
-            if not low <= getattr(self, name) <= high:
-                raise ValueError(f"Prosody: {name}={getattr(self, name)!r} is outside {low}..{high}.")
-
-    @classmethod
-    def clipped(cls, **values: float) -> "Prosody":
-        """Prosody with every value rounded and brought within its limits."""
-        return cls(**{name: round(min(max(value, cls.LIMITS[name][0]), cls.LIMITS[name][1])) for name, value in values.items()})
-
-
-DEFAULT_PROSODY = Prosody()
-
-EMOTION_PROSODY: Mapping[str, Prosody] = MappingProxyType(
-    {
-        "anger": Prosody(rate_wpm=215, pitch=34, pitch_range=85, volume=85),
-        "disgust": Prosody(rate_wpm=132, pitch=24, pitch_range=60, volume=58),
-        "fear": Prosody(rate_wpm=235, pitch=80, pitch_range=22, volume=48),
-        "happy": Prosody(rate_wpm=190, pitch=70, pitch_range=90, volume=70),
-        "neutral": Prosody(rate_wpm=165, pitch=48, pitch_range=38, volume=62),
-        "sad": Prosody(rate_wpm=112, pitch=36, pitch_range=12, volume=40),
-        "surprise": Prosody(rate_wpm=150, pitch=92, pitch_range=99, volume=72),
-    }
-)
-"""After the usual findings on vocal affect: arousal raises rate, pitch, range and loudness, sadness and disgust lower them."""
-
-
-class TextToSpeech(Protocol):
-    """What a back end provides."""
-
-    languages: tuple[str, ...]
-
-    def synthesize(self, text: str, *, language: str, voice: str | None = None, prosody: Prosody = DEFAULT_PROSODY) -> np.ndarray:
-        """Speak one utterance.
-
-        Args:
-            text: what to say; sound tags such as "(sighs)" are performed or left out, never read aloud.
-            language: one of `languages`.
-            voice: name of a voice of this back end; None for the language's default.
-            prosody: how to say it; a back end without such controls ignores it.
-
-        Returns:
-            float32 array of shape (samples,) at 16 kHz, the same bytes for the same arguments in every process.
-
-        Raises:
-            SynthesisError: whatever went wrong.
-        """
-        ...
-
-
-class EspeakTextToSpeech:
+class EspeakTextToSpeech(TextToSpeech):
     """eSpeak NG in this process, through ctypes.
 
     The library keeps state between utterances (phases, random numbers, voice data) that no call of its interface resets, so that the same
@@ -124,11 +47,16 @@ class EspeakTextToSpeech:
         """Voice variants (`f3`, `m1`, `Andrea`, ...) that may stand behind the "+" of a voice."""
         return tuple(sorted(path.name for path in (_espeak_files().data / "voices" / "!v").iterdir() if " " not in path.name))
 
-    def synthesize(self, text: str, *, language: str, voice: str | None = None, prosody: Prosody = DEFAULT_PROSODY) -> np.ndarray:
-        """See `TextToSpeech.synthesize`; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"backend": "espeak", "seed": self.seed}
+
+    def speak(self, utterance: Utterance) -> np.ndarray:
+        """See `TextToSpeech.speak`; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
+        text, language = utterance.text, utterance.language
         if language not in self.languages:
             raise SynthesisError(f"espeak: the language {language!r} is not supported here. Allowed: {', '.join(self.languages)}.")
-        voice = voice or self._DEFAULT_VOICES[language]
+        voice = utterance.voice or self._DEFAULT_VOICES[language]
         accent, _, variant = voice.partition("+")
         if accent.split("-")[0] != language:
             raise SynthesisError(f"espeak: the voice {voice!r} does not speak {language!r}.")
@@ -140,8 +68,9 @@ class EspeakTextToSpeech:
             raise SynthesisError(f"espeak: there is nothing to say in {text!r}.")
         if "\0" in spoken:
             raise SynthesisError(f"espeak: the text {text!r} holds a null character.")
+        seed = self.seed if utterance.seed is None else utterance.seed
         with self._lock:
-            pcm, rate = _speak(_espeak_files(), spoken, voice, prosody, self.seed)
+            pcm, rate = _speak(_espeak_files(), spoken, voice, utterance.prosody, seed)
         samples = np.frombuffer(pcm, dtype=np.int16)
         if not samples.any():
             raise SynthesisError(f"espeak: no sound came out for {text!r} with the voice {voice!r}.")
@@ -245,18 +174,3 @@ def _unload(library: ctypes.CDLL) -> None:
         _ctypes.FreeLibrary(library._handle)
     else:
         _ctypes.dlclose(library._handle)
-
-
-TTS_BACKENDS: Mapping[str, Callable[..., TextToSpeech]] = {"espeak": EspeakTextToSpeech}
-"""Name -> class of every back end."""
-
-
-def get_tts(name: str = "espeak", **options: Any) -> TextToSpeech:
-    """The back end of this name.
-
-    Raises:
-        SynthesisError: an unknown name, or a back end whose package is not installed.
-    """
-    if name not in TTS_BACKENDS:
-        raise SynthesisError(f"Unknown speech back end {name!r}. Allowed: {', '.join(TTS_BACKENDS)}.")
-    return TTS_BACKENDS[name](**options)

@@ -1,6 +1,7 @@
-"""Scoring a trained checkpoint on a split of any corpus."""
+"""The command behind `recipes/evaluate.py`: scoring a trained checkpoint on a split of any corpus."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..data.features import InputDataset, content_hash
+from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_json, write_split_report
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import (
@@ -23,9 +25,11 @@ from ..training.arguments import (
     checked_section,
     expand_data_dir,
     load_yaml,
+    section_help,
 )
-from ..training.run import load_corpora, make_collator, make_inputs, protocol_facts
-from .report import Predictions, environment, write_json, write_split_report
+from ..training.fit import make_collator, make_inputs
+from ..training.run import load_corpora, protocol_facts
+from .common import guarded
 
 
 class EvaluateArguments(Section):
@@ -76,8 +80,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     splits = load_corpora(arguments.corpora)
-    inputs = [make_inputs(rows, model, processor, arguments.feature_cache)[arguments.split] for rows in splits.values()]
-    dataset = InputDataset.concatenate(inputs)
+    dataset = make_inputs(splits, model, processor, arguments.feature_cache)[arguments.split]
     collator = make_collator(model, processor, arguments.feature_cache)
     predictions = Predictions.from_logits(dataset.metadata, predict_logits(model, dataset, collator, arguments.batch_size))
     folder, split = Path(arguments.output_dir), arguments.split
@@ -135,3 +138,31 @@ def predict_logits(model: BiBiERForEmotionClassification, dataset: InputDataset,
         batch = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
         logits[rows] = model(**batch).logits.float().cpu().numpy()
     return logits
+
+
+def evaluate_main(arguments: Sequence[str]) -> int:
+    """Score a checkpoint as the command line says; returns the exit code.
+
+    Args:
+        arguments: `MODEL [--key value] ...`.
+    """
+
+    def evaluate() -> None:
+        if any(argument in ("-h", "--help") for argument in arguments):
+            print(evaluate_help())
+            return
+        parsed = parse_evaluate_arguments(list(arguments))
+        results = evaluate_checkpoint(parsed)
+        print(f"{parsed.model}, {parsed.split}:\n")
+        print(metrics_table(results["metrics"][parsed.split]))
+        print(f"\n{recall_table(results['metrics'][parsed.split])}")
+        print(f"\nThe report is in {parsed.output_dir}.")
+
+    return guarded(evaluate)
+
+
+def evaluate_help() -> str:
+    """Every key of an evaluation."""
+    usage = ["usage: recipes/evaluate.py MODEL [--key value] [--key=value] ...", ""]
+    short = ["  --corpus: a corpus by its name, official protocol", "  --data_dir: short for --corpora.0.data_dir"]
+    return "\n".join([*usage, *short, *section_help(EvaluateArguments)])

@@ -1,0 +1,90 @@
+"""Prompt templates of LS-LLM: what is asked, versioned by its hash.
+
+A template is a text with `{text}`, and optionally `{label}` and `{language}`. What differs from row to row stands at its end, so that a
+back end that caches prefixes computes the instructions once.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from ..errors import ArgumentError
+from ..llm.base import Message
+
+PLACEHOLDERS = ("text", "label", "language")
+LANGUAGE_NAMES: Mapping[str, str] = {"en": "English", "ru": "Russian"}
+
+_PLACEHOLDER = re.compile(r"\{(\w+)\}")
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A template, and worked examples that are shown before it.
+
+    Args:
+        template: text with placeholders.
+        name: file name, for the record.
+        examples: `(text, label, language, answer)` of each example of a few-shot prompt, shown as earlier turns of the conversation.
+
+    Raises:
+        ArgumentError: a template without `{text}`, or with a placeholder that is not known.
+    """
+
+    template: str
+    name: str = "prompt"
+    examples: tuple[tuple[str, str, str, str], ...] = ()
+
+    def __post_init__(self) -> None:
+        found = set(_PLACEHOLDER.findall(self.template))
+        if "text" not in found or not found <= set(PLACEHOLDERS):
+            raise ArgumentError(
+                f"The prompt {self.name} has the placeholders {sorted(found)}; needed: {{text}}, allowed too: {{label}} and {{language}}."
+            )
+
+    @property
+    def states_label(self) -> bool:
+        """Does the model get to see the gold label?"""
+        return "label" in _PLACEHOLDER.findall(self.template)
+
+    @property
+    def hash(self) -> str:
+        """Of the template and its examples: 16 hexadecimal digits."""
+        content = "\0".join([self.template, *("\1".join(example) for example in self.examples)])
+        return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+    def messages(self, text: str, label: str | None = None, language: str = "en") -> list[Message]:
+        """The conversation about one utterance. Braces within the text stay as they are."""
+        conversation = []
+        for example_text, example_label, example_language, answer in self.examples:
+            conversation.append({"role": "user", "content": self._fill(example_text, example_label, example_language)})
+            conversation.append({"role": "assistant", "content": answer})
+        return [*conversation, {"role": "user", "content": self._fill(text, label, language)}]
+
+    def _fill(self, text: str, label: str | None, language: str) -> str:
+        if self.states_label and label is None:
+            raise ArgumentError(f"The prompt {self.name} states the gold label, and a row has none. Take a prompt without {{label}}.")
+        values = {"text": text, "label": label or "", "language": LANGUAGE_NAMES.get(language, language)}
+        return _PLACEHOLDER.sub(lambda match: values[match[1]], self.template)
+
+
+def load_prompt(name: str | Path, examples: Sequence[tuple[str, str, str, str]] = ()) -> PromptTemplate:
+    """One of the package's templates by its name, or any text file by its path.
+
+    Raises:
+        ArgumentError: neither a name nor a file.
+    """
+    folder = resources.files(__package__) / "prompts"
+    own = {Path(entry.name).stem: entry for entry in folder.iterdir() if entry.name.endswith(".txt")}
+    source = own.get(str(name))
+    if source is None:
+        if not Path(name).is_file():
+            raise ArgumentError(f"prompt: {name} is neither a file nor one of {', '.join(sorted(own))}.")
+        source = Path(name)
+    try:
+        text = source.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ArgumentError(f"prompt: {name} is not UTF-8 ({error.reason}).") from error
+    return PromptTemplate(text.strip(), Path(str(source)).name, tuple(examples))

@@ -1,0 +1,118 @@
+"""Speech by any model of the pipeline "text-to-audio" of transformers.
+
+Not run on the authors' machine with a large model (Dia needs a GPU); tested with a small random model of the same pipeline.
+"""
+
+import hashlib
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+import torch
+
+from ...model.audio_bibier import AudioError, decode_audio
+from ..tug import SOUND_TAGS, clean_utterance, strip_sound_tags
+from .base import SynthesisError, TextToSpeech, Utterance
+
+DIA = "nari-labs/Dia-1.6B-0626"
+"""The published system's model in the form that transformers loads."""
+
+_TAG = re.compile(r"\(([^()]*)\)")
+
+SOUND_TAG_SPELLINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "dia": {tag: f"({tag})" for tag in sorted(SOUND_TAGS)},  # the published list is Dia's own
+        "bark": {tag: f"[{tag}]" for tag in ("laughs", "sighs", "gasps", "clears throat")} | {"chuckle": "[laughter]"},
+    }
+)
+"""Model type -> how it spells the sound tags that it performs; the others are left out."""
+
+GENERATION_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"dia": {"max_new_tokens": 1720}})
+"""Model type -> arguments of `generate` that speech needs: the pipeline would cut Dia (86 tokens a second) after three seconds."""
+
+
+class TransformersTextToSpeech(TextToSpeech):
+    """A model of the Hub, or a local one.
+
+    The model speaks one utterance at a time, with its own seed: what comes out depends on nothing that is spoken beside it, and the
+    pipeline cannot tell the true lengths of a padded batch.
+
+    Args:
+        model: Hub id or folder.
+        revision: its branch, tag or commit on the Hub.
+        seed: of the model's random numbers, mixed with the text.
+        speaker: tag that begins every text; None for what the model type needs (`[S1]` for Dia).
+        sound_tags: how tags are spelled, `{"sighs": "[sighs]"}`; None for what is known of the model type. Others are left out.
+        generate_kwargs, forward_params: handed to the pipeline, such as `{"temperature": 1.3}`.
+        dtype: of the weights: `"auto"`, `"float16"`, ...
+        device: where it runs.
+
+    Raises:
+        SynthesisError: no such model, or one that does not speak.
+    """
+
+    def __init__(
+        self,
+        model: str = DIA,
+        revision: str | None = None,
+        seed: int = 42,
+        speaker: str | None = None,
+        sound_tags: Mapping[str, str] | None = None,
+        generate_kwargs: Mapping[str, Any] | None = None,
+        forward_params: Mapping[str, Any] | None = None,
+        dtype: str = "auto",
+        device: str = "cpu",
+    ) -> None:
+        from transformers import pipeline
+
+        try:
+            self.pipeline = pipeline("text-to-audio", model=model, revision=revision, device=device, dtype=dtype)
+        except (OSError, ValueError, KeyError) as error:
+            raise SynthesisError(f"transformers: {model} cannot be loaded for text-to-audio: {error}") from error
+        self.model, self.revision, self.seed, self.dtype = model, revision, seed, dtype
+        model_type = self.pipeline.model.config.model_type
+        self.speaker = {"dia": "[S1]"}.get(model_type, "") if speaker is None else speaker
+        self.sound_tags = dict(SOUND_TAG_SPELLINGS.get(model_type, {}) if sound_tags is None else sound_tags)
+        self.generate_kwargs = dict(GENERATION_DEFAULTS.get(model_type, {})) | dict(generate_kwargs or {})
+        self.forward_params = dict(forward_params or {})
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        model = Path(self.model).resolve().name if os.path.isdir(self.model) else self.model
+        names = ("revision", "seed", "dtype", "speaker", "sound_tags", "generate_kwargs", "forward_params")
+        return {"backend": "transformers", "model": model, **{name: getattr(self, name) for name in names}}
+
+    def prompt(self, text: str) -> str:
+        """The text as the model reads it: speaker tag in front, sound tags in its spelling."""
+
+        def spelling(match: re.Match) -> str:
+            return self.sound_tags.get(match[1], "") if match[1] in SOUND_TAGS else match[0]
+
+        return f"{self.speaker} {clean_utterance(_TAG.sub(spelling, text))}".strip()
+
+    def speak(self, utterance: Utterance) -> np.ndarray:
+        """See `TextToSpeech.speak`; voice and prosody are the model's own."""
+        if not any(character.isalnum() for character in strip_sound_tags(utterance.text)):
+            raise SynthesisError(f"transformers: there is nothing to say in {utterance.text!r}.")
+        seed = self.seed if utterance.seed is None else utterance.seed
+        mixed = int.from_bytes(hashlib.sha256(f"{seed}/{utterance.text}".encode()).digest()[:6])
+        options: dict[str, Any] = {"forward_params": self.forward_params}
+        if self.generate_kwargs:
+            options["generate_kwargs"] = self.generate_kwargs
+        devices = [self.pipeline.device] if self.pipeline.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(mixed)
+            try:
+                spoken = self.pipeline(self.prompt(utterance.text), **options)
+            except torch.OutOfMemoryError:
+                raise  # every other utterance would fail as well
+            except (RuntimeError, ValueError, IndexError) as error:  # what models raise on a text that they cannot take
+                raise SynthesisError(f"transformers: {self.model} failed on {utterance.text!r}: {error}") from error
+        try:
+            return decode_audio(np.atleast_1d(spoken["audio"]), sampling_rate=spoken["sampling_rate"])
+        except AudioError as error:
+            raise SynthesisError(f"transformers: {self.model} gave no audio for {utterance.text!r}: {error}") from error

@@ -1,0 +1,117 @@
+"""The command behind `recipes/audit.py`: the leakage audit of one corpus or several, under any protocols."""
+
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from pydantic import Field
+
+from ..data.corpora import get_corpus, load_corpus
+from ..data.prepare import INFO_FILE
+from ..data.protocols import apply_protocol
+from ..evaluation.audit.duplicates import AUDIO_SIMILARITY, TEXT_SIMILARITY, HeardClip, hear_corpus
+from ..evaluation.audit.report import audit_splits, label_sources, merge_folds, render_page, shared_rows
+from ..evaluation.plots import plot_leakage
+from ..evaluation.report import environment, write_atomically, write_json
+from ..training.arguments import CorpusArguments, Section, section_help
+from ..training.run import protocol_facts
+from .common import guarded
+from .corpora import SHORT_HELP, parse_corpus_arguments
+
+EXIT_LEAK = 1
+
+
+class AuditArguments(Section):
+    """What to audit."""
+
+    corpora: list[CorpusArguments] = Field(min_length=1, description="corpora with the protocols to audit")
+    output_dir: str = Field("outputs/audit", description="where audit.json, audit.md and the pictures are written")
+    text_similarity: float = Field(TEXT_SIMILARITY, gt=0, le=1, description="from which on two texts are nearly the same")
+    audio_similarity: float = Field(AUDIO_SIMILARITY, gt=0, le=1, description="from which on two clips are the same recording")
+    seed: int = Field(0, ge=0, description="of the p-values")
+    fail_on_leak: bool = Field(False, description=f"exit code {EXIT_LEAK} when a split leaks")
+
+
+def run_audit(arguments: AuditArguments) -> dict[str, Any]:
+    """Audit every split that is asked for; write `audit.json`, `audit.md` and `audit_<corpus>.png`.
+
+    Returns:
+        the content of the JSON file: `verdict` (`leaks` over all), `audits` (a list of what `audit_splits` gives, each with `title`,
+        `corpus` and `protocol`), `seconds` and the environment.
+
+    Raises:
+        FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
+    """
+    start = time.perf_counter()
+    audits: list[dict[str, Any]] = []
+    known: dict[str, tuple[DatasetDict, dict[str, HeardClip], dict[str, str]]] = {}
+    for corpus in arguments.corpora:
+        key = repr((corpus.name, corpus.data_dir, sorted(corpus.options.items())))
+        if key not in known:
+            known[key] = _read(corpus)
+        rows, heard, file_names = known[key]
+        splits = apply_protocol(rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share)
+        name, protocol = splits["train"]["corpus"][0], protocol_facts(corpus, splits)
+        title = f"{name}, {corpus.protocol}" + (f", fold {corpus.fold}" if "fold" in protocol else "")
+        audit = audit_splits(splits, heard, file_names, arguments.text_similarity, arguments.audio_similarity, arguments.seed)
+        audits.append({"title": title, "corpus": name, "protocol": protocol} | audit)
+    results = {
+        "verdict": {"leaks": any(audit["verdict"]["leaks"] for audit in audits)},
+        "audits": audits,
+        "seconds": round(time.perf_counter() - start, 1),
+        **environment(),
+    }
+    folder = Path(arguments.output_dir)
+    write_json(folder / "audit.json", results)
+    page = render_page(audits)
+    write_atomically(folder / "audit.md", lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    for name in dict.fromkeys(audit["corpus"] for audit in audits):
+        _draw([audit for audit in audits if audit["corpus"] == name], folder / f"audit_{name}.png", name)
+    return results
+
+
+def _read(corpus: CorpusArguments) -> tuple[DatasetDict, dict[str, HeardClip], dict[str, str]]:
+    """The corpus, what its recordings sound like, and their names in its raw form (none for a prepared one)"""
+    rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
+    names = {}
+    if corpus.data_dir is not None and not (Path(corpus.data_dir) / INFO_FILE).is_file():
+        known = get_corpus(corpus.name)
+        clips = known.read(Path(corpus.data_dir), **known.complete_options(corpus.options)) if known.has_source else []
+        names = {clip.id: clip.audio.stem for clip in clips if isinstance(clip.audio, os.PathLike)}
+    return rows, hear_corpus(rows), names
+
+
+def _draw(audits: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
+    series = {}
+    for protocol in dict.fromkeys(audit["protocol"]["name"] for audit in audits):
+        folds = [audit for audit in audits if audit["protocol"]["name"] == protocol]
+        name = protocol + (f" (mean and range of {len(folds)} folds)" if len(folds) > 1 else "")
+        told = merge_folds(folds, lambda audit: {what: entry and entry["uar"] for what, entry in label_sources(audit).items()})
+        series[name] = (told, merge_folds(folds, shared_rows))
+    chances = [entry["chance_uar"] for audit in audits for entry in label_sources(audit).values() if entry]
+    write_atomically(path, lambda temporary: plot_leakage(series, min(chances, default=0.0), temporary, f"Leakage audit of {title}"))
+
+
+def audit_main(arguments: Sequence[str]) -> int:
+    """Audit as the command line says; returns the exit code.
+
+    Args:
+        arguments: `[--key value] ...`.
+    """
+    leaks = False
+
+    def audit() -> None:
+        nonlocal leaks
+        if any(argument in ("-h", "--help") for argument in arguments):
+            print("\n".join(["usage: recipes/audit.py --corpus NAME [--key value] ...", "", *SHORT_HELP, *section_help(AuditArguments)]))
+            return
+        parsed = parse_corpus_arguments(list(arguments), AuditArguments, {})
+        results = run_audit(parsed)
+        leaks = parsed.fail_on_leak and results["verdict"]["leaks"]
+        print((Path(parsed.output_dir) / "audit.md").read_text(encoding="utf-8"))
+        print(f"The audit is in {parsed.output_dir} ({results['seconds']:.0f} s).")
+
+    return guarded(audit) or (EXIT_LEAK if leaks else 0)

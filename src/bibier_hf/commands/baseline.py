@@ -1,0 +1,236 @@
+"""The command behind `recipes/baseline.py`: a baseline on corpora, protocols and folds, reported as a trained model is."""
+
+import time
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from datasets import concatenate_datasets
+from pydantic import Field
+
+from ..data.corpora import load_corpus
+from ..data.features import content_hash
+from ..data.protocols import apply_protocol
+from ..evaluation.baselines import MODALITY, BaselineError, Outcome, corpus_features, fuse, pooled_features, run_baseline
+from ..evaluation.metrics import METRICS
+from ..evaluation.report import (
+    RESULTS_FILE,
+    Predictions,
+    environment,
+    metrics_table,
+    recall_table,
+    split_metrics,
+    write_json,
+    write_split_report,
+)
+from ..training.arguments import ArgumentError, CorpusArguments, FeatureCacheArguments, Section, section_help
+from ..training.run import protocol_facts
+from .common import guarded
+from .corpora import SHORT_HELP, parse_corpus_arguments
+
+LATE_FUSION = "late_fusion"
+BASELINES = (*MODALITY, LATE_FUSION)
+
+
+class BaselineArguments(Section):
+    """Which baseline, on what."""
+
+    baseline: Literal[BASELINES] = Field(description="one of " + ", ".join(BASELINES))
+    corpora: list[CorpusArguments] = Field(min_length=1, description="corpora, protocols and folds; each is learnt and scored by itself")
+    output_dir: str = Field(description="where results.json and predictions are written; default outputs/baseline-<name>")
+    class_weights: Literal["balanced", "none"] = Field("balanced", description="weights of the classes while learning")
+    strengths: list[float] | None = Field(None, description="values of C that dev chooses from; null: those of the baseline")
+    refit_on_dev: bool = Field(True, description="learn anew from train + dev with what dev chose, before test is scored")
+    parts: list[Literal[tuple(MODALITY)]] = Field(
+        default_factory=lambda: ["mfcc_svm", "tfidf_logreg"], min_length=2, max_length=2, description="of late_fusion: its two baselines"
+    )
+    fusion_weight: float | None = Field(0.5, ge=0, le=1, description="of late_fusion: weight of the first part; null: chosen on dev")
+    audio_backbone: str | None = Field(None, description="of pooled_audio_logreg: Hub id or folder of a speech model")
+    audio_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
+    audio_layer: int = Field(-1, ge=-1, description="hidden state to pool; -1: the output")
+    text_backbone: str | None = Field(None, description="of pooled_text_logreg: Hub id or folder of a text model")
+    text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
+    text_layer: int = Field(-1, ge=-1, description="hidden state to pool; -1: the output")
+    feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
+    seed: int = Field(42, ge=0, description="of what is random in a solver; that of the split is corpora.0.split_seed")
+
+    @property
+    def members(self) -> list[str]:
+        """The baselines that are learnt."""
+        return list(self.parts) if self.baseline == LATE_FUSION else [self.baseline]
+
+
+def parse_baseline_arguments(arguments: Sequence[str]) -> BaselineArguments:
+    """`BASELINE [--key value] ...` -> arguments.
+
+    Raises:
+        ArgumentError: anything that cannot be followed.
+    """
+    if not arguments or arguments[0] not in BASELINES:
+        given = f", not {arguments[0]!r}" if arguments else ""
+        raise ArgumentError(f"The first argument must be one of {', '.join(BASELINES)}{given}.")
+    name, *rest = arguments
+    parsed = parse_corpus_arguments(rest, BaselineArguments, {"baseline": name, "output_dir": f"outputs/baseline-{name}"})
+    for modality in ("audio", "text"):
+        if f"pooled_{modality}_logreg" in parsed.members and getattr(parsed, f"{modality}_backbone") is None:
+            raise ArgumentError(f"pooled_{modality}_logreg needs --{modality}_backbone, a Hub id or a folder.")
+    return parsed
+
+
+def run_baselines(arguments: BaselineArguments) -> dict[str, Any]:
+    """Learn and score the baseline under every protocol and fold that is asked for; write `results.json` and predictions.
+
+    Folds of one corpus and protocol are reported pooled, every row answered by the model that did not see it, and one by one.
+
+    Returns:
+        the content of `results.json`: `metrics.{split}.{corpus}` as of a training run, and `folds.{corpus}`: `runs` (fold, what dev
+        chose, metrics) with the `mean` and `std` of each metric of test over the folds.
+
+    Raises:
+        ArgumentError: two protocols of one corpus, which would share a name in the results, or a baseline that a corpus does not allow.
+        FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
+    """
+    start = time.perf_counter()
+    answers: dict[str, list[Predictions]] = {"dev": [], "test": []}
+    protocols: dict[str, list[dict[str, Any]]] = {}
+    folds: dict[str, list[dict[str, Any]]] = {}
+    hashes: dict[str, str] = {}
+    features: dict[str, dict[str, Any]] = {}
+    for corpus in arguments.corpora:
+        rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
+        name = next(iter(rows.values()))["corpus"][0]
+        splits = apply_protocol(rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share)
+        facts = protocol_facts(corpus, splits)
+        if any(earlier["name"] != facts["name"] or earlier.get("fold") == facts.get("fold") for earlier in protocols.get(name, [])):
+            raise ArgumentError(f"corpora: '{name}' stands twice; results are kept by corpus, so one protocol (all its folds) a run.")
+        if name not in features:
+            features[name] = _features(arguments, rows)
+            hashes[name] = content_hash(concatenate_datasets(list(rows.values())))
+        outcome = _outcome(arguments, splits, features[name])
+        found = {split: _predictions(splits[split], outcome.probabilities[split]) for split in answers}
+        protocols.setdefault(name, []).append(facts)
+        folds.setdefault(name, []).append(
+            {"fold": corpus.fold, "chosen": dict(outcome.chosen), "metrics": {split: found[split].by_corpus()[name] for split in found}}
+        )
+        for split, predictions in found.items():
+            answers[split].append(predictions)
+    results: dict[str, Any] = {
+        "baseline": arguments.baseline,
+        "protocol": {name: entries[0] if len(entries) == 1 else _all_folds(entries) for name, entries in protocols.items()},
+        "seed": arguments.seed,
+        "config": _public(arguments),
+        **environment(),
+        "data_hash": hashes,
+        "folds": {name: {"runs": runs} | _spread(runs) for name, runs in folds.items()},
+        "metrics": {},
+        "metrics_by_language": {},
+        "metrics_mean": {},
+    }
+    folder = Path(arguments.output_dir)
+    for split, parts in answers.items():
+        pooled = _concatenated(parts)
+        write_split_report(pooled, split, folder)
+        numbers = split_metrics(pooled)
+        results["metrics"][split] = numbers["metrics"]
+        results["metrics_by_language"][split] = numbers["languages"]
+        results["metrics_mean"][split] = numbers["mean"]
+    results["seconds"] = round(time.perf_counter() - start, 1)
+    write_json(folder / RESULTS_FILE, results)
+    return results
+
+
+def _features(arguments: BaselineArguments, rows: Any) -> dict[str, Any]:
+    found = {}
+    for member in arguments.members:
+        pooled = None
+        if member.startswith("pooled_"):
+            modality, cache = MODALITY[member], arguments.feature_cache
+            pooled = partial(
+                pooled_features,
+                modality=modality,
+                backbone=getattr(arguments, f"{modality}_backbone"),
+                revision=getattr(arguments, f"{modality}_revision"),
+                layer=getattr(arguments, f"{modality}_layer"),
+                dtype=cache.dtype,
+                batch_size=cache.batch_size,
+                cache_dir=cache.directory,
+            )
+        try:
+            found[member] = corpus_features(member, rows, pooled)
+        except BaselineError as error:
+            raise ArgumentError(f"baseline: {error}") from error
+    return found
+
+
+def _outcome(arguments: BaselineArguments, splits: Any, features: Mapping[str, Any]) -> Outcome:
+    options = {name: getattr(arguments, name) for name in ("class_weights", "strengths", "refit_on_dev", "seed")}
+    try:
+        outcomes = [run_baseline(member, splits, features[member], **options) for member in arguments.members]
+    except BaselineError as error:
+        raise ArgumentError(f"baseline: {error}") from error
+    return fuse(*outcomes, splits["dev"]["label"], arguments.fusion_weight) if arguments.baseline == LATE_FUSION else outcomes[0]
+
+
+def _predictions(rows: Any, probabilities: np.ndarray) -> Predictions:
+    return Predictions(list(rows["id"]), list(rows["corpus"]), list(rows["language"]), np.asarray(rows["label"]), probabilities)
+
+
+def _concatenated(parts: Sequence[Predictions]) -> Predictions:
+    columns = {name: [value for part in parts for value in getattr(part, name)] for name in ("ids", "corpora", "languages")}
+    return Predictions(
+        **columns,
+        labels=np.concatenate([part.labels for part in parts]),
+        probabilities=np.concatenate([part.probabilities for part in parts]),
+    )
+
+
+def _all_folds(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {"name": entries[0]["name"], "folds": [entry["fold"] for entry in entries], "split_seed": entries[0]["split_seed"]}
+
+
+def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    values = {name: [run["metrics"]["test"][name] for run in runs] for name in (*METRICS, "mean")}
+    return {
+        "mean": {name: float(np.mean(numbers)) for name, numbers in values.items()},
+        "std": {name: float(np.std(numbers)) for name, numbers in values.items()},
+    }
+
+
+def _public(arguments: BaselineArguments) -> dict[str, Any]:
+    """The arguments without folders of this machine"""
+    content = arguments.model_dump(exclude={"output_dir", "seed", "corpora"})
+    content["feature_cache"].pop("directory")
+    for name in ("audio_backbone", "text_backbone"):
+        if content[name] is not None and Path(content[name]).is_dir():
+            content[name] = Path(content[name]).resolve().name
+    return content
+
+
+def baseline_main(arguments: Sequence[str]) -> int:
+    """Run a baseline as the command line says; returns the exit code.
+
+    Args:
+        arguments: `BASELINE [--key value] ...`.
+    """
+
+    def run() -> None:
+        if any(argument in ("-h", "--help") for argument in arguments):
+            usage = ["usage: recipes/baseline.py BASELINE --corpus NAME [--key value] ...", ""]
+            print("\n".join([*usage, *SHORT_HELP, *section_help(BaselineArguments)]))
+            return
+        parsed = parse_baseline_arguments(arguments)
+        results = run_baselines(parsed)
+        print(f"{parsed.baseline}, test:\n")
+        print(metrics_table(results["metrics"]["test"]))
+        for name, folds in results["folds"].items():
+            if len(folds["runs"]) > 1:
+                spread = ", ".join(
+                    f"{metric.upper()} {100 * folds['mean'][metric]:.1f} ± {100 * folds['std'][metric]:.1f}" for metric in METRICS
+                )
+                print(f"\n{name}, mean and deviation over {len(folds['runs'])} folds (the table pools them): {spread}")
+        print(f"\n{recall_table(results['metrics']['test'])}")
+        print(f"\nResults and predictions are in {parsed.output_dir} ({results['seconds']:.0f} s).")
+
+    return guarded(run)

@@ -1,0 +1,290 @@
+"""MELD, the Multimodal EmotionLines Dataset: 13708 utterances of 1432 dialogues from the series Friends.
+
+Licence of the annotation: GPL-3.0; the clips are excerpts of the series. Source: https://github.com/declare-lab/MELD, clips:
+http://web.eecs.umich.edu/~mihalcea/downloads/MELD.Raw.tar.gz (10.9 GB)
+
+Most clips carry 5.1 sound; the mean of all channels is taken, as everywhere in the package. The original system takes channel 0 alone.
+Two clips cannot be decoded and three are cut wrongly (`KNOWN_FAULTS`): the original leaves the former out and keeps the latter.
+"""
+
+import hashlib
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path, PurePath
+
+from ...model.labels_bibier import EMOTIONS
+from ..archives import SourceFile, is_archive, walk_files
+from ..clips import Clip, check_counts
+from ..prepare import Corpus, cache_folder, folder_lock
+from ..schema import UnknownLabelError, normalise_label
+from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table
+from ..text import mend_text
+from ..video import convert_clips, find_ffmpeg, state_disk_need
+
+LICENSE = "GPL-3.0"
+
+OFFICIAL_COUNTS = {
+    "train": dict(zip(EMOTIONS, (1109, 271, 268, 1743, 4710, 683, 1205), strict=True)),
+    "dev": dict(zip(EMOTIONS, (153, 22, 40, 163, 470, 111, 150), strict=True)),
+    "test": dict(zip(EMOTIONS, (345, 68, 50, 402, 1256, 208, 281), strict=True)),
+}
+"""Rows per label: 9989, 1109 and 2610 in all."""
+
+TABLES = {f"{split}_sent_emo.csv": split for split in OFFICIAL_COUNTS}
+CLIP_FOLDERS = {"train_splits": "train", "dev_splits_complete": "dev", "output_repeated_splits_test": "test"}
+
+UNDECODABLE, OUTLIER = "the clip cannot be decoded", "the clip is cut wrongly"
+KNOWN_FAULTS = {
+    "train/dia125_utt3": UNDECODABLE,
+    "dev/dia110_utt7": UNDECODABLE,
+    "test/dia38_utt4": OUTLIER,  # 304.96 s for seven words
+    "test/dia220_utt0": OUTLIER,  # 235.07 s for three words
+    "train/dia309_utt0": OUTLIER,  # 41.05 s
+}
+"""What is wrong with a clip in the official archive. The annotation of these rows is sound."""
+
+TEXT_MENDED = "text mended (quotes, ellipses, wrongly decoded characters, blanks at the ends)"
+
+TREATMENTS = {"undecodable": ("text_only", "drop"), "outliers": ("keep", "text_only", "drop")}
+
+ROLES = frozenset(
+    "customer director doctor flight-attendant girl guy man nurse receptionist student the-casting-director the-director the-interviewer "
+    "the-dry-cleaner the-instructor the-waiter teacher ticket-counter-attendant tour-guide waitress woman".split()
+)
+"""Names in the column `Speaker` that mean another person in another episode."""
+
+_SEVERAL = re.compile(r"\band\b|^(all|both|the guys|her-friends)$", re.IGNORECASE)
+_COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID", "Season", "Episode")
+
+
+def read_meld(
+    data_dir: Path, *, text_only: bool = False, undecodable: str = "text_only", outliers: str = "keep", strict_counts: bool = True
+) -> list[Clip]:
+    """MELD from the official archive, or from a folder with what was unpacked of it, however far: inner archives or their folders.
+
+    The tables are `train_sent_emo.csv`, `dev_sent_emo.csv`, `test_sent_emo.csv`, wherever they lie in it. The clips `dia0_utt0.mp4` etc.
+    lie in `train_splits`, `dev_splits_complete`, `output_repeated_splits_test`; other files are passed over. Each clip is converted once,
+    into the cache; after an interruption only those that are missing are. (Once the corpus is prepared, `meld-clips` there may be deleted.)
+
+    * Quotes, ellipses and wrongly decoded characters of the texts are mended (`mend_text`).
+    * ids are `meld-train-dia0_utt0`, as the names of clips repeat across splits; `dialogue` is `meld-train-dia0`.
+    * `speaker` is `meld-rachel`; names that mean a role (`ROLES`) count within their episode: `meld-s03e07-woman`. Where several people
+      speak at once there is none.
+
+    Args:
+        text_only: the texts alone, without clips and without ffmpeg.
+        undecodable: what becomes of the two clips that are known not to be decodable: "text_only" keeps the row without audio, "drop"
+            leaves it out. Any other clip that cannot be decoded is an error.
+        outliers: what becomes of the three clips that are known to be cut wrongly (41 to 305 s for a few words): "keep", "text_only" or
+            "drop".
+        strict_counts: demand the published counts per split and label; False for a part of the corpus.
+
+    Raises:
+        CorpusError: no tables or no clips, rows or counts that are not MELD's, clips that are missing or cannot be decoded (all of them),
+            a damaged archive, no ffmpeg, or too little space on the disk.
+    """
+    chosen = {"undecodable": undecodable, "outliers": outliers}
+    for name, allowed in TREATMENTS.items():
+        if chosen[name] not in allowed:
+            raise CorpusError(f"{name}={chosen[name]!r}; allowed: {', '.join(allowed)}.")
+        if text_only and chosen[name] != allowed[0]:
+            raise CorpusError(f"{name}={chosen[name]!r} is about clips, but text_only=True reads none. Leave one of the two out.")
+    tables, audio = _find_source(data_dir, text_only)
+    rows = _read_tables(data_dir, tables)
+    if not text_only and not audio:
+        raise CorpusError(
+            f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). Pass text_only=True "
+            "(--text_only) for the texts alone."
+        )
+    faults: list[str] = []
+    clips = []
+    for split, row in rows:
+        try:
+            clip, name = _to_clip(split, row)
+        except (UnknownLabelError, CorpusError) as error:
+            faults.append(f"{row.where}: {error}")
+            continue
+        clips.append(clip if text_only else _with_audio(clip, name, audio.get(name, "there is no such clip"), chosen, faults))
+    raise_faults(faults, f"{data_dir} cannot be used as MELD", "What was converted is kept. Mend or fetch these again.")
+    if strict_counts:
+        check_counts(clips, OFFICIAL_COUNTS, "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.")
+    return sorted(clips, key=lambda clip: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", clip.id)])
+
+
+def meld_id(split: str, name: str) -> str:
+    """Id of a clip by its split and its published name, such as `dia0_utt0`, which repeats across splits."""
+    return f"meld-{split}-{name}"
+
+
+def _read_tables(data_dir: Path, tables: Mapping[str, Path]) -> list[tuple[str, Row]]:
+    if not tables:
+        raise CorpusError(
+            f"{data_dir} has none of MELD's tables: {', '.join(TABLES)}. Pass the official archive or what was unpacked of it."
+        )
+    rows = []
+    for split in (split for split in OFFICIAL_COUNTS if split in tables):
+        table = read_table(tables[split])
+        demand_columns(table, _COLUMNS, tables[split].name)
+        rows += [(split, row) for row in table]
+    return rows
+
+
+def _to_clip(split: str, row: Row) -> tuple[Clip, str]:
+    """(row without audio, name of its clip)"""
+    numbers = [row.text(column) for column in ("Dialogue_ID", "Utterance_ID", "Season", "Episode")]
+    if not all(number.isdecimal() for number in numbers):
+        raise CorpusError(f"Dialogue_ID, Utterance_ID, Season and Episode are {numbers}; all must be numbers")
+    dialogue, utterance, season, episode = map(int, numbers)
+    # not row.text(), whose strip() would take an ellipsis that is still a control character (\x85) for a blank
+    written = row.values["Utterance"]
+    text = mend_text(written)
+    clip = Clip(
+        id=meld_id(split, f"dia{dialogue}_utt{utterance}"),
+        split=split,
+        label=normalise_label(row.text("Emotion")),
+        language="en",
+        text=text,
+        speaker=_speaker(row.values["Speaker"], season, episode),
+        dialogue=meld_id(split, f"dia{dialogue}"),
+        license=LICENSE,
+        where=row.where,
+        remarks=(TEXT_MENDED,) if text != written else (),
+    )
+    return clip, f"{split}/dia{dialogue}_utt{utterance}"
+
+
+def _speaker(written: str, season: int, episode: int) -> str | None:
+    name = mend_text(written)
+    if _SEVERAL.search(name):
+        return None
+    slug = re.sub(r"[^a-z0-9]+", "-", name.partition("/")[0].lower()).strip("-")  # "Joey/Drake": Joey in the role of Drake
+    return f"meld-s{season:02d}e{episode:02d}-{slug}" if slug in ROLES or "#" in name or "No." in name else f"meld-{slug}"
+
+
+def _with_audio(clip: Clip, name: str, audio: Path | str, chosen: Mapping[str, str], faults: list[str]) -> Clip:
+    """The clip with its recording, or what the options say about a known fault; a fault that is not known is appended to `faults`"""
+    known = KNOWN_FAULTS.get(name)
+    if isinstance(audio, Path) and known != OUTLIER:
+        return replace(clip, audio=audio)
+    if isinstance(audio, str) and known != UNDECODABLE:
+        faults.append(f"{name}.mp4: {audio}")
+        return clip
+    treatment = chosen["outliers" if known == OUTLIER else "undecodable"]
+    remark = {"keep": "kept", "text_only": "without audio", "drop": "left out"}[treatment]
+    return replace(
+        clip,
+        audio=audio if treatment == "keep" else None,
+        left_out=treatment == "drop",
+        remarks=(*clip.remarks, f"{remark}: {known}"),
+    )
+
+
+def _find_source(data_dir: Path, text_only: bool) -> tuple[dict[str, Path], dict[str, Path | str]]:
+    """(split -> table, name of a clip -> FLAC file or why there is none); read from an index if this source was gone through before"""
+    folder = cache_folder() / "meld-clips"
+    folder.mkdir(parents=True, exist_ok=True)
+    index = folder / f"index-{_source_key(data_dir)}{'-text' if text_only else ''}.json"
+    with folder_lock(folder):  # several training processes may come at once
+        if found := _read_index(index):
+            return found
+        tables: dict[str, Path] = {}
+        audio: dict[str, Path | str] = {}
+        files = _walk(data_dir, folder, tables)
+        if text_only:
+            while len(tables) < len(TABLES) and next(files, None):
+                pass
+        else:
+            audio = _convert(data_dir, files, folder)
+        _write_index(index, tables, audio)
+    return tables, audio
+
+
+def _read_index(index: Path) -> tuple[dict[str, Path], dict[str, Path | str]] | None:
+    if not index.is_file():
+        return None
+    found = json.loads(index.read_text(encoding="utf-8"))
+    tables, audio = ({name: index.parent / path for name, path in found[kind].items()} for kind in ("tables", "audio"))
+    whole = all(path.is_file() for path in (*tables.values(), *audio.values()))
+    return (tables, audio | found["undecodable"]) if whole else None
+
+
+def _write_index(index: Path, tables: Mapping[str, Path], audio: Mapping[str, Path | str]) -> None:
+    undecodable = {name: reason for name, reason in audio.items() if isinstance(reason, str)}
+    if undecodable.keys() - KNOWN_FAULTS.keys():
+        return  # they are tried again next time
+    done = {name: path for name, path in audio.items() if isinstance(path, Path)}
+    found = {
+        kind: {name: path.relative_to(index.parent).as_posix() for name, path in paths.items()}
+        for kind, paths in (("tables", tables), ("audio", done))
+    }
+    _write(index, json.dumps(found | {"undecodable": undecodable}).encode())
+
+
+def _walk(data_dir: Path, folder: Path, tables: dict[str, Path]) -> Iterator[tuple[str, SourceFile]]:
+    """Name and file of every clip; tables that come by are copied into the work folder and entered in `tables`"""
+    for file in walk_files(data_dir):
+        if file.path.name in TABLES:
+            buffer = io.BytesIO()
+            file.copy_to(buffer)
+            content = buffer.getvalue()
+            path = folder / "tables" / hashlib.sha256(content).hexdigest()[:16] / file.path.name
+            if tables.setdefault(TABLES[file.path.name], path) != path:
+                raise CorpusError(f"{data_dir} holds {file.path.name} twice, with other content: {file.path} is the second.")
+            _write(path, content)
+        elif name := _clip_name(file.path):
+            yield name, file
+
+
+def _clip_name(path: PurePath) -> str | None:
+    """`train/dia0_utt0`; None for whatever is no clip, such as `._dia0_utt0.mp4` and `final_videos_testdia0_utt0.mp4`"""
+    split = CLIP_FOLDERS.get(path.parent.name)
+    return f"{split}/{path.stem}" if split and re.fullmatch(r"dia\d+_utt\d+\.mp4", path.name) else None
+
+
+def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Path) -> Mapping[str, Path | str]:
+    on_disk = [path for path in data_dir.rglob("*") if path.is_file()] if data_dir.is_dir() else [data_dir]
+    number = sum(_clip_name(path) is not None for path in on_disk)
+    if any(is_archive(path.name) for path in on_disk):  # what it holds is not known before it was gone through
+        number = sum(sum(row.values()) for row in OFFICIAL_COUNTS.values())
+    if not number:
+        for _ in files:  # for the tables
+            pass
+        return {}
+    find_ffmpeg()  # before anything is done
+    done = sum(1 for _ in folder.rglob("*.flac"))
+    if number > done:
+        state_disk_need(number - done, folder, "MELD")
+    return convert_clips(files, folder, number, "Converting meld")
+
+
+def _source_key(data_dir: Path) -> str:
+    """Changes with name, size or time of any table, clip or archive"""
+    digest = hashlib.sha256()
+    for path in sorted(data_dir.rglob("*")) if data_dir.is_dir() else [data_dir]:
+        if path.name in TABLES or is_archive(path.name) or _clip_name(path):
+            stat = path.stat()
+            name = path.relative_to(data_dir).as_posix() if data_dir.is_dir() else path.name
+            digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def _write(path: Path, content: bytes) -> None:
+    """The whole file or none"""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_name(f".{path.name}")
+    scratch.write_bytes(content)
+    scratch.replace(path)
+
+
+CORPUS = Corpus(
+    name="meld",
+    title="MELD: Multimodal EmotionLines Dataset",
+    homepage="https://github.com/declare-lab/MELD",
+    license=LICENSE,
+    read=read_meld,
+    not_to_rehost="its clips are excerpts of a television series, whose rights are not the authors' of the corpus to give; the GPL-3.0 of "
+    "the annotation does not cover them",
+)

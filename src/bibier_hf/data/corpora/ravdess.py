@@ -1,0 +1,153 @@
+"""RAVDESS, the Ryerson Audio-Visual Database of Emotional Speech and Song: its speech, 60 acted clips of each of 24 actors.
+
+Licence: CC BY-NC-SA 4.0, not for commercial use. Source: https://zenodo.org/records/1188976 (Audio_Speech_Actors_01-24.zip)
+
+Every actor speaks the same two sentences in every emotion, so the text says nothing about the label. An eighth emotion, `calm`, is none
+of the seven and is left out: 52 clips an actor remain. The song recordings and the video files are no part of it.
+"""
+
+import re
+from collections import Counter, defaultdict
+from pathlib import Path
+
+from ...model.labels_bibier import EMOTIONS
+from ..clips import Clip, neutral_id
+from ..prepare import Corpus
+from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table
+
+LICENSE = "CC-BY-NC-SA-4.0"
+EMOTION_CODES = dict(enumerate(("neutral", "calm", "happy", "sad", "anger", "fear", "disgust", "surprise"), start=1))
+SENTENCES = {1: "Kids are talking by the door.", 2: "Dogs are sitting by the door."}
+SPEECH_AUDIO = (3, 1)
+"""Modality audio only, vocal channel speech."""
+
+CLIPS_PER_EMOTION = {emotion: 4 if emotion == "neutral" else 8 for emotion in EMOTIONS}
+"""Of each actor: 52, and 8 of `calm` where it was not taken out before."""
+
+NOT_SPEECH = "left out: song or video"
+CALM = "left out: calm is none of the seven emotions"
+
+# modality, vocal channel, emotion, intensity, statement, repetition, actor
+_NAME = re.compile(r"(\d\d)-(\d\d)-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
+_AUDIO_SUFFIXES = (".wav", ".flac")
+
+
+def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
+    """RAVDESS in either of its layouts.
+
+    * the original one: `Actor_01/03-01-06-01-02-01-12.wav`, at any depth; actors 1 to 16 are train, 17 to 20 dev, 21 to 24 test (each half
+      women, half men);
+    * `metadata.csv` with `file_name, text, emotion, speaker, split`; its own splits are kept.
+
+    No actor may be in two splits. File names spell out the emotion, so ids are hashes of them (`ravdess_id`).
+
+    Args:
+        strict_counts: demand of every actor that is there the published 4 neutral clips and 8 of each other emotion; False for a part.
+
+    Raises:
+        CorpusError: neither layout, names or labels that are not RAVDESS's, an actor in two splits, other counts.
+    """
+    found = _read_metadata(data_dir) if (data_dir / "metadata.csv").is_file() else [(None, path) for path in _find_files(data_dir)]
+    clips = []
+    faults = []
+    for row, path in found:
+        where = row.where if row else path.relative_to(data_dir).as_posix()
+        match = _NAME.fullmatch(path.stem)
+        if not match:
+            faults.append(f"{where}: '{path.name}' is no name of RAVDESS, such as 03-01-06-01-02-01-12.wav")
+            continue
+        modality, channel, code, _, sentence, _, actor = map(int, match.groups())
+        emotion = EMOTION_CODES[code]
+        if row and not _agrees(row, emotion, SENTENCES[sentence]):
+            faults.append(f"{where}: '{row.text('emotion')}', '{row.text('text')}' contradict the name '{path.name}'")
+        left_out = NOT_SPEECH if (modality, channel) != SPEECH_AUDIO else CALM if emotion == "calm" else ""
+        clips.append(
+            Clip(
+                id=ravdess_id(path.stem),
+                split=row.text("split") if row else default_split(actor),
+                label=emotion,
+                language="en",
+                audio=path,
+                text=SENTENCES[sentence],
+                speaker=f"ravdess-{actor:02d}",
+                license=LICENSE,
+                where=where,
+                remarks=(left_out,) if left_out else (),
+                left_out=bool(left_out),
+            )
+        )
+    faults += _misplaced_actors(clips)
+    raise_faults(faults, f"{data_dir} does not look like RAVDESS")
+    if strict_counts:
+        _check_actors(clips)
+    return sorted(clips, key=lambda clip: clip.id)
+
+
+def ravdess_id(name: str) -> str:
+    """Id of the clip with this original name (without its suffix)."""
+    return neutral_id("ravdess", name)
+
+
+def default_split(actor: int) -> str:
+    """Train: actors 1 to 16; dev: 17 to 20; test: 21 to 24. Odd numbers are men, even ones women."""
+    return "train" if actor <= 16 else "dev" if actor <= 20 else "test"
+
+
+def _read_metadata(data_dir: Path) -> list[tuple[Row, Path]]:
+    rows = read_table(data_dir / "metadata.csv")
+    demand_columns(rows, ("file_name", "text", "emotion", "speaker", "split"), "metadata.csv")
+    return [(row, data_dir / row.text("file_name")) for row in rows]
+
+
+def _find_files(data_dir: Path) -> list[Path]:
+    if not data_dir.is_dir():
+        raise CorpusError(f"{data_dir} is a file. Unpack the archive and pass the folder that holds Actor_01, Actor_02, ...")
+    by_name = defaultdict(list)
+    for path in sorted(data_dir.rglob("Actor_*/*")):
+        if path.suffix.lower() in _AUDIO_SUFFIXES and not path.name.startswith("."):
+            by_name[path.stem].append(path)
+    if not by_name:
+        raise CorpusError(
+            f"{data_dir} holds no recordings of RAVDESS. Allowed layouts: folders Actor_01, Actor_02, ... with files such as "
+            "03-01-06-01-02-01-12.wav, or metadata.csv (file_name, text, emotion, speaker, split) with its recordings."
+        )
+    # A common copy of the corpus holds all of it twice.
+    twice = {name: [str(path.relative_to(data_dir)) for path in paths] for name, paths in by_name.items() if len(paths) > 1}
+    faults = [f"{name}: {', '.join(paths)}" for name, paths in twice.items()]
+    raise_faults(faults, f"{data_dir} holds recordings more than once", "Pass the folder of one copy.", shown=3)
+    return [path for (path,) in by_name.values()]
+
+
+def _agrees(row: Row, emotion: str, sentence: str) -> bool:
+    named = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}.get(row.text("emotion"), row.text("emotion"))
+    return named == emotion and row.text("text") == sentence
+
+
+def _misplaced_actors(clips: list[Clip]) -> list[str]:
+    splits = defaultdict(set)
+    for clip in clips:
+        splits[clip.speaker].add(clip.split)
+    return [f"{speaker} is in the splits {', '.join(sorted(found))}" for speaker, found in sorted(splits.items()) if len(found) > 1]
+
+
+def _check_actors(clips: list[Clip]) -> None:
+    counts = Counter((clip.speaker, clip.label) for clip in clips if NOT_SPEECH not in clip.remarks)
+    faults = []
+    for speaker in sorted({clip.speaker for clip in clips}):
+        allowed = {emotion: (count,) for emotion, count in CLIPS_PER_EMOTION.items()} | {"calm": (0, 8)}
+        faults += [
+            f"{speaker} {emotion}: {counts[speaker, emotion]} clips, expected {' or '.join(map(str, numbers))}"
+            for emotion, numbers in allowed.items()
+            if counts[speaker, emotion] not in numbers
+        ]
+    remedy = "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it."
+    raise_faults(faults, "The counts differ from the published ones", remedy)
+
+
+CORPUS = Corpus(
+    name="ravdess",
+    title="RAVDESS: Ryerson Audio-Visual Database of Emotional Speech and Song, speech",
+    homepage="https://zenodo.org/records/1188976",
+    license=LICENSE,
+    read=read_ravdess,
+)

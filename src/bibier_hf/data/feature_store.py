@@ -1,0 +1,380 @@
+"""Numbers computed once from utterances, kept in memory-mapped shards and found again by content.
+
+    features/audio_features-<recipe>/
+        manifest.json           what the values depend on beside the utterance, and the shards with their sizes
+        <keys>.safetensors      the values of up to 64 rows of similar length
+
+A store is a folder for one *recipe* (backbone and revision, layer, front end, type of the numbers, ...), whose hash is in its name. A row
+is found by the hash of the utterance's own content. So whatever changes is a miss; folds, protocols and corpora that share utterances
+share their rows; and a corpus that grows costs its new rows only.
+
+The plan of the shards follows from keys and lengths alone, and each shard is written beside its place and renamed. A whole shard takes a
+whole stretch of the plan away, and leaves the rest of it as it was: killed at any moment and started again, the work ends with the bytes
+of an uninterrupted run. Several processes share the shards out; a second run waits for the first and finds its rows.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from datasets.utils import tqdm
+from filelock import FileLock, Timeout
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from transformers.utils import logging
+
+from ..errors import FeatureStoreError
+
+logger = logging.get_logger(__name__)
+
+ROWS_PER_SHARD = 64
+"""About 200 MB of float32 features of width 1024 for clips of 16 s, which are in memory until the shard is written."""
+
+MANIFEST_FILE = "manifest.json"
+_LOCK_FILE = ".lock"
+_UNFINISHED = ".being-written"
+_KEY_BYTES = 16
+
+Compute = Callable[[list[int]], list[torch.Tensor]]
+"""Positions of rows -> their values, (T, D) or (T,) each."""
+
+
+def row_key(content: bytes) -> bytes:
+    """The key of an utterance's content."""
+    return hashlib.blake2b(content, digest_size=_KEY_BYTES).digest()
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """What [`FeatureStore.extract`] did. `found` and `computed` count different contents, `size` is in bytes."""
+
+    folder: Path
+    found: int
+    computed: int
+    size: int
+    seconds: float
+
+
+class FeatureStore:
+    """The rows of one recipe (module docstring).
+
+    Args:
+        directory: folder of all stores.
+        name: of what is stored, such as `"audio_features"`.
+        recipe: all that the values depend on beside the utterance, as JSON values.
+        width: D of (T, D) rows; None for (T,) ones.
+        dtype: type of the stored numbers.
+        rows_per_shard: rows of a shard.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike,
+        name: str,
+        recipe: Mapping[str, Any],
+        width: int | None,
+        dtype: torch.dtype,
+        rows_per_shard: int = ROWS_PER_SHARD,
+    ):
+        self.recipe = {"name": name, "width": width, "dtype": str(dtype).removeprefix("torch."), **recipe}
+        text = json.dumps(self.recipe, sort_keys=True, ensure_ascii=False)
+        self.key = hashlib.blake2b(text.encode(), digest_size=_KEY_BYTES).hexdigest()
+        self.folder = Path(directory) / f"{name}-{self.key}"
+        self.width = width
+        self.dtype = dtype
+        self.rows_per_shard = rows_per_shard
+
+    def extract(
+        self,
+        keys: Sequence[bytes | None],
+        lengths: Sequence[float],
+        compute: Compute,
+        batch_size: int = 16,
+        batch_length: float | None = None,
+    ) -> Extraction:
+        """Compute the rows that are not there yet. With Accelerate, every process calls this and does its share.
+
+        Args:
+            keys: (N,) [`row_key`] of each row; None: nothing to compute.
+            lengths: (N,) what a row costs (seconds, letters); rows of similar length go through `compute` together, the longest first,
+                so that what does not fit into memory fails at once.
+            compute: gives the values of some of the N positions.
+            batch_size: rows that go through `compute` together.
+            batch_length: at most so many times their longest `lengths` together, if more than one; None: no limit.
+
+        Raises:
+            FeatureStoreError: a folder that cannot be written, a full disk, a damaged shard.
+            ValueError: values that are not finite or do not fit the type.
+        """
+        state = PartialState()
+        start = time.perf_counter()
+        wanted = {key: position for position, key in reversed(list(enumerate(keys))) if key is not None}
+        with self._claimed(state, wanted):
+            # The main process decides: the others might see shards that it has not seen, and wait for it forever.
+            plan = broadcast_object_list([self._plan(wanted, lengths) if state.is_main_process else None])[0]
+            own = plan[state.process_index :: state.num_processes]
+            with tqdm(
+                total=sum(map(len, own)),
+                desc=f"Computing {self.recipe['name']}",
+                unit="row",
+                disable=not (own and state.is_local_main_process),
+            ) as progress:
+                for positions in own:
+                    values = []
+                    for batch in _batches(positions, lengths, batch_size, batch_length):
+                        values += [self._checked(row) for row in compute(batch)]
+                        progress.update(len(batch))
+                    self._write([keys[position] for position in positions], values)
+            state.wait_for_everyone()
+            if plan and state.is_main_process:
+                self._write_manifest()
+            state.wait_for_everyone()
+        computed = sum(map(len, plan))
+        size = sum(path.stat().st_size for path in self._shard_paths())
+        return Extraction(self.folder, len(wanted) - computed, computed, size, time.perf_counter() - start)
+
+    def rows(self, keys: Sequence[bytes | None]) -> "StoredRows":
+        """The rows of these keys, read when they are asked for; a row without a key has no steps.
+
+        Raises:
+            FeatureStoreError: a row that was not computed, or a damaged shard.
+        """
+        paths = self._shard_paths()
+        index = self._index(paths)
+        if missing := sum(key is not None and key not in index for key in keys):
+            raise FeatureStoreError(f"{self.folder}: {missing} of {len(keys)} rows are not there. Extract them first.")
+        places = np.array([(-1, -1) if key is None else index[key] for key in keys], dtype=np.int64).reshape(-1, 2)
+        empty = torch.zeros((0,) if self.width is None else (0, self.width), dtype=self.dtype)
+        return StoredRows([_Shard(path) for path in paths], places, empty)
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._index(self._shard_paths())
+
+    # Plan
+
+    def _plan(self, wanted: Mapping[bytes, int], lengths: Sequence[float]) -> list[list[int]]:
+        """The positions of each shard that is to be written."""
+        index = self._index(self._shard_paths())
+        missing = sorted(wanted.keys() - index.keys(), key=lambda key: (-lengths[wanted[key]], key))
+        positions = [wanted[key] for key in missing]
+        return [positions[start : start + self.rows_per_shard] for start in range(0, len(positions), self.rows_per_shard)]
+
+    def _index(self, paths: Sequence[Path]) -> dict[bytes, tuple[int, int]]:
+        """Key -> number of its shard and place in it."""
+        return {key: (number, place) for number, path in enumerate(paths) for place, key in enumerate(_Shard(path).keys)}
+
+    def _shard_paths(self) -> list[Path]:
+        return sorted(self.folder.glob("*.safetensors"))
+
+    @contextlib.contextmanager
+    def _claimed(self, state: PartialState, wanted: Mapping[bytes, int]) -> Iterator[None]:
+        """One run at a time writes; where nothing is missing, nothing is claimed (the folder may be read-only)."""
+        if not state.is_main_process or not wanted.keys() - self._index(self._shard_paths()).keys():
+            yield
+            return
+        lock = FileLock(self.folder / _LOCK_FILE)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            try:
+                lock.acquire(timeout=1)
+            except Timeout:
+                logger.warning(f"Waiting for another run that writes into {self.folder}.")
+                lock.acquire()
+        except OSError as error:
+            raise self._unwritable(error) from error
+        try:
+            for leftover in self.folder.glob(f"*{_UNFINISHED}"):  # of a killed run: the lock is ours
+                leftover.unlink()
+            yield
+        finally:
+            lock.release()
+
+    # Writing
+
+    def _checked(self, values: torch.Tensor) -> torch.Tensor:
+        """`values` in the type to be stored."""
+        name = self.recipe["name"]
+        if values.dtype.is_floating_point and not torch.isfinite(values).all():
+            raise ValueError(f"{name}: the backbone gave NaN or infinite values; its weights are damaged or its type is too narrow.")
+        stored = values.to(self.dtype).contiguous()
+        if self.dtype.is_floating_point and not torch.isfinite(stored).all():
+            largest = values.abs().max().item()
+            raise ValueError(f"{name}: values up to {largest:.3g} do not fit into {self.recipe['dtype']}. Take float32 or bfloat16.")
+        return stored
+
+    def _write(self, keys: Sequence[bytes], values: list[torch.Tensor]) -> None:
+        offsets = np.cumsum([0, *map(len, values)], dtype=np.int64)
+        tensors = {
+            "keys": torch.frombuffer(bytearray(b"".join(keys)), dtype=torch.uint8).reshape(-1, _KEY_BYTES),
+            "offsets": torch.from_numpy(offsets),
+            "checksums": torch.tensor([_checksum(row) for row in values], dtype=torch.int64),
+            "values": torch.cat(values),
+        }
+        table = _table_checksum(tensors["keys"], tensors["offsets"], tensors["checksums"])
+        path = self.folder / f"{hashlib.blake2b(b''.join(keys), digest_size=_KEY_BYTES).hexdigest()}.safetensors"
+        unfinished = path.with_suffix(_UNFINISHED)
+        try:
+            save_file(tensors, unfinished, metadata={"table": str(table)})
+            with open(unfinished, "rb+") as file:
+                os.fsync(file.fileno())  # or a power cut could leave the name without the content
+            os.replace(unfinished, path)
+        except (SafetensorError, OSError) as error:
+            with contextlib.suppress(OSError):
+                unfinished.unlink(missing_ok=True)
+            raise self._unwritable(error) from error
+
+    def _write_manifest(self) -> None:
+        shards = {}
+        for path in self._shard_paths():
+            shard = _Shard(path)
+            shards[path.name] = {"rows": len(shard.keys), "steps": int(shard.offsets[-1]), "bytes": path.stat().st_size}
+        totals = {name: sum(shard[name] for shard in shards.values()) for name in ("rows", "steps", "bytes")}
+        text = json.dumps({"recipe": self.recipe, "total": totals, "shards": shards}, indent=2, ensure_ascii=False) + "\n"
+        unfinished = (self.folder / MANIFEST_FILE).with_suffix(_UNFINISHED)
+        try:
+            unfinished.write_text(text, encoding="utf-8")
+            os.replace(unfinished, self.folder / MANIFEST_FILE)
+        except OSError as error:
+            raise self._unwritable(error) from error
+
+    def _unwritable(self, error: Exception) -> FeatureStoreError:
+        return FeatureStoreError(
+            f"{self.folder} cannot be written ({error}). Make room or choose another folder (feature_cache.directory, or the environment "
+            "variable BIBIER_CACHE); what was computed so far is kept."
+        )
+
+
+def _batches(positions: Sequence[int], lengths: Sequence[float], size: int, length: float | None) -> Iterator[list[int]]:
+    """Cuts positions, longest first, into batches of at most `size` rows and `length` in all, padding included."""
+    start = 0
+    while start < len(positions):
+        fitting = size if length is None else min(size, max(1, int(length // max(lengths[positions[start]], 1e-9))))
+        yield list(positions[start : start + fitting])
+        start += fitting
+
+
+def _bytes(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.contiguous().view(torch.uint8).numpy()
+
+
+def _checksum(row: torch.Tensor) -> int:
+    return zlib.crc32(_bytes(row))
+
+
+def _table_checksum(*tensors: torch.Tensor) -> int:
+    value = 0
+    for tensor in tensors:
+        value = zlib.crc32(_bytes(tensor), value)
+    return value
+
+
+class _Shard:
+    """One file, opened when it is first read, in each process anew; pickled as its path."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def __getstate__(self) -> dict[str, Path]:
+        return {"path": self.path}
+
+    @cached_property
+    def _opened(self) -> tuple[Any, dict[str, torch.Tensor]]:
+        try:
+            file = safe_open(self.path, "pt")
+            tables = {name: file.get_tensor(name) for name in ("keys", "offsets", "checksums")}
+            sound = int(file.metadata()["table"]) == _table_checksum(*tables.values())
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise self._damaged(error) from error
+        if not sound:
+            raise self._damaged("its table does not fit its checksum")
+        return file.get_slice("values"), tables
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        content = self._opened[1]["keys"].numpy().tobytes()
+        return [content[start : start + _KEY_BYTES] for start in range(0, len(content), _KEY_BYTES)]
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        return self._opened[1]["offsets"].numpy()
+
+    @cached_property
+    def _unchecked(self) -> np.ndarray:
+        return np.ones(len(self.offsets) - 1, dtype=bool)
+
+    def read(self, place: int) -> torch.Tensor:
+        """The values of one row; its checksum is compared the first time."""
+        values, tables = self._opened
+        row = values[int(self.offsets[place]) : int(self.offsets[place + 1])]
+        if self._unchecked[place]:
+            if _checksum(row) != tables["checksums"][place]:
+                raise self._damaged(f"row {place} does not fit its checksum")
+            self._unchecked[place] = False
+        return row
+
+    def _damaged(self, reason: object) -> FeatureStoreError:
+        return FeatureStoreError(f"{self.path} is cut or damaged ({reason}). Delete it and start again: its rows are then computed anew.")
+
+
+class StoredRows(Sequence[torch.Tensor]):
+    """N rows of a store in any order, (T, D) or (T,) each, read from the mapped files when they are asked for.
+
+    Args:
+        shards: files of one store, or of several with rows of one kind.
+        places: (N, 2) shard and place in it; -1: no such row.
+        empty: what stands for a row that is not there.
+    """
+
+    def __init__(self, shards: list[_Shard], places: np.ndarray, empty: torch.Tensor):
+        self.shards = shards
+        self.places = places
+        self.empty = empty
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> torch.Tensor:
+        shard, place = self.places[index]
+        return self.empty if shard < 0 else self.shards[shard].read(place)
+
+    @property
+    def present(self) -> np.ndarray:
+        """bool (N,): which rows are there."""
+        return self.places[:, 0] >= 0
+
+    @property
+    def keys(self) -> list[bytes | None]:
+        """(N,) keys of the rows; None: not there."""
+        return [None if shard < 0 else self.shards[shard].keys[place] for shard, place in self.places]
+
+    def spread(self, indices: Sequence[int], count: int) -> "StoredRows":
+        """`count` rows of which these are at `indices`; the others are not there."""
+        places = np.full((count, 2), -1)
+        places[np.asarray(indices, dtype=np.int64)] = self.places
+        return StoredRows(self.shards, places, self.empty)
+
+    def select(self, indices: Sequence[int]) -> "StoredRows":
+        """Some of the rows."""
+        return StoredRows(self.shards, self.places[np.asarray(indices, dtype=np.int64)], self.empty)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["StoredRows"]) -> "StoredRows":
+        """The rows of several one after the other."""
+        shards, places = [], []
+        for part in parts:
+            there = part.places[:, :1] >= 0
+            places.append(np.where(there, part.places + np.array([len(shards), 0]), part.places))
+            shards += part.shards
+        return cls(shards, np.concatenate(places), parts[0].empty)

@@ -1,0 +1,165 @@
+"""Tables of soft labels: what `recipes/label.py label` writes, and the published ones, keyed by the ids of prepared corpora.
+
+| column | meaning |
+|---|---|
+| `id` | of the row in its corpus; published tables have `video_name` instead, which is translated |
+| `label` | gold label; `ground_truth` in published tables |
+| `anger` ... `surprise` | the distribution, addressed by name; empty in a row that failed |
+| `prediction` | optional: its arg-max, `llm_best_label` in published tables; tells which of two that are equally high is meant |
+
+Other columns (provenance, raw answers) are kept by whoever wrote them and not needed here.
+"""
+
+import csv
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ..augmentation.ls_llm_answers import AnswerError, finish_distribution
+from ..model.labels_bibier import EMOTIONS
+from .corpora.meld import meld_id
+from .corpora.resd import resd_id
+from .schema import UnknownLabelError, normalise_label
+from .tables import TABLE_SUFFIXES, CorpusError, Row, raise_faults, read_table
+
+PUBLISHED_COLUMNS = ("video_name", "ground_truth", "llm_best_label")
+
+_MELD_NAME = re.compile(r"dia\d+_utt\d+")
+_RESD_NAME = re.compile(r"\d\d_[a-z]+_[a-z]+[_ ][adefhns]_\d{3}")
+
+
+@dataclass(frozen=True)
+class LabelTable:
+    """Soft labels as they stand in a file, whatever is wrong with them.
+
+    Attributes:
+        name: of the file.
+        sha256: of its content.
+        ids: (N,) ids.
+        labels: (N,) index of the gold label, -1 where there is none.
+        probabilities: (N, 7) in the order of `EMOTIONS`; NaN in rows that failed.
+        predictions: (N,) arg-max, of equally high ones that which the table names; -1 in rows that failed.
+    """
+
+    name: str
+    sha256: str
+    ids: tuple[str, ...]
+    labels: np.ndarray
+    probabilities: np.ndarray
+    predictions: np.ndarray
+
+    @property
+    def labelled(self) -> np.ndarray:
+        """(N,) is there a distribution?"""
+        return ~np.isnan(self.probabilities).any(axis=1)
+
+    def soft_labels(self) -> dict[str, np.ndarray]:
+        """`{id: (7,)}` of the rows that are labelled, made distributions: what lies below zero counts as zero, sum exactly one.
+
+        Raises:
+            CorpusError: rows that hold no distribution at all.
+        """
+        found = {}
+        faults = []
+        for index in np.flatnonzero(self.labelled):
+            try:
+                found[self.ids[index]] = finish_distribution(self.probabilities[index])
+            except AnswerError as error:
+                faults.append(f"{self.ids[index]}: {error}")
+        raise_faults(faults, f"{self.name} has rows that are no distribution")
+        return found
+
+
+def read_label_table(path: str | Path) -> LabelTable:
+    """A table of soft labels: `.csv`, `.tsv`, `.jsonl` or `.parquet`.
+
+    Names of published tables become ids: `32_happiness_enthusiasm_h_120` that of the RESD clip, `dia0_utt0` that of the MELD train clip.
+
+    Raises:
+        FileNotFoundError: no such file.
+        CorpusError: columns that are missing, values that are no numbers, unknown gold labels, an id that stands twice; all at once.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no table of soft labels at {path}.")
+    rows = _read_rows(path)
+    id_column, label_column, best_column = ("id", "label", "prediction") if "id" in rows[0].values else PUBLISHED_COLUMNS
+    if missing := [name for name in (id_column, label_column, *EMOTIONS) if name not in rows[0].values]:
+        raise CorpusError(
+            f"{path.name} lacks the columns {missing}. A table of soft labels has id (or video_name), label (or ground_truth) and the "
+            f"seven emotions; it has {list(rows[0].values)}."
+        )
+    ids: dict[str, None] = {}
+    labels, probabilities, predictions, faults = [], [], [], []
+    for row in rows:
+        name = row.text(id_column)
+        key = name if id_column == "id" else published_id(name)
+        if not name or key in ids:
+            faults.append(f"{row.where}: {'no id' if not name else f'{name!r} stands twice'}")
+        ids[key] = None
+        try:
+            labels.append(_read_label(row, label_column))
+            probabilities.append(_read_probabilities(row))
+            predictions.append(_highest(probabilities[-1], _read_label(row, best_column)))
+        except (UnknownLabelError, ValueError) as error:
+            faults.append(f"{row.where}: {error}")
+    raise_faults(faults, f"{path.name} cannot be used")
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return LabelTable(path.name, digest, tuple(ids), np.array(labels), np.array(probabilities), np.array(predictions))
+
+
+def write_label_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
+    """Write a table with at least `id`, `label` and the seven emotions; the suffix decides: `.parquet` or `.csv`."""
+    if path.suffix == ".parquet":
+        pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
+        return
+    with open(path, "w", encoding="utf-8", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def published_id(name: str) -> str:
+    """Id in a prepared corpus of a name in a published table; a name of another form stays as it is."""
+    if _MELD_NAME.fullmatch(name):
+        return meld_id("train", name)
+    return resd_id(name) if _RESD_NAME.fullmatch(name) else name
+
+
+def _read_rows(path: Path) -> list[Row]:
+    if path.suffix == ".parquet":
+        rows = [Row(values, f"{path.name} row {number}") for number, values in enumerate(pq.read_table(path).to_pylist(), 1)]
+        if not rows:
+            raise CorpusError(f"{path} has no rows.")
+        return rows
+    if path.suffix not in TABLE_SUFFIXES:
+        raise CorpusError(f"{path} is no table of soft labels. Allowed: {', '.join([*TABLE_SUFFIXES, '.parquet'])}.")
+    return read_table(path)
+
+
+def _read_label(row: Row, column: str) -> int:
+    return EMOTIONS.index(normalise_label(row.text(column))) if row.text(column) else -1
+
+
+def _highest(probabilities: list[float], named: int) -> int:
+    if np.isnan(probabilities).any():
+        return -1
+    highest = max(probabilities)
+    return named if named >= 0 and probabilities[named] == highest else probabilities.index(highest)
+
+
+def _read_probabilities(row: Row) -> list[float]:
+    cells = [row.text(name) for name in EMOTIONS]
+    if not any(cells):
+        return [float("nan")] * len(EMOTIONS)
+    values = [float(cell) for cell in cells]
+    if not np.isfinite(values).all():
+        raise ValueError(f"the distribution {values} is not finite")
+    return values

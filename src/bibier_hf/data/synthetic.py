@@ -1,0 +1,177 @@
+"""Corpora that augmentation writes: template utterances with or without speech, and splits with stacked rows."""
+
+import os
+import random
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, Features
+
+from ..augmentation.sds import COMPONENTS
+from ..augmentation.tts import EMOTION_PROSODY, TextToSpeech, Utterance
+from ..augmentation.tts.checks import SpeechChecks
+from ..augmentation.tts.corpus import Failure, speak_all
+from ..augmentation.tug import TemplateUtteranceGeneration
+from ..model.audio_bibier import decode_audio
+from ..model.labels_bibier import EMOTIONS
+from .clips import Clip, neutral_id
+from .corpora.quickstart import ACCENTS, VARIANTS, vary_prosody
+from .prepare import write_corpus
+from .schema import COLUMNS, FEATURES
+
+ESPEAK_VOICES: Mapping[str, tuple[str, ...]] = {
+    language: tuple(f"{accent}+{variant}" for accent in accents for variant in VARIANTS["train"]) for language, accents in ACCENTS.items()
+}
+"""Language -> voices of eSpeak for synthetic training rows: those that the embedded corpus keeps for train."""
+
+
+def balancing_counts(labels: Iterable[str]) -> dict[str, int]:
+    """Of each emotion, how many rows bring it to the size of the largest class."""
+    counts = Counter(labels)
+    largest = max(counts.values(), default=0)
+    return {emotion: largest - counts[emotion] for emotion in EMOTIONS}
+
+
+def plan_utterances(
+    counts: Mapping[str, Mapping[str, int]],
+    tug: TemplateUtteranceGeneration,
+    voices: Mapping[str, Sequence[str]] | None = None,
+    name: str = "tug",
+) -> list[Utterance]:
+    """Template utterances with their ids, voices and prosody.
+
+    An utterance is a function of the seed, its language and emotion, and its number: more of one do not change the others.
+
+    Args:
+        counts: language -> emotion -> number.
+        tug: texts, and the seed of everything.
+        voices: language -> voices to choose from; None for the back end's default.
+        name: of the corpus.
+
+    Returns:
+        the utterances by id, so that emotions and languages are mixed.
+
+    Raises:
+        ComponentError: more utterances than the components give.
+    """
+    utterances = []
+    for language, by_emotion in counts.items():
+        for emotion, count in by_emotion.items():
+            for number, text in enumerate(tug.sample(emotion, language, count)):
+                rng = random.Random(f"{tug.seed}/{language}/{emotion}/{number}/voice")
+                utterances.append(
+                    Utterance(
+                        text=text,
+                        language=language,
+                        id=neutral_id(name, f"{language}/{emotion}/{text}"),
+                        voice=rng.choice(voices[language]) if voices else None,
+                        prosody=vary_prosody(EMOTION_PROSODY[emotion], rng),
+                        emotion=emotion,
+                    )
+                )
+    return sorted(utterances, key=lambda utterance: utterance.id)
+
+
+def write_utterances(
+    utterances: Sequence[Utterance],
+    output_dir: str | os.PathLike,
+    tts: TextToSpeech | None,
+    *,
+    name: str = "tug",
+    license: str = "unknown",
+    options: Mapping[str, Any] | None = None,
+    checks: SpeechChecks | None = None,
+    speech_dir: str | os.PathLike | None = None,
+    attempts: int = 3,
+    batch_size: int = 32,
+) -> tuple[dict[str, Any], list[Failure]]:
+    """Speak utterances and write them as the train split of a prepared corpus with the source `synthetic`.
+
+    Args:
+        utterances: with ids and emotions ([`plan_utterances`]).
+        output_dir: folder of the corpus.
+        tts: who speaks; None for rows that are text only.
+        name: value of the column `corpus`.
+        license: of every row.
+        options: how the utterances came to be, for `corpus.json`.
+        checks, attempts, batch_size: see [`~bibier_hf.augmentation.tts.corpus.speak_all`].
+        speech_dir: where speech is kept until the corpus is written, so that an interrupted run can go on; default: beside `output_dir`.
+
+    Returns:
+        content of `corpus.json`, whose `left_out` lists what could not be spoken, and the same as objects.
+
+    Raises:
+        SynthesisError: nothing could be spoken.
+        CorpusError: a folder with something else in it.
+    """
+    output_dir = Path(output_dir)
+    failures: list[Failure] = []
+    files: Mapping[str, Path | None] = {utterance.id: None for utterance in utterances}
+    if tts is not None:
+        speech_dir = Path(speech_dir) if speech_dir is not None else output_dir.with_name(f"{output_dir.name}.speech")
+        files, failures = speak_all(utterances, tts, speech_dir, checks, attempts, batch_size)
+    clips = [
+        Clip(
+            id=utterance.id,
+            split="train",
+            label=utterance.emotion,
+            language=utterance.language,
+            audio=files[utterance.id],
+            text=utterance.text,
+            speaker=utterance.voice,
+            source="synthetic",
+            license=license,
+            where=repr(utterance.text),
+        )
+        for utterance in utterances
+        if utterance.id in files
+    ]
+    facts = {"name": name, "reader": "tug", "title": "Template utterances", "homepage": "made by this package"}
+    facts |= {"options": dict(options or {}), "speech": None if tts is None else tts.settings}
+    facts["left_out"] = [{"id": failure.utterance.id, "text": failure.utterance.text, "reason": failure.reason} for failure in failures]
+    return write_corpus(clips, facts, FEATURES, output_dir), failures
+
+
+def write_stacked(splits: DatasetDict, facts: Mapping[str, Any], output_dir: str | os.PathLike) -> dict[str, Any]:
+    """Write splits, of which train may hold stacked rows with `components`, as a prepared corpus.
+
+    Args:
+        splits: in the common schema; further columns than `components` are not written.
+        facts: see [`~bibier_hf.data.prepare.write_corpus`].
+        output_dir: folder of the corpus.
+
+    Raises:
+        CorpusError: a folder with something else in it.
+    """
+    features = Features({**FEATURES, "components": COMPONENTS})
+    clips = [clip for rows in splits.values() for clip in _clips(rows)]
+    return write_corpus(clips, facts, features, output_dir)
+
+
+def _clips(rows: Dataset) -> list[Clip]:
+    """Rows as clips; their audio stays where it is until it is written"""
+    own = [name for name in (*COLUMNS, "components") if name != "audio" and name in rows.column_names]
+    clips = []
+    for index, row in enumerate(rows.select_columns(own)):
+        clips.append(
+            Clip(
+                label=EMOTIONS[row["label"]],
+                audio=None if row["duration_s"] is None else partial(_samples, rows, index),
+                audio_key=row["id"],
+                extra={"components": row.get("components")},
+                where=row["id"],
+                **{
+                    name: row[name]
+                    for name in ("id", "split", "language", "text", "speaker", "dialogue", "soft_label", "source", "license")
+                },
+            )
+        )
+    return clips
+
+
+def _samples(rows: Dataset, index: int) -> np.ndarray:
+    return decode_audio(rows[index]["audio"])

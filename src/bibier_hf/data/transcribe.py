@@ -1,0 +1,102 @@
+"""Speech recognition for recordings without a transcript, applied while a corpus is prepared."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from transformers import AutoConfig, pipeline
+
+from ..model.audio_bibier import SAMPLING_RATE
+from .tables import CorpusError
+
+WINDOW_S = 30.0
+"""Whisper reads 30 s at a time; longer clips are decoded window by window, along its own time stamps."""
+
+
+class Transcriber(Protocol):
+    """Anything that writes transcripts.
+
+    Attributes:
+        facts: what the texts depend on, as JSON values. They stand in `corpus.json` and decide whether a cached corpus is still good.
+    """
+
+    facts: Mapping[str, Any]
+
+    def __call__(self, clips: Sequence[np.ndarray], language: str) -> list[str]:
+        """Texts of clips (float32, 16 kHz) in a language (ISO 639 code), in their order; "" where nothing is heard."""
+
+
+class AsrTranscriber:
+    """A speech recognition model of transformers. It is loaded at the first clip, so a corpus that stands in the cache costs nothing.
+
+    Decoding is greedy, in float32, in fixed batches: equal clips give equal texts on equal hardware.
+
+    Args:
+        model: Hub id or folder; with multilingual Whisper the language of the rows is passed on.
+        batch_size: clips that are decoded together.
+    """
+
+    def __init__(self, model: str, batch_size: int = 8):
+        self.model = model
+        self.batch_size = batch_size
+
+    @cached_property
+    def facts(self) -> Mapping[str, Any]:
+        """A folder is named by the hash of its files, a model on the Hub by its commit: no path of this machine gets into a corpus.
+
+        Raises:
+            CorpusError: no such model.
+        """
+        folder = Path(self.model)
+        if folder.is_dir():
+            return {"name": folder.name, "revision": _hash_folder(folder), "batch_size": self.batch_size}
+        try:
+            config = AutoConfig.from_pretrained(self.model)
+        except (OSError, ValueError) as error:
+            raise CorpusError(
+                f"asr={self.model!r} is no speech recognition model: neither a folder nor to be had from the Hub ({error}). "
+                "Pass an id such as openai/whisper-base, or the folder of such a model."
+            ) from error
+        return {"name": self.model, "revision": config._commit_hash, "batch_size": self.batch_size}
+
+    @cached_property
+    def _pipeline(self) -> Any:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return pipeline("automatic-speech-recognition", model=self.model, device=device, dtype=torch.float32)
+
+    def __call__(self, clips: Sequence[np.ndarray], language: str) -> list[str]:
+        texts: dict[int, str] = {}
+        for long in (False, True):
+            chosen = [index for index, clip in enumerate(clips) if (len(clip) > WINDOW_S * SAMPLING_RATE) == long]
+            if not chosen:
+                continue
+            inputs = [{"raw": clips[index], "sampling_rate": SAMPLING_RATE} for index in chosen]
+            results = self._pipeline(inputs, batch_size=1 if long else self.batch_size, **self._arguments(language, long))
+            texts |= {index: result["text"].strip() for index, result in zip(chosen, results, strict=True)}
+        return [texts[index] for index in range(len(clips))]
+
+    def _arguments(self, language: str, long: bool) -> dict[str, Any]:
+        if self._pipeline.type != "seq2seq_whisper":
+            return {}
+        arguments: dict[str, Any] = {"num_beams": 1, "do_sample": False}
+        # English-only Whisper has no such table and refuses a language.
+        if f"<|{language}|>" in (getattr(self._pipeline.model.generation_config, "lang_to_id", None) or {}):
+            arguments |= {"language": language, "task": "transcribe"}
+        return {"generate_kwargs": arguments, "return_timestamps": long}
+
+
+def as_transcriber(asr: "str | Transcriber | None") -> Transcriber | None:
+    """A model's id or folder as a `Transcriber`; anything else as it is."""
+    return AsrTranscriber(asr) if isinstance(asr, str) else asr
+
+
+def _hash_folder(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.is_file()):
+        with open(path, "rb") as file:
+            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
+    return digest.hexdigest()[:40]

@@ -1,0 +1,9 @@
+"""Errors that every command tells in one line. Imports nothing, so that they can be had without the model."""
+
+
+class ArgumentError(ValueError):
+    """A run file or a command line that cannot be followed; the message says what was given and how to mend it."""
+
+
+class FeatureStoreError(RuntimeError):
+    """A store that cannot be read or written; the message names the file and says how to mend it."""

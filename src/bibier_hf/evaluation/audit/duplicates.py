@@ -1,0 +1,227 @@
+"""The same words, or the same recording, on both sides of a split."""
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict, concatenate_datasets
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import normalize
+
+from ..acoustics import FRAMES_PER_SECOND, FUNCTIONALS, decoded_clips, log_mel, mfcc_functionals
+from .give_away import give_away
+
+TEXT_SIMILARITY = 0.85
+"""Cosine of character n-grams from which on two texts count as nearly the same."""
+
+MINIMUM_WORDS = 4
+"""Texts with fewer words are only compared exactly: "Oh my God" and "Oh God" are two utterances."""
+
+AUDIO_SIMILARITY = 0.8
+"""Correlation of two fingerprints from which on two clips count as the same recording. Different clips stay far below."""
+
+MAX_SHIFT_S = 0.5
+CANDIDATES = 5
+"""Clips of train, the most similar by a coarse search, that each clip of test is compared with in full."""
+
+_FINGERPRINT_BANDS = 16
+_FLOOR_DB = 50.0
+_SEARCH_SECONDS, _SEARCH_STEP = 8, 8  # the coarse search looks at 8 s in steps of 8 frames
+_BLOCK_ROWS = 512
+
+
+@dataclass(frozen=True)
+class HeardClip:
+    """What the audit keeps of a recording.
+
+    Args:
+        digest: hash of its samples.
+        functionals: (560,) MFCC statistics.
+        fingerprint: (16, T) coarse log-mel spectrogram, 100 frames/s.
+    """
+
+    digest: str
+    functionals: np.ndarray
+    fingerprint: np.ndarray
+
+
+def hear(rows: Dataset) -> dict[str, HeardClip]:
+    """Id -> [`HeardClip`] of the rows with audio, each decoded once.
+
+    Raises:
+        AudioError: a clip that cannot be decoded.
+    """
+    heard = {}
+    for name, samples in zip(rows["id"], decoded_clips(rows), strict=True):
+        if samples is not None:
+            mel = log_mel(samples)
+            heard[name] = HeardClip(hashlib.sha256(samples.tobytes()).hexdigest(), mfcc_functionals(mel), fingerprint(mel))
+    return heard
+
+
+def hear_corpus(splits: DatasetDict) -> dict[str, HeardClip]:
+    """[`hear`] of all splits; the same for every protocol."""
+    return hear(concatenate_datasets([rows.select_columns(["id", "audio"]) for rows in splits.values()]))
+
+
+def functionals_of(rows: Dataset, heard: dict[str, HeardClip]) -> np.ndarray:
+    """MFCC statistics (N, 560) of the rows, NaN for those without audio."""
+    missing = np.full(FUNCTIONALS, np.nan, np.float32)
+    return np.stack([heard[name].functionals if name in heard else missing for name in rows["id"]])
+
+
+def normalise_text(text: str) -> str:
+    """Lower case, letters and digits alone, single blanks; one spelling of what Unicode spells in several."""
+    return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
+
+
+def audit_texts(splits: DatasetDict, threshold: float = TEXT_SIMILARITY, seed: int = 0) -> dict[str, Any]:
+    """Texts of test that stand in train, word for word or nearly, and what that tells about the label.
+
+    Args:
+        splits: train, dev and test in the common schema.
+        threshold: see `TEXT_SIMILARITY`.
+        seed: of the p-value.
+
+    Returns:
+        `exact_rows`, `near_rows`: rows of test; `share_of_test_rows`: of both; `pairs`: `{test, train, similarity, same_label}`, one for
+        each of them; `label_from_text`: [`give_away`] by the text of train that was found.
+    """
+    train, test = ([normalise_text(text) for text in splits[split]["text"]] for split in ("train", "test"))
+    first = {text: row for row, text in reversed(list(enumerate(train))) if text}
+    found = {row: (first[text], 1.0) for row, text in enumerate(test) if text in first}
+    exact = len(found)
+    found |= _similar_texts(train, test, [row for row in range(len(test)) if row not in found], threshold)
+    keys = [train[found[row][0]] if row in found else None for row in range(len(test))]
+    labels = {split: splits[split]["label"] for split in ("train", "test")}
+    from_text = give_away([text or None for text in train], labels["train"], keys, labels["test"], seed)
+    from_text.pop("known_rows")
+    return {
+        "exact_rows": exact,
+        "near_rows": len(found) - exact,
+        "share_of_test_rows": len(found) / len(test),
+        "pairs": _pairs(splits, found),
+        "label_from_text": from_text,
+    }
+
+
+def _similar_texts(train: list[str], test: list[str], rows: list[int], threshold: float) -> dict[int, tuple[int, float]]:
+    """Row of test -> the most similar row of train and the cosine, for those that reach the threshold"""
+    rows = [row for row in rows if len(test[row].split()) >= MINIMUM_WORDS]
+    others = [row for row, text in enumerate(train) if len(text.split()) >= MINIMUM_WORDS]
+    if not rows or not others:
+        return {}
+    vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, dtype=np.float32)
+    there = vectorizer.fit_transform([train[row] for row in others]).T
+    here = vectorizer.transform([test[row] for row in rows])
+    found = {}
+    for start in range(0, len(rows), _BLOCK_ROWS):
+        cosines = here[start : start + _BLOCK_ROWS] @ there
+        best = np.asarray(cosines.argmax(axis=1)).ravel()
+        values = np.asarray(cosines.max(axis=1).todense()).ravel()
+        for row, place, value in zip(rows[start : start + _BLOCK_ROWS], best, values, strict=True):
+            if value >= threshold:
+                found[row] = (others[place], float(value))
+    return found
+
+
+def fingerprint(mel: np.ndarray) -> np.ndarray:
+    """Coarse picture of a log-mel spectrogram (64, T): (16, T), deviations from the mean of each band, in dB.
+
+    Loudness falls out with the means; a floor below the loudest frame hides what codecs do to silence.
+    """
+    coarse = mel.reshape(_FINGERPRINT_BANDS, -1, mel.shape[1]).mean(1)
+    coarse = np.maximum(coarse, coarse.max() - _FLOOR_DB)
+    return (coarse - coarse.mean(1, keepdims=True)).astype(np.float16)
+
+
+def fingerprint_similarity(one: np.ndarray, other: np.ndarray) -> float:
+    """Highest correlation of two fingerprints (16, T) over shifts of up to half a second that leave three quarters of the longer one."""
+    one, other = one.astype(np.float32), other.astype(np.float32)
+    most = round(MAX_SHIFT_S * FRAMES_PER_SECOND)
+    best = 0.0
+    for shift in range(-most, most + 1):
+        a, b = one[:, max(0, shift) :], other[:, max(0, -shift) :]
+        overlap = min(a.shape[1], b.shape[1])
+        if overlap < 0.75 * max(one.shape[1], other.shape[1]):
+            continue
+        a, b = a[:, :overlap], b[:, :overlap]
+        norm = np.linalg.norm(a) * np.linalg.norm(b)
+        best = max(best, float((a * b).sum() / norm) if norm > 0 else 0.0)
+    return best
+
+
+def audit_audio(splits: DatasetDict, heard: dict[str, HeardClip], threshold: float = AUDIO_SIMILARITY) -> dict[str, Any]:
+    """Recordings of test that stand in train: sample for sample, or coded anew, louder or softer, cut or shifted by up to half a second.
+
+    Args:
+        splits: train, dev and test in the common schema.
+        heard: what [`hear_corpus`] returned.
+        threshold: see `AUDIO_SIMILARITY`.
+
+    Returns:
+        `exact_rows`, `near_rows`, `share_of_test_rows` (of those with audio), `pairs` as for texts.
+    """
+    clips = {split: [(row, heard[name]) for row, name in enumerate(splits[split]["id"]) if name in heard] for split in ("train", "test")}
+    if not clips["train"] or not clips["test"]:
+        return {"exact_rows": 0, "near_rows": 0, "share_of_test_rows": 0.0, "pairs": []}
+    digests = {clip.digest: row for row, clip in reversed(clips["train"])}
+    found = {row: (digests[clip.digest], 1.0) for row, clip in clips["test"] if clip.digest in digests}
+    exact = len(found)
+    rest = [(row, clip) for row, clip in clips["test"] if row not in found]
+    if rest:
+        prints = {"train": [clip.fingerprint for _, clip in clips["train"]], "test": [clip.fingerprint for _, clip in rest]}
+        for (row, clip), candidates in zip(rest, _most_similar(prints["train"], prints["test"]), strict=True):
+            score, place = max((fingerprint_similarity(prints["train"][place], clip.fingerprint), place) for place in candidates)
+            if score >= threshold:
+                found[row] = (clips["train"][place][0], score)
+    return {
+        "exact_rows": exact,
+        "near_rows": len(found) - exact,
+        "share_of_test_rows": len(found) / len(clips["test"]),
+        "pairs": _pairs(splits, found),
+    }
+
+
+def _most_similar(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> np.ndarray:
+    """(len(test), at most `CANDIDATES`) places in train: all pairs, all shifts, at low resolution"""
+    most = round(MAX_SHIFT_S * FRAMES_PER_SECOND / _SEARCH_STEP)
+    there = _search_vectors(train, 0)
+    best = np.full((len(test), len(train)), -1.0, np.float32)
+    for shift in range(-most, most + 1):
+        here = _search_vectors(test, shift)
+        for start in range(0, len(test), _BLOCK_ROWS):
+            rows = slice(start, start + _BLOCK_ROWS)
+            np.maximum(best[rows], here[rows] @ there.T, out=best[rows])
+    return np.argsort(-best, axis=1, kind="stable")[:, :CANDIDATES]
+
+
+def _search_vectors(prints: Sequence[np.ndarray], shift: int) -> np.ndarray:
+    """Unit vectors (N, bands * steps) of the first seconds of fingerprints, later by `shift` steps"""
+    steps = _SEARCH_SECONDS * FRAMES_PER_SECOND // _SEARCH_STEP
+    vectors = np.zeros((len(prints), _FINGERPRINT_BANDS, steps), np.float32)
+    for vector, values in zip(vectors, prints, strict=True):
+        count = values.shape[1] // _SEARCH_STEP
+        coarse = values[:, : count * _SEARCH_STEP].astype(np.float32).reshape(_FINGERPRINT_BANDS, count, _SEARCH_STEP).mean(2)
+        coarse = coarse[:, max(0, -shift) :][:, : steps - max(0, shift)]
+        vector[:, max(0, shift) : max(0, shift) + coarse.shape[1]] = coarse
+    return normalize(vectors.reshape(len(prints), -1))
+
+
+def _pairs(splits: DatasetDict, found: dict[int, tuple[int, float]]) -> list[dict[str, Any]]:
+    """The pairs by id, the most similar first"""
+    train, test = (splits[split].select_columns(["id", "label"]).to_dict() for split in ("train", "test"))
+    pairs = [
+        {
+            "test": test["id"][row],
+            "train": train["id"][other],
+            "similarity": round(similarity, 4),
+            "same_label": test["label"][row] == train["label"][other],
+        }
+        for row, (other, similarity) in found.items()
+    ]
+    return sorted(pairs, key=lambda pair: (-pair["similarity"], pair["test"]))

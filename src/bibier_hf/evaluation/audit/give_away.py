@@ -1,0 +1,79 @@
+"""How much of the label a key gives away: the one question behind all parts of the audit.
+
+A key is anything that a row of test may share with rows of train: its speaker, its dialogue, its text, a field of its file name. Whoever
+knows the key, and nothing else, answers with the commonest label of the key in train. If that beats chance, a model can score without
+hearing the emotion.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..metrics import classification_metrics
+
+LEAK_MARGIN = 0.05
+"""UAR above chance from which on a key counts as giving the label away."""
+
+LEAK_P_VALUE = 0.01
+"""... provided that so much is that rare when labels are shuffled, which protects small test sets from false alarms."""
+
+PERMUTATIONS = 1000
+
+
+def majority_labels(keys: Sequence[Hashable | None], labels: Sequence[int]) -> dict[Hashable, int]:
+    """Key -> its commonest label (of equally common ones the first in label order); rows whose key is None are left out."""
+    counts: dict[Hashable, Counter] = defaultdict(Counter)
+    for key, label in zip(keys, labels, strict=True):
+        if key is not None:
+            counts[key][int(label)] += 1
+    return {key: max(sorted(counter), key=counter.__getitem__) for key, counter in counts.items()}
+
+
+def answer_by_key(
+    train_keys: Sequence[Hashable | None], train_labels: Sequence[int], test_keys: Sequence[Hashable | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The commonest train label of each test row's key, and of all of train where the key is unknown: labels (N,), known (N,) bool."""
+    table = majority_labels(train_keys, train_labels)
+    (fallback,) = majority_labels([0] * len(train_labels), train_labels).values()
+    known = np.array([key is not None and key in table for key in test_keys], dtype=bool)
+    return np.array([table[key] if is_known else fallback for key, is_known in zip(test_keys, known, strict=True)]), known
+
+
+def score_answers(labels: Sequence[int], answers: Sequence[int], seed: int = 0) -> dict[str, Any]:
+    """Metrics of answers that do not come from hearing the emotion, beside chance.
+
+    Args:
+        labels: (N,) true classes.
+        answers: (N,) answers.
+        seed: of the shuffles behind `p_value`.
+
+    Returns:
+        `uar, war, mf1, wf1, mean`; `chance_uar`, the UAR of any answer that is independent of the label; `p_value`, the share of shuffles
+        of the labels that reach this UAR; `leaks`, whether UAR is above chance by `LEAK_MARGIN` and the p-value at most `LEAK_P_VALUE`.
+    """
+    labels, answers = np.asarray(labels), np.asarray(answers)
+    metrics = classification_metrics(labels, answers)
+    classes, places, sizes = np.unique(labels, return_inverse=True, return_counts=True)
+    weights = 1 / (len(classes) * sizes[places])  # UAR is the sum of these over the rows that are right
+    generator = np.random.default_rng(seed)
+    reached = 0
+    for _ in range(PERMUTATIONS):
+        order = generator.permutation(len(labels))
+        reached += weights[order][labels[order] == answers].sum() >= metrics["uar"] - 1e-12
+    chance, p_value = 1 / len(classes), (1 + int(reached)) / (1 + PERMUTATIONS)
+    leaks = bool(metrics["uar"] - chance >= LEAK_MARGIN and p_value <= LEAK_P_VALUE)
+    return metrics | {"chance_uar": chance, "p_value": p_value, "leaks": leaks}
+
+
+def give_away(
+    train_keys: Sequence[Hashable | None],
+    train_labels: Sequence[int],
+    test_keys: Sequence[Hashable | None],
+    test_labels: Sequence[int],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """[`score_answers`] of [`answer_by_key`], with `known_rows`, the rows of test whose key occurs in train."""
+    answers, known = answer_by_key(train_keys, train_labels, test_keys)
+    return {"known_rows": int(known.sum())} | score_answers(test_labels, answers, seed)

@@ -1,0 +1,220 @@
+"""One audit of one split of a corpus, its verdict in plain words, and the page that shows several of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from datasets import DatasetDict
+
+from ...data.schema import SPLITS
+from .duplicates import AUDIO_SIMILARITY, TEXT_SIMILARITY, HeardClip, audit_audio, audit_texts, functionals_of
+from .groups import GROUPS, audit_group, audit_voices
+from .names import audit_names, label_words_in_texts
+
+LISTED_PAIRS = 10
+"""Pairs of duplicates that the page shows; the JSON file has all."""
+
+
+def audit_splits(
+    splits: DatasetDict,
+    heard: Mapping[str, HeardClip],
+    file_names: Mapping[str, str] | None = None,
+    text_similarity: float = TEXT_SIMILARITY,
+    audio_similarity: float = AUDIO_SIMILARITY,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Audit test against train.
+
+    Args:
+        splits: train, dev and test in the common schema, from `apply_protocol`.
+        heard: what `hear_corpus` made of the recordings; empty for a corpus of texts.
+        file_names: id -> name of the recording in the raw corpus; None if only the prepared corpus is there.
+        text_similarity, audio_similarity: from which on two rows count as nearly the same.
+        seed: of the p-values.
+
+    Returns:
+        always these keys:
+        `samples` of each split;
+        `verdict`: `{"leaks": bool, "reasons": [...], "notes": [...], "skipped": [...]}`, sentences;
+        `groups`: `{"speaker": ..., "dialogue": ...}` ([`audit_group`]), None where the corpus names none;
+        `who_speaks`: [`audit_voices`], or None where that cannot be heard;
+        `duplicates`: `{"texts": ... or None, "audio": ... or None}`;
+        `label_tokens`: `{"ids": ..., "file_names": ... or None, "texts": ...}`.
+    """
+    skipped = []
+    groups: dict[str, Any] = {}
+    for kind in GROUPS:
+        named = all(any(name is not None for name in splits[split][kind]) for split in ("train", "test"))
+        groups[kind] = audit_group(splits, kind, seed) if named else None
+        if not named:
+            skipped.append(f"{kind}s: train or test names none")
+    recorded = {split: sum(name in heard for name in splits[split]["id"]) for split in ("train", "test")}
+    speakers = {name for name, clip in zip(splits["train"]["speaker"], splits["train"]["id"], strict=True) if name and clip in heard}
+    who_speaks, audio = None, None
+    if not min(recorded.values()):
+        skipped.append("who speaks and duplicate recordings: train or test has no audio")
+    else:
+        audio = audit_audio(splits, heard, audio_similarity)
+        if len(speakers) < 2:
+            skipped.append(f"who speaks: {len(speakers)} named speakers with audio in train, at least 2 are needed")
+        else:
+            who_speaks = audit_voices(splits, {split: functionals_of(splits[split], heard) for split in ("train", "test")}, seed)
+    texts = None
+    if all(any(splits[split]["text"]) for split in ("train", "test")):
+        texts = audit_texts(splits, text_similarity, seed)
+    else:
+        skipped.append("duplicate texts: train or test has no text")
+    if not file_names:
+        skipped.append("file names: only the prepared corpus was given, or it has no files")
+    audit = {
+        "samples": {split: len(splits[split]) for split in SPLITS},
+        "groups": groups,
+        "who_speaks": who_speaks,
+        "duplicates": {"texts": texts, "audio": audio},
+        "label_tokens": {
+            "ids": audit_names({name: name for split in SPLITS for name in splits[split]["id"]}, splits, seed),
+            "file_names": audit_names(file_names, splits, seed) if file_names else None,
+            "texts": label_words_in_texts(splits),
+        },
+    }
+    return {"verdict": judge(audit) | {"skipped": skipped}} | audit
+
+
+def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
+    """The verdict on an audit: what leaks, and what is worth knowing though it does not.
+
+    A leak is a group, a text or a voice that test shares with train and that tells the label better than chance; a recording that is in
+    both; an id that carries the label. A group that crosses the split but tells nothing is a note.
+    """
+    reasons, notes = [], []
+    tests = audit["samples"]["test"]
+    for kind, group in audit["groups"].items():
+        if group is None or not group["known_rows"]:
+            continue
+        told = group["label_from_group"]
+        shared = f"{group['known_rows']} of {tests} test rows have a {kind} that is in train too"
+        if told["leaks"]:
+            reasons.append(f"{shared}; the {kind}'s commonest label alone scores {_score(told)}")
+        else:
+            notes.append(f"{shared}, but the {kind}'s commonest label is no better than chance ({_score(told)})")
+    voices = audit["who_speaks"]
+    if voices is not None and voices["known_rows"]:
+        told = voices["label_from_voice"]
+        recognised = (
+            f"a classifier of speakers, which never sees an emotion, recognises {_percent(voices['speaker_accuracy'])} of the known voices"
+        )
+        if told["leaks"]:
+            reasons.append(f"{recognised}; naming the speaker's commonest label scores {_score(told)}")
+        else:
+            notes.append(f"{recognised}, but naming the speaker's commonest label is no better than chance ({_score(told)})")
+    for what, duplicates in (("text", audit["duplicates"]["texts"]), ("recording", audit["duplicates"]["audio"])):
+        count = duplicates and duplicates["exact_rows"] + duplicates["near_rows"]
+        if not count:
+            continue
+        shared = f"{count} of {tests} test rows have a {what} that is in train too ({duplicates['exact_rows']} exactly)"
+        if what == "recording":
+            reasons.append(shared)
+        elif duplicates["label_from_text"]["leaks"]:
+            reasons.append(f"{shared}; its label there scores {_score(duplicates['label_from_text'])}")
+        else:
+            notes.append(f"{shared}, but its label there is no better than chance ({_score(duplicates['label_from_text'])})")
+    for what, names in (("ids", audit["label_tokens"]["ids"]), ("file names of the raw corpus", audit["label_tokens"]["file_names"])):
+        if names is None or not names["leaks"]:
+            continue
+        found = [f"{names['word_rows']} of {names['rows']} spell out their label"] if names["word_rows"] else []
+        if names["code_fields"]:
+            best = names["code_fields"][0]
+            found.append(f"field {best['field']} alone scores UAR {_percent(best['uar'])}")
+        (reasons if what == "ids" else notes).append(f"the {what} carry the label: {' and '.join(found)}")
+    spoken = audit["label_tokens"]["texts"]
+    if spoken["word_rows"]:
+        notes.append(f"{spoken['word_rows']} of {spoken['english_rows']} English test texts hold a word for their own label")
+    return {"leaks": bool(reasons), "reasons": reasons, "notes": notes}
+
+
+def render_page(audits: Sequence[Mapping[str, Any]]) -> str:
+    """The page (Markdown) over audits that each carry a `title` beside the keys of [`audit_splits`]."""
+    parts = ["# Leakage audit", "", *_overview(audits)]
+    for audit in audits:
+        verdict = audit["verdict"]
+        parts += ["", f"## {audit['title']}: {'leaks' if verdict['leaks'] else 'none found'}", ""]
+        parts += [f"- **leak**: {reason}." for reason in verdict["reasons"]]
+        parts += [f"- note: {note}." for note in verdict["notes"]]
+        parts += [f"- not audited: {reason}." for reason in verdict["skipped"]]
+        parts += _crossing(audit)
+        for what, duplicates in audit["duplicates"].items():
+            parts += _listed(what, duplicates)
+    return "\n".join(parts) + "\n"
+
+
+def _overview(audits: Sequence[Mapping[str, Any]]) -> list[str]:
+    lines = [
+        "What scores on test without hearing the emotion (UAR / WF1 in percent; a dash: not to be had).",
+        "",
+        "| split | test rows | speaker's label | dialogue's label | voice (SVM) | text's label | chance UAR | verdict |",
+        "|---" * 8 + "|",
+    ]
+    for audit in audits:
+        told = label_sources(audit)
+        cells = [f"{100 * entry['uar']:.1f} / {100 * entry['wf1']:.1f}" if entry else "–" for entry in told.values()]
+        chances = {round(100 * entry["chance_uar"], 1) for entry in told.values() if entry}
+        chance = ", ".join(f"{value:.1f}" for value in sorted(chances)) or "–"
+        verdict = "leaks" if audit["verdict"]["leaks"] else "none found"
+        lines.append(f"| {audit['title']} | {audit['samples']['test']} | {' | '.join(cells)} | {chance} | {verdict} |")
+    return lines
+
+
+def label_sources(audit: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
+    """`{"speaker", "dialogue", "voice", "text"}` -> how well it tells the label of test rows (`score_answers`), None if not audited."""
+    groups, voices, texts = audit["groups"], audit["who_speaks"], audit["duplicates"]["texts"]
+    return {
+        **{kind: groups[kind] and groups[kind]["label_from_group"] for kind in GROUPS},
+        "voice": voices and voices["label_from_voice"],
+        "text": texts and texts["label_from_text"],
+    }
+
+
+def shared_rows(audit: Mapping[str, Any]) -> dict[str, float | None]:
+    """`{"speaker", "dialogue", "text", "recording"}` -> share of the test rows that have it in common with train, None if not audited."""
+    groups, duplicates = audit["groups"], audit["duplicates"]
+    found = {kind: groups[kind] for kind in GROUPS} | {"text": duplicates["texts"], "recording": duplicates["audio"]}
+    return {what: entry and entry["share_of_test_rows"] for what, entry in found.items()}
+
+
+def merge_folds(audits: Sequence[Mapping[str, Any]], values: Any) -> dict[str, tuple[float, float, float] | None]:
+    """Mean, lowest and highest over folds of each entry of `values(audit)`; None where no fold has it."""
+    merged: dict[str, tuple[float, float, float] | None] = {}
+    for name in values(audits[0]):
+        numbers = [value for audit in audits if (value := values(audit)[name]) is not None]
+        merged[name] = (float(np.mean(numbers)), min(numbers), max(numbers)) if numbers else None
+    return merged
+
+
+def _crossing(audit: Mapping[str, Any]) -> list[str]:
+    lines = []
+    for kind, group in audit["groups"].items():
+        if group is not None:
+            sizes = ", ".join(f"{count} in {split}" for split, count in group["groups"].items())
+            crossing = ", ".join(f"{len(names)} in {pair.replace('+', ' and ')}" for pair, names in group["crossing"].items())
+            lines.append(f"| {kind}s | {sizes} | {crossing} | {_percent(group['share_of_test_rows'])} |")
+    return ["", "| groups | number | crossing | test rows touched |", "|---" * 4 + "|", *lines] if lines else []
+
+
+def _listed(what: str, duplicates: Mapping[str, Any] | None) -> list[str]:
+    if not duplicates or not duplicates["pairs"]:
+        return []
+    pairs = duplicates["pairs"]
+    shown = [
+        f"| {pair['test']} | {pair['train']} | {pair['similarity']:.2f} | {'same' if pair['same_label'] else 'another'} |"
+        for pair in pairs[:LISTED_PAIRS]
+    ]
+    rest = [f"... and {len(pairs) - LISTED_PAIRS} more in the JSON file."] if len(pairs) > LISTED_PAIRS else []
+    return ["", f"| {what}: test | train | similarity | label |", "|---" * 4 + "|", *shown, *(["", *rest] if rest else [])]
+
+
+def _score(told: Mapping[str, Any]) -> str:
+    return f"UAR {_percent(told['uar'])}, WF1 {_percent(told['wf1'])}; chance UAR {_percent(told['chance_uar'])}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -1,0 +1,243 @@
+"""Baselines that a model has to beat, by scikit-learn: each learns from train, chooses its strength on dev, and scores test once.
+
+| name | hears or reads |
+|---|---|
+| `mfcc_svm` | statistics of MFCC -> support vector machine (RBF) |
+| `tfidf_logreg` | TF-IDF of words and of characters -> logistic regression |
+| `pooled_audio_logreg`, `pooled_text_logreg` | mean and deviation over time of backbone features -> logistic regression |
+| `who_speaks` | the same MFCC -> the speaker (linear SVM) -> the commonest emotion of that speaker in train; it never sees an emotion |
+
+Late fusion is the weighted mean of the probabilities of two of them ([`fuse`]).
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from scipy.special import softmax
+from sklearn.base import BaseEstimator
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline, make_union
+from sklearn.preprocessing import StandardScaler
+from sklearn.svm import SVC
+
+from ..data.features import precomputed_inputs
+from ..data.schema import SPLITS
+from ..model.labels_bibier import EMOTIONS
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+from .acoustics import corpus_functionals
+from .audit.give_away import majority_labels
+from .audit.groups import speaker_classifier
+from .metrics import classification_metrics
+
+MODALITY = MappingProxyType(
+    {
+        "mfcc_svm": "audio",
+        "tfidf_logreg": "text",
+        "pooled_audio_logreg": "audio",
+        "pooled_text_logreg": "text",
+        "who_speaks": "audio",
+    }
+)
+"""Baseline -> what it needs of a row."""
+
+STRENGTHS = MappingProxyType(
+    {
+        "mfcc_svm": (0.3, 1.0, 3.0, 10.0, 30.0),
+        "tfidf_logreg": (0.3, 1.0, 3.0, 10.0, 30.0),
+        "pooled_audio_logreg": (0.001, 0.01, 0.1, 1.0),
+        "pooled_text_logreg": (0.001, 0.01, 0.1, 1.0),
+        "who_speaks": (0.01,),
+    }
+)
+"""Baseline -> values of C that dev chooses from: inverse strengths of the regularisation."""
+
+FUSION_WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
+
+
+class BaselineError(ValueError):
+    """A baseline that a corpus does not allow; the message says what is missing."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a baseline says to dev and test.
+
+    Args:
+        probabilities: `{"dev": (N, 7), "test": (N, 7)}` in label order; those of dev come from train alone.
+        chosen: what dev chose, and its score there.
+    """
+
+    probabilities: Mapping[str, np.ndarray]
+    chosen: Mapping[str, Any]
+
+
+def corpus_features(name: str, corpus: DatasetDict, pooled: Callable[[DatasetDict], dict[str, np.ndarray]] | None) -> dict[str, Any]:
+    """Id -> what the baseline reads of the row, for all rows of a corpus, whatever their split.
+
+    Args:
+        name: key of `MODALITY`.
+        corpus: splits in the common schema.
+        pooled: for the two baselines over a backbone: [`pooled_features`] of a backbone, waiting for the corpus.
+
+    Raises:
+        BaselineError: rows without the modality.
+    """
+    modality = MODALITY[name]
+    for split, rows in corpus.items():
+        values = rows["text"] if modality == "text" else [value is not None for value in rows["duration_s"]]
+        if missing := sum(not value for value in values):
+            raise BaselineError(f"{name} needs {modality} in every row; {missing} of {len(rows)} rows of {split} have none.")
+    if name == "tfidf_logreg":
+        return {identity: text for rows in corpus.values() for identity, text in zip(rows["id"], rows["text"], strict=True)}
+    if pooled is not None:
+        return pooled(corpus)
+    return {identity: row for rows in corpus.values() for identity, row in zip(rows["id"], corpus_functionals(rows), strict=True)}
+
+
+def pooled_features(
+    corpus: DatasetDict, modality: str, backbone: str, revision: str | None = None, layer: int = -1, **cache: Any
+) -> dict[str, np.ndarray]:
+    """Id -> mean and standard deviation over time of the features of a frozen backbone, (2 D,).
+
+    Args:
+        corpus: splits in the common schema.
+        modality: `"audio"` or `"text"`.
+        backbone, revision: Hub id or folder, and its revision.
+        layer: hidden state; -1 is the output.
+        cache: `dtype`, `batch_size`, `cache_dir` of [`precomputed_inputs`].
+    """
+    other = {"audio": "text", "text": "audio"}[modality]
+    sources = {modality: backbone, f"{modality}_revision": revision}
+    model = BiBiERForEmotionClassification.from_backbones(**sources, **{f"{modality}_layer": layer, f"freeze_{modality}_backbone": True})
+    processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=model.config.max_text_tokens)
+    empty = None if other == "audio" else ""
+    alone = DatasetDict(  # the other modality is emptied: its embedded backbone has nothing to do, and its values are in no cache key
+        {
+            split: rows.remove_columns(other).add_column(other, [empty] * len(rows), feature=rows.features[other])
+            for split, rows in corpus.items()
+        }
+    )
+    name, width = f"{modality}_features", model.config.feature_size(modality)
+    pooled = {}
+    for inputs in precomputed_inputs(alone, model, processor, **cache).values():
+        for row, identity in enumerate(inputs.metadata["id"]):
+            steps = np.asarray(inputs.inputs[row][name], dtype=np.float32).reshape(-1, width)
+            pooled[identity] = np.concatenate([steps.mean(0), steps.std(0)])
+    return pooled
+
+
+def run_baseline(
+    name: str,
+    splits: DatasetDict,
+    features: Mapping[str, Any],
+    class_weights: str = "balanced",
+    strengths: Sequence[float] | None = None,
+    refit_on_dev: bool = True,
+    seed: int = 42,
+) -> Outcome:
+    """Learn from train, choose C on dev by the mean of UAR, WAR, MF1 and WF1, then answer for test.
+
+    Args:
+        name: key of `MODALITY`.
+        splits: train, dev and test.
+        features: what [`corpus_features`] returned.
+        class_weights: `"balanced"` or `"none"`.
+        strengths: values of C; None takes those of `STRENGTHS`.
+        refit_on_dev: learn anew from train and dev with the chosen C, before test is scored.
+        seed: of what is random in a solver.
+
+    Raises:
+        BaselineError: `who_speaks` without named speakers.
+    """
+    rows = {split: [features[identity] for identity in splits[split]["id"]] for split in SPLITS}
+    values = {split: found if isinstance(found[0], str) else np.stack(found) for split, found in rows.items()}
+    labels = {split: np.asarray(splits[split]["label"]) for split in SPLITS}
+    speakers = {split: _speakers(splits[split]) for split in ("train", "dev")} if name == "who_speaks" else {}
+    tried = []
+    for strength in strengths or STRENGTHS[name]:
+        model = _new_model(name, strength, class_weights, seed)
+        answers = _fit(model, values["train"], labels["train"], speakers.get("train"))
+        probabilities = answers(values["dev"])
+        tried.append((classification_metrics(labels["dev"], probabilities.argmax(1))["mean"], strength, answers, probabilities))
+    score, strength, answers, dev = max(tried, key=lambda entry: entry[0])  # of equal ones the first, which is the most regularised
+    if refit_on_dev:
+        both = values["train"] + values["dev"] if isinstance(values["train"], list) else np.concatenate([values["train"], values["dev"]])
+        named = np.concatenate([speakers["train"], speakers["dev"]]) if speakers else None
+        answers = _fit(_new_model(name, strength, class_weights, seed), both, np.concatenate([labels["train"], labels["dev"]]), named)
+    return Outcome({"dev": dev, "test": answers(values["test"])}, {"C": strength, "dev_score": score})
+
+
+def fuse(one: Outcome, other: Outcome, dev_labels: Sequence[int], weight: float | None = 0.5) -> Outcome:
+    """Late fusion: `weight` times the probabilities of one and the rest of the other.
+
+    Args:
+        one, other: outcomes over the same rows.
+        dev_labels: (N,) true classes of dev.
+        weight: of `one`, 0 to 1; None chooses it on dev in steps of 0.1 (of equal ones that closest to one half).
+    """
+
+    def mix(split: str, share: float) -> np.ndarray:
+        return share * one.probabilities[split] + (1 - share) * other.probabilities[split]
+
+    scores = {
+        share: classification_metrics(dev_labels, mix("dev", share).argmax(1))["mean"]
+        for share in (FUSION_WEIGHTS if weight is None else (weight,))
+    }
+    share = max(sorted(scores, key=lambda share: abs(share - 0.5)), key=scores.__getitem__)
+    chosen = {"weight": share, "dev_score": scores[share], "parts": [dict(one.chosen), dict(other.chosen)]}
+    return Outcome({split: mix(split, share) for split in ("dev", "test")}, chosen)
+
+
+def _new_model(name: str, strength: float, class_weights: str, seed: int) -> BaseEstimator:
+    weights = None if class_weights == "none" else "balanced"
+    regression = LogisticRegression(C=strength, class_weight=weights, max_iter=2000, random_state=seed)
+    if name == "who_speaks":
+        return speaker_classifier().set_params(svc__C=strength)
+    if name == "mfcc_svm":
+        return make_pipeline(StandardScaler(), SVC(C=strength, class_weight=weights, break_ties=True, random_state=seed))
+    if name == "tfidf_logreg":
+        words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
+        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
+        return make_pipeline(make_union(words, characters), regression)
+    return make_pipeline(StandardScaler(), regression)
+
+
+def _fit(model: BaseEstimator, values: Any, labels: np.ndarray, speakers: np.ndarray | None) -> Callable[[Any], np.ndarray]:
+    """Learns; returns a function of N rows that gives probabilities (N, 7)"""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", ConvergenceWarning)  # a model that did not converge is no baseline
+        if speakers is not None:
+            model.fit(values, speakers)
+            label_of = majority_labels(speakers.tolist(), labels)
+            return lambda rows: np.eye(len(EMOTIONS))[[label_of[name] for name in model.predict(rows).tolist()]]
+        model.fit(values, labels)
+
+    def answer(rows: Any) -> np.ndarray:
+        known = model.predict_proba(rows) if hasattr(model, "predict_proba") else _from_margins(model.decision_function(rows))
+        probabilities = np.zeros((len(known), len(EMOTIONS)))
+        probabilities[:, model.classes_] = known
+        return probabilities
+
+    return answer
+
+
+def _from_margins(margins: np.ndarray) -> np.ndarray:
+    """Probabilities (N, K) that rank the classes as the margins of a support vector machine do; it has one margin alone if K is 2"""
+    return softmax(np.stack([-margins, margins], axis=1) if margins.ndim == 1 else margins, axis=1)
+
+
+def _speakers(rows: Dataset) -> np.ndarray:
+    names = rows["speaker"]
+    if missing := sum(name is None for name in names):
+        raise BaselineError(f"who_speaks needs the speaker of every row; {missing} of {len(names)} have none.")
+    if len(set(names)) < 2:
+        raise BaselineError("who_speaks needs at least two speakers in train.")
+    return np.array(names, dtype=str)

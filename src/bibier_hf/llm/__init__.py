@@ -1,0 +1,45 @@
+"""Language models behind one small interface: text under a form that cannot break, and log-probabilities of given answers.
+
+    backend = get_backend("openai", "Qwen/Qwen3-4B", base_urls=["http://localhost:8000/v1"])
+    answers = backend.generate(["Name an emotion."], Sampling(max_new_tokens=8))       # [Answer(text="Joy")]
+    answers = backend.score(["Which emotion? 'Oh no!'"], ["happy", "sad"])            # [Answer(log_probabilities=(-4.1, -0.2))]
+
+| back end | where the model runs | structured output | scores |
+|---|---|---|---|
+| `vllm` | in this process; an environment of its own (`constraints-vllm.txt`) | yes | yes |
+| `openai` | behind any OpenAI-compatible server, e.g. `vllm serve`; one or several | yes | with vLLM's server |
+| `transformers` | in this process | no | yes |
+
+This package imports nothing of the model and works with the older transformers that vLLM pins.
+"""
+
+import importlib
+from typing import Any
+
+from .base import Answer, LLMBackend, LLMError, Prompt, Sampling, Structure
+
+__all__ = ["BACKENDS", "Answer", "LLMBackend", "LLMError", "Prompt", "Sampling", "Structure", "get_backend"]
+
+BACKENDS = {
+    "vllm": (".vllm_backend", "VLLMBackend"),
+    "openai": (".openai_backend", "OpenAIBackend"),
+    "transformers": (".transformers_backend", "TransformersBackend"),
+}
+"""Name -> module and class of every back end; a module is imported when its back end is asked for."""
+
+
+def get_backend(name: str, model: str, **options: Any) -> LLMBackend:
+    """The back end of this name.
+
+    Args:
+        name: key of `BACKENDS`.
+        model: folder or Hub id; for `openai` the name that the server knows.
+        options: of its class, such as `revision`.
+
+    Raises:
+        LLMError: an unknown name, or a package that is not installed.
+    """
+    if name not in BACKENDS:
+        raise LLMError(f"Unknown language model back end {name!r}. Allowed: {', '.join(BACKENDS)}.")
+    module, attribute = BACKENDS[name]
+    return getattr(importlib.import_module(module, __name__), attribute)(model, **options)

@@ -1,0 +1,179 @@
+"""A language model in this process through transformers: the fallback that needs nothing else."""
+
+import copy
+import gc
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+
+from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, Structure, chat_token_ids
+
+
+class TransformersBackend(LLMBackend):
+    """`AutoModelForCausalLM`, in batches of similar length padded on the left.
+
+    What all prompts of a call to `score` begin with is computed once. Greedy answers come in batches; sampled ones come one by one, so
+    that each follows from its own seed.
+
+    Args:
+        model: folder or Hub id.
+        revision: branch, tag or commit on the Hub.
+        dtype: of the weights: `"float32"`, `"bfloat16"` or `"auto"`. The logits of bfloat16 tie often: score in float32 where it fits.
+        device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
+        batch_size: prompts a forward pass.
+    """
+
+    name = "transformers"
+    enforces_structure = False
+    _live = frozenset({"_tokenizer", "_model"})
+
+    def __init__(
+        self, model: str, revision: str | None = None, dtype: str = "float32", device: str | None = None, batch_size: int = 16
+    ) -> None:
+        super().__init__(model, revision)
+        if dtype not in ("float32", "bfloat16", "float16", "auto"):
+            raise LLMError(f"dtype={dtype!r}; allowed: float32, bfloat16, float16, auto.")
+        if batch_size < 1:
+            raise LLMError(f"batch_size={batch_size}; it must be at least 1.")
+        self.dtype = dtype
+        self.device = device
+        self.batch_size = batch_size
+
+    def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
+        tokenizer, _ = self._load()
+        return [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
+
+    def close(self) -> None:
+        vars(self).pop("_tokenizer", None)
+        vars(self).pop("_model", None)
+        gc.collect()
+
+    def _generate(
+        self, conversations: Sequence[list[Message]], sampling: Sampling, structure: Structure | None
+    ) -> Iterator[tuple[int, Answer]]:
+        tokenizer, model = self._load()
+        # The model's own defaults may sample: every choice is made here.
+        options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        if not sampling.greedy:
+            options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+        for rows, inputs in self._batches(self._prompts(conversations), self.batch_size if sampling.greedy else 1):
+            if not sampling.greedy:
+                torch.manual_seed(sampling.seed)
+            with torch.inference_mode():
+                output = model.generate(**inputs, **options, max_new_tokens=sampling.max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+            stops = _stop_tokens(tokenizer, model)
+            for row, index in enumerate(rows):
+                new = output[row, inputs["input_ids"].shape[1] :].tolist()
+                length = next((position for position, token in enumerate(new) if token in stops), None)
+                yield (
+                    index,
+                    Answer(
+                        text=tokenizer.decode(new[:length], skip_special_tokens=True),
+                        finish_reason="length" if length is None else "stop",
+                        prompt_tokens=int(inputs["attention_mask"][row].sum()),
+                        new_tokens=len(new) if length is None else length + 1,
+                    ),
+                )
+
+    def _score(self, conversations: Sequence[list[Message]], trie: ChoiceTrie) -> Iterator[tuple[int, Answer]]:
+        _, model = self._load()
+        prompts = self._prompts(conversations)
+        shared = _common_start(prompts)
+        start = self._read(shared) if shared else None
+        for rows, inputs in self._batches([prompt[len(shared) :] for prompt in prompts], self.batch_size):
+            cache = copy.deepcopy(start)
+            if cache is not None:
+                cache.batch_repeat_interleave(len(rows))
+            own = inputs["attention_mask"]
+            mask = torch.cat([own.new_ones(len(rows), len(shared)), own], dim=1)
+            with torch.inference_mode():
+                output = model(
+                    input_ids=inputs["input_ids"],
+                    attention_mask=mask,
+                    position_ids=_positions(mask)[:, len(shared) :],
+                    past_key_values=cache,
+                    use_cache=cache is not None or not trie.single_token,
+                    logits_to_keep=1,
+                )
+                scores = {(): _scores(output.logits[:, -1], trie.nodes[()])}
+                inner = [node for node in trie.nodes if node]
+                if inner:
+                    scores |= _score_inner_nodes(model, output.past_key_values, mask, inner, trie)
+            for row, index in enumerate(rows):
+                of_node = {node: dict(zip(children, scores[node][row], strict=True)) for node, children in trie.nodes.items()}
+                yield index, Answer(log_probabilities=trie.log_probabilities(of_node), prompt_tokens=int(mask[row].sum()), new_tokens=0)
+
+    def _prompts(self, conversations: Sequence[list[Message]]) -> list[list[int]]:
+        tokenizer, _ = self._load()
+        return [chat_token_ids(tokenizer, conversation) for conversation in conversations]
+
+    @torch.inference_mode()
+    def _read(self, tokens: Sequence[int]) -> DynamicCache:
+        """Keys and values of what all prompts begin with, (1, T): computed once."""
+        _, model = self._load()
+        return model(input_ids=torch.tensor([tokens], device=model.device), use_cache=True, logits_to_keep=1).past_key_values
+
+    def _batches(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+        """(indices, padded inputs), the longest prompts first: what does not fit into memory fails at once"""
+        tokenizer, model = self._load()
+        order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            padded = tokenizer.pad({"input_ids": [list(prompts[index]) for index in rows]}, padding_side="left", return_tensors="pt")
+            yield rows, {name: padded[name].to(model.device) for name in ("input_ids", "attention_mask")}
+
+    def _load(self) -> tuple[Any, Any]:
+        if "_model" not in vars(self):
+            try:
+                self._tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self._asked_revision or "main")
+                model = AutoModelForCausalLM.from_pretrained(self.model, revision=self._asked_revision or "main", dtype=self.dtype)
+            except (OSError, ValueError) as error:
+                raise LLMError(f"transformers cannot load the language model {self.model}: {error}") from error
+            if self._tokenizer.pad_token_id is None:
+                self._tokenizer.pad_token = self._tokenizer.eos_token
+            self._model = model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+        return self._tokenizer, self._model
+
+
+def _common_start(prompts: Sequence[Sequence[int]]) -> list[int]:
+    """The longest start of all prompts that leaves each at least one token"""
+    first, last = min(prompts, default=[]), max(prompts, default=[])
+    length = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    return list(first[: min([length, *(len(prompt) - 1 for prompt in prompts)])])
+
+
+def _positions(mask: torch.Tensor) -> torch.Tensor:
+    """(B, T) positions that count the tokens alone, so that padding on the left changes nothing"""
+    return (mask.cumsum(-1) - 1).clamp(min=0)
+
+
+def _scores(logits: torch.Tensor, tokens: Sequence[int]) -> list[list[float]]:
+    """(B, V) logits -> (B, tokens) log-probabilities"""
+    return logits.float().log_softmax(-1)[:, list(tokens)].tolist()
+
+
+def _score_inner_nodes(
+    model: Any, cache: DynamicCache, mask: torch.Tensor, nodes: Sequence[tuple[int, ...]], trie: ChoiceTrie
+) -> dict[tuple[int, ...], list[list[float]]]:
+    """Scores after the first tokens of each node, all nodes in one pass over the prompt's keys and values."""
+    longest = max(map(len, nodes))
+    tokens = torch.tensor([[*node, *[node[-1]] * (longest - len(node))] for node in nodes], device=mask.device)
+    # Rows: every prompt with each node. What stands behind a node's own tokens comes later and so cannot reach them.
+    cache.batch_repeat_interleave(len(nodes))
+    repeated = mask.repeat_interleave(len(nodes), dim=0)
+    tokens = tokens.repeat(len(mask), 1)
+    full = torch.cat([repeated, torch.ones_like(tokens)], dim=1)
+    logits = model(
+        input_ids=tokens, attention_mask=full, position_ids=_positions(full)[:, -longest:], past_key_values=cache, use_cache=True
+    ).logits
+    logits = logits.unflatten(0, (len(mask), len(nodes)))
+    return {node: _scores(logits[:, place, len(node) - 1], trie.nodes[node]) for place, node in enumerate(nodes)}
+
+
+def _stop_tokens(tokenizer: Any, model: Any) -> set[int]:
+    """Token ids that end an answer."""
+    stops = model.generation_config.eos_token_id
+    stops = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
+    return {*stops, tokenizer.eos_token_id}

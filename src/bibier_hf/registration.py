@@ -1,0 +1,30 @@
+"""Makes the Auto classes and `pipeline` of transformers know the model. Done by `import bibier_hf`."""
+
+from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoProcessor
+from transformers.pipelines import PIPELINE_REGISTRY
+
+from .model.configuration_bibier import DEFAULT_MODEL_ID, TASK, BiBiERConfig
+from .model.modeling_bibier import BiBiERForEmotionClassification
+from .model.pipeline_bibier import AudioTextEmotionPipeline
+from .model.processing_bibier import BiBiERProcessor
+
+
+class _NoDefaultModel(dict):
+    """Stands for the default model of the task as long as none is published: says so when it is asked for."""
+
+    def __contains__(self, key: object) -> bool:
+        raise ValueError(
+            f"No checkpoint is published yet, so pipeline({TASK!r}) has no default model. Train one (accelerate launch recipes/train.py) "
+            f"and pass its folder, or pass any BiBiER checkpoint: pipeline({TASK!r}, model=...)."
+        )
+
+
+def register() -> None:
+    """Enter configuration, model, processor and pipeline; once more does no harm."""
+    AutoConfig.register(BiBiERConfig.model_type, BiBiERConfig, exist_ok=True)
+    AutoModel.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
+    AutoModelForAudioClassification.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
+    AutoProcessor.register(BiBiERConfig, BiBiERProcessor, exist_ok=True)
+    PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=AudioTextEmotionPipeline, pt_model=AutoModel, type="multimodal")
+    default = {"model": (DEFAULT_MODEL_ID, "main")} if DEFAULT_MODEL_ID else _NoDefaultModel()
+    PIPELINE_REGISTRY.supported_tasks[TASK]["default"] = default

@@ -1,0 +1,177 @@
+"""The pieces of a run: model, inputs, collator, trainer, and what was selected."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import DatasetDict
+from transformers import TrainerCallback, set_seed
+
+from ..data.collator import FeatureCollator, RawCollator
+from ..data.features import InputDataset, InputExtractor, input_specs, raw_inputs
+from ..data.schema import SPLITS
+from ..evaluation.metrics import METRICS, SELECTION_METRIC
+from ..model.configuration_bibier import EMBEDDED, MODALITIES
+from ..model.labels_bibier import EMOTIONS
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+from .arguments import ArgumentError, FeatureCacheArguments, RunArguments
+from .augmentation import AugmentedCorpus, EpochInputs, SetEpoch, join_inputs
+from .checkpoints import last_whole_checkpoint
+from .lora import LoraAdapters
+from .output import REFIT_FOLDER
+from .samplers import class_weights, corpus_weights
+from .soft_labels import GoldLabels, SmoothedLabels
+from .trainer import BiBiERTrainer
+
+
+def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+    """A new model and its processor; the same weights in every process and at every resume.
+
+    Args:
+        run: backbones and options.
+        seed: of the initial weights.
+    """
+    set_seed(seed)
+    read = run.model.get("modalities") or MODALITIES
+    audio, text = (name if modality in read else None for modality, name in (("audio", run.audio_backbone), ("text", run.text_backbone)))
+    model = BiBiERForEmotionClassification.from_backbones(
+        audio, text, audio_revision=run.audio_revision, text_revision=run.text_revision, **run.model
+    )
+    _freeze(model, run.frozen)
+    # The processor always knows both modalities; what the model does not read costs nothing there.
+    processor = BiBiERProcessor.from_backbones(
+        audio or EMBEDDED,
+        text or EMBEDDED,
+        audio_revision=run.audio_revision,
+        text_revision=run.text_revision,
+        max_text_tokens=model.config.max_text_tokens,
+        text_prefix=run.text_prefix,
+    )
+    return model, processor
+
+
+def _freeze(model: BiBiERForEmotionClassification, prefixes: Sequence[str]) -> None:
+    for prefix in prefixes:
+        parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
+        if not parameters:
+            parts = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
+            raise ArgumentError(f"frozen: no parameter's name begins with '{prefix}'. They begin with {', '.join(parts)}.")
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+
+def add_adapters(run: RunArguments, model: BiBiERForEmotionClassification) -> LoraAdapters:
+    """The adapters that the run asks for, in place in the model's backbones."""
+    return LoraAdapters(model, run.lora, {"audio": run.audio_backbone, "text": run.text_backbone})
+
+
+def make_inputs(
+    splits: Mapping[str, DatasetDict | AugmentedCorpus],
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    cache: FeatureCacheArguments,
+) -> dict[str, InputDataset | EpochInputs]:
+    """What the model reads of each split, over all corpora: computed once, by all processes, or to be computed batch by batch."""
+    inputs = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
+    corpora = [corpus.inputs(inputs) if isinstance(corpus, AugmentedCorpus) else inputs(corpus) for corpus in splits.values()]
+    return {split: join_inputs([corpus[split] for corpus in corpora]) for split in SPLITS}
+
+
+def make_extractor(model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments) -> InputExtractor:
+    """What fills the stores of a run."""
+    return InputExtractor(model, processor, cache.dtype, cache.compute_dtype, cache.batch_size, cache.directory)
+
+
+def make_collator(
+    model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments, soft_labels: bool = False
+) -> FeatureCollator | RawCollator:
+    """The collator for the rows of [`make_inputs`]."""
+    if not cache.enabled:
+        return RawCollator(processor, soft_labels)
+    return FeatureCollator(input_specs(model, processor, cache.dtype), soft_labels)
+
+
+def make_trainer(
+    run: RunArguments,
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    train: InputDataset | EpochInputs,
+    dev: InputDataset | None,
+    **overrides: Any,
+) -> BiBiERTrainer:
+    """The trainer of a run; without `dev` it neither evaluates nor selects."""
+    corpora = list(train.metadata["corpus"])
+    balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
+    model.config.class_weights = class_weights(
+        train.labels, len(EMOTIONS), run.class_weights, sample_weights=corpus_weights(corpora) if balanced else None
+    )
+    groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
+    lengths = [duration or 0.0 for duration in train.metadata["duration_s"]]
+    args = run.training_arguments(**overrides)
+    callbacks = [SetEpoch(train)] if isinstance(train, EpochInputs) else None
+    if run.soft_labels:
+        train = SmoothedLabels(train, run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
+        dev = None if dev is None else GoldLabels(dev)
+    return BiBiERTrainer(
+        model=model,
+        args=args,
+        data_collator=make_collator(model, processor, run.feature_cache, run.soft_labels),
+        train_dataset=train,
+        eval_dataset=dev,
+        processing_class=processor,
+        optimizer=run.optimizer,
+        scheduler=run.scheduler,
+        backbone_learning_rate=run.backbone_learning_rate,
+        train_corpora=corpora if balanced else None,
+        train_lengths=lengths if run.group_by_length else None,
+        eval_groups=groups,
+        patience=run.patience if dev is not None else None,
+        callbacks=callbacks,
+    )
+
+
+def refit(
+    run: RunArguments, processor: BiBiERProcessor, data: InputDataset | EpochInputs, epochs: float
+) -> tuple[BiBiERTrainer, LoraAdapters]:
+    """Train anew on train + dev, on the same schedule, for as many epochs as the selected checkpoint had seen."""
+    model, _ = build_model(run, run.training_arguments().seed)
+    adapters = add_adapters(run, model)
+    folder = Path(run.output_dir) / REFIT_FOLDER
+    trainer = make_trainer(
+        run, model, processor, data, None, output_dir=str(folder), eval_strategy="no", load_best_model_at_end=False, save_strategy="epoch"
+    )
+    trainer.add_callback(_StopAfter(epochs))
+    trainer.train(resume_from_checkpoint=bool(run.resume_from_checkpoint) and last_whole_checkpoint(folder) is not None)
+    return trainer, adapters
+
+
+class _StopAfter(TrainerCallback):
+    """Ends training after a number of epochs, which may end within one."""
+
+    def __init__(self, epochs: float):
+        self.epochs = epochs
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.epoch >= self.epochs:
+            control.should_training_stop = True
+
+
+def selection_facts(trainer: BiBiERTrainer) -> dict[str, Any]:
+    """Which checkpoint was chosen, by what, and the course of the training."""
+    state = trainer.state
+    evaluations = [entry for entry in state.log_history if f"eval_{SELECTION_METRIC}" in entry]
+    chosen = next(entry for entry in evaluations if entry["step"] == state.best_global_step)
+    history = [
+        {"epoch": entry["epoch"], "dev_loss": entry["eval_loss"]}
+        | {f"dev_{name}": entry[f"eval_{name}"] for name in (SELECTION_METRIC, *METRICS)}
+        for entry in evaluations
+    ]
+    return {
+        "metric": "mean of UAR, WAR, MF1 and WF1 on dev, averaged over the corpora",
+        "value": state.best_metric,
+        "epoch": chosen["epoch"],
+        "step": state.best_global_step,
+        "epochs_run": state.epoch,
+        "history": history,
+    }

@@ -1,0 +1,289 @@
+"""Training in two stages, as published: each encoder by itself with its own classifier, then the fusion over both, frozen.
+
+    stage 1   audio: (backbone ->) encoder -> audio logits     text: (backbone ->) encoder -> text logits
+    stage 2   both encoders frozen -> fusion -> classifier (-> mixture with both logits) -> logits
+
+Encoders know the labels of their training samples, so their logits on these are better than on any others, and a mixture that is trained
+on them trusts them too much. Stage 2 therefore reads, on the training set, *out-of-fold* logits: the training set is cut into K parts that
+keep dialogues and speakers whole, and the logits of each part come from an encoder that was trained on the others. Frames, and all logits
+on dev and test, come from the encoders that were trained on everything.
+
+A finished stage leaves `stages/<name>` with its model and `stage.json`, and is not done again after a kill.
+"""
+
+import copy
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+from transformers import set_seed
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+from ..data.collator import UNIMODAL_LOGITS
+from ..data.feature_store import FeatureStore, StoredRows
+from ..data.features import InputDataset, StoredInputs, input_specs
+from ..data.protocols import connected_groups, stratified_group_split
+from ..evaluation.report import Predictions, split_metrics, write_json
+from ..model.backbones_bibier import weights_hash
+from ..model.configuration_bibier import MODALITIES
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+from .arguments import ArgumentError, RunArguments, stage_run
+from .checkpoints import last_whole_checkpoint, list_checkpoints
+from .fit import make_collator, make_trainer, selection_facts
+from .output import STAGES_FOLDER
+
+STAGE_FILE = "stage.json"
+_GROUPINGS = (("dialogue", "speaker"), ("dialogue",), ("speaker",))
+
+
+def train_encoders(
+    run: RunArguments, model: BiBiERForEmotionClassification, processor: BiBiERProcessor, data: dict[str, InputDataset]
+) -> tuple[dict[str, Any], dict[str, StoredRows]]:
+    """Stage 1: train the encoders, and the backbones that are not frozen, and put them into `model`.
+
+    Args:
+        run: with `stages`.
+        model: of both modalities; gets the trained weights.
+        processor: its processor.
+        data: train, dev and test.
+
+    Returns:
+        facts for `results.json`, a modality each and `logits`; and, where the fusion mixes unimodal logits in and they are to be
+        out-of-fold, `{"audio_logits": (N,), "text_logits": (N,)}` of the training set.
+
+    Raises:
+        ArgumentError: a modality that no training sample has, a training set that cannot be cut into so many parts, or a finished
+            stage of a run with other arguments.
+    """
+    folder = Path(run.output_dir) / STAGES_FOLDER
+    seed = run.training_arguments().seed
+    mixes = model.config.fusion == "late" or model.config.add_unimodal_logits
+    facts: dict[str, Any] = {"logits": "not used"}
+    folds = None
+    if mixes:
+        facts["logits"] = run.stages.logits
+        if run.stages.logits == "out_of_fold":
+            folds, facts["folds"] = assign_folds(data["train"].metadata, run.stages.folds, seed)
+    logits = {}
+    for modality in MODALITIES:
+        head = unimodal_model(model, modality, seed)
+        column = input_specs(head, processor)[modality].name
+        rows = {split: with_modality(split_rows, column) for split, split_rows in data.items()}
+        stage = stage_run(run, modality, folder / modality)
+        if folds is not None:
+            own_folds = folds[data["train"].inputs.columns[column].present]
+            held_out = out_of_fold_logits(stage, head, processor, rows["train"], rows["dev"], own_folds)
+            present = np.flatnonzero(data["train"].inputs.columns[column].present)
+            logits[UNIMODAL_LOGITS[modality]] = held_out.spread(present, len(folds))
+            head = unimodal_model(model, modality, seed)
+        outcome = train_stage(stage, head, processor, **rows)
+        facts[modality] = {key: value for key, value in outcome.items() if key != "arguments"}
+        for part in ("backbone", "encoder"):
+            trained = getattr(head, f"{modality}_{part}")
+            if trained is not None:
+                getattr(model, f"{modality}_{part}").load_state_dict(trained.state_dict())
+    return facts, logits
+
+
+def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: int) -> BiBiERForEmotionClassification:
+    """A new model of one modality with the options of a bimodal one; it reads features where the backbone is frozen, else it has a copy
+    of the backbone.
+
+    Args:
+        model: the bimodal model.
+        modality: `"audio"` or `"text"`.
+        seed: of the initial weights.
+    """
+    config = copy.deepcopy(model.config)
+    config.modalities = [modality]
+    with_backbone = not getattr(config, f"freeze_{modality}_backbone")
+    for name in MODALITIES:
+        if name != modality or not with_backbone:
+            setattr(config, f"{name}_config", None)
+    set_seed(seed)
+    head = BiBiERForEmotionClassification(config, build_backbones=False)
+    if with_backbone:
+        head.attach_backbone(modality, copy.deepcopy(getattr(model, f"{modality}_backbone")))
+    return head.to(model.device)
+
+
+def with_modality(data: InputDataset, column: str) -> InputDataset:
+    """The rows that have a modality, with its inputs alone."""
+    rows = data.inputs.columns[column]
+    return InputDataset(data.metadata, StoredInputs({column: rows})).select(np.flatnonzero(rows.present))
+
+
+def train_stage(
+    stage: RunArguments,
+    head: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    train: InputDataset,
+    dev: InputDataset,
+    test: InputDataset | None = None,
+) -> dict[str, Any]:
+    """Train a model of one modality and select it on dev, or load it if that was done before.
+
+    Args:
+        stage: its arguments; `output_dir` is the folder of the stage.
+        head: the model, changed in place.
+        processor: its processor.
+        train, dev, test: rows that have the modality; without `test` the stage is scored on dev alone.
+
+    Returns:
+        the content of `stage.json`: `arguments`, `samples`, `selection`, and `metrics` of dev and test.
+
+    Raises:
+        ArgumentError: no rows, or a stage that was finished with other arguments.
+    """
+    folder, arguments = Path(stage.output_dir), stage.public_dump()
+    given = {"train": train, "dev": dev} | ({} if test is None else {"test": test})
+    samples = {split: len(rows) for split, rows in given.items()}
+    if not all(samples.values()):
+        raise ArgumentError(f"stages: '{folder.name}' lacks samples to train, select or score it on ({samples}). Train jointly.")
+    if (folder / STAGE_FILE).is_file():
+        facts = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
+        changed = sorted(key for key, value in arguments.items() if facts["arguments"].get(key) != value)
+        if changed or facts["samples"] != samples:
+            raise ArgumentError(
+                f"{folder} was finished with other values of {', '.join(changed) or 'corpora'}. Go on with those, or start anew "
+                "(--overwrite true)."
+            )
+        head.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
+        return facts
+    trainer = make_trainer(stage, head, processor, train, dev)
+    if trainer.is_world_process_zero():
+        print(f"Stage {folder.name}: training on {samples['train']} samples", flush=True)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder) is not None)
+    facts = {"arguments": arguments, "samples": samples, "selection": selection_facts(trainer), "metrics": {}}
+    for split, rows in given.items():
+        if split != "train":
+            predictions = Predictions.from_logits(rows.metadata, trainer.predict_logits(rows))
+            facts["metrics"][split] = split_metrics(predictions)["metrics"]
+    if trainer.is_world_process_zero():
+        trainer.model.save_pretrained(folder)
+        write_json(folder / STAGE_FILE, facts)
+        for checkpoint in list_checkpoints(folder):
+            shutil.rmtree(checkpoint)
+    trainer.accelerator.wait_for_everyone()
+    return facts
+
+
+def out_of_fold_logits(
+    stage: RunArguments,
+    head: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    train: InputDataset,
+    dev: InputDataset,
+    folds: np.ndarray,
+) -> StoredRows:
+    """Logits of the training samples, each from a model that has not seen its fold.
+
+    Args:
+        stage: arguments of the modality's stage; fold k is trained in `<output_dir>-fold-<k>`.
+        head: a new model of the modality, whose weights every fold starts from.
+        processor: its processor.
+        train: N samples that have the modality.
+        dev: what each fold's model is selected on.
+        folds: (N,) fold of each sample.
+
+    Returns:
+        (N,) rows of 7 logits.
+    """
+    initial = copy.deepcopy(head.state_dict())
+    parts, indices = [], []
+    for fold in np.unique(folds):
+        head.load_state_dict(initial)
+        fold_stage = stage.model_copy(update={"output_dir": f"{stage.output_dir}-fold-{fold}"})
+        train_stage(fold_stage, head, processor, train.select(np.flatnonzero(folds != fold)), dev)
+        indices.append(np.flatnonzero(folds == fold))
+        parts.append(_stored_logits(fold_stage, head, processor, train.select(indices[-1])))
+    return StoredRows.concatenate(parts).spread(np.concatenate(indices), len(train))
+
+
+def _stored_logits(stage: RunArguments, head: BiBiERForEmotionClassification, processor: BiBiERProcessor, data: InputDataset) -> StoredRows:
+    """Logits of every row, from a store whose recipe names the model by its weights."""
+    (modality,) = head.config.modalities
+    (inputs,) = data.inputs.columns.values()
+    store = FeatureStore(Path(stage.output_dir) / "logits", f"{modality}_logits", {"head": weights_hash(head)}, None, torch.float32, 4096)
+    collator = make_collator(head, processor, stage.feature_cache)
+    head.eval()
+
+    @torch.inference_mode()
+    def compute(positions: list[int]) -> list[torch.Tensor]:
+        batch = collator(data.__getitems__(positions))
+        return list(head(**{name: values.to(head.device) for name, values in batch.items() if name != "labels"}).logits.float().cpu())
+
+    store.extract(inputs.keys, [len(row) for row in inputs], compute, stage.feature_cache.batch_size)
+    return store.rows(inputs.keys)
+
+
+def assign_folds(metadata: Dataset, count: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Cut samples into parts that keep what belongs together whole, with every label of every corpus in proportion.
+
+    What belongs together, in each corpus: samples that share a dialogue or a speaker, directly or through others; where that ties most
+    of them together (the friends of MELD meet everywhere), a dialogue; else a speaker; else nothing.
+
+    Args:
+        metadata: N rows with `id`, `corpus`, `label`, `dialogue` and `speaker`.
+        count: number of parts K.
+        seed: of the choice.
+
+    Returns:
+        (N,) part of each sample, and how that came about.
+
+    Raises:
+        ArgumentError: fewer groups than parts.
+    """
+    corpora, groups, grouped_by = np.asarray(metadata["corpus"]), np.empty(len(metadata), dtype=object), {}
+    for corpus in sorted(set(corpora)):
+        rows = np.flatnonzero(corpora == corpus)
+        own = metadata.select(rows)
+        for columns in (*_GROUPINGS, ()):
+            values = {column: own[column] for column in columns}
+            keys = [[f"{column}:{value[row]}" for column, value in values.items() if value[row] is not None] for row in range(len(rows))]
+            found = connected_groups(own["id"], keys)
+            sizes = Counter(found)
+            if (any(keys) or not columns) and len(sizes) >= count and max(sizes.values()) <= len(rows) / 2:
+                break
+        groups[rows] = [f"{corpus}/{group}" for group in found]
+        grouped_by[corpus] = {"grouped_by": list(columns), "groups": len(sizes)}
+    names = [str(number) for number in range(count)]
+    labels = list(zip(corpora.tolist(), metadata["label"], strict=True))
+    try:
+        folds = stratified_group_split(labels, groups.tolist(), dict.fromkeys(names[1:], 1 / count), seed, remainder=names[0])
+    except ValueError as error:
+        raise ArgumentError(f"stages.folds: {error} Take fewer, or stages.logits: in_sample.") from error
+    return np.array([int(fold) for fold in folds]), {"count": count, "corpora": grouped_by}
+
+
+@contextmanager
+def frozen_encoders(model: BiBiERForEmotionClassification) -> Iterator[None]:
+    """Stage 2: what stage 1 trained stays as it is, in evaluation mode. Afterwards the model is what joint training would have left."""
+    config = model.config
+    names = [f"freeze_{modality}_{part}" for modality in MODALITIES for part in ("backbone", "encoder")]
+    options = {name: getattr(config, name) for name in [*names, "unimodal_loss_weight"]}
+    for modality in MODALITIES:
+        if not options[f"freeze_{modality}_backbone"]:
+            # No longer the weights of this id: they belong into the checkpoint, and their features have a key of their own.
+            setattr(config, f"{modality}_backbone_id", None)
+            setattr(config, f"{modality}_backbone_revision", None)
+    for name in names:
+        setattr(config, name, True)
+    config.unimodal_loss_weight = 0.0  # nothing in it can change
+    model.freeze()
+    yield
+    for name, value in options.items():
+        setattr(config, name, value)
+    for name in names:
+        module = getattr(model, name.removeprefix("freeze_"))
+        if module is not None and not options[name]:
+            module.requires_grad_(True)

@@ -1,0 +1,139 @@
+"""Really pushed to a stand-in for the Hub and loaded from there, each in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from bibier_hf.data.corpora import get_corpus
+from bibier_hf.data.prepare import read_info
+from bibier_hf.data.publish import publish_corpus, render_dataset_card
+from bibier_hf.data.tables import CorpusError
+
+from ..hub_server import HubServer
+
+LOAD = """
+import json, sys
+from datasets import load_dataset
+from bibier_hf import decode_audio
+corpus = load_dataset(sys.argv[1])
+row = corpus["train"][0]
+facts = {"rows": corpus.num_rows, "columns": corpus["train"].column_names, "label": corpus["train"].features["label"].names}
+print(json.dumps(facts | {"row": {k: v for k, v in row.items() if k != "audio"}, "samples": len(decode_audio(row["audio"]))}))
+"""
+
+
+@pytest.fixture
+def hub() -> Iterator[HubServer]:
+    with HubServer() as server:
+        yield server
+
+
+@pytest.fixture
+def prepared(tiny_resd: Path, tmp_path: Path) -> Path:
+    get_corpus("resd").prepare(tiny_resd, tmp_path / "resd-prepared", strict_counts=False)
+    return tmp_path / "resd-prepared"
+
+
+def run(hub: HubServer, repository: Path, home: Path, *command: str) -> subprocess.CompletedProcess:
+    environment = {**os.environ, **hub.client_environment(home), "PYTHONPATH": str(repository / "src")}
+    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300, check=False)
+
+
+@pytest.mark.slow
+def test_a_corpus_is_pushed_privately_and_comes_back(hub, repository, prepared, tmp_path):
+    recipe = str(repository / "recipes" / "push_corpus.py")
+    done = run(hub, repository, tmp_path / "one", recipe, str(prepared), "owner/resd-bibier")
+    assert done.returncode == 0, done.stderr
+    assert "Pushed: http://127.0.0.1" in done.stdout
+    stored = hub.repositories["datasets/owner/resd-bibier"]
+    assert stored.private
+    for path in prepared.iterdir():
+        assert stored.files[path.name] == path.read_bytes()
+    metadata = yaml.safe_load(stored.files["README.md"].decode().split("---")[1])
+    assert (metadata["license"], metadata["language"]) == ("mit", ["ru"])
+    loaded = run(hub, repository, tmp_path / "two", "-c", LOAD, "owner/resd-bibier")
+    assert loaded.returncode == 0, loaded.stderr
+    facts = json.loads(loaded.stdout)
+    assert facts["rows"] == {"train": 6, "test": 3}
+    assert facts["label"][0] == "anger"
+    assert facts["samples"] == 3200
+    assert facts["row"]["id"].startswith("resd-")
+    assert facts["row"]["text"].startswith("Ну, «ёлка»")
+    # the same again, publicly: it is private there, and stays so
+    refused = run(hub, repository, tmp_path / "one", recipe, str(prepared), "owner/resd-bibier", "--public")
+    assert refused.returncode == 2
+    assert "is there and private, but is to be public" in refused.stderr
+    assert stored.private
+
+
+@pytest.fixture
+def meld_with_audio(tiny_resd: Path, tmp_path: Path) -> Path:
+    """A prepared corpus that says of itself what MELD says."""
+    get_corpus("resd").prepare(tiny_resd, tmp_path / "meld", strict_counts=False)
+    info = read_info(tmp_path / "meld") | {"not_to_rehost": get_corpus("meld").not_to_rehost, "license": ["GPL-3.0"]}
+    (tmp_path / "meld" / "corpus.json").write_text(json.dumps(info))
+    return tmp_path / "meld"
+
+
+def test_recordings_of_others_are_refused_unless_forced(meld_with_audio, monkeypatch):
+    with pytest.raises(CorpusError, match=r"excerpts of a television series.*text only.*--force_audio"):
+        publish_corpus(meld_with_audio, "owner/meld")
+    commits = []
+    monkeypatch.setattr("bibier_hf.data.publish.HfApi", lambda token: FakeApi(commits))
+    assert publish_corpus(meld_with_audio, "owner/meld", force_audio=True) == "url"
+    (operations,) = commits
+    card = next(operation for operation in operations if operation.path_in_repo == "README.md").path_or_fileobj.decode()
+    assert "Mind the recordings:** its clips are excerpts" in card
+
+
+class FakeApi:
+    """What `publish_corpus` asks of the Hub, for a repository that is not there."""
+
+    def __init__(self, commits: list):
+        self.commits = commits
+
+    def repo_exists(self, *arguments, **options) -> bool:
+        return False
+
+    def create_repo(self, repo_id: str, private: bool, **options) -> None:
+        assert private
+
+    def create_commit(self, repo_id: str, operations: list, **options) -> "FakeApi":
+        self.commits.append(operations)
+        return self
+
+    commit_url = "url"
+
+
+def test_rows_of_unknown_licence_are_not_made_public(tmp_path, write_csv, table_rows):
+    write_csv(tmp_path / "talks.csv", table_rows(tmp_path))
+    get_corpus("csv").prepare(tmp_path / "talks.csv", tmp_path / "out")
+    with pytest.raises(CorpusError, match="unknown licence"):
+        publish_corpus(tmp_path / "out", "owner/talks", private=False)
+    with pytest.raises(FileNotFoundError, match=r"no corpus\.json"):
+        publish_corpus(tmp_path, "owner/talks")
+
+
+def test_the_card_says_what_the_corpus_says(prepared):
+    info = read_info(prepared) | {"remarks": {"left out: calm": 3}, "source": ["recorded", "synthetic"], "license": ["MIT", "unknown"]}
+    card = render_dataset_card(info, "owner/resd", True, ["fold", "original_label"])
+    assert card.data.license == "other"
+    assert card.data.license_name == "MIT, unknown"
+    assert card.data.configs[0]["data_files"] == [{"split": "train", "path": "train.parquet"}, {"split": "test", "path": "test.parquet"}]
+    text = card.text
+    assert "| train | 2 | 1 | 1 | 1 | 0 | 0 | 1 | 6 | 0.00 |" in text
+    assert "* 3 x left out: calm" in text
+    assert "`license`, `fold`, `original_label`" in text
+    assert 'load_dataset("owner/resd")' in text
+    assert "shares every dialogue role with train" in text
+    assert "Synthetic speech" in text
+    assert "The rows are text only" not in text
+    assert "The rows are text only" in render_dataset_card(info, "owner/resd", False, []).text
+    assert '"strict_counts": false' in text
+    assert "\n\n\n\n" not in text

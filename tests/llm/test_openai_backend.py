@@ -1,0 +1,159 @@
+"""The HTTP back end against a scripted server: what it sends, what it tries again, when it gives up."""
+
+import pickle
+import time
+
+import pytest
+
+from bibier_hf.llm import LLMError, Sampling, Structure, get_backend
+
+FAULTS = {
+    "429": {"status": 429, "headers": {"retry-after": "0"}},
+    "500": {"status": 500},
+    "503": {"status": 503},
+    "time-out": {"delay_s": 0.7},
+}
+
+
+@pytest.mark.parametrize("fault", [*FAULTS, "malformed JSON", "no choices", "no text", "a page"])
+def test_a_fault_that_passes_is_tried_again(fake, serve, backend_to, fault):
+    bodies = {"malformed JSON": b'{"choices": [', "no choices": {"detail": "?"}, "a page": b"<html>busy</html>"}
+
+    def respond(path, body, seen):
+        if seen >= 2:
+            return fake.text_reply("fine")
+        if fault == "no text":
+            return fake.text_reply(None)
+        return fake.Reply(bodies.get(fault, {"error": {"message": "busy"}}), **FAULTS.get(fault, {}))
+
+    server = serve(respond)
+    (answer,) = backend_to(server).generate(["hello"])
+    assert (answer.text, answer.error, answer.prompt_tokens, answer.new_tokens) == ("fine", None, 7, 3)
+    assert len(server.requests) == 3
+
+
+def test_a_fault_that_stays_becomes_the_error_of_its_answer_alone(fake, serve, backend_to):
+    def respond(path, body, seen):
+        poison = "poison" in body["messages"][-1]["content"]
+        return fake.Reply({"error": {"message": "out of memory"}}, status=500) if poison else fake.text_reply("fine")
+
+    server = serve(respond)
+    answers = backend_to(server).generate(["one", "poison", "two"])
+    assert [answer.text for answer in answers] == ["fine", None, "fine"]
+    assert "4 tries" in answers[1].error
+    assert "out of memory" in answers[1].error
+    assert server.questions().count("poison") == 4
+
+
+def test_what_the_request_itself_is_to_blame_for_is_not_tried_again(fake, serve, backend_to):
+    server = serve(lambda *_: fake.Reply({"message": "prompt too long"}, status=400))
+    (answer,) = backend_to(server).generate(["hello"])
+    assert "prompt too long" in answer.error
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_no_request_can_pass_stops_the_call(fake, serve, backend_to, status):
+    server = serve(lambda *_: fake.Reply({"error": {"message": "no such model"}}, status=status))
+    with pytest.raises(LLMError, match=f"{status}.*no such model"):
+        backend_to(server).generate(["hello"] * 40)
+    assert len(server.requests) < 40
+
+
+def test_no_server_at_all_is_an_error_with_a_remedy():
+    backend = get_backend("openai", "tiny", base_urls=["http://127.0.0.1:9/v1"], base_delay_s=0.01, max_attempts=2)
+    with pytest.raises(LLMError, match=r"No server answers.*127\.0\.0\.1:9.*mend base_urls"):
+        backend.generate(["hello"])
+
+
+def test_retry_after_is_waited_for(fake, serve, backend_to):
+    server = serve(lambda path, body, seen: fake.text_reply() if seen else fake.Reply({}, status=429, headers={"retry-after": "0.4"}))
+    start = time.monotonic()
+    backend_to(server).generate(["hello"])
+    assert time.monotonic() - start >= 0.4
+
+
+def test_servers_take_turns_and_stand_in_for_each_other(fake, serve, backend_to):
+    good, bad = serve(lambda *_: fake.text_reply("good")), serve(lambda *_: fake.Reply({}, status=503))
+    answers = backend_to(good, bad, base_delay_s=5.0).generate([str(number) for number in range(12)])
+    assert {answer.text for answer in answers} == {"good"}
+    assert 1 <= len(bad.requests) <= 8  # those under way before the first failure came back
+    both = [serve(lambda *_: fake.text_reply()) for _ in range(2)]
+    backend_to(*both, concurrency=1).generate(["x"] * 10)
+    assert [len(server.requests) for server in both] == [5, 5]
+
+
+def test_answers_keep_their_order_and_are_told_at_once(fake, serve, backend_to):
+    def respond(path, body, seen):
+        number = body["messages"][-1]["content"]
+        return fake.text_reply(number, delay_s=0.01 * (int(number) * 3 % 7))
+
+    server = serve(respond)
+    told = {}
+    answers = backend_to(server).generate([str(number) for number in range(20)], on_answer=told.__setitem__)
+    assert [answer.text for answer in answers] == [str(number) for number in range(20)]
+    assert told == dict(enumerate(answers))
+
+
+def test_the_request_says_how_to_answer(fake, serve, backend_to):
+    server = serve(lambda *_: fake.text_reply())
+    sampling = Sampling(temperature=0.5, top_p=0.9, seed=3, max_new_tokens=11)
+    structure = Structure(regex="a|b", json_schema={"type": "string"})
+    backend_to(server).generate(["hello"], sampling, structure)
+    backend_to(server, dialect="openai").generate(["hello"], sampling, structure)
+    vllm, openai = (body for _, body in server.requests)
+    for body in (vllm, openai):
+        assert (body["temperature"], body["top_p"], body["seed"], body["max_tokens"], body["model"]) == (0.5, 0.9, 3, 11, "tiny")
+    assert vllm["structured_outputs"] == {"regex": "a|b"}
+    assert vllm["chat_template_kwargs"] == {"enable_thinking": False}
+    assert openai["response_format"]["json_schema"]["schema"] == {"type": "string"}
+    assert "structured_outputs" not in openai
+    with pytest.raises(LLMError, match="dialect='vllm'"):
+        backend_to(server, dialect="openai").generate(["hello"], structure=Structure(regex="a"))
+
+
+def test_scores_of_choices_of_several_tokens(fake, serve, backend_to):
+    """ "ab" and "ac" share their first token: the log-probability of each is the sum along its tokens."""
+    tokens = {"ab": [1, 2], "ac": [1, 3], "d": [4]}
+    scores = {None: {1: -0.5, 4: -1.0}, "a": {2: -0.25, 3: -2.0}}
+
+    def respond(path, body, seen):
+        if path.endswith("/detokenize"):
+            assert body["tokens"] == [1]
+            return fake.Reply({"prompt": "a"})
+        if path.endswith("/tokenize"):
+            return fake.Reply({"tokens": tokens[body["prompt"]]})
+        begun = body["messages"][-1]["content"] if body["messages"][-1]["role"] == "assistant" else None
+        assert body.get("continue_final_message", False) == (begun is not None)
+        top = [{"token": f"token_id:{token}", "logprob": scores[begun][token]} for token in body["logprob_token_ids"]]
+        return fake.Reply({"choices": [{"logprobs": {"content": [{"top_logprobs": top}]}}]})
+
+    backend = backend_to(serve(respond))
+    (answer,) = backend.score(["which?"], ["ab", "ac", "d"])
+    assert answer.log_probabilities == (-0.75, -2.5, -1.0)
+    with pytest.raises(LLMError, match="dialect='vllm'"):
+        backend_to(serve(respond), dialect="openai").score(["which?"], ["ab", "d"])
+
+
+def test_the_key_is_sent_and_not_pickled(fake, serve, backend_to):
+    server = serve(lambda *_: fake.text_reply())
+    backend = backend_to(server, api_key="secret-key")
+    backend.generate(["hello"])
+    assert server.headers[0].get("authorization") == "Bearer secret-key"
+    content = pickle.dumps(backend)
+    assert b"secret-key" not in content
+    assert pickle.loads(content).generate(["hello"])[0].text == fake.GOOD
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dialect": "vlm"}, "allowed: vllm, openai"),
+        ({"base_urls": "http://x/v1"}, "give a list"),
+        ({"base_urls": []}, "give a list"),
+        ({"concurrency": 0}, "at least 1"),
+    ],
+)
+def test_options_that_cannot_be(options, message):
+    with pytest.raises(LLMError, match=message):
+        get_backend("openai", "tiny", **options)

@@ -1,0 +1,143 @@
+"""LoRA on the backbones from the run file: trained, saved in both forms, loaded in a clean process, compared."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoModel, ByT5Tokenizer, Wav2Vec2FeatureExtractor
+
+from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
+from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.training.arguments import ArgumentError
+from bibier_hf.training.run import run_training
+
+SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory) -> dict[str, str]:
+    """Folders of a tiny wav2vec2 and a tiny BERT with random weights."""
+    folder = tmp_path_factory.mktemp("backbones")
+    torch.manual_seed(0)
+    speech = AutoConfig.for_model(
+        "wav2vec2", **SMALL, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, conv_dim=(16,) * 7, feat_extract_norm="layer",
+        do_stable_layer_norm=True, apply_spec_augment=False,
+    )  # fmt: skip
+    AutoModel.from_config(speech).save_pretrained(folder / "speech")
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder / "speech")
+    text = AutoConfig.for_model("bert", **SMALL, vocab_size=384, max_position_embeddings=128, pad_token_id=0)
+    AutoModel.from_config(text).save_pretrained(folder / "text")
+    ByT5Tokenizer().save_pretrained(folder / "text")
+    return {"audio_backbone": str(folder / "speech"), "text_backbone": str(folder / "text")}
+
+
+def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_path):
+    predictions = {}
+    for save in ("merged", "adapter"):
+        run = small_run(
+            **backbones,
+            lora={"r": 4, "alpha": 32.0, "save": save, "targets": ["q_proj", "query"]},
+            num_train_epochs=2,
+            output_dir=str(tmp_path / save),
+        )
+        results = run_training(run)
+        assert results["model"]["audio_backbone_training"] == "LoRA, rank 4"
+        folder = Path(run.output_dir)
+        again = evaluate_checkpoint(parse_evaluate_arguments([run.output_dir, "--output_dir", str(tmp_path / f"{save}-scores")]))
+        assert again["metrics"]["test"] == results["metrics"]["test"]
+        trained, loaded = (pq.read_table(path / "predictions_test.parquet") for path in (folder, tmp_path / f"{save}-scores"))
+        predictions[save] = torch.tensor([trained[name].to_pylist() for name in EMOTIONS])
+        torch.testing.assert_close(torch.tensor([loaded[name].to_pylist() for name in EMOTIONS]), predictions[save], atol=1e-5, rtol=0)
+    torch.testing.assert_close(predictions["merged"], predictions["adapter"])
+
+    base = load_file(Path(backbones["audio_backbone"]) / "model.safetensors")
+    weight = "encoder.layers.0.attention.q_proj.weight"
+    merged, beside = (load_file(tmp_path / save / "model.safetensors") for save in ("merged", "adapter"))
+    assert merged.keys() == beside.keys()
+    assert not torch.equal(merged[f"audio_backbone.{weight}"], base[weight])
+    assert torch.equal(beside[f"audio_backbone.{weight}"], base[weight])
+    adapter = load_file(tmp_path / "adapter" / "audio_adapter" / "adapter_model.safetensors")
+    assert all(value.abs().max() > 0 for value in adapter.values())
+    assert not (tmp_path / "merged" / "audio_adapter").exists()
+    for path in (*(tmp_path / "adapter").glob("*.json"), *(tmp_path / "adapter" / "audio_adapter").glob("*.json")):
+        assert str(tmp_path.parent) not in path.read_text(), path
+
+
+def test_an_adapter_loads_without_the_package_and_survives_saving_again(small_run, backbones, tmp_path):
+    run = small_run(**backbones, lora={"backbones": ["text"], "save": "adapter"}, num_train_epochs=1)
+    run_training(run)
+    code = """
+import json, sys
+class NoPackage:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "bibier_hf":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, NoPackage())
+import torch
+from transformers import AutoModel, AutoProcessor
+folder, again = sys.argv[1:]
+answers = []
+for _ in range(2):
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+    answers.append(model(**processor(text="What a day")).logits[0].tolist())
+    model.save_pretrained(again)
+    folder = again
+print(json.dumps(answers))
+"""
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "-c", code, run.output_dir, str(tmp_path / "again")]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = json.loads(done.stdout.splitlines()[-1])
+    assert first == second
+    model = BiBiERForEmotionClassification.from_pretrained(run.output_dir)
+    assert any("lora_" in name for name, _ in model.text_backbone.named_parameters())
+    assert not any("lora_" in name for name, _ in model.audio_backbone.named_parameters())
+
+
+def test_only_adapters_and_heads_are_trained(small_run, backbones):
+    run = small_run(**backbones, lora={}, num_train_epochs=1)
+    results = run_training(run)
+    checkpoint = next(Path(run.output_dir).glob("checkpoint-*"))
+    weights = load_file(checkpoint / "model.safetensors")
+    base = load_file(Path(backbones["text_backbone"]) / "model.safetensors")
+    inside = {key.removeprefix("text_backbone."): value for key, value in weights.items() if key.startswith("text_backbone.")}
+    assert any(".lora_A." in key and "intermediate.dense" in key for key in inside)
+    for key, value in inside.items():
+        if ".lora_" not in key:
+            assert torch.equal(value, base[key.replace(".base_layer.", ".")]), key
+    assert 0 < results["model"]["trained_parameters"] < results["model"]["parameters"]
+
+
+@pytest.mark.slow
+def test_a_killed_run_resumes_to_the_same_weights(small_run, backbones, tmp_path):
+    whole = small_run(**backbones, lora={"r": 2}, num_train_epochs=2, output_dir=str(tmp_path / "whole"))
+    run_training(whole)
+    part = small_run(**backbones, lora={"r": 2}, num_train_epochs=2, output_dir=str(tmp_path / "part"))
+    run_training(part)
+    # as if killed after the first epoch
+    for path in Path(part.output_dir).iterdir():
+        if path.name in ("results.json", "model.safetensors", "checkpoint-4"):
+            path.unlink() if path.is_file() else subprocess.run(["rm", "-r", str(path)], check=True)
+    resumed = small_run(**backbones, lora={"r": 2}, num_train_epochs=2, output_dir=str(tmp_path / "part"), resume_from_checkpoint=True)
+    run_training(resumed)
+    assert (tmp_path / "part" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"audio_backbone": "embedded", "lora": {}}, "the embedded audio backbone is trained from scratch"),
+        ({"lora": {"targets": ["no_such_layer"]}}, r"lora\.targets: \['no_such_layer'\] does not fit .* linear layers are .*q_proj"),
+    ],
+)
+def test_adapters_that_do_not_fit_are_named(small_run, backbones, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        run_training(small_run(**(backbones | options)))

@@ -1,0 +1,165 @@
+"""Soft targets: loss and gradient by hand, arg-max mode, draws by epoch, label tables joined to a corpus, whole runs."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from datasets import DatasetDict
+from torch.utils.data import DataLoader
+
+from bibier_hf import EMOTIONS
+from bibier_hf.data.collator import FeatureCollator
+from bibier_hf.data.corpora import load_corpus
+from bibier_hf.data.features import InputDataset
+from bibier_hf.data.label_tables import read_label_table
+from bibier_hf.data.tables import CorpusError
+from bibier_hf.training.arguments import ArgumentError, run_arguments
+from bibier_hf.training.run import run_training
+from bibier_hf.training.soft_labels import GoldLabels, SmoothedLabels, attach_soft_labels, draw_smoothing, stacked_soft_label
+
+from .conftest import SPECS
+
+
+def targets(data, epoch=0):
+    data.set_epoch(epoch)
+    return FeatureCollator(SPECS, soft_labels=True)(data.__getitems__(range(len(data))))["labels"]
+
+
+def test_loss_and_gradient_equal_a_hand_computation(feature_model, feature_rows):
+    """-sum_c w_c q_c log p_c over samples, divided by their number, for the fused and (at its weight) each unimodal head."""
+    weights = [0.5, 2.0, 1.0, 1.5, 0.25, 1.0, 0.75]
+    model = feature_model(class_weights=weights, unimodal_loss_weight=0.0)
+    batch = FeatureCollator(SPECS, soft_labels=True)(SmoothedLabels(feature_rows(6)).__getitems__([0, 1, 2, 3]))
+    output = model(**batch)
+    output.logits.retain_grad()
+    output.loss.backward()
+    logits, q = output.logits.detach().double().numpy(), batch["labels"].double().numpy()
+    loss, gradient = 0.0, np.zeros_like(logits)
+    for row in range(4):
+        p = np.exp(logits[row]) / np.exp(logits[row]).sum()
+        for c in range(7):
+            loss -= weights[c] * q[row, c] * np.log(p[c]) / 4
+            for k in range(7):
+                gradient[row, k] -= weights[c] * q[row, c] * ((c == k) - p[k]) / 4
+    assert output.loss.item() == pytest.approx(loss, rel=1e-5)
+    np.testing.assert_allclose(output.logits.grad.numpy(), gradient, atol=1e-6)
+
+
+def test_argmax_mode_is_exactly_a_hard_label(feature_model, feature_rows):
+    data = feature_rows()
+    soft = [value for value in data.metadata["soft_label"]]
+    expected = [label if value is None else int(np.argmax(value)) for label, value in zip(data.labels, soft, strict=True)]
+    found = targets(SmoothedLabels(data, mode="argmax"))
+    assert torch.equal(found, torch.nn.functional.one_hot(torch.tensor(expected), 7).float())
+    batch = FeatureCollator(SPECS)(data.__getitems__(range(len(data))))
+    model = feature_model()
+    assert model(**(batch | {"labels": found})).loss == model(**(batch | {"labels": torch.tensor(expected)})).loss
+
+
+def test_a_row_without_a_soft_label_keeps_its_gold_label(feature_rows):
+    data = feature_rows()
+    found = targets(SmoothedLabels(data))
+    for label, soft, target in zip(data.labels, data.metadata["soft_label"], found, strict=True):
+        expected = np.eye(7)[label] if soft is None else soft
+        np.testing.assert_allclose(target, expected, atol=1e-6)
+    gold = targets(GoldLabels(data))
+    assert torch.equal(gold.argmax(1), torch.tensor(data.labels))
+    assert torch.equal(gold.max(1).values, torch.ones(len(data)))
+
+
+def test_the_gold_label_is_mixed_in(feature_rows):
+    data = feature_rows()
+    plain, mixed = targets(SmoothedLabels(data)), targets(SmoothedLabels(data, gold_weight=0.5))
+    np.testing.assert_allclose(mixed, 0.5 * plain.numpy() + 0.5 * np.eye(7)[data.labels], atol=1e-6)
+
+
+def test_draws_follow_from_seed_epoch_and_id_alone(feature_rows):
+    data = feature_rows(70)
+    smoothed = SmoothedLabels(data, probability=0.5, seed=1)
+    epochs = [targets(smoothed, epoch) for epoch in (0, 1, 0)]
+    assert torch.equal(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0], epochs[1])
+    assert not torch.equal(epochs[0], targets(SmoothedLabels(data, probability=0.5, seed=2)))
+    # The order of the rows does not matter.
+    order = np.random.default_rng(0).permutation(len(data))
+    shuffled = InputDataset(data.metadata.select(order), data.inputs.select(order))
+    assert torch.equal(targets(SmoothedLabels(shuffled, probability=0.5, seed=1)), epochs[0][order])
+    shares = [np.mean([draw_smoothing(7, epoch, f"row{row}", 0.3) for row in range(2000)]) for epoch in range(3)]
+    assert all(abs(share - 0.3) < 0.05 for share in shares)
+    assert not any(draw_smoothing(7, 0, str(row), 0.0) for row in range(100))
+    assert all(draw_smoothing(7, 0, str(row), 1.0) for row in range(100))
+
+
+def test_workers_that_live_on_see_the_next_epoch(feature_rows):
+    smoothed = SmoothedLabels(feature_rows(30), probability=0.5)
+    expected = [targets(smoothed, epoch) for epoch in range(2)]
+    loader = DataLoader(smoothed, batch_size=10, num_workers=1, persistent_workers=True, collate_fn=FeatureCollator(SPECS, True))
+    for epoch in range(2):
+        smoothed.set_epoch(epoch)
+        assert torch.equal(torch.cat([batch["labels"] for batch in loader]), expected[epoch])
+
+
+def test_stacked_clips_have_the_mean_weighted_by_duration():
+    soft = [0.5, 0.5, 0, 0, 0, 0, 0]
+    assert stacked_soft_label([0, 2], [soft, None], [3.0, 1.0]) == pytest.approx([0.375, 0.375, 0.25, 0, 0, 0, 0])
+    assert stacked_soft_label([0, 2], [None, None], [3.0, 1.0]) is None
+
+
+@pytest.fixture
+def labelled_corpus(corpus_table):
+    """(corpus, table of soft labels for half of its training rows)"""
+    splits = load_corpus("csv", corpus_table)
+    rows = list(zip(splits["train"]["id"], splits["train"]["label"], strict=True))[::2]
+    table = corpus_table.with_name("labels.csv")
+    lines = [",".join(["id", "label", "prediction", *EMOTIONS])]
+    for row_id, label in rows:
+        values = [0.05 + 0.65 * (index == label) for index in range(7)]
+        lines.append(",".join([row_id, EMOTIONS[label], EMOTIONS[label], *(f"{value:.5f}" for value in values)]))
+    lines += [f"unknown,happy,,{',' * 6}"]
+    table.write_text("\n".join(lines) + "\n")
+    return splits, table
+
+
+def test_labels_are_joined_by_id(labelled_corpus):
+    splits, path = labelled_corpus
+    joined, facts = attach_soft_labels(splits, read_label_table(path))
+    train = joined["train"]
+    assert train.features == splits["train"].features
+    assert [soft is not None for soft in train["soft_label"]] == [index % 2 == 0 for index in range(len(train))]
+    assert int(np.argmax(train["soft_label"][2])) == train["label"][2]
+    assert {name: facts[name] for name in ("rows", "soft", "hard", "unused", "other_gold")} == {
+        "rows": 14,
+        "soft": 7,
+        "hard": 7,
+        "unused": 0,
+        "other_gold": 0,
+    }
+    assert joined["dev"]["soft_label"] == splits["dev"]["soft_label"]
+    with pytest.raises(CorpusError, match="none of the 7 ids"):
+        attach_soft_labels(DatasetDict(train=splits["dev"]), read_label_table(path))
+
+
+def test_a_run_trains_on_a_table(labelled_corpus, corpus_table, tmp_path, tiny_options):
+    _, path = labelled_corpus
+    content = {
+        "output_dir": str(tmp_path / "soft"),
+        "corpora": [{"name": "csv", "data_dir": str(corpus_table), "labels": str(path)}],
+        "soft_labels": True,
+        "smoothing_probability": 0.5,
+        "gold_weight": 0.2,
+        "model": tiny_options,
+        "num_train_epochs": 2,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    results = run_training(run_arguments(content))
+    (facts,) = results["soft_labels"].values()
+    assert (facts["soft"], facts["hard"]) == (7, 7)
+    text = json.dumps(json.loads((tmp_path / "soft" / "results.json").read_text()))
+    assert results["config"]["corpora"][0]["labels"] == "labels.csv"
+    assert str(tmp_path) not in text
+    with pytest.raises(ArgumentError, match="soft_labels is false"):
+        run_arguments(content | {"soft_labels": False})
+    with pytest.raises(ArgumentError, match="label_smoothing_mode"):
+        run_arguments(content | {"label_smoothing_mode": "hard"})

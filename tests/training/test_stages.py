@@ -1,0 +1,363 @@
+"""Two stages: what is trained in which, which logits the second one reads, and that a kill costs no stage."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import Dataset
+from safetensors.torch import load_file
+
+from bibier_hf import BiBiERForEmotionClassification
+from bibier_hf.data.collator import FeatureCollator
+from bibier_hf.data.feature_store import StoredRows
+from bibier_hf.data.features import InputDataset, StoredInputs, input_specs
+from bibier_hf.training import stages
+from bibier_hf.training.arguments import STAGES, ArgumentError, run_arguments, stage_run
+from bibier_hf.training.output import STAGES_FOLDER
+from bibier_hf.training.run import run_training
+from bibier_hf.training.stages import assign_folds, frozen_encoders, out_of_fold_logits, train_stage, unimodal_model, with_modality
+from bibier_hf.training.trainer import BiBiERTrainer
+
+FROZEN = {"freeze_audio_backbone": True, "freeze_text_backbone": True}
+
+
+@pytest.fixture
+def staged_run(small_run, tiny_options):
+    """`staged_run(stages={...}, model={...}, **run keys)` -> a run in two stages over frozen backbones, a few seconds long."""
+
+    def build(stages=None, model=None, **options):
+        content = {"plan": "two_stage", "folds": 2} | (stages or {})
+        return small_run(stages=content, model=tiny_options | FROZEN | (model or {}), **({"num_train_epochs": 1} | options))
+
+    return build
+
+
+def encoders(state: dict[str, torch.Tensor], modality: str) -> dict[str, torch.Tensor]:
+    return {name: value for name, value in state.items() if name.startswith(f"{modality}_encoder.")}
+
+
+def assert_equal(left, right):
+    assert left.keys() == right.keys()
+    assert left
+    for name in left:
+        torch.testing.assert_close(left[name], right[name], rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_both_stages_end_in_an_ordinary_model(staged_run):
+    run = staged_run(model={"add_unimodal_logits": True}, stages={"audio": {"num_train_epochs": 2}})
+    results = run_training(run)
+    folder = Path(run.output_dir)
+    final = load_file(folder / "model.safetensors")
+    for modality in ("audio", "text"):
+        assert_equal(encoders(final, modality), encoders(load_file(folder / STAGES_FOLDER / modality / "model.safetensors"), modality))
+        facts = results["stages"][modality]
+        for split in ("dev", "test"):
+            assert 0 <= facts["metrics"][split]["small"]["uar"] <= 1
+        assert facts["selection"]["metric"] == results["selection"]["metric"]
+    assert results["stages"]["audio"]["selection"]["epochs_run"] == 2
+    assert results["stages"]["text"]["selection"]["epochs_run"] == 1
+    assert results["stages"]["text"]["samples"] == {"train": 10, "dev": 5, "test": 5}  # the rows that have a text
+    assert results["stages"]["logits"] == "out_of_fold"
+    assert results["stages"]["folds"] == {"count": 2, "corpora": {"small": {"grouped_by": ["dialogue", "speaker"], "groups": 3}}}
+    model = BiBiERForEmotionClassification.from_pretrained(folder)
+    assert not model.config.freeze_audio_encoder
+    assert model.config.unimodal_loss_weight == 0.3
+    assert all(parameter.requires_grad for parameter in model.audio_encoder.parameters())
+    assert results["model"]["trained_parameters"] == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert not list((folder / STAGES_FOLDER).rglob("checkpoint-*"))
+    assert json.loads((folder / "results.json").read_text()) == results
+
+
+@pytest.mark.slow
+def test_backbones_that_are_trained_belong_to_stage_one(staged_run):
+    trained = {"freeze_audio_backbone": False, "freeze_text_backbone": False}
+    run = staged_run(model=trained | {"fusion": "late"})
+    results = run_training(run)
+    folder = Path(run.output_dir)
+    final = load_file(folder / "model.safetensors")
+    for modality in ("audio", "text"):
+        stage = load_file(folder / STAGES_FOLDER / modality / "model.safetensors")
+        assert any(name.startswith(f"{modality}_backbone.") for name in stage)
+        assert_equal({name: final[name] for name in stage}, stage)
+    model = BiBiERForEmotionClassification.from_pretrained(folder)
+    assert not model.config.freeze_audio_backbone
+    assert 0 <= results["metrics"]["test"]["small"]["uar"] <= 1
+
+
+@pytest.mark.parametrize("fusion", [{"add_unimodal_logits": True}, {"fusion": "late"}, {"fusion": "bigatedgraph"}], ids=str)
+def test_in_stage_two_every_trainable_parameter_has_a_gradient_and_no_other(model, tiny_options, fusion):
+    torch.manual_seed(0)
+    model = BiBiERForEmotionClassification.from_backbones(**(tiny_options | fusion | {"modality_dropout": 0.0}))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with frozen_encoders(model):
+        model.train()
+        for modality in ("audio", "text"):
+            for part in ("backbone", "encoder"):
+                assert not any(module.training for module in getattr(model, f"{modality}_{part}").modules())
+        # each modality is missing once: the stand-ins are trained here
+        masks = {
+            "audio_features_mask": torch.tensor([[0, 0], [1, 1], [1, 0]]),
+            "text_features_mask": torch.tensor([[1, 1], [0, 0], [1, 1]]),
+        }
+        features = {f"{modality}_features": torch.randn(3, 2, model.config.feature_size(modality)) for modality in ("audio", "text")}
+        logits = {"audio_logits": torch.randn(3, 7), "text_logits": torch.randn(3, 7)}
+        optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1)
+        model(**features, **masks, **logits, labels=torch.tensor([0, 1, 2])).loss.backward()
+        for name, parameter in model.named_parameters():
+            frozen = name.startswith(("audio_backbone", "text_backbone", "audio_encoder", "text_encoder"))
+            assert parameter.requires_grad != frozen, name
+            assert (parameter.grad is None) == frozen, name
+        optimizer.step()
+    for name, value in model.state_dict().items():
+        if name.startswith(("audio_", "text_")):
+            assert torch.equal(value, before[name]), name
+    assert all(parameter.requires_grad for parameter in model.audio_encoder.parameters())
+    assert model.config.audio_backbone_id is None
+
+
+def test_given_logits_count_for_the_samples_that_have_the_modality(model):
+    model.config.fusion = "late"
+    late = BiBiERForEmotionClassification(model.config, build_backbones=False).eval()
+    features = {f"{modality}_features": torch.randn(2, 3, late.config.feature_size(modality)) for modality in ("audio", "text")}
+    masks = {"audio_features_mask": torch.tensor([[1, 1, 1], [0, 0, 0]]), "text_features_mask": torch.ones(2, 3)}
+    audio_logits, text_logits = torch.randn(2, 7), torch.randn(2, 7)
+    mixed = late(**features, **masks, audio_logits=audio_logits, text_logits=text_logits).logits
+    torch.testing.assert_close(mixed[1], text_logits[1])
+    alone = late(audio_logits=audio_logits, text_logits=text_logits).logits
+    torch.testing.assert_close(mixed[0], alone[0])
+    assert not torch.allclose(alone[1], text_logits[1])
+
+
+# Out-of-fold logits
+
+
+@pytest.fixture
+def stage(tmp_path):
+    """Arguments of a stage over the feature rows; another folder at every call."""
+    count = 0
+
+    def build(**options):
+        nonlocal count
+        count += 1
+        content = {"corpora": [{"name": "a"}], "output_dir": str(tmp_path / f"stage{count}"), "use_cpu": True, "disable_tqdm": True}
+        content |= {"num_train_epochs": 2, "learning_rate": 1e-2, "model": FROZEN, "corpus_balanced_sampling": False}
+        return run_arguments(content | options)
+
+    return build
+
+
+def logits_of(stage, model, train, dev, folds) -> np.ndarray:
+    """Out-of-fold logits of the training rows that have audio."""
+    head = unimodal_model(model, "audio", seed=0)
+    rows, own = with_modality(train, "audio_features"), folds[train.inputs.columns["audio_features"].present]
+    logits = out_of_fold_logits(stage, head, None, rows, with_modality(dev, "audio_features"), own)
+    return torch.stack(list(logits)).numpy()
+
+
+def relabelled(data: InputDataset, rows: np.ndarray) -> InputDataset:
+    """The same rows, some of them with another label."""
+    labels = np.where(rows, (data.labels + 1) % 7, data.labels)
+    columns = data.metadata.to_dict() | {"label": labels.tolist()}
+    return InputDataset(Dataset.from_dict(columns), data.inputs)
+
+
+def test_logits_come_from_models_that_did_not_see_the_fold(stage, feature_model, feature_rows):
+    model, train, dev = feature_model(), feature_rows(24, 0), feature_rows(14, 1)
+    folds = np.arange(24) % 3
+    before = logits_of(stage(), model, train, dev, folds)
+    after = logits_of(stage(), model, relabelled(train, folds == 1), dev, folds)
+    own = folds[train.inputs.columns["audio_features"].present]
+    np.testing.assert_array_equal(before[own == 1], after[own == 1])  # its own labels change nothing
+    for other in (0, 2):
+        assert not np.allclose(before[own == other], after[own == other])
+
+
+def test_out_of_fold_logits_are_those_of_each_fold_model(stage, feature_model, feature_rows):
+    model, train, dev = feature_model(), feature_rows(24, 0), feature_rows(14, 1)
+    folds, arguments = np.arange(24) % 2, stage()
+    logits = logits_of(arguments, model, train, dev, folds)
+    rows = with_modality(train, "audio_features")
+    own = folds[train.inputs.columns["audio_features"].present]
+    head = unimodal_model(model, "audio", seed=0)
+    for index in range(len(rows)):
+        weights = load_file(Path(f"{arguments.output_dir}-fold-{own[index]}") / "model.safetensors")
+        head.load_state_dict(weights)
+        with torch.no_grad():
+            wanted = head.eval()(audio_features=rows[index]["audio_features"][None]).logits[0]
+        np.testing.assert_allclose(logits[index], wanted, rtol=1e-4, atol=1e-5)
+
+
+def metadata(dialogues, speakers, labels=None) -> Dataset:
+    count = len(dialogues)
+    labels = [index % 2 for index in range(count)] if labels is None else labels
+    names = [str(index) for index in range(count)]
+    columns = {"id": names, "corpus": ["a"] * count, "label": labels, "dialogue": dialogues, "speaker": speakers}
+    return Dataset.from_dict(columns)
+
+
+@pytest.mark.parametrize(
+    ("dialogues", "speakers", "grouped_by"),
+    [
+        ([index // 4 for index in range(40)], [f"{index // 4}-{index % 2}" for index in range(40)], ["dialogue", "speaker"]),
+        ([index // 4 for index in range(40)], ["Ross", "Rachel"] * 20, ["dialogue"]),  # everybody meets everybody
+        ([None] * 40, [index // 4 for index in range(40)], ["dialogue", "speaker"]),
+        (["one"] * 40, [index // 4 for index in range(40)], ["speaker"]),
+        (["one"] * 40, ["one"] * 40, []),
+    ],
+)
+def test_folds_keep_together_what_can_be_kept_together(dialogues, speakers, grouped_by):
+    rows = metadata([None if value is None else str(value) for value in dialogues], [str(value) for value in speakers])
+    folds, facts = assign_folds(rows, 5, seed=42)
+    assert facts["corpora"]["a"]["grouped_by"] == grouped_by
+    assert np.bincount(folds).tolist() == [8] * 5
+    for column in grouped_by:
+        home = {}
+        for value, fold in zip(rows[column], folds, strict=True):
+            assert value is None or home.setdefault(value, fold) == fold
+    assert (assign_folds(rows, 5, seed=42)[0] == folds).all()
+
+
+def test_too_few_samples_for_the_folds_are_named():
+    with pytest.raises(ArgumentError, match=r"stages\.folds: .*Take fewer"):
+        assign_folds(metadata(["a", "b"], ["a", "b"]), 5, seed=42)
+
+
+def test_in_sample_logits_are_those_of_the_final_encoder(staged_run, monkeypatch):
+    columns = []
+    make_trainer = stages.make_trainer
+    monkeypatch.setattr(stages, "make_trainer", lambda *args: columns.append(list(args[3].inputs.columns)) or make_trainer(*args))
+    results = run_training(staged_run(stages={"logits": "in_sample"}, model={"add_unimodal_logits": True}))
+    assert columns == [["audio_features"], ["text_features"]]  # no folds
+    assert results["stages"]["logits"] == "in_sample"
+    assert "folds" not in results["stages"]
+
+
+def test_a_fusion_without_unimodal_logits_needs_no_folds(staged_run):
+    results = run_training(staged_run())
+    assert results["stages"]["logits"] == "not used"
+    assert sorted(path.name for path in (Path(staged_run().output_dir) / STAGES_FOLDER).iterdir()) == ["audio", "text"]
+
+
+def test_logits_reach_the_model_with_the_rows(feature_model, feature_rows):
+    model, rows = feature_model(), feature_rows(10, 0)
+    present = {modality: rows.inputs.columns[f"{modality}_features"].present for modality in ("audio", "text")}
+    given = [
+        row | {f"{modality}_logits": torch.full((7 * int(there[index]),), index) for modality, there in present.items()}
+        for index, row in enumerate(rows)
+    ]
+    batch = FeatureCollator(input_specs(model, None))(given)
+    for modality, there in present.items():
+        assert batch[f"{modality}_logits"].tolist() == [[value] * 7 for value in np.where(there, np.arange(10), 0).tolist()]
+    assert model(**batch).logits.shape == (10, 7)
+
+
+# Corpora of one modality, kills, arguments
+
+
+@pytest.mark.slow
+def test_a_corpus_of_text_alone_takes_part(staged_run, corpus_table, write_table, tmp_path):
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    table = write_table(folder, "texts", train=21)
+    lines = table.read_text(encoding="utf-8").splitlines()
+    lines = [lines[0], *(",".join(["", f"words {number}", *line.split(",")[2:]]) for number, line in enumerate(lines[1:]))]
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    corpora = [{"name": "csv", "data_dir": str(corpus_table)}, {"name": "csv", "data_dir": str(table)}]
+    results = run_training(staged_run(corpora=corpora, model={"add_unimodal_logits": True}))
+    assert set(results["metrics"]["test"]) == {"small", "texts"}
+    assert set(results["stages"]["audio"]["metrics"]["test"]) == {"small"}
+    assert set(results["stages"]["text"]["metrics"]["test"]) == {"small", "texts"}
+    assert results["stages"]["text"]["samples"]["train"] == 10 + 21
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("after", [0, 3, 6])
+def test_a_killed_run_goes_on_where_it_was(staged_run, tmp_path, monkeypatch, after):
+    model = {"add_unimodal_logits": True, "dropout": 0.3, "encoder_dropout": 0.3}
+    whole = run_training(staged_run(model=model, output_dir=str(tmp_path / "whole")))
+    trained, train = [], BiBiERTrainer.train
+
+    def recorded(self, *args, **kwargs):
+        trained.append(Path(self.args.output_dir).name)
+        return train(self, *args, **kwargs)
+
+    def killed_after(self, *args, **kwargs):
+        if len(trained) == after:
+            raise Killed
+        return recorded(self, *args, **kwargs)
+
+    monkeypatch.setattr(BiBiERTrainer, "train", killed_after)
+    with pytest.raises(Killed):
+        run_training(staged_run(model=model))
+    order = ["audio-fold-0", "audio-fold-1", "audio", "text-fold-0", "text-fold-1", "text", "out"]
+    assert trained == order[:after]
+    folder = Path(staged_run().output_dir)
+    monkeypatch.setattr(BiBiERTrainer, "train", recorded)
+    with pytest.raises(ArgumentError, match="checkpoints or stages of a run that did not finish"):
+        run_training(staged_run(model=model))
+    resumed = run_training(staged_run(model=model, resume_from_checkpoint=True))
+    assert trained == order
+    assert resumed["metrics"] == whole["metrics"]
+    assert resumed["stages"] == whole["stages"]
+    assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+
+
+def test_a_stage_of_other_arguments_is_not_taken_over(stage, feature_model, feature_rows):
+    arguments, rows = stage(), with_modality(feature_rows(14, 0), "audio_features")
+    head = unimodal_model(feature_model(), "audio", seed=0)
+    facts = train_stage(arguments, head, None, rows, rows)
+    weights = {name: value.clone() for name, value in head.state_dict().items()}
+    again = unimodal_model(feature_model(), "audio", seed=1)
+    assert train_stage(arguments, again, None, rows, rows) == facts
+    assert_equal(again.state_dict(), weights)
+    other = stage(output_dir=arguments.output_dir, learning_rate=1e-3)
+    with pytest.raises(ArgumentError, match="was finished with other values of learning_rate"):
+        train_stage(other, again, None, rows, rows)
+    with pytest.raises(ArgumentError, match="was finished with other values of corpora"):
+        train_stage(arguments, again, None, rows.select(range(3)), rows)
+
+
+def test_a_modality_that_nobody_has_is_named(stage, feature_model, feature_rows):
+    rows = feature_rows(14, 0)
+    empty = StoredRows([], np.full((14, 2), -1), torch.zeros(0, 6))
+    nobody = with_modality(InputDataset(rows.metadata, StoredInputs({"audio_features": empty})), "audio_features")
+    with pytest.raises(ArgumentError, match="lacks samples"):
+        train_stage(stage(), unimodal_model(feature_model(), "audio", seed=0), None, nobody, rows)
+
+
+def test_stages_take_their_own_values_of_the_keys_of_a_run(small_run):
+    run = small_run(
+        learning_rate=1e-3,
+        stages={"plan": "two_stage", "audio": {"learning_rate": 1e-2, "optimizer": "adam"}, "fusion": {"patience": 3}},
+    )
+    audio, text, fusion = (stage_run(run, stage, f"somewhere/{stage}") for stage in STAGES)
+    assert (audio.training["learning_rate"], audio.optimizer, audio.patience) == (1e-2, "adam", 10)
+    assert (text.training["learning_rate"], text.optimizer, text.patience) == (1e-3, "adamw", 10)
+    assert (fusion.training["learning_rate"], fusion.optimizer, fusion.patience) == (1e-3, "adamw", 3)
+    assert fusion.output_dir == "somewhere/fusion"
+    assert run_arguments(run.dump()).stages == run.stages
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"stages": {"plan": "two"}}, "stages.plan: "),
+        ({"stages": {"plan": "two_stage", "fold": 3}}, r"stages\.fold: unknown key\. Did you mean stages\.folds\?"),
+        ({"stages": {"plan": "two_stage", "audio": {"learning_rat": 1e-3}}}, r"stages\.audio: learning_rat: unknown key"),
+        ({"stages": {"plan": "two_stage", "text": {"corpora": []}}}, r"stages\.text\.corpora: holds for the whole run"),
+        ({"stages": {"plan": "two_stage", "text": {"learning_rate": "fast"}}}, r"stages\.text: learning_rate: "),
+        ({"stages": {"plan": "two_stage"}, "refit_on_dev": True}, "refit_on_dev: not with two stages"),
+        ({"stages": {"plan": "two_stage"}, "feature_cache": {"enabled": False}}, r"feature_cache\.enabled"),
+        ({"stages": {"plan": "two_stage"}, "model": {"modalities": ["text"]}}, "need both modalities"),
+        ({"stages": {"plan": "two_stage"}, "model": {"audio_encoder": "none"}}, "there is no audio encoder"),
+    ],
+)
+def test_stages_that_cannot_be_followed_are_named(small_run, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        small_run(**options)
