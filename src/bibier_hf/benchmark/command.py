@@ -80,7 +80,9 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     for place, row in zip(places, rows, strict=True):
         if row.goal is not None:
             axes.plot([row.goal, row.goal], [place - 0.4, place + 0.4], color="black", linewidth=2)
-        axes.annotate(f"{row.ratio:.3g}x", (row.ratio, place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
+        axes.annotate(
+            f"{row.ratio:.3g}x", (max(row.ratio, row.goal or 0), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        )
     axes.set_yticks(places, [row.name for row in rows], fontsize=8)
     axes.set_xscale("log")
     axes.margins(x=0.15)

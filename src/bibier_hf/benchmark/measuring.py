@@ -53,7 +53,7 @@ def compare(
     budget_s: float = 10.0,
     warm_up: bool = True,
 ) -> Row:
-    """Run both sides in turns, at least three times (once where one turn is longer than the budget) and at most 25, and compare medians."""
+    """Run both sides in turns, 3 to 25 times (fewer where that would take thrice the budget), and compare medians."""
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
     if warm_up:
         ours(), theirs()

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from .configuration_bibier import BiBiERConfig
 from .mamba_bibier import MambaBlock, RMSNorm
-from .sequence_bibier import KeptSteps, masked_mean, sinusoids
+from .sequence_bibier import masked_mean, sinusoids
 
 
 class ResidualLayer(nn.Module):
@@ -122,8 +122,7 @@ class UnimodalEncoder(nn.Module):
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size), their mean (B, size), logits (B, K)"""
-        steps = KeptSteps(mask)
-        x = steps.unpack(self.input_proj(self.input_norm(steps.pack(features))))
+        x = self.input_proj(self.input_norm(features))
         if self.positional_encoding:
             x = x + sinusoids(x.shape[1], x.shape[2], x.device, x.dtype)
         x = self.dropout(x)

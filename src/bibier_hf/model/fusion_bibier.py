@@ -78,18 +78,28 @@ class CrossModalLayer(nn.Module):
         return self.feed_forward_norm(self._add(x, self.feed_forward(x)))
 
     def _attend(self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps) -> torch.Tensor:
-        """What `self.attention` computes, with its projections over the kept steps alone."""
-        module = self.attention
-        sources = ((own, own_steps), (other, other_steps), (own, own_steps) if self.own_value else (other, other_steps))
+        """What `self.attention` computes, over the kept steps alone; where they are packed, sample by sample, so without any mask."""
+        module, dropout = self.attention, self.attention.dropout if self.training else 0.0
+        sources = (own, other, own if self.own_value else other)
         weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
         query, key, value = (
-            steps.unpack(F.linear(x, weight, bias)).unflatten(-1, (module.num_heads, -1)).transpose(1, 2)  # (B, heads, time, width)
-            for (x, steps), weight, bias in zip(sources, weights, biases, strict=True)
+            F.linear(x, weight, bias).unflatten(-1, (module.num_heads, -1))  # (..., heads, width)
+            for x, weight, bias in zip(sources, weights, biases, strict=True)
         )
-        mask = None if other_steps.all_kept else other_steps.mask[:, None, None]
-        dropout = module.dropout if self.training else 0.0
-        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout)
-        return module.out_proj(own_steps.pack(attended.transpose(1, 2).flatten(2)))
+        if own_steps.index is None and other_steps.index is None:
+            query, key, value = (x.transpose(1, 2) for x in (query, key, value))
+            mask = None if other_steps.all_kept else other_steps.mask[:, None, None]
+            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout).transpose(1, 2)
+        else:
+            value_steps = own_steps if self.own_value else other_steps
+            samples = zip(own_steps.split(query), other_steps.split(key), value_steps.split(value), strict=True)
+            attended = own_steps.join(
+                [
+                    F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in sample), dropout_p=dropout)[0].transpose(0, 1)
+                    for sample in samples
+                ]
+            )
+        return module.out_proj(attended.flatten(-2))
 
     def _add(self, residual: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
         return self.dropout(residual) + branch if self.dropout_on_residual else residual + self.dropout(branch)

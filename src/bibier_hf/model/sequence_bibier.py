@@ -24,6 +24,14 @@ class KeptSteps:
         """(B, T, D) -> (S, D), the S kept steps of all samples"""
         return x if self.index is None else x.flatten(0, 1).index_select(0, self.index)
 
+    def split(self, x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Packed steps -> those of each sample, (T_i, D)"""
+        return x.unbind() if self.index is None else x.split(self.mask.sum(1).tolist())
+
+    def join(self, samples: list[torch.Tensor]) -> torch.Tensor:
+        """The reverse of `split`"""
+        return torch.stack(samples) if self.index is None else torch.cat(samples)
+
     def unpack(self, x: torch.Tensor) -> torch.Tensor:
         """(S, D) -> (B, T, D), zeros in the padding"""
         if self.index is None:

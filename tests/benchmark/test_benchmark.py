@@ -1,0 +1,79 @@
+"""The benchmark compares like with like, and its command does what it says. No test asserts a time."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bibier_hf.benchmark import command, textbook
+from bibier_hf.benchmark.measuring import Row, compare
+from bibier_hf.model.mamba_bibier import MambaBlock, selective_scan
+from bibier_hf.model.sequence_bibier import KeptSteps
+
+
+def test_the_textbook_scan_computes_the_same():
+    torch.manual_seed(0)
+    u, dt, B, C = torch.randn(2, 9, 5), torch.rand(2, 9, 5), torch.randn(2, 9, 3), torch.randn(2, 9, 3)
+    inputs = u, dt, -torch.rand(5, 3), B, C, torch.randn(5)
+    torch.testing.assert_close(textbook.scan(*inputs), selective_scan(*inputs), atol=1e-5, rtol=1e-5)
+    pytest.importorskip("mambapy")
+    torch.testing.assert_close(textbook.scan_mambapy(*inputs), selective_scan(*inputs), atol=1e-5, rtol=1e-5)
+
+
+def test_the_textbook_block_computes_the_same():
+    torch.manual_seed(0)
+    theirs = textbook.MambaBlock(6, 32)
+    ours = MambaBlock(6, inner_size=32, dt_rank=2)
+    names = {"s_D.0.weight": None, "s_D.1.weight": "dt_proj.weight", "s_D.1.bias": "dt_proj.bias", "s_B.weight": None, "s_C.weight": None}
+    state = {}
+    for key, value in theirs.state_dict().items():
+        name = names.get(key, key.replace("conv.", "conv1d."))
+        if name is not None:
+            state[name if "proj" in name and "dt" not in name else f"forward_ssm.{name}"] = value
+    own = theirs.state_dict()
+    state["forward_ssm.x_proj.weight"] = torch.cat([own["s_D.0.weight"], own["s_B.weight"], own["s_C.weight"]])
+    ours.load_state_dict(state)
+    x = torch.randn(2, 9, 6)
+    torch.testing.assert_close(ours(x, torch.ones(2, 9, dtype=torch.bool)), theirs(x), atol=1e-5, rtol=1e-4)
+
+
+def test_kept_steps_side_by_side_and_back():
+    x, mask = torch.randn(3, 4, 2), torch.tensor([[1, 0, 1, 0], [1, 1, 1, 1], [0, 0, 0, 1]]).bool()
+    steps = KeptSteps(mask)
+    packed = steps.pack(x)
+    assert torch.equal(packed, x[mask])
+    assert torch.equal(steps.unpack(packed), x * mask[..., None])
+    assert [len(part) for part in steps.split(packed)] == [2, 4, 1]
+    assert torch.equal(steps.join(list(steps.split(packed))), packed)
+    whole = KeptSteps(torch.ones(3, 4, dtype=torch.bool))
+    assert whole.all_kept
+    assert whole.pack(x) is x
+    assert torch.equal(whole.join(list(whole.split(x))), x)
+
+
+def test_sides_take_turns():
+    turns: list[str] = []
+    row = compare("a", "b", 1.0, lambda: turns.append("ours"), lambda: turns.append("theirs"))
+    assert turns == ["ours", "theirs"] * (row.repeats + 1)  # one for warming up
+    assert row.repeats == 25
+    assert compare("a", "b", 1.0, turns.clear, turns.clear, budget_s=0.0).repeats == 1
+
+
+def test_table_json_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    rows = {
+        "good": lambda: Row("good", "a slow way", 4.0, 2.0, 1.0, 4.0, (1.0, 1.0), (4.0, 4.0), 1),
+        "bad": lambda: Row("bad", "a slow way", 1.0, 2.0, 1.0, 1.0, (1.0, 1.0), (1.0, 1.0), 1),
+    }
+    monkeypatch.setattr(command, "ALL_ROWS", rows)
+    arguments = ["--only", "good", "bad", "--json", str(tmp_path / "out" / "rows.json"), "--picture", str(tmp_path / "out" / "rows.png")]
+    assert command.benchmark_main(arguments) == 0
+    assert "1 of 2 goals reached; not: bad" in capsys.readouterr().out
+    written = json.loads((tmp_path / "out" / "rows.json").read_text())
+    assert [(row["name"], row["ratio"], row["goal"], row["ours_s"], row["theirs_s"]) for row in written] == [
+        ("good", 4.0, 2.0, 1.0, 4.0),
+        ("bad", 1.0, 2.0, 1.0, 1.0),
+    ]
+    assert (tmp_path / "out" / "rows.png").read_bytes().startswith(b"\x89PNG")
+    assert command.benchmark_main(["--only", "no_such_row"]) == 2
+    assert "no_such_row. There are: good, bad" in capsys.readouterr().err
