@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from datasets import DatasetDict
 from transformers import TrainerCallback, set_seed
 
@@ -12,6 +13,7 @@ from ..data.features import InputDataset, InputExtractor, input_specs, raw_input
 from ..data.schema import SPLITS
 from ..evaluation.metrics import METRICS, SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
+from ..model.encoders_bibier import Standardise
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -92,6 +94,31 @@ def make_collator(
     return FeatureCollator(input_specs(model, processor, cache.dtype), soft_labels)
 
 
+def fit_input_norms(model: BiBiERForEmotionClassification, train: InputDataset | EpochInputs, chunk: int = 64) -> None:
+    """Give the encoders that standardise their features mean and standard deviation of the training set.
+
+    Raises:
+        ArgumentError: features that are not stored, as the backbone is trained or nothing is computed beforehand.
+    """
+    for modality in MODALITIES:
+        norm = getattr(getattr(model, f"{modality}_encoder"), "input_norm", None)
+        if not isinstance(norm, Standardise) or getattr(model.config, f"freeze_{modality}_encoder"):
+            continue
+        name = f"{modality}_features"
+        count, total, squares = 0, 0.0, 0.0
+        for start in range(0, len(train), chunk):
+            rows = train.__getitems__(range(start, min(start + chunk, len(train))))
+            if name not in rows[0]:
+                raise ArgumentError(
+                    f"model.{modality}_input_norm: 'standard' needs stored features of a frozen backbone. Leave feature_cache enabled and "
+                    f"model.freeze_{modality}_backbone true, or take 'layer'."
+                )
+            frames = torch.cat([row[name] for row in rows]).double()
+            count, total, squares = count + len(frames), total + frames.sum(0), squares + frames.square().sum(0)
+        mean = total / count
+        norm.fit(mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
+
+
 def make_trainer(
     run: RunArguments,
     model: BiBiERForEmotionClassification,
@@ -101,6 +128,7 @@ def make_trainer(
     **overrides: Any,
 ) -> BiBiERTrainer:
     """The trainer of a run; without `dev` it neither evaluates nor selects."""
+    fit_input_norms(model, train)
     corpora = list(train.metadata["corpus"])
     balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
     model.config.class_weights = class_weights(
