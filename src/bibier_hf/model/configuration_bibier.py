@@ -77,10 +77,8 @@ class BiBiERConfig(PreTrainedConfig):
         audio_encoder_size, text_encoder_size: width of the residual stream.
         audio_encoder_layers, text_encoder_layers: number of blocks.
         audio_input_projection, text_input_projection: a linear layer from the features to that width (False needs equal widths).
-        audio_input_norm, text_input_norm: `"layer"`: each frame is normalised over its dimensions; `"standard"`: each dimension over the
-            frames of the training set (mean zero, variance one), which helps where few of many dimensions have most of the variance.
-        encoder_pooling: how frames become unimodal logits: `"mean"` over time; `"mean_std"`: mean and standard deviation, through a
-            hidden layer (statistics pooling, as in x-vectors).
+        audio_statistics, text_statistics: give the unimodal classifier mean and standard deviation of the features over time, too, each
+            standardised over the training set and sent through a hidden layer (statistics pooling, as in x-vectors).
         encoder_attention_heads: heads of `"transformer"` encoders.
         bidirectional: Mamba blocks and LSTMs read each utterance from its end, too.
         mamba_expand: width inside a block over `*_encoder_size` (published: 0.5).
@@ -167,9 +165,8 @@ class BiBiERConfig(PreTrainedConfig):
     text_encoder_layers: int = 2
     audio_input_projection: bool = True
     text_input_projection: bool = True
-    audio_input_norm: Literal["layer", "standard"] = "layer"
-    text_input_norm: Literal["layer", "standard"] = "layer"
-    encoder_pooling: Literal["mean", "mean_std"] = "mean"
+    audio_statistics: bool = False
+    text_statistics: bool = False
     encoder_attention_heads: int = 4
     bidirectional: bool | None = None
     mamba_expand: float | int = 2
@@ -355,8 +352,6 @@ class BiBiERConfig(PreTrainedConfig):
             return
         if encoder == "none" and len(self.modalities) == 1:
             raise ValueError(f"{modality}_encoder='none' leaves a model of {modality} alone without anything to train; name an encoder.")
-        if getattr(self, f"{modality}_input_norm") == "standard" and not self.encoder_norms:
-            raise ValueError(f"{modality}_input_norm='standard' needs encoder_norms=True; the published encoders have no norm at all.")
         if encoder == "transformer":
             heads = self.encoder_attention_heads
             _require(

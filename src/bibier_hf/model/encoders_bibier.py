@@ -1,7 +1,8 @@
 """Unimodal encoders: features of one backbone -> encoded frames and unimodal logits (Sections 2 and 3 of the method).
 
-features (B, T, D_feature) -> norm -> Linear -> N layers -> RMSNorm -> frames (B, T, size)
-                                                             pooling -> Linear -> logits (B, K)
+features (B, T, D_feature) -> LayerNorm -> Linear -> N layers -> RMSNorm -> frames (B, T, size)
+                     |                                           masked mean --+-- Linear -> logits (B, K)
+                     +-- mean and standard deviation -> hidden layer (option) -+
 """
 
 from collections.abc import Callable
@@ -99,37 +100,40 @@ ENCODER_LAYERS: dict[str, Callable[[BiBiERConfig, int], nn.Module]] = {
 """Name in the config -> what builds one layer: (config, size) -> module of (x (B, T, size), bool mask (B, T)) -> (B, T, size)."""
 
 
-class Standardise(nn.Module):
-    """(x - mean) / std of each dimension, over the frames of the training set: what [`fit`] was told, else nothing."""
+class StatisticsPooling(nn.Module):
+    """Mean and standard deviation of the features over time -> standardised -> hidden layer (Snyder et al., 2018).
 
-    def __init__(self, size: int):
+    The two differ far less between clips than features do between frames, so each of their dimensions is brought to mean zero and variance
+    one over the clips of the training set: what [`fit`] was told, else nothing.
+    """
+
+    def __init__(self, feature_size: int, size: int, dropout: float):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(size))
-        self.register_buffer("std", torch.ones(size))
+        self.register_buffer("mean", torch.zeros(2 * feature_size))
+        self.register_buffer("std", torch.ones(2 * feature_size))
+        self.hidden = nn.Sequential(
+            nn.Dropout(dropout / 2), nn.Linear(2 * feature_size, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(dropout)
+        )
+        self.out = nn.Linear(size, size)
+
+    @staticmethod
+    def statistics(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, T, D), bool mask (B, T) -> mean and standard deviation (B, 2 D)"""
+        features = features.float()
+        mean = masked_mean(features, mask)
+        variance = masked_mean((features - mean.unsqueeze(1)).square(), mask)
+        # The root has no slope at zero, where a clip of one frame is.
+        return torch.cat([mean, (variance + 1e-12).sqrt()], dim=-1)
 
     def fit(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Take mean and standard deviation, (D,) each; a dimension that never changes is only centred."""
+        """Take mean and standard deviation of the statistics over the training set, (2 D,) each."""
         self.mean.copy_(mean)
-        self.std.copy_(torch.where(std > 1e-6 * std.max(), std, torch.ones_like(std)))
+        self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(..., D) -> (..., D)"""
-        return ((x - self.mean) / self.std).to(x.dtype)
-
-
-class StatisticsPooling(nn.Module):
-    """Mean and standard deviation over time -> hidden layer, (B, T, size) -> (B, size) (Snyder et al., 2018)."""
-
-    def __init__(self, size: int, dropout: float):
-        super().__init__()
-        self.hidden = nn.Sequential(nn.Linear(2 * size, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(dropout))
-
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """x (B, T, size), bool mask (B, T) -> (B, size)"""
-        mean = masked_mean(x, mask)
-        variance = masked_mean((x - mean.unsqueeze(1)).square(), mask)
-        # The root has no slope at zero, where a clip of one frame is.
-        return self.hidden(torch.cat([mean, (variance + 1e-6).sqrt()], dim=-1))
+    def forward(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, T, D), bool mask (B, T) -> (B, size)"""
+        standardised = (self.statistics(features, mask) - self.mean) / self.std
+        return self.out(self.hidden(standardised.clamp(-10, 10).to(features.dtype)))
 
 
 class UnimodalEncoder(nn.Module):
@@ -145,14 +149,14 @@ class UnimodalEncoder(nn.Module):
         name, size = getattr(config, f"{modality}_encoder"), getattr(config, f"{modality}_encoder_size")
         layers, projects = getattr(config, f"{modality}_encoder_layers"), getattr(config, f"{modality}_input_projection")
         feature_size = config.feature_size(modality)
-        norm = Standardise if getattr(config, f"{modality}_input_norm") == "standard" else nn.LayerNorm
-        self.input_norm = norm(feature_size) if config.encoder_norms else nn.Identity()
+        self.input_norm = nn.LayerNorm(feature_size) if config.encoder_norms else nn.Identity()
         self.input_proj = nn.Linear(feature_size, size) if projects else nn.Identity()
         self.positional_encoding = name == "transformer"
         self.dropout = nn.Dropout(config.encoder_dropout)
         self.layers = nn.ModuleList(ENCODER_LAYERS[name](config, size) for _ in range(layers))
         self.final_norm = RMSNorm(size) if config.encoder_norms else nn.Identity()
-        self.pooling = StatisticsPooling(size, config.encoder_dropout) if config.encoder_pooling == "mean_std" else None
+        statistics = getattr(config, f"{modality}_statistics")
+        self.statistics = StatisticsPooling(feature_size, size, config.encoder_dropout) if statistics else None
         self.classifier = nn.Linear(size, config.num_labels)
 
     def forward(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -164,5 +168,7 @@ class UnimodalEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)
         x = self.final_norm(x)
-        pooled = masked_mean(x, mask) if self.pooling is None else self.pooling(x, mask)
+        pooled = masked_mean(x, mask)
+        if self.statistics is not None:
+            pooled = pooled + self.statistics(features, mask)
         return x, pooled, self.classifier(self.dropout(pooled))

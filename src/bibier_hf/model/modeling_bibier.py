@@ -37,7 +37,7 @@ from .backbones_bibier import (
     weights_hash,
 )
 from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig
-from .encoders_bibier import Standardise, UnimodalEncoder
+from .encoders_bibier import StatisticsPooling, UnimodalEncoder
 from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
 from .mamba_bibier import SelectiveSSM
 from .sequence_bibier import masked_mean, random_window
@@ -123,7 +123,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         elif isinstance(module, UnevenLayerNorm):
             init.normal_(module.weight, mean=1.0, std=0.1)
             init.zeros_(module.bias)
-        elif isinstance(module, Standardise):
+        elif isinstance(module, StatisticsPooling):
             init.zeros_(module.mean)
             init.ones_(module.std)
         elif isinstance(module, LogitMixture):

@@ -13,7 +13,6 @@ from ..data.features import InputDataset, InputExtractor, input_specs, raw_input
 from ..data.schema import SPLITS
 from ..evaluation.metrics import METRICS, SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
-from ..model.encoders_bibier import Standardise
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -94,29 +93,29 @@ def make_collator(
     return FeatureCollator(input_specs(model, processor, cache.dtype), soft_labels)
 
 
-def fit_input_norms(model: BiBiERForEmotionClassification, train: InputDataset | EpochInputs, chunk: int = 64) -> None:
-    """Give the encoders that standardise their features mean and standard deviation of the training set.
+def fit_statistics(model: BiBiERForEmotionClassification, train: InputDataset | EpochInputs) -> None:
+    """Standardise the statistics of encoders that pool them ([`~bibier_hf.model.encoders_bibier.StatisticsPooling`]) over the training set.
 
     Raises:
         ArgumentError: features that are not stored, as the backbone is trained or nothing is computed beforehand.
     """
     for modality in MODALITIES:
-        norm = getattr(getattr(model, f"{modality}_encoder"), "input_norm", None)
-        if not isinstance(norm, Standardise) or getattr(model.config, f"freeze_{modality}_encoder"):
+        pooling = getattr(getattr(model, f"{modality}_encoder"), "statistics", None)
+        if pooling is None or getattr(model.config, f"freeze_{modality}_encoder"):
             continue
-        name = f"{modality}_features"
-        count, total, squares = 0, 0.0, 0.0
-        for start in range(0, len(train), chunk):
-            rows = train.__getitems__(range(start, min(start + chunk, len(train))))
-            if name not in rows[0]:
+        name, statistics = f"{modality}_features", []
+        for index in range(len(train)):
+            row = train[index]
+            if name not in row:
                 raise ArgumentError(
-                    f"model.{modality}_input_norm: 'standard' needs stored features of a frozen backbone. Leave feature_cache enabled and "
-                    f"model.freeze_{modality}_backbone true, or take 'layer'."
+                    f"model.{modality}_statistics: needs stored features of a frozen backbone. Leave feature_cache enabled and "
+                    f"model.freeze_{modality}_backbone true, or leave it out."
                 )
-            frames = torch.cat([row[name] for row in rows]).double()
-            count, total, squares = count + len(frames), total + frames.sum(0), squares + frames.square().sum(0)
-        mean = total / count
-        norm.fit(mean.float(), (squares / count - mean.square()).clamp(min=0).sqrt().float())
+            if len(row[name]):
+                features = row[name].unsqueeze(0)
+                statistics.append(pooling.statistics(features, torch.ones(features.shape[:2], dtype=torch.bool)))
+        statistics = torch.cat(statistics)
+        pooling.fit(statistics.mean(0), statistics.std(0, correction=0))
 
 
 def make_trainer(
@@ -128,7 +127,7 @@ def make_trainer(
     **overrides: Any,
 ) -> BiBiERTrainer:
     """The trainer of a run; without `dev` it neither evaluates nor selects."""
-    fit_input_norms(model, train)
+    fit_statistics(model, train)
     corpora = list(train.metadata["corpus"])
     balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
     model.config.class_weights = class_weights(
