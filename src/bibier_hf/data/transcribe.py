@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoConfig, pipeline
+from transformers import AutoConfig, PreTrainedConfig, WhisperTokenizer, pipeline
 
 from ..model.audio_bibier import SAMPLING_RATE
 from .tables import CorpusError
@@ -52,21 +52,27 @@ class AsrTranscriber:
             CorpusError: no such model.
         """
         folder = Path(self.model)
-        if folder.is_dir():
-            return {"name": folder.name, "revision": _hash_folder(folder), "batch_size": self.batch_size}
+        name, revision = (folder.name, _hash_folder(folder)) if folder.is_dir() else (self.model, self._config._commit_hash)
+        return {"name": name, "revision": revision, "batch_size": self.batch_size}
+
+    @cached_property
+    def _config(self) -> PreTrainedConfig:
         try:
-            config = AutoConfig.from_pretrained(self.model)
+            return AutoConfig.from_pretrained(self.model)
         except (OSError, ValueError) as error:
             raise CorpusError(
                 f"asr={self.model!r} is no speech recognition model: neither a folder nor to be had from the Hub ({error}). "
                 "Pass an id such as openai/whisper-base, or the folder of such a model."
             ) from error
-        return {"name": self.model, "revision": config._commit_hash, "batch_size": self.batch_size}
 
     @cached_property
     def _pipeline(self) -> Any:
+        revision = getattr(self._config, "_commit_hash", None)  # a folder has none
+        # Named, as a repacked Whisper may come with a general tokenizer, which cannot turn its time stamps into text.
+        tokenizer = WhisperTokenizer.from_pretrained(self.model, revision=revision) if self._config.model_type == "whisper" else None
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return pipeline("automatic-speech-recognition", model=self.model, device=device, dtype=torch.float32)
+        arguments = {"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": torch.float32}
+        return pipeline("automatic-speech-recognition", model=self.model, **arguments)
 
     def __call__(self, clips: Sequence[np.ndarray], language: str) -> list[str]:
         texts: dict[int, str] = {}
