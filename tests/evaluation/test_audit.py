@@ -128,6 +128,13 @@ def test_two_clips_of_one_voice_have_different_fingerprints(voice):
     assert fingerprint_similarity(prints[0], np.zeros_like(prints[0])) == 0.0
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_same_words_in_two_voices_are_two_recordings(seed, voice):
+    """Read speech: the rhythm and the timbre of every syllable agree, the voices do not."""
+    one, other = (fingerprint(log_mel(voice(pitch, seed))) for pitch in (140, 190))
+    assert fingerprint_similarity(one, other) < AUDIO_SIMILARITY
+
+
 def test_recordings_on_both_sides_are_found_by_id(make_row, make_splits, voice):
     clips = [voice(120 + 20 * number, number) for number in range(6)]
     rows = [make_row(number, "train", number, clip) for number, clip in enumerate(clips)] + [make_row(50, "dev", 0, voice(300, 50))]
