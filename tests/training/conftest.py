@@ -7,6 +7,7 @@ import pytest
 import soundfile
 import torch
 from datasets import Dataset
+from transformers import AutoConfig, AutoModel, ByT5Tokenizer, Wav2Vec2FeatureExtractor
 
 from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.data.collator import FeatureCollator
@@ -148,3 +149,23 @@ def small_run(corpus_table, tmp_path, tiny_options):
         return run_arguments(content | options)
 
     return build
+
+
+_SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
+
+
+@pytest.fixture(scope="module")
+def backbones(tmp_path_factory) -> dict[str, str]:
+    """Folders of a tiny wav2vec2 and a tiny BERT with random weights."""
+    folder = tmp_path_factory.mktemp("backbones")
+    torch.manual_seed(0)
+    speech = AutoConfig.for_model(
+        "wav2vec2", **_SMALL, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, conv_dim=(16,) * 7, feat_extract_norm="layer",
+        do_stable_layer_norm=True, apply_spec_augment=False,
+    )  # fmt: skip
+    AutoModel.from_config(speech).save_pretrained(folder / "speech")
+    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder / "speech")
+    text = AutoConfig.for_model("bert", **_SMALL, vocab_size=384, max_position_embeddings=128, pad_token_id=0)
+    AutoModel.from_config(text).save_pretrained(folder / "text")
+    ByT5Tokenizer().save_pretrained(folder / "text")
+    return {"audio_backbone": str(folder / "speech"), "text_backbone": str(folder / "text")}

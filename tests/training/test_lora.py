@@ -10,31 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel, ByT5Tokenizer, Wav2Vec2FeatureExtractor
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
 from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_arguments
 from bibier_hf.training.arguments import ArgumentError
 from bibier_hf.training.run import run_training
-
-SMALL = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 16}
-
-
-@pytest.fixture(scope="module")
-def backbones(tmp_path_factory) -> dict[str, str]:
-    """Folders of a tiny wav2vec2 and a tiny BERT with random weights."""
-    folder = tmp_path_factory.mktemp("backbones")
-    torch.manual_seed(0)
-    speech = AutoConfig.for_model(
-        "wav2vec2", **SMALL, num_conv_pos_embeddings=8, num_conv_pos_embedding_groups=2, conv_dim=(16,) * 7, feat_extract_norm="layer",
-        do_stable_layer_norm=True, apply_spec_augment=False,
-    )  # fmt: skip
-    AutoModel.from_config(speech).save_pretrained(folder / "speech")
-    Wav2Vec2FeatureExtractor(return_attention_mask=True).save_pretrained(folder / "speech")
-    text = AutoConfig.for_model("bert", **SMALL, vocab_size=384, max_position_embeddings=128, pad_token_id=0)
-    AutoModel.from_config(text).save_pretrained(folder / "text")
-    ByT5Tokenizer().save_pretrained(folder / "text")
-    return {"audio_backbone": str(folder / "speech"), "text_backbone": str(folder / "text")}
 
 
 def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_path):
