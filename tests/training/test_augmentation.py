@@ -20,9 +20,10 @@ from bibier_hf.data.prepare import write_corpus
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.schema import FEATURES
 from bibier_hf.model.audio_bibier import decode_audio
-from bibier_hf.training.arguments import ArgumentError, AugmentationArguments, checked_section
+from bibier_hf.training.arguments import ArgumentError, AugmentationArguments
 from bibier_hf.training.augmentation import AugmentedCorpus, EpochInputs, join_inputs
 from bibier_hf.training.run import run_training
+from bibier_hf.training.sections import checked_section
 
 # the clips of the table are 0.2 to 0.5 s long, two of each language and label in train
 SDS = {"share": 0.5, "target_s": 0.6}

@@ -16,8 +16,9 @@ from ..evaluation.audit.duplicates import AUDIO_SIMILARITY, TEXT_SIMILARITY, Hea
 from ..evaluation.audit.report import audit_splits, label_sources, merge_folds, render_page, shared_rows
 from ..evaluation.plots import plot_leakage
 from ..evaluation.report import environment, write_atomically, write_json
-from ..training.arguments import CorpusArguments, Section, section_help
+from ..training.arguments import CorpusArguments
 from ..training.run import protocol_facts
+from ..training.sections import Section, section_help
 from .common import guarded
 from .corpora import SHORT_HELP, parse_corpus_arguments
 

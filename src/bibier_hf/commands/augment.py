@@ -23,16 +23,10 @@ from ..errors import ArgumentError
 from ..evaluation.report import write_atomically, write_json
 from ..llm import LLMError, Sampling, get_backend
 from ..model.labels_bibier import EMOTIONS
-from ..training.arguments import (
-    CorpusArguments,
-    Section,
-    StackingArguments,
-    apply_overrides,
-    checked_section,
-    section_help,
-)
+from ..training.arguments import CorpusArguments, StackingArguments
 from ..training.augmentation import make_sds
 from ..training.run import load_corpora
+from ..training.sections import Section, apply_overrides, checked_section, section_help
 from .common import guarded
 
 NO_SPEECH = "none"

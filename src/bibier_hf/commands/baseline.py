@@ -25,8 +25,9 @@ from ..evaluation.report import (
     write_json,
     write_split_report,
 )
-from ..training.arguments import ArgumentError, CorpusArguments, FeatureCacheArguments, Section, section_help
+from ..training.arguments import ArgumentError, CorpusArguments, FeatureCacheArguments
 from ..training.run import protocol_facts
+from ..training.sections import Section, section_help
 from .common import guarded
 from .corpora import SHORT_HELP, parse_corpus_arguments
 

@@ -15,20 +15,10 @@ from ..data.features import InputDataset, content_hash
 from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_json, write_split_report
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
-from ..training.arguments import (
-    RUN_FILE,
-    ArgumentError,
-    CorpusArguments,
-    FeatureCacheArguments,
-    Section,
-    apply_overrides,
-    checked_section,
-    expand_data_dir,
-    load_yaml,
-    section_help,
-)
+from ..training.arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments
 from ..training.fit import make_collator, make_inputs
 from ..training.run import load_corpora, protocol_facts
+from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
 from .common import guarded
 
 

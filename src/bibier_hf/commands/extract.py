@@ -10,9 +10,10 @@ from datasets import concatenate_datasets
 
 from ..data.feature_store import Extraction
 from ..data.features import InputExtractor
-from ..training.arguments import ArgumentError, RunArguments, apply_overrides, parse_run_arguments, run_arguments, section_help
+from ..training.arguments import ArgumentError, RunArguments, parse_run_arguments, run_arguments
 from ..training.fit import build_model, make_extractor
 from ..training.run import load_corpora
+from ..training.sections import apply_overrides, section_help
 from .common import guarded
 
 _KEYS = ("corpora.", "audio_", "text_", "feature_cache.")
