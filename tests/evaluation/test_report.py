@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from bibier_hf import EMOTIONS
+from bibier_hf.evaluation import report
 from bibier_hf.evaluation.plots import plot_confusion_matrix
 from bibier_hf.evaluation.report import (
     Predictions,
@@ -113,3 +114,9 @@ def test_a_confusion_matrix_with_an_empty_class_can_be_drawn(tmp_path):
 def test_a_matrix_of_another_size_is_refused(tmp_path):
     with pytest.raises(ValueError, match="square of that size"):
         plot_confusion_matrix(np.zeros((3, 3)), tmp_path / "matrix.png")
+
+
+def test_the_commit_is_that_of_the_code_that_was_loaded(monkeypatch):
+    loaded = report.environment()["git"]
+    monkeypatch.setattr(report, "_git_state", lambda: {"commit": "made during the run", "dirty": False})
+    assert report.environment()["git"] == loaded

@@ -15,9 +15,10 @@ def scan(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C:
     inputs = dt.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1)
     h = torch.zeros_like(decay[:, 0])
     outputs = []
-    for t in range(u.shape[1]):
-        h = decay[:, t] * h + inputs[:, t]
-        outputs.append((h * C[:, t].unsqueeze(1)).sum(-1))
+    # unbind: the gradient of an index would be as large as the whole tensor, for each step anew
+    for decay_t, inputs_t, C_t in zip(decay.unbind(1), inputs.unbind(1), C.unbind(1), strict=True):
+        h = decay_t * h + inputs_t
+        outputs.append((h * C_t.unsqueeze(1)).sum(-1))
     return torch.stack(outputs, dim=1) + D * u
 
 

@@ -170,7 +170,7 @@ def recall_table(metrics: dict[str, dict]) -> str:
 
 def environment(world_size: int = 1) -> dict[str, dict]:
     """What a result depends on beside code and data: `git`, `versions` and `hardware`."""
-    return {"git": _git_state(), "versions": _versions(), "hardware": _hardware(world_size)}
+    return {"git": _LOADED_FROM, "versions": _versions(), "hardware": _hardware(world_size)}
 
 
 def _versions() -> dict[str, str]:
@@ -217,3 +217,7 @@ def _processor_name() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+_LOADED_FROM = _git_state()
+"""Taken when the code is loaded: by the end of a long run somebody may have committed other code."""
