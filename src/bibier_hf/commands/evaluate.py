@@ -13,7 +13,7 @@ from datasets import DatasetDict
 from pydantic import Field
 
 from ..data.collator import RawCollator
-from ..data.features import InputDataset, content_hash
+from ..data.features import InputDataset, content_hash, raw_inputs
 from ..evaluation.noise import NoiseKind, noisy_inputs
 from ..evaluation.plots import plot_noise
 from ..evaluation.prediction import complete_rows, conditions_of, predict_conditions, predict_logits
@@ -33,7 +33,7 @@ from ..evaluation.report import (
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments
-from ..training.fit import make_collator, make_inputs
+from ..training.fit import make_collator, make_extractor
 from ..training.run import load_corpora, protocol_facts
 from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
 from .common import guarded
@@ -104,7 +104,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     if arguments.noise_snr_db and "audio" not in model.config.modalities:
         raise ArgumentError("noise_snr_db: the checkpoint reads text alone, which noise does not touch. Leave it out.")
     splits = load_corpora(arguments.corpora)
-    dataset = make_inputs(splits, model, processor, arguments.feature_cache)[arguments.split]
+    dataset = _inputs_of_split(arguments, splits, model, processor)
     collator = make_collator(model, processor, arguments.feature_cache)
     folder, split, temperature = Path(arguments.output_dir), arguments.split, model.config.temperature
     logits = predict_logits(model, dataset, collator, arguments.batch_size)
@@ -127,6 +127,15 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
         results |= found
     write_json(folder / f"evaluation_{split}.json", results)
     return results
+
+
+def _inputs_of_split(
+    arguments: EvaluateArguments, splits: dict[str, DatasetDict], model: BiBiERForEmotionClassification, processor: BiBiERProcessor
+) -> InputDataset:
+    """What the model reads of the split that is scored, over all corpora; nothing is computed for the others."""
+    split, cache = arguments.split, arguments.feature_cache
+    read = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
+    return InputDataset.concatenate([read({split: rows[split]})[split] for rows in splits.values()])
 
 
 def robustness(

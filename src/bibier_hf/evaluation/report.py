@@ -200,15 +200,17 @@ def recall_table(metrics: dict[str, dict]) -> str:
 
 
 def calibration_table(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> str:
-    """Markdown table of ECE in percent, Brier score and negative log-likelihood, before and after temperature scaling; two lines a corpus.
+    """Markdown table of ECE in percent, Brier score and negative log-likelihood, before and after temperature scaling; two lines a corpus,
+    one where nothing was scaled.
 
     Args:
         before, after: corpus -> `{"ece", "brier", "nll"}`.
     """
     lines = ["| corpus | | " + " | ".join(name.upper() for name in CALIBRATION_METRICS) + " |", "|---|---" + "|---" * 3 + "|"]
-    for corpus in after:
-        for when, values in (("before", before[corpus]), ("after", after[corpus])):
-            lines.append(f"| {corpus} | {when} | {100 * values['ece']:.2f} | {values['brier']:.4f} | {values['nll']:.4f} |")
+    for corpus, values in after.items():
+        scaled = any(before[corpus][name] != values[name] for name in CALIBRATION_METRICS)
+        for when, numbers in (("before", before[corpus]), ("after", values)) if scaled else (("not scaled", values),):
+            lines.append(f"| {corpus} | {when} | {100 * numbers['ece']:.2f} | {numbers['brier']:.4f} | {numbers['nll']:.4f} |")
     return "\n".join(lines)
 
 
