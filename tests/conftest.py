@@ -79,6 +79,19 @@ def make_clip(seconds: float, seed: int = 0) -> np.ndarray:
     return (0.3 * sweep + 0.02 * generator.standard_normal(len(time))).astype(np.float32)
 
 
+def about(values):
+    """Nested values to compare with: numbers may differ by 1e-4, all else must be equal."""
+    if isinstance(values, dict):
+        return {key: about(value) for key, value in values.items()}
+    return pytest.approx(values, abs=1e-4) if isinstance(values, float) else values
+
+
+@pytest.fixture(scope="session", name="about")
+def about_fixture():
+    """`found == about(expected)` for nested values: probabilities depend on the batch in the last digits, and so does what they score."""
+    return about
+
+
 @pytest.fixture(scope="session")
 def clip():
     """`clip(seconds, seed)` -> float32 (samples,) at 16 kHz"""

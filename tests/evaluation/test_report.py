@@ -42,6 +42,8 @@ def test_the_split_report_has_every_number_and_file(predictions, tmp_path):
         "predictions_test.parquet",
         "confusion_matrix_test_x.png",
         "confusion_matrix_test_y.png",
+        "reliability_test_x.png",
+        "reliability_test_y.png",
     }
 
 

@@ -57,6 +57,8 @@ def test_a_folder_leaves_no_trace_in_the_config(tmp_path: Path):
         ({"fusion_layers": 3}, "did you mean 'num_fusion_layers'"),
         ({"nonsense_xyz": 3}, "no option 'nonsense_xyz'"),
         ({"fusion": "magic"}, "one of"),
+        ({"temperature": 0.0}, "temperature=0.0 is not allowed; it must be above 0 and finite"),
+        ({"temperature": float("inf")}, "above 0 and finite"),
         ({"audio_encoder": "gru"}, "one of"),
         ({"hidden_size": 30, "num_attention_heads": 8}, "multiple of num_attention_heads=8"),
         ({"hidden_size": 0}, "at least 1"),

@@ -6,6 +6,7 @@ import datasets
 import numpy as np
 import pytest
 import soundfile
+import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
@@ -140,6 +141,52 @@ def test_refusals(pipe: AudioTextEmotionPipeline, inputs, error: type, message: 
 def test_bad_top_k(pipe: AudioTextEmotionPipeline, top_k):
     with pytest.raises(ValueError, match="top_k"):
         pipe({"text": TEXT}, top_k=top_k)
+
+
+@pytest.fixture
+def temperature(pipe: AudioTextEmotionPipeline):
+    """Sets the temperature of the model's config, for one test."""
+    yield lambda value: setattr(pipe.model.config, "temperature", value)
+    pipe.model.config.temperature = 1.0
+
+
+@pytest.mark.parametrize("value", [0.25, 3.0])
+def test_the_temperature_is_applied_to_the_scores_alone(pipe: AudioTextEmotionPipeline, temperature, value: float):
+    inputs = pipe.processor(text=TEXT)
+    with torch.no_grad():
+        logits = pipe.model(**inputs).logits[0]
+    plain = pipe({"text": TEXT})
+    temperature(value)
+    scaled = pipe({"text": TEXT})
+    assert [entry["label"] for entry in scaled] == [entry["label"] for entry in plain]
+    scores = {entry["label"]: entry["score"] for entry in scaled}
+    assert [scores[label] for label in EMOTIONS] == pytest.approx((logits / value).softmax(-1).tolist(), abs=1e-6)
+    with torch.no_grad():
+        assert torch.equal(pipe.model(**inputs).logits[0], logits)
+
+
+def test_below_the_threshold_the_answer_is_unsure(pipe: AudioTextEmotionPipeline, temperature):
+    plain = pipe({"text": TEXT})
+    best = plain[0]["score"]
+    unsure = {"label": "unsure", "score": best}
+    assert pipe({"text": TEXT}, threshold=best) == plain
+    assert pipe({"text": TEXT}, threshold=1.0) == [unsure, *plain]
+    assert pipe({"text": TEXT}, threshold=1.0, top_k=1) == [unsure, plain[0]]
+    assert [answer[0] for answer in pipe([{"text": TEXT}, {"text": TEXT}], threshold=1.0, batch_size=2)] == [unsure, unsure]
+    temperature(1e-3)  # the scores that count are the calibrated ones
+    assert pipe({"text": TEXT}, threshold=0.999, top_k=1)[0]["label"] == plain[0]["label"]
+
+
+def test_the_threshold_may_be_set_when_the_pipeline_is_made(pipe: AudioTextEmotionPipeline):
+    careful = pipeline("audio-text-emotion", model=pipe.model, processor=pipe.processor, device="cpu", threshold=1)
+    assert careful({"text": TEXT})[0]["label"] == "unsure"
+    assert careful({"text": TEXT}, threshold=0.0)[0]["label"] != "unsure"
+
+
+@pytest.mark.parametrize("threshold", [-0.1, 1.1, True, "0.5", float("nan")])
+def test_bad_threshold(pipe: AudioTextEmotionPipeline, threshold):
+    with pytest.raises(ValueError, match="threshold"):
+        pipe({"text": TEXT}, threshold=threshold)
 
 
 def test_unknown_argument(pipe: AudioTextEmotionPipeline):

@@ -65,13 +65,24 @@ def test_a_run_leaves_everything_a_user_needs(trained):
     assert str(trained.parent) not in results["command"]
 
 
-def test_evaluating_from_the_command_line(launch, trained, tmp_path):
-    done = launch("recipes/evaluate.py", trained, "--output_dir", tmp_path)
+def test_evaluating_from_the_command_line(launch, trained, about, tmp_path):
+    arguments = ("--noise_snr_db", "[20, 0]", "--noise", "babble", "--add_to_results", "true")
+    done = launch("recipes/evaluate.py", trained, "--output_dir", tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     again = json.loads((tmp_path / "evaluation_test.json").read_text())
     results = json.loads((trained / "results.json").read_text())
-    assert again["metrics"]["test"] == results["metrics"]["test"]
+    assert again["metrics"]["test"] == about(results["metrics"]["test"])
     assert "| corpus | anger |" in done.stdout
+    assert f"Calibration, temperature {results['calibration']['temperature']:.3f}" in done.stdout
+    modalities, noise, noise_audio = (again[key]["test"]["small"] for key in ("modalities", "noise", "noise_audio"))
+    assert set(modalities) == {"both", "audio", "text"}
+    assert modalities["both"] == about(results["metrics"]["test"]["small"])  # every row has both
+    assert list(noise) == list(noise_audio) == ["20", "0"]
+    assert noise["20"]["nll"] != noise["0"]["nll"] != noise_audio["0"]["nll"]
+    assert again["noise_settings"] == {"kind": "babble", "seed": 0}
+    assert all(results[key] == again[key] for key in ("modalities", "noise", "noise_audio", "noise_settings"))
+    assert "Babble noise, SNR in dB, speech alone:" in done.stdout
+    assert {"reliability_test_small.png", "noise_test_small.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_predicting_from_the_command_line(launch, trained, run_file):

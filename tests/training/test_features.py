@@ -8,7 +8,7 @@ from tokenizers.models import WordLevel
 from torch.utils.data import DataLoader
 from transformers import ByT5Tokenizer, PreTrainedTokenizerFast
 
-from bibier_hf import BiBiERForEmotionClassification
+from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
 from bibier_hf.data.collator import FeatureCollator, RawCollator, collate_labels
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.features import (
@@ -157,6 +157,16 @@ def test_whatever_the_values_depend_on_is_a_miss(splits, frozen_model, processor
     with torch.no_grad():
         next(frozen_model.text_backbone.parameters()).add_(1.0)
     assert new_folders() == ["text"]
+
+
+def test_a_saved_checkpoint_finds_the_features_of_its_run(splits, frozen_model, processor, tmp_path):
+    precomputed_inputs(splits, frozen_model, processor)
+    before = folders(tmp_path)
+    frozen_model.save_pretrained(tmp_path / "saved")
+    processor.save_pretrained(tmp_path / "saved")
+    saved = [kind.from_pretrained(tmp_path / "saved") for kind in (BiBiERForEmotionClassification, BiBiERProcessor)]
+    precomputed_inputs(splits, *saved)
+    assert folders(tmp_path) == before
 
 
 def test_a_tokenizer_is_known_by_what_it_does():

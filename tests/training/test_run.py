@@ -1,8 +1,10 @@
 """A whole run in process: what it leaves behind, and what it refuses."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -11,8 +13,8 @@ from transformers import pipeline
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
 from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_arguments
-from bibier_hf.training.arguments import ArgumentError
-from bibier_hf.training.fit import build_model
+from bibier_hf.training.arguments import ArgumentError, run_arguments
+from bibier_hf.training.fit import build_model, calibration_facts
 from bibier_hf.training.output import FINAL_STAGING_FOLDER, complete_output
 from bibier_hf.training.run import run_training
 
@@ -53,22 +55,55 @@ def test_a_run_leaves_a_model_and_a_report(finished, corpus_table, tmp_path):
         assert str(tmp_path) not in (folder / name).read_text(), name
 
 
-def test_evaluating_the_checkpoint_gives_the_scores_of_the_run(finished, tmp_path):
+def test_the_temperature_is_fitted_on_dev_and_stored(finished):
+    run, results = finished
+    folder, calibration = Path(run.output_dir), results["calibration"]
+    assert calibration["samples"] == 7
+    assert calibration["fitted_on"] == "dev, answered by the selected checkpoint"
+    assert calibration["temperature"] != 1
+    assert json.loads((folder / "config.json").read_text())["temperature"] == calibration["temperature"]
+    before, after = calibration["uncalibrated"]["dev"]["small"], results["metrics"]["dev"]["small"]
+    assert after["nll"] < before["nll"]
+    table = pq.read_table(folder / "predictions_dev.parquet").to_pylist()
+    assert after["nll"] == pytest.approx(-sum(math.log(row[row["label"]]) for row in table) / 7)
+    assert {path.name for path in folder.glob("reliability_*.png")} == {"reliability_dev_small.png", "reliability_test_small.png"}
+
+
+@pytest.mark.parametrize(
+    ("options", "fitted"),
+    [
+        ({}, True),
+        ({"calibrate": False}, False),
+        ({"model": {"original_behaviour": True}}, False),
+        ({"calibrate": True, "model": {"original_behaviour": True}}, True),
+    ],
+)
+def test_no_temperature_is_fitted_unasked_for_published_behaviour(feature_model, feature_rows, options, fitted):
+    run = run_arguments({"corpora": [{"name": "csv"}], "output_dir": "x"} | options)
+    logits = 3 * np.random.default_rng(0).standard_normal((14, 7))
+    facts = calibration_facts(run, feature_model(**run.model), logits, feature_rows(14))
+    assert (facts["temperature"] != 1) == fitted
+    assert (facts["fitted_on"] is not None) == fitted
+
+
+def test_evaluating_the_checkpoint_gives_the_scores_of_the_run(finished, about, tmp_path):
     run, results = finished
     again = evaluate_checkpoint(parse_evaluate_arguments([run.output_dir, "--output_dir", str(tmp_path / "scores")]))
-    assert again["metrics"]["test"] == results["metrics"]["test"]
+    assert again["metrics"]["test"] == about(results["metrics"]["test"])
+    assert again["calibration"]["temperature"] == results["calibration"]["temperature"]
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {
         "evaluation_test.json",
         "predictions_test.parquet",
         "confusion_matrix_test_small.png",
+        "reliability_test_small.png",
     }
 
 
-def test_evaluating_takes_another_corpus_and_split(finished, corpus_table, tmp_path):
+def test_evaluating_takes_another_corpus_and_split(finished, about, corpus_table, tmp_path):
     run, results = finished
     arguments = [run.output_dir, "--corpus", "csv", "--data_dir", str(corpus_table), "--split", "dev", "--output_dir", str(tmp_path)]
     again = evaluate_checkpoint(parse_evaluate_arguments([*arguments, "--feature_cache.enabled", "false"]))
-    assert again["metrics"]["dev"] == results["metrics"]["dev"]
+    assert again["metrics"]["dev"] == about(results["metrics"]["dev"])
 
 
 @pytest.mark.parametrize(
@@ -78,6 +113,7 @@ def test_evaluating_takes_another_corpus_and_split(finished, corpus_table, tmp_p
         (["nowhere"], "does not say what it was trained on"),
         (["nowhere", "--corpus", "csv", "--splt", "dev"], r"splt: unknown key\. Did you mean split\?"),
         (["nowhere", "--corpus", "csv", "--split", "all"], "split: "),
+        (["nowhere", "--corpus", "csv", "--noise", "pink"], "noise: "),
     ],
 )
 def test_an_evaluation_that_cannot_be_followed_is_named(arguments, message):
@@ -91,6 +127,30 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path, name, message):
     arguments = parse_evaluate_arguments([str(tmp_path / name), "--corpus", "csv"])
     with pytest.raises(ArgumentError, match=message):
         evaluate_checkpoint(arguments)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--noise_snr_db", "[5, 5.0]"], "each level once"),
+        (["--noise_snr_db", "[1000]"], "from -100 to 100"),
+        (["--add_to_results", "true"], "nothing to add"),
+        (["--add_to_results", "true", "--modalities", "true"], r"holds no results\.json"),
+    ],
+)
+def test_what_cannot_be_measured_is_named_before_anything_is_computed(arguments, message):
+    with pytest.raises(ArgumentError, match=message):
+        evaluate_checkpoint(parse_evaluate_arguments(["nowhere", "--corpus", "csv", *arguments]))
+
+
+def test_a_model_of_text_hears_no_noise(small_run, tiny_options, corpus_table, tmp_path):
+    run = small_run(model=tiny_options | {"modalities": ["text"]})
+    model, processor = build_model(run, 42)
+    model.save_pretrained(tmp_path / "text")
+    processor.save_pretrained(tmp_path / "text")
+    arguments = [str(tmp_path / "text"), "--corpus", "csv", "--data_dir", str(corpus_table)]
+    with pytest.raises(ArgumentError, match="reads text alone, which noise does not touch"):
+        evaluate_checkpoint(parse_evaluate_arguments([*arguments, "--noise_snr_db", "[0]"]))
 
 
 def test_a_finished_run_is_not_overwritten_unasked(finished, small_run):
@@ -164,6 +224,9 @@ def test_refitting_trains_on_dev_as_long_as_the_selected_checkpoint(small_run):
     selected = load_file(folder / f"checkpoint-{2 * epoch}" / "model.safetensors")
     assert all(torch.equal(final[name], refitted[name]) for name in final)
     assert any(not torch.equal(final[name], selected[name]) for name in final)
+    # Nothing is left to calibrate it on: the temperature is that of the selected checkpoint.
+    assert results["calibration"]["fitted_on"] == "dev, answered by the selected checkpoint before the refit"
+    assert BiBiERForEmotionClassification.from_pretrained(folder).config.temperature == results["calibration"]["temperature"]
 
 
 def test_the_output_appears_as_a_whole(tmp_path):

@@ -1,22 +1,39 @@
 """The command behind `recipes/evaluate.py`: scoring a trained checkpoint on a split of any corpus."""
 
+import json
+import math
 import os
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from datasets import DatasetDict
 from pydantic import Field
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
-from ..data.features import InputDataset, content_hash
-from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_json, write_split_report
+from ..data.collator import RawCollator
+from ..data.features import InputDataset, content_hash, raw_inputs
+from ..evaluation.noise import NoiseKind, noisy_inputs
+from ..evaluation.plots import plot_noise
+from ..evaluation.prediction import complete_rows, conditions_of, predict_conditions, predict_logits
+from ..evaluation.report import (
+    RESULTS_FILE,
+    Predictions,
+    calibration_table,
+    conditions_table,
+    environment,
+    metrics_table,
+    recall_table,
+    split_metrics,
+    write_atomically,
+    write_json,
+    write_split_report,
+)
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments
-from ..training.fit import make_collator, make_inputs
+from ..training.fit import make_collator, make_extractor
 from ..training.run import load_corpora, protocol_facts
 from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
 from .common import guarded
@@ -32,6 +49,15 @@ class EvaluateArguments(Section):
     batch_size: int = Field(16, ge=1, description="utterances a step")
     backbone_dir: str | None = Field(None, description="folder with local copies of the backbones that the checkpoint only names")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
+    modalities: bool = Field(False, description="score audio alone and text alone, too, on the rows that have both")
+    noise_snr_db: list[float] = Field(
+        default_factory=list, description='score noisy audio at these signal-to-noise ratios, e.g. "[20, 10, 5, 0]"; implies modalities'
+    )
+    noise: NoiseKind = Field("white", description="kind of the noise: white, or babble (six other clips of the corpus)")
+    noise_seed: int = Field(0, ge=0, description="of the draws")
+    add_to_results: bool = Field(
+        False, description=f"put modalities and noise into the checkpoint's {RESULTS_FILE} as well, which its card is made of"
+    )
 
 
 def parse_evaluate_arguments(arguments: list[str]) -> EvaluateArguments:
@@ -57,23 +83,32 @@ def parse_evaluate_arguments(arguments: list[str]) -> EvaluateArguments:
 
 
 def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
-    """Score a checkpoint and write `evaluation_<split>.json`, `predictions_<split>.parquet` and a confusion matrix a corpus.
+    """Score a checkpoint and write `evaluation_<split>.json`, `predictions_<split>.parquet`, and of each corpus a confusion matrix and a
+    reliability diagram.
+
+    Probabilities are those of the pipeline, with the temperature of the checkpoint.
 
     Returns:
-        the content of the JSON file: `metrics.{split}.{corpus}` as in `results.json`, protocol, data hash and environment.
+        the content of the JSON file: `metrics.{split}.{corpus}` as in `results.json`, protocol, data hash and environment;
+        `calibration`: `temperature`, and what ECE, Brier score and NLL are without it (`uncalibrated.{split}.{corpus}`). If asked for,
+        [`robustness`].
 
     Raises:
-        ArgumentError: a checkpoint that is not there.
+        ArgumentError: a checkpoint that is not there, rows that do not have what is to be scored, or results that are of something else.
         FileNotFoundError, CorpusError, ProtocolError: data that are not there or not as they should be.
     """
+    _refuse_contradictions(arguments)
     model, processor = load_checkpoint(arguments.model, arguments.backbone_dir)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
+    if arguments.noise_snr_db and "audio" not in model.config.modalities:
+        raise ArgumentError("noise_snr_db: the checkpoint reads text alone, which noise does not touch. Leave it out.")
     splits = load_corpora(arguments.corpora)
-    dataset = make_inputs(splits, model, processor, arguments.feature_cache)[arguments.split]
+    dataset = _inputs_of_split(arguments, splits, model, processor)
     collator = make_collator(model, processor, arguments.feature_cache)
-    predictions = Predictions.from_logits(dataset.metadata, predict_logits(model, dataset, collator, arguments.batch_size))
-    folder, split = Path(arguments.output_dir), arguments.split
+    folder, split, temperature = Path(arguments.output_dir), arguments.split, model.config.temperature
+    logits = predict_logits(model, dataset, collator, arguments.batch_size)
+    predictions = Predictions.from_logits(dataset.metadata, logits, temperature)
     numbers = write_split_report(predictions, split, folder)
     results = {
         "checkpoint": Path(arguments.model).name if os.path.isdir(arguments.model) else arguments.model,
@@ -82,10 +117,114 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
         "metrics": {split: numbers["metrics"]},
         "metrics_by_language": {split: numbers["languages"]},
         "metrics_mean": {split: numbers["mean"]},
+        "calibration": {"temperature": temperature, "uncalibrated": {split: predictions.calibration_by_corpus(calibrated=False)}},
         **environment(),
     }
+    if arguments.modalities or arguments.noise_snr_db:
+        found = robustness(arguments, model, processor, splits, dataset, collator)
+        if arguments.add_to_results:
+            _add_to_results(arguments, results["protocol"], found)
+        results |= found
     write_json(folder / f"evaluation_{split}.json", results)
     return results
+
+
+def _inputs_of_split(
+    arguments: EvaluateArguments, splits: dict[str, DatasetDict], model: BiBiERForEmotionClassification, processor: BiBiERProcessor
+) -> InputDataset:
+    """What the model reads of the split that is scored, over all corpora; nothing is computed for the others."""
+    split, cache = arguments.split, arguments.feature_cache
+    read = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
+    return InputDataset.concatenate([read({split: rows[split]})[split] for rows in splits.values()])
+
+
+def robustness(
+    arguments: EvaluateArguments,
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    splits: dict[str, DatasetDict],
+    dataset: InputDataset,
+    collator: Any,
+) -> dict[str, Any]:
+    """What is left with a modality missing and with noise, on the rows that have all that the model reads.
+
+    Args:
+        arguments: split, noise and batch size.
+        model: in evaluation mode.
+        processor: its processor.
+        splits: the corpora.
+        dataset: their rows of the split, as the model reads them.
+        collator: for these rows.
+
+    Returns:
+        `modalities.{split}.{corpus}.{both, audio, text}` (the only modality of a model of one), and with noise
+        `noise.{split}.{corpus}.{snr_db}` (the text as it is), `noise_audio` likewise (audio alone) and `noise_settings`; metrics as in
+        `results.json`. Draws `noise_<split>_<corpus>.png`.
+    """
+    split, temperature, conditions = arguments.split, model.config.temperature, conditions_of(model)
+    try:
+        rows = complete_rows(splits, split, model.config.modalities)
+    except ValueError as error:
+        raise ArgumentError(f"modalities, noise_snr_db: {error} Leave that corpus out.") from error
+
+    def score(data: InputDataset, collate: Any, wanted: list[str], name: str) -> dict[str, dict[str, Any]]:
+        """condition -> corpus -> metrics"""
+        logits = predict_conditions(model, data, collate, arguments.batch_size, wanted, name)
+        answers = {condition: Predictions.from_logits(data.metadata, values, temperature) for condition, values in logits.items()}
+        return {condition: split_metrics(predictions)["metrics"] for condition, predictions in answers.items()}
+
+    clean = score(dataset.select(rows), collator, conditions, "Missing modalities")
+    found: dict[str, Any] = {"modalities": {split: {corpus: {name: clean[name][corpus] for name in conditions} for corpus in splits}}}
+    if not arguments.noise_snr_db:
+        return found
+    noisy: dict[str, dict[str, dict[str, Any]]] = {}
+    for snr_db in arguments.noise_snr_db:
+        try:
+            data = noisy_inputs(splits, split, rows, snr_db, arguments.noise, arguments.noise_seed)
+        except ValueError as error:
+            raise ArgumentError(f"noise: {error}") from error
+        heard = [condition for condition in conditions if condition != "text"]
+        noisy[f"{snr_db:g}"] = score(data, RawCollator(processor), heard, f"{snr_db:g} dB")
+    keys = {"noise": conditions[0]} | ({"noise_audio": "audio"} if len(conditions) > 1 else {})
+    for key, condition in keys.items():
+        found[key] = {split: {corpus: {level: numbers[condition][corpus] for level, numbers in noisy.items()} for corpus in splits}}
+    found["noise_settings"] = {"kind": arguments.noise, "seed": arguments.noise_seed}
+    for corpus in splits:
+        curves = {
+            _GIVEN[condition]: {math.inf: clean[condition][corpus]["uar"]}
+            | {float(level): numbers[condition][corpus]["uar"] for level, numbers in noisy.items()}
+            for condition in keys.values()
+        }
+        levels = {_GIVEN["text"]: clean["text"][corpus]["uar"]} if "text" in clean else {}
+        draw = partial(plot_noise, curves, levels, title=f"{corpus}, {split}", noise=arguments.noise)
+        write_atomically(Path(arguments.output_dir) / f"noise_{split}_{corpus}.png", draw)
+    return found
+
+
+_GIVEN = {"both": "speech and text", "audio": "speech alone", "text": "text alone"}
+
+
+def _refuse_contradictions(arguments: EvaluateArguments) -> None:
+    levels = arguments.noise_snr_db
+    if len({f"{level:g}" for level in levels}) < len(levels) or not all(abs(level) <= 100 for level in levels):
+        raise ArgumentError(f"noise_snr_db: {levels} is not allowed; give each level once, in dB, from -100 to 100.")
+    if not arguments.add_to_results:
+        return
+    if not (arguments.modalities or levels):
+        raise ArgumentError("add_to_results: there is nothing to add. Give --modalities true or --noise_snr_db.")
+    if not (Path(arguments.model) / RESULTS_FILE).is_file():
+        raise ArgumentError(f"add_to_results: {arguments.model} holds no {RESULTS_FILE} of a training run. Leave it out.")
+
+
+def _add_to_results(arguments: EvaluateArguments, protocol: dict[str, Any], found: dict[str, Any]) -> None:
+    """Put the split of what was found into the results of the run; other splits stay."""
+    path = Path(arguments.model) / RESULTS_FILE
+    results = json.loads(path.read_text(encoding="utf-8"))
+    if results["protocol"] != protocol:
+        raise ArgumentError("add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out.")
+    for key, numbers in found.items():
+        results[key] = numbers if key == "noise_settings" else results.get(key, {}) | numbers
+    write_json(path, results)
 
 
 def load_checkpoint(name: str, backbone_dir: str | None = None) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
@@ -109,27 +248,6 @@ def load_checkpoint(name: str, backbone_dir: str | None = None) -> tuple[BiBiERF
         ) from error
 
 
-@torch.inference_mode()
-def predict_logits(model: BiBiERForEmotionClassification, dataset: InputDataset, collator: Any, batch_size: int) -> np.ndarray:
-    """Logits (N, 7) of the rows of a data set, in order.
-
-    Args:
-        model: in evaluation mode.
-        dataset: N rows.
-        collator: that fits them.
-        batch_size: rows a step; clips of similar length go together.
-    """
-    order = np.argsort(-dataset.lengths, kind="stable")
-    logits = np.empty((len(dataset), model.config.num_labels), dtype=np.float32)
-    loader = DataLoader(
-        dataset, batch_sampler=[part.tolist() for part in np.array_split(order, -(-len(order) // batch_size))], collate_fn=collator
-    )
-    for rows, batch in zip(loader.batch_sampler, tqdm(loader, desc="Predicting", unit="batch"), strict=True):
-        batch = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
-        logits[rows] = model(**batch).logits.float().cpu().numpy()
-    return logits
-
-
 def evaluate_main(arguments: Sequence[str]) -> int:
     """Score a checkpoint as the command line says; returns the exit code.
 
@@ -146,6 +264,15 @@ def evaluate_main(arguments: Sequence[str]) -> int:
         print(f"{parsed.model}, {parsed.split}:\n")
         print(metrics_table(results["metrics"][parsed.split]))
         print(f"\n{recall_table(results['metrics'][parsed.split])}")
+        print(f"\nCalibration, temperature {results['calibration']['temperature']:.3f} (ECE in percent):\n")
+        print(calibration_table(results["calibration"]["uncalibrated"][parsed.split], results["metrics"][parsed.split]))
+        if "modalities" in results:
+            print("\nWhat the model is given:\n")
+            print(conditions_table(results["modalities"][parsed.split], "given"))
+        for key, given in (("noise", "with the text, if it reads text"), ("noise_audio", "speech alone")):
+            if key in results:
+                print(f"\n{parsed.noise.capitalize()} noise, SNR in dB, {given}:\n")
+                print(conditions_table(results[key][parsed.split], "SNR"))
         print(f"\nThe report is in {parsed.output_dir}.")
 
     return guarded(evaluate)

@@ -155,7 +155,7 @@ class InputDataset(TorchDataset):
         return cls(metadata, StoredInputs(columns))
 
 
-def raw_inputs(splits: DatasetDict) -> dict[str, InputDataset]:
+def raw_inputs(splits: Mapping[str, Dataset]) -> dict[str, InputDataset]:
     """Splits of a corpus whose audio and text are processed batch by batch, by [`~bibier_hf.data.collator.RawCollator`]."""
     return {split: InputDataset(_metadata(rows), rows.select_columns(["audio", "text"])) for split, rows in splits.items()}
 
@@ -305,10 +305,12 @@ class InputExtractor:
                 "text_prefix": self.processor.text_prefix,
                 "max_text_tokens": self.processor.max_text_tokens,
             }
+        front_end = json.loads(self.processor.feature_extractor.to_json_string())
+        front_end.pop("auto_map", None)  # of a saved processor: where its code stands
         return recipe | {
             "sampling_rate": SAMPLING_RATE,
             "channels": "mean",
-            "front_end": json.loads(self.processor.feature_extractor.to_json_string()),
+            "front_end": front_end,
             "max_window_s": self.model.config.max_window_s,
         }
 

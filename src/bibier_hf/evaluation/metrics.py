@@ -13,18 +13,22 @@ All are computed globally over a group, never as a mean over batches, and lie in
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
-from sklearn.metrics import f1_score, recall_score
 
 from ..model.labels_bibier import EMOTIONS
+from .bibier_metrics.averages import averages
 
 METRICS = ("uar", "war", "mf1", "wf1")
 """Names of the four metrics in the order they are published."""
 
 SELECTION_METRIC = "score"
 """Name under which the trainer knows the selection metric."""
+
+METRIC_MODULE = Path(__file__).parent / "bibier_metrics"
+"""Folder of the four metrics as a module of `evaluate`: `evaluate.load(str(METRIC_MODULE))`; as it stands it is a Space, too."""
 
 
 def classification_metrics(labels: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
@@ -43,17 +47,7 @@ def classification_metrics(labels: Sequence[int], predictions: Sequence[int]) ->
     Raises:
         ValueError: no samples, unequal lengths, or an index that is no class.
     """
-    labels, predictions = _checked(labels, predictions)
-    present = np.unique(labels)
-    options = {"labels": present, "zero_division": 0}
-    metrics = {
-        "uar": recall_score(labels, predictions, average="macro", **options),
-        "war": recall_score(labels, predictions, average="weighted", **options),
-        "mf1": f1_score(labels, predictions, average="macro", **options),
-        "wf1": f1_score(labels, predictions, average="weighted", **options),
-    }
-    metrics = {name: float(value) for name, value in metrics.items()}
-    return metrics | {"mean": float(np.mean([metrics[name] for name in METRICS]))}
+    return averages(*_checked(labels, predictions))
 
 
 def recall_per_class(labels: Sequence[int], predictions: Sequence[int]) -> dict[str, float | None]:

@@ -10,6 +10,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from ..model.labels_bibier import EMOTIONS
+from .calibration import ReliabilityBins
 
 Spread = tuple[float, float, float]
 """Mean, lowest and highest of a number over folds."""
@@ -48,6 +49,76 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
             color="white" if shares[row, column] > 0.5 else "black",
         )
     figure.colorbar(image, label="share of the true class", format=PercentFormatter(1.0))
+    figure.savefig(path, dpi=150)
+
+
+def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, title: str = "") -> None:
+    """Draw a reliability diagram: accuracy over confidence, under it how many answers have that confidence; a panel a series.
+
+    A light red part stands on bars of over-confident answers and reaches up to their confidence; a dark one ends bars of under-confident
+    ones and reaches down to it.
+
+    Args:
+        series: name (may be empty) -> bins, e.g. before and after calibration.
+        path: picture to write; the suffix decides the format.
+        title: line over the picture.
+    """
+    figure = Figure(figsize=(4.6 * len(series) + 0.6, 5.4), layout="constrained")
+    panels = figure.subplots(2, len(series), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
+    for (name, bins), (axes, histogram) in zip(series.items(), panels.T, strict=True):
+        number = len(bins.counts)
+        centres, width, filled = (np.arange(number) + 0.5) / number, 1 / number, bins.counts > 0
+        axes.bar(centres[filled], bins.accuracy[filled], width, color="C0", edgecolor="white", label="accuracy")
+        gap = (bins.confidence - bins.accuracy)[filled]
+        axes.bar(
+            centres[filled], gap, width, bottom=bins.accuracy[filled], color="C3", alpha=0.35, edgecolor="C3", label="gap to the confidence"
+        )
+        axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="calibrated")
+        axes.set_title(f"{name}: ECE {bins.ece:.1%}".removeprefix(": "), fontsize=10)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        histogram.bar(centres, bins.counts, width, color="0.6", edgecolor="white")
+        histogram.set_xlabel("confidence (largest probability)")
+        histogram.xaxis.set_major_formatter(PercentFormatter(1.0))
+        for panel in (axes, histogram):
+            panel.spines[["top", "right"]].set_visible(False)
+    panels[0, 0].set_ylabel("accuracy")
+    panels[0, 0].yaxis.set_major_formatter(PercentFormatter(1.0))
+    panels[0, 0].legend(loc="upper left", frameon=False, fontsize=8)
+    panels[1, 0].set_ylabel("answers")
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150)
+
+
+def plot_noise(
+    curves: Mapping[str, Mapping[float, float]], levels: Mapping[str, float], path: str | Path, title: str = "", noise: str = "white"
+) -> None:
+    """Draw UAR over the signal-to-noise ratio.
+
+    Args:
+        curves: what the model reads -> SNR in dB -> UAR; a value at infinity is that of clean audio.
+        levels: what no noise changes -> UAR, as horizontal lines.
+        path: picture to write; the suffix decides the format.
+        title: line over the picture.
+        noise: its name, for the axis.
+    """
+    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    axes = figure.subplots()
+    ratios = sorted({ratio for curve in curves.values() for ratio in curve}, reverse=True)
+    for name, curve in curves.items():
+        places = [place for place, ratio in enumerate(ratios) if ratio in curve]
+        axes.plot(places, [curve[ratios[place]] for place in places], marker="o", label=name)
+    for number, (name, value) in enumerate(levels.items(), start=len(curves)):
+        axes.axhline(value, color=f"C{number}", linestyle=":", label=name)
+    axes.axhline(1 / len(EMOTIONS), color="black", linestyle="--", linewidth=1, label="chance")
+    axes.set_xticks(range(len(ratios)), ["clean" if np.isinf(ratio) else f"{ratio:g} dB" for ratio in ratios])
+    axes.set_xlabel(f"signal-to-noise ratio ({noise} noise)")
+    axes.set_ylabel("UAR")
+    axes.set_ylim(0, 1)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title)
+    axes.legend(frameon=False)
     figure.savefig(path, dpi=150)
 
 

@@ -1,4 +1,4 @@
-"""What a run leaves behind: `results.json`, `predictions_<split>.parquet`, a confusion matrix and a table of recalls.
+"""What a run leaves behind: `results.json`, `predictions_<split>.parquet`, pictures of confusion and reliability, tables.
 
 Every file is written beside its place and renamed, so that a reader never meets half of one.
 """
@@ -17,10 +17,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from scipy.special import softmax
 
 from ..model.labels_bibier import EMOTIONS
+from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_bins
 from .metrics import METRICS, classification_metrics, confusion_matrix, grouped_metrics, mean_over_groups, recall_per_class
-from .plots import plot_confusion_matrix
+from .plots import plot_confusion_matrix, plot_reliability
 
 RESULTS_FILE = "results.json"
 VERSIONED_PACKAGES = (
@@ -44,6 +46,7 @@ class Predictions:
         ids, corpora, languages: (N,) strings.
         labels: (N,) class indices.
         probabilities: (N, 7) in label order.
+        uncalibrated: (N, 7), what they were before a temperature was applied; None: no temperature was.
     """
 
     ids: Sequence[str]
@@ -51,6 +54,7 @@ class Predictions:
     languages: Sequence[str]
     labels: np.ndarray
     probabilities: np.ndarray
+    uncalibrated: np.ndarray | None = None
 
     def __post_init__(self):
         sizes = {len(self.ids), len(self.corpora), len(self.languages), len(self.labels), len(self.probabilities)}
@@ -62,14 +66,17 @@ class Predictions:
             )
 
     @classmethod
-    def from_logits(cls, dataset, logits: np.ndarray) -> "Predictions":
-        """Softmax of `logits` (N, 7), in the order of the rows of `dataset` (columns `id`, `corpus`, `language`, `label`)."""
+    def from_logits(cls, dataset, logits: np.ndarray, temperature: float = 1.0) -> "Predictions":
+        """Softmax of `logits` (N, 7) over `temperature`, in the order of the rows of `dataset` (columns `id`, `corpus`, `language`,
+        `label`)."""
+        logits = np.asarray(logits, dtype=np.float64)
         return cls(
             ids=list(dataset["id"]),
             corpora=list(dataset["corpus"]),
             languages=list(dataset["language"]),
             labels=np.asarray(dataset["label"], dtype=np.int64),
-            probabilities=torch.from_numpy(np.asarray(logits, dtype=np.float64)).softmax(-1).numpy(),
+            probabilities=softmax(logits / temperature, axis=-1),
+            uncalibrated=None if temperature == 1 else softmax(logits, axis=-1),
         )
 
     @classmethod
@@ -109,8 +116,20 @@ class Predictions:
 
     def of_corpus(self, corpus: str) -> tuple[np.ndarray, np.ndarray]:
         """Labels and predictions of the rows of one corpus."""
+        labels, probabilities = self.probabilities_of_corpus(corpus)
+        return labels, probabilities.argmax(-1)
+
+    def probabilities_of_corpus(self, corpus: str, calibrated: bool = True) -> tuple[np.ndarray, np.ndarray]:
+        """Labels (n,) and probabilities (n, 7) of the rows of one corpus, as they are or as they were before a temperature was applied."""
         rows = np.asarray(self.corpora) == corpus
-        return np.asarray(self.labels)[rows], self.predictions[rows]
+        probabilities = self.probabilities if calibrated or self.uncalibrated is None else self.uncalibrated
+        return np.asarray(self.labels)[rows], np.asarray(probabilities)[rows]
+
+    def calibration_by_corpus(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
+        """`{corpus: {"ece", "brier", "nll"}}`, corpora in alphabetical order."""
+        return {
+            corpus: calibration_metrics(*self.probabilities_of_corpus(corpus, calibrated)) for corpus in sorted({*map(str, self.corpora)})
+        }
 
     def save(self, path: str | Path) -> None:
         """Write a Parquet table: `id, corpus, language, label, prediction` and a probability per emotion."""
@@ -148,18 +167,19 @@ def split_metrics(predictions: Predictions) -> dict[str, dict]:
     """Numbers of one split.
 
     Returns:
-        `{"metrics": {corpus: {uar, war, mf1, wf1, mean, samples, recall: {emotion: ...}}}, "languages": {language: {uar, ...}},
-        "mean": {uar, ...}}`
+        `{"metrics": {corpus: {uar, war, mf1, wf1, mean, ece, brier, nll, samples, recall: {emotion: ...}}}, "languages": {language: {uar,
+        ...}}, "mean": {uar, ...}}`
     """
-    by_corpus = predictions.by_corpus()
+    by_corpus, calibration = predictions.by_corpus(), predictions.calibration_by_corpus()
     for corpus, metrics in by_corpus.items():
         labels, predicted = predictions.of_corpus(corpus)
-        metrics |= {"samples": len(labels), "recall": recall_per_class(labels, predicted)}
+        metrics |= calibration[corpus] | {"samples": len(labels), "recall": recall_per_class(labels, predicted)}
     return {"metrics": by_corpus, "languages": predictions.by_language(), "mean": mean_over_groups(by_corpus)}
 
 
 def write_split_report(predictions: Predictions, split: str, directory: str | Path, title: str = "") -> dict[str, dict]:
-    """Write `predictions_<split>.parquet` and `confusion_matrix_<split>_<corpus>.png`; return [`split_metrics`]."""
+    """Write `predictions_<split>.parquet`, and of each corpus `confusion_matrix_<split>_<corpus>.png` and
+    `reliability_<split>_<corpus>.png`; return [`split_metrics`]."""
     directory = Path(directory)
     predictions.save(directory / f"predictions_{split}.parquet")
     for corpus in sorted(set(predictions.corpora)):
@@ -170,6 +190,17 @@ def write_split_report(predictions: Predictions, split: str, directory: str | Pa
         write_atomically(
             directory / f"confusion_matrix_{split}_{corpus}.png",
             lambda temporary, matrix=matrix, heading=heading: plot_confusion_matrix(matrix, temporary, heading),
+        )
+        if predictions.uncalibrated is None:
+            bins = {"": reliability_bins(*predictions.probabilities_of_corpus(corpus))}
+        else:
+            bins = {
+                name: reliability_bins(*predictions.probabilities_of_corpus(corpus, calibrated))
+                for name, calibrated in (("before", False), ("after temperature scaling", True))
+            }
+        write_atomically(
+            directory / f"reliability_{split}_{corpus}.png",
+            lambda temporary, bins=bins, heading=f"{title or corpus}, {split}": plot_reliability(bins, temporary, heading),
         )
     return split_metrics(predictions)
 
@@ -189,6 +220,36 @@ def recall_table(metrics: dict[str, dict]) -> str:
     for corpus, values in metrics.items():
         cells = ["–" if values["recall"][name] is None else f"{100 * values['recall'][name]:.1f}" for name in EMOTIONS]
         lines.append(f"| {corpus} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def calibration_table(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> str:
+    """Markdown table of ECE in percent, Brier score and negative log-likelihood, before and after temperature scaling; two lines a corpus,
+    one where nothing was scaled.
+
+    Args:
+        before, after: corpus -> `{"ece", "brier", "nll"}`.
+    """
+    lines = ["| corpus | | " + " | ".join(name.upper() for name in CALIBRATION_METRICS) + " |", "|---|---" + "|---" * 3 + "|"]
+    for corpus, values in after.items():
+        scaled = any(before[corpus][name] != values[name] for name in CALIBRATION_METRICS)
+        for when, numbers in (("before", before[corpus]), ("after", values)) if scaled else (("not scaled", values),):
+            lines.append(f"| {corpus} | {when} | {100 * numbers['ece']:.2f} | {numbers['brier']:.4f} | {numbers['nll']:.4f} |")
+    return "\n".join(lines)
+
+
+def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str) -> str:
+    """Markdown table, a line for each corpus and condition or noise level; all but NLL in percent.
+
+    Args:
+        numbers: corpus -> condition -> its metrics.
+        head: of the column of conditions.
+    """
+    lines = [f"| corpus | {head} | samples | " + " | ".join(name.upper() for name in METRICS) + " | ECE | NLL |", "|---" * 9 + "|"]
+    for corpus, rows in numbers.items():
+        for condition, values in rows.items():
+            scores = " | ".join(f"{100 * values[name]:.2f}" for name in (*METRICS, "ece"))
+            lines.append(f"| {corpus} | {condition} | {values['samples']} | {scores} | {values['nll']:.3f} |")
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """BiBiER configuration: one typed object holds every size and option of the model, and refuses what does not fit together."""
 
 import difflib
+import math
 import os
 from dataclasses import fields
 from typing import Any, Literal
@@ -114,6 +115,10 @@ class BiBiERConfig(PreTrainedConfig):
             D is the bias of the step size, too.
         encoder_norms: True | False: no normalisation of the features before, nor of the frames after the encoder.
 
+    Calibration
+        temperature: the pipeline divides the logits by it before the softmax, so that its scores say how often it is right (temperature
+            scaling; fitted on dev). It changes no ranking. The model's own `logits` and the loss know nothing of it.
+
     Training
         audio_crop_frames: in training, longer clips are read through a random window of so many feature frames, another one in each epoch
             (50 frames are a second for most speech backbones); None: as a whole, as always in evaluation.
@@ -203,6 +208,8 @@ class BiBiERConfig(PreTrainedConfig):
     positional_encoding_at: Literal["input", "layers"] | None = None
     ssm_decay: Literal["exponential", "product"] | None = None
     encoder_norms: bool | None = None
+
+    temperature: float | int = 1.0
 
     audio_crop_frames: int | None = None
     mixup_alpha: float | int = 0.0
@@ -318,6 +325,7 @@ class BiBiERConfig(PreTrainedConfig):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("unimodal_loss_weight", "mixup_alpha"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        _require(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0 and finite")
         _require(self.max_window_s >= 1, "max_window_s", self.max_window_s, "at least 1 second")
         _require(
             self.hidden_size % self.num_attention_heads == 0,

@@ -14,6 +14,9 @@ from .configuration_bibier import TASK
 
 logger = logging.get_logger(__name__)
 
+UNSURE = "unsure"
+"""Label that stands first where the best score is below the threshold."""
+
 _AUDIO_KEYS = ("array", "raw", "bytes", "path")
 
 
@@ -33,12 +36,15 @@ class AudioTextEmotionPipeline(Pipeline):
 
     Call arguments (all may be set when the pipeline is made, too):
         top_k: labels to return, best first; None: all.
+        threshold: between 0 and 1. Where the best score is below it, the list begins with `{"label": "unsure", "score": best score}`; the
+            labels follow as ever (`top_k` counts them alone). None: never.
         sampling_rate: Hz of bare arrays.
         asr: an `automatic-speech-recognition` pipeline or a model id; it fills in the text where there is audio and no text.
         batch_size: samples a step; results do not depend on it.
 
     Returns:
-        `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one.
+        `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one. They are calibrated:
+        the logits are divided by `config.temperature` first.
     """
 
     _load_processor = True
@@ -72,21 +78,29 @@ class AudioTextEmotionPipeline(Pipeline):
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(
-        self, top_k: int | None = None, sampling_rate: int | None = None, asr: Any = None, **unknown: Any
+        self,
+        top_k: int | None = None,
+        sampling_rate: int | None = None,
+        asr: Any = None,
+        threshold: float | None = None,
+        **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise TypeError(
                 f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "
-                "Allowed: asr, batch_size, num_workers, sampling_rate, top_k."
+                "Allowed: asr, batch_size, num_workers, sampling_rate, threshold, top_k."
             )
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k={top_k!r} is not allowed; it must be a whole number from 1, or None for all labels.")
+        if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1):
+            raise ValueError(f"threshold={threshold!r} is not allowed; it must be a number from 0 to 1, or None to always name an emotion.")
         preprocess: dict[str, Any] = {}
         if sampling_rate is not None:
             preprocess["sampling_rate"] = sampling_rate
         if asr is not None:
             preprocess["asr"] = _as_asr(asr)
-        return preprocess, {}, {} if top_k is None else {"top_k": top_k}
+        postprocess = {"top_k": top_k, "threshold": threshold}
+        return preprocess, {}, {name: value for name, value in postprocess.items() if value is not None}
 
     def preprocess(self, inputs: Any, sampling_rate: int | None = None, asr: Any = None) -> dict[str, torch.Tensor]:
         audio, text = _split(inputs)
@@ -102,10 +116,15 @@ class AudioTextEmotionPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"logits": self.model(**model_inputs).logits}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = None) -> list[dict[str, Any]]:
-        scores = model_outputs["logits"].float().softmax(-1).flatten()
+    def postprocess(
+        self, model_outputs: dict[str, torch.Tensor], top_k: int | None = None, threshold: float | None = None
+    ) -> list[dict[str, Any]]:
+        scores = (model_outputs["logits"].float() / self.model.config.temperature).softmax(-1).flatten()
         order = scores.argsort(descending=True, stable=True)[:top_k].tolist()
-        return [{"label": self.model.config.id2label[index], "score": scores[index].item()} for index in order]
+        answer = [{"label": self.model.config.id2label[index], "score": scores[index].item()} for index in order]
+        if threshold is not None and answer[0]["score"] < threshold:
+            answer.insert(0, {"label": UNSURE, "score": answer[0]["score"]})
+        return answer
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Model, processor and the code of both: a folder that `pipeline(model=folder, trust_remote_code=True)` loads."""

@@ -188,6 +188,7 @@ class RunArguments(Section):
     gold_weight: float | None = Field(None, ge=0, le=1, description="mix at least so much of the gold label into soft labels; null: none")
     patience: int | None = Field(10, ge=1, description="stop after so many evaluations without a better dev score; null: never")
     refit_on_dev: bool = Field(False, description="after selection train anew on train + dev, as long as the selected checkpoint was")
+    calibrate: bool | None = Field(None, description="fit the temperature of the pipeline on dev; null: unless model.original_behaviour")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     stages: StagesArguments = Field(default_factory=StagesArguments)
     resume_from_checkpoint: bool | str = Field(False, description="true: go on from the last whole checkpoint; or a checkpoint folder")
@@ -256,12 +257,16 @@ TRAINING_FIELDS = {
 _TRAINING_FIELD_TYPES = {
     name: annotation for name, annotation in typing.get_type_hints(TrainingArguments).items() if name in TRAINING_FIELDS
 }
+_FITTED = {
+    "class_weights": "computed from the training set; choose how by `class_weights`",
+    "temperature": "fitted on dev; choose whether by `calibrate`",
+}
 MODEL_FIELDS = tuple(
     field.name
     for field in dataclasses.fields(BiBiERConfig)
     if field.name in BiBiERConfig.__annotations__
     and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_stored"))
-    and field.name not in ("class_weights", "model_type")
+    and field.name not in (*_FITTED, "model_type")
 )
 
 
@@ -303,8 +308,8 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
             raise ArgumentError(unknown_key(key, [*OWN_FIELDS, *TRAINING_FIELDS, "data_dir"]))
     if isinstance(content.get("model"), dict):
         for key in content["model"]:
-            if key == "class_weights":
-                raise ArgumentError("model.class_weights: computed from the training set; choose how by `class_weights`.")
+            if key in _FITTED:
+                raise ArgumentError(f"model.{key}: {_FITTED[key]}.")
             if key not in MODEL_FIELDS:
                 raise ArgumentError(unknown_key(key, MODEL_FIELDS, "model."))
     training = {key: _checked_training(key, value) for key, value in content.items() if key in TRAINING_FIELDS}
@@ -317,8 +322,8 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
 # Data, model and output are those of the whole run.
 _SHARED_BY_STAGES = frozenset(
     """
-    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model feature_cache refit_on_dev
-    stages resume_from_checkpoint overwrite
+    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model calibrate feature_cache
+    refit_on_dev stages resume_from_checkpoint overwrite
     """.split()
 )
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import DatasetDict
 from transformers import TrainerCallback, set_seed
@@ -11,6 +12,7 @@ from transformers import TrainerCallback, set_seed
 from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset, InputExtractor, input_specs, raw_inputs
 from ..data.schema import SPLITS
+from ..evaluation.calibration import fit_temperature
 from ..evaluation.metrics import METRICS, SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
 from ..model.labels_bibier import EMOTIONS
@@ -202,3 +204,24 @@ def selection_facts(trainer: BiBiERTrainer) -> dict[str, Any]:
         "epochs_run": state.epoch,
         "history": history,
     }
+
+
+def calibration_facts(
+    run: RunArguments, model: BiBiERForEmotionClassification, logits: np.ndarray, dev: InputDataset | EpochInputs
+) -> dict[str, Any]:
+    """The temperature of the pipeline, and what it was fitted on; 1 where the run asks for none.
+
+    A refit trains on dev, so nothing is left to calibrate it on: it keeps the temperature of the selected checkpoint.
+
+    Args:
+        run: its `calibrate` and `refit_on_dev`.
+        model: of the selected checkpoint.
+        logits: (N, 7), its answers on dev.
+        dev: the N rows; every corpus counts the same.
+    """
+    wanted = not model.config.original_behaviour if run.calibrate is None else run.calibrate
+    if not wanted:
+        return {"temperature": 1.0, "fitted_on": None, "samples": 0, "note": None}
+    fit = fit_temperature(logits, dev.labels, dev.metadata["corpus"])
+    fitted_on = "dev, answered by the selected checkpoint" + (" before the refit" if run.refit_on_dev else "")
+    return {"temperature": fit.temperature, "fitted_on": fitted_on, "samples": len(dev), "note": fit.note}

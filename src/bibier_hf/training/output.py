@@ -27,6 +27,7 @@ _WRITTEN_BY_RUNS = (
     "model*.safetensors*",
     "predictions_*.parquet",
     "confusion_matrix_*.png",
+    "reliability_*.png",
     "checkpoint-*",
     REFIT_FOLDER,
     STAGES_FOLDER,

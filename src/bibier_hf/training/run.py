@@ -19,7 +19,7 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, stage_run
 from .augmentation import AugmentedCorpus, join_inputs
 from .checkpoints import last_whole_checkpoint
-from .fit import add_adapters, build_model, make_inputs, make_trainer, refit, selection_facts
+from .fit import add_adapters, build_model, calibration_facts, make_inputs, make_trainer, refit, selection_facts
 from .output import claim_output, complete_output
 from .soft_labels import attach_label_tables
 from .stages import frozen_encoders, train_encoders
@@ -29,7 +29,8 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     """Train, select on dev, score test once, and write everything into `run.output_dir`.
 
     The folder then holds the model with its processor and code (`AutoModel.from_pretrained(folder, trust_remote_code=True)`), the
-    card `README.md`, `results.json`, `predictions_<split>.parquet`, `confusion_matrix_<split>_<corpus>.png` and `run.yaml`.
+    card `README.md`, `results.json`, `predictions_<split>.parquet`, `confusion_matrix_<split>_<corpus>.png`,
+    `reliability_<split>_<corpus>.png` and `run.yaml`.
 
     Args:
         run: the arguments.
@@ -76,21 +77,27 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         trainer = make_trainer(fusion_run, model, processor, data["train"], data["dev"])
         trainer.train(resume_from_checkpoint=_where_to_resume(run))
         selection = selection_facts(trainer)
-        predictions = {"dev": Predictions.from_logits(data["dev"].metadata, trainer.predict_logits(data["dev"]))}
+        logits_on_dev = trainer.predict_logits(data["dev"])
+        calibration = calibration_facts(run, trainer.model, logits_on_dev, data["dev"])
+        temperature = calibration["temperature"]
+        predictions = {"dev": Predictions.from_logits(data["dev"].metadata, logits_on_dev, temperature)}
         clock.lap("train")
         if run.refit_on_dev:
             trainer, adapters = refit(run, processor, join_inputs([data["train"], data["dev"]]), selection["epoch"])
             clock.lap("refit")
-        predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]))
+        predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]), temperature)
         clock.lap("test")
     model_facts = _model_facts(trainer.model, run)
     adapters.finish()
+    trainer.model.config.temperature = temperature
 
     results = {
         "model": model_facts,
         "protocol": {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)},
         "selection": selection,
         "stages": stages,
+        "calibration": calibration
+        | {"uncalibrated": {split: answers.calibration_by_corpus(calibrated=False) for split, answers in predictions.items()}},
         "seed": args.seed,
         "command": command,
         "config": run.public_dump(),

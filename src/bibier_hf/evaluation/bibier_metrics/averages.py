@@ -1,0 +1,27 @@
+"""UAR, WAR, MF1 and WF1: the one place where they are computed, for this package and for the `evaluate` module beside this file."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import f1_score, recall_score
+
+
+def averages(references: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
+    """Recall and F1, averaged over the classes that occur in `references`, plainly and weighted by the size of the class.
+
+    Args:
+        references: (N,) true classes.
+        predictions: (N,) predicted classes.
+
+    Returns:
+        `{"uar", "war", "mf1", "wf1", "mean"}`, each in [0, 1]; `mean` is that of the four.
+    """
+    # By default scikit-learn averages over classes that are only predicted, too, whose recall is undefined.
+    options = {"labels": np.unique(references), "zero_division": 0}
+    metrics = {
+        "uar": recall_score(references, predictions, average="macro", **options),
+        "war": recall_score(references, predictions, average="weighted", **options),
+        "mf1": f1_score(references, predictions, average="macro", **options),
+        "wf1": f1_score(references, predictions, average="weighted", **options),
+    }
+    return {name: float(value) for name, value in metrics.items()} | {"mean": float(np.mean(list(metrics.values())))}

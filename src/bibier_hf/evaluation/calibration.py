@@ -1,0 +1,143 @@
+"""Do the probabilities say how often the model is right? Three measures, the bins of a reliability diagram, and temperature scaling.
+
+For N utterances with probabilities p over K classes and true classes y:
+
+| name | is |
+|---|---|
+| `ece` | expected calibration error: utterances go into 15 bins of equal width by their confidence (the largest p); the mean over the bins, weighted by their size, of the distance between mean confidence and accuracy. 0 to 1 |
+| `brier` | Brier score over all classes: mean over the utterances of sum_k (p_k - [k = y])^2. 0 to 2; a uniform answer costs 1 - 1 / K |
+| `nll` | negative log-likelihood: mean over the utterances of -ln p_y, in nats; a uniform answer costs ln K |
+
+Less is better. Sources: Naeini et al., AAAI 2015 (ECE); Brier, Monthly Weather Review 78(1), 1950; Guo et al., ICML 2017 (temperature scaling).
+"""  # noqa: E501
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+
+from ..model.labels_bibier import EMOTIONS
+
+CALIBRATION_METRICS = ("ece", "brier", "nll")
+
+NUM_BINS = 15
+
+LOWEST_PROBABILITY = 1e-12
+"""What a smaller probability counts as in `nll`, which would be infinite where the truth was given none."""
+
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
+
+
+@dataclass(frozen=True)
+class TemperatureFit:
+    """Outcome of [`fit_temperature`].
+
+    Attributes:
+        temperature: divide the logits by it.
+        note: why it is not the best of all temperatures, where it is not.
+    """
+
+    temperature: float
+    note: str | None = None
+
+
+@dataclass(frozen=True)
+class ReliabilityBins:
+    """Utterances by their confidence: bin k of K holds confidences in (k / K, (k + 1) / K], the first one 0, too.
+
+    Attributes:
+        counts: (K,) utterances.
+        confidence: (K,) mean confidence, 0 in empty bins.
+        accuracy: (K,) share of right answers, 0 in empty bins.
+    """
+
+    counts: np.ndarray
+    confidence: np.ndarray
+    accuracy: np.ndarray
+
+    @property
+    def ece(self) -> float:
+        """Expected calibration error."""
+        return float(np.sum(self.counts * np.abs(self.accuracy - self.confidence)) / np.sum(self.counts))
+
+
+def calibration_metrics(labels: Sequence[int], probabilities: np.ndarray) -> dict[str, float]:
+    """ECE, Brier score and negative log-likelihood.
+
+    Args:
+        labels: (N,) indices of the true classes.
+        probabilities: (N, K), rows that sum to one.
+
+    Returns:
+        `{"ece", "brier", "nll"}`
+
+    Raises:
+        ValueError: no samples, or shapes that do not fit.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    truth = np.eye(probabilities.shape[1])[labels]
+    of_truth = probabilities[np.arange(len(labels)), labels]
+    return {
+        "ece": reliability_bins(labels, probabilities).ece,
+        "brier": float(np.square(probabilities - truth).sum(1).mean()),
+        "nll": float(-np.log(np.maximum(of_truth, LOWEST_PROBABILITY)).mean()),
+    }
+
+
+def reliability_bins(labels: Sequence[int], probabilities: np.ndarray, bins: int = NUM_BINS) -> ReliabilityBins:
+    """How often the answers of each degree of confidence are right; arguments and errors: [`calibration_metrics`]."""
+    labels, probabilities = _checked(labels, probabilities)
+    confidence = probabilities.max(1)
+    right = (probabilities.argmax(1) == labels).astype(float)
+    places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
+    counts = np.bincount(places, minlength=bins)
+    filled = np.maximum(counts, 1)
+    return ReliabilityBins(
+        counts=counts,
+        confidence=np.bincount(places, confidence, minlength=bins) / filled,
+        accuracy=np.bincount(places, right, minlength=bins) / filled,
+    )
+
+
+def fit_temperature(logits: np.ndarray, labels: Sequence[int], groups: Sequence[str]) -> TemperatureFit:
+    """The temperature T under which softmax(logits / T) has the lowest negative log-likelihood, every group counting the same.
+
+    One scalar changes no ranking, so no answer either. It is found by a bounded search over ln T, in which the likelihood has one
+    optimum; equal input gives equal bits.
+
+    Where every answer is right, any smaller T would be better still; then nothing can be learned and T stays 1.
+
+    Args:
+        logits: (N, K).
+        labels: (N,) indices of the true classes.
+        groups: (N,) corpus of each row.
+
+    Raises:
+        ValueError: no samples, or shapes that do not fit.
+    """
+    labels, logits = _checked(labels, np.asarray(logits, dtype=np.float64))
+    groups = np.asarray(groups)
+    if (logits.argmax(1) == labels).all():
+        return TemperatureFit(1.0, "every answer is right, so that any higher confidence would fit better; left at 1")
+    _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    weights = 1 / (len(sizes) * sizes[group])
+    rows = np.arange(len(labels))
+
+    def loss(log_temperature: float) -> float:
+        return float(-weights @ log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels])
+
+    bounds = (float(np.log(LOWEST_TEMPERATURE)), float(np.log(HIGHEST_TEMPERATURE)))
+    temperature = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
+    at_bound = next((bound for bound in (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE) if abs(temperature / bound - 1) < 1e-3), None)
+    return TemperatureFit(temperature, at_bound and f"the likelihood still grows at {at_bound:g}, the end of the range that is searched")
+
+
+def _checked(labels: Sequence[int], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    labels, values = np.asarray(labels), np.asarray(values)
+    if labels.ndim != 1 or values.ndim != 2 or len(labels) != len(values):
+        raise ValueError(f"Labels of shape {labels.shape} and values of shape {values.shape}: they must be (N,) and (N, {len(EMOTIONS)}).")
+    if len(labels) == 0:
+        raise ValueError("There are no samples to score.")
+    return labels, values

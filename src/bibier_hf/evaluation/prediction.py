@@ -1,0 +1,105 @@
+"""Answers of a model on rows of a data set, from all that they have or with a modality missing.
+
+A condition names what the model is given of each utterance: both modalities, audio alone, or text alone. Conditions are compared on the
+same rows, those that have everything the model reads.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import DatasetDict
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..data.features import InputDataset
+from ..model.configuration_bibier import MODALITIES
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+
+CONDITIONS = {"both": MODALITIES, "audio": ("audio",), "text": ("text",)}
+"""Condition -> what the model is given."""
+
+_MODALITY_OF_INPUT = {"input_values": "audio", "input_features": "audio", "input_ids": "text"}
+
+
+def conditions_of(model: BiBiERForEmotionClassification) -> list[str]:
+    """The conditions that a model can be scored under: all of them, or the only modality that it reads."""
+    modalities = model.config.modalities
+    return list(CONDITIONS) if len(modalities) == 2 else list(modalities)
+
+
+def complete_rows(splits: Mapping[str, DatasetDict], split: str, modalities: Sequence[str]) -> np.ndarray:
+    """Positions, in the split of all corpora one after the other, of the rows that have all these modalities.
+
+    Raises:
+        ValueError: a corpus without such rows.
+    """
+    positions, start = [], 0
+    for corpus, rows in ((corpus, parts[split]) for corpus, parts in splits.items()):
+        has = {
+            "audio": np.array([duration is not None for duration in rows["duration_s"]], dtype=bool),
+            "text": np.array([bool(text and text.strip()) for text in rows["text"]], dtype=bool),
+        }
+        found = np.flatnonzero(np.all([has[modality] for modality in modalities], axis=0))
+        if len(found) == 0:
+            raise ValueError(f"No row of {corpus}, {split}, has {' and '.join(modalities)}.")
+        positions.append(start + found)
+        start += len(rows)
+    return np.concatenate(positions)
+
+
+@torch.inference_mode()
+def predict_logits(
+    model: BiBiERForEmotionClassification, dataset: InputDataset, collator: Any, batch_size: int, name: str = "Predicting"
+) -> np.ndarray:
+    """Logits (N, 7) of the rows of a data set, in order, from all that they have.
+
+    Args:
+        model: in evaluation mode.
+        dataset: N rows.
+        collator: that fits them.
+        batch_size: rows a step; clips of similar length go together.
+        name: of the progress bar.
+    """
+    return predict_conditions(model, dataset, collator, batch_size, ["both"], name)["both"]
+
+
+@torch.inference_mode()
+def predict_conditions(
+    model: BiBiERForEmotionClassification,
+    dataset: InputDataset,
+    collator: Any,
+    batch_size: int,
+    conditions: Sequence[str],
+    name: str = "Predicting",
+) -> dict[str, np.ndarray]:
+    """`{condition: logits (N, 7)}` under some of `CONDITIONS`, of rows that have what these give; arguments: [`predict_logits`]."""
+    order = np.argsort(-dataset.lengths, kind="stable")
+    logits = {condition: np.empty((len(dataset), model.config.num_labels), dtype=np.float32) for condition in conditions}
+    loader = DataLoader(
+        dataset, batch_sampler=[part.tolist() for part in np.array_split(order, -(-len(order) // batch_size))], collate_fn=collator
+    )
+    for rows, batch in zip(loader.batch_sampler, tqdm(loader, desc=name, unit="batch"), strict=True):
+        batch = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
+        if len(conditions) > 1:
+            batch = _with_audio_features(model, batch)
+        for condition, answers in logits.items():
+            given = {name: values for name, values in batch.items() if _modality(name) in CONDITIONS[condition]}
+            answers[rows] = model(**given).logits.float().cpu().numpy()
+    return logits
+
+
+def _modality(name: str) -> str:
+    """Modality that an argument of the model belongs to."""
+    return _MODALITY_OF_INPUT.get(name) or name.split("_")[0]
+
+
+def _with_audio_features(model: BiBiERForEmotionClassification, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The batch with features in the place of raw audio, so that the backbone runs once for all conditions."""
+    raw = next((batch[name] for name in ("input_values", "input_features") if name in batch), None)
+    if raw is None or "audio" not in model.config.modalities:
+        return batch
+    features, mask = model.encode_audio(raw, batch["audio_attention_mask"])
+    others = {name: values for name, values in batch.items() if _modality(name) != "audio"}
+    return others | {"audio_features": features, "audio_features_mask": mask}
