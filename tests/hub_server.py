@@ -52,6 +52,11 @@ class Repository:
         return entry
 
 
+def _oid(content: bytes, large: bool) -> str:
+    """By which a client knows that a file has not changed: as git-lfs or as git names it."""
+    return hashlib.sha256(content).hexdigest() if large else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 class HubServer:
     """Context manager around the server; `repositories` by `models/owner/name`, `datasets/owner/name` or `spaces/owner/name`.
 
@@ -174,7 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
         files = json.loads(self.body)["files"]
         large = (".parquet", ".safetensors", ".png")
         modes = [{"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(large) else "regular"} for file in files]
-        self.send({"files": [mode | {"shouldIgnore": False} for mode in modes]})
+        if not (repository := self.repository(kind, name)):
+            return
+        oids = {path: _oid(content, path in repository.lfs) for path, content in repository.files.items()}
+        self.send({"files": [mode | {"shouldIgnore": False, "oid": oids.get(mode["path"])} for mode in modes]})
 
     def lfs_batch(self, name: str) -> None:
         objects = json.loads(self.body)["objects"]
