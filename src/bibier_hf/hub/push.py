@@ -239,6 +239,11 @@ def _told_errors(repo_id: str, how_to_go_on: str) -> Iterator[None]:
             401: "it does not know the token: log in again with `hf auth login`, or set HF_TOKEN",
             403: "the token may not write there: it needs the right to write to this owner's repositories",
         }.get(status, "try again later" if status >= 500 else "see its words")
-        raise PushError(f"The Hub refused '{repo_id}' with status {status} ({meaning}): {error}.{how_to_go_on}") from error
+        raise PushError(f"The Hub refused '{repo_id}' with status {status} ({meaning}): {_in_one_line(error)}.{how_to_go_on}") from error
     except (HTTPError, RuntimeError) as error:  # RuntimeError: an upload of a large file, whose cause it carries
-        raise PushError(f"The push to '{repo_id}' broke off: {error} ({error.__cause__ or type(error).__name__}).{how_to_go_on}") from error
+        cause = _in_one_line(error.__cause__ or type(error).__name__)
+        raise PushError(f"The push to '{repo_id}' broke off: {_in_one_line(error)} ({cause}).{how_to_go_on}") from error
+
+
+def _in_one_line(text: object) -> str:
+    return " ".join(str(text).split()).rstrip(".")
