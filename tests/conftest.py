@@ -8,11 +8,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import constants
 
 from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
+
+from .hub_server import TOKEN, HubServer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -96,3 +101,13 @@ def about_fixture():
 def clip():
     """`clip(seconds, seed)` -> float32 (samples,) at 16 kHz"""
     return make_clip
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
+    """A stand-in for the Hub, which the Hub's client in this process talks to."""
+    with HubServer() as server:
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        for name, value in {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():
+            monkeypatch.setattr(constants, name, value)
+        yield server

@@ -22,9 +22,10 @@ TOKEN = "hf_dummy"
 
 @dataclass
 class Repository:
-    """Files of the last commit by path, whatever the branch; `commits` are their hashes, oldest first."""
+    """Files of the last commit by path, whatever the branch; `commits` are their hashes, oldest first; `sdk` that of a Space."""
 
     private: bool
+    sdk: str | None = None
     files: dict[str, bytes] = field(default_factory=dict)
     lfs: set[str] = field(default_factory=set)
     commits: list[str] = field(default_factory=lambda: [hashlib.sha1(b"first").hexdigest()])
@@ -51,12 +52,22 @@ class Repository:
         return entry
 
 
+def _oid(content: bytes, large: bool) -> str:
+    """By which a client knows that a file has not changed: as git-lfs or as git names it."""
+    return hashlib.sha256(content).hexdigest() if large else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
 class HubServer:
-    """Context manager around the server; `repositories` by `datasets/owner/name` or `models/owner/name`."""
+    """Context manager around the server; `repositories` by `models/owner/name`, `datasets/owner/name` or `spaces/owner/name`.
+
+    `fail_next(method, pattern, status)` lets a request fail; `requests` are all that came, in order.
+    """
 
     def __init__(self) -> None:
         self.repositories: dict[str, Repository] = {}
         self.blobs: dict[str, bytes] = {}
+        self.requests: list[str] = []
+        self._faults: list[tuple[str, int]] = []
         handler = type("Handler", (_Handler,), {"hub": self})
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -69,6 +80,21 @@ class HubServer:
     def client_environment(self, home: Path) -> dict[str, str]:
         """The same with a Hugging Face home, so that nothing comes from another cache."""
         return self.environment | {"HF_HOME": str(home), "BIBIER_CACHE": str(home / "bibier")}
+
+    def fail_next(self, pattern: str, status: int, times: int = 1) -> None:
+        """Answer the next `times` requests whose `METHOD /path` the pattern is found in with an error."""
+        self._faults += [(pattern, status)] * times
+
+    def forgive(self) -> None:
+        """No more failures."""
+        self._faults.clear()
+
+    def fault_of(self, request: str) -> int | None:
+        for fault in self._faults:
+            if re.search(fault[0], request):
+                self._faults.remove(fault)
+                return fault[1]
+        return None
 
     def __enter__(self) -> "HubServer":
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -101,6 +127,9 @@ class _Handler(BaseHTTPRequestHandler):
     def route(self, method: str) -> None:
         self.body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = unquote(urlsplit(self.path).path)
+        self.hub.requests.append(f"{method} {path}")
+        if status := self.hub.fault_of(f"{method} {path}"):
+            return self.fail(status, "Fault", f"this request was made to fail with {status}")
         for wanted, pattern, action in ROUTES:
             if wanted == method and (match := re.fullmatch(pattern, path)):
                 return action(self, **match.groupdict())
@@ -138,7 +167,9 @@ class _Handler(BaseHTTPRequestHandler):
         url = f"{self.hub.url}/{key.removeprefix('models/')}"
         if key in self.hub.repositories:
             return self.send({"error": "You already created this repo", "url": url}, 409)
-        self.hub.repositories[key] = Repository(bool(wanted.get("private")) or wanted.get("visibility") == "private")
+        if name.startswith("others/"):
+            return self.fail(403, "Forbidden", "You don't have the rights to create a repository under the namespace others")
+        self.hub.repositories[key] = Repository(bool(wanted.get("private")) or wanted.get("visibility") == "private", wanted.get("sdk"))
         return self.send({"url": url, "name": name, "id": "1"})
 
     def validate(self) -> None:
@@ -148,7 +179,10 @@ class _Handler(BaseHTTPRequestHandler):
         files = json.loads(self.body)["files"]
         large = (".parquet", ".safetensors", ".png")
         modes = [{"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(large) else "regular"} for file in files]
-        self.send({"files": [mode | {"shouldIgnore": False} for mode in modes]})
+        if not (repository := self.repository(kind, name)):
+            return
+        oids = {path: _oid(content, path in repository.lfs) for path, content in repository.files.items()}
+        self.send({"files": [mode | {"shouldIgnore": False, "oid": oids.get(mode["path"])} for mode in modes]})
 
     def lfs_batch(self, name: str) -> None:
         objects = json.loads(self.body)["objects"]
@@ -214,7 +248,7 @@ class _Handler(BaseHTTPRequestHandler):
         return self.send(content, **headers)
 
 
-_REPO = r"(?P<kind>models|datasets)/(?P<name>[^/]+/[^/]+)"
+_REPO = r"(?P<kind>models|datasets|spaces)/(?P<name>[^/]+/[^/]+)"
 ROUTES = [
     ("GET", "/api/whoami-v2", _Handler.whoami),
     ("POST", "/api/repos/create", _Handler.create),
@@ -222,7 +256,7 @@ ROUTES = [
     ("POST", rf"/api/{_REPO}/preupload/(?P<revision>.+)", _Handler.preupload),
     ("POST", rf"/api/{_REPO}/commit/(?P<revision>.+)", _Handler.commit),
     ("POST", rf"/api/{_REPO}/paths-info/(?P<revision>.+)", _Handler.paths_info),
-    ("POST", r"/(?:datasets/)?(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch", _Handler.lfs_batch),
+    ("POST", r"/(?:datasets/|spaces/)?(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/lfs-put/(?P<oid>\w+)", _Handler.lfs_put),
     ("POST", r"/lfs-verify/(?P<oid>\w+)", _Handler.lfs_verify),
     ("GET", rf"/api/{_REPO}", _Handler.info),

@@ -7,3 +7,7 @@ class ArgumentError(ValueError):
 
 class FeatureStoreError(RuntimeError):
     """A store that cannot be read or written; the message names the file and says how to mend it."""
+
+
+class PushError(RuntimeError):
+    """A push to the Hugging Face Hub that did not come about; the message says why, that nothing local was touched, and how to go on."""

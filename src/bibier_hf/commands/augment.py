@@ -168,7 +168,7 @@ def stack(arguments: StackCommand) -> None:
     stacked = splits | {"train": sds(splits["train"], arguments.draw, arguments.num_proc)}
     corpus = get_corpus(arguments.corpus)
     facts = {"name": splits["train"]["corpus"][0], "reader": corpus.name, "title": f"{corpus.title}, stacked", "homepage": corpus.homepage}
-    facts["options"] = corpus.complete_options(arguments.options)
+    facts |= {"not_to_rehost": corpus.not_to_rehost, "options": corpus.complete_options(arguments.options)}
     facts["protocol"] = {name: getattr(arguments, name) for name in ("protocol", "fold", "split_seed", "dev_share")}
     asr = {"asr_model": Path(arguments.asr_model).name} if arguments.text == "asr" else {}
     described = arguments.model_dump(include=set(StackingArguments.model_fields) - {"draws", "asr_model"})

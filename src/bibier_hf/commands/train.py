@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..evaluation.report import metrics_table, recall_table
-from ..training.arguments import parse_run_arguments
+from ..training.arguments import OUTPUT_FIELDS, parse_run_arguments
 from ..training.output import last_progress
 from ..training.run import run_training
 from .common import guarded, is_main_process
@@ -48,7 +48,7 @@ def public_command(arguments: Sequence[str]) -> str:
     skipped = False
     for argument in arguments:
         if argument.startswith("--"):
-            skipped = argument[2:].partition("=")[0] in ("output_dir", "overwrite", "resume_from_checkpoint")
+            skipped = argument[2:].partition("=")[0] in OUTPUT_FIELDS
         if not skipped:
             key, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
             private = os.path.isabs(value) or value.startswith(("..", "~"))

@@ -131,6 +131,7 @@ def write_utterances(
         if utterance.id in files
     ]
     facts = {"name": name, "reader": "tug", "title": "Template utterances", "homepage": "made by this package"}
+    facts["not_to_rehost"] = ""
     facts |= {"options": dict(options or {}), "speech": None if tts is None else tts.settings}
     facts["left_out"] = [{"id": failure.utterance.id, "text": failure.utterance.text, "reason": failure.reason} for failure in failures]
     return write_corpus(clips, facts, FEATURES, output_dir), failures

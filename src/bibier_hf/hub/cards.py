@@ -1,6 +1,6 @@
-"""Model cards, rendered from the facts in `results.json` alone: what is not known is left out."""
+"""Model cards, rendered from the facts in `results.json` and `facts.yaml` alone: what is not known is left out."""
 
-from importlib.resources import files
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +8,13 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.metrics import METRICS
 from ..evaluation.report import metrics_table, recall_table, write_atomically
-from ..model.configuration_bibier import EMBEDDED, TASK
+from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
+from ..model.modeling_bibier import ADAPTER_FOLDER
+from .facts import facts, model_licensing, template
+
+CARD_FILE = "README.md"
+PLACEHOLDER_ID = "PATH/TO/THIS/FOLDER"
+"""Stands in the usage example of a card until the model has an id on the Hub."""
 
 METRIC_TITLES = {
     "uar": "UAR (unweighted average recall)",
@@ -19,67 +25,103 @@ METRIC_TITLES = {
 
 LANGUAGE_NAMES = {"en": "English", "ru": "Russian"}
 
-BACKBONE_LICENSES = {
-    "facebook/w2v-bert-2.0": "MIT",
-    "intfloat/multilingual-e5-small": "MIT",
-    "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim": "CC BY-NC-SA 4.0, not for commercial use",
-    "jinaai/jina-embeddings-v3": "CC BY-NC 4.0, not for commercial use",
-    "jinaai/jina-embeddings-v3-hf": "CC BY-NC 4.0, not for commercial use",
+MODALITY_NAMES = {"audio": "speech", "text": "text"}
+
+PROTOCOLS = {
+    "official": "the corpus's own test set",
+    "dialogue_grouped": "no dialogue of the test set occurs in training",
+    "speaker_independent": "no speaker of the test set occurs in training",
 }
-"""Licences of backbones by Hub id, as their own cards state them."""
+"""What each protocol keeps apart, in a few words."""
+
+PICTURES = {
+    "confusion_matrix_test_{}.png": "Confusion matrix, {}",
+    "reliability_test_{}.png": "Reliability, {}",
+}
+"""File of a report -> what it shows, by corpus."""
 
 
-def render_model_card(results: dict[str, Any], model_id: str = "PATH/TO/THIS/FOLDER") -> ModelCard:
+def render_model_card(results: dict[str, Any], model_id: str = PLACEHOLDER_ID, pictures: Sequence[str] = ()) -> ModelCard:
     """The card of a trained model.
 
     Args:
         results: content of `results.json` ([`~bibier_hf.training.run.run_training`]).
         model_id: Hub id, or what stands for it in the usage example.
+        pictures: files that lie beside the card; those of `PICTURES` are shown.
     """
     languages = sorted({language for data in results["data"].values() for language in data["language"]})
-    backbones = {modality: results["model"][f"{modality}_backbone"] for modality in ("audio", "text")}
+    modalities = results["config"]["model"].get("modalities") or list(MODALITIES)
+    backbones = {modality: results["model"][f"{modality}_backbone"] for modality in modalities}
+    licensing = model_licensing(results["data"], {modality: name for modality, name in backbones.items() if name != EMBEDDED})
+    title = f"BiBiER {results['model']['fusion'] if len(modalities) > 1 else modalities[0]} ({', '.join(results['data'])})"
     card_data = ModelCardData(
         language=languages,
+        **licensing.metadata,
         library_name="transformers",
-        pipeline_tag="audio-classification",
-        tags=[TASK, "speech-emotion-recognition", "multimodal", "bibier"],
+        pipeline_tag=_hub_task(modalities),
+        tags=[TASK, *_tags(modalities), "bibier"],
         base_model=[name for name in backbones.values() if "/" in name] or None,
-        model_name=f"BiBiER {results['model']['fusion']} ({', '.join(results['data'])})",
-        eval_results=_eval_results(results),
+        datasets=[facts()["corpora"][name] for name in results["data"] if name in facts()["corpora"]] or None,
+        metrics=["recall", "accuracy", "f1"],
+        model_name=title,
+        eval_results=_eval_results(results, modalities),
     )
+    test = results["metrics"]["test"]
     return ModelCard.from_template(
         card_data,
-        template_str=(files(__package__) / "templates" / "model_card.md").read_text(encoding="utf-8"),
-        title=f"BiBiER {results['model']['fusion']} ({', '.join(results['data'])})",
+        template_str=template("model_card"),
+        title=title,
         model_id=model_id,
         task=TASK,
         labels=results["model"]["labels"],
         languages=[LANGUAGE_NAMES.get(language, language) for language in languages],
+        modalities=modalities,
+        modality_names=[MODALITY_NAMES[modality] for modality in modalities],
         model=results["model"],
         backbones={modality: _backbone_facts(name, results["model"], modality) for modality, name in backbones.items()},
-        protocols={name: _protocol_text(protocol) for name, protocol in results["protocol"].items()},
+        adapters=_adapters(results, modalities),
+        protocols={name: protocol_text(protocol) for name, protocol in results["protocol"].items()},
+        protocol_meanings={name: PROTOCOLS.get(protocol["name"]) for name, protocol in results["protocol"].items()},
+        samples={name: protocol["samples"] for name, protocol in results["protocol"].items()},
         data=results["data"],
-        augmentation={name: _augmentation_text(facts) for name, facts in results.get("augmentation", {}).items()},
+        augmentation={name: _augmentation_text(entry) for name, entry in results.get("augmentation", {}).items()},
+        soft_labels=results.get("soft_labels", {}),
         synthetic=sorted(name for name, data in results["data"].items() if "synthetic" in data["source"]),
-        grouped=any(protocol["name"] != "official" for protocol in results["protocol"].values()),
         resd_official=results["protocol"].get("resd", {}).get("name") == "official",
         metrics_tables={split: metrics_table(_with_mean(results, split)) for split in ("test", "dev")},
         language_table=metrics_table(results["metrics_by_language"]["test"], head="language"),
-        recall_table=recall_table(results["metrics"]["test"]),
-        pictures=[f"confusion_matrix_test_{name}.png" for name in results["metrics"]["test"]],
+        recall_table=recall_table(test),
+        calibration_table=_calibration_table(test),
+        temperature=results.get("calibration", {}).get("temperature"),
+        input_tables={name: metrics_table(table, head="input") for name, table in _of_test(results, "modalities").items()},
+        noise_tables={name: metrics_table(table, head="signal to noise, dB") for name, table in _of_test(results, "noise").items()},
+        pictures={
+            file.format(name): caption.format(name) for name in test for file, caption in PICTURES.items() if file.format(name) in pictures
+        },
         selection=results["selection"],
+        refit=results["config"]["refit_on_dev"],
+        stages=_stage_facts(results.get("stages"), modalities),
         seed=results["seed"],
         command=results["command"],
         hardware=results["hardware"],
         minutes=results["seconds"] / 60,
         versions=results["versions"],
         git=results["git"],
+        licenses={source: licensing.describe(source) for source in licensing.sources},
+        non_commercial=licensing.non_commercial,
+        ai_act=facts()["ai_act"],
     )
 
 
-def write_model_card(results: dict[str, Any], path: str | Path) -> None:
-    """Render the card into a file, in one step."""
-    write_atomically(path, render_model_card(results).save)
+def write_model_card(results: dict[str, Any], path: str | Path, model_id: str = PLACEHOLDER_ID) -> None:
+    """Render the card into a file, in one step, with the pictures that lie beside it."""
+    pictures = [picture.name for picture in Path(path).parent.glob("*.png")]
+    write_atomically(path, render_model_card(results, model_id, pictures).save)
+
+
+def protocol_text(protocol: dict[str, Any]) -> str:
+    """A protocol of `results.json` in words, with its fold."""
+    return f"{protocol['name']} protocol" + (f", fold {protocol['fold']}" if "fold" in protocol else "")
 
 
 def _with_mean(results: dict[str, Any], split: str) -> dict[str, dict[str, float]]:
@@ -87,14 +129,28 @@ def _with_mean(results: dict[str, Any], split: str) -> dict[str, dict[str, float
     return metrics if len(metrics) == 1 else metrics | {"mean": results["metrics_mean"][split]}
 
 
-def _eval_results(results: dict[str, Any]) -> list[EvalResult]:
+def _of_test(results: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
+    """corpus -> condition -> metrics, of a further measurement on the test split; {} where it was not made."""
+    return results.get(key, {}).get("test", {})
+
+
+def _hub_task(modalities: Sequence[str]) -> str:
+    """The nearest of the Hub's own tasks."""
+    return "audio-classification" if "audio" in modalities else "text-classification"
+
+
+def _tags(modalities: Sequence[str]) -> list[str]:
+    return ["speech-emotion-recognition" if "audio" in modalities else "emotion-recognition", *["multimodal"] * (len(modalities) > 1)]
+
+
+def _eval_results(results: dict[str, Any], modalities: Sequence[str]) -> list[EvalResult]:
     """One entry a corpus and metric, in the form of the Hub's model-index; in percent."""
     return [
         EvalResult(
-            task_type="audio-classification",
-            task_name="Speech and text emotion recognition",
-            dataset_type=corpus,
-            dataset_name=f"{corpus}, {_protocol_text(results['protocol'][corpus])}",
+            task_type=_hub_task(modalities),
+            task_name=f"Emotion recognition from {' and '.join(MODALITY_NAMES[modality] for modality in modalities)}",
+            dataset_type=facts()["corpora"].get(corpus, corpus),
+            dataset_name=f"{corpus}, {protocol_text(results['protocol'][corpus])}",
             dataset_split="test",
             metric_type=name,
             metric_name=METRIC_TITLES[name],
@@ -105,27 +161,48 @@ def _eval_results(results: dict[str, Any]) -> list[EvalResult]:
     ]
 
 
-def _protocol_text(protocol: dict[str, Any]) -> str:
-    return f"{protocol['name']} protocol" + (f", fold {protocol['fold']}" if "fold" in protocol else "")
+def _calibration_table(metrics: dict[str, dict[str, Any]]) -> str | None:
+    """Markdown table, a line a corpus; None where calibration was not measured."""
+    rows = [
+        f"| {corpus} | {100 * values['ece']:.2f} | {values['brier']:.4f} | {values['nll']:.4f} |"
+        for corpus, values in metrics.items()
+        if "ece" in values
+    ]
+    return "\n".join(["| corpus | ECE, % | Brier | NLL |", "|---|---|---|---|", *rows]) if rows else None
 
 
-def _augmentation_text(facts: dict[str, Any]) -> str:
+def _adapters(results: dict[str, Any], modalities: Sequence[str]) -> list[str]:
+    """Folders of LoRA adapters that lie beside the model; none where they were merged."""
+    lora = results["config"]["lora"]
+    if lora is None or lora["save"] != "adapter":
+        return []
+    return [ADAPTER_FOLDER.format(modality) for modality in modalities if modality in lora["backbones"]]
+
+
+def _stage_facts(stages: dict[str, Any] | None, modalities: Sequence[str]) -> dict[str, Any] | None:
+    """What the card says of a training in two stages: how each encoder did on dev, and whose logits the fusion read."""
+    if stages is None:
+        return None
+    return {
+        "encoders": {modality: stages[modality]["selection"] for modality in modalities},
+        "logits": stages["logits"],
+        "folds": stages.get("folds"),
+    }
+
+
+def _augmentation_text(entry: dict[str, Any]) -> str:
     """What was done to the train split of a corpus, in one sentence."""
     parts = []
-    if "sds" in facts:
-        sds = facts["sds"]
+    if "sds" in entry:
+        sds = entry["sds"]
         draws = {1: "drawn once", "every_epoch": "drawn anew in every epoch"}.get(sds["draws"], f"{sds['draws']} draws in turn")
         parts.append(f"{sds['stacked']} of {sds['rows']} rows stacked from clips of the same label ({draws})")
-    if "synthetic" in facts:
-        parts.append(f"{sum(counts['used'] for counts in facts['synthetic'].values())} synthetic utterances added")
+    if "synthetic" in entry:
+        parts.append(f"{sum(counts['used'] for counts in entry['synthetic'].values())} synthetic utterances added")
     return "; ".join(parts)
 
 
 def _backbone_facts(name: str, model: dict[str, Any], modality: str) -> dict[str, Any]:
-    return {
-        "name": "a small one, trained from scratch with the rest" if name == EMBEDDED else f"`{name}`",
-        "training": model[f"{modality}_backbone_training"],
-        "embedded": name == EMBEDDED,
-        "license": BACKBONE_LICENSES.get(name),
-        "url": f"https://huggingface.co/{name}" if "/" in name else None,
-    }
+    url = f"https://huggingface.co/{name}" if "/" in name else None
+    shown = "a small one, trained from scratch with the rest" if name == EMBEDDED else f"[`{name}`]({url})" if url else f"`{name}`"
+    return {"name": shown, "encoder": model.get(f"{modality}_encoder"), "training": model[f"{modality}_backbone_training"]}

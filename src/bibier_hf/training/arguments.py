@@ -30,6 +30,9 @@ from .sections import Section, apply_overrides, checked_section, expand_data_dir
 
 RUN_FILE = "run.yaml"
 
+OUTPUT_FIELDS = ("output_dir", "resume_from_checkpoint", "overwrite", "push_to_hub", "hub_model_id", "hub_private_repo")
+"""Where the result of a run goes, on which it does not depend."""
+
 _SELECTION = "checkpoints are always selected by the mean of UAR, WAR, MF1 and WF1 on dev, averaged over the corpora"
 
 RESERVED = {
@@ -52,6 +55,10 @@ RESERVED = {
     "do_predict": "use recipes/evaluate.py",
     "average_tokens_across_devices": "the loss is always averaged over the samples of the global batch",
     "local_rank": "it is set by the launcher",
+    "hub_token": "log in with `hf auth login`, or set HF_TOKEN",
+    "hub_strategy": "the finished model is pushed, once (`push_to_hub`, or recipes/push.py later)",
+    "hub_always_push": "the finished model is pushed, once (`push_to_hub`, or recipes/push.py later)",
+    "hub_revision": "the finished model is pushed to the main branch",
     "parallelism_config": "use a file of `accelerate launch --config_file`",
 }
 """TrainingArguments that a run does not take, with what to do instead."""
@@ -193,6 +200,9 @@ class RunArguments(Section):
     stages: StagesArguments = Field(default_factory=StagesArguments)
     resume_from_checkpoint: bool | str = Field(False, description="true: go on from the last whole checkpoint; or a checkpoint folder")
     overwrite: bool = Field(False, description="replace what an earlier run left in output_dir")
+    push_to_hub: bool = Field(False, description="push the finished model to the Hub; the right to is checked before training")
+    hub_model_id: str | None = Field(None, description="where: owner/name, made if it is not there")
+    hub_private_repo: bool = Field(True, description="false: for all to see")
     training: dict[str, Any] = Field(default_factory=dict)
 
     def training_arguments(self, **overrides: Any) -> TrainingArguments:
@@ -225,9 +235,9 @@ class RunArguments(Section):
         return content | TRAINING_DEFAULTS | self.training
 
     def public_dump(self) -> dict[str, Any]:
-        """[`dump`] without anything of this machine: no folder of data, cache or output, local backbones by their last name."""
+        """[`dump`] without anything of this machine or its user: no folder of data, cache or output, local backbones by their last name."""
         content = self.dump()
-        for name in ("output_dir", "resume_from_checkpoint", "overwrite"):
+        for name in OUTPUT_FIELDS:
             content.pop(name)
         content["feature_cache"].pop("directory")
         for corpus in content["corpora"]:
@@ -323,7 +333,7 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
 _SHARED_BY_STAGES = frozenset(
     """
     corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model calibrate feature_cache
-    refit_on_dev stages resume_from_checkpoint overwrite
+    refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
     """.split()
 )
 
@@ -381,6 +391,8 @@ def _refuse_contradictions(run: RunArguments) -> None:
                 )
             if sds.text == "asr":
                 raise ArgumentError(f"{key}.text: asr would transcribe anew in every epoch. Use concat, or give a number of draws.")
+    if run.push_to_hub and run.hub_model_id is None:
+        raise ArgumentError("hub_model_id: is missing. Say where to push to: --hub_model_id OWNER/NAME.")
     if run.overwrite and run.resume_from_checkpoint:
         raise ArgumentError("overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them.")
 

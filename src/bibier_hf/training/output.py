@@ -11,6 +11,8 @@ from typing import Any
 from transformers.utils import logging
 
 from ..evaluation.report import RESULTS_FILE
+from ..hub.cards import CARD_FILE
+from ..hub.eval_results import EVAL_RESULTS_FOLDER
 from .arguments import RUN_FILE, ArgumentError, RunArguments
 from .checkpoints import STAGING_FOLDER, last_whole_checkpoint, list_checkpoints
 
@@ -23,7 +25,8 @@ FINAL_STAGING_FOLDER = ".results-being-written"
 _WRITTEN_BY_RUNS = (
     RESULTS_FILE,  # first: without it the folder counts as unfinished
     RUN_FILE,
-    "README.md",
+    CARD_FILE,
+    EVAL_RESULTS_FOLDER,
     "model*.safetensors*",
     "predictions_*.parquet",
     "confusion_matrix_*.png",

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from datetime import UTC, datetime
 from typing import Any
 
 from datasets import DatasetDict, concatenate_datasets
@@ -12,7 +13,9 @@ from ..data.features import DATA_COLUMNS, content_hash
 from ..data.protocols import apply_protocol
 from ..data.schema import SPLITS
 from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_json, write_split_report
-from ..hub.cards import write_model_card
+from ..hub.cards import CARD_FILE, write_model_card
+from ..hub.eval_results import write_eval_results
+from ..hub.push import open_repository, push_model
 from ..kernels import load_kernels
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
@@ -29,8 +32,8 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     """Train, select on dev, score test once, and write everything into `run.output_dir`.
 
     The folder then holds the model with its processor and code (`AutoModel.from_pretrained(folder, trust_remote_code=True)`), the
-    card `README.md`, `results.json`, `predictions_<split>.parquet`, `confusion_matrix_<split>_<corpus>.png`,
-    `reliability_<split>_<corpus>.png` and `run.yaml`.
+    card `README.md`, `.eval_results`, `results.json`, `predictions_<split>.parquet`, `confusion_matrix_<split>_<corpus>.png`,
+    `reliability_<split>_<corpus>.png` and `run.yaml`. With `push_to_hub` it is then pushed, without predictions and `run.yaml`.
 
     Args:
         run: the arguments.
@@ -42,6 +45,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     Raises:
         ArgumentError: an output folder that is taken or cannot be written.
         FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
+        PushError: a Hub that cannot be pushed to, told before training; or a push that failed, with the folder complete.
     """
     clock = _Clock()
     args = run.training_arguments()
@@ -49,6 +53,8 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         finished = claim_output(run, main_process=args.should_save)
     if finished is not None:
         return finished
+    if run.push_to_hub and args.should_save:
+        open_repository(run.hub_model_id, private=run.hub_private_repo)
 
     load_kernels(build_missing=True)
     # The main process prepares and fetches; the others find it done.
@@ -98,6 +104,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         "stages": stages,
         "calibration": calibration
         | {"uncalibrated": {split: answers.calibration_by_corpus(calibrated=False) for split, answers in predictions.items()}},
+        "date": datetime.now(UTC).date().isoformat(),
         "seed": args.seed,
         "command": command,
         "config": run.public_dump(),
@@ -125,9 +132,12 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
             for split, answers in predictions.items():
                 write_split_report(answers, split, folder)
             (folder / RUN_FILE).write_text(run.to_yaml(), encoding="utf-8")
-            write_model_card(results, folder / "README.md")
+            write_model_card(results, folder / CARD_FILE)
+            write_eval_results(results, folder)
             write_json(folder / RESULTS_FILE, results)
     trainer.accelerator.wait_for_everyone()
+    if run.push_to_hub and trainer.is_world_process_zero():
+        push_model(run.output_dir, run.hub_model_id, private=run.hub_private_repo)
     return results
 
 

@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,8 @@ import yaml
 
 from bibier_hf.data.corpora import get_corpus
 from bibier_hf.data.prepare import read_info
-from bibier_hf.data.publish import publish_corpus, render_dataset_card
 from bibier_hf.data.tables import CorpusError
+from bibier_hf.hub.push import push_corpus
 
 from ..hub_server import HubServer
 
@@ -29,12 +28,6 @@ print(json.dumps(facts | {"row": {k: v for k, v in row.items() if k != "audio"},
 
 
 @pytest.fixture
-def hub() -> Iterator[HubServer]:
-    with HubServer() as server:
-        yield server
-
-
-@pytest.fixture
 def prepared(tiny_resd: Path, tmp_path: Path) -> Path:
     get_corpus("resd").prepare(tiny_resd, tmp_path / "resd-prepared", strict_counts=False)
     return tmp_path / "resd-prepared"
@@ -47,10 +40,10 @@ def run(hub: HubServer, repository: Path, home: Path, *command: str) -> subproce
 
 @pytest.mark.slow
 def test_a_corpus_is_pushed_privately_and_comes_back(hub, repository, prepared, tmp_path):
-    recipe = str(repository / "recipes" / "push_corpus.py")
-    done = run(hub, repository, tmp_path / "one", recipe, str(prepared), "owner/resd-bibier")
+    recipe = str(repository / "recipes" / "push.py")
+    done = run(hub, repository, tmp_path / "one", recipe, "dataset", str(prepared), "owner/resd-bibier")
     assert done.returncode == 0, done.stderr
-    assert "Pushed: http://127.0.0.1" in done.stdout
+    assert "Pushed privately: http://127.0.0.1" in done.stdout
     stored = hub.repositories["datasets/owner/resd-bibier"]
     assert stored.private
     for path in prepared.iterdir():
@@ -66,7 +59,7 @@ def test_a_corpus_is_pushed_privately_and_comes_back(hub, repository, prepared, 
     assert facts["row"]["id"].startswith("resd-")
     assert facts["row"]["text"].startswith("Ну, «ёлка»")
     # the same again, publicly: it is private there, and stays so
-    refused = run(hub, repository, tmp_path / "one", recipe, str(prepared), "owner/resd-bibier", "--public")
+    refused = run(hub, repository, tmp_path / "one", recipe, "dataset", str(prepared), "owner/resd-bibier", "--public")
     assert refused.returncode == 2
     assert "is there and private, but is to be public" in refused.stderr
     assert stored.private
@@ -81,59 +74,29 @@ def meld_with_audio(tiny_resd: Path, tmp_path: Path) -> Path:
     return tmp_path / "meld"
 
 
-def test_recordings_of_others_are_refused_unless_forced(meld_with_audio, monkeypatch):
+def test_recordings_of_others_are_refused_unless_forced(meld_with_audio, hub):
     with pytest.raises(CorpusError, match=r"excerpts of a television series.*text only.*--force_audio"):
-        publish_corpus(meld_with_audio, "owner/meld")
-    commits = []
-    monkeypatch.setattr("bibier_hf.data.publish.HfApi", lambda token: FakeApi(commits))
-    assert publish_corpus(meld_with_audio, "owner/meld", force_audio=True) == "url"
-    (operations,) = commits
-    card = next(operation for operation in operations if operation.path_in_repo == "README.md").path_or_fileobj.decode()
-    assert "Mind the recordings:** its clips are excerpts" in card
+        push_corpus(meld_with_audio, "owner/meld")
+    assert not hub.repositories
+    push_corpus(meld_with_audio, "owner/meld", force_audio=True)
+    stored = hub.repositories["datasets/owner/meld"]
+    assert stored.private
+    assert "Mind the recordings:** its clips are excerpts" in stored.files["README.md"].decode()
 
 
-class FakeApi:
-    """What `publish_corpus` asks of the Hub, for a repository that is not there."""
-
-    def __init__(self, commits: list):
-        self.commits = commits
-
-    def repo_exists(self, *arguments, **options) -> bool:
-        return False
-
-    def create_repo(self, repo_id: str, private: bool, **options) -> None:
-        assert private
-
-    def create_commit(self, repo_id: str, operations: list, **options) -> "FakeApi":
-        self.commits.append(operations)
-        return self
-
-    commit_url = "url"
-
-
-def test_rows_of_unknown_licence_are_not_made_public(tmp_path, write_csv, table_rows):
+def test_rows_of_unknown_licence_are_not_made_public(tmp_path, write_csv, table_rows, hub):
     write_csv(tmp_path / "talks.csv", table_rows(tmp_path))
     get_corpus("csv").prepare(tmp_path / "talks.csv", tmp_path / "out")
     with pytest.raises(CorpusError, match="unknown licence"):
-        publish_corpus(tmp_path / "out", "owner/talks", private=False)
+        push_corpus(tmp_path / "out", "owner/talks", private=False)
     with pytest.raises(FileNotFoundError, match=r"no corpus\.json"):
-        publish_corpus(tmp_path, "owner/talks")
+        push_corpus(tmp_path, "owner/talks")
+    assert not hub.requests
 
 
-def test_the_card_says_what_the_corpus_says(prepared):
-    info = read_info(prepared) | {"remarks": {"left out: calm": 3}, "source": ["recorded", "synthetic"], "license": ["MIT", "unknown"]}
-    card = render_dataset_card(info, "owner/resd", True, ["fold", "original_label"])
-    assert card.data.license == "other"
-    assert card.data.license_name == "MIT, unknown"
-    assert card.data.configs[0]["data_files"] == [{"split": "train", "path": "train.parquet"}, {"split": "test", "path": "test.parquet"}]
-    text = card.text
-    assert "| train | 2 | 1 | 1 | 1 | 0 | 0 | 1 | 6 | 0.00 |" in text
-    assert "* 3 x left out: calm" in text
-    assert "`license`, `fold`, `original_label`" in text
-    assert 'load_dataset("owner/resd")' in text
-    assert "shares every dialogue role with train" in text
-    assert "Synthetic speech" in text
-    assert "The rows are text only" not in text
-    assert "The rows are text only" in render_dataset_card(info, "owner/resd", False, []).text
-    assert '"strict_counts": false' in text
-    assert "\n\n\n\n" not in text
+def test_splits_of_a_former_push_are_removed_and_nothing_else(prepared, hub):
+    push_corpus(prepared, "owner/resd")
+    stored = hub.repositories["datasets/owner/resd"]
+    stored.files |= {"dev.parquet": b"of a former push", "NOTES.md": b"written there"}
+    push_corpus(prepared, "owner/resd")
+    assert set(stored.files) == {"README.md", "corpus.json", "train.parquet", "test.parquet", "NOTES.md"}

@@ -1,0 +1,129 @@
+"""Cards of data sets: prepared corpora (recorded, stacked or synthetic) and tables of soft labels, each from what it says of itself."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+from huggingface_hub import DatasetCard, DatasetCardData
+
+from ..data.command import describe_remarks
+from ..data.label_tables import read_label_table
+from ..data.prepare import load_prepared, read_info
+from ..data.schema import COLUMNS
+from ..data.tables import read_table
+from ..evaluation.label_report import describe_labels, report_text
+from .facts import corpus_licensing, facts, template
+
+PLACEHOLDER_DATASET = "OWNER/NAME"
+"""Stands in the example of use until a data set has an id on the Hub."""
+
+_PROVENANCE = ("model", "revision", "backend", "way", "prompt", "seed")
+"""Columns of a table of labels that say how it was made, the same in every row."""
+
+
+def corpus_facts(folder: str | os.PathLike) -> dict[str, Any]:
+    """What the card of a prepared corpus says: its `corpus.json`, `with_audio`, and `own_columns` (beyond the common schema).
+
+    Raises:
+        FileNotFoundError: no prepared corpus there.
+        CorpusError: another version's format, or damaged files.
+    """
+    columns = load_prepared(folder)
+    with_audio = any(duration is not None for rows in columns.values() for duration in rows["duration_s"])
+    own_columns = [name for name in next(iter(columns.values())).column_names if name not in COLUMNS]
+    return read_info(folder) | {"with_audio": with_audio, "own_columns": own_columns}
+
+
+def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> DatasetCard:
+    """The card of a prepared corpus.
+
+    Args:
+        info: of [`corpus_facts`].
+        repo_id: its id on the Hub, for the example of use. Without one, the card of a corpus that is not to be published by others only
+            says where it is to be had.
+    """
+    licensing = corpus_licensing(info["license"])
+    link_only = repo_id is None and bool(info["not_to_rehost"])
+    with_audio = info["with_audio"]
+    data_files = [{"split": split, "path": entry["file"]} for split, entry in info["splits"].items()]
+    card_data = DatasetCardData(
+        language=info["language"],
+        **licensing.metadata,
+        pretty_name=info["title"],
+        task_categories=[*(["audio-classification"] if with_audio else []), "text-classification"],
+        tags=["emotion-recognition", "speech-emotion-recognition", *(["synthetic"] if "synthetic" in info["source"] else []), "bibier"],
+        configs=None if link_only else [{"config_name": "default", "data_files": data_files}],
+    )
+    return DatasetCard.from_template(
+        card_data,
+        template_str=template("dataset_card"),
+        title=info["title"],
+        name=info["reader"],
+        homepage=info["homepage"],
+        hub_id=facts()["corpora"].get(info["reader"]),
+        repo_id=repo_id or PLACEHOLDER_DATASET,
+        link_only=link_only,
+        rows=info["rows"],
+        languages=info["language"],
+        licenses=info["license"],
+        non_commercial=bool(licensing.non_commercial),
+        not_to_rehost=info["not_to_rehost"],
+        with_audio=with_audio,
+        labels=list(next(iter(info["splits"].values()))["labels"]),
+        splits=info["splits"],
+        sources=info["source"],
+        synthetic_only=info["source"] == ["synthetic"],
+        speech=json.dumps(info["speech"], ensure_ascii=False) if info.get("speech") else None,
+        own_columns=info["own_columns"],
+        options=json.dumps(info["options"], ensure_ascii=False),
+        remarks=describe_remarks(info),
+        ai_act=facts()["ai_act"],
+    )
+
+
+def label_facts(path: str | os.PathLike) -> dict[str, Any]:
+    """What the card of a table of soft labels says: its report, its columns, the languages, and how it was made as far as it says so.
+
+    Raises:
+        FileNotFoundError, CorpusError: no such table, or one that cannot be used.
+    """
+    path = Path(path)
+    report = describe_labels(read_label_table(path))
+    rows = pq.read_table(path).to_pylist() if path.suffix == ".parquet" else [row.values for row in read_table(path)]
+    provenance = {}
+    for name in _PROVENANCE:
+        values = {row[name] for row in rows if row.get(name) not in (None, "")}
+        if len(values) == 1:
+            provenance[name] = values.pop()
+    languages = sorted({row["language"] for row in rows if row.get("language")})
+    return {"report": report, "columns": list(rows[0]), "language": languages, "provenance": provenance}
+
+
+def render_labels_card(info: dict[str, Any], repo_id: str | None = None) -> DatasetCard:
+    """The card of a table of soft labels.
+
+    Args:
+        info: of [`label_facts`].
+        repo_id: its id on the Hub, for the example of use.
+    """
+    report = info["report"]
+    card_data = DatasetCardData(
+        language=info["language"] or None,
+        pretty_name=f"Soft labels: {report['table']}",
+        task_categories=["text-classification"],
+        tags=["emotion-recognition", "label-smoothing", "bibier"],
+    )
+    return DatasetCard.from_template(
+        card_data,
+        template_str=template("labels_card"),
+        title=f"Soft labels: {report['table']}",
+        file=report["table"],
+        repo_id=repo_id or PLACEHOLDER_DATASET,
+        provenance=info["provenance"],
+        report=report_text(report).partition("\n\n")[2],
+        rows=report["rows"],
+        columns=info["columns"],
+        id_column="id" if "id" in info["columns"] else "video_name",
+    )

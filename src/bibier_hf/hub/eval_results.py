@@ -1,0 +1,53 @@
+"""The Hub's own form of evaluation results: YAML files in `.eval_results/` beside the model, one a corpus.
+
+Format: https://huggingface.co/docs/hub/eval-results. An entry names the data set on the Hub, a task of it, a value and when it was
+measured; so a corpus that is not on the Hub has none. The Hub shows entries on the leaderboard of data sets that are registered there as
+benchmarks and define the task in their `eval.yaml`; for all others they are a record in a form that programs read. Nothing is called
+verified: that takes a token of the Hub's own evaluation jobs.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+from ..evaluation.metrics import METRICS
+from ..evaluation.report import RESULTS_FILE, write_atomically
+from .cards import protocol_text
+from .facts import facts
+
+EVAL_RESULTS_FOLDER = ".eval_results"
+
+
+def render_eval_results(results: dict[str, Any], model_id: str | None = None) -> dict[str, str]:
+    """`{".eval_results/<corpus>.yaml": content}` of the corpora that are on the Hub.
+
+    Args:
+        results: content of `results.json`.
+        model_id: Hub id, if the model has one: its `results.json` is then named as the source.
+    """
+    source = {"source_url": f"https://huggingface.co/{model_id}/blob/main/{RESULTS_FILE}", "source_name": RESULTS_FILE} if model_id else {}
+    rendered = {}
+    for corpus, metrics in results["metrics"]["test"].items():
+        if corpus not in facts()["corpora"]:
+            continue
+        protocol = results["protocol"][corpus]
+        others = ", ".join(f"{name.upper()} {100 * metrics[name]:.2f}" for name in METRICS[1:])
+        entry = EvalResultEntry(
+            dataset_id=facts()["corpora"][corpus],
+            task_id=protocol["name"] + (f"_fold_{protocol['fold']}" if "fold" in protocol else ""),
+            value=round(100 * metrics[METRICS[0]], 2),
+            date=results.get("date"),
+            notes=f"{METRICS[0].upper()} in percent, {protocol_text(protocol)}, test, {metrics['samples']} samples; {others}",
+            **source,
+        )
+        text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True, width=1000)
+        rendered[f"{EVAL_RESULTS_FOLDER}/{corpus}.yaml"] = text
+    return rendered
+
+
+def write_eval_results(results: dict[str, Any], folder: str | Path) -> None:
+    """Write the files of [`render_eval_results`] into the folder of a model."""
+    for name, content in render_eval_results(results).items():
+        write_atomically(Path(folder) / name, lambda temporary, content=content: temporary.write_text(content, encoding="utf-8"))

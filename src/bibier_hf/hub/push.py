@@ -1,0 +1,249 @@
+"""To the Hugging Face Hub: trained models, prepared corpora, tables of soft labels, and Spaces.
+
+Everything of a push becomes one commit, so a reader sees either the whole old state or the whole new one; files that are there already
+with the same content are not sent again. A push that breaks off leaves the local files as they were and nothing half done on the Hub; large
+files that had arrived by then are not sent a second time.
+
+Of a model only what belongs there is sent: no checkpoints, no predictions, and not `run.yaml`, which names folders of this machine.
+"""
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, RepoCard, get_token
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
+
+from ..data.prepare import INFO_FILE
+from ..data.tables import CorpusError
+from ..errors import PushError
+from ..evaluation.report import RESULTS_FILE
+from .cards import CARD_FILE, PLACEHOLDER_ID, render_model_card
+from .dataset_cards import corpus_facts, label_facts, render_dataset_card, render_labels_card
+from .eval_results import EVAL_RESULTS_FOLDER, render_eval_results
+from .facts import UNKNOWN_LICENSE
+
+WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "*_adapter/*")
+"""Replaced as a whole: those of a former push that this one does not have are removed, as they would be loaded."""
+
+MODEL_FILES = (*WEIGHTS, "*.json", "*.py", "*.txt", "*.model", "*.png", f"{EVAL_RESULTS_FOLDER}/*.yaml", CARD_FILE)
+"""What of a model's folder is sent: weights, configuration, processor, code, results, pictures, card."""
+
+_NOT_OF_A_SPACE = ("__pycache__", ".git", ".gitattributes", ".cache", ".gradio", ".DS_Store")
+
+
+def push_command(kind: str, path: str | os.PathLike, repo_id: str, private: bool) -> str:
+    """The command line that pushes (again)."""
+    return shlex.join(["python", "recipes/push.py", kind, os.fspath(path), repo_id, *([] if private else ["--public"])])
+
+
+def open_repository(
+    repo_id: str, repo_type: str = "model", *, private: bool = True, sdk: str | None = None, token: str | None = None
+) -> None:
+    """Make sure that a model can be pushed: its repository is there, or made now, and as visible as asked for.
+
+    Args:
+        repo_id: `owner/name`.
+        private: who may see it. A repository that is there already must agree.
+        token: of the Hub; None takes that of the login.
+
+    Raises:
+        PushError: no token, no permission, a name that is none, a repository that is more or less visible than asked for, no answer.
+    """
+    api = HfApi(token=token)
+    with _told_errors(repo_id, ""):
+        _open(api, repo_id, "model", private, None)
+
+
+def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    """Push a trained model: weights, processor, code, results, pictures, adapters, and the card with its real id.
+
+    Args:
+        folder: what a run left, or any folder of `save_pretrained` with a `README.md` of your own. A card that was changed by hand is
+            pushed as it is, with the id in place of its placeholder; one that was not is rendered anew.
+        repo_id, private, token: see [`open_repository`].
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        FileNotFoundError: no model there, or one without results and without a card.
+        PushError: see [`open_repository`].
+    """
+    folder = Path(folder)
+    files: dict[str, Path | bytes] = {
+        path.relative_to(folder).as_posix(): path for pattern in MODEL_FILES for path in sorted(folder.glob(pattern)) if path.is_file()
+    }
+    if "config.json" not in files or not any(fnmatchcase(name, WEIGHTS[0]) for name in files):
+        raise FileNotFoundError(f"'{folder}' holds no trained model: there must be a config.json and a model.safetensors in it.")
+    files |= {name: content.encode() for name, content in _model_texts(folder, files, repo_id).items()}
+    command = push_command("model", folder, repo_id, private)
+    return _push(files, repo_id, "model", private, f"Model from {folder.resolve().name}", command, token, replaced=WEIGHTS)
+
+
+def push_corpus(
+    folder: str | os.PathLike, repo_id: str, *, private: bool = True, force_audio: bool = False, token: str | None = None
+) -> str:
+    """Push a prepared corpus with its card. Its Parquet files go up unchanged, so the hashes in `corpus.json` hold there too.
+
+    Args:
+        folder: what a script of `dataset_scripts/` (or `Corpus.prepare`) wrote.
+        force_audio: publish recordings that are not to be published by others (MELD) all the same: for those who have the right to.
+        repo_id, private, token: see [`open_repository`].
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        FileNotFoundError: no prepared corpus there.
+        CorpusError: recordings that are not to be published; rows of unknown licence that would become public.
+        PushError: see [`open_repository`].
+    """
+    folder = Path(folder)
+    info = corpus_facts(folder)
+    if info["with_audio"] and info["not_to_rehost"] and not force_audio:
+        raise CorpusError(
+            f"The recordings of '{info['name']}' are not published: {info['not_to_rehost']}. Publish what is yours to give: prepare the "
+            "corpus without its audio (text only; its licence still holds), or, if you have the right to, force it (--force_audio)."
+        )
+    if not private and UNKNOWN_LICENSE in info["license"]:
+        raise CorpusError("Rows of unknown licence are not made public. Prepare the corpus with its licence, or publish it privately.")
+    names = [INFO_FILE, *(entry["file"] for entry in info["splits"].values())]
+    files = {name: folder / name for name in names} | {CARD_FILE: str(render_dataset_card(info, repo_id)).encode()}
+    command = push_command("dataset", folder, repo_id, private) + (" --force_audio" if force_audio else "")
+    message = f"{info['title']}: {info['rows']} rows"
+    return _push(files, repo_id, "dataset", private, message, command, token, replaced=("*.parquet",))
+
+
+def push_labels(path: str | os.PathLike, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    """Push a table of soft labels with its card.
+
+    Args:
+        path: what `recipes/label.py label` wrote.
+        repo_id, private, token: see [`open_repository`].
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        FileNotFoundError, CorpusError: no such table, or one that cannot be used.
+        PushError: see [`open_repository`].
+    """
+    path = Path(path)
+    info = label_facts(path)
+    files = {path.name: path, CARD_FILE: str(render_labels_card(info, repo_id)).encode()}
+    command = push_command("dataset", path, repo_id, private)
+    return _push(files, repo_id, "dataset", private, f"Soft labels: {info['report']['rows']} rows", command, token)
+
+
+def push_space(folder: str | os.PathLike, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    """Push a prepared folder as a Space.
+
+    Args:
+        folder: holds the application and a `README.md` whose metadata names the `sdk`.
+        repo_id, private, token: see [`open_repository`].
+
+    Returns:
+        URL of the commit.
+
+    Raises:
+        FileNotFoundError: no Space there.
+        PushError: see [`open_repository`].
+    """
+    folder = Path(folder)
+    card = folder / CARD_FILE
+    sdk = RepoCard.load(card, ignore_metadata_errors=True).data.get("sdk") if card.is_file() else None
+    if sdk is None:
+        raise FileNotFoundError(f"'{folder}' holds no Space: there must be a {CARD_FILE} in it whose metadata names the sdk (sdk: gradio).")
+    files = {
+        path.relative_to(folder).as_posix(): path
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not set(path.relative_to(folder).parts) & set(_NOT_OF_A_SPACE)
+    }
+    command = push_command("space", folder, repo_id, private)
+    return _push(files, repo_id, "space", private, f"Space from {folder.resolve().name}", command, token, sdk=sdk)
+
+
+def _model_texts(folder: Path, names: Mapping[str, object], repo_id: str) -> dict[str, str]:
+    """The files of a model that name its id: card and evaluation results."""
+    card = (folder / CARD_FILE).read_text(encoding="utf-8") if CARD_FILE in names else None
+    if RESULTS_FILE not in names:
+        if card is None:
+            raise FileNotFoundError(
+                f"'{folder}' holds neither {RESULTS_FILE} nor {CARD_FILE}: a model is not pushed without a card. Write one."
+            )
+        return {CARD_FILE: card.replace(PLACEHOLDER_ID, repo_id)}
+    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    pictures = [name for name in names if name.endswith(".png")]
+    if card is None or card == str(render_model_card(results, pictures=pictures)):
+        card = str(render_model_card(results, repo_id, pictures))
+    return {CARD_FILE: card.replace(PLACEHOLDER_ID, repo_id)} | render_eval_results(results, repo_id)
+
+
+def _push(
+    files: Mapping[str, Path | bytes],
+    repo_id: str,
+    repo_type: str,
+    private: bool,
+    message: str,
+    command: str,
+    token: str | None,
+    replaced: Sequence[str] = (),
+    sdk: str | None = None,
+) -> str:
+    """One commit with `files`; removes what a former push left under the names `replaced`. `command` is how to go on after a failure."""
+    api = HfApi(token=token)
+    with _told_errors(repo_id, f" Everything here is as it was. Go on with: {command}"):
+        _open(api, repo_id, repo_type, private, sdk)
+        there = api.list_repo_files(repo_id, repo_type=repo_type)
+        stale = [name for name in there if name not in files and any(_fits(name, pattern) for pattern in replaced)]
+        operations = [*(CommitOperationAdd(name, content) for name, content in files.items()), *map(CommitOperationDelete, stale)]
+        return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url
+
+
+def _fits(name: str, pattern: str) -> bool:
+    """Unlike in a shell, `*` of fnmatch takes slashes too."""
+    return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
+
+
+def _open(api: HfApi, repo_id: str, repo_type: str, private: bool, sdk: str | None) -> None:
+    if not (api.token or get_token()):
+        raise PushError(f"'{repo_id}' cannot be pushed to: there is no token of the Hub. Log in with `hf auth login`, or set HF_TOKEN.")
+    if not api.repo_exists(repo_id, repo_type=repo_type):
+        api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=sdk)
+        return
+    found = bool(api.repo_info(repo_id, repo_type=repo_type).private)
+    if found != private:
+        there, wanted = ("private", "public") if found else ("public", "private")
+        raise PushError(f"'{repo_id}' is there and {there}, but is to be {wanted}. Change that in its settings, or choose another.")
+
+
+@contextmanager
+def _told_errors(repo_id: str, how_to_go_on: str) -> Iterator[None]:
+    """What the Hub's client raises -> a [`PushError`] that says what it means."""
+    try:
+        yield
+    except PushError as error:
+        raise PushError(f"{error}{how_to_go_on}") from error
+    except HFValidationError as error:
+        raise PushError(f"'{repo_id}' is no name on the Hub; it must be owner/name ({error}).") from error
+    except OfflineModeIsEnabled as error:
+        raise PushError(f"The Hub is switched off here: unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE).{how_to_go_on}") from error
+    except HfHubHTTPError as error:
+        status = error.response.status_code
+        meaning = {
+            401: "it does not know the token: log in again with `hf auth login`, or set HF_TOKEN",
+            403: "the token may not write there: it needs the right to write to this owner's repositories",
+        }.get(status, "try again later" if status >= 500 else "see its words")
+        raise PushError(f"The Hub refused '{repo_id}' with status {status} ({meaning}): {_in_one_line(error)}.{how_to_go_on}") from error
+    except (HTTPError, RuntimeError) as error:  # RuntimeError: an upload of a large file, whose cause it carries
+        cause = _in_one_line(error.__cause__ or type(error).__name__)
+        raise PushError(f"The push to '{repo_id}' broke off: {_in_one_line(error)} ({cause}).{how_to_go_on}") from error
+
+
+def _in_one_line(text: object) -> str:
+    return " ".join(str(text).split()).rstrip(".")
