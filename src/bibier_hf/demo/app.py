@@ -12,7 +12,7 @@ import huggingface_hub.constants
 from transformers import Pipeline, pipeline
 
 from .analysis import QUIET_PEAK, Answer, Limits, RefusedInput, analyse
-from .texts import LANGUAGE_NAMES, TEXTS
+from .texts import LANGUAGE_NAMES, TEXTS, Texts
 from .timeline_view import STYLE, timeline_rows, timeline_strip
 
 EXAMPLES_FILE = "examples.json"
@@ -31,7 +31,7 @@ CSS = (
 .heading { align-items: center; }
 .heading h1 { margin: 0; }
 .language .wrap { justify-content: flex-end; flex-wrap: nowrap; }
-.bars .bar { height: 8px; border-radius: 4px; background: var(--primary-600); }
+.bars .bar { height: 8px !important; border-radius: 4px !important; background: var(--primary-600) !important; }
 .bars .label, .bars .confidence, .bars .text { font-family: var(--font) !important; }
 .notice { font-size: 14px; }
 @media (max-width: 640px) { .language .wrap { justify-content: flex-start; } }
@@ -41,6 +41,9 @@ CSS = (
 THEME = gr.themes.Soft(
     primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
 ).set(
+    body_background_fill="*neutral_100",
+    block_border_width="1px",
+    block_border_color="*neutral_200",
     block_label_text_color="*primary_800",
     block_title_text_color="*primary_800",
     button_primary_background_fill="*primary_700",
@@ -61,29 +64,21 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
     modalities = pipe.model.config.modalities
     start = TEXTS["en"]
 
-    def answer(audio: str | None, text: str, language: str) -> tuple[dict, dict, str, dict, Answer]:
+    def answer(audio: str | None, text: str, language: str) -> tuple[dict[str, float], dict, str, list[list[str]], Answer]:
         texts = TEXTS[language]
         try:
             found = analyse(pipe, audio, text, limits, texts)
         except RefusedInput as error:
             raise gr.Error(html.escape(str(error)), duration=20, title=texts.refused, print_exception=False) from error
         if found.recording is not None and found.recording.peak < QUIET_PEAK:
-            gr.Warning(texts.quiet.format(peak=found.recording.peak), duration=20)
-        return *show(found, language), found
+            gr.Warning(texts.quiet.format(peak=found.recording.peak), duration=20, title=texts.please_note)
+        return *show(found, texts), found
 
-    def show(found: Answer | None, language: str) -> tuple[dict, dict, str, dict]:
-        """(bars, visibility of the timeline, strip, table) of an answer"""
-        texts = TEXTS[language]
-        if found is None:
-            return gr.update(label=texts.result), gr.update(visible=False), "", gr.update()
+    def show(found: Answer, texts: Texts) -> tuple[dict[str, float], dict, str, list[list[str]]]:
+        """(bars, visibility of the timeline, strip, table)"""
         scores = {texts.emotions[label]: score for label, score in found.scores.items()}
-        rows = timeline_rows(found.chunks, texts)
-        return (
-            gr.update(value=scores, label=texts.result),
-            gr.update(visible=bool(rows)),
-            timeline_strip(found.chunks, texts),
-            gr.update(value=rows, headers=list(texts.columns)),
-        )
+        visible = gr.update(visible=bool(found.chunks))
+        return scores, visible, timeline_strip(found.chunks, texts), timeline_rows(found.chunks, texts)
 
     with gr.Blocks(title="BiBiER", analytics_enabled=False, delete_cache=(_SWEEP_S, _KEPT_S)) as app:
         last = gr.State(None)
@@ -120,14 +115,14 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
             with gr.Column():
                 bars = gr.Label(label=start.result, elem_classes="bars")
         with gr.Column(visible=False) as timeline:
-            timeline_title = gr.Markdown(_timeline_heading("en", limits))
+            timeline_title = gr.Markdown(_timeline_heading(start, limits))
             strip = gr.HTML()
             table = gr.Dataframe(headers=list(start.columns), interactive=False, show_label=False, max_height=320)
         rows, names = ([], []) if examples_dir is None else read_examples(examples_dir)
         if rows:
             options = {"example_labels": names, "examples_per_page": len(rows), "cache_examples": False}
             examples = gr.Examples(rows, [audio, text], label=start.examples, **options).dataset
-        notice = gr.Markdown(_notice("en", limits), elem_classes="notice")
+        notice = gr.Markdown(_notice(start, limits), elem_classes="notice")
 
         def switch(key: str, found: Answer | None) -> list[Any]:
             texts = TEXTS[key]
@@ -136,17 +131,25 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
                 gr.update(label=texts.audio),
                 gr.update(label=texts.text, placeholder=texts.text_hint),
                 texts.button,
-                _timeline_heading(key, limits),
-                _notice(key, limits),
-                *show(found, key),
+                _timeline_heading(texts, limits),
+                _notice(texts, limits),
+                *([gr.update(label=texts.examples)] if rows else []),
             ]
-            return [*changes, gr.update(label=texts.examples)] if rows else changes
+            if found is None:
+                return [*changes, gr.update(label=texts.result), gr.skip(), gr.skip(), gr.update(headers=list(texts.columns))]
+            scores, visible, fields, lines = show(found, texts)
+            return [
+                *changes,
+                gr.update(value=scores, label=texts.result),
+                visible,
+                fields,
+                gr.update(value=lines, headers=list(texts.columns)),
+            ]
 
-        translated = [introduction, audio, text, button, timeline_title, notice, bars, timeline, strip, table]
-        translated += [examples] if rows else []
-        result = [bars, timeline, strip, table, last]
+        result = [bars, timeline, strip, table]
+        translated = [introduction, audio, text, button, timeline_title, notice, *([examples] if rows else []), *result]
         # One visitor at a time: the model uses every core there is.
-        event = {"inputs": [audio, text, language], "outputs": result, "concurrency_limit": 1}
+        event = {"inputs": [audio, text, language], "outputs": [*result, last], "concurrency_limit": 1}
         button.click(answer, api_name="analyse", **event)
         text.submit(answer, api_visibility="private", **event)
         language.change(switch, [language, last], translated, api_visibility="private", show_progress="hidden")
@@ -214,10 +217,9 @@ def read_examples(folder: str | os.PathLike) -> tuple[list[list[str | None]], li
     return rows, [entry["name"] for entry in entries]
 
 
-def _timeline_heading(language: str, limits: Limits) -> str:
-    texts = TEXTS[language]
+def _timeline_heading(texts: Texts, limits: Limits) -> str:
     return f"### {texts.timeline}\n{texts.timeline_hint.format(window=limits.window_s)}"
 
 
-def _notice(language: str, limits: Limits) -> str:
-    return TEXTS[language].notice.format(megabytes=limits.megabytes, minutes=f"{limits.minutes:g}", characters=limits.characters)
+def _notice(texts: Texts, limits: Limits) -> str:
+    return texts.notice.format(megabytes=limits.megabytes, minutes=f"{limits.minutes:g}", characters=limits.characters)

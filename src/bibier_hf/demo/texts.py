@@ -7,7 +7,6 @@ from dataclasses import dataclass
 class Texts:
     """The page in one language; `{...}` are filled in where a text is shown."""
 
-    language: str
     introduction: str
     audio: str
     text: str
@@ -21,6 +20,7 @@ class Texts:
     notice: str
     emotions: dict[str, str]
     refused: str
+    please_note: str
     nothing_given: str
     text_too_long: str
     file_too_large: str
@@ -32,7 +32,6 @@ class Texts:
 
 TEXTS = {
     "en": Texts(
-        language="Language",
         introduction="Which of seven emotions do a voice and its words express? For speech in English and in Russian. "
         "Give a recording, a text, or both.",
         audio="Recording",
@@ -61,6 +60,7 @@ people with them. In the European Union, inferring emotions at the workplace and
             "surprise": "surprise",
         },
         refused="This does not work",
+        please_note="Please note",
         nothing_given="There is nothing to judge yet. Record or upload a clip, or write a text.",
         text_too_long="The text has {given} characters; at most {allowed} are allowed. Shorten it.",
         file_too_large="The file has {given:.1f} MB; at most {allowed} MB are allowed. Cut it, or save it as FLAC or MP3.",
@@ -70,7 +70,6 @@ people with them. In the European Union, inferring emotions at the workplace and
         unreadable="{message}",
     ),
     "ru": Texts(
-        language="Язык",
         introduction="Какую из семи эмоций выражают голос и слова? Для речи на русском и английском языках. "
         "Дайте запись, текст или и то и другое.",
         audio="Запись",
@@ -99,6 +98,7 @@ people with them. In the European Union, inferring emotions at the workplace and
             "surprise": "удивление",
         },
         refused="Так не получится",
+        please_note="Обратите внимание",
         nothing_given="Пока нечего оценивать. Запишите или загрузите клип либо напишите текст.",
         text_too_long="В тексте знаков: {given}, допустимо не более {allowed}. Сократите его.",
         file_too_large="Размер файла {given:.1f} МБ, допустимо не более {allowed} МБ. Обрежьте его или сохраните в FLAC или MP3.",

@@ -1,0 +1,97 @@
+"""The page through its programming interface, as gradio_client calls it."""
+
+import subprocess
+import sys
+
+import gradio as gr
+import huggingface_hub.constants
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
+from bibier_hf.demo.analysis import Limits
+from bibier_hf.demo.app import WAITING_LIMIT, build_app, preferred_language, read_examples, serve
+from bibier_hf.demo.examples import write_examples
+from bibier_hf.demo.texts import TEXTS
+
+
+@pytest.fixture(scope="module")
+def client(pipe):
+    limits = Limits(megabytes=1)
+    app = build_app(pipe, limits=limits)
+    serve(app, limits, wait=False)
+    yield Client(app.local_url, verbose=False, analytics_enabled=False)
+    app.close()
+
+
+def test_a_clip_with_its_text(client, pipe, recordings):
+    audio = str(recordings["short"])
+    bars, *_ = client.predict(handle_file(audio), "What a day!", "ru", api_name="/analyse")
+    expected = pipe({"audio": audio, "text": "What a day!"})
+    names = TEXTS["ru"].emotions
+    assert bars["label"] == names[expected[0]["label"]]
+    assert {entry["label"]: entry["confidence"] for entry in bars["confidences"]} == {names[e["label"]]: e["score"] for e in expected}
+
+
+def test_messages_reach_the_visitor(client, recordings):
+    for audio, language, message in (
+        (None, "en", TEXTS["en"].nothing_given),
+        (handle_file(recordings["silent"]), "ru", TEXTS["ru"].silent),
+    ):
+        with pytest.raises(AppError) as caught:
+            client.predict(audio, "", language, api_name="/analyse")
+        assert message in str(caught.value)
+    with pytest.raises(AppError, match="text.wav cannot be read as audio"):
+        client.predict(handle_file(recordings["text"]), "", "en", api_name="/analyse")
+
+
+def test_only_the_analysis_is_offered_and_nothing_is_reported(client):
+    assert list(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == ["/analyse"]
+    config = client.config
+    assert config["analytics_enabled"] is False
+    assert config["run_history"] is False
+    assert client.src.startswith("http://127.0.0.1:")
+    assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
+
+
+def test_one_visitor_at_a_time(pipe):
+    app = build_app(pipe)
+    analyses = [function for function in app.fns.values() if function.name == "answer"]
+    assert len(analyses) == 2
+    assert {function.concurrency_limit for function in analyses} == {1}
+    assert app._queue.max_size == WAITING_LIMIT
+
+
+def test_a_model_of_one_modality_asks_for_it_alone(tiny_options, processor):
+    from transformers import pipeline
+
+    model = BiBiERForEmotionClassification(BiBiERConfig(**tiny_options, modalities=["text"], text_feature_size=8))
+    pipe = pipeline("audio-text-emotion", model=model, processor=processor, device="cpu")
+    blocks = build_app(pipe).blocks.values()
+    visible = {type(block): block.visible for block in blocks if isinstance(block, (gr.Audio, gr.Textbox))}
+    assert visible == {gr.Audio: False, gr.Textbox: True}
+
+
+@pytest.mark.parametrize(("header", "language"), [("ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("en-US,ru;q=0.5", "en"), ("de", "en"), (None, "en")])
+def test_the_page_speaks_the_language_of_the_browser(header, language):
+    request = gr.Request(headers={} if header is None else {"accept-language": header})
+    assert preferred_language(request) == language
+
+
+def test_examples(tmp_path, pipe):
+    rows, names = read_examples(write_examples(tmp_path / "examples"))
+    assert len(rows) == len(names) == len(set(names)) == 5
+    for audio, text in rows:
+        assert len(pipe({"audio": audio, "text": text})) == 7
+    first = {path.name: path.read_bytes() for path in (tmp_path / "examples").iterdir()}
+    write_examples(tmp_path / "again")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == first
+
+
+def test_the_package_does_without_gradio():
+    code = "import sys; sys.modules['gradio'] = None\nimport bibier_hf\nfrom bibier_hf.commands.demo import demo_main\nsys.exit(demo_main(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", code, "somewhere"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2
+    assert "pip install 'bibier-hf[demo]'" in done.stderr
+    assert "Traceback" not in done.stderr
