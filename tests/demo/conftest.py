@@ -18,9 +18,9 @@ def pipe(checkpoint):
 
 @pytest.fixture(scope="session")
 def recordings(tmp_path_factory, clip) -> dict[str, Path]:
-    """short (1.5 s), long (11 s), silent, quiet, a cut WAV and a text that is named as one."""
+    """short (1.5 s), long (16 s), silent, quiet, a cut WAV and a text that is named as one."""
     folder = tmp_path_factory.mktemp("recordings")
-    sounds = {"short": clip(1.5), "long": clip(11.0, seed=1), "silent": np.zeros(16_000), "quiet": 0.005 * clip(1.0)}
+    sounds = {"short": clip(1.5), "long": clip(16.0, seed=1), "silent": np.zeros(16_000), "quiet": 0.005 * clip(1.0)}
     files = {name: folder / f"{name}.wav" for name in (*sounds, "cut", "text")}
     for name, samples in sounds.items():
         soundfile.write(files[name], samples, 16_000)

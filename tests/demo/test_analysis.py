@@ -1,9 +1,11 @@
 """What a visitor gives becomes scores, or a message in their language."""
 
 from dataclasses import fields
+from itertools import groupby, pairwise
 from string import Formatter
 
 import pytest
+import soundfile
 
 from bibier_hf import EMOTIONS
 from bibier_hf.demo.analysis import Limits, RefusedInput, analyse, inspect_recording
@@ -25,13 +27,30 @@ def test_scores_are_those_of_the_pipeline(pipe, recordings):
 def test_a_long_recording_has_a_timeline(pipe, recordings):
     audio = str(recordings["long"])
     answer = analyse(pipe, audio, "", Limits(), ENGLISH)
-    expected = pipe(audio, chunk_length_s=4, stride_length_s=2, return_timestamps=True)
-    assert answer.chunks == expected["chunks"]
-    assert answer.scores == {entry["label"]: entry["score"] for entry in expected["emotions"]}
-    assert answer.recording.duration_s == pytest.approx(11.0)
-    assert answer.chunks[0]["timestamp"][0] == 0
-    assert answer.chunks[-1]["timestamp"][1] == pytest.approx(11.0)
-    assert analyse(pipe, audio, "", Limits(timeline_from_s=12), ENGLISH).chunks == []
+    samples, rate = soundfile.read(audio)
+    windows = [pipe({"array": samples[start : start + 3 * rate], "sampling_rate": rate}) for start in range(0, len(samples), 3 * rate)]
+    best = [scores[0]["label"] for scores in windows]
+    assert [chunk["emotions"][0]["label"] for chunk in answer.chunks] == [label for label, _ in groupby(best)]
+    assert answer.recording.duration_s == 16
+    ends = [chunk["timestamp"] for chunk in answer.chunks]
+    assert (ends[0][0], ends[-1][1]) == (0, pytest.approx(16))
+    assert all(one[1] == other[0] for one, other in pairwise(ends))  # the strip shows them side by side
+    lengths = [min(3.0, 16 - start) for start in range(0, 16, 3)]
+    for label in EMOTIONS:
+        mean = sum(length * score_of(label, scores) for length, scores in zip(lengths, windows, strict=True)) / 16
+        assert answer.scores[label] == pytest.approx(mean, abs=1e-4)
+
+
+def score_of(label: str, scores: list[dict]) -> float:
+    return next(entry["score"] for entry in scores if entry["label"] == label)
+
+
+def test_a_text_beside_a_long_recording_is_said_to_be_unused(pipe, recordings):
+    audio = str(recordings["long"])
+    assert analyse(pipe, audio, "Words", Limits(), ENGLISH).text_unused
+    assert not analyse(pipe, audio, "", Limits(), ENGLISH).text_unused
+    whole = analyse(pipe, audio, "Words", Limits(timeline_from_s=17), ENGLISH)
+    assert (whole.text_unused, whole.chunks) == (False, [])
 
 
 @pytest.mark.parametrize("language", TEXTS)
@@ -47,8 +66,8 @@ def test_what_is_refused_and_why(pipe, recordings, language):
     assert message("silent") == texts.silent
     assert "11" in message(text="a" * 11, characters=10)
     assert "10" in message(text="a" * 11, characters=10)
-    assert "0.2" in message("long", minutes=0.1)
-    assert "0.4" in message("long", megabytes=0)
+    assert "0.3" in message("long", minutes=0.1)
+    assert "0.5" in message("long", megabytes=0)
     for name, part in (("text", "cannot be read as audio"), ("cut", "is cut")):
         refusal = message(name)
         assert part in refusal

@@ -27,16 +27,14 @@ class Limits:
         minutes: of a recording.
         characters: of a text.
         timeline_from_s: recordings of at least this many seconds get a timeline.
-        window_s: length of its windows, seconds.
-        hop_s: from the beginning of a window to that of the next, seconds.
+        window_s: length of its windows, seconds; they stand side by side.
     """
 
     megabytes: int = 50
     minutes: float = 30
     characters: int = 1000
-    timeline_from_s: float = 10.0
-    window_s: float = 4.0
-    hop_s: float = 2.0
+    timeline_from_s: float = 15.0
+    window_s: float = 3.0
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,19 @@ class Recording:
 
 @dataclass(frozen=True)
 class Answer:
-    """Label -> probability; of a long recording also its parts, as the pipeline gives them; of any recording what it is like."""
+    """What is shown.
+
+    Args:
+        scores: label -> probability; of a long recording the mean over time.
+        chunks: parts of a long recording, as the pipeline gives them.
+        recording: what it is like; None where there is none.
+        text_unused: a text came beside a long recording: nothing tells when its words are said.
+    """
 
     scores: dict[str, float]
     chunks: list[dict[str, Any]] = field(default_factory=list)
     recording: Recording | None = None
+    text_unused: bool = False
 
 
 class RefusedInput(ValueError):
@@ -79,15 +85,13 @@ def analyse(pipe: Any, audio: str | None, text: str, limits: Limits, texts: Text
     if len(text) > limits.characters:
         raise RefusedInput(texts.text_too_long.format(given=len(text), allowed=limits.characters))
     recording = None if audio is None else inspect_recording(audio, limits, texts)
-    sample = {"audio": audio, "text": text or None}
     # The error class of this very pipeline: remote code brings its own.
     audio_error = sys.modules[type(pipe).__module__].AudioError
     try:
         if recording is None or recording.duration_s < limits.timeline_from_s:
-            return Answer(_scores(pipe(sample)), recording=recording)
-        windows = {"chunk_length_s": limits.window_s, "stride_length_s": limits.hop_s, "return_timestamps": True}
-        answer = pipe(sample, **windows)
-        return Answer(_scores(answer["emotions"]), answer["chunks"], recording)
+            return Answer(_scores(pipe({"audio": audio, "text": text or None})), recording=recording)
+        answer = pipe(audio, chunk_length_s=limits.window_s, return_timestamps=True, merge=True)
+        return Answer(_scores(answer["emotions"]), answer["chunks"], recording, text_unused=bool(text))
     except audio_error as error:
         # The visitor knows the file's name, not where the server put it.
         message = str(error).replace(os.fspath(audio), Path(audio).name)

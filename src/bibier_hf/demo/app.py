@@ -72,6 +72,8 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
             raise gr.Error(html.escape(str(error)), duration=20, title=texts.refused, print_exception=False) from error
         if found.recording is not None and found.recording.peak < QUIET_PEAK:
             gr.Warning(texts.quiet.format(peak=found.recording.peak), duration=20, title=texts.please_note)
+        if found.text_unused:
+            gr.Warning(texts.text_unused.format(seconds=limits.timeline_from_s), duration=20, title=texts.please_note)
         return *show(found, texts), found
 
     def show(found: Answer, texts: Texts) -> tuple[dict[str, float], dict, str, list[list[str]]]:

@@ -24,7 +24,9 @@ LONG = (
     ("en", "neutral", "en+Alex", "My brother called the office an hour ago and asked about the boxes."),
     ("en", "fear", "en+Andrea", "Wait, did you hear that? Somebody is at the door. I am scared, please don't open it!"),
     ("en", "anger", "en+Alex", "How dare you come here again! Get out of my house right now!"),
-    ("en", "sad", "en+Andrea", "I miss him so much. Nothing is the way it was before."),
+    ("en", "anger", "en+Alex", "You promised, and you lied to me. I will not listen to this any longer!"),
+    ("en", "sad", "en+Andrea", "I miss him so much. Nothing is the way it was before, and the house is so empty."),
+    ("en", "happy", "en+Alex", "Look at this! They said yes! We are going to the sea, all of us, on Friday!"),
 )
 """A made-up scene of two voices: the timeline has something to show."""
 

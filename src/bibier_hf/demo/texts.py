@@ -27,6 +27,7 @@ class Texts:
     recording_too_long: str
     silent: str
     quiet: str
+    text_unused: str
     unreadable: str
 
 
@@ -40,7 +41,7 @@ TEXTS = {
         button="Recognise",
         result="Emotion",
         timeline="Over time",
-        timeline_hint="Windows of {window:g} s with one result are joined.",
+        timeline_hint="Judged in windows of {window:g} s; neighbours with the same result are joined. The bars show the mean over time.",
         columns=("from", "to", "emotion", "probability"),
         examples="Examples (synthetic speech)",
         notice="""**Please note.** The scores say how speech sounds to the people who labelled the training data, not what anybody feels.
@@ -67,6 +68,7 @@ people with them. In the European Union, inferring emotions at the workplace and
         recording_too_long="The recording lasts {given:.1f} minutes; at most {allowed:g} are allowed. Cut it into parts.",
         silent="The recording is silent from its beginning to its end. Check the microphone and record again.",
         quiet="The recording is very quiet (peak {peak:.1%} of full scale). The scores mean little; record closer to the microphone.",
+        text_unused="The text was not used: of a recording of {seconds:g} s or more, nothing tells when its words are said.",
         unreadable="{message}",
     ),
     "ru": Texts(
@@ -78,7 +80,7 @@ people with them. In the European Union, inferring emotions at the workplace and
         button="Распознать",
         result="Эмоция",
         timeline="По времени",
-        timeline_hint="Соседние окна по {window:g} с с одинаковым результатом объединены.",
+        timeline_hint="Оценка по окнам в {window:g} с; соседние с одинаковым результатом объединены. Полосы показывают среднее по времени.",
         columns=("от", "до", "эмоция", "вероятность"),
         examples="Примеры (синтезированная речь)",
         notice="""**Обратите внимание.** Оценки показывают, как речь звучит для тех, кто размечал обучающие данные, а не то, что человек
@@ -105,6 +107,7 @@ people with them. In the European Union, inferring emotions at the workplace and
         recording_too_long="Запись длится {given:.1f} мин, допустимо не более {allowed:g}. Разрежьте её на части.",
         silent="В записи тишина от начала до конца. Проверьте микрофон и запишите снова.",
         quiet="Запись очень тихая (пик {peak:.1%} от полной шкалы). Оценки мало что значат; запишите ближе к микрофону.",
+        text_unused="Текст не использован: в записи от {seconds:g} с и длиннее неизвестно, когда сказаны его слова.",
         unreadable="Запись не удалось прочитать. Подробности (на английском): {message}",
     ),
 }
