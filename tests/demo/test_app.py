@@ -1,9 +1,13 @@
 """The page through its programming interface, as gradio_client calls it."""
 
+import os
 import socket
 import sys
+import time
+from pathlib import Path
 
 import gradio as gr
+import httpx
 import huggingface_hub.constants
 import pytest
 from gradio_client import Client, handle_file
@@ -11,6 +15,7 @@ from gradio_client.exceptions import AppError
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.commands.demo import demo_main
+from bibier_hf.demo import app as demo_app
 from bibier_hf.demo.analysis import Limits
 from bibier_hf.demo.app import WAITING_LIMIT, build_app, preferred_language, read_examples, serve
 from bibier_hf.demo.examples import write_examples
@@ -82,6 +87,28 @@ def test_a_model_of_one_modality_asks_for_it_alone(tiny_options, processor):
     blocks = build_app(pipe).blocks.values()
     visible = {type(block): block.visible for block in blocks if isinstance(block, (gr.Audio, gr.Textbox))}
     assert visible == {gr.Audio: False, gr.Textbox: True}
+
+
+def test_uploads_are_deleted_and_examples_stay(pipe, recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_app, "_SWEEP_S", 0.2)
+    monkeypatch.setattr(demo_app, "_KEPT_S", 0.2)
+    app = build_app(pipe, write_examples(tmp_path / "examples"))
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    serve(app, Limits(), wait=False)
+    try:
+        examples = sorted(folder.rglob("*.flac"))
+        assert len(examples) == 5
+        answer = httpx.post(f"{app.local_url}gradio_api/upload", files={"files": recordings["short"].open("rb")}, timeout=60)
+        uploaded = Path(answer.json()[0])
+        assert folder in uploaded.parents
+        for _ in range(200):
+            if not uploaded.exists():
+                break
+            time.sleep(0.1)
+        assert not uploaded.exists()
+        assert sorted(folder.rglob("*.flac")) == examples
+    finally:
+        app.close()
 
 
 @pytest.mark.parametrize(("header", "language"), [("ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("en-US,ru;q=0.5", "en"), ("de", "en"), (None, "en")])

@@ -1,8 +1,11 @@
 """The page: a recording and/or a text go in, bars and a timeline come out."""
 
+import atexit
 import html
 import json
 import os
+import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,19 +30,20 @@ _KEPT_S, _SWEEP_S = 3000, 600
 CSS = (
     STYLE
     + """
-.gradio-container { max-width: 1080px !important; margin: 0 auto !important; }
+.gradio-container { max-width: min(1080px, 100vw) !important; margin: 0 auto !important; }
+.gradio-container .main, .gradio-container .wrap, .gradio-container .contain, .gradio-container .column { min-width: 0 !important; max-width: 100%; }
 .heading { align-items: center; }
 .heading h1 { margin: 0; }
 .language .wrap { justify-content: flex-end; flex-wrap: nowrap; }
-.bars .bar { height: 8px !important; border-radius: 4px !important; background: var(--primary-600) !important; }
+.bars .bar { height: 8px !important; border-radius: 4px !important; }
 .bars .label, .bars .confidence, .bars .text { font-family: var(--font) !important; }
 .notice { font-size: 14px; }
-@media (max-width: 640px) { .language .wrap { justify-content: flex-start; } }
+@media (max-width: 640px) { .table { max-width: calc(100vw - 64px); } .language .wrap { justify-content: flex-start; } }
 """
 )
 
 THEME = gr.themes.Soft(
-    primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["system-ui", "sans-serif"]
 ).set(
     body_background_fill="*neutral_100",
     block_border_width="1px",
@@ -48,6 +52,7 @@ THEME = gr.themes.Soft(
     block_title_text_color="*primary_800",
     button_primary_background_fill="*primary_700",
     button_primary_background_fill_hover="*primary_800",
+    stat_background_fill="*primary_600",
     checkbox_label_background_fill_selected="*primary_700",
 )
 """With the visitor's own fonts: nothing is fetched from elsewhere. Text on the colours is dark or light enough to be read."""
@@ -61,6 +66,7 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
         examples_dir: folder with [`EXAMPLES_FILE`] and its clips; None: no examples.
         limits: of a visit.
     """
+    folder = _use_folder_of_its_own()
     modalities = pipe.model.config.modalities
     start = TEXTS["en"]
 
@@ -119,11 +125,13 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
         with gr.Column(visible=False) as timeline:
             timeline_title = gr.Markdown(_timeline_heading(start, limits))
             strip = gr.HTML()
-            table = gr.Dataframe(headers=list(start.columns), interactive=False, show_label=False, max_height=320)
+            table = gr.Dataframe(headers=list(start.columns), interactive=False, show_label=False, max_height=420, elem_classes="table")
         rows, names = ([], []) if examples_dir is None else read_examples(examples_dir)
         if rows:
             options = {"example_labels": names, "examples_per_page": len(rows), "cache_examples": False}
             examples = gr.Examples(rows, [audio, text], label=start.examples, **options).dataset
+            # All that is in the folder yet is examples; Gradio itself would sweep them away with what is uploaded.
+            audio.keep_in_cache.update(str(path) for path in folder.rglob("*") if path.is_file())
         notice = gr.Markdown(_notice(start, limits), elem_classes="notice")
 
         def switch(key: str, found: Answer | None) -> list[Any]:
@@ -217,6 +225,15 @@ def read_examples(folder: str | os.PathLike) -> tuple[list[list[str | None]], li
     entries: Sequence[dict[str, Any]] = json.loads((Path(folder) / EXAMPLES_FILE).read_text(encoding="utf-8"))
     rows = [[str(Path(folder) / entry["audio"]) if entry["audio"] else None, entry["text"]] for entry in entries]
     return rows, [entry["name"] for entry in entries]
+
+
+def _use_folder_of_its_own() -> Path:
+    """What visitors upload lies in a folder of this page. Gradio's default is one for all pages of a machine, and a page that ends removes
+    its files there, also those that another one shows."""
+    folder = tempfile.mkdtemp(prefix="bibier-demo-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    os.environ["GRADIO_TEMP_DIR"] = folder
+    return Path(folder)
 
 
 def _timeline_heading(texts: Texts, limits: Limits) -> str:

@@ -28,7 +28,10 @@ LONG = (
     ("en", "sad", "en+Andrea", "I miss him so much. Nothing is the way it was before, and the house is so empty."),
     ("en", "happy", "en+Alex", "Look at this! They said yes! We are going to the sea, all of us, on Friday!"),
 )
-"""A made-up scene of two voices: the timeline has something to show."""
+"""A made-up scene: the timeline has something to show."""
+
+SCENE = "en: a scene of two voices"
+"""How the longer one is called."""
 
 _PAUSE_S = 0.4
 
@@ -57,6 +60,6 @@ def write_examples(folder: str | os.PathLike) -> Path:
     pause = np.zeros(round(_PAUSE_S * SAMPLING_RATE), np.float32)
     scene = np.concatenate([part for line in LONG for part in (speak(*line), pause)])
     soundfile.write(folder / "en_scene.flac", scene, SAMPLING_RATE)
-    entries.append({"audio": "en_scene.flac", "text": "", "name": f"en: a scene of {len(scene) / SAMPLING_RATE:.0f} s"})
+    entries.append({"audio": "en_scene.flac", "text": "", "name": f"{SCENE} ({len(scene) / SAMPLING_RATE:.0f} s)"})
     (folder / EXAMPLES_FILE).write_text(json.dumps(entries, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return folder
