@@ -31,7 +31,7 @@ CSS = (
     STYLE
     + """
 .gradio-container { max-width: min(1080px, 100vw) !important; margin: 0 auto !important; }
-.gradio-container .main, .gradio-container .wrap, .gradio-container .contain, .gradio-container .column { min-width: 0 !important; max-width: 100%; }
+.gradio-container :is(.main, .wrap, .contain, .column) { min-width: 0 !important; max-width: 100%; }
 .heading { align-items: center; }
 .heading h1 { margin: 0; }
 .language .wrap { justify-content: flex-end; flex-wrap: nowrap; }
