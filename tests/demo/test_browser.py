@@ -105,6 +105,10 @@ def test_a_long_recording_on_a_russian_phone(url, recordings):
         visit.press("ru")
         page.locator(".strip").wait_for(timeout=PATIENCE_MS)
         assert len(visit.scores()) == 7
+        for part in (".bars", ".table"):  # one under the other, as wide as the phone
+            box = page.locator(part).first.bounding_box()
+            assert box["width"] > 300
+            assert box["x"] + box["width"] <= PHONE["width"]
         width = page.locator(".strip").bounding_box()["width"]
         fields = [field.bounding_box()["width"] for field in page.locator(".strip > div").all()]
         assert sum(fields) == pytest.approx(width, abs=len(fields))

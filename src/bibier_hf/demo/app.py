@@ -31,14 +31,17 @@ CSS = (
     STYLE
     + """
 .gradio-container { max-width: min(1080px, 100vw) !important; margin: 0 auto !important; }
-.gradio-container :is(.main, .wrap, .contain, .column) { min-width: 0 !important; max-width: 100%; }
 .heading { align-items: center; }
 .heading h1 { margin: 0; }
 .language .wrap { justify-content: flex-end; flex-wrap: nowrap; }
 .bars .bar { height: 8px !important; border-radius: 4px !important; }
 .bars .label, .bars .confidence, .bars .text { font-family: var(--font) !important; }
 .notice { font-size: 14px; }
-@media (max-width: 640px) { .table { max-width: calc(100vw - 64px); } .language .wrap { justify-content: flex-start; } }
+@media (max-width: 640px) {
+  .table { max-width: calc(100vw - 64px); }
+  .table :is(th, td) { font-size: 12px; }
+  .language .wrap { justify-content: flex-start; }
+}
 """
 )
 

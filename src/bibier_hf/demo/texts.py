@@ -37,12 +37,12 @@ TEXTS = {
         "Give a recording, a text, or both.",
         audio="Recording",
         text="What is said (optional)",
-        text_hint="Words in English or Russian; without a recording the text is judged alone",
+        text_hint="In English or Russian; a text alone will do, too",
         button="Recognise",
         result="Emotion",
         timeline="Over time",
         timeline_hint="Judged in windows of {window:g} s; neighbours with the same result are joined. The bars show the mean over time.",
-        columns=("from", "to", "emotion", "probability"),
+        columns=("from", "to", "emotion", "score"),
         examples="Examples (synthetic speech)",
         notice="""**Please note.** The scores say how speech sounds to the people who labelled the training data, not what anybody feels.
 They are often wrong, and more so for voices, accents and recordings unlike those the model was trained on. Do not take decisions about
@@ -76,12 +76,12 @@ people with them. In the European Union, inferring emotions at the workplace and
         "Дайте запись, текст или и то и другое.",
         audio="Запись",
         text="Что сказано (необязательно)",
-        text_hint="Слова на русском или английском; без записи оценивается только текст",
+        text_hint="На русском или английском; можно и без записи",
         button="Распознать",
         result="Эмоция",
         timeline="По времени",
         timeline_hint="Оценка по окнам в {window:g} с; соседние с одинаковым результатом объединены. Полосы показывают среднее по времени.",
-        columns=("от", "до", "эмоция", "вероятность"),
+        columns=("от", "до", "эмоция", "оценка"),
         examples="Примеры (синтезированная речь)",
         notice="""**Обратите внимание.** Оценки показывают, как речь звучит для тех, кто размечал обучающие данные, а не то, что человек
 чувствует. Они часто ошибочны, особенно для голосов, акцентов и записей, непохожих на обучающие. Не принимайте по ним решений о людях. В
