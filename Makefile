@@ -1,4 +1,5 @@
 # make quickstart   a fresh machine to a trained model: environment, embedded corpus, training, evaluation, predictions
+# make demo         a web page over the quickstart's checkpoint, which is trained first if it is not there
 # make test         the fast tests;  make test-slow  the slow ones;  make lint  the linter
 # make clean        remove the environment, caches and outputs/quickstart
 
@@ -10,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install quickstart test test-slow lint format clean
+.PHONY: install quickstart demo test test-slow lint format clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -21,10 +22,18 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
+TRAIN_QUICKSTART := HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml recipes/train.py recipes/quickstart.yaml --overwrite true
+
 quickstart: $(INSTALLED)
-	HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml recipes/train.py recipes/quickstart.yaml --overwrite true
+	$(TRAIN_QUICKSTART)
 	HF_HUB_OFFLINE=1 $(BIN)/python recipes/evaluate.py outputs/quickstart --corpus quickstart --output_dir outputs/quickstart/evaluation
 	HF_HUB_OFFLINE=1 $(BIN)/python recipes/predict.py outputs/quickstart --demo
+
+demo: $(INSTALLED) outputs/quickstart/results.json
+	HF_HUB_OFFLINE=1 $(BIN)/bibier demo outputs/quickstart
+
+outputs/quickstart/results.json: | $(INSTALLED)
+	$(TRAIN_QUICKSTART)
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'

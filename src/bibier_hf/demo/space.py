@@ -1,0 +1,118 @@
+"""The demo as a Space: a folder that the Hub runs as it is, with the checkpoint's remote code and without this package."""
+
+import os
+import shutil
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+from huggingface_hub import SpaceCard, SpaceCardData
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from packaging.version import Version
+
+from ..errors import ArgumentError
+from ..model.labels_bibier import EMOTIONS
+from .examples import write_examples
+
+PAGE_MODULES = ("__init__", "analysis", "app", "texts", "timeline_view")
+"""Modules of this folder that go into the Space, as its package `bibier_demo`."""
+
+REQUIREMENTS = ("torch", "transformers", "huggingface_hub", "numpy", "safetensors", "soundfile", "soxr")
+"""What the page and the remote code import. Gradio comes by the `sdk_version` of the card."""
+
+PYTHON_VERSION = "3.11"
+
+_APP = '''"""The demo of {model_id}."""
+
+import os
+from pathlib import Path
+
+from bibier_demo.analysis import Limits
+from bibier_demo.app import build_app, load_pipeline, serve
+
+MODEL = os.environ.get("BIBIER_MODEL", "{model_id}")
+LIMITS = Limits()
+
+app = build_app(load_pipeline(MODEL), Path(__file__).parent / "examples", LIMITS)
+
+if __name__ == "__main__":
+    serve(app, LIMITS)
+'''
+
+
+def write_space(output_dir: str | os.PathLike, model_id: str) -> Path:
+    """Write the folder of a Space that shows a checkpoint.
+
+    Args:
+        output_dir: is made; an empty folder or a former Space of this function is replaced, as a whole.
+        model_id: `owner/name` of the checkpoint on the Hub.
+
+    Returns:
+        the folder: `app.py`, `bibier_demo/`, `examples/`, `requirements.txt` (the versions that are installed here) and the card.
+
+    Raises:
+        ArgumentError: no Hub id, or a folder with something else in it.
+        SynthesisError: eSpeak, which speaks the examples, is not installed.
+    """
+    folder = Path(output_dir)
+    _check_id(model_id)
+    if folder.exists() and not _is_replaceable(folder):
+        raise ArgumentError(f"space: {folder} holds something other than a Space of this command. Name another folder, or empty it.")
+    new = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        _write_files(new, model_id)
+        if folder.exists():
+            shutil.rmtree(folder)
+        new.rename(folder)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+    return folder
+
+
+def _write_files(folder: Path, model_id: str) -> None:
+    page = folder / "bibier_demo"
+    page.mkdir(parents=True)
+    for name in PAGE_MODULES:
+        shutil.copyfile(Path(__file__).with_name(f"{name}.py"), page / f"{name}.py")
+    (folder / "app.py").write_text(_APP.format(model_id=model_id), encoding="utf-8")
+    # "2.13.0+cpu" is the build that happens to be installed here.
+    pins = "".join(f"{name}=={Version(version(name)).public}\n" for name in REQUIREMENTS)
+    (folder / "requirements.txt").write_text(pins, encoding="utf-8")
+    write_examples(folder / "examples")
+    card_data = SpaceCardData(
+        title="BiBiER",
+        emoji="\N{STUDIO MICROPHONE}",
+        colorFrom="green",
+        colorTo="blue",
+        sdk="gradio",
+        sdk_version=version("gradio"),
+        python_version=PYTHON_VERSION,
+        app_file="app.py",
+        license="mit",
+        models=[model_id],
+        tags=["speech-emotion-recognition", "audio", "english", "russian"],
+        short_description="Emotions of speech and text, in English and Russian",
+    )
+    card = SpaceCard.from_template(
+        card_data,
+        template_str=(files(__package__) / "templates" / "space_card.md").read_text(encoding="utf-8"),
+        model_id=model_id,
+        emotions=EMOTIONS,
+        gradio_version=version("gradio"),
+    )
+    card.save(folder / "README.md")
+
+
+def _check_id(model_id: str) -> None:
+    try:
+        validate_repo_id(model_id)
+    except HFValidationError as error:
+        raise ArgumentError(f"model_id: {model_id!r} is no id of the Hub such as owner/name ({error}).") from error
+    if model_id.count("/") != 1:
+        raise ArgumentError(f"model_id: {model_id!r} names no owner; write owner/name.")
+
+
+def _is_replaceable(folder: Path) -> bool:
+    """Is it empty, or a Space that was written here?"""
+    return folder.is_dir() and (not any(folder.iterdir()) or (folder / "bibier_demo").is_dir())

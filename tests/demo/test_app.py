@@ -1,0 +1,152 @@
+"""The page through its programming interface, as gradio_client calls it."""
+
+import os
+import socket
+import sys
+import time
+from pathlib import Path
+
+import gradio as gr
+import httpx
+import huggingface_hub.constants
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
+from bibier_hf.commands.demo import demo_main
+from bibier_hf.demo import app as demo_app
+from bibier_hf.demo.analysis import Limits
+from bibier_hf.demo.app import WAITING_LIMIT, build_app, preferred_language, read_examples, serve
+from bibier_hf.demo.examples import write_examples
+from bibier_hf.demo.texts import TEXTS
+
+
+@pytest.fixture(scope="module")
+def client(pipe):
+    limits = Limits(megabytes=1)
+    app = build_app(pipe, limits=limits)
+    serve(app, limits, wait=False)
+    yield Client(app.local_url, verbose=False, analytics_enabled=False)
+    app.close()
+
+
+def test_a_clip_with_its_text(client, pipe, recordings):
+    audio = str(recordings["short"])
+    bars, *_ = client.predict(handle_file(audio), "What a day!", "ru", api_name="/analyse")
+    expected = pipe({"audio": audio, "text": "What a day!"})
+    names = TEXTS["ru"].emotions
+    assert bars["label"] == names[expected[0]["label"]]
+    assert {entry["label"]: entry["confidence"] for entry in bars["confidences"]} == {names[e["label"]]: e["score"] for e in expected}
+
+
+def test_a_long_recording_has_a_timeline(client, recordings):
+    with_warnings = client.predict(handle_file(recordings["long"]), "Words", "en", api_name="/analyse")
+    bars, strip, table = (part for part in with_warnings if not (isinstance(part, dict) and "__type__" in part))
+    assert len(bars["confidences"]) == 7
+    assert 'class="strip"' in strip
+    assert table["headers"] == list(TEXTS["en"].columns)
+    assert table["data"][0][0] == "0:00"
+    assert table["data"][-1][1] == "0:16"
+
+
+def test_messages_reach_the_visitor(client, recordings):
+    for audio, language, message in (
+        (None, "en", TEXTS["en"].nothing_given),
+        (handle_file(recordings["silent"]), "ru", TEXTS["ru"].silent),
+    ):
+        with pytest.raises(AppError) as caught:
+            client.predict(audio, "", language, api_name="/analyse")
+        assert message in str(caught.value)
+    with pytest.raises(AppError, match=r"text\.wav cannot be read as audio"):
+        client.predict(handle_file(recordings["text"]), "", "en", api_name="/analyse")
+
+
+def test_only_the_analysis_is_offered_and_nothing_is_reported(client):
+    assert list(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == ["/analyse"]
+    config = client.config
+    assert config["analytics_enabled"] is False
+    assert config["run_history"] is False
+    assert client.src.startswith("http://127.0.0.1:")
+    assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
+
+
+def test_one_visitor_at_a_time(pipe):
+    app = build_app(pipe)
+    analyses = [function for function in app.fns.values() if function.name == "answer"]
+    assert len(analyses) == 2
+    assert {function.concurrency_limit for function in analyses} == {1}
+    assert app._queue.max_size == WAITING_LIMIT
+
+
+def test_a_model_of_one_modality_asks_for_it_alone(tiny_options, processor):
+    from transformers import pipeline
+
+    model = BiBiERForEmotionClassification(BiBiERConfig(**tiny_options, modalities=["text"], text_feature_size=8))
+    pipe = pipeline("audio-text-emotion", model=model, processor=processor, device="cpu")
+    blocks = build_app(pipe).blocks.values()
+    visible = {type(block): block.visible for block in blocks if isinstance(block, (gr.Audio, gr.Textbox))}
+    assert visible == {gr.Audio: False, gr.Textbox: True}
+
+
+def test_uploads_are_deleted_and_examples_stay(pipe, recordings, tmp_path, monkeypatch):
+    monkeypatch.setattr(demo_app, "_SWEEP_S", 0.2)
+    monkeypatch.setattr(demo_app, "_KEPT_S", 0.2)
+    app = build_app(pipe, write_examples(tmp_path / "examples"))
+    folder = Path(os.environ["GRADIO_TEMP_DIR"])
+    serve(app, Limits(), wait=False)
+    try:
+        examples = sorted(folder.rglob("*.flac"))
+        assert len(examples) == 5
+        answer = httpx.post(f"{app.local_url}gradio_api/upload", files={"files": recordings["short"].open("rb")}, timeout=60)
+        uploaded = Path(answer.json()[0])
+        assert folder in uploaded.parents
+        for _ in range(200):
+            if not uploaded.exists():
+                break
+            time.sleep(0.1)
+        assert not uploaded.exists()
+        assert sorted(folder.rglob("*.flac")) == examples
+    finally:
+        app.close()
+
+
+@pytest.mark.parametrize(("header", "language"), [("ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("en-US,ru;q=0.5", "en"), ("de", "en"), (None, "en")])
+def test_the_page_speaks_the_language_of_the_browser(header, language):
+    request = gr.Request(headers={} if header is None else {"accept-language": header})
+    assert preferred_language(request) == language
+
+
+def test_examples(tmp_path, pipe):
+    rows, names = read_examples(write_examples(tmp_path / "examples"))
+    assert len(rows) == len(names) == len(set(names)) == 5
+    for audio, text in rows:
+        assert len(pipe({"audio": audio, "text": text})) == 7
+    first = {path.name: path.read_bytes() for path in (tmp_path / "examples").iterdir()}
+    write_examples(tmp_path / "again")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "again").iterdir()} == first
+
+
+def test_what_the_command_refuses(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+
+    def refusal(*arguments, **options) -> str:
+        assert demo_main(*arguments, **options) == 2
+        return capsys.readouterr().err
+
+    assert "make quickstart" in refusal()  # its checkpoint is not there yet
+    assert "nowhere is neither" in refusal("./nowhere")
+    assert "--model_id OWNER/NAME" in refusal(space="space")
+    assert "--space FOLDER" in refusal("outputs/x", model_id="owner/name")
+    assert "no id of the Hub" in refusal(space="space", model_id="not an id")
+    assert "names no owner" in refusal(space="space", model_id="name")
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert "pip install 'bibier-hf[demo]'" in refusal("./nowhere")
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_port_that_is_taken(checkpoint, capsys):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        assert demo_main(str(checkpoint), port=port) == 2
+    assert f"port {port} of 127.0.0.1" in capsys.readouterr().err

@@ -1,0 +1,154 @@
+"""The page in a real browser, as a visitor uses it."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("playwright", reason="playwright is not installed")
+
+from playwright.sync_api import Page
+
+from bibier_hf.demo.analysis import Limits
+from bibier_hf.demo.app import build_app, serve
+from bibier_hf.demo.examples import write_examples
+from bibier_hf.demo.screenshot import BROWSERS, PATIENCE_MS, find_browser, open_window, wait_for_recording
+from bibier_hf.demo.texts import TEXTS
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(find_browser() is None, reason=f"no browser here ({', '.join(BROWSERS)})"),
+]
+
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def url(pipe, tmp_path_factory):
+    limits = Limits(megabytes=1)
+    app = build_app(pipe, write_examples(tmp_path_factory.mktemp("examples")), limits)
+    serve(app, limits, wait=False)
+    yield app.local_url
+    app.close()
+
+
+class Visit:
+    """A page, and what its browser complained of."""
+
+    def __init__(self, page: Page, url: str):
+        self.page = page
+        self.complaints: list[str] = []
+        self.foreign: list[str] = []
+        page.on("console", lambda message: self.complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on(
+            "request",
+            lambda request: None if request.url.startswith(("http://127.0.0.1", "blob:", "data:")) else self.foreign.append(request.url),
+        )
+        page.goto(url)
+        page.locator(".bars").wait_for()
+
+    def upload(self, path: Path) -> None:
+        if self.page.get_by_label("Upload file").count():
+            self.page.get_by_label("Upload file").first.click()
+        self.page.locator("input[type=file]").first.set_input_files(path)
+
+    def press(self, language: str = "en") -> None:
+        self.page.get_by_role("button", name=TEXTS[language].button, exact=True).click()
+
+    def scores(self) -> dict[str, int]:
+        """Shown percentages by shown name, once there are seven."""
+        self.page.wait_for_function("document.querySelectorAll('.bars .confidence').length == 7", timeout=PATIENCE_MS)
+        names = self.page.locator(".bars .text").all_inner_texts()
+        return dict(zip(names, (int(text.strip("%")) for text in self.page.locator(".bars .confidence").all_inner_texts()), strict=True))
+
+    def is_in_order(self) -> bool:
+        """Nothing complained, nobody else was asked, and nothing stands out of the window."""
+        assert self.complaints == []
+        assert self.foreign == []
+        assert self.page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+        return True
+
+
+def expected(pipe, sample: dict, language: str) -> dict[str, int]:
+    return {TEXTS[language].emotions[entry["label"]]: round(100 * entry["score"]) for entry in pipe(sample)}
+
+
+def agree(shown: dict[str, int], wanted: dict[str, int]) -> bool:
+    assert set(shown) == set(wanted)
+    return all(abs(shown[name] - wanted[name]) <= 1 for name in wanted)
+
+
+def test_a_clip_a_text_and_the_other_language(url, pipe, recordings):
+    with open_window() as page:
+        visit = Visit(page, url)
+        visit.upload(recordings["short"])
+        wait_for_recording(page)
+        page.get_by_label(TEXTS["en"].text).fill("What a day!")
+        visit.press()
+        sample = {"audio": str(recordings["short"]), "text": "What a day!"}
+        assert agree(visit.scores(), expected(pipe, sample, "en"))
+        page.get_by_label("Русский").click()
+        page.get_by_text("Обратите внимание").wait_for()
+        page.locator(".bars").get_by_text(TEXTS["ru"].emotions["anger"]).first.wait_for()
+        assert agree(visit.scores(), expected(pipe, sample, "ru"))
+        assert page.get_by_role("button", name="Распознать").is_visible()
+        assert not page.locator(".strip").is_visible()
+        assert visit.is_in_order()
+
+
+def test_a_long_recording_on_a_russian_phone(url, recordings):
+    with open_window(PHONE, language="ru-RU") as page:
+        visit = Visit(page, url)
+        page.get_by_role("button", name="Распознать").wait_for()  # the language of the browser
+        visit.upload(recordings["long"])
+        wait_for_recording(page)
+        visit.press("ru")
+        page.locator(".strip").wait_for(timeout=PATIENCE_MS)
+        assert len(visit.scores()) == 7
+        for part in (".bars", ".table"):  # one under the other, as wide as the phone
+            box = page.locator(part).first.bounding_box()
+            assert box["width"] > 300
+            assert box["x"] + box["width"] <= PHONE["width"]
+        width = page.locator(".strip").bounding_box()["width"]
+        fields = [field.bounding_box()["width"] for field in page.locator(".strip > div").all()]
+        assert sum(fields) == pytest.approx(width, abs=len(fields))
+        assert page.get_by_text("0:16").count()
+        assert visit.is_in_order()
+
+
+def test_a_recording_from_the_microphone(url):
+    with open_window() as page:
+        visit = Visit(page, url)
+        page.get_by_role("button", name="Record", exact=True).click()
+        page.wait_for_timeout(2000)
+        page.get_by_role("button", name="Stop", exact=True).first.click()
+        wait_for_recording(page)
+        visit.press()
+        assert sum(visit.scores().values()) == pytest.approx(100, abs=4)
+        assert visit.is_in_order()
+
+
+def test_what_cannot_be_judged_is_said(url, recordings, tmp_path):
+    with open_window() as page:
+        visit = Visit(page, url)
+        visit.press()
+        page.get_by_text(TEXTS["en"].nothing_given).wait_for(timeout=PATIENCE_MS)
+        visit.upload(recordings["silent"])
+        wait_for_recording(page)
+        visit.press()
+        page.get_by_text(TEXTS["en"].silent).wait_for(timeout=PATIENCE_MS)
+        assert page.locator(".bars .confidence").count() == 0
+        assert visit.is_in_order()
+    with open_window() as page:
+        visit = Visit(page, url)
+        visit.upload(recordings["text"])  # the player itself cannot show it and says so on the console
+        page.locator(".bars").wait_for()
+        page.wait_for_timeout(2000)
+        visit.press()
+        page.get_by_text("text.wav cannot be read as audio").wait_for(timeout=PATIENCE_MS)
+    large = tmp_path / "large.wav"
+    large.write_bytes(recordings["short"].read_bytes() + bytes(1_500_000))
+    with open_window() as page:
+        visit = Visit(page, url)
+        visit.upload(large)
+        page.get_by_text("exceed", exact=False).first.wait_for(timeout=PATIENCE_MS)
