@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bibier_hf.benchmark import command, textbook
+from bibier_hf.benchmark import command, growth_rows, textbook
 from bibier_hf.benchmark.measuring import Row, compare
 from bibier_hf.model.mamba_bibier import MambaBlock, selective_scan
 from bibier_hf.model.sequence_bibier import KeptSteps
@@ -77,3 +77,24 @@ def test_table_json_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     assert (tmp_path / "out" / "rows.png").read_bytes().startswith(b"\x89PNG")
     assert command.benchmark_main(["--only", "no_such_row"]) == 2
     assert "no_such_row. There are: good, bad" in capsys.readouterr().err
+
+
+def test_rows_of_growth_by_hand():
+    cost = growth_rows.Cost
+    flat = [cost(10, 9.0, 400), cost(60, 6.0, 500), cost(300, 30.0, 500), cost(3600, 396.0, 550)]
+    time, memory = growth_rows.time_row("time", flat), growth_rows.memory_row("memory", flat)
+    assert (time.ratio, time.reached) == (pytest.approx(1 / 1.1), True)
+    assert (memory.ratio, memory.reached, memory.against) == (pytest.approx(1 / 1.1), True, "peak of 300 s; 3600 s of timeline")
+    steep = [*flat[:3], cost(3600, 450.0, 601)]
+    assert not growth_rows.time_row("time", steep).reached
+    assert not growth_rows.memory_row("memory", steep).reached
+    assert growth_rows.memory_row("memory", flat[:3]).against == "peak of 60 s; 300 s of timeline"
+
+
+@pytest.mark.slow
+def test_costs_are_those_of_each_work():
+    for work in growth_rows.WORKS:
+        first, second = growth_rows.costs(work, (1, 2))
+        assert (first.length_s, second.length_s) == (1, 2)
+        assert min(first.seconds, second.seconds) > 0
+        assert min(first.peak, second.peak) > 50 * 2**20

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
+from bibier_hf.model import backbones_bibier
 from bibier_hf.model.backbones_bibier import build_backbone, encode_audio, encode_text, find_backbone_folder, weights_hash
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -105,6 +106,26 @@ def test_long_audio_equals_windows_cut_by_hand(name: str):
             expected = torch.cat([encode_audio(backbone, piece, None, -1, 1.0)[0] for piece in parts], dim=1)
         torch.testing.assert_close(features[mask], expected[0], atol=1e-5, rtol=1e-4)
         assert mask[0, : expected.shape[1]].all()
+
+
+@pytest.mark.parametrize("name", ["wav2vec2/layer", "wav2vec2/group", "wav2vec2-bert", "whisper"])
+def test_windows_are_encoded_a_few_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch):
+    """The same features as of all windows at once; the longest call holds no more windows than it may."""
+    backbone = speech(name)
+    per_second = {"whisper": 100, "wav2vec2-bert": 50}.get(name, 16_000)
+    clips = torch.randn(2, round(5.5 * per_second), *{"whisper": (8,), "wav2vec2-bert": (16,)}.get(name, ()))
+    mask = torch.arange(clips.shape[1]) < torch.tensor([[clips.shape[1]], [round(2.3 * per_second)]])
+    with torch.no_grad():
+        features, kept = encode_audio(backbone, clips, mask, -1, 0.5)
+        rows = []
+        run = backbones_bibier._run_present
+        monkeypatch.setattr(backbones_bibier, "_run_present", lambda *args: rows.append(len(args[2])) or run(*args))
+        encode_audio(backbone, clips, mask, -1, 0.5)
+        monkeypatch.setattr(backbones_bibier, "_WINDOWS_AT_ONCE", 1000)
+        expected, expected_kept = encode_audio(backbone, clips, mask, -1, 0.5)
+    assert rows == [4, 4, 4, 4, 4, 2, 22]
+    torch.testing.assert_close(features[kept], expected[expected_kept], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(kept.sum(1), expected_kept.sum(1))
 
 
 @pytest.mark.parametrize("name", ["wav2vec2/layer", "wav2vec2/group", "whisper"])

@@ -44,11 +44,12 @@ with torch.no_grad():
 pipe = pipeline("audio-text-emotion", model=folder, trust_remote_code=True)
 scores = pipe({"audio": wav, "text": "Не верю!"})
 batch = pipe([wav, {"text": "a"}], batch_size=2, top_k=1)
+timeline = pipe(wav, chunk_length_s=0.5, return_timestamps=True)
 pipe.save_pretrained(resaved)
 again = pipeline("audio-text-emotion", model=resaved, trust_remote_code=True)
 assert again({"audio": wav, "text": "Не верю!"}) == scores
 assert "bibier_hf" not in sys.modules
-print(json.dumps({"labels": list(config.id2label.values()), "logits": logits, "scores": scores, "batch": len(batch)}))
+print(json.dumps({"labels": list(config.id2label.values()), "logits": logits, "scores": scores, "batch": len(batch), "timeline": timeline}))
 """
 
 
@@ -78,6 +79,7 @@ def test_auto_classes_and_pipeline_without_the_package(checkpoint: Path, calibra
     torch.testing.assert_close(torch.tensor(result["logits"]), expected, atol=1e-5, rtol=0)
     assert result["labels"] == ["anger", "disgust", "fear", "happy", "neutral", "sad", "surprise"]
     assert result["batch"] == 2
+    assert [chunk["timestamp"] for chunk in result["timeline"]["chunks"]] == [[0.0, 0.5], [0.5, 1.0]]
     best = result["scores"][0]
     assert best["score"] == pytest.approx((expected / 2.5).softmax(-1).max().item(), abs=1e-5)
     assert result["labels"].index(best["label"]) == expected.argmax().item()

@@ -1,7 +1,8 @@
 """Rows of how cost grows with the length of a recording: extraction, pipeline and timeline, each in a process of its own.
 
 A second of a long recording must cost no more time than a second of a short one, and the timeline no more memory. Extraction and pipeline
-hold the whole recording (its samples, front-end frames and features), so their memory grows with it; the notes say how.
+hold the whole recording (its samples, front-end frames and features), so their memory grows with it; the notes say how. Times are those of
+the processor, all threads together: an hour is not measured in turns with a minute, and what else the machine does must not count.
 """
 
 import functools
@@ -27,7 +28,7 @@ CHUNKS = {"chunk_length_s": 4, "return_timestamps": True, "batch_size": 8}
 
 
 class Cost(NamedTuple):
-    """Of one recording: seconds of it, seconds of computing, and the most bytes that the process held meanwhile."""
+    """Of one recording: seconds of it, seconds of processor time, and the most bytes that the process held meanwhile."""
 
     length_s: int
     seconds: float
@@ -35,7 +36,7 @@ class Cost(NamedTuple):
 
     @property
     def rate(self) -> float:
-        """Seconds of computing for a second of audio"""
+        """Seconds of processor time for a second of audio"""
         return self.seconds / self.length_s
 
 
@@ -79,9 +80,9 @@ def _costs(work: str, lengths_s: Sequence[int]) -> list[Cost]:
         path = Path(folder) / "recording.wav"
         for length in (lengths_s[0], *lengths_s):  # the first one twice: it warms up
             write_noise(path, length)
-            before, start = psutil.Process().memory_info().rss, time.perf_counter()
+            before, start = psutil.Process().memory_info().rss, time.process_time()
             grown = grown_by(functools.partial(WORKS[work], str(path)))
-            measured.append(Cost(length, time.perf_counter() - start, before + grown))
+            measured.append(Cost(length, time.process_time() - start, before + grown))
     return measured[1:]
 
 
