@@ -16,6 +16,7 @@ from bibier_hf.hub.eval_results import write_eval_results
 from bibier_hf.hub.push import open_repository, push_labels, push_model, push_space
 
 from ..hub_server import HubServer, Repository
+from .conftest import metrics
 
 
 @pytest.fixture
@@ -64,6 +65,20 @@ def test_a_model_goes_up_whole_and_without_what_is_not_for_others(trained, hub: 
     assert entry["source"]["url"].endswith("/owner/bibier-small/blob/main/results.json")
     assert contents(trained) == before
     assert not any(str(trained.parents[1]).encode() in content for content in stored.files.values())
+
+
+def test_what_was_evaluated_later_stands_in_the_card(trained, results, hub):
+    other = {"name": "dialogue_grouped", "fold": 1}
+    evaluation = {"protocol": {"resd": results["protocol"]["resd"], "other": other}}
+    evaluation["modalities"] = {"test": {"resd": {"audio": metrics(0.61), "text": metrics(0.32)}, "other": {"audio": metrics(0.11)}}}
+    (trained / "evaluation" / "evaluation_test.json").write_text(json.dumps(evaluation))
+    push_model(trained, "owner/small")
+    files = hub.repositories["models/owner/small"].files
+    card = files["README.md"].decode()
+    assert "| audio | 61.00 |" in card
+    assert "11.00" not in card  # of another test set
+    assert 'model="owner/small"' in card
+    assert not any(name.startswith("evaluation/") for name in files)
 
 
 def test_a_card_that_was_changed_by_hand_stays(trained, hub):

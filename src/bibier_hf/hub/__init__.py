@@ -1,1 +1,1 @@
-"""The Hugging Face Hub: model cards."""
+"""The Hugging Face Hub: cards, pushing, conversion of published weights."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from ..data.prepare import INFO_FILE
 from ..errors import ArgumentError
 from ..evaluation.report import RESULTS_FILE, write_atomically, write_json
-from .cards import CARD_FILE, write_model_card
+from .cards import CARD_FILE, read_results, write_model_card
 from .dataset_cards import corpus_facts, label_facts, render_dataset_card, render_labels_card
 from .eval_results import write_eval_results
 
@@ -33,7 +33,7 @@ def take_facts(source: str | os.PathLike, folder: str | os.PathLike) -> None:
     """
     source, folder = Path(source), Path(folder)
     if (source / RESULTS_FILE).is_file():
-        write_json(folder / RESULTS_FILE, json.loads((source / RESULTS_FILE).read_text(encoding="utf-8")))
+        write_json(folder / RESULTS_FILE, read_results(source))
     elif (source / INFO_FILE).is_file():
         write_json(folder / INFO_FILE, corpus_facts(source))
     elif source.is_file():
@@ -53,16 +53,15 @@ def write_card(folder: str | os.PathLike) -> None:
         ArgumentError: a prepared corpus itself, whose folder holds nothing of others.
     """
     folder = Path(folder)
-    for name in (RESULTS_FILE, INFO_FILE, LABELS_FILE):
-        if (folder / name).is_file():
-            facts = json.loads((folder / name).read_text(encoding="utf-8"))
-            break
-    else:
-        raise FileNotFoundError(f"'{folder}' holds no facts to render a card from: {RESULTS_FILE}, {INFO_FILE} or {LABELS_FILE}.")
-    if name == RESULTS_FILE:
-        write_model_card(facts, folder / CARD_FILE)
-        write_eval_results(facts, folder)
+    if (folder / RESULTS_FILE).is_file():
+        results = read_results(folder)
+        write_model_card(results, folder / CARD_FILE)
+        write_eval_results(results, folder)
         return
+    name = next((name for name in (INFO_FILE, LABELS_FILE) if (folder / name).is_file()), None)
+    if name is None:
+        raise FileNotFoundError(f"'{folder}' holds no facts to render a card from: {RESULTS_FILE}, {INFO_FILE} or {LABELS_FILE}.")
+    facts = json.loads((folder / name).read_text(encoding="utf-8"))
     if name == INFO_FILE and "with_audio" not in facts:
         raise ArgumentError(
             f"'{folder}' is a prepared corpus: it gets its card when it is pushed, or in another folder: take {folder} FOLDER."

@@ -1,5 +1,6 @@
 """Model cards, rendered from the facts in `results.json` and `facts.yaml` alone: what is not known is left out."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import metrics_table, recall_table, write_atomically
+from ..evaluation.report import RESULTS_FILE, metrics_table, recall_table, write_atomically
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
 from ..model.modeling_bibier import ADAPTER_FOLDER
 from .facts import facts, model_licensing, template
@@ -34,6 +35,11 @@ PROTOCOLS = {
 }
 """What each protocol keeps apart, in a few words."""
 
+LATER_EVALUATION = "evaluation/evaluation_test.json"
+
+CONDITIONS = ("modalities", "noise")
+"""What is measured on request, after the training: one modality alone, and noise."""
+
 PICTURES = {
     "confusion_matrix_test_{}.png": "Confusion matrix, {}",
     "reliability_test_{}.png": "Reliability, {}",
@@ -41,11 +47,25 @@ PICTURES = {
 """File of a report -> what it shows, by corpus."""
 
 
+def read_results(folder: str | Path) -> dict[str, Any]:
+    """`results.json` of a run, with what `recipes/evaluate.py` measured later on the same test sets (`evaluation/evaluation_test.json`)."""
+    folder = Path(folder)
+    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    later = folder / LATER_EVALUATION
+    if later.is_file():
+        evaluation = json.loads(later.read_text(encoding="utf-8"))
+        same = [name for name, protocol in evaluation["protocol"].items() if protocol == results["protocol"].get(name)]
+        for key in CONDITIONS:
+            if found := {name: entry for name, entry in _of_test(evaluation, key).items() if name in same}:
+                results[key] = {"test": found}
+    return results
+
+
 def render_model_card(results: dict[str, Any], model_id: str = PLACEHOLDER_ID, pictures: Sequence[str] = ()) -> ModelCard:
     """The card of a trained model.
 
     Args:
-        results: content of `results.json` ([`~bibier_hf.training.run.run_training`]).
+        results: content of `results.json` ([`~bibier_hf.training.run.run_training`], [`read_results`]).
         model_id: Hub id, or what stands for it in the usage example.
         pictures: files that lie beside the card; those of `PICTURES` are shown.
     """

@@ -22,7 +22,7 @@ from ..data.prepare import INFO_FILE
 from ..data.tables import CorpusError
 from ..errors import PushError
 from ..evaluation.report import RESULTS_FILE
-from .cards import CARD_FILE, PLACEHOLDER_ID, render_model_card
+from .cards import CARD_FILE, PLACEHOLDER_ID, read_results, render_model_card
 from .dataset_cards import corpus_facts, label_facts, render_dataset_card, render_labels_card
 from .eval_results import EVAL_RESULTS_FOLDER, render_eval_results
 from .facts import UNKNOWN_LICENSE
@@ -177,9 +177,10 @@ def _model_texts(folder: Path, names: Mapping[str, object], repo_id: str) -> dic
                 f"'{folder}' holds neither {RESULTS_FILE} nor {CARD_FILE}: a model is not pushed without a card. Write one."
             )
         return {CARD_FILE: card.replace(PLACEHOLDER_ID, repo_id)}
-    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    results = read_results(folder)
     pictures = [name for name in names if name.endswith(".png")]
-    if card is None or card == str(render_model_card(results, pictures=pictures)):
+    as_trained = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    if card in (None, *(str(render_model_card(known, pictures=pictures)) for known in (results, as_trained))):
         card = str(render_model_card(results, repo_id, pictures))
     return {CARD_FILE: card.replace(PLACEHOLDER_ID, repo_id)} | render_eval_results(results, repo_id)
 
