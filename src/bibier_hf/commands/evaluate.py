@@ -165,8 +165,8 @@ def robustness(
 
     Returns:
         `modalities.{split}.{corpus}.{both, audio, text}` (the only modality of a model of one), and with noise
-        `noise.{split}.{corpus}.{snr_db}` (the text as it is), `noise_audio` likewise (audio alone) and `noise_settings.{split}`; metrics as in
-        `results.json`. Draws `noise_<split>_<corpus>.png`.
+        `noise.{split}.{corpus}.{snr_db}` (the text as it is), `noise_audio` likewise (audio alone) and `noise_settings.{split}`; metrics as
+        in `results.json`. Draws `noise_<split>_<corpus>.png`.
     """
     split, temperature, conditions = arguments.split, model.config.temperature, conditions_of(model)
     try:
