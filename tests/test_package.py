@@ -12,15 +12,18 @@ import pytest
 CHECK_INSTALLED = """
 import sys
 import bibier_hf
+import evaluate
 from transformers import pipeline
 from bibier_hf.augmentation.tug import TemplateUtteranceGeneration
 from bibier_hf.data.corpora import CORPORA
+from bibier_hf.evaluation.metrics import METRIC_MODULE
 from bibier_hf.hub.cards import write_model_card
 from bibier_hf.training.arguments import parse_run_arguments
 
 assert bibier_hf.__file__.startswith(sys.argv[1]), bibier_hf.__file__
 assert len(TemplateUtteranceGeneration(seed=1).sample("happy", "ru", 5)) == 5
 assert {"quickstart", "resd", "csv"} <= set(CORPORA)
+assert evaluate.load(str(METRIC_MODULE)).compute(references=[0, 1], predictions=[0, 0])["uar"] == 0.5
 torch_model = bibier_hf.BiBiERForEmotionClassification.from_backbones(hidden_size=16, num_attention_heads=2, num_fusion_layers=1)
 pipe = pipeline("audio-text-emotion", model=torch_model.eval(), processor=bibier_hf.BiBiERProcessor.from_backbones(), device="cpu")
 assert len(pipe({"text": "Hello"})) == 7
@@ -36,7 +39,7 @@ def test_a_built_wheel_works(repository: Path, tmp_path: Path):
     package = repository / "src" / "bibier_hf"
     data = {f"bibier_hf/{path.relative_to(package).as_posix()}" for path in package.rglob("*.*") if path.suffix not in (".py", ".pyc")}
     assert data <= set(names)  # components, prompts, templates, the kernels' sources
-    assert {"bibier_hf/py.typed", "bibier_hf/kernels/selective_scan.cpp"} <= data
+    assert {"bibier_hf/py.typed", "bibier_hf/kernels/selective_scan.cpp", "bibier_hf/evaluation/bibier_metrics/README.md"} <= data
     assert not any("tests" in name or name.endswith((".pt", ".safetensors")) for name in names)
     subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, timeout=600)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}

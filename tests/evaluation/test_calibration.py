@@ -148,6 +148,9 @@ def test_predictions_know_what_they_were_before():
     columns = {"id": list("x" * 40), "corpus": ["x", "y"] * 20, "language": ["en"] * 40, "label": labels}
     plain, calibrated = Predictions.from_logits(columns, logits), Predictions.from_logits(columns, logits, 3.0)
     assert calibrated.calibration_by_corpus(calibrated=False) == plain.calibration_by_corpus() == plain.calibration_by_corpus(False)
+    joined = Predictions.concatenate([plain, calibrated]).uncalibrated
+    np.testing.assert_array_equal(joined, np.concatenate([plain.probabilities] * 2))
+    assert Predictions.concatenate([plain, plain]).uncalibrated is None
     rows = np.arange(0, 40, 2)
     metrics = split_metrics(calibrated)["metrics"]["x"]
     expected = slow_metrics(labels[rows], softmax(logits[rows] / 3.0, axis=1))

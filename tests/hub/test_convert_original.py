@@ -326,6 +326,7 @@ def test_the_three_parts_give_the_whole_system(tmp_path: Path):
     ]
     system = build_model(*parts, backbones=(str(tmp_path / "speech"), str(tmp_path / "words")))
     assert len(system.config.reproduced_defects) == 10
+    assert system.config.temperature == 1.0
     waveform, ids = torch.randn(1, 16_000), torch.randint(3, 300, (1, 6))
     output = system(input_values=waveform, input_ids=ids)
 

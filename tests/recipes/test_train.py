@@ -79,7 +79,7 @@ def test_evaluating_from_the_command_line(launch, trained, about, tmp_path):
     assert modalities["both"] == about(results["metrics"]["test"]["small"])  # every row has both
     assert list(noise) == list(noise_audio) == ["20", "0"]
     assert noise["20"]["nll"] != noise["0"]["nll"] != noise_audio["0"]["nll"]
-    assert again["noise_settings"] == {"kind": "babble", "seed": 0}
+    assert again["noise_settings"] == {"test": {"kind": "babble", "seed": 0}}
     assert all(results[key] == again[key] for key in ("modalities", "noise", "noise_audio", "noise_settings"))
     assert "Babble noise, SNR in dB, speech alone:" in done.stdout
     assert {"reliability_test_small.png", "noise_test_small.png"} <= {path.name for path in tmp_path.iterdir()}

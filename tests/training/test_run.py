@@ -143,6 +143,16 @@ def test_what_cannot_be_measured_is_named_before_anything_is_computed(arguments,
         evaluate_checkpoint(parse_evaluate_arguments(["nowhere", "--corpus", "csv", *arguments]))
 
 
+def test_numbers_of_another_corpus_are_not_added_to_the_results(finished, write_table, tmp_path):
+    run, results = finished
+    (tmp_path / "other").mkdir()
+    table = write_table(tmp_path / "other", train=7)
+    arguments = [run.output_dir, "--corpus", "csv", "--data_dir", str(table), "--modalities", "true", "--add_to_results", "true"]
+    with pytest.raises(ArgumentError, match="of other corpora or another protocol than the run"):
+        evaluate_checkpoint(parse_evaluate_arguments(arguments))
+    assert json.loads((Path(run.output_dir) / "results.json").read_text()) == results
+
+
 def test_a_model_of_text_hears_no_noise(small_run, tiny_options, corpus_table, tmp_path):
     run = small_run(model=tiny_options | {"modalities": ["text"]})
     model, processor = build_model(run, 42)

@@ -38,6 +38,8 @@ from ..training.run import load_corpora, protocol_facts
 from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
 from .common import guarded
 
+_GIVEN = {"both": "speech and text", "audio": "speech alone", "text": "text alone"}
+
 
 class EvaluateArguments(Section):
     """What to score, and on what."""
@@ -104,6 +106,9 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     if arguments.noise_snr_db and "audio" not in model.config.modalities:
         raise ArgumentError("noise_snr_db: the checkpoint reads text alone, which noise does not touch. Leave it out.")
     splits = load_corpora(arguments.corpora)
+    protocol = {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)}
+    if arguments.add_to_results and _run_results(arguments)["protocol"] != protocol:
+        raise ArgumentError("add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out.")
     dataset = _inputs_of_split(arguments, splits, model, processor)
     collator = make_collator(model, processor, arguments.feature_cache)
     folder, split, temperature = Path(arguments.output_dir), arguments.split, model.config.temperature
@@ -112,7 +117,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     numbers = write_split_report(predictions, split, folder)
     results = {
         "checkpoint": Path(arguments.model).name if os.path.isdir(arguments.model) else arguments.model,
-        "protocol": {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)},
+        "protocol": protocol,
         "data_hash": {name: content_hash(rows[split]) for name, rows in splits.items()},
         "metrics": {split: numbers["metrics"]},
         "metrics_by_language": {split: numbers["languages"]},
@@ -122,9 +127,11 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     }
     if arguments.modalities or arguments.noise_snr_db:
         found = robustness(arguments, model, processor, splits, dataset, collator)
-        if arguments.add_to_results:
-            _add_to_results(arguments, results["protocol"], found)
         results |= found
+        if arguments.add_to_results:  # other splits stay
+            run = _run_results(arguments)
+            merged = {key: run.get(key, {}) | numbers for key, numbers in found.items()}
+            write_json(Path(arguments.model) / RESULTS_FILE, run | merged)
     write_json(folder / f"evaluation_{split}.json", results)
     return results
 
@@ -158,8 +165,8 @@ def robustness(
 
     Returns:
         `modalities.{split}.{corpus}.{both, audio, text}` (the only modality of a model of one), and with noise
-        `noise.{split}.{corpus}.{snr_db}` (the text as it is), `noise_audio` likewise (audio alone) and `noise_settings`; metrics as in
-        `results.json`. Draws `noise_<split>_<corpus>.png`.
+        `noise.{split}.{corpus}.{snr_db}` (the text as it is), `noise_audio` likewise (audio alone) and `noise_settings.{split}`; metrics as
+        in `results.json`. Draws `noise_<split>_<corpus>.png`.
     """
     split, temperature, conditions = arguments.split, model.config.temperature, conditions_of(model)
     try:
@@ -188,7 +195,7 @@ def robustness(
     keys = {"noise": conditions[0]} | ({"noise_audio": "audio"} if len(conditions) > 1 else {})
     for key, condition in keys.items():
         found[key] = {split: {corpus: {level: numbers[condition][corpus] for level, numbers in noisy.items()} for corpus in splits}}
-    found["noise_settings"] = {"kind": arguments.noise, "seed": arguments.noise_seed}
+    found["noise_settings"] = {split: {"kind": arguments.noise, "seed": arguments.noise_seed}}
     for corpus in splits:
         curves = {
             _GIVEN[condition]: {math.inf: clean[condition][corpus]["uar"]}
@@ -199,9 +206,6 @@ def robustness(
         draw = partial(plot_noise, curves, levels, title=f"{corpus}, {split}", noise=arguments.noise)
         write_atomically(Path(arguments.output_dir) / f"noise_{split}_{corpus}.png", draw)
     return found
-
-
-_GIVEN = {"both": "speech and text", "audio": "speech alone", "text": "text alone"}
 
 
 def _refuse_contradictions(arguments: EvaluateArguments) -> None:
@@ -216,15 +220,9 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
         raise ArgumentError(f"add_to_results: {arguments.model} holds no {RESULTS_FILE} of a training run. Leave it out.")
 
 
-def _add_to_results(arguments: EvaluateArguments, protocol: dict[str, Any], found: dict[str, Any]) -> None:
-    """Put the split of what was found into the results of the run; other splits stay."""
-    path = Path(arguments.model) / RESULTS_FILE
-    results = json.loads(path.read_text(encoding="utf-8"))
-    if results["protocol"] != protocol:
-        raise ArgumentError("add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out.")
-    for key, numbers in found.items():
-        results[key] = numbers if key == "noise_settings" else results.get(key, {}) | numbers
-    write_json(path, results)
+def _run_results(arguments: EvaluateArguments) -> dict[str, Any]:
+    """Results of the training run that left the checkpoint."""
+    return json.loads((Path(arguments.model) / RESULTS_FILE).read_text(encoding="utf-8"))
 
 
 def load_checkpoint(name: str, backbone_dir: str | None = None) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:

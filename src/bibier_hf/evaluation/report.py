@@ -81,7 +81,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
-        """What [`save`] wrote."""
+        """What [`save`] wrote: the final probabilities alone, not what they were before a temperature was applied."""
         table = pq.read_table(path)
         columns = {name: table[name].to_pylist() for name in ("id", "corpus", "language", "label")}
         return cls(
@@ -101,6 +101,9 @@ class Predictions:
             languages=[value for part in parts for value in part.languages],
             labels=np.concatenate([part.labels for part in parts]),
             probabilities=np.concatenate([part.probabilities for part in parts]),
+            uncalibrated=None
+            if all(part.uncalibrated is None for part in parts)
+            else np.concatenate([part.probabilities if part.uncalibrated is None else part.uncalibrated for part in parts]),
         )
 
     @property
