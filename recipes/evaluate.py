@@ -3,6 +3,7 @@
 python recipes/evaluate.py outputs/quickstart                                       # what it was trained on, test split
 python recipes/evaluate.py outputs/resd --data_dir PATH/TO/resd --split dev
 python recipes/evaluate.py outputs/quickstart --corpus resd --data_dir PATH/TO/resd --output_dir outputs/transfer
+python recipes/evaluate.py outputs/resd --data_dir PATH/TO/resd --json              # the report on stdout
 python recipes/evaluate.py --help
 """
 

@@ -1,5 +1,6 @@
-"""The command behind `recipes/evaluate.py`: scoring a trained checkpoint on a split of any corpus."""
+"""The command behind `bibier evaluate` and `recipes/evaluate.py`: scoring a trained checkpoint on a split of any corpus."""
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,12 +15,15 @@ from tqdm.auto import tqdm
 from ..data.features import InputDataset, content_hash
 from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_json, write_split_report
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments
 from ..training.fit import make_collator, make_inputs
 from ..training.run import load_corpora, protocol_facts
 from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
+from .checkpoint import load_checkpoint
 from .common import guarded
+
+
+JSON_FLAG = "--json"
 
 
 class EvaluateArguments(Section):
@@ -88,27 +92,6 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     return results
 
 
-def load_checkpoint(name: str, backbone_dir: str | None = None) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
-    """A trained model and its processor.
-
-    Args:
-        name: folder or Hub id.
-        backbone_dir: folder with local copies of backbones that the checkpoint only names.
-
-    Raises:
-        ArgumentError: no checkpoint there.
-    """
-    if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
-        raise ArgumentError(f"model: {name} holds no checkpoint (there is no config.json in it).")
-    try:
-        model = BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir)
-        return model, BiBiERProcessor.from_pretrained(name)
-    except OSError as error:
-        raise ArgumentError(
-            f"model: {name} is neither a folder with a checkpoint nor one on the Hub that can be fetched: {error}"
-        ) from error
-
-
 @torch.inference_mode()
 def predict_logits(model: BiBiERForEmotionClassification, dataset: InputDataset, collator: Any, batch_size: int) -> np.ndarray:
     """Logits (N, 7) of the rows of a data set, in order.
@@ -134,15 +117,18 @@ def evaluate_main(arguments: Sequence[str]) -> int:
     """Score a checkpoint as the command line says; returns the exit code.
 
     Args:
-        arguments: `MODEL [--key value] ...`.
+        arguments: `MODEL [--key value] ...`; with `--json` the report goes to stdout as JSON, and nothing else does.
     """
 
     def evaluate() -> None:
         if any(argument in ("-h", "--help") for argument in arguments):
             print(evaluate_help())
             return
-        parsed = parse_evaluate_arguments(list(arguments))
+        parsed = parse_evaluate_arguments([argument for argument in arguments if argument != JSON_FLAG])
         results = evaluate_checkpoint(parsed)
+        if JSON_FLAG in arguments:
+            print(json.dumps(results, indent=2, ensure_ascii=False))
+            return
         print(f"{parsed.model}, {parsed.split}:\n")
         print(metrics_table(results["metrics"][parsed.split]))
         print(f"\n{recall_table(results['metrics'][parsed.split])}")
@@ -154,5 +140,9 @@ def evaluate_main(arguments: Sequence[str]) -> int:
 def evaluate_help() -> str:
     """Every key of an evaluation."""
     usage = ["usage: recipes/evaluate.py MODEL [--key value] [--key=value] ...", ""]
-    short = ["  --corpus: a corpus by its name, official protocol", "  --data_dir: short for --corpora.0.data_dir"]
+    short = [
+        "  --corpus: a corpus by its name, official protocol",
+        "  --data_dir: short for --corpora.0.data_dir",
+        f"  {JSON_FLAG}: the report as JSON on stdout, instead of tables",
+    ]
     return "\n".join([*usage, *short, *section_help(EvaluateArguments)])
