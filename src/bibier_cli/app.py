@@ -30,9 +30,7 @@ def predict(
     checkpoint: Checkpoint,
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(
-            metavar="[AUDIO|FOLDER|URL|-]...", help="what to listen to; - reads paths from stdin, one a line", show_default=False
-        ),
+        typer.Argument(metavar="[AUDIO|FOLDER|URL|-]...", help="what to hear; - reads paths from stdin, one a line", show_default=False),
     ] = None,
     text: Annotated[str | None, typer.Option("--text", help="what is said in each of the clips, or a text alone")] = None,
     demo: Annotated[bool, typer.Option("--demo", help="an English and a Russian test clip of the embedded corpus")] = False,

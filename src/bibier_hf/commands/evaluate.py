@@ -22,7 +22,6 @@ from ..training.sections import Section, apply_overrides, checked_section, expan
 from .checkpoint import load_checkpoint
 from .common import guarded
 
-
 JSON_FLAG = "--json"
 
 
