@@ -92,7 +92,7 @@ def test_paths_from_stdin(checkpoint, clips):
         (["a.wav", "--output", "talk.srt"], "give --chunk_length_s"),
         (["a.wav", "b.wav", "--chunk_length_s", "4", "--output", "talk.srt"], "the timeline of one recording"),
         (["a.wav", "--chunk_length_s", "2", "--stride_length_s", "3"], "or audio is skipped"),
-        (["a.wav", "--chunk_length_s", "2", "--text", "Hello"], "cannot be laid over windows"),
+        (["a.wav", "--chunk_length_s", "2", "--text", "Hello"], "a text that cannot be laid over windows"),
         (["a.wav", "--asr", "nowhere/at-all"], "no speech recognition model"),
     ],
 )

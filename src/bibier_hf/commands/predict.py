@@ -62,8 +62,8 @@ class PredictArguments:
             raise ArgumentError("Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo.")
         if self.chunk_length_s is None and (self.stride_length_s is not None or self.output is not None):
             raise ArgumentError("--stride_length_s and --output are for a timeline; give --chunk_length_s, such as 4, as well.")
-        if self.chunk_length_s is not None and self.text:
-            raise ArgumentError("--text says nothing of when it is said, so it cannot be laid over windows; use --asr, or leave it out.")
+        if self.chunk_length_s is not None and (self.text or self.demo):
+            raise ArgumentError("--text and --demo come with a text that cannot be laid over windows; leave them out, or use --asr.")
         if self.stride_length_s is not None and self.stride_length_s > self.chunk_length_s:
             raise ArgumentError("--stride_length_s is the step from one window to the next; at most --chunk_length_s, or audio is skipped.")
         if self.output is not None and (len(self.inputs) != 1 or self.inputs[0] == STDIN or Path(self.inputs[0]).is_dir() or self.demo):
