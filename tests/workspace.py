@@ -32,7 +32,7 @@ class Workspace:
     """A working folder, and a shell in it.
 
     Args:
-        folder: empty.
+        folder: to be made.
         repository: the clone.
         checkpoint: a trained model, which becomes `outputs/quickstart` and `outputs/resd`.
         clip: `clip(seconds, seed)` -> samples at 16 kHz.
@@ -40,6 +40,7 @@ class Workspace:
 
     def __init__(self, folder: Path, repository: Path, checkpoint: Path, clip: Callable[[float, int], np.ndarray]):
         self.folder = folder
+        folder.mkdir()
         for name in CLONE:
             (folder / name).symlink_to(repository / name)
         for name in ("quickstart", "resd"):
