@@ -123,6 +123,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "find recordings -name '*.wav' | bibier predict outputs/resd - --json": Run(slow=True, expect='{"input": "recordings/'),
     "bibier predict outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(slow=True),
     "python recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd": Run(slow=True, append=WHISPER_E5),
+    "python recipes/study.py recipes/studies/resd_grouped.yaml --data_dir PATH/TO/resd": Skip(
+        "trains many models for hours; tests/training/test_study.py runs a small study"
+    ),
     "python recipes/benchmark.py --only scan_forward": Run(slow=True, expect="scan_forward"),
     "python recipes/benchmark_extraction.py --clips 8 --longest_s 4 --hidden_size 128 --layers 2": Run(slow=True, expect="times_faster"),
     "python dataset_scripts/prepare_corpus.py my_corpus.py --source PATH/TO/recordings --output_dir data/mine-too --language en": Run(
