@@ -12,7 +12,9 @@ import soundfile
 import torch
 from transformers import AutoModel, AutoProcessor
 
-REMOTE = "audio backbones configuration encoders fusion labels mamba modeling pipeline processing sequence".split()
+REMOTE = (
+    "audio backbones configuration encoders fusion labels mamba modeling pipeline processing segments sequence streaming timeline words"
+).split()
 ALLOWED_IMPORTS = {"torch", "numpy", "transformers", "huggingface_hub"}
 
 CLEAN_PROCESS = """

@@ -89,10 +89,11 @@ def peak_bytes(function: Callable[[], Any], prepare: Callable[[], Any] | None = 
         function, prepare: of a module; `prepare` runs first and is not counted.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_grown_by, (function, prepare))
+        return pool.apply(grown_by, (function, prepare))
 
 
-def _grown_by(function: Callable[[], Any], prepare: Callable[[], Any] | None) -> int:
+def grown_by(function: Callable[[], Any], prepare: Callable[[], Any] | None = None) -> int:
+    """[`peak_bytes`] in this process."""
     import psutil
 
     if prepare is not None:

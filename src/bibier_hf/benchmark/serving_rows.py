@@ -1,12 +1,10 @@
-"""Rows of what a user waits for: features of a backbone, the pipeline, the import. And how cost grows with the length of a recording."""
+"""Rows of what a user waits for: features of a backbone, the pipeline, the import."""
 
 import functools
 import subprocess
 import sys
-import time
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
@@ -127,30 +125,13 @@ def import_cost() -> Row:
     return replace(row, ratio=(row.theirs_s + 0.3) / row.ours_s, note=note)
 
 
-def growth(lengths_s: tuple[int, ...] = (10, 60, 300)) -> Row:
-    """Milliseconds of computing a second of audio in one recording after the other, each longer: flat if cost is linear."""
-    rates = {}
-    for length in lengths_s:
-        audio = {"array": np.random.default_rng(0).standard_normal(length * RATE).astype(np.float32), "sampling_rate": RATE}
-        pipe()({"audio": audio})
-        start = time.perf_counter()
-        pipe()({"audio": audio})
-        rates[length] = (time.perf_counter() - start) / length
-    shortest, longest = rates[lengths_s[1]], rates[lengths_s[-1]]
-    note = ", ".join(f"{length} s: {1000 * rate:.2f} ms/s" for length, rate in rates.items())
-    times = lengths_s[-1] * longest, lengths_s[1] * shortest
-    return Row("growth", f"{lengths_s[1]} s of audio", shortest / longest, 1 / 1.2, *times, (times[0],) * 2, (times[1],) * 2, 1, note)
-
-
 ROWS = {
     "extraction": extraction,
     "pipeline_batch": pipeline_batch,
     "pipeline_single": pipeline_single,
     "import": import_cost,
-    "growth": growth,
 }
 
 FULL_ROWS = {
     "extraction_64": lambda: replace(extraction(64), name="extraction_64"),
-    "growth_1h": lambda: replace(growth((10, 60, 600, 3600)), name="growth_1h"),
 }

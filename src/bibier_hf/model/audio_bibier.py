@@ -5,7 +5,9 @@ The one place where audio is decoded, checked, mixed down and resampled; the pro
 
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -60,23 +62,39 @@ def decode_audio(audio: Any, sampling_rate: int | None = None, target_rate: int 
         FileNotFoundError: a path that is not there.
         AudioError: anything else that is wrong with the audio or its rate.
     """
-    samples, rate, name = _read(audio, sampling_rate)
-    rate = _check_rate(rate, name)
-    samples = _mono(_as_float(samples, name), name)
-    if not np.isfinite(samples).all():
-        bad = int(np.count_nonzero(~np.isfinite(samples)))
-        raise AudioError(f"{name} has {bad} samples of {samples.size} that are NaN or infinite. Repair or drop the clip.")
+    source = locate_audio(audio, sampling_rate)
+    samples, rate = (source.samples, source.rate) if source.file is None else _decode_file(source)
+    rate = check_rate(rate, source.name)
+    samples = as_mono(samples, source.name)
     if rate != target_rate:
-        samples = _resample(samples, rate, target_rate, name)
+        samples = _resample(samples, rate, target_rate, source.name)
     return np.ascontiguousarray(samples, dtype=np.float32)
 
 
-def _read(audio: Any, sampling_rate: int | None) -> tuple[Any, Any, str]:
-    """(samples, rate, a name for messages)"""
+@dataclass(frozen=True)
+class AudioSource:
+    """Where the samples of a clip are: in an encoded file that is still closed, or in an array with its rate.
+
+    Args:
+        name: for messages.
+        file: path or content of an encoded file.
+        samples, rate: an array and its Hz, where there is no file.
+        expected_rate: Hz that the user says a file has.
+    """
+
+    name: str
+    file: str | io.BytesIO | None = None
+    samples: Any = None
+    rate: Any = None
+    expected_rate: int | None = None
+
+
+def locate_audio(audio: Any, sampling_rate: int | None = None) -> AudioSource:
+    """Find the samples in any form of audio (see [`decode_audio`]) without decoding a file."""
     if isinstance(audio, (str, os.PathLike)):
         text = os.fspath(audio)
         if text.startswith(("http://", "https://")):
-            return *_agree(_decode_file(io.BytesIO(_download(text)), text), sampling_rate, text), text
+            return AudioSource(text, io.BytesIO(_download(text)), expected_rate=sampling_rate)
         if not text:
             raise AudioError(f"The audio path is an empty string. Allowed: {INPUT_FORMS}.")
         if not os.path.exists(text):
@@ -85,17 +103,16 @@ def _read(audio: Any, sampling_rate: int | None) -> tuple[Any, Any, str]:
             )
         if os.path.isdir(text):
             raise AudioError(f"'{text}' is a folder, not an audio file. Pass one file, or a list of files.")
-        return *_agree(_decode_file(text, text), sampling_rate, text), text
+        return AudioSource(text, text, expected_rate=sampling_rate)
     if isinstance(audio, (bytes, bytearray, memoryview)):
-        name = f"<{len(audio)} bytes>"
-        return *_agree(_decode_file(io.BytesIO(bytes(audio)), name), sampling_rate, name), name
+        return AudioSource(f"<{len(audio)} bytes>", io.BytesIO(bytes(audio)), expected_rate=sampling_rate)
     if isinstance(audio, Mapping):
-        return _read_mapping(audio, sampling_rate)
+        return _locate_in_mapping(audio, sampling_rate)
     if isinstance(audio, tuple) and len(audio) == 2 and np.ndim(audio[0]) == 0 and np.ndim(audio[1]) > 0:
-        return *_agree((audio[1], audio[0]), sampling_rate, "<array>"), "<array>"
+        return _array_source("<array>", audio[1], audio[0], sampling_rate)
     if hasattr(audio, "get_all_samples"):
         decoded = audio.get_all_samples()
-        return *_agree((decoded.data, decoded.sample_rate), sampling_rate, "<decoder>"), "<decoder>"
+        return _array_source("<decoder>", decoded.data, decoded.sample_rate, sampling_rate)
     if audio is None or isinstance(audio, (bool, int, float)):
         raise AudioError(f"Audio is {audio!r}. Allowed: {INPUT_FORMS}.")
     if sampling_rate is None:
@@ -103,54 +120,70 @@ def _read(audio: Any, sampling_rate: int | None) -> tuple[Any, Any, str]:
             "An array of samples came without its sampling rate. Pass sampling_rate=..., or {'array': array, 'sampling_rate': ...}; "
             "a guess would change the pitch and so the emotion."
         )
-    return audio, sampling_rate, "<array>"
+    return AudioSource("<array>", samples=audio, rate=sampling_rate)
 
 
-def _read_mapping(audio: Mapping, sampling_rate: int | None) -> tuple[Any, Any, str]:
+def _locate_in_mapping(audio: Mapping, sampling_rate: int | None) -> AudioSource:
     for key in ("array", "raw"):
         if audio.get(key) is not None:
             name = str(audio.get("path") or "<array>")
             if audio.get("sampling_rate") is None and sampling_rate is None:
                 raise AudioError(f"{name}: {{'{key}': ...}} has no 'sampling_rate' (Hz) beside it. Add it; a guess would change the pitch.")
-            return *_agree((audio[key], audio.get("sampling_rate", sampling_rate)), sampling_rate, name), name
+            return _array_source(name, audio[key], audio.get("sampling_rate", sampling_rate), sampling_rate)
     if audio.get("bytes") is not None:
         name = str(audio.get("path") or f"<{len(audio['bytes'])} bytes>")
-        return *_agree(_decode_file(io.BytesIO(audio["bytes"]), name), sampling_rate, name), name
+        return AudioSource(name, io.BytesIO(audio["bytes"]), expected_rate=sampling_rate)
     if audio.get("path") is not None:
-        return _read(audio["path"], sampling_rate)
+        return locate_audio(audio["path"], sampling_rate)
     raise AudioError(f"A mapping with the keys {sorted(map(str, audio))} holds no audio. Allowed: {INPUT_FORMS}.")
 
 
-def _agree(decoded: tuple[Any, Any], sampling_rate: int | None, name: str) -> tuple[Any, Any]:
-    samples, rate = decoded
-    if sampling_rate is not None and rate is not None and int(sampling_rate) != int(rate):
+def _array_source(name: str, samples: Any, rate: Any, expected_rate: int | None) -> AudioSource:
+    _check_agreement(rate, expected_rate, name)
+    return AudioSource(name, samples=samples, rate=rate)
+
+
+def _check_agreement(rate: Any, expected_rate: int | None, name: str) -> None:
+    if expected_rate is not None and rate is not None and int(expected_rate) != int(rate):
         raise AudioError(
-            f"{name} has a sampling rate of {rate} Hz, but sampling_rate={sampling_rate} was passed. Leave one of the two out."
+            f"{name} has a sampling rate of {rate} Hz, but sampling_rate={expected_rate} was passed. Leave one of the two out."
         )
-    return samples, rate
 
 
-def _decode_file(source: str | io.BytesIO, name: str) -> tuple[np.ndarray, int]:
+@contextmanager
+def open_audio(source: AudioSource) -> Iterator[Any]:
+    """The `soundfile.SoundFile` of an encoded file, its damages and its end checked."""
     if soundfile is None:
         raise ImportError("Reading audio files needs the package soundfile: pip install soundfile")
-    size = os.path.getsize(source) if isinstance(source, str) else len(source.getbuffer())
+    size = os.path.getsize(source.file) if isinstance(source.file, str) else len(source.file.getbuffer())
     if size == 0:
-        raise AudioError(f"{name} is empty (0 bytes).")
+        raise AudioError(f"{source.name} is empty (0 bytes).")
     try:
-        with soundfile.SoundFile(source) as file:
-            promised, rate = file.frames, file.samplerate
-            samples = file.read(dtype="float32", always_2d=True)
+        with soundfile.SoundFile(source.file) as file:
+            _check_agreement(file.samplerate, source.expected_rate, source.name)
+            promised = file.frames
+            yield file
+            read = file.tell()
     except soundfile.LibsndfileError as error:
         raise AudioError(
-            f"{name} cannot be read as audio ({error.error_string}). Allowed: WAV, FLAC, OGG, MP3 and what else libsndfile reads; "
+            f"{source.name} cannot be read as audio ({error.error_string}). Allowed: WAV, FLAC, OGG, MP3 and what else libsndfile reads; "
             "convert others (mp4, aac, m4a) first: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
         ) from error
     # libsndfile stops at the end of a cut file without a word, so the promise of the header is held against what came.
-    if 0 <= promised < 2**62 and len(samples) < promised:
-        raise AudioError(f"{name} is cut: its header promises {promised} samples, {len(samples)} are there. Fetch the file again.")
-    if missing := _missing_riff_bytes(source, size):
-        raise AudioError(f"{name} is cut: {missing} bytes that its header promises are not there. Fetch the file again.")
-    return samples, rate
+    if 0 <= promised < 2**62 and read < promised:
+        raise AudioError(f"{source.name} is cut: its header promises {promised} samples, {read} are there. Fetch the file again.")
+    if missing := _missing_riff_bytes(source.file, size):
+        raise AudioError(f"{source.name} is cut: {missing} bytes that its header promises are not there. Fetch the file again.")
+
+
+def _decode_file(source: AudioSource) -> tuple[np.ndarray, int]:
+    with open_audio(source) as file:
+        return mixed_down(file.read(dtype="float32", always_2d=True)), file.samplerate
+
+
+def mixed_down(frames: np.ndarray) -> np.ndarray:
+    """(samples, channels) of a file -> (samples,)"""
+    return frames.mean(axis=1, dtype=np.float32)
 
 
 def _missing_riff_bytes(source: str | io.BytesIO, size: int) -> int:
@@ -191,7 +224,8 @@ def _download(url: str) -> bytes:
         ) from error
 
 
-def _check_rate(rate: Any, name: str) -> int:
+def check_rate(rate: Any, name: str) -> int:
+    """A sampling rate as a whole number of Hz."""
     if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)) or rate % 1 != 0:
         raise AudioError(f"{name}: the sampling rate is {rate!r}; it must be a whole number of Hz, such as 16000.")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
@@ -219,6 +253,15 @@ def _as_float(samples: Any, name: str) -> np.ndarray:
     return array.astype(np.float32, copy=False)
 
 
+def as_mono(samples: Any, name: str) -> np.ndarray:
+    """Samples of any type and any order of axes -> float32 (samples,), every value finite."""
+    samples = _mono(_as_float(samples, name), name)
+    if not np.isfinite(samples).all():
+        bad = int(np.count_nonzero(~np.isfinite(samples)))
+        raise AudioError(f"{name} has {bad} samples of {samples.size} that are NaN or infinite. Repair or drop the clip.")
+    return samples
+
+
 def _mono(samples: np.ndarray, name: str) -> np.ndarray:
     if samples.size == 0:
         raise AudioError(f"{name} holds no samples (shape {samples.shape}).")
@@ -232,7 +275,7 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
             f"{name} has the shape {samples.shape}: neither axis can be the channels (at most {_MAX_CHANNELS}). "
             "Pass several clips as a list of one-dimensional arrays."
         )
-    return samples.mean(axis=channels, dtype=np.float32)
+    return mixed_down(samples if channels == 1 else samples.T)
 
 
 def _resample(samples: np.ndarray, rate: int, target_rate: int, name: str) -> np.ndarray:

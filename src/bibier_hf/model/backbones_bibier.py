@@ -27,6 +27,9 @@ from .audio_bibier import SAMPLING_RATE
 SPECTRAL_INPUT_RATES = {"wav2vec2-bert": 50, "whisper": 100}
 """Model type -> frames a second of its `input_features`; every other speech backbone takes the waveform as `input_values`."""
 
+_WINDOWS_AT_ONCE = 4
+"""Windows of long recordings that are encoded together: what a backbone holds meanwhile does not grow with the recording."""
+
 _POSITIONS_OF_LENGTH_ONLY = frozenset({"canine"})
 
 
@@ -130,9 +133,15 @@ def encode_audio(
     lengths = torch.where(lengths < shortest, 0, lengths).flatten()
 
     run = _whisper_states if config.model_type == "whisper" else _audio_states
-    features, mask = _run_present(
-        run, backbone, inputs, lengths, layer, equal_lengths=getattr(config, "feat_extract_norm", None) == "group"
-    )
+    equal_lengths = getattr(config, "feat_extract_norm", None) == "group"
+    rows = batch if windows == 1 else _WINDOWS_AT_ONCE
+    encoded = [
+        _run_present(run, backbone, some_inputs, some_lengths, layer, equal_lengths)
+        for some_inputs, some_lengths in zip(inputs.split(rows), lengths.split(rows), strict=True)
+    ]
+    frames = max(features.shape[1] for features, _ in encoded)
+    features = torch.cat([F.pad(features, (0, 0, 0, frames - features.shape[1])) for features, _ in encoded])
+    mask = torch.cat([F.pad(mask, (0, frames - mask.shape[1])) for _, mask in encoded])
     return features.reshape(batch, -1, features.shape[-1]), mask.reshape(batch, -1)
 
 

@@ -1,16 +1,20 @@
 """The pipeline `audio-text-emotion`."""
 
+import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 from transformers import Pipeline, pipeline
 from transformers.utils import logging
 
 from .audio_bibier import AudioError, decode_audio
 from .configuration_bibier import TASK
+from .streaming_bibier import AudioStream
+from .timeline_bibier import TIMELINE_ARGUMENTS, Emotions, TimelineOptions, TimelineSession, mean_emotions, merge_chunks
 
 logger = logging.get_logger(__name__)
 
@@ -35,10 +39,27 @@ class AudioTextEmotionPipeline(Pipeline):
         top_k: labels to return, best first; None: all.
         sampling_rate: Hz of bare arrays.
         asr: an `automatic-speech-recognition` pipeline or a model id; it fills in the text where there is audio and no text.
-        batch_size: samples a step; results do not depend on it.
+        batch_size: samples (or chunks) a step; results do not depend on it.
+        chunk_length_s: analyse a recording of any length in windows of so many seconds. It is read from disk block by block: memory does
+            not grow with its length (that of a given segment is whole in memory).
+        stride_length_s: seconds from one window's start to the next one's (speech recognition pipelines mean the overlap by this name);
+            at most `chunk_length_s`, which is the default. The last window may be shorter.
+        segmentation: `"fixed"`, those windows, or `"energy"`: what is louder than the background, at most `chunk_length_s` (15) at once.
+        segments: `(start, end)` or `{"start": s, "end": s, "text": str}` in seconds, in place of windows; for one recording.
+        return_timestamps: tell the chunks, too (below).
+        merge: neighbouring chunks of the same best label become one.
 
     Returns:
-        `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one.
+        `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one. Of a recording in
+        chunks it is the mean over time: an instant that several windows cover counts once, divided evenly among them. With
+        `return_timestamps=True` `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]},
+        ...]}`; each chunk's emotions are those of the same stretch cut out and given to the pipeline by itself. Where nothing is louder
+        than the background, both are empty lists.
+
+    The text of a chunk: that of its segment; else the words whose middle lies in it, by `asr` if its model gives times (Whisper, CTC; then
+    they stand in `"words"`) or from `{"audio": ..., "text": [{"text": str, "timestamp": (start, end)}, ...]}`, the `chunks` of a
+    transcript; else what `asr` hears in the chunk alone. A plain text beside a recording in chunks is an error: nothing says when it is
+    said.
     """
 
     _load_processor = True
@@ -48,6 +69,7 @@ class AudioTextEmotionPipeline(Pipeline):
     _load_video_processor = False
 
     def __init__(self, *args: Any, **kwargs: Any):
+        self._timeline_arguments = {name: kwargs.pop(name) for name in TIMELINE_ARGUMENTS if name in kwargs}
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError("The pipeline needs the model's processor: pass processor=AutoProcessor.from_pretrained(...).")
@@ -69,7 +91,75 @@ class AudioTextEmotionPipeline(Pipeline):
                 f"({', '.join(self.model.config.reproduced_defects)}); batch_size=1 is used."
             )
             kwargs["batch_size"] = 1
-        return super().__call__(inputs, **kwargs)
+        options = self._timeline_options(kwargs)
+        if not options.asked_for:
+            return super().__call__(inputs, **kwargs)
+        many = isinstance(inputs, (list, Iterator, Dataset))
+        if many and options.segments is not None:
+            raise ValueError("segments belong to one recording: call the pipeline for each recording with its own.")
+        analyse = functools.partial(self._timeline, options=options, **self._session_arguments(kwargs))
+        if isinstance(inputs, list):
+            return [analyse(item) for item in inputs]
+        return (analyse(item) for item in inputs) if many else analyse(inputs)
+
+    def start_timeline(self, **kwargs: Any) -> TimelineSession:
+        """A recording that is still to come, to be pushed in pieces; takes the call arguments for chunks, `asr` and `batch_size`."""
+        options = self._timeline_options(kwargs)
+        if not options.asked_for:
+            raise ValueError("A timeline needs chunks: pass chunk_length_s=4, segmentation='energy' or segments=[(start, end), ...].")
+        arguments = self._session_arguments(kwargs)
+        return TimelineSession(arguments["classify"], options, arguments["batch_size"], arguments["preprocess"].get("asr"))
+
+    def _timeline_options(self, kwargs: dict[str, Any]) -> TimelineOptions:
+        """Takes the arguments for chunks out of those of a call."""
+        given = {name: kwargs.pop(name) for name in TIMELINE_ARGUMENTS if name in kwargs}
+        return TimelineOptions(**{**self._timeline_arguments, **given})
+
+    def _session_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+        batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
+        kwargs.pop("num_workers", None)  # one recording is one stream
+        preprocess, _, postprocess = self._sanitize_parameters(**kwargs)
+        return {
+            "preprocess": {**self._preprocess_params, **preprocess},
+            "choice": {**self._postprocess_params, **postprocess},
+            "batch_size": batch_size,
+            "classify": lambda clips: list(self.get_iterator(clips, 0, batch_size, {}, {}, {})),
+        }
+
+    def _timeline(
+        self,
+        recording: Any,
+        options: TimelineOptions,
+        preprocess: dict[str, Any],
+        choice: dict[str, Any],
+        batch_size: int,
+        classify: Callable[[list[dict]], list[Emotions]],
+    ) -> Emotions | dict[str, Any]:
+        audio, text = _split(recording)
+        if audio is None:
+            raise ValueError("A recording is analysed in chunks of its audio, and here is none. Leave the arguments for chunks out.")
+        if isinstance(text, str) and text.strip():
+            raise ValueError(
+                "A plain text says nothing of when it is said, so it cannot be laid over the chunks of a recording. Leave it out; or pass "
+                "asr=...; or segments=[{'start': ..., 'end': ..., 'text': ...}]; or as text the timed chunks of a transcript."
+            )
+        timed_texts = None if text is None or isinstance(text, str) else text
+        session = TimelineSession(classify, options, batch_size, preprocess.get("asr"), timed_texts)
+        chunks: list[dict] = []
+        stream = AudioStream(audio, preprocess.get("sampling_rate"))
+        with logging.tqdm(desc="Timeline", unit="s", leave=False, disable=None) as progress:
+            for block in stream:
+                if progress.n == 0:
+                    progress.total = stream.duration_s and round(stream.duration_s)
+                    session.check_end(stream.duration_s)
+                chunks += session.push(block)
+                progress.update(round(len(block) / self.processor.sampling_rate))
+        chunks += session.close()
+        emotions = choose(mean_emotions(chunks), **choice)
+        if not options.return_timestamps:
+            return emotions
+        told = merge_chunks(chunks) if options.merge else chunks
+        return {"emotions": emotions, "chunks": [{**chunk, "emotions": choose(chunk["emotions"], **choice)} for chunk in told]}
 
     def _sanitize_parameters(
         self, top_k: int | None = None, sampling_rate: int | None = None, asr: Any = None, **unknown: Any
@@ -77,7 +167,7 @@ class AudioTextEmotionPipeline(Pipeline):
         if unknown:
             raise TypeError(
                 f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "
-                "Allowed: asr, batch_size, num_workers, sampling_rate, top_k."
+                f"Allowed: asr, batch_size, num_workers, sampling_rate, top_k, {', '.join(TIMELINE_ARGUMENTS)}."
             )
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k={top_k!r} is not allowed; it must be a whole number from 1, or None for all labels.")
@@ -102,15 +192,20 @@ class AudioTextEmotionPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"logits": self.model(**model_inputs).logits}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor], top_k: int | None = None) -> list[dict[str, Any]]:
+    def postprocess(self, model_outputs: dict[str, torch.Tensor], **choice: Any) -> Emotions:
         scores = model_outputs["logits"].float().softmax(-1).flatten()
-        order = scores.argsort(descending=True, stable=True)[:top_k].tolist()
-        return [{"label": self.model.config.id2label[index], "score": scores[index].item()} for index in order]
+        order = scores.argsort(descending=True, stable=True).tolist()
+        return choose([{"label": self.model.config.id2label[index], "score": scores[index].item()} for index in order], **choice)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Model, processor and the code of both: a folder that `pipeline(model=folder, trust_remote_code=True)` loads."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+
+def choose(emotions: Emotions, top_k: int | None = None) -> Emotions:
+    """What is told of all labels and their scores, best first."""
+    return emotions[:top_k]
 
 
 def _is_gradio_value(value: tuple) -> bool:

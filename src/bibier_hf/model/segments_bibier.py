@@ -1,0 +1,235 @@
+"""Where the chunks of a recording begin and end: fixed windows, speech found by its energy, or segments that are given.
+
+Each segmenter takes the recording in pieces of any sizes and gives the same segments whatever the pieces are:
+`push(samples) -> [Segment, ...]` those that are complete by now, `close() -> [Segment, ...]` the rest.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from .audio_bibier import SAMPLING_RATE
+from .streaming_bibier import SampleBuffer
+
+FRAME = SAMPLING_RATE // 50
+"""Samples of a frame of energy: 20 ms."""
+
+ROUNDING_S = 0.1
+"""Seconds by which a given segment may exceed the recording; it is cut at the end."""
+
+
+@dataclass(frozen=True)
+class Segment:
+    """start, end: in samples at 16 kHz; samples: what is between them; text: what is said, if it was given."""
+
+    start: int
+    end: int
+    samples: np.ndarray
+    text: str | None = None
+
+
+class Segmenter(Protocol):
+    def push(self, samples: np.ndarray) -> list[Segment]: ...
+
+    def close(self) -> list[Segment]: ...
+
+
+def frame_levels(samples: np.ndarray) -> np.ndarray:
+    """Level of each whole frame in dB of full scale, -100 for silence: (n,) -> (n // FRAME,)"""
+    frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
+    return 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-10)
+
+
+class FixedWindows:
+    """Windows of one length, one hop from start to start, until the end of the recording is covered. The last one may be shorter.
+
+    Args:
+        length, hop: in samples, hop <= length.
+    """
+
+    def __init__(self, length: int, hop: int):
+        self._length, self._hop = length, hop
+        self._buffer = SampleBuffer()
+        self._next = 0
+
+    def push(self, samples: np.ndarray) -> list[Segment]:
+        self._buffer.append(samples)
+        segments = []
+        while self._next + self._length <= self._buffer.end:
+            segments.append(self._window(self._next + self._length))
+            self._next += self._hop
+            self._buffer.forget_before(self._next)
+        return segments
+
+    def close(self) -> list[Segment]:
+        covered = self._next - self._hop + self._length if self._next else 0
+        return [self._window(self._buffer.end)] if covered < self._buffer.end else []
+
+    def _window(self, end: int) -> Segment:
+        return Segment(self._next, end, self._buffer.cut(self._next, end))
+
+
+class SpeechByEnergy:
+    """Stretches that are louder than the background, by the level of 20 ms frames. Deterministic; it knows nothing of speech but loudness.
+
+    The background is the lowest level of the last 5 s, held within -70..-40 dB of full scale. A segment begins where the level exceeds
+    the background by `on_db` and ends where it has not exceeded it by `off_db` for `silence_s` (hysteresis: a sound that wavers between
+    the two does not break a segment). It is widened by `pad_s` on either side. What stays louder for `longest_s` is cut at the quietest
+    frame of the second half; a sound shorter than `speech_s` is a click and no segment.
+
+    Args:
+        longest_s: seconds of a segment at most.
+        on_db, off_db: dB above the background.
+        silence_s, speech_s, pad_s: seconds.
+    """
+
+    def __init__(
+        self,
+        longest_s: float,
+        on_db: float = 10.0,
+        off_db: float = 5.0,
+        silence_s: float = 0.3,
+        speech_s: float = 0.1,
+        pad_s: float = 0.1,
+    ):
+        self._on_db, self._off_db = on_db, off_db
+        self._silence, self._shortest, self._pad = (_frames(seconds) for seconds in (silence_s, speech_s, pad_s))
+        self._longest = max(2, _frames(longest_s) - 2 * self._pad)
+        self._buffer = SampleBuffer()
+        self._frame = 0  # frames that have been looked at
+        self._recent: deque[tuple[int, float]] = deque()  # (frame, level), levels rising: the first is the lowest of the last 5 s
+        self._start: int | None = None  # first frame of the segment that is open
+        self._continued = False  # does it go on from a cut?
+        self._last_loud = 0
+        self._levels: list[float] = []  # of the open segment
+        self._given_up_to = 0  # samples
+
+    def push(self, samples: np.ndarray) -> list[Segment]:
+        self._buffer.append(samples)
+        segments = []
+        for level in frame_levels(self._buffer.cut(self._frame * FRAME, self._buffer.end)).tolist():
+            segments += self._look_at(level)
+            self._frame += 1
+        needed = self._frame if self._start is None else self._start
+        self._buffer.forget_before((needed - self._pad) * FRAME)
+        return segments
+
+    def close(self) -> list[Segment]:
+        if self._start is None:
+            return []
+        return self._end_at(self._last_loud + 1)
+
+    def _look_at(self, level: float) -> list[Segment]:
+        background = self._background(level)
+        if self._start is None:
+            if level > background + self._on_db:
+                self._start, self._continued, self._last_loud, self._levels = self._frame, False, self._frame, [level]
+            return []
+        self._levels.append(level)
+        if level > background + self._off_db:
+            self._last_loud = self._frame
+        elif self._frame - self._last_loud >= self._silence:
+            return self._end_at(self._last_loud + 1)
+        return self._cut() if len(self._levels) >= self._longest else []
+
+    def _background(self, level: float) -> float:
+        while self._recent and self._recent[-1][1] >= level:
+            self._recent.pop()
+        self._recent.append((self._frame, level))
+        if self._recent[0][0] <= self._frame - _frames(5.0):
+            self._recent.popleft()
+        return min(max(self._recent[0][1], -70.0), -40.0)
+
+    def _end_at(self, frame: int) -> list[Segment]:
+        start, shortest = self._start, 1 if self._continued else self._shortest
+        self._start = None
+        return [self._segment(start, frame + self._pad)] if frame - start >= shortest else []
+
+    def _cut(self) -> list[Segment]:
+        half = max(1, len(self._levels) // 2)
+        quietest = half + int(np.argmin(self._levels[half:]))
+        segment = self._segment(self._start, self._start + quietest)
+        self._start, self._continued, self._levels = self._start + quietest, True, self._levels[quietest:]
+        return [segment]
+
+    def _segment(self, first: int, end: int) -> Segment:
+        """Frames first..end with the pad before them, which reaches into no segment that was given before."""
+        start, end = max((first - self._pad) * FRAME, self._given_up_to), min(end * FRAME, self._buffer.end)
+        self._given_up_to = end
+        return Segment(start, end, self._buffer.cut(start, end))
+
+
+class GivenSegments:
+    """Segments that someone else has found, such as a diarisation or a transcript.
+
+    Args:
+        segments: `(start, end)` or `{"start": s, "end": s, "text": str or None}`, in seconds, sorted by their starts; they may overlap.
+
+    Raises:
+        ValueError: at once for what is no such list; for a segment beyond the end of the recording by [`check_end`] and `close`.
+    """
+
+    def __init__(self, segments: Sequence[tuple[float, float] | Mapping[str, Any]]):
+        self._segments = _checked_segments(segments)
+        self._waiting = deque(self._segments)
+        self._buffer = SampleBuffer()
+
+    def check_end(self, duration_s: float) -> None:
+        """Refuse segments beyond the end of a recording."""
+        for index, (start, end, _) in enumerate(self._segments):
+            if start >= duration_s or end > duration_s + ROUNDING_S:
+                raise ValueError(f"segments[{index}] is {start} to {end} s, but the recording ends at {duration_s:.3f} s.")
+
+    def push(self, samples: np.ndarray) -> list[Segment]:
+        self._buffer.append(samples)
+        segments = []
+        while self._waiting and _samples(self._waiting[0][1]) <= self._buffer.end:
+            segments.append(self._next())
+        self._buffer.forget_before(_samples(self._waiting[0][0]) if self._waiting else self._buffer.end)
+        return segments
+
+    def close(self) -> list[Segment]:
+        self.check_end(self._buffer.end / SAMPLING_RATE)
+        return [self._next() for _ in range(len(self._waiting))]
+
+    def _next(self) -> Segment:
+        start_s, end_s, text = self._waiting.popleft()
+        start, end = _samples(start_s), min(_samples(end_s), self._buffer.end)
+        return Segment(start, end, self._buffer.cut(start, end), text)
+
+
+def _frames(seconds: float) -> int:
+    return round(seconds * SAMPLING_RATE / FRAME)
+
+
+def _samples(seconds: float) -> int:
+    return round(seconds * SAMPLING_RATE)
+
+
+def _checked_segments(segments: Any) -> list[tuple[float, float, str | None]]:
+    form = '(start, end) or {"start": ..., "end": ..., "text": ...}, in seconds'
+    if isinstance(segments, (str, bytes, Mapping)) or not isinstance(segments, Sequence) or not segments:
+        raise ValueError(f"segments={segments!r:.80} is not allowed; it must be a list of {form}, with at least one.")
+    checked: list[tuple[float, float, str | None]] = []
+    for index, segment in enumerate(segments):
+        if isinstance(segment, Mapping) and {"start", "end"} <= set(segment) <= {"start", "end", "text"}:
+            start, end, text = segment["start"], segment["end"], segment.get("text")
+        elif isinstance(segment, (tuple, list)) and len(segment) == 2:
+            (start, end), text = segment, None
+        else:
+            raise ValueError(f"segments[{index}] is {segment!r:.80}; allowed: {form}.")
+        numbers = all(isinstance(value, (int, float, np.number)) and math.isfinite(value) for value in (start, end))
+        if not numbers or not (text is None or isinstance(text, str)):
+            raise ValueError(f"segments[{index}] is {segment!r:.80}; start and end must be numbers of seconds, and the text a string.")
+        if not 0 <= start < end or _samples(start) == _samples(end):
+            raise ValueError(f"segments[{index}] is {start} to {end} s; a segment must begin at 0 or later and end after its start.")
+        if checked and start < checked[-1][0]:
+            raise ValueError(
+                f"segments[{index}] begins at {start} s, before segments[{index - 1}] at {checked[-1][0]} s. Sort them by their starts."
+            )
+        checked.append((float(start), float(end), text))
+    return checked

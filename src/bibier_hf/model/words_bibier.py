@@ -1,0 +1,110 @@
+"""What is said in a recording and when: a transcript with times, or speech recognition that gives them."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from .audio_bibier import SAMPLING_RATE
+from .segments_bibier import FRAME, frame_levels
+
+_WINDOW, _SPAN = 30 * SAMPLING_RATE, 5 * SAMPLING_RATE
+"""Speech recognition reads at most 30 s at a time, cut at the quietest frame of the last 5."""
+
+_SHORTEST = SAMPLING_RATE // 10
+"""Samples that any model of speech can read; fewer are filled up with silence."""
+
+
+class Words:
+    """What is said, word by word: `{"text": str, "timestamp": (start, end)}` in the order of time; seconds."""
+
+    def __init__(self):
+        self._words: list[dict[str, Any]] = []
+        self._middles: list[float] = []
+
+    def add(self, timed_texts: Sequence[Mapping[str, Any]], start_s: float = 0.0, end_s: float = math.inf) -> None:
+        """Enter the `chunks` of a speech recognition pipeline for audio between start_s and end_s of the recording.
+
+        A text of several words is laid over its time in proportion to their letters. A time that the model leaves open is the end of what
+        was said before, or of the audio.
+
+        Raises:
+            ValueError: what has no such form.
+        """
+        last = start_s
+        for timed in timed_texts:
+            begin, end = _checked_times(timed)
+            begin = last if begin is None else min(max(start_s + begin, last), end_s)
+            end = end_s if end is None else min(max(start_s + end, begin), end_s)
+            end = begin if math.isinf(end) else end
+            words = timed["text"].split()
+            borders = begin + (end - begin) * np.cumsum([0, *map(len, words)]) / max(1, sum(map(len, words)))
+            for word, (from_s, to_s) in zip(words, pairwise(borders.tolist()), strict=True):
+                self._words.append({"text": word, "timestamp": (round(from_s, 3), round(to_s, 3))})
+                self._middles.append((from_s + to_s) / 2)
+            last = end
+
+    def between(self, start_s: float, end_s: float) -> list[dict[str, Any]]:
+        """The words whose middle is in start_s <= t < end_s."""
+        first, last = np.searchsorted(self._middles, [start_s, end_s])
+        return self._words[first:last]
+
+
+class Recogniser:
+    """Words by speech recognition, in blocks of at most 30 s that are cut at a quiet place, so that memory is bounded.
+
+    Args:
+        asr: a speech recognition pipeline whose model gives times: words from CTC models and from Whisper with alignment heads, else
+            Whisper's segments.
+        words: where to enter them.
+    """
+
+    def __init__(self, asr: Any, words: Words):
+        self._asr, self._words = asr, words
+        self._times: str | bool = "word"
+        if asr.type == "seq2seq_whisper" and getattr(asr.model.generation_config, "alignment_heads", None) is None:
+            self._times = True
+        self._waiting = np.zeros(0, np.float32)
+        self._done = 0
+
+    @staticmethod
+    def can_use(asr: Any) -> bool:
+        """Does this pipeline give times? Others (plain sequence-to-sequence models, functions) transcribe each chunk by itself."""
+        return getattr(asr, "type", None) in ("ctc", "ctc_with_lm", "tdt", "seq2seq_whisper")
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """Takes samples, gives back those whose words are known."""
+        self._waiting = np.concatenate([self._waiting, samples])
+        known = [np.zeros(0, np.float32)]
+        while len(self._waiting) >= _WINDOW:
+            known.append(self._recognise(self._quiet_place()))
+        return np.concatenate(known)
+
+    def close(self) -> np.ndarray:
+        """The rest of the samples."""
+        return self._recognise(len(self._waiting)) if len(self._waiting) else self._waiting
+
+    def _quiet_place(self) -> int:
+        begin = _WINDOW - _SPAN
+        return begin + int(frame_levels(self._waiting[begin:_WINDOW]).argmin()) * FRAME + FRAME // 2
+
+    def _recognise(self, count: int) -> np.ndarray:
+        samples, self._waiting = self._waiting[:count], self._waiting[count:]
+        audible = np.pad(samples, (0, max(0, _SHORTEST - count)))
+        answer = self._asr({"raw": audible, "sampling_rate": SAMPLING_RATE}, return_timestamps=self._times)
+        start, self._done = self._done, self._done + count
+        self._words.add(answer["chunks"], start / SAMPLING_RATE, self._done / SAMPLING_RATE)
+        return samples
+
+
+def joined(words: Iterable[Mapping[str, Any]]) -> str | None:
+    """Words as one text; None where there are none."""
+    return " ".join(word["text"] for word in words) or None
+
+
+def _checked_times(timed: Any) -> tuple[float | None, float | None]:
+    if not (isinstance(timed, Mapping) and isinstance(timed.get("text"), str) and len(timed.get("timestamp") or ()) == 2):
+        raise ValueError(f'{timed!r:.80} is no text with its time; allowed: {{"text": str, "timestamp": (start, end)}}, in seconds.')
+    return timed["timestamp"]
