@@ -36,12 +36,14 @@ def predict(
     demo: Annotated[bool, typer.Option("--demo", help="an English and a Russian test clip of the embedded corpus")] = False,
     top_k: Annotated[int | None, typer.Option("--top_k", min=1, help="emotions to tell, best first [3; all with --json]")] = None,
     asr: Annotated[str | None, typer.Option("--asr", metavar="MODEL", help="id or folder of a recogniser for clips without text")] = None,
-    chunk_length_s: Annotated[
-        float | None, typer.Option("--chunk_length_s", min=0.1, help="cut long recordings into windows of so many seconds")
-    ] = None,
+    chunk_length_s: Annotated[float | None, typer.Option("--chunk_length_s", help="seconds of the windows of long recordings")] = None,
     stride_length_s: Annotated[
-        float | None, typer.Option("--stride_length_s", min=0.05, help="seconds from one window to the next [--chunk_length_s]")
+        float | None, typer.Option("--stride_length_s", help="from one window's start to the next [--chunk_length_s]")
     ] = None,
+    segmentation: Annotated[
+        str | None, typer.Option("--segmentation", metavar="WAY", help="fixed (windows), or energy (where somebody speaks)")
+    ] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="join neighbouring windows of the same best emotion")] = False,
     output: Annotated[
         str | None, typer.Option("--output", metavar="FILE", help="write the timeline of one recording: .json .csv .rttm .srt .png")
     ] = None,
@@ -57,6 +59,7 @@ def predict(
       find recordings -name '*.wav' | bibier predict outputs/resd - --json
       bibier predict outputs/resd --text "I can't believe it!"
       bibier predict outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt
+      bibier predict outputs/resd talk.wav --segmentation energy --merge --asr openai/whisper-base
 
     \b
     Answers go to stdout; progress and messages go to stderr.
@@ -74,6 +77,8 @@ def predict(
         asr=asr,
         chunk_length_s=chunk_length_s,
         stride_length_s=stride_length_s,
+        segmentation=segmentation,
+        merge=merge,
         output=output,
         as_json=as_json,
         backbone_dir=backbone_dir,

@@ -1,5 +1,6 @@
 """The command `bibier` as a shell or a script meets it: answers, streams, exit codes, help, completion."""
 
+import csv
 import json
 import os
 import signal
@@ -82,6 +83,25 @@ def test_paths_from_stdin(checkpoint, clips):
     assert bibier("predict", checkpoint, "-", stdin="\n").exit_code == 2
 
 
+def test_a_long_recording(checkpoint, tmp_path, clip):
+    soundfile.write(tmp_path / "talk.wav", clip(5.0, 3), 16_000)
+    arguments = ["predict", checkpoint, tmp_path / "talk.wav", "--chunk_length_s", 2, "--stride_length_s", 1.5]
+    done = bibier(*arguments, "--json", "--output", tmp_path / "talk.csv")
+    assert done.exit_code == 0, done.output
+    (answer,) = json_lines(done.stdout)
+    assert sorted(answer) == ["chunks", "emotions", "input", "text"]
+    assert [chunk["timestamp"] for chunk in answer["chunks"]] == [[0.0, 2.0], [1.5, 3.5], [3.0, 5.0]]
+    with open(tmp_path / "talk.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["anger"]) for row in rows] == [
+        entry["score"] for chunk in answer["chunks"] for entry in chunk["emotions"] if entry["label"] == "anger"
+    ]
+    done = bibier(*arguments, "--output", tmp_path / "talk.srt")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[2].split()[:4] == ["0.00", "-", "2.00", "s"]
+    assert "00:00:01,500 --> 00:00:03,000" in (tmp_path / "talk.srt").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -90,8 +110,10 @@ def test_paths_from_stdin(checkpoint, clips):
         (["a.wav", "--top_k", "0"], "Invalid value for '--top_k'"),
         (["a.wav", "--topk", "1"], "No such option"),
         (["a.wav", "--output", "talk.srt"], "give --chunk_length_s"),
+        (["a.wav", "--merge"], "merge without chunks"),
+        (["a.wav", "--chunk_length_s", "4", "--output", "talk.doc"], "must end in one of .json, .csv"),
         (["a.wav", "b.wav", "--chunk_length_s", "4", "--output", "talk.srt"], "the timeline of one recording"),
-        (["a.wav", "--chunk_length_s", "2", "--stride_length_s", "3"], "or audio is skipped"),
+        (["a.wav", "--chunk_length_s", "2", "--stride_length_s", "3"], "would leave gaps"),
         (["a.wav", "--chunk_length_s", "2", "--text", "Hello"], "a text that cannot be laid over windows"),
         (["a.wav", "--asr", "nowhere/at-all"], "no speech recognition model"),
     ],

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from ..errors import ArgumentError
 from ..model.audio_bibier import AudioError
 from ..model.configuration_bibier import TASK
 from ..model.labels_bibier import EMOTIONS
+from ..model.timeline_bibier import TimelineOptions
+from ..timeline import TIMELINE_FORMATS, save_timeline
 from .checkpoint import load_checkpoint
 from .common import guarded
 
@@ -36,10 +39,10 @@ class PredictArguments:
         inputs: audio files, URLs, folders of audio files, or `-` for paths on stdin.
         text: what is said in each of the inputs; without inputs, a text alone.
         demo: an English and a Russian clip of the embedded corpus as well.
-        top_k: emotions to tell, best first; None: three for reading, all as JSON.
+        top_k: emotions to tell, best first; None: three for reading, all in JSON and in files.
         asr: id or folder of a speech recognition model for clips without text.
-        chunk_length_s: seconds of the windows that long recordings are cut into; None: a recording is one utterance.
-        stride_length_s: seconds from one window to the next.
+        chunk_length_s, stride_length_s, segmentation, merge: how long recordings are cut
+            ([`~bibier_hf.model.timeline_bibier.TimelineOptions`]); all unset: a recording is one utterance.
         output: file for the timeline of one recording; its suffix says in which form.
         as_json: one JSON object a line for each input.
         backbone_dir: folder with local copies of backbones that the checkpoint only names.
@@ -53,6 +56,8 @@ class PredictArguments:
     asr: str | None = None
     chunk_length_s: float | None = None
     stride_length_s: float | None = None
+    segmentation: str | None = None
+    merge: bool = False
     output: str | None = None
     as_json: bool = False
     backbone_dir: str | None = None
@@ -60,14 +65,32 @@ class PredictArguments:
     def __post_init__(self):
         if not (self.inputs or self.text or self.demo):
             raise ArgumentError("Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo.")
-        if self.chunk_length_s is None and (self.stride_length_s is not None or self.output is not None):
-            raise ArgumentError("--stride_length_s and --output are for a timeline; give --chunk_length_s, such as 4, as well.")
-        if self.chunk_length_s is not None and (self.text or self.demo):
+        if not self.windows:
+            if self.output is not None:
+                raise ArgumentError("--output is for a timeline; give --chunk_length_s, such as 4, or --segmentation energy as well.")
+            return
+        if self.text or self.demo:
             raise ArgumentError("--text and --demo come with a text that cannot be laid over windows; leave them out, or use --asr.")
-        if self.stride_length_s is not None and self.stride_length_s > self.chunk_length_s:
-            raise ArgumentError("--stride_length_s is the step from one window to the next; at most --chunk_length_s, or audio is skipped.")
-        if self.output is not None and (len(self.inputs) != 1 or self.inputs[0] == STDIN or Path(self.inputs[0]).is_dir() or self.demo):
+        if self.output is None:
+            return
+        if len(self.inputs) != 1 or self.inputs[0] == STDIN or Path(self.inputs[0]).is_dir():
             raise ArgumentError("--output holds the timeline of one recording; give one audio file, or --json for many.")
+        if Path(self.output).suffix.lower() not in TIMELINE_FORMATS:
+            raise ArgumentError(f"--output: {self.output} must end in one of {', '.join(TIMELINE_FORMATS)}.")
+
+    @property
+    def windows(self) -> dict[str, Any]:
+        """Arguments of the pipeline for a timeline; {} where none is asked for.
+
+        Raises:
+            ArgumentError: what does not fit together.
+        """
+        given = {name: getattr(self, name) for name in ("chunk_length_s", "stride_length_s", "segmentation", "merge")}
+        try:
+            asked_for = TimelineOptions(**given).asked_for
+        except ValueError as error:
+            raise ArgumentError(str(error)) from error
+        return given | {"return_timestamps": True} if asked_for else {}
 
 
 def predict_main(**options: Any) -> int:
@@ -85,7 +108,7 @@ def predict_main(**options: Any) -> int:
         arguments = PredictArguments(**options)
         samples = read_samples(arguments)
         pipe = load_pipeline(arguments)
-        show = show_json if arguments.as_json else show_text
+        show = show_json if arguments.as_json else partial(show_text, top_k=arguments.top_k)
         count = 0
         for name, sample in tqdm(samples, desc="Predicting", unit="input", disable=isinstance(samples, list) and len(samples) < 2):
             count += 1
@@ -128,17 +151,11 @@ def answer_sample(pipe: Any, sample: dict[str, Any], arguments: PredictArguments
     Raises:
         AudioError, OSError: an input that cannot be used.
     """
-    top_k = SHOWN_EMOTIONS if arguments.top_k is None and not arguments.as_json else arguments.top_k
-    if arguments.chunk_length_s is None or sample.get("audio") is None:
-        return {"emotions": pipe(sample, top_k=top_k)}
-    windows = {"chunk_length_s": arguments.chunk_length_s, "return_timestamps": True}
-    if arguments.stride_length_s is not None:
-        windows["stride_length_s"] = arguments.stride_length_s
-    answer = pipe(sample, top_k=top_k, **windows)
+    if not arguments.windows:
+        return {"emotions": pipe(sample, top_k=arguments.top_k)}
+    answer = pipe(sample, top_k=arguments.top_k, **arguments.windows)
     if arguments.output is not None:
-        from ..timeline import save_timeline
-
-        save_timeline(answer, arguments.output)
+        save_timeline(answer, arguments.output, name=Path(sample["audio"]).stem)
     return answer
 
 
@@ -193,16 +210,19 @@ def show_json(name: str, sample: dict[str, Any], answer: dict[str, Any]) -> str:
     return json.dumps({"input": name, "text": sample.get("text")} | answer, ensure_ascii=False)
 
 
-def show_text(name: str, sample: dict[str, Any], answer: dict[str, Any]) -> str:
+def show_text(name: str, sample: dict[str, Any], answer: dict[str, Any], top_k: int | None = None) -> str:
     """The name with the text, and the emotions under it; windows follow, a line each."""
-    lines = [f"{name}: {sample['text']!r}" if sample.get("text") else name, f"    {show_emotions(answer['emotions'])}"]
+    lines = [
+        f"{name}: {sample['text']!r}" if sample.get("text") else name,
+        f"    {show_emotions(answer['emotions'], top_k) or 'nothing is said'}",
+    ]
     for chunk in answer.get("chunks", []):
         start, end = chunk["timestamp"]
         said = f"  {chunk['text']!r}" if chunk.get("text") else ""
-        lines.append(f"    {start:7.2f} - {end:7.2f} s  {show_emotions(chunk['emotions'])}{said}")
+        lines.append(f"    {start:7.2f} - {end:7.2f} s  {show_emotions(chunk['emotions'], top_k)}{said}")
     return "\n".join(lines)
 
 
-def show_emotions(emotions: Sequence[dict[str, Any]]) -> str:
+def show_emotions(emotions: Sequence[dict[str, Any]], top_k: int | None) -> str:
     """`happy 0.62, surprise 0.20`"""
-    return ", ".join(f"{entry['label']} {entry['score']:.2f}" for entry in emotions)
+    return ", ".join(f"{entry['label']} {entry['score']:.2f}" for entry in emotions[: top_k or SHOWN_EMOTIONS])
