@@ -129,7 +129,7 @@ class SampleBuffer:
 
     def cut(self, start: int, end: int) -> np.ndarray:
         """Samples start..end, a copy."""
-        position, parts = self._start, []
+        position, parts = self._start, [np.zeros(0, np.float32)]
         for block in self._blocks:
             parts.append(block[max(0, start - position) : max(0, end - position)])
             position += len(block)

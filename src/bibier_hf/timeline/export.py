@@ -75,13 +75,14 @@ def _write_rttm(result: Mapping[str, Any], path: Path, name: str) -> None:
 
 def _write_srt(result: Mapping[str, Any], path: Path, name: str) -> None:
     chunks, cues = result["chunks"], []
-    following = [chunk["timestamp"][0] for chunk in chunks[1:]] + [float("inf")]
-    for chunk, next_start in zip(chunks, following, strict=True):
+    for index, chunk in enumerate(chunks):
         (start, end), best = chunk["timestamp"], chunk["emotions"][0]
-        if min(end, next_start) <= start:  # two segments that begin together: the later one is shown
+        if index + 1 < len(chunks):
+            end = min(end, chunks[index + 1]["timestamp"][0])
+        if end <= start:  # two segments that begin together: the later one is shown
             continue
         lines = [f"{best['label']} {best['score']:.0%}", *(chunk.get("text") or "").split("\n")]
-        time = f"{_srt_time(start)} --> {_srt_time(min(end, next_start))}"
+        time = f"{_srt_time(start)} --> {_srt_time(end)}"
         cues.append("\n".join([str(len(cues) + 1), time, *filter(str.strip, lines)]) + "\n")
     path.write_text("\n".join(cues), encoding="utf-8")
 
