@@ -1,6 +1,7 @@
 """A folder in which the documented commands find what a user would have: the clone, a clip, small corpora, a trained checkpoint."""
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -19,6 +20,7 @@ from bibier_hf import EMOTIONS
 from bibier_hf.data import corpora
 from bibier_hf.data.corpora import get_corpus
 from bibier_hf.data.corpora.resd import OFFICIAL_FOLDS
+from bibier_hf.data.prepare import INFO_FILE
 
 TIMEOUT_S = 1200
 PROGRAMS = {"python": "", "accelerate": "-m accelerate.commands.accelerate_cli", "bibier": "-m bibier_cli"}
@@ -113,8 +115,13 @@ class Workspace:
                 split = "test" if number > 5 else "train"
                 rows.append({"file_name": f"wavs/{name}.wav", "text": f"Фраза {place} {number}.", "emotion": emotion, "split": split})
         _write_csv(raw / "metadata.csv", rows)
-        get_corpus("resd").prepare(raw, self.folder / "data" / "resd", strict_counts=False)
-        (self.folder / "PATH" / "TO" / "resd").symlink_to(self.folder / "data" / "resd")
+        prepared = self.folder / "data" / "resd"
+        get_corpus("resd").prepare(raw, prepared, strict_counts=False)
+        # It stands for the whole corpus, also before commands that ask how it was prepared.
+        facts = json.loads((prepared / INFO_FILE).read_text(encoding="utf-8"))
+        facts["options"]["strict_counts"] = True
+        (prepared / INFO_FILE).write_text(json.dumps(facts), encoding="utf-8")
+        (self.folder / "PATH" / "TO" / "resd").symlink_to(prepared)
 
     def _write_meld(self) -> None:
         """A prepared stand-in for MELD: dialogues of a few words, no clips"""
