@@ -1,14 +1,16 @@
-"""Print the emotions of clips, through the pipeline.
+"""Print the emotions of clips and texts, through the pipeline: `bibier predict` under another name.
 
 python recipes/predict.py outputs/quickstart --demo                    # one English and one Russian clip of the embedded corpus
 python recipes/predict.py outputs/resd clip.wav other.wav
 python recipes/predict.py outputs/resd clip.wav --text "I can't believe it!"
 python recipes/predict.py outputs/resd --text "I can't believe it!"
+python recipes/predict.py outputs/resd recordings/ --json               # every audio file of a folder, a JSON object a line
+python recipes/predict.py outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt
 """
 
 import sys
 
-from bibier_hf.commands.predict import predict_main
+from bibier_cli import main
 
 if __name__ == "__main__":
-    sys.exit(predict_main(sys.argv[1:]))
+    main(["predict", *sys.argv[1:]])

@@ -40,12 +40,16 @@ def test_a_built_wheel_works(repository: Path, tmp_path: Path):
     data = {f"bibier_hf/{path.relative_to(package).as_posix()}" for path in package.rglob("*.*") if path.suffix not in (".py", ".pyc")}
     assert data <= set(names)  # components, prompts, templates, the kernels' sources
     assert {"bibier_hf/py.typed", "bibier_hf/kernels/selective_scan.cpp", "bibier_hf/evaluation/bibier_metrics/README.md"} <= data
+    assert "bibier_cli/app.py" in names
     assert not any("tests" in name or name.endswith((".pt", ".safetensors")) for name in names)
     subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, timeout=600)
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", CHECK_INSTALLED, str(tmp_path / "site")]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
+    command = [sys.executable, str(tmp_path / "site" / "bin" / "bibier"), "--help"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert "bibier [OPTIONS] COMMAND" in done.stdout, done.stderr[-3000:]
 
 
 def test_importing_the_package_leaves_training_alone():

@@ -33,6 +33,9 @@ if HAS_MODEL:
     load_kernels()
 
 if TYPE_CHECKING:
+    from .augmentation.ls_llm import LLMLabelSmoothing
+    from .augmentation.sds import StackedDataSampling
+    from .augmentation.tug import TemplateUtteranceGeneration
     from .data.corpora import load_corpus, load_csv, load_meld, load_quickstart, load_ravdess, load_resd, register_corpus
     from .data.protocols import apply_protocol
     from .training.trainer import BiBiERTrainer
@@ -41,6 +44,9 @@ __version__ = "0.1.0"
 
 _LAZY = {
     "BiBiERTrainer": ".training.trainer",
+    "LLMLabelSmoothing": ".augmentation.ls_llm",
+    "StackedDataSampling": ".augmentation.sds",
+    "TemplateUtteranceGeneration": ".augmentation.tug",
     "apply_protocol": ".data.protocols",
     "load_corpus": ".data.corpora",
     "load_csv": ".data.corpora",
@@ -60,6 +66,9 @@ __all__ = [
     "BiBiERForEmotionClassification",
     "BiBiERProcessor",
     "BiBiERTrainer",
+    "LLMLabelSmoothing",
+    "StackedDataSampling",
+    "TemplateUtteranceGeneration",
     "apply_protocol",
     "decode_audio",
     "load_corpus",

@@ -6,8 +6,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from bibier_cli.app import app
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
-from bibier_hf.cli import app
 
 
 def described(source: Path | str) -> str:

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -13,13 +12,13 @@ from bibier_hf.data.corpora import CORPORA, get_corpus, load_corpus, register_co
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.tables import CorpusError
 
+from ..workspace import own_corpus_code
+
 
 @pytest.fixture
 def own(tmp_path: Path, write_tone) -> Path:
     """The file of the documentation, and recordings beside it."""
-    text = corpora.__doc__
-    code = textwrap.dedent(text[text.index("    # my_corpus.py") : text.index("The path of that file")]).replace("'''", '"""')
-    (tmp_path / "my_corpus.py").write_text(code, encoding="utf-8")
+    (tmp_path / "my_corpus.py").write_text(own_corpus_code(), encoding="utf-8")
     for number, (speaker, emotion) in enumerate((s, e) for s in ("s1", "s2", "s3", "s4", "s5") for e in ("joy", "anger", "fear")):
         write_tone(tmp_path / "recordings" / f"{speaker}_{emotion}_{number}.wav", 200 + 10 * number, 0.05)
     return tmp_path / "my_corpus.py"

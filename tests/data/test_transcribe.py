@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bibier_hf import decode_audio
+from bibier_hf.asr import SpeechRecogniser
 from bibier_hf.data.command import prepare_command
 from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.prepare import TRANSCRIPT_SOURCE, load_prepared
@@ -92,5 +94,7 @@ def test_whisper_writes_russian(shared, tmp_path, write_csv):
     texts = list(load_prepared(tmp_path / "one")["test"]["text"])
     assert all("а" <= letter.lower() <= "я" or letter in "ёЁ" for text in texts for letter in text if letter.isalpha())
     assert any("туфли на размер меньше" in text for text in texts)  # as the corpus's own transcript says
+    alone = SpeechRecogniser(f"{backbones}/whisper-base")
+    assert {alone(decode_audio(path), "ru") for path in clips} == set(texts)
     long = np.concatenate([np.tile(np.float32(0.1) * np.sin(np.arange(16_000, dtype=np.float32) / 20), 31)])
     assert isinstance(asr([long], "ru")[0], str)  # longer than one window

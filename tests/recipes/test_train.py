@@ -90,7 +90,7 @@ def test_predicting_from_the_command_line(launch, trained, run_file):
     assert done.returncode == 0, done.stderr
     assert "test00.wav: 'text 0'" in done.stdout
     missing = launch("recipes/predict.py", trained, "nowhere.wav")
-    assert missing.returncode == 2
+    assert missing.returncode == 1
     assert "error: " in missing.stderr
     assert "Traceback" not in missing.stderr
 

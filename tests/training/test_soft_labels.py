@@ -100,6 +100,18 @@ def test_workers_that_live_on_see_the_next_epoch(feature_rows):
         assert torch.equal(torch.cat([batch["labels"] for batch in loader]), expected[epoch])
 
 
+def test_rows_that_change_with_the_epoch_do_so_under_their_targets(feature_rows):
+    class Changing:
+        metadata = feature_rows(4).metadata
+
+        def set_epoch(self, epoch):
+            self.epoch = epoch
+
+    rows = Changing()
+    SmoothedLabels(rows).set_epoch(3)
+    assert rows.epoch == 3
+
+
 @pytest.fixture
 def labelled_corpus(corpus_table):
     """(corpus, table of soft labels for half of its training rows)"""

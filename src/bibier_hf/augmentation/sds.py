@@ -67,7 +67,7 @@ class StackedDataSampling:
         text: `"concat"`: the components' texts joined by a blank (those without one add nothing); `"asr"`: what `transcribe` hears.
         mode: `"replace"` the row, as published, or `"append"` the stacked one and keep it.
         seed: of everything.
-        transcribe: `(samples, language) -> text` ([`~bibier_hf.augmentation.asr.SpeechRecogniser`]), for `text="asr"`.
+        transcribe: `(samples, language) -> text` ([`~bibier_hf.asr.SpeechRecogniser`]), for `text="asr"`.
 
     Raises:
         ValueError: values that make no sense, or `text="asr"` without `transcribe`.

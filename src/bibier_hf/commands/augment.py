@@ -9,7 +9,7 @@ from typing import Any, Literal
 from datasets import DatasetDict
 from pydantic import Field
 
-from ..augmentation.asr import SpeechRecogniser
+from ..asr import SpeechRecogniser
 from ..augmentation.component_generation import Ask, draw_examples, generate_components, load_prompt, read_components
 from ..augmentation.preview import render_preview
 from ..augmentation.tts import TTS_BACKENDS, get_tts

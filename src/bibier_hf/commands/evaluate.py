@@ -1,4 +1,4 @@
-"""The command behind `recipes/evaluate.py`: scoring a trained checkpoint on a split of any corpus."""
+"""The command behind `bibier evaluate` and `recipes/evaluate.py`: scoring a trained checkpoint on a split of any corpus."""
 
 import json
 import math
@@ -36,7 +36,10 @@ from ..training.arguments import RUN_FILE, ArgumentError, CorpusArguments, Featu
 from ..training.fit import make_collator, make_extractor
 from ..training.run import load_corpora, protocol_facts
 from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
+from .checkpoint import load_checkpoint
 from .common import guarded
+
+JSON_FLAG = "--json"
 
 _GIVEN = {"both": "speech and text", "audio": "speech alone", "text": "text alone"}
 
@@ -225,40 +228,22 @@ def _run_results(arguments: EvaluateArguments) -> dict[str, Any]:
     return json.loads((Path(arguments.model) / RESULTS_FILE).read_text(encoding="utf-8"))
 
 
-def load_checkpoint(name: str, backbone_dir: str | None = None) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
-    """A trained model and its processor.
-
-    Args:
-        name: folder or Hub id.
-        backbone_dir: folder with local copies of backbones that the checkpoint only names.
-
-    Raises:
-        ArgumentError: no checkpoint there.
-    """
-    if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
-        raise ArgumentError(f"model: {name} holds no checkpoint (there is no config.json in it).")
-    try:
-        model = BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir)
-        return model, BiBiERProcessor.from_pretrained(name)
-    except OSError as error:
-        raise ArgumentError(
-            f"model: {name} is neither a folder with a checkpoint nor one on the Hub that can be fetched: {error}"
-        ) from error
-
-
 def evaluate_main(arguments: Sequence[str]) -> int:
     """Score a checkpoint as the command line says; returns the exit code.
 
     Args:
-        arguments: `MODEL [--key value] ...`.
+        arguments: `MODEL [--key value] ...`; with `--json` the report goes to stdout as JSON, and nothing else does.
     """
 
     def evaluate() -> None:
         if any(argument in ("-h", "--help") for argument in arguments):
             print(evaluate_help())
             return
-        parsed = parse_evaluate_arguments(list(arguments))
+        parsed = parse_evaluate_arguments([argument for argument in arguments if argument != JSON_FLAG])
         results = evaluate_checkpoint(parsed)
+        if JSON_FLAG in arguments:
+            print(json.dumps(results, indent=2, ensure_ascii=False))
+            return
         print(f"{parsed.model}, {parsed.split}:\n")
         print(metrics_table(results["metrics"][parsed.split]))
         print(f"\n{recall_table(results['metrics'][parsed.split])}")
@@ -279,5 +264,9 @@ def evaluate_main(arguments: Sequence[str]) -> int:
 def evaluate_help() -> str:
     """Every key of an evaluation."""
     usage = ["usage: recipes/evaluate.py MODEL [--key value] [--key=value] ...", ""]
-    short = ["  --corpus: a corpus by its name, official protocol", "  --data_dir: short for --corpora.0.data_dir"]
+    short = [
+        "  --corpus: a corpus by its name, official protocol",
+        "  --data_dir: short for --corpora.0.data_dir",
+        f"  {JSON_FLAG}: the report as JSON on stdout, instead of tables",
+    ]
     return "\n".join([*usage, *short, *section_help(EvaluateArguments)])

@@ -1,4 +1,4 @@
-"""Speech recognition for recordings without a transcript, applied while a corpus is prepared."""
+"""Transcripts for recordings that come without, written while a corpus is prepared; what wrote them stands in its facts."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -8,13 +8,10 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from transformers import AutoConfig, PreTrainedConfig, WhisperTokenizer, pipeline
+from transformers import AutoConfig, PreTrainedConfig
 
-from ..model.audio_bibier import SAMPLING_RATE
+from ..asr import SpeechRecogniser
 from .tables import CorpusError
-
-WINDOW_S = 30.0
-"""Whisper reads 30 s at a time; longer clips are decoded window by window, along its own time stamps."""
 
 
 class Transcriber(Protocol):
@@ -33,7 +30,7 @@ class Transcriber(Protocol):
 class AsrTranscriber:
     """A speech recognition model of transformers. It is loaded at the first clip, so a corpus that stands in the cache costs nothing.
 
-    Decoding is greedy, in float32, in fixed batches: equal clips give equal texts on equal hardware.
+    Clips are decoded in fixed batches ([`~bibier_hf.asr.SpeechRecogniser`]): equal clips give equal texts on equal hardware.
 
     Args:
         model: Hub id or folder; with multilingual Whisper the language of the rows is passed on.
@@ -66,33 +63,12 @@ class AsrTranscriber:
             ) from error
 
     @cached_property
-    def _pipeline(self) -> Any:
-        revision = getattr(self._config, "_commit_hash", None)  # a folder has none
-        # Named, as a repacked Whisper may come with a general tokenizer, which cannot turn its time stamps into text.
-        tokenizer = WhisperTokenizer.from_pretrained(self.model, revision=revision) if self._config.model_type == "whisper" else None
+    def _recogniser(self) -> SpeechRecogniser:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        arguments = {"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": torch.float32}
-        return pipeline("automatic-speech-recognition", model=self.model, **arguments)
+        return SpeechRecogniser(self.model, getattr(self._config, "_commit_hash", None), device)  # a folder has no commit
 
     def __call__(self, clips: Sequence[np.ndarray], language: str) -> list[str]:
-        texts: dict[int, str] = {}
-        for long in (False, True):
-            chosen = [index for index, clip in enumerate(clips) if (len(clip) > WINDOW_S * SAMPLING_RATE) == long]
-            if not chosen:
-                continue
-            inputs = [{"raw": clips[index], "sampling_rate": SAMPLING_RATE} for index in chosen]
-            results = self._pipeline(inputs, batch_size=1 if long else self.batch_size, **self._arguments(language, long))
-            texts |= {index: result["text"].strip() for index, result in zip(chosen, results, strict=True)}
-        return [texts[index] for index in range(len(clips))]
-
-    def _arguments(self, language: str, long: bool) -> dict[str, Any]:
-        if self._pipeline.type != "seq2seq_whisper":
-            return {}
-        arguments: dict[str, Any] = {"num_beams": 1, "do_sample": False}
-        # English-only Whisper has no such table and refuses a language.
-        if f"<|{language}|>" in (getattr(self._pipeline.model.generation_config, "lang_to_id", None) or {}):
-            arguments |= {"language": language, "task": "transcribe"}
-        return {"generate_kwargs": arguments, "return_timestamps": long}
+        return self._recogniser.transcribe(clips, language, self.batch_size)
 
 
 def as_transcriber(asr: str | Transcriber | None) -> Transcriber | None:

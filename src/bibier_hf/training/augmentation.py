@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch.utils.data import Dataset as TorchDataset
-from transformers import TrainerCallback
 
-from ..augmentation.asr import SpeechRecogniser
+from ..asr import SpeechRecogniser
 from ..augmentation.sds import StackedDataSampling
 from ..data.features import InputDataset
 from ..data.prepare import load_prepared
@@ -279,16 +278,6 @@ def join_inputs(parts: Sequence[InputDataset | EpochInputs]) -> InputDataset | E
     if all(isinstance(part, InputDataset) for part in parts):
         return InputDataset.concatenate(parts)
     return EpochInputs([source for part in parts for source in (part.sources if isinstance(part, EpochInputs) else [Unchanging(part)])])
-
-
-class SetEpoch(TrainerCallback):
-    """Tells the training rows which epoch begins, at a resume too."""
-
-    def __init__(self, inputs: EpochInputs):
-        self.inputs = inputs
-
-    def on_epoch_begin(self, args, state, control, **kwargs):
-        self.inputs.set_epoch(int(state.epoch or 0))
 
 
 def _gather(

@@ -19,7 +19,7 @@ from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import ArgumentError, FeatureCacheArguments, RunArguments
-from .augmentation import AugmentedCorpus, EpochInputs, SetEpoch, join_inputs
+from .augmentation import AugmentedCorpus, EpochInputs, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .lora import LoraAdapters
 from .output import REFIT_FOLDER
@@ -138,7 +138,6 @@ def make_trainer(
     groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
     lengths = train.lengths if run.group_by_length else None
     args = run.training_arguments(**overrides)
-    callbacks = [SetEpoch(train)] if isinstance(train, EpochInputs) else None
     if run.soft_labels:
         train = SmoothedLabels(train, run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
         dev = None if dev is None else GoldLabels(dev)
@@ -156,7 +155,6 @@ def make_trainer(
         train_lengths=lengths,
         eval_groups=groups,
         patience=run.patience if dev is not None else None,
-        callbacks=callbacks,
     )
 
 

@@ -64,8 +64,10 @@ class SmoothedLabels(TorchDataset):
         return [row | {"soft_label": self._target(row, self._ids[index])} for row, index in zip(rows, indices, strict=True)]
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose targets the rows have, in this process and its workers."""
+        """Choose the epoch whose targets (and rows, where these change) are given, in this process and its workers."""
         self._epoch.fill_(epoch)
+        if hasattr(self.data, "set_epoch"):
+            self.data.set_epoch(epoch)
 
     def _target(self, row: Mapping[str, Any], row_id: str) -> np.ndarray | None:
         soft = row["soft_label"]

@@ -286,7 +286,7 @@ class _Bookkeeping(TrainerCallback):
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Accelerate does not reach the sampler in several processes that resume within an epoch.
         self.trainer._sampler.set_epoch(int(state.epoch or 0))
-        if hasattr(self.trainer.train_dataset, "set_epoch"):  # its targets are drawn anew in each epoch
+        if hasattr(self.trainer.train_dataset, "set_epoch"):  # its rows or their targets are drawn anew in each epoch
             self.trainer.train_dataset.set_epoch(int(state.epoch or 0))
 
 

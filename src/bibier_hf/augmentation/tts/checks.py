@@ -25,7 +25,7 @@ class SpeechChecks:
         max_pause_s: longest stretch below `min_level_db` between the first and the last sound.
         max_clipped: share of samples at full scale.
         max_wer: word error rate of what `transcribe` hears against the text; None: not listened to.
-        transcribe: `(samples, language) -> text` ([`~bibier_hf.augmentation.asr.SpeechRecogniser`]), needed for `max_wer`.
+        transcribe: `(samples, language) -> text` ([`~bibier_hf.asr.SpeechRecogniser`]), needed for `max_wer`.
     """
 
     min_s: float = 0.3

@@ -1,0 +1,239 @@
+"""The command `bibier` as a shell or a script meets it: answers, streams, exit codes, help, completion."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+from bibier_cli.app import app
+from bibier_hf import EMOTIONS
+
+COMMAND = [sys.executable, "-m", "bibier_cli"]
+
+
+def bibier(*arguments, stdin: str | None = None):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin, prog_name="bibier")
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory, clip) -> Path:
+    """A folder with two clips, one of them deeper inside, a broken one and a note."""
+    folder = tmp_path_factory.mktemp("clips")
+    (folder / "more").mkdir()
+    soundfile.write(folder / "a.wav", clip(0.5, 1), 16_000)
+    soundfile.write(folder / "more" / "b.FLAC", clip(0.4, 2), 16_000, format="FLAC")
+    (folder / "broken.wav").write_bytes(b"RIFF, but no audio")
+    (folder / "notes.txt").write_text("not audio")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(repository) -> dict[str, str]:
+    path = os.pathsep.join([str(repository / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return os.environ | {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "OMP_NUM_THREADS": "1"}
+
+
+def json_lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_an_answer_for_reading(checkpoint, clips):
+    done = bibier("predict", checkpoint, clips / "a.wav", "--text", "I can't believe it!", "--top_k", 2)
+    assert done.exit_code == 0, done.output
+    name, emotions = done.stdout.splitlines()
+    assert name == f'{clips / "a.wav"}: "I can\'t believe it!"'
+    assert [entry.split()[0] in EMOTIONS for entry in emotions.split(", ")] == [True, True]
+
+
+def test_a_text_alone(checkpoint):
+    done = bibier("predict", checkpoint, "--text", "Не могу поверить!", "--json")
+    assert done.exit_code == 0, done.output
+    (answer,) = json_lines(done.stdout)
+    assert (answer["input"], answer["text"]) == ("text", "Не могу поверить!")
+    assert sorted(entry["label"] for entry in answer["emotions"]) == sorted(EMOTIONS)
+    assert sum(entry["score"] for entry in answer["emotions"]) == pytest.approx(1, abs=1e-5)
+
+
+def test_a_folder_and_a_file_in_which_some_inputs_fail(checkpoint, clips):
+    """What fails is told in its place and costs the others nothing; stdout holds JSON alone."""
+    done = bibier("predict", checkpoint, clips, clips / "nowhere.wav", "--json", "--top_k", 1)
+    assert done.exit_code == 1
+    answers = json_lines(done.stdout)
+    assert [Path(answer["input"]).name for answer in answers] == ["a.wav", "broken.wav", "b.FLAC", "nowhere.wav"]
+    assert [sorted(answer) for answer in answers] == [["emotions", "input", "text"], ["error", "input"]] * 2
+    assert "cannot be read as audio" in answers[1]["error"]
+    assert "1 files left out that are not audio" in done.stderr
+    assert "2 of 4 inputs failed." in done.stderr
+    alone = json_lines(bibier("predict", checkpoint, clips / "more" / "b.FLAC", "--json", "--top_k", 1).stdout)
+    assert alone == answers[2:3]
+
+
+def test_paths_from_stdin(checkpoint, clips):
+    done = bibier("predict", checkpoint, "-", stdin=f"{clips / 'a.wav'}\n\nnowhere.wav\n")
+    assert done.exit_code == 1
+    assert done.stdout.splitlines()[0] == str(clips / "a.wav")
+    assert "error: nowhere.wav: No audio file" in done.stderr
+    assert bibier("predict", checkpoint, "-", stdin="\n").exit_code == 2
+
+
+def test_a_long_recording(checkpoint, tmp_path, clip):
+    soundfile.write(tmp_path / "talk.wav", clip(5.0, 3), 16_000)
+    arguments = ["predict", checkpoint, tmp_path / "talk.wav", "--chunk_length_s", 2, "--stride_length_s", 1.5]
+    done = bibier(*arguments, "--json", "--output", tmp_path / "talk.csv")
+    assert done.exit_code == 0, done.output
+    (answer,) = json_lines(done.stdout)
+    assert sorted(answer) == ["chunks", "emotions", "input", "text"]
+    assert [chunk["timestamp"] for chunk in answer["chunks"]] == [[0.0, 2.0], [1.5, 3.5], [3.0, 5.0]]
+    with open(tmp_path / "talk.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["anger"]) for row in rows] == [
+        entry["score"] for chunk in answer["chunks"] for entry in chunk["emotions"] if entry["label"] == "anger"
+    ]
+    done = bibier(*arguments, "--output", tmp_path / "talk.srt")
+    assert done.exit_code == 0, done.output
+    assert done.stdout.splitlines()[2].split()[:4] == ["0.00", "-", "2.00", "s"]
+    assert "00:00:01,500 --> 00:00:03,000" in (tmp_path / "talk.srt").read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo."),
+        (["EMPTY"], "holds no audio files (.aif, "),
+        (["a.wav", "--top_k", "0"], "Invalid value for '--top_k'"),
+        (["a.wav", "--topk", "1"], "No such option"),
+        (["a.wav", "--output", "talk.srt"], "give --chunk_length_s"),
+        (["a.wav", "--merge"], "merge without chunks"),
+        (["a.wav", "--chunk_length_s", "4", "--output", "talk.doc"], "must end in one of .json, .csv"),
+        (["a.wav", "b.wav", "--chunk_length_s", "4", "--output", "talk.srt"], "the timeline of one recording"),
+        (["a.wav", "--chunk_length_s", "2", "--stride_length_s", "3"], "would leave gaps"),
+        (["a.wav", "--chunk_length_s", "2", "--text", "Hello"], "a text that cannot be laid over windows"),
+        (["a.wav", "--asr", "nowhere/at-all"], "no speech recognition model"),
+    ],
+)
+def test_mistakes_in_the_command_line(checkpoint, tmp_path, arguments, message):
+    done = bibier("predict", checkpoint, *[tmp_path if argument == "EMPTY" else argument for argument in arguments])
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
+    assert done.stdout == ""
+
+
+@pytest.mark.parametrize("command", ["predict", "evaluate", "describe"])
+def test_a_checkpoint_that_is_not_there(command, tmp_path):
+    arguments = {"predict": ["--text", "Hello"], "evaluate": ["--corpus", "quickstart"], "describe": []}[command]
+    done = bibier(command, tmp_path / "nowhere", *arguments)
+    assert done.exit_code == 2
+    assert "nowhere" in done.stderr
+    assert done.stdout == ""
+
+
+def test_evaluating(checkpoint, tmp_path, clip):
+    lines = ["audio,text,label,split,language"]
+    for index, label in enumerate(EMOTIONS):
+        for split in ("train", "dev", "test"):
+            soundfile.write(tmp_path / f"{split}{index}.wav", clip(0.3, index), 16_000)
+            lines.append(f"{split}{index}.wav,words {split},{label},{split},en")
+    (tmp_path / "few.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    arguments = [checkpoint, "--corpus", "csv", "--data_dir", tmp_path / "few.csv", "--output_dir", tmp_path / "report"]
+    done = bibier("evaluate", *arguments, "--feature_cache.enabled", "false", "--json")
+    assert done.exit_code == 0, done.output
+    results = json.loads(done.stdout)
+    assert results == json.loads((tmp_path / "report" / "evaluation_test.json").read_text())
+    assert results["metrics"]["test"]["few"]["samples"] == 7
+    done = bibier("evaluate", *arguments, "--feature_cache.enabled", "false", "--split", "dev")
+    assert "| few |" in done.stdout
+    assert "| corpus | anger |" in done.stdout
+    done = bibier("evaluate", *arguments, "--splitt", "dev")
+    assert done.exit_code == 2
+    assert "splitt: unknown key. Did you mean split?" in done.stderr
+
+
+def test_help_shows_examples():
+    for command in ("predict", "evaluate", "describe"):
+        done = bibier(command, "--help")
+        assert done.exit_code == 0
+        examples = [line.strip() for line in done.stdout.splitlines() if f"bibier {command} " in line]
+        assert len(examples) > 2  # with the usage
+    assert "130 interrupted" in bibier("predict", "--help").stdout
+
+
+HELP_ALONE = """
+import sys
+from bibier_cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as end:
+    print(end.code, sorted({"torch", "transformers", "bibier_hf"} & set(sys.modules)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--help"], 0), (["predict", "--help"], 0), (["predict"], 2), (["evaluate", "--help"], 0), (["nothing"], 2)]
+)
+def test_help_and_mistakes_come_without_pytorch(arguments, code, environment):
+    done = subprocess.run([sys.executable, "-c", HELP_ALONE, *arguments], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == f"{code} []"
+
+
+def test_without_typer_it_says_what_to_install(environment):
+    code = "import sys; sys.modules['typer'] = None; from bibier_cli import main; main(['--help'])"
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "The command bibier needs the package typer: pip install 'bibier-hf[cli]'\n"
+
+
+def test_completion_in_bash(environment, tmp_path):
+    """The script that a shell is given calls `bibier` for what may follow."""
+    (tmp_path / "bibier").write_text(f'#!/bin/sh\nexec {sys.executable} -m bibier_cli "$@"\n')
+    (tmp_path / "bibier").chmod(0o755)
+    code = """
+        eval "$(bibier --show-completion)"
+        complete -p bibier
+        COMP_WORDS=(bibier pre); COMP_CWORD=1; _bibier_completion bibier; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(bibier predict outputs/resd --chu); COMP_CWORD=3; _bibier_completion bibier; echo "${COMPREPLY[@]}"
+    """
+    environment = environment | {"PATH": f"{tmp_path}:{environment['PATH']}"}
+    done = subprocess.run(["bash", "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    registered, command, option = done.stdout.splitlines()
+    assert registered.endswith("-F _bibier_completion bibier")
+    assert (command, option) == ("predict", "--chunk_length_s")
+
+
+def test_ctrl_c_keeps_what_is_answered(checkpoint, clips, environment):
+    process = subprocess.Popen(
+        [*COMMAND, "predict", str(checkpoint), "-", "--json"],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        process.stdin.write(f"{clips / 'a.wav'}\n")
+        process.stdin.flush()
+        answer = process.stdout.readline()  # told before the next path is there
+        process.send_signal(signal.SIGINT)
+        rest, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert json.loads(answer)["input"] == str(clips / "a.wav")
+    assert rest == ""
+    assert "Interrupted." in errors
+    assert "Traceback" not in errors
+
+
+def test_the_recipe_is_the_same_command(checkpoint, clips, environment, repository):
+    arguments = [str(checkpoint), str(clips / "a.wav"), "--json"]
+    recipe = [sys.executable, str(repository / "recipes" / "predict.py"), *arguments]
+    done = subprocess.run(recipe, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == bibier("predict", *arguments).stdout

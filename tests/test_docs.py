@@ -1,0 +1,129 @@
+"""The pages in `docs/` agree with the code: their tables are compared with it, their examples are run, their links lead somewhere."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from bibier_cli.app import app
+from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
+from bibier_hf.data.corpora import CORPORA
+from bibier_hf.data.protocols import PROTOCOLS
+from bibier_hf.data.schema import LABEL_ALIASES
+from bibier_hf.hub.cards import BACKBONE_LICENSES
+from bibier_hf.model import configuration_bibier, fusion_bibier
+from bibier_hf.model.configuration_bibier import ORIGINAL_OPTIONS
+from bibier_hf.training.arguments import RunArguments
+
+from .workspace import own_corpus_code
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
+
+
+def page(name: str) -> str:
+    return (REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8")
+
+
+def table(text: str, heading: str) -> list[list[str]]:
+    """The rows of the table whose first column is headed so, cell by cell."""
+    lines = text.splitlines()
+    start = next(number for number, line in enumerate(lines) if line.startswith(f"| {heading} |"))
+    rows = []
+    for line in lines[start + 2 :]:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    return rows
+
+
+def code(name: str) -> str:
+    (block,) = re.findall(r"^```python\n(.*?)^```", page(name), re.DOTALL | re.MULTILINE)
+    return block
+
+
+def test_the_order_of_the_labels():
+    (row,) = [line for line in page("labels").splitlines() if line.startswith("| label |")]
+    assert [cell.strip() for cell in row.strip("|").split("|")][1:] == list(EMOTIONS)
+
+
+def test_the_names_of_labels():
+    rows = table(page("labels"), "name in a corpus")
+    assert {name.strip("`"): label for name, label in rows} == dict(LABEL_ALIASES)
+
+
+def test_the_protocols():
+    assert [row[0].strip("`") for row in table(page("protocols"), "protocol")] == list(PROTOCOLS)
+
+
+def test_the_defects_and_the_options_that_bring_them_back():
+    rows = table(page("differences"), "option")
+    told = {option.strip("`"): tuple(ast.literal_eval(value.strip("`")) for value in values) for option, *values, _ in rows}
+    assert list(told.items()) == list(ORIGINAL_OPTIONS.items())
+    assert all(len(row[3].split()) > 3 for row in rows)
+
+
+def test_the_options_of_training_that_bring_a_defect_back():
+    named = {word for row in table(page("differences"), "published") for word in re.findall(r"`([\w.]+)(?:: \w+)?`", row[2])}
+    assert named
+    for key in named - {"augmentation.sds", "augmentation.sds.text"}:
+        assert key.split(".")[0] in RunArguments.model_fields
+
+
+def test_the_licences_of_the_corpora():
+    told = {row[0].strip("`"): row[1] for row in table(page("licences"), "corpus")}
+    assert told == {name: corpus.license for name, corpus in CORPORA.items()}
+
+
+def test_the_licences_of_the_backbones():
+    assert {row[0].strip("`"): row[1] for row in table(page("licences"), "backbone")} == BACKBONE_LICENSES
+
+
+def test_every_run_file_has_its_licence():
+    told = {row[0].strip("`") for row in table(page("licences"), "run file")}
+    assert told == {path.name for path in (REPOSITORY / "recipes").glob("*.yaml")}
+
+
+def test_every_command_is_listed():
+    listed = {name for name in re.findall(r"^\| `([^`]+)` \|", page("commands"), re.MULTILINE)}
+    scripts = {f"{folder}/{path.name}" for folder in ("recipes", "dataset_scripts") for path in (REPOSITORY / folder).glob("*.py")}
+    assert listed == scripts | {f"bibier {command.name or command.callback.__name__}" for command in app.registered_commands}
+
+
+@pytest.mark.parametrize("path", [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES], ids=lambda path: path.name)
+def test_links_lead_somewhere(path: Path):
+    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+        if not target.startswith(("http://", "https://")):
+            assert (path.parent / target).exists(), f"{path.name} links to {target}"
+
+
+def test_every_page_is_in_the_index():
+    assert {path.name for path in PAGES} == {"README.md", *re.findall(r"\]\((\w+\.md)\)", page("README"))}
+
+
+def test_the_corpus_of_the_page_is_that_of_the_code():
+    """tests/data/test_own_corpus.py loads, prepares and registers it."""
+    assert " ".join(code("adding_a_corpus").split()) == " ".join(own_corpus_code().split())
+
+
+def test_the_fusion_of_the_page_can_be_added(monkeypatch, tiny_options):
+    """The page's steps: a class in fusion_bibier.py, its entry in FUSIONS, its name in configuration_bibier.py."""
+    names = dict(vars(fusion_bibier))
+    exec(compile(code("adding_a_fusion"), "adding_a_fusion.md", "exec"), names)
+    monkeypatch.setitem(fusion_bibier.FUSIONS, "meanproduct", names["MeanProductFusion"])
+    monkeypatch.setattr(configuration_bibier, "FUSIONS", (*configuration_bibier.FUSIONS, "meanproduct"))
+    torch.manual_seed(0)
+    config = BiBiERConfig(fusion="meanproduct", audio_feature_size=6, text_feature_size=8, **tiny_options)
+    model = BiBiERForEmotionClassification(config).eval()
+    audio, text = torch.randn(2, 9, 6), torch.randn(2, 7, 8)
+    masks = {
+        "audio_features_mask": torch.arange(9) < torch.tensor([[9], [4]]),
+        "text_features_mask": torch.arange(7) < torch.tensor([[2], [7]]),
+    }
+    together = model(audio_features=audio, text_features=text, **masks, labels=torch.tensor([1, 5]))
+    together.loss.backward()
+    assert all(parameter.grad is not None for parameter in model.fusion.parameters())
+    alone = model(audio_features=audio[1:, :4], text_features=text[1:])
+    torch.testing.assert_close(alone.logits, together.logits[1:], atol=1e-4, rtol=1e-4)
