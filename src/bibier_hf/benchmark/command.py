@@ -37,9 +37,10 @@ def benchmark_main(arguments: Sequence[str], description: str | None = None) -> 
     for name in options.only or (known if options.full else quick):
         try:
             rows.append(known[name]())
-        except NotAtHand as reason:
-            left_out[name] = str(reason)
-            print(f"{name:<28}not run: {reason}", flush=True)
+        except (NotAtHand, ModuleNotFoundError) as reason:  # a library that a row compares with is in the extra `benchmark`
+            missing = isinstance(reason, ModuleNotFoundError)
+            left_out[name] = f"{reason}; pip install 'bibier_hf[benchmark]'" if missing else str(reason)
+            print(f"{name:<28}not run: {left_out[name]}", flush=True)
             continue
         print(line(rows[-1]), flush=True)
         if options.json:  # after each row: what was measured stays if the rest is interrupted
