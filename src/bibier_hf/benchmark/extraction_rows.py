@@ -4,6 +4,7 @@ Each side decodes, encodes and writes its rows into an empty store.
 """
 
 import functools
+import shutil
 import tempfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -70,30 +71,32 @@ def sounding_clips(count: int, longest_s: float = 16.0) -> Dataset:
     return Dataset.from_dict(rows).cast_column("audio", Audio(sampling_rate=SAMPLING_RATE, decode=False))
 
 
-def extracted(clips: Dataset, **options) -> torch.Tensor:
-    """Features of all clips, one after the other (frames, D), by an extractor that has just been made."""
-    with tempfile.TemporaryDirectory() as folder:
-        extractor = InputExtractor(*audio_model(), cache_dir=folder, **options)
+def extraction_of(clips: Dataset, folder: str, **options) -> Callable[[], torch.Tensor]:
+    """What extracts all clips anew at each call: their features one after the other, (frames, D). Its extractor is made beforehand."""
+    extractor = InputExtractor(*audio_model(), cache_dir=folder, **options)
+    store = extractor.stores["audio"]
+    extractor.extract(sounding_clips(1))  # casts the weights, fills caches
+
+    def run() -> torch.Tensor:
+        shutil.rmtree(store.folder)
         extractor.extract(clips)
-        return torch.cat(list(extractor.stores["audio"].rows(row_keys(clips)["audio"])))
+        return torch.cat(list(store.rows(row_keys(clips)["audio"])))
+
+    return run
 
 
 def extraction(name: str, options: dict, goal: float | None, count: int = 12) -> Row:
     """One way of extracting against clip by clip in float32, and how far its values are from those."""
-    clips, results = sounding_clips(count), {}
-
-    def side(key: str, chosen: dict) -> Callable[[], None]:
-        def run() -> None:
-            results[key] = extracted(clips, **chosen)
-
-        return run
-
-    row = compare(name, "one clip at a time, float32", goal, side("ours", options), side("theirs", ONE_BY_ONE), budget_s=5, warm_up=False)
-    drift = difference(results["ours"].double(), results["theirs"].double())
-    seconds = sum(clips["duration_s"])
-    note = f"{count} clips of 0.5 to 16 s, {seconds / row.ours_s:.1f} s of audio a second; relative drift {drift['relative']:.2%}, "
-    note += f"lowest cosine {drift['cosine']:.5f}"
-    return replace(row, note=note)
+    clips = sounding_clips(count)
+    kept: dict[str, torch.Tensor] = {}
+    with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs:
+        run = extraction_of(clips, ours, **options), extraction_of(clips, theirs, **ONE_BY_ONE)
+        sides = (lambda: kept.update(ours=run[0]())), (lambda: kept.update(theirs=run[1]()))
+        row = compare(name, "one clip at a time, float32", goal, *sides, budget_s=5, warm_up=False)
+    drift = difference(kept["ours"].double(), kept["theirs"].double())
+    rates = [sum(clips["duration_s"]) / seconds for seconds in (row.ours_s, row.theirs_s)]
+    note = f"{count} clips of 0.5 to 16 s, {rates[0]:.1f} against {rates[1]:.1f} s of audio a second; "
+    return replace(row, note=note + f"relative drift {drift['relative']:.2%}, lowest cosine {drift['cosine']:.5f}")
 
 
 def gemm_share(count: int = 12) -> Row:
@@ -107,8 +110,11 @@ def gemm_share(count: int = 12) -> Row:
         for _ in range(products):
             F.linear(a, b)
 
-    ours = functools.partial(extracted, clips, **BF16_BUCKETS)
-    row = compare("extraction_gemm_share", "bf16 matrix products of as many operations", 0.65, ours, multiply, budget_s=10, warm_up=False)
+    with tempfile.TemporaryDirectory() as folder:
+        ours = extraction_of(clips, folder, **BF16_BUCKETS)
+        row = compare(
+            "extraction_gemm_share", "as many operations in bf16 matrix products", 0.65, ours, multiply, budget_s=10, warm_up=False
+        )
     rates = f"{operations / row.ours_s / 1e9:.0f} of {operations / row.theirs_s / 1e9:.0f} GFLOP/s"
     return replace(row, note=f"{rates}, decoding, padding and writing included; a CPU {_bf16_instructions()} bf16 instructions")
 
