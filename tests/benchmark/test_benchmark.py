@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bibier_hf.benchmark import command, growth_rows, textbook
+from bibier_hf.benchmark import command, growth_rows, registry, textbook
 from bibier_hf.benchmark.measuring import Row, compare
 from bibier_hf.model.mamba_bibier import MambaBlock, selective_scan
 from bibier_hf.model.sequence_bibier import KeptSteps
@@ -60,21 +60,31 @@ def test_sides_take_turns():
     assert compare("a", "b", 1.0, turns.clear, turns.clear, budget_s=0.0).repeats == 1
 
 
-def test_table_json_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
-    rows = {
-        "good": lambda: Row("good", "a slow way", 4.0, 2.0, 1.0, 4.0, (1.0, 1.0), (4.0, 4.0), 1),
-        "bad": lambda: Row("bad", "a slow way", 1.0, 2.0, 1.0, 1.0, (1.0, 1.0), (1.0, 1.0), 1),
-    }
-    monkeypatch.setattr(command, "ALL_ROWS", rows)
-    arguments = ["--only", "good", "bad", "--json", str(tmp_path / "out" / "rows.json"), "--picture", str(tmp_path / "out" / "rows.png")]
-    assert command.benchmark_main(arguments) == 0
-    assert "1 of 2 goals reached; not: bad" in capsys.readouterr().out
-    written = json.loads((tmp_path / "out" / "rows.json").read_text())
-    assert [(row["name"], row["ratio"], row["goal"], row["ours_s"], row["theirs_s"]) for row in written] == [
-        ("good", 4.0, 2.0, 1.0, 4.0),
-        ("bad", 1.0, 2.0, 1.0, 1.0),
+def measured(name: str, ratio: float, goal: float | None) -> Row:
+    return Row(name, "a slow way", ratio, goal, 1.0, ratio, (1.0, 1.0), (ratio, ratio), 1)
+
+
+def test_table_json_markdown_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    def absent():
+        raise registry.NotAtHand("give --resd DIR")
+
+    rows = {"good": lambda: measured("good", 4.0, 2.0), "bad": lambda: measured("bad", 1.0, 2.0), "absent": absent}
+    monkeypatch.setattr(command, "find_rows", lambda materials: (rows, {}))
+    out = {option: tmp_path / "out" / name for option, name in (("json", "rows.json"), ("picture", "rows.png"), ("markdown", "rows.md"))}
+    assert command.benchmark_main([part for option, path in out.items() for part in (f"--{option}", str(path))]) == 0
+    assert "1 of 2 goals reached; not: bad; not run: absent" in capsys.readouterr().out
+    written = json.loads(out["json"].read_text())
+    assert [(row["name"], row["ratio"], row["goal"], row["ours_s"], row["theirs_s"], row["reached"]) for row in written] == [
+        ("good", 4.0, 2.0, 1.0, 4.0, True),
+        ("bad", 1.0, 2.0, 1.0, 1.0, False),
     ]
-    assert (tmp_path / "out" / "rows.png").read_bytes().startswith(b"\x89PNG")
+    assert written[0]["run"]["threads"] == torch.get_num_threads()
+    assert out["picture"].read_bytes().startswith(b"\x89PNG")
+    page = out["markdown"].read_text()
+    assert "| `good` | a slow way | 4.00 | 2.00 | yes | 1.00 s | 4.00 s |  |" in page
+    assert "| `bad` | a slow way | 1.00 | 2.00 | **no** |" in page
+    assert "| `absent` | | | | not run | | | give --resd DIR |" in page
+    assert "](rows.png)" in page
     assert command.benchmark_main(["--only", "no_such_row"]) == 2
     assert "no_such_row. There are: good, bad" in capsys.readouterr().err
 
@@ -98,3 +108,13 @@ def test_costs_are_those_of_each_work():
         assert (first.length_s, second.length_s) == (1, 2)
         assert min(first.seconds, second.seconds) > 0
         assert min(first.peak, second.peak) > 50 * 2**20
+
+
+def test_rows_are_found_by_their_modules():
+    quick, full = registry.find_rows(registry.Materials())
+    assert {"scan_forward", "text_encoder", "pipeline_single"} <= quick.keys()
+    assert not quick.keys() & full.keys()
+    with pytest.raises(registry.NotAtHand, match="give --resd DIR"):
+        full["resd_end_to_end"]()
+    with pytest.raises(registry.NotAtHand, match="there is no folder"):
+        registry.Materials(backbones=Path("nowhere")).folder("backbones", "smollm2")

@@ -8,8 +8,8 @@ from bibier_hf import BiBiERConfig
 from bibier_hf.model.configuration_bibier import ENCODERS
 from bibier_hf.model.configuration_bibier import FUSIONS as FUSION_NAMES
 from bibier_hf.model.encoders_bibier import ENCODER_LAYERS
-from bibier_hf.model.fusion_bibier import FUSIONS, Gate, GraphAttention, LogitMixture, to_shorter
-from bibier_hf.model.sequence_bibier import masked_mean, resample, sinusoids
+from bibier_hf.model.fusion_bibier import FUSIONS, Gate, GraphAttention, LogitMixture, _attention, to_shorter
+from bibier_hf.model.sequence_bibier import Dropout, drop, masked_mean, resample, sinusoids
 
 GRAPHS = ("bigraph", "bigatedgraph")
 
@@ -226,3 +226,43 @@ def test_dropout_falls_on_the_branch_or_on_the_residual():
         layer = module.cross_modal.audio_layers[0].train()
         residual, branch = torch.full((1, 1, 16), 5.0), torch.full((1, 1, 16), 7.0)
         assert layer._add(residual, branch).min().item() == pytest.approx({"branch": 5.0, "residual": 7.0}[where])
+
+
+@pytest.mark.parametrize("shape", [(3, 7, 2, 4), (7, 2, 4)])
+def test_attention_with_dropout_that_drops_nothing_is_attention(shape):
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(*shape, requires_grad=True) for _ in range(3))
+    results = []
+    for dropout in (0.0, 1e-12):  # so rare that it never happens, by the other path
+        out = _attention(query, key, value, dropout)
+        results.append((out, *torch.autograd.grad(out.square().sum(), (query, key, value))))
+    assert results[0][0].shape == shape
+    for exact, got in zip(*results, strict=True):
+        torch.testing.assert_close(got, exact, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_drop_drops_its_share_and_keeps_the_mean(dtype):
+    torch.manual_seed(0)
+    x = torch.ones(1001, 333, dtype=dtype, requires_grad=True)  # a size that four does not divide
+    y = drop(x, 0.15)
+    assert y.dtype == dtype
+    factor = 2**16 / (2**16 - round(0.15 * 2**16))
+    assert set(y.detach().unique().tolist()) == {0.0, torch.tensor(factor, dtype=dtype).item()}
+    share = (y == 0).double().mean(0)
+    assert abs(share.mean() - 0.15) < 0.002
+    assert (share - 0.15).abs().max() < 0.06  # 5 standard deviations: no column is special
+    pairs = (y[:, :-1] == 0) & (y[:, 1:] == 0)
+    assert abs(pairs.double().mean() - 0.15**2) < 0.001  # neighbours are drawn by themselves
+    y.float().sum().backward()
+    assert torch.equal(x.grad, y.detach())  # of ones
+    torch.manual_seed(0)
+    assert torch.equal(drop(x, 0.15), y)
+
+
+def test_dropout_layer_drops_in_training_alone():
+    x = torch.ones(50, 50)
+    assert torch.equal(Dropout(0.5).eval()(x), x)
+    assert not torch.equal(Dropout(0.5)(x), x)
+    assert torch.equal(Dropout(0.0)(x), x)
+    assert not Dropout(1.0)(x).any()

@@ -1,93 +1,101 @@
-"""Arguments, table, JSON and picture of the benchmark."""
+"""Arguments of the benchmark, and its run."""
 
 import argparse
-import json
 import os
-import platform
 import sys
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
+from ..evaluation.report import environment, write_atomically
 from ..kernels import load_kernels
-from . import growth_rows, model_rows, scan_rows, serving_rows
 from .measuring import Row
+from .registry import Materials, NotAtHand, find_rows
+from .report import draw, line, markdown, write_rows
 
-QUICK_ROWS: dict[str, Callable[[], Row]] = {**scan_rows.ROWS, **model_rows.ROWS, **serving_rows.ROWS, **growth_rows.ROWS}
-ALL_ROWS = {**QUICK_ROWS, **serving_rows.FULL_ROWS, **growth_rows.FULL_ROWS}
+_EXIT_UNKNOWN_ROW = 2
 
 
 def benchmark_main(arguments: Sequence[str], description: str | None = None) -> int:
     """Run the rows that are asked for; returns the exit code (2: an unknown row)."""
+    options = _parser(description).parse_args(arguments)
+    materials = Materials(options.resd, options.backbones, options.rows, options.epochs, options.llm_backend)
+    quick, full = find_rows(materials)
+    known = quick | full
+    if unknown := sorted(set(options.only or ()) - set(known)):
+        print(f"error: there is no row {', '.join(unknown)}. There are: {', '.join(known)}.", file=sys.stderr)
+        return _EXIT_UNKNOWN_ROW
+
+    start = time.perf_counter()
+    facts = machine_facts(load_kernels(build_missing=True))
+    print(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
+    print(f"{'row':<28}{'ratio':>9}{'goal':>7}  {'ours':>11}{'theirs':>12}  against")
+    rows: list[Row] = []
+    left_out: dict[str, str] = {}
+    for name in options.only or (known if options.full else quick):
+        try:
+            rows.append(known[name]())
+        except (NotAtHand, ModuleNotFoundError) as reason:  # a library that a row compares with is in the extra `benchmark`
+            missing = isinstance(reason, ModuleNotFoundError)
+            left_out[name] = f"{reason}; pip install 'bibier_hf[benchmark]'" if missing else str(reason)
+            print(f"{name:<28}not run: {left_out[name]}", flush=True)
+            continue
+        print(line(rows[-1]), flush=True)
+        if options.json:  # after each row: what was measured stays if the rest is interrupted
+            write_rows(options.json, rows, facts)
+    profile_parts = _profile() if options.profile else []
+    facts |= {"load at the end": f"{os.getloadavg()[0]:.1f}", "minutes": f"{(time.perf_counter() - start) / 60:.1f}"}
+    if options.picture:
+        draw(rows, options.picture)
+    if options.markdown:
+        text = markdown(rows, facts, left_out, profile_parts, options.picture and os.path.relpath(options.picture, options.markdown.parent))
+        write_atomically(options.markdown, lambda path: path.write_text(text, encoding="utf-8"))
+    missed = [row.name for row in rows if not row.reached]
+    told = f"\n{len(rows) - len(missed)} of {len(rows)} goals reached" + (f"; not: {', '.join(missed)}" if missed else "")
+    print(told + (f"; not run: {', '.join(left_out)}" if left_out else "") + f" ({facts['minutes']} minutes)")
+    return 0
+
+
+def machine_facts(compiled_kernels: bool) -> dict[str, str | int]:
+    """What the numbers depend on beside the code, and the code's commit."""
+    about = environment()
+    git = about["git"]
+    return {
+        "processor": about["hardware"]["processor"],
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": about["versions"]["transformers"],
+        "kernels": "compiled" if compiled_kernels else "in torch",
+        "commit": "unknown" if git is None else git["commit"][:12] + (" with changes" if git["dirty"] else ""),
+        "date": time.strftime("%Y-%m-%d"),
+        "load at the start": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def _profile() -> list[tuple[str, float, str]]:
+    from .profile import profile
+
+    print(f"\n{'part (one clip of 4 s)':<36}{'time':>10}")
+    parts = profile()
+    for part, seconds, note in parts:
+        print(f"{part:<36}{1000 * seconds:>7.1f} ms  {note}")
+    return parts
+
+
+def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"rows to run: {', '.join(ALL_ROWS)}")
+    names = ", ".join(name for rows in find_rows(Materials()) for name in rows)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"rows to run: {names}")
     parser.add_argument("--full", action="store_true", help="the long rows, too")
     parser.add_argument("--profile", action="store_true", help="also say where the time of one clip goes")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows")
     parser.add_argument("--picture", type=Path, metavar="OUT.png", help="draw the ratios beside their goals")
-    options = parser.parse_args(arguments)
-    if unknown := sorted(set(options.only or ()) - set(ALL_ROWS)):
-        print(f"error: there is no row {', '.join(unknown)}. There are: {', '.join(ALL_ROWS)}.", file=sys.stderr)
-        return 2
-
-    compiled = load_kernels(build_missing=True)
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}, ", end="")
-    print(f"kernels {'compiled' if compiled else 'in torch'}, load {os.getloadavg()[0]:.1f}\n")
-    print(f"{'row':<24}{'ratio':>9}{'goal':>7}  {'ours':>11}{'theirs':>12}  against")
-    rows = []
-    for name in options.only or (ALL_ROWS if options.full else QUICK_ROWS):
-        rows.append(ALL_ROWS[name]())
-        print(_line(rows[-1]), flush=True)
-        if options.json:  # after each row: what was measured stays if the rest is interrupted
-            _write(options.json, rows)
-    if options.picture:
-        draw(rows, options.picture)
-    if options.profile:
-        from .profile import profile
-
-        print(f"\n{'part (one clip of 4 s)':<36}{'time':>10}")
-        for part, seconds, note in profile():
-            print(f"{part:<36}{1000 * seconds:>7.1f} ms  {note}")
-    missed = [row.name for row in rows if not row.reached]
-    print(f"\n{len(rows) - len(missed)} of {len(rows)} goals reached" + (f"; not: {', '.join(missed)}" if missed else ""))
-    return 0
-
-
-def _line(row: Row) -> str:
-    goal = "" if row.goal is None else f"{row.goal:.2f}"
-    return (
-        f"{row.name:<24}{row.ratio:>8.2f}x{goal:>7}  {1000 * row.ours_s:>8.1f} ms{1000 * row.theirs_s:>9.1f} ms  "
-        f"{row.against}{f' ({row.note})' if row.note else ''}"
-    )
-
-
-def _write(path: Path, rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps([row.as_dict() for row in rows], indent=2) + "\n", encoding="utf-8")
-    os.replace(part, path)
-
-
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Bars of the ratios on a logarithmic axis, each with a mark at its goal."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 0.32 * len(rows) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(rows))
-    axes.barh(places, [row.ratio for row in rows], color=["tab:green" if row.reached else "tab:red" for row in rows])
-    for place, row in zip(places, rows, strict=True):
-        if row.goal is not None:
-            axes.plot([row.goal, row.goal], [place - 0.4, place + 0.4], color="black", linewidth=2)
-        axes.annotate(
-            f"{row.ratio:.3g}x", (max(row.ratio, row.goal or 0), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
-        )
-    axes.set_yticks(places, [row.name for row in rows], fontsize=8)
-    axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.invert_yaxis()
-    axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set_xlabel("theirs / ours, more is better; the black mark is the goal")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    parser.add_argument("--markdown", type=Path, metavar="OUT.md", help="write the table, with facts of the machine")
+    parser.add_argument("--resd", type=Path, metavar="DIR", help="RESD, for the rows that need a corpus")
+    parser.add_argument("--backbones", type=Path, metavar="DIR", help="folder with whisper-base, e5-small and smollm2")
+    parser.add_argument("--rows", type=int, metavar="N", help="only so many rows of a corpus, for a quick look")
+    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="of the training end to end")
+    parser.add_argument("--llm_backend", default="transformers", help="where the model of ls_llm_score runs: transformers or vllm")
+    return parser

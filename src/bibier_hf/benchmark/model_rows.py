@@ -58,13 +58,13 @@ class OurFusion(nn.Module):
         return self.classifier(self.fusion(*inputs))
 
 
-def fusion_config(variant: str, attention_value: str = "other") -> BiBiERConfig:
-    """The published sizes."""
+def fusion_config(variant: str, attention_value: str = "other", audio_size: int = AUDIO_SIZE, text_size: int = TEXT_SIZE) -> BiBiERConfig:
+    """The published sizes, over frames of these widths."""
     return BiBiERConfig(
-        audio_feature_size=AUDIO_SIZE,
-        text_feature_size=TEXT_SIZE,
-        audio_encoder_size=AUDIO_SIZE,
-        text_encoder_size=TEXT_SIZE,
+        audio_feature_size=audio_size,
+        text_feature_size=text_size,
+        audio_encoder_size=audio_size,
+        text_encoder_size=text_size,
         fusion=variant,
         num_attention_heads=16,
         fusion_mamba_expand=1,
@@ -74,29 +74,34 @@ def fusion_config(variant: str, attention_value: str = "other") -> BiBiERConfig:
     )
 
 
-def fusion(variant: str, batch: int, attention_value: str = "other") -> Row:
-    """One step of training, forward, backward and Adam, on frames of both encoders, clips of 0.6 to 8 s and texts of 3 to 60 tokens."""
-    torch.manual_seed(0)
-    config = fusion_config(variant, attention_value)
-    ours, theirs = initialised(OurFusion(config)), textbook.Fusion(variant)
-    for name, parameter in ours.named_parameters():
+def our_fusion(config: BiBiERConfig) -> OurFusion:
+    """With the published initialisation."""
+    model = initialised(OurFusion(config))
+    for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and "A_log" not in name:
             nn.init.xavier_uniform_(parameter)
         elif name.endswith((".gat1.bias", ".gat2.bias")):
             nn.init.zeros_(parameter)
+    return model
+
+
+def fusion(variant: str, batch: int, attention_value: str = "other") -> Row:
+    """One step of training, forward, backward and Adam, on frames of both encoders, clips of 0.6 to 8 s and texts of 3 to 60 tokens."""
+    torch.manual_seed(0)
+    ours, theirs = our_fusion(fusion_config(variant, attention_value)), textbook.Fusion(variant)
     audio, audio_mask = padded(lengths(batch, 30, 400), AUDIO_SIZE)
     text, text_mask = padded(lengths(batch, 3, 60).flip(0), TEXT_SIZE)
     full_text = F.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))
     labels = torch.arange(batch) % 7
     run = (
-        functools.partial(_step, ours, torch.optim.Adam(ours.parameters()), (audio, audio_mask, text, text_mask), labels),
-        functools.partial(_step, theirs, torch.optim.Adam(theirs.parameters()), (audio, full_text), labels),
+        functools.partial(train_step, ours, torch.optim.Adam(ours.parameters()), (audio, audio_mask, text, text_mask), labels),
+        functools.partial(train_step, theirs, torch.optim.Adam(theirs.parameters()), (audio, full_text), labels),
     )
     name = f"fusion_{variant}_{batch}" + ("_own" if attention_value == "own" else "")
     return compare(name, "plain transcription of the published model", GOALS[variant], *run, budget_s=6)
 
 
-def _step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> None:
+def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> None:
     optimizer.zero_grad()
     F.cross_entropy(model(*inputs), labels).backward()
     optimizer.step()

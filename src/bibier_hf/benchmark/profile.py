@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import torch
 
-from ..model.audio_bibier import decode_audio
+from ..model.audio_bibier import SAMPLING_RATE, decode_audio
 from ..model.mamba_bibier import MambaBlock
+from .extraction_rows import encoder_operations, published_backbone
 from .model_rows import OurFusion, fusion_config
 from .scan_rows import initialised
-from .serving_rows import RATE, published_backbone
 
 SECONDS = 4
 
@@ -19,7 +19,7 @@ SECONDS = 4
 def profile() -> list[tuple[str, float, str]]:
     """(part, seconds, note) for a clip of 4 s: each part called by itself, median of five."""
     backbone = published_backbone()
-    wave = torch.randn(1, SECONDS * RATE)
+    wave = torch.randn(1, SECONDS * SAMPLING_RATE)
     parts: list[tuple[str, float, str]] = []
     stereo = torch.randn(SECONDS * 44_100, 2).numpy().T
     parts.append(("resampling from 44.1 kHz", _median(lambda: decode_audio({"array": stereo, "sampling_rate": 44_100})), "soxr"))
@@ -29,7 +29,7 @@ def profile() -> list[tuple[str, float, str]]:
     for dtype in (torch.float32, torch.bfloat16):
         backbone.encoder.to(dtype)
         seconds = _median(lambda dtype=dtype: backbone.encoder(frames.to(dtype)))
-        rate, peak = _encoder_flops(backbone, frames.shape[1]) / seconds, gemm_rate(dtype, frames.shape[1])
+        rate, peak = encoder_operations(backbone.config, frames.shape[1]) / seconds, gemm_rate(dtype, frames.shape[1])
         name = str(dtype).removeprefix("torch.")
         note = f"{rate / 1e9:.0f} of the machine's {peak / 1e9:.0f} GFLOP/s at the same GEMM: {rate / peak:.0%}"
         parts.append((f"backbone: transformer, {name}", seconds, note))
@@ -46,14 +46,6 @@ def gemm_rate(dtype: torch.dtype, rows: int, width: int = 1024, wide: int = 4096
     """FLOP/s of this machine in the largest product of the transformer, (rows, width) x (width, wide)."""
     a, b = torch.randn(rows, width).to(dtype), torch.randn(wide, width).to(dtype)
     return 2 * rows * width * wide / _median(lambda: torch.nn.functional.linear(a, b), repeats=25)
-
-
-def _encoder_flops(backbone: torch.nn.Module, frames: int) -> float:
-    config = backbone.config
-    width, layers = config.hidden_size, config.num_hidden_layers
-    layer = 2 * frames * (4 * width**2 + 2 * width * config.intermediate_size) + 4 * frames**2 * width
-    positions = 2 * frames * width * width // config.num_conv_pos_embedding_groups * config.num_conv_pos_embeddings
-    return layers * layer + positions
 
 
 def _median(function: Callable, repeats: int = 5) -> float:

@@ -1,4 +1,4 @@
-"""Rows of what a user waits for: features of a backbone, the pipeline, the import."""
+"""Rows of what a user waits for: the pipeline, the import."""
 
 import functools
 import subprocess
@@ -6,9 +6,7 @@ import sys
 from dataclasses import replace
 
 import torch
-from torch.nn.utils.rnn import pad_sequence
 
-from ..model.backbones_bibier import encode_audio
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
 from ..model.processing_bibier import BiBiERProcessor
@@ -22,66 +20,6 @@ def clips(count: int, shortest_s: float = 0.5, longest_s: float = 16.0) -> list[
     generator = torch.Generator().manual_seed(0)
     seconds = torch.linspace(shortest_s, longest_s, count)[torch.randperm(count, generator=generator)]
     return [torch.randn(int(RATE * length), generator=generator) for length in seconds]
-
-
-def published_backbone() -> torch.nn.Module:
-    """The architecture of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim, random weights: speed does not depend on them."""
-    from transformers import Wav2Vec2Config, Wav2Vec2Model
-
-    config = Wav2Vec2Config(
-        hidden_size=1024,
-        num_hidden_layers=12,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-        conv_bias=True,
-    )
-    torch.manual_seed(0)
-    return Wav2Vec2Model(config).eval()
-
-
-@torch.no_grad()
-def extract(backbone: torch.nn.Module, audio: list[torch.Tensor], batch_s: float) -> list[torch.Tensor]:
-    """Features of each clip, in batches of neighbours in length that hold at most `batch_s` seconds, padding included."""
-    order = sorted(range(len(audio)), key=lambda index: len(audio[index]))
-    features: list[torch.Tensor] = [torch.empty(0)] * len(audio)
-    batch: list[int] = []
-    for place, index in enumerate(order):
-        batch.append(index)
-        following = order[place + 1] if place + 1 < len(order) else None
-        if following is not None and (len(batch) + 1) * len(audio[following]) <= batch_s * RATE:
-            continue
-        inputs = pad_sequence([audio[i] for i in batch], batch_first=True)
-        mask = torch.arange(inputs.shape[1]) < torch.tensor([len(audio[i]) for i in batch]).unsqueeze(1)
-        frames, kept = encode_audio(backbone, inputs, mask, layer=-1, max_window_s=30.0)
-        for row, i in enumerate(batch):
-            features[i] = frames[row, kept[row]]
-        batch = []
-    return features
-
-
-def extraction(count: int = 12) -> Row:
-    backbone, audio = published_backbone(), clips(count)
-    fast = published_backbone().bfloat16()
-    row = compare(
-        "extraction",
-        "one clip at a time, float32",
-        2,
-        functools.partial(extract, fast, audio, batch_s=32.0),
-        functools.partial(extract, backbone, audio, batch_s=0.0),
-        budget_s=5,
-        warm_up=False,
-    )
-    exact, quick = extract(backbone, audio[:4], 0.0), extract(fast, audio[:4], 32.0)
-    drift = max(((a - b.float()).norm() / a.norm()).item() for a, b in zip(exact, quick, strict=True))
-    instructions = "with" if torch.backends.cpu.get_cpu_capability() == "AVX512" and _has_bf16() else "without"
-    note = f"{count} clips of 0.5 to 16 s, bf16 and length buckets, a CPU {instructions} bf16 instructions; relative drift {drift:.1%}"
-    return replace(row, note=note)
-
-
-def _has_bf16() -> bool:
-    return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
 
 
 @functools.cache
@@ -126,12 +64,7 @@ def import_cost() -> Row:
 
 
 ROWS = {
-    "extraction": extraction,
     "pipeline_batch": pipeline_batch,
     "pipeline_single": pipeline_single,
     "import": import_cost,
-}
-
-FULL_ROWS = {
-    "extraction_64": lambda: replace(extraction(64), name="extraction_64"),
 }

@@ -14,17 +14,15 @@ from datasets import Dataset
 from ..augmentation.ls_llm import DEFAULT_PROMPTS, DEFAULT_SAMPLING, WAYS, LLMLabelSmoothing
 from ..augmentation.ls_llm_answers import PARSERS
 from ..augmentation.ls_llm_prompts import load_prompt
-from ..augmentation.tug import TemplateUtteranceGeneration
+from ..benchmark.labelling_rows import PUBLISHED_MAX_NEW_TOKENS, published_rate, score_rate, template_rows
 from ..data.corpora import load_corpus
 from ..data.label_tables import read_label_table, write_label_table
 from ..errors import ArgumentError
 from ..evaluation.label_report import compare_labels, describe_labels, report_text, write_label_plots
 from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_atomically, write_json, write_split_report
-from ..llm import BACKENDS, LLMBackend, Sampling, get_backend
+from ..llm import BACKENDS, LLMBackend, get_backend
 from ..model.labels_bibier import EMOTIONS
 from .common import guarded
-
-PUBLISHED_MAX_NEW_TOKENS = 1024
 
 
 def label_main(arguments: Sequence[str], description: str | None = None) -> int:
@@ -129,44 +127,18 @@ def report_labels(options: argparse.Namespace) -> None:
 
 
 def benchmark(options: argparse.Namespace) -> None:
-    """Rows a second of `score` against the published way: transformers in float32, one prompt at a time, a long generation.
-
-    Loading is not counted, the prompts for calibration (once a corpus) are.
-    """
-    texts, labels = _template_rows(options.rows)
-    published_texts, published_labels = texts[: options.published_rows], labels[: options.published_rows]
-    slow = get_backend("transformers", options.model, dtype="float32", batch_size=1)
-    smooth = LLMLabelSmoothing(
-        slow, parser="original", retries=0, sampling=Sampling(max_new_tokens=options.max_new_tokens), progress=not options.quiet
-    )
-    published = _rows_per_second(smooth, published_texts, published_labels)
-    slow.close()
+    """Rows a second of `score` against the published way: transformers in float32, one prompt at a time, a long generation."""
+    texts, labels = template_rows(options.rows)
+    first = slice(options.published_rows)
+    published = published_rate(options.model, texts[first], labels[first], options.max_new_tokens, not options.quiet)
     fast = _backend(options)
-    score = LLMLabelSmoothing(fast, way="score", progress=not options.quiet)
-    scored = _rows_per_second(score, texts, labels)
-    fast.close()
-    print(f"published way: {published:.3f} rows/s ({len(published_texts)} rows one at a time, {options.max_new_tokens} new tokens at most)")
+    scored = score_rate(fast, texts, labels, not options.quiet)
+    print(f"published way: {published:.3f} rows/s ({len(texts[first])} rows one at a time, {options.max_new_tokens} new tokens at most)")
     print(f"score, {fast.name}: {scored:.3f} rows/s ({len(texts)} rows)")
     print(f"{scored / published:.1f} times as many rows a second")
     if options.json:
         numbers = {"published_rows_per_second": published, "score_rows_per_second": scored, "ratio": scored / published}
         write_json(options.json, numbers | {"backend": fast.name, "model": fast.public_model, **environment()})
-
-
-def _rows_per_second(smooth: LLMLabelSmoothing, texts: Sequence[str], labels: Sequence[str]) -> float:
-    smooth.backend.generate(["Hello."], Sampling(max_new_tokens=2))  # loads, compiles and allocates
-    start = time.perf_counter()
-    smooth.label(texts, labels, ["en"] * len(texts))
-    return len(texts) / (time.perf_counter() - start)
-
-
-def _template_rows(count: int) -> tuple[list[str], list[str]]:
-    """Utterances and their emotions, in turn."""
-    sampler = TemplateUtteranceGeneration(seed=42)
-    by_emotion = [sampler.sample(name, "en", -(-count // len(EMOTIONS))) for name in EMOTIONS]
-    pairs = [(text, name) for texts in zip(*by_emotion, strict=True) for text, name in zip(texts, EMOTIONS, strict=True)]
-    texts, labels = zip(*pairs[:count], strict=True)
-    return list(texts), list(labels)
 
 
 def _rows(options: argparse.Namespace, split: str) -> Dataset:

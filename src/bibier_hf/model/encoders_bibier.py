@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .configuration_bibier import BiBiERConfig
 from .mamba_bibier import MambaBlock, RMSNorm
-from .sequence_bibier import Mixup, masked_mean, masked_quantiles, sinusoids
+from .sequence_bibier import Dropout, Mixup, masked_mean, masked_quantiles, sinusoids
 
 
 class ResidualLayer(nn.Module):
@@ -23,7 +23,7 @@ class ResidualLayer(nn.Module):
         super().__init__()
         self.norm = RMSNorm(size)
         self.block = block
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return x + self.dropout(self.block(self.norm(x), mask))
@@ -37,9 +37,9 @@ class SelfAttentionLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(size)
         self.attention = nn.MultiheadAttention(size, heads, dropout=dropout, batch_first=True)
         self.feed_forward = nn.Sequential(
-            nn.LayerNorm(size), nn.Linear(size, 4 * size), nn.GELU(), nn.Dropout(dropout), nn.Linear(4 * size, size)
+            nn.LayerNorm(size), nn.Linear(size, 4 * size), nn.GELU(), Dropout(dropout), nn.Linear(4 * size, size)
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         y = self.attention_norm(x)
@@ -71,7 +71,7 @@ class FrameMLPLayer(nn.Module):
         super().__init__()
         self.in_proj, self.s_B, self.s_C, self.out_proj = (nn.Linear(size, size) for _ in range(4))
         self.norm = nn.LayerNorm(size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         u = self.in_proj(x)
@@ -115,7 +115,7 @@ class StatisticsPooling(nn.Module):
         inputs = (2 + len(self.QUANTILES)) * feature_size
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("std", torch.ones(inputs))
-        self.hidden = nn.Sequential(nn.Dropout(dropout / 2), nn.Linear(inputs, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(dropout))
+        self.hidden = nn.Sequential(Dropout(dropout / 2), nn.Linear(inputs, size), nn.LayerNorm(size), nn.GELU(), Dropout(dropout))
         self.out = nn.Linear(size, size)
 
     @classmethod
@@ -157,7 +157,7 @@ class UnimodalEncoder(nn.Module):
         self.input_norm = nn.LayerNorm(feature_size) if config.encoder_norms else nn.Identity()
         self.input_proj = nn.Linear(feature_size, size) if projects else nn.Identity()
         self.positional_encoding = name == "transformer"
-        self.dropout = nn.Dropout(config.encoder_dropout)
+        self.dropout = Dropout(config.encoder_dropout)
         self.layers = nn.ModuleList(ENCODER_LAYERS[name](config, size) for _ in range(layers))
         self.final_norm = RMSNorm(size) if config.encoder_norms else nn.Identity()
         statistics = getattr(config, f"{modality}_statistics")

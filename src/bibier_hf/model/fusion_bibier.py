@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from .configuration_bibier import BiBiERConfig
 from .mamba_bibier import MambaBlock, RMSNorm
-from .sequence_bibier import KeptSteps, masked_mean, resample, sinusoids
+from .sequence_bibier import Dropout, KeptSteps, drop, masked_mean, resample, sinusoids
 
 
 class UnevenLayerNorm(nn.LayerNorm):
@@ -41,7 +41,7 @@ class Projection(nn.Sequential):
     def __init__(self, in_size: int, out_size: int, dropout: float, entrance: bool = False):
         linear = nn.Identity() if entrance and in_size == out_size else nn.Linear(in_size, out_size)
         norm = UnevenLayerNorm(out_size) if entrance else nn.LayerNorm(out_size)
-        super().__init__(linear, norm, nn.Dropout(dropout))
+        super().__init__(linear, norm, Dropout(dropout))
 
 
 class FeedForward(nn.Module):
@@ -51,7 +51,7 @@ class FeedForward(nn.Module):
         super().__init__()
         self.layer_1 = nn.Linear(size, size)
         self.layer_2 = nn.Linear(size, size)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.layer_2(self.dropout(F.gelu(self.layer_1(x))))
@@ -69,7 +69,7 @@ class CrossModalLayer(nn.Module):
         self.attention_norm = nn.LayerNorm(size)
         self.feed_forward = FeedForward(size, config.dropout)
         self.feed_forward_norm = nn.LayerNorm(size)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps) -> torch.Tensor:
         """The kept steps of both modalities, packed by `own_steps` and `other_steps`; every sample has one at least -> as `own`"""
@@ -80,29 +80,39 @@ class CrossModalLayer(nn.Module):
     def _attend(self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps) -> torch.Tensor:
         """What `self.attention` computes, over the kept steps alone; where they are packed, sample by sample, so without any mask."""
         module, dropout = self.attention, self.attention.dropout if self.training else 0.0
-        sources = (own, other, own if self.own_value else other)
-        weights, biases = module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3)
-        query, key, value = (
-            F.linear(x, weight, bias).unflatten(-1, (module.num_heads, -1))  # (..., heads, width)
-            for x, weight, bias in zip(sources, weights, biases, strict=True)
-        )
+        weight, bias, size = module.in_proj_weight, module.in_proj_bias, module.embed_dim
+        if self.own_value:
+            sources = zip((own, other, own), weight.chunk(3), bias.chunk(3), strict=True)
+            query, key, value = (F.linear(*source) for source in sources)
+        else:
+            query = F.linear(own, weight[:size], bias[:size])
+            key, value = F.linear(other, weight[size:], bias[size:]).chunk(2, dim=-1)
+        query, key, value = (x.unflatten(-1, (module.num_heads, -1)) for x in (query, key, value))  # (..., heads, width)
         if own_steps.index is None and other_steps.index is None:
-            query, key, value = (x.transpose(1, 2) for x in (query, key, value))
             mask = None if other_steps.all_kept else other_steps.mask[:, None, None]
-            attended = F.scaled_dot_product_attention(query, key, value, attn_mask=mask, dropout_p=dropout).transpose(1, 2)
+            attended = _attention(query, key, value, dropout, mask)
         else:
             value_steps = own_steps if self.own_value else other_steps
             samples = zip(own_steps.split(query), other_steps.split(key), value_steps.split(value), strict=True)
-            attended = own_steps.join(
-                [
-                    F.scaled_dot_product_attention(*(x.transpose(0, 1)[None] for x in sample), dropout_p=dropout)[0].transpose(0, 1)
-                    for sample in samples
-                ]
-            )
+            attended = own_steps.join([_attention(*sample, dropout) for sample in samples])
         return module.out_proj(attended.flatten(-2))
 
     def _add(self, residual: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
         return self.dropout(residual) + branch if self.dropout_on_residual else residual + self.dropout(branch)
+
+
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, mask: torch.Tensor | None = None
+) -> torch.Tensor:
+    """(..., T, heads, width), keys and values (..., S, heads, width), mask that is broadcast to (..., heads, T, S) -> as the queries"""
+    query, key, value = (x.transpose(-3, -2) for x in (query, key, value))
+    if dropout == 0 or mask is not None or query.device.type != "cpu":
+        lead = (None,) * (4 - query.dim())  # one sample: torch has its faster kernels for batches alone
+        attended = F.scaled_dot_product_attention(query[lead], key[lead], value[lead], attn_mask=mask, dropout_p=dropout)
+        return attended.reshape(query.shape).transpose(-3, -2)
+    # With dropout torch has but its general path on a CPU.
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    return (drop(scores.softmax(-1), dropout) @ value).transpose(-3, -2)
 
 
 class CrossModalEncoder(nn.Module):
@@ -216,7 +226,7 @@ class Gate(nn.Module):
         self.first = nn.Linear(size, config.gated_size, bias=False)
         self.second = nn.Linear(size, config.gated_size, bias=False)
         self.gate = nn.Linear(2 * size, config.gated_size, bias=False)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def forward(self, first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
         """(B, size) twice -> (B, G)"""
@@ -365,7 +375,7 @@ class Classifier(nn.Sequential):
             nn.Linear(in_size, config.classifier_size),
             nn.LayerNorm(config.classifier_size),
             nn.GELU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(config.classifier_size, config.num_labels),
         )
 

@@ -1,8 +1,10 @@
-"""Functions over padded sequences: kept steps side by side, mean, quantiles, resampling to a length, mixing in pairs, sinusoids."""
+"""Functions over padded sequences: kept steps packed, mean, quantiles, resampling to a length, mixing in pairs, sinusoids, dropout."""
 
 import math
 
 import torch
+from torch import nn
+from torch.nn import functional as F
 
 
 class KeptSteps:
@@ -131,3 +133,21 @@ def sinusoids(length: int, size: int, device: torch.device, dtype: torch.dtype) 
         torch.arange(0, size, 2, device=device, dtype=torch.float32) * (-math.log(10000.0) / size)
     )
     return torch.stack([angle.sin(), angle.cos()], dim=-1).flatten(1).to(dtype)
+
+
+class Dropout(nn.Dropout):
+    """`nn.Dropout` by [`drop`]."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return drop(x, self.p) if self.training else x
+
+
+def drop(x: torch.Tensor, p: float) -> torch.Tensor:
+    """`F.dropout(x, p)`. On a CPU one random number of 64 bits serves four elements, which takes a third of the time; p is rounded to
+    1/65536 for that."""
+    dropped = round(p * 2**16)  # of 65536 values
+    if x.device.type != "cpu" or torch.compiler.is_compiling() or not 0 < dropped < 2**16:
+        return F.dropout(x, p)
+    bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
+    keep = (bits[: x.numel()].view(x.shape) >= dropped - 2**15).to(x.dtype)
+    return x * keep.mul_(2**16 / (2**16 - dropped))

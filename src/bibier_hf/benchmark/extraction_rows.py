@@ -1,0 +1,154 @@
+"""Rows of extracting features: the published speech backbone with random weights, as speed does not depend on them, into a feature store.
+
+Each side decodes, encodes and writes its rows into an empty store.
+"""
+
+import functools
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+import torch
+from datasets import Audio, Dataset
+from torch.nn import functional as F
+from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+
+from ..data.features import InputExtractor, difference, row_keys
+from ..data.prepare import encode_flac
+from ..model.audio_bibier import SAMPLING_RATE
+from ..model.configuration_bibier import BiBiERConfig
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+from .measuring import Row, compare
+
+ONE_BY_ONE = {"batch_size": 1}
+FP32_BUCKETS = {"batch_size": 16}
+BF16_BUCKETS = {"batch_size": 16, "compute_dtype": "bfloat16", "dtype": "bfloat16"}
+
+_GEMM_ROWS = 1600
+"""Frames of a batch of two clips of 16 s, a usual one here."""
+
+
+def published_config() -> Wav2Vec2Config:
+    """The architecture of audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim."""
+    return Wav2Vec2Config(
+        hidden_size=1024,
+        num_hidden_layers=12,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        conv_bias=True,
+    )
+
+
+def published_backbone() -> Wav2Vec2Model:
+    torch.manual_seed(0)
+    return Wav2Vec2Model(published_config()).eval()
+
+
+@functools.cache
+def audio_model() -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+    """A model of audio alone over [`published_backbone`], and its processor."""
+    model = BiBiERForEmotionClassification(BiBiERConfig(modalities=["audio"], audio_config=published_config()), build_backbones=False)
+    model.attach_backbone("audio", published_backbone())
+    front_end = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+    return model, BiBiERProcessor(front_end, BiBiERProcessor.from_backbones().tokenizer)
+
+
+@functools.cache
+def sounding_clips(count: int, longest_s: float = 16.0) -> Dataset:
+    """Sweeps in noise, of 0.5 to `longest_s` seconds, in random order."""
+    generator = np.random.default_rng(0)
+    rows = {"audio": [], "text": [""] * count, "duration_s": generator.permutation(np.linspace(0.5, longest_s, count)).tolist()}
+    for seconds in rows["duration_s"]:
+        time_s = np.arange(int(SAMPLING_RATE * seconds)) / SAMPLING_RATE
+        clip = 0.3 * np.sin(2 * np.pi * (generator.uniform(100, 300) + 40 * time_s) * time_s)
+        clip += 0.05 * generator.standard_normal(len(time_s))
+        rows["audio"].append({"bytes": encode_flac(clip.astype(np.float32)), "path": None})
+    return Dataset.from_dict(rows).cast_column("audio", Audio(sampling_rate=SAMPLING_RATE, decode=False))
+
+
+def extraction_of(clips: Dataset, folder: str, **options) -> Callable[[], torch.Tensor]:
+    """What extracts all clips anew at each call: their features one after the other, (frames, D). Its extractor is made beforehand."""
+    extractor = InputExtractor(*audio_model(), cache_dir=folder, **options)
+    store = extractor.stores["audio"]
+    extractor.extract(sounding_clips(1))  # casts the weights, fills caches
+
+    def run() -> torch.Tensor:
+        shutil.rmtree(store.folder)
+        extractor.extract(clips)
+        return torch.cat(list(store.rows(row_keys(clips)["audio"])))
+
+    return run
+
+
+def extraction(name: str, options: dict, goal: float | None, count: int = 12) -> Row:
+    """One way of extracting against clip by clip in float32, and how far its values are from those."""
+    clips = sounding_clips(count)
+    kept: dict[str, torch.Tensor] = {}
+    with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs:
+        run = extraction_of(clips, ours, **options), extraction_of(clips, theirs, **ONE_BY_ONE)
+        sides = (lambda: kept.update(ours=run[0]())), (lambda: kept.update(theirs=run[1]()))
+        row = compare(name, "one clip at a time, float32", goal, *sides, budget_s=5, warm_up=False)
+    drift = difference(kept["ours"].double(), kept["theirs"].double())
+    rates = [sum(clips["duration_s"]) / seconds for seconds in (row.ours_s, row.theirs_s)]
+    note = f"{count} clips of 0.5 to 16 s, {rates[0]:.1f} against {rates[1]:.1f} s of audio a second; "
+    return replace(row, note=note + f"relative drift {drift['relative']:.2%}, lowest cosine {drift['cosine']:.5f}")
+
+
+def gemm_share(count: int = 12) -> Row:
+    """How much of the machine's own bf16 rate in a matrix product the extraction reaches: products of as many operations, beside it."""
+    clips = sounding_clips(count)
+    operations = sum(backbone_operations(published_config(), int(seconds * SAMPLING_RATE)) for seconds in clips["duration_s"])
+    a, b = torch.randn(_GEMM_ROWS, 1024).bfloat16(), torch.randn(4096, 1024).bfloat16()
+    products = round(operations / (2 * _GEMM_ROWS * 1024 * 4096))
+
+    def multiply() -> None:
+        for _ in range(products):
+            F.linear(a, b)
+
+    with tempfile.TemporaryDirectory() as folder:
+        ours = extraction_of(clips, folder, **BF16_BUCKETS)
+        row = compare(
+            "extraction_gemm_share", "as many operations in bf16 matrix products", 0.65, ours, multiply, budget_s=10, warm_up=False
+        )
+    rates = f"{operations / row.ours_s / 1e9:.0f} of {operations / row.theirs_s / 1e9:.0f} GFLOP/s"
+    return replace(row, note=f"{rates}, decoding, padding and writing included; a CPU {_bf16_instructions()} bf16 instructions")
+
+
+def backbone_operations(config: Wav2Vec2Config, samples: int) -> int:
+    """Floating point operations of a clip in the products and convolutions of a wav2vec2."""
+    total, frames, width_in = 0, samples, 1
+    for width, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
+        frames = (frames - kernel) // stride + 1
+        total += 2 * frames * width_in * width * kernel
+        width_in = width
+    return total + 2 * frames * width_in * config.hidden_size + encoder_operations(config, frames)
+
+
+def encoder_operations(config: Wav2Vec2Config, frames: int) -> int:
+    """Those of its transformer alone."""
+    width = config.hidden_size
+    layer = 2 * frames * (4 * width**2 + 2 * width * config.intermediate_size) + 4 * frames**2 * width
+    positions = 2 * frames * width * width // config.num_conv_pos_embedding_groups * config.num_conv_pos_embeddings
+    return config.num_hidden_layers * layer + positions
+
+
+def _bf16_instructions() -> str:
+    known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    return "with" if known() else "without"
+
+
+ROWS = {
+    "extraction_fp32_buckets": functools.partial(extraction, "extraction_fp32_buckets", FP32_BUCKETS, None),
+    "extraction_bf16_buckets": functools.partial(extraction, "extraction_bf16_buckets", BF16_BUCKETS, 2.0),
+    "extraction_gemm_share": gemm_share,
+}
+
+FULL_ROWS = {
+    f"{name}_64": functools.partial(extraction, f"{name}_64", options, goal, 64)
+    for name, options, goal in (("extraction_fp32_buckets", FP32_BUCKETS, None), ("extraction_bf16_buckets", BF16_BUCKETS, 2.0))
+}

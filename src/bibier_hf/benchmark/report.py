@@ -1,0 +1,94 @@
+"""Rows as a line of text, JSON, a Markdown table and a picture."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from ..evaluation.report import write_atomically
+from .measuring import Row
+
+
+def line(row: Row) -> str:
+    """A row of the printed table."""
+    return (
+        f"{row.name:<28}{row.ratio:>8.2f}x{_goal(row):>7}  {1000 * row.ours_s:>8.1f} ms{1000 * row.theirs_s:>9.1f} ms  "
+        f"{row.against}{f' ({row.note})' if row.note else ''}"
+    )
+
+
+def write_rows(path: Path, rows: Sequence[Row], facts: Mapping[str, str | int]) -> None:
+    """A list of rows as JSON, each with the facts of the machine and whether it reached its goal."""
+    content = [row.as_dict() | {"reached": row.reached, "run": dict(facts)} for row in rows]
+    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def markdown(
+    rows: Sequence[Row],
+    facts: Mapping[str, str | int],
+    left_out: Mapping[str, str],
+    profile: Sequence[tuple[str, float, str]] = (),
+    picture: str | None = None,
+) -> str:
+    """A page with the facts of the machine, the picture and the table.
+
+    Args:
+        rows: what was measured.
+        facts: of the machine and the code.
+        left_out: rows that did not run, and why.
+        profile: (part, seconds, note) of one clip.
+        picture: path of the picture, as seen from the page.
+    """
+    lines = [
+        "# Benchmark",
+        "",
+        "Written by `recipes/benchmark.py`. A ratio is theirs / ours, of medians of repeats in turns: more is better.",
+        "",
+    ]
+    lines += [", ".join(f"{key}: {value}" for key, value in facts.items()) + ".", ""]
+    if picture:
+        lines += [f"![Ratios beside their goals]({picture})", ""]
+    lines += ["| what | against | ratio | goal | met | ours | theirs | note |", "|---|---|---|---|---|---|---|---|"]
+    for row in rows:
+        met = "" if row.goal is None else "yes" if row.reached else "**no**"
+        times = f"{_seconds(row.ours_s)} | {_seconds(row.theirs_s)}"
+        lines.append(f"| `{row.name}` | {row.against} | {row.ratio:.2f} | {_goal(row)} | {met} | {times} | {row.note.replace('|', '/')} |")
+    lines += [f"| `{name}` | | | | not run | | | {reason} |" for name, reason in left_out.items()]
+    if profile:
+        lines += ["", "## Where the time of a clip of 4 s goes", "", "| part | time | |", "|---|---|---|"]
+        lines += [f"| {part} | {_seconds(seconds)} | {note} |" for part, seconds, note in profile]
+    return "\n".join(lines) + "\n"
+
+
+def draw(rows: Sequence[Row], path: Path) -> None:
+    """Bars of the ratios on a logarithmic axis, each with a mark at its goal."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 0.32 * len(rows) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    places = range(len(rows))
+    colours = ["tab:grey" if row.goal is None else "tab:green" if row.reached else "tab:red" for row in rows]
+    axes.barh(places, [row.ratio for row in rows], color=colours)
+    for place, row in zip(places, rows, strict=True):
+        if row.goal is not None:
+            axes.plot([row.goal, row.goal], [place - 0.4, place + 0.4], color="black", linewidth=2)
+        axes.annotate(
+            f"{row.ratio:.3g}x", (max(row.ratio, row.goal or 0), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+        )
+    axes.set_yticks(places, [row.name for row in rows], fontsize=8)
+    axes.set_xscale("log")
+    axes.margins(x=0.15)
+    axes.invert_yaxis()
+    axes.axvline(1, color="grey", linewidth=0.8)
+    axes.set_xlabel("theirs / ours, more is better; the black mark is the goal")
+    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
+
+
+def _goal(row: Row) -> str:
+    return "" if row.goal is None else f"{row.goal:.2f}"
+
+
+def _seconds(seconds: float) -> str:
+    if seconds == 0:
+        return ""  # a row that measures something else
+    return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"

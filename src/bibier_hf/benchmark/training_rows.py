@@ -1,0 +1,153 @@
+"""Rows of a whole training on a real corpus, and of what its loader costs."""
+
+import contextlib
+import functools
+import pickle
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from datasets import Dataset
+from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
+
+from ..data.collator import FeatureCollator
+from ..data.corpora import load_corpus
+from ..data.features import InputDataset, InputExtractor
+from ..model.backbones_bibier import encode_audio, encode_text
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+from ..training.samplers import EpochSampler
+from . import textbook
+from .measuring import Row
+from .model_rows import TEXT_LENGTH, fusion_config, our_fusion, train_step
+from .registry import Materials
+
+BATCH = 8
+
+
+def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
+    """Features of RESD's training split and epochs of BiFormer at the published sizes over them, once a side.
+
+    Ours: length buckets in bfloat16 into mapped shards, then batches of similar length without work on padding. Theirs: one clip at a time
+    in float32 into one pickle, then shuffled batches padded to their longest, texts to 95.
+    """
+    rows = load_corpus("resd", materials.folder("resd"))["train"]
+    rows = rows.select(range(min(len(rows), materials.rows or len(rows))))
+    model, processor = _backbones(materials)
+    sizes = model.config.feature_size("audio"), model.config.feature_size("text")
+    seconds: dict[str, float] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        with _timed(seconds, "our extraction"):
+            extractor = InputExtractor(model, processor, "bfloat16", "bfloat16", cache_dir=folder)
+            data = extractor.inputs({"train": rows})["train"]
+        with _timed(seconds, "their extraction"):
+            _extract_into_pickle(model, processor, rows, Path(folder) / "features.pickle")
+        torch.manual_seed(0)
+        ours = our_fusion(fusion_config("biformer", attention_value, *sizes))
+        theirs = textbook.Fusion("biformer", *sizes)
+        loader = _our_loader(data, extractor)
+        with open(Path(folder) / "features.pickle", "rb") as file:
+            kept = pickle.load(file)
+        optimizers = torch.optim.Adam(ours.parameters()), torch.optim.Adam(theirs.parameters())
+        for epoch in range(materials.epochs):
+            with _timed(seconds, "our epochs"):
+                loader.sampler.set_epoch(epoch)
+                for batch in loader:
+                    train_step(ours, optimizers[0], _fusion_inputs(batch), batch["labels"])
+            with _timed(seconds, "their epochs"):
+                for audio, text, labels in _their_batches(kept, epoch):
+                    train_step(theirs, optimizers[1], (audio, text), labels)
+    name = "resd_end_to_end" if attention_value == "own" else "resd_end_to_end_native"
+    ours_s, theirs_s = (seconds[f"{side} extraction"] + seconds[f"{side} epochs"] for side in ("our", "their"))
+    parts = ", ".join(
+        f"{part} {seconds[f'our {part}']:.0f} s against {seconds[f'their {part}']:.0f} s" for part in ("extraction", "epochs")
+    )
+    note = f"{len(rows)} clips, whisper-base and e5-small, {materials.epochs} epochs of biformer, batches of {BATCH}: {parts}"
+    against = "clip by clip into a pickle, then padded batches"
+    goal = 2.0 if attention_value == "own" else None
+    return Row(name, against, theirs_s / ours_s, goal, ours_s, theirs_s, (ours_s,) * 2, (theirs_s,) * 2, 1, note)
+
+
+def loader_share(materials: Materials) -> Row:
+    """A training step against the time that it waits for its batch: mapped features, collated in the training process."""
+    rows = load_corpus("resd", materials.folder("resd"))["train"]
+    rows = rows.select(range(min(len(rows), materials.rows or 256)))
+    model, processor = _backbones(materials)
+    waits, steps = [], []
+    with tempfile.TemporaryDirectory() as folder:
+        extractor = InputExtractor(model, processor, cache_dir=folder)
+        loader = _our_loader(extractor.inputs({"train": rows})["train"], extractor)
+        fusion = our_fusion(fusion_config("biformer", "other", model.config.feature_size("audio"), model.config.feature_size("text")))
+        optimizer = torch.optim.Adam(fusion.parameters())
+        start = time.perf_counter()
+        for batch in loader:
+            ready = time.perf_counter()
+            train_step(fusion, optimizer, _fusion_inputs(batch), batch["labels"])
+            start, waited = time.perf_counter(), ready - start
+            waits.append(waited)
+            steps.append(start - ready)
+    wait, step = statistics.median(waits), statistics.median(steps)
+    note = f"waiting for data takes {sum(waits) / (sum(waits) + sum(steps)):.1%} of an epoch; no workers, batches of {BATCH}"
+    against = "the training step that uses the batch"
+    return Row("loader", against, step / wait, 10.0, wait, step, (min(waits), max(waits)), (min(steps), max(steps)), len(waits), note)
+
+
+def _backbones(materials: Materials) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+    audio, text = (str(materials.folder("backbones", name)) for name in ("whisper-base", "e5-small"))
+    return BiBiERForEmotionClassification.from_backbones(audio, text), BiBiERProcessor.from_backbones(audio, text)
+
+
+@contextlib.contextmanager
+def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
+
+
+def _our_loader(data: InputDataset, extractor: InputExtractor) -> DataLoader:
+    """As the trainer makes it, in batches of similar length."""
+    sampler = EpochSampler(len(data), seed=42, lengths=data.lengths, group_size=BATCH)
+    return DataLoader(data, batch_size=BATCH, sampler=sampler, collate_fn=FeatureCollator(extractor.specs))
+
+
+def _fusion_inputs(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    audio, text = ((batch[f"{modality}_features"], batch[f"{modality}_features_mask"].bool()) for modality in ("audio", "text"))
+    return *audio, *text
+
+
+@torch.no_grad()
+def _extract_into_pickle(model: BiBiERForEmotionClassification, processor: BiBiERProcessor, rows: Dataset, path: Path) -> None:
+    """Sections 2.1 and 3.1: utterance by utterance; texts filled with zeros to 95 positions."""
+    kept = []
+    for row in rows:
+        audio = processor(audio=[row["audio"]])
+        frames, mask = encode_audio(
+            model.audio_backbone, audio[processor.audio_input_name], audio["audio_attention_mask"], -1, model.config.max_window_s
+        )
+        text = processor(text=[row["text"]])
+        states, _ = encode_text(model.text_backbone, text["input_ids"], text["text_attention_mask"], -1)
+        full = F.pad(states[0], (0, 0, 0, TEXT_LENGTH - states.shape[1]))
+        kept.append({"audio": frames[0, mask[0]], "text": full, "label": row["label"]})
+    with open(path, "wb") as file:
+        pickle.dump(kept, file)
+
+
+def _their_batches(kept: list[dict], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+    """Section 7: shuffled, audio padded with zeros to the longest of the batch."""
+    order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(epoch)).tolist()
+    for start in range(0, len(order), BATCH):
+        batch = [kept[index] for index in order[start : start + BATCH]]
+        audio = pad_sequence([row["audio"] for row in batch], batch_first=True)
+        yield audio, torch.stack([row["text"] for row in batch]), torch.tensor([row["label"] for row in batch])
+
+
+DATA_ROWS = {
+    "resd_end_to_end": resd_end_to_end,
+    "resd_end_to_end_native": functools.partial(resd_end_to_end, attention_value="other"),
+    "loader": loader_share,
+}
