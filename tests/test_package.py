@@ -92,7 +92,7 @@ def test_lazy_names_resolve():
         _ = bibier_hf.no_such_name
 
 
-LAYERS = ("kernels", "model", "llm", "augmentation", "data", "evaluation", "hub", "training", "benchmark", "commands")
+LAYERS = ("kernels", "model", "llm", "augmentation", "data", "evaluation", "hub", "training", "export", "benchmark", "commands")
 
 
 def test_imports_run_one_way(repository: Path):

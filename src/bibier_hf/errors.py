@@ -7,3 +7,7 @@ class ArgumentError(ValueError):
 
 class FeatureStoreError(RuntimeError):
     """A store that cannot be read or written; the message names the file and says how to mend it."""
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported as asked, or an export that cannot be used. The message says how to mend it."""

@@ -8,7 +8,7 @@ from ..augmentation.tts import SynthesisError
 from ..augmentation.tug import ComponentError
 from ..data.protocols import ProtocolError
 from ..data.tables import CorpusError
-from ..errors import ArgumentError, FeatureStoreError
+from ..errors import ArgumentError, ExportError, FeatureStoreError
 from ..llm import LLMError
 from ..model.audio_bibier import AudioError
 
@@ -18,6 +18,7 @@ USER_ERRORS = (
     ProtocolError,
     AudioError,
     FeatureStoreError,
+    ExportError,
     ComponentError,
     SynthesisError,
     LLMError,
