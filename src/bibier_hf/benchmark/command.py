@@ -11,11 +11,11 @@ from pathlib import Path
 import torch
 
 from ..kernels import load_kernels
-from . import model_rows, scan_rows, serving_rows
+from . import export_rows, model_rows, scan_rows, serving_rows
 from .measuring import Row
 
 QUICK_ROWS: dict[str, Callable[[], Row]] = {**scan_rows.ROWS, **model_rows.ROWS, **serving_rows.ROWS}
-ALL_ROWS = {**QUICK_ROWS, **serving_rows.FULL_ROWS}
+ALL_ROWS = {**QUICK_ROWS, **serving_rows.FULL_ROWS, **export_rows.FULL_ROWS}
 
 
 def benchmark_main(arguments: Sequence[str], description: str | None = None) -> int:

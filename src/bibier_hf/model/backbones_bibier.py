@@ -157,7 +157,8 @@ def kept_first(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch
     right. Returns x and its bool mask (B, T)."""
     if not torch.compiler.is_compiling() and not (mask[:, 1:] & ~mask[:, :-1]).any():
         return x, mask  # padded on the right already
-    order = (~mask).int().argsort(dim=1, stable=True)
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    order = torch.where(mask, steps, steps + mask.shape[1]).argsort(dim=1)
     index = order.reshape(*order.shape, *(1,) * (x.dim() - 2)).expand_as(x)
     return x.gather(1, index), mask.gather(1, order)
 
