@@ -55,7 +55,6 @@ def int8_onnx(batch: int = 1) -> Row:
     return replace(row, note=f"whole model, embedded pair, random weights; {drift(logits, wanted)}")
 
 
-@torch.inference_mode()
 def int8_backbone(clips: int = 2, seconds: float = 4.0) -> Row:
     """The published speech backbone with random weights, in torch."""
     config = Wav2Vec2Config(
@@ -70,9 +69,15 @@ def int8_backbone(clips: int = 2, seconds: float = 4.0) -> Row:
     torch.manual_seed(0)
     backbone = Wav2Vec2Model(config).eval()
     quantized, audio = int8_copy(backbone), torch.randn(clips, int(seconds * SAMPLING_RATE))
-    exact, quick = (encode_audio(model, audio, None, layer=-1, max_window_s=30.0)[0] for model in (backbone, quantized))
-    note = f"{clips} clips of {seconds:.0f} s, wav2vec2-large of 12 layers; relative drift of the features {(quick - exact).norm() / exact.norm():.1%}"
-    run = (torch.inference_mode()(lambda model=model: encode_audio(model, audio, None, -1, 30.0)) for model in (quantized, backbone))
+
+    @torch.inference_mode()
+    def features(model: Wav2Vec2Model) -> torch.Tensor:
+        return encode_audio(model, audio, None, layer=-1, max_window_s=30.0)[0]
+
+    exact, quick = features(backbone), features(quantized)
+    costs = f"relative drift of the features {(quick - exact).norm() / exact.norm():.1%}"
+    note = f"{clips} clips of {seconds:.0f} s, wav2vec2-large of 12 layers; {costs}"
+    run = (lambda: features(quantized)), (lambda: features(backbone))
     return compare("int8_backbone", "torch, float32", None, *run, note=note, budget_s=15, warm_up=False)
 
 
