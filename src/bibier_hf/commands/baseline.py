@@ -131,7 +131,7 @@ def run_baselines(arguments: BaselineArguments) -> dict[str, Any]:
     }
     folder = Path(arguments.output_dir)
     for split, parts in answers.items():
-        pooled = _concatenated(parts)
+        pooled = Predictions.concatenate(parts)
         write_split_report(pooled, split, folder)
         numbers = split_metrics(pooled)
         results["metrics"][split] = numbers["metrics"]
@@ -177,15 +177,6 @@ def _outcome(arguments: BaselineArguments, splits: Any, features: Mapping[str, A
 
 def _predictions(rows: Any, probabilities: np.ndarray) -> Predictions:
     return Predictions(list(rows["id"]), list(rows["corpus"]), list(rows["language"]), np.asarray(rows["label"]), probabilities)
-
-
-def _concatenated(parts: Sequence[Predictions]) -> Predictions:
-    columns = {name: [value for part in parts for value in getattr(part, name)] for name in ("ids", "corpora", "languages")}
-    return Predictions(
-        **columns,
-        labels=np.concatenate([part.labels for part in parts]),
-        probabilities=np.concatenate([part.probabilities for part in parts]),
-    )
 
 
 def _all_folds(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

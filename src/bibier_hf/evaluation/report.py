@@ -72,6 +72,30 @@ class Predictions:
             probabilities=torch.from_numpy(np.asarray(logits, dtype=np.float64)).softmax(-1).numpy(),
         )
 
+    @classmethod
+    def load(cls, path: str | Path) -> "Predictions":
+        """What [`save`] wrote."""
+        table = pq.read_table(path)
+        columns = {name: table[name].to_pylist() for name in ("id", "corpus", "language", "label")}
+        return cls(
+            ids=columns["id"],
+            corpora=columns["corpus"],
+            languages=columns["language"],
+            labels=np.array([EMOTIONS.index(label) for label in columns["label"]], dtype=np.int64),
+            probabilities=np.stack([table[name].to_numpy() for name in EMOTIONS], axis=1),
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """The rows of all parts."""
+        return cls(
+            ids=[value for part in parts for value in part.ids],
+            corpora=[value for part in parts for value in part.corpora],
+            languages=[value for part in parts for value in part.languages],
+            labels=np.concatenate([part.labels for part in parts]),
+            probabilities=np.concatenate([part.probabilities for part in parts]),
+        )
+
     @property
     def predictions(self) -> np.ndarray:
         """(N,) most probable classes."""

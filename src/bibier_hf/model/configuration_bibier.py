@@ -77,8 +77,8 @@ class BiBiERConfig(PreTrainedConfig):
         audio_encoder_size, text_encoder_size: width of the residual stream.
         audio_encoder_layers, text_encoder_layers: number of blocks.
         audio_input_projection, text_input_projection: a linear layer from the features to that width (False needs equal widths).
-        audio_statistics, text_statistics: give the unimodal classifier mean and standard deviation of the features over time, too, each
-            standardised over the training set and sent through a hidden layer (statistics pooling, as in x-vectors).
+        audio_statistics, text_statistics: give the unimodal classifier mean, standard deviation and quantiles of the features over time,
+            too, each standardised over the training set and sent through a hidden layer (statistics pooling, as in x-vectors).
         encoder_attention_heads: heads of `"transformer"` encoders.
         bidirectional: Mamba blocks and LSTMs read each utterance from its end, too.
         mamba_expand: width inside a block over `*_encoder_size` (published: 0.5).
@@ -117,6 +117,8 @@ class BiBiERConfig(PreTrainedConfig):
     Training
         audio_crop_frames: in training, longer clips are read through a random window of so many feature frames, another one in each epoch
             (50 frames are a second for most speech backbones); None: as a whole, as always in evaluation.
+        mixup_alpha: in training, mix each sample and its label with another one of the batch by a weight from Beta(alpha, alpha), after the
+            linear layer of the encoders and in the statistics; 0: not.
         modality_dropout: share of the training samples with both modalities that lose one, at random.
         unimodal_loss_weight: weight of each unimodal head's loss beside that of the fused one.
         class_weights: weight of each class in the loss, in label order; None: all one.
@@ -203,6 +205,7 @@ class BiBiERConfig(PreTrainedConfig):
     encoder_norms: bool | None = None
 
     audio_crop_frames: int | None = None
+    mixup_alpha: float | int = 0.0
     modality_dropout: float | int = 0.1
     unimodal_loss_weight: float | int = 0.3
     class_weights: list[float] | None = None
@@ -313,7 +316,8 @@ class BiBiERConfig(PreTrainedConfig):
             _require(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name), "None or at least 1")
         for name in ("mamba_expand", "fusion_mamba_expand"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        _require(self.unimodal_loss_weight >= 0, "unimodal_loss_weight", self.unimodal_loss_weight, "at least 0")
+        for name in ("unimodal_loss_weight", "mixup_alpha"):
+            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
         _require(self.max_window_s >= 1, "max_window_s", self.max_window_s, "at least 1 second")
         _require(
             self.hidden_size % self.num_attention_heads == 0,

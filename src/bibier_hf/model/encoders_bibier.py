@@ -2,7 +2,7 @@
 
 features (B, T, D_feature) -> LayerNorm -> Linear -> N layers -> RMSNorm -> frames (B, T, size)
                      |                                           masked mean --+-- Linear -> logits (B, K)
-                     +-- mean and standard deviation -> hidden layer (option) -+
+                     +-- statistics over time -> hidden layer (option) --------+
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from .configuration_bibier import BiBiERConfig
 from .mamba_bibier import MambaBlock, RMSNorm
-from .sequence_bibier import masked_mean, sinusoids
+from .sequence_bibier import Mixup, masked_mean, masked_quantiles, sinusoids
 
 
 class ResidualLayer(nn.Module):
@@ -101,39 +101,44 @@ ENCODER_LAYERS: dict[str, Callable[[BiBiERConfig, int], nn.Module]] = {
 
 
 class StatisticsPooling(nn.Module):
-    """Mean and standard deviation of the features over time -> standardised -> hidden layer (Snyder et al., 2018).
+    """Statistics of the features over time -> standardised -> hidden layer.
 
-    The two differ far less between clips than features do between frames, so each of their dimensions is brought to mean zero and variance
-    one over the clips of the training set: what [`fit`] was told, else nothing.
+    The statistics are mean and standard deviation (Snyder et al., 2018) and five quantiles, F = 7 D numbers. They differ far less between
+    clips than features do between frames, so each of them is brought to mean zero and variance one over the clips of the training set:
+    what [`fit`] was told, else nothing.
     """
+
+    QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 
     def __init__(self, feature_size: int, size: int, dropout: float):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(2 * feature_size))
-        self.register_buffer("std", torch.ones(2 * feature_size))
-        self.hidden = nn.Sequential(
-            nn.Dropout(dropout / 2), nn.Linear(2 * feature_size, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(dropout)
-        )
+        inputs = (2 + len(self.QUANTILES)) * feature_size
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("std", torch.ones(inputs))
+        self.hidden = nn.Sequential(nn.Dropout(dropout / 2), nn.Linear(inputs, size), nn.LayerNorm(size), nn.GELU(), nn.Dropout(dropout))
         self.out = nn.Linear(size, size)
 
-    @staticmethod
-    def statistics(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, T, D), bool mask (B, T) -> mean and standard deviation (B, 2 D)"""
+    @classmethod
+    def statistics(cls, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, T, D), bool mask (B, T) -> mean, standard deviation and quantiles (B, F)"""
         features = features.float()
         mean = masked_mean(features, mask)
         variance = masked_mean((features - mean.unsqueeze(1)).square(), mask)
         # The root has no slope at zero, where a clip of one frame is.
-        return torch.cat([mean, (variance + 1e-12).sqrt()], dim=-1)
+        quantiles = masked_quantiles(features, mask, cls.QUANTILES).flatten(1)
+        return torch.cat([mean, (variance + 1e-12).sqrt(), quantiles], dim=-1)
 
     def fit(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Take mean and standard deviation of the statistics over the training set, (2 D,) each."""
+        """Take mean and standard deviation of the statistics over the training set, (F,) each."""
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
-    def forward(self, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, features: torch.Tensor, mask: torch.Tensor, mixup: Mixup | None = None) -> torch.Tensor:
         """(B, T, D), bool mask (B, T) -> (B, size)"""
-        standardised = (self.statistics(features, mask) - self.mean) / self.std
-        return self.out(self.hidden(standardised.clamp(-10, 10).to(features.dtype)))
+        standardised = ((self.statistics(features, mask) - self.mean) / self.std).clamp(-10, 10)
+        if mixup is not None:
+            standardised = mixup(standardised)
+        return self.out(self.hidden(standardised.to(features.dtype)))
 
 
 class UnimodalEncoder(nn.Module):
@@ -159,9 +164,15 @@ class UnimodalEncoder(nn.Module):
         self.statistics = StatisticsPooling(feature_size, size, config.encoder_dropout) if statistics else None
         self.classifier = nn.Linear(size, config.num_labels)
 
-    def forward(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size), one vector for all of them (B, size), logits (B, K)"""
+    def forward(
+        self, features: torch.Tensor, mask: torch.Tensor, mixup: Mixup | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size) and their mask, one vector for all of them (B, size), logits (B, K);
+        of the mixed samples with `mixup`."""
+        statistics = None if self.statistics is None else self.statistics(features, mask, mixup)
         x = self.input_proj(self.input_norm(features))
+        if mixup is not None:
+            x, mask = mixup.sequences(x, mask)
         if self.positional_encoding:
             x = x + sinusoids(x.shape[1], x.shape[2], x.device, x.dtype)
         x = self.dropout(x)
@@ -169,6 +180,6 @@ class UnimodalEncoder(nn.Module):
             x = layer(x, mask)
         x = self.final_norm(x)
         pooled = masked_mean(x, mask)
-        if self.statistics is not None:
-            pooled = pooled + self.statistics(features, mask)
-        return x, pooled, self.classifier(self.dropout(pooled))
+        if statistics is not None:
+            pooled = pooled + statistics
+        return x, mask, pooled, self.classifier(self.dropout(pooled))

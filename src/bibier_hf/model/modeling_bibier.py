@@ -40,7 +40,7 @@ from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig
 from .encoders_bibier import StatisticsPooling, UnimodalEncoder
 from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
 from .mamba_bibier import SelectiveSSM
-from .sequence_bibier import masked_mean, random_window
+from .sequence_bibier import Mixup, masked_mean, random_window
 
 if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the pipeline's and the processor's code beside the model's
     from .pipeline_bibier import AudioTextEmotionPipeline  # noqa: F401
@@ -389,8 +389,9 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             audio, audio_mask = random_window(audio, audio_mask, self.config.audio_crop_frames)
         text, text_mask = self._features("text", input_ids, text_attention_mask, text_features, text_features_mask)
         batch = self._batch_size(audio=audio, text=text, audio_logits=audio_logits, text_logits=text_logits)
-        encoded_audio = self._encode("audio", audio, audio_mask, audio_logits, batch)
-        encoded_text = self._encode("text", text, text_mask, text_logits, batch)
+        mixup = Mixup(batch, self.config.mixup_alpha, self.device) if self.training and self.config.mixup_alpha > 0 else None
+        encoded_audio = self._encode("audio", audio, audio_mask, audio_logits, batch, mixup)
+        encoded_text = self._encode("text", text, text_mask, text_logits, batch, mixup)
 
         if len(self.config.modalities) == 1:
             logits, fused = self._unimodal(encoded_audio if self.config.modalities == ["audio"] else encoded_text)
@@ -398,7 +399,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         else:
             logits, fused = self._fuse(encoded_audio, encoded_text)
             heads = (encoded_audio, encoded_text)
-        loss = None if labels is None else self._loss(labels, logits, heads, num_items_in_batch)
+        loss = None if labels is None else self._loss(labels, logits, heads, num_items_in_batch, mixup)
         output = BiBiEROutput(
             loss=loss, logits=logits, audio_logits=encoded_audio.logits, text_logits=encoded_text.logits, fused_embedding=fused
         )
@@ -498,7 +499,13 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         return features, mask.any(1, keepdim=True).expand(features.shape[:2])
 
     def _encode(
-        self, modality: str, features: torch.Tensor | None, mask: torch.Tensor | None, logits: torch.Tensor | None, batch: int
+        self,
+        modality: str,
+        features: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        logits: torch.Tensor | None,
+        batch: int,
+        mixup: Mixup | None,
     ) -> _Encoded:
         encoder, size = getattr(self, f"{modality}_encoder"), getattr(self.config, f"{modality}_encoder_size")
         features_given = features is not None
@@ -509,16 +516,19 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         present = mask.any(1)
         if not self.config.masked:
             mask = present.unsqueeze(1).expand_as(mask)
+        if mixup is not None:
+            present = mixup.present(present)
         if encoder is None:
-            frames, pooled, own = features, masked_mean(features, mask), None
+            frames, mask = (features, mask) if mixup is None else mixup.sequences(features, mask)
+            pooled, own = masked_mean(frames, mask), None
         else:
-            frames, pooled, own = encoder(features, mask)
+            frames, mask, pooled, own = encoder(features, mask, mixup)
             own = own * present.unsqueeze(1)
         has_logits = present if own is not None else torch.zeros_like(present)
         if logits is not None:
             if logits.shape != (batch, self.config.num_labels):
                 raise ValueError(f"{modality}_logits must have the shape {(batch, self.config.num_labels)}, got {tuple(logits.shape)}.")
-            own = logits.to(frames.dtype)
+            own = (logits if mixup is None else mixup(logits)).to(frames.dtype)
             # With features beside them, logits count for the samples that have the modality.
             has_logits = present if features_given else torch.ones_like(present)
         return _Encoded(frames, mask, present, pooled, own, has_logits)
@@ -547,8 +557,11 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         logits: torch.Tensor,
         heads: tuple[_Encoded, ...],
         num_items_in_batch: torch.Tensor | int | None,
+        mixup: Mixup | None,
     ) -> torch.Tensor:
         targets = _as_distribution(labels, logits.shape[0], logits.shape[1]).to(logits.device)
+        if mixup is not None:
+            targets = mixup(targets)
         weights = None if self.config.class_weights is None else torch.tensor(self.config.class_weights, device=logits.device)
         items = len(logits) if num_items_in_batch is None else num_items_in_batch
         loss = soft_cross_entropy(logits, targets, weights).sum()

@@ -1,4 +1,4 @@
-"""Functions over padded sequences: kept steps side by side, masked mean, resampling to a length, sinusoids."""
+"""Functions over padded sequences: kept steps side by side, mean, quantiles, resampling to a length, mixing in pairs, sinusoids."""
 
 import math
 
@@ -46,6 +46,19 @@ def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     return (x * keep).sum(1) / keep.sum(1).clamp(min=1)
 
 
+def masked_quantiles(x: torch.Tensor, mask: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
+    """Quantiles over time of the kept steps, linear between them: (B, T, D), bool (B, T), Q levels in 0..1 -> (B, Q, D); zeros where no
+    step is kept."""
+    last = (mask.sum(1, keepdim=True) - 1).clamp(min=0)  # (B, 1)
+    position = last * torch.tensor(levels, device=x.device, dtype=torch.float32)  # (B, Q)
+    left = position.floor().long()
+    right = torch.minimum(left + 1, last)
+    ordered = x.masked_fill(~mask.unsqueeze(-1), torch.inf).sort(1).values
+    ends = (ordered.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[2])) for index in (left, right))
+    values = torch.lerp(*ends, (position - left).to(x.dtype).unsqueeze(-1))
+    return torch.where(mask.any(1)[:, None, None], values, 0.0)
+
+
 def resample(
     x: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | int, size: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,6 +100,32 @@ def random_window(x: torch.Tensor, mask: torch.Tensor, size: int) -> tuple[torch
     step = torch.arange(size, device=x.device)
     index = (start.unsqueeze(1) + step).unsqueeze(-1).expand(-1, -1, x.shape[2])
     return x.gather(1, index), step < lengths.unsqueeze(1)
+
+
+class Mixup:
+    """Mixes the samples of a batch in pairs, in training (Zhang et al., 2018): each with one partner by a weight of its own.
+
+    Args:
+        batch: number of samples B.
+        alpha: the weights come from Beta(alpha, alpha); the smaller, the closer to 0 or 1.
+        device: of what is to be mixed.
+    """
+
+    def __init__(self, batch: int, alpha: float, device: torch.device):
+        self.partner = torch.randperm(batch, device=device)
+        self.weight = torch.distributions.Beta(alpha, alpha).sample((batch,)).to(device)
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """w_i x_i + (1 - w_i) x_partner(i) of x (B, ...)"""
+        return torch.lerp(x[self.partner], x, self.weight.to(x.dtype).reshape(-1, *(1,) * (x.dim() - 1)))
+
+    def sequences(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The same of sequences (B, T, D) with their bool mask (B, T), step by step; of different lengths the longer one counts."""
+        return self(x * mask.unsqueeze(-1)), self.present(mask)
+
+    def present(self, there: torch.Tensor) -> torch.Tensor:
+        """Is there anything of a sample or of its partner? bool (B, ...) -> bool (B, ...)"""
+        return there | there[self.partner]
 
 
 def sinusoids(length: int, size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:

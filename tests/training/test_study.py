@@ -1,0 +1,123 @@
+"""Studies: planned and refused before anything is trained, finished runs kept, folds pooled and seeds averaged by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from bibier_hf.errors import ArgumentError
+from bibier_hf.evaluation.metrics import classification_metrics
+from bibier_hf.evaluation.report import Predictions
+from bibier_hf.training import study as study_module
+from bibier_hf.training.study import compare, comparison_table, plan_runs, read_study, run_study
+
+RECIPES = Path(__file__).parents[2] / "recipes"
+
+
+@pytest.fixture
+def study_file(tmp_path: Path):
+    def write(**content) -> Path:
+        (tmp_path / "run.yaml").write_text("corpora: [{name: quickstart}]\nnum_train_epochs: 1\n", encoding="utf-8")
+        path = tmp_path / "study.yaml"
+        content = {"run": "run.yaml", "output_dir": str(tmp_path / "out")} | content
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+def finish(run, labels: list[int], answers: list[int]) -> None:
+    """Write what a run leaves that answered so."""
+    probabilities = np.eye(7)[answers]
+    predictions = Predictions(
+        [str(i) for i in range(len(labels))], ["q"] * len(labels), ["en"] * len(labels), np.array(labels), probabilities
+    )
+    for split in ("dev", "test"):
+        predictions.save(run.folder / f"predictions_{split}.parquet")
+    config = json.loads(json.dumps(run.arguments.public_dump()))
+    (run.folder / "results.json").write_text(json.dumps({"config": config}), encoding="utf-8")
+
+
+def test_variants_protocols_seeds_and_folds_are_planned(study_file):
+    study = read_study(
+        study_file(
+            seeds=[1, 2],
+            protocols={"official": None, "dialogue_grouped": [0, 3]},
+            variants={"base": {}, "slow": {"learning_rate": 1e-5, "model.dropout": 0.3}},
+        )
+    )
+    runs = plan_runs(study, ["--num_train_epochs", "3"])
+    assert len(runs) == 2 * 2 * 3
+    assert len({run.folder for run in runs}) == len(runs)
+    slow = next(run for run in runs if (run.variant, run.protocol, run.seed, run.fold) == ("slow", "dialogue_grouped", 2, 3))
+    assert slow.arguments.training["learning_rate"] == 1e-5
+    assert slow.arguments.training["num_train_epochs"] == 3
+    assert slow.arguments.training["seed"] == 2
+    assert slow.arguments.model["dropout"] == 0.3
+    assert (slow.arguments.corpora[0].protocol, slow.arguments.corpora[0].fold) == ("dialogue_grouped", 3)
+    assert len(plan_runs(read_study(study_file(protocols={"dialogue_grouped": None})))) == 5
+
+
+@pytest.mark.parametrize(
+    ("content", "only", "message"),
+    [
+        ({"seed": [1]}, [], r"seed: unknown key\. Did you mean seeds\?"),
+        ({"variants": {"base": {"lerning_rate": 1}}}, [], r"variant 'base'.*Did you mean learning_rate"),
+        ({"variants": {"base": {}}}, ["bass"], r"there is no variant 'bass'\. Allowed: base"),
+        ({"run": "nowhere.yaml"}, [], r"there is no run file .*nowhere\.yaml"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused_at_once(study_file, content: dict, only: list, message: str):
+    with pytest.raises(ArgumentError, match=message):
+        plan_runs(read_study(study_file(**content)), only=only)
+
+
+def test_folds_are_pooled_and_seeds_averaged(study_file):
+    study = read_study(
+        study_file(seeds=[1, 2], protocols={"dialogue_grouped": [0, 1]}, variants={"base": {}, "other": {"learning_rate": 1e-4}})
+    )
+    runs = plan_runs(study)
+    answers = {("base", 1): [0, 0], ("base", 2): [0, 1], ("other", 1): [0, 1], ("other", 2): [0, 1]}
+    for run in runs:
+        finish(run, [0, 1] if run.fold == 0 else [2, 2], answers[run.variant, run.seed] if run.fold == 0 else [2, 0])
+    report = compare(study, runs)
+    assert report["runs"] == {"finished": 8, "missing": []}
+    base, other = (
+        next(row for row in report["comparison"] if row["variant"] == name and row["split"] == "test") for name in ("base", "other")
+    )
+    by_hand = [classification_metrics([0, 1, 2, 2], found)["uar"] for found in ([0, 0, 2, 0], [0, 1, 2, 0])]
+    assert base["metrics"]["uar"]["values"] == by_hand
+    assert base["metrics"]["uar"]["std"] == pytest.approx(abs(by_hand[0] - by_hand[1]) / np.sqrt(2))
+    assert base["difference"] is None
+    assert other["difference"]["uar"]["values"] == [by_hand[1] - by_hand[0], 0.0]
+    assert "| other | dialogue_grouped | q | test | 2 |" in comparison_table(report["comparison"])
+
+
+def test_a_seed_counts_when_all_its_folds_are_finished(study_file):
+    study = read_study(study_file(seeds=[1, 2], protocols={"dialogue_grouped": [0, 1]}))
+    runs = plan_runs(study)
+    for run in runs[:3]:
+        finish(run, [0, 1], [0, 1])
+    report = compare(study, runs)
+    assert {tuple(row["seeds"]) for row in report["comparison"]} == {(1,)}
+    assert report["runs"]["missing"] == [str(runs[3].folder)]
+
+
+def test_finished_runs_are_kept_and_must_be_the_same(study_file, monkeypatch):
+    monkeypatch.setattr(study_module, "run_training", lambda run: pytest.fail("a finished run was trained again"))
+    study = read_study(study_file())
+    (run,) = plan_runs(study)
+    finish(run, [0, 1], [0, 1])
+    said: list[str] = []
+    run_study([run], say=said.append)
+    assert said == [f"run 1 of 1: {run.folder}: finished before"]
+    with pytest.raises(ArgumentError, match="finished with other values of learning_rate"):
+        run_study(plan_runs(study, ["--learning_rate", "1e-3"]))
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "studies").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_studies_of_the_repository_can_be_planned(path: Path):
+    study = read_study(path)
+    assert plan_runs(study, ["--data_dir", "data", *(["--corpora.0.labels", "t.csv"] if "labels" in path.stem else [])])
