@@ -549,7 +549,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         """For samples without the modality, a sequence of one learned step. Never a branch, so that the parameter always has a gradient."""
         absent, first = ~present.unsqueeze(1), torch.arange(frames.shape[1], device=frames.device) == 0
         frames = torch.where((absent & first).unsqueeze(-1), stand_in, frames)
-        return frames, torch.where(absent, first, mask)
+        return frames, (mask & ~absent) | (absent & first)
 
     def _loss(
         self,
