@@ -99,7 +99,10 @@ def test_lazy_names_resolve():
         _ = bibier_hf.no_such_name
 
 
-LAYERS = ("kernels", "model", "timeline", "llm", "augmentation", "data", "evaluation", "hub", "training", "benchmark", "demo", "commands")
+LAYERS = (
+    *("kernels", "model", "timeline", "llm", "augmentation", "data", "evaluation", "hub", "training", "export", "benchmark", "demo"),
+    "commands",
+)
 
 
 def test_imports_run_one_way(repository: Path):

@@ -162,3 +162,40 @@ def demo(
     from bibier_hf.commands.demo import demo_main
 
     raise typer.Exit(demo_main(checkpoint, host=host, port=port, asr=asr, space=space, model_id=model_id))
+
+
+@app.command()
+def export(
+    checkpoint: Checkpoint,
+    output_dir: Annotated[str, typer.Option("--output_dir", metavar="DIR", help="a new folder, or an earlier export to replace")],
+    format: Annotated[str, typer.Option("--format", help="onnx, or torch (torch.export)")] = "onnx",
+    part: Annotated[str, typer.Option("--part", help="features: above the backbones; whole: from what the processor gives")] = "features",
+    int8: Annotated[bool, typer.Option("--int8", help="linear layers of the ONNX graph in dynamic int8")] = False,
+    corpus: Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="compare the answers with the model's on it")] = None,
+    data_dir: Annotated[str | None, typer.Option("--data_dir", metavar="PATH", help="folder or file of that corpus")] = None,
+    split: Annotated[str, typer.Option("--split", help="train, dev or test of that corpus")] = "test",
+    latency: Annotated[bool, typer.Option("--latency", help="measure torch, torch.export, ONNX Runtime and int8 side by side")] = False,
+    backbone_dir: BackboneDir = None,
+) -> None:
+    """Write a graph that runs without the model's code, checked against the model.
+
+    \b
+    Examples:
+      bibier export outputs/quickstart --output_dir onnx/quickstart --part whole
+      bibier export outputs/resd --output_dir onnx/resd --int8 --corpus resd --data_dir PATH/TO/resd --latency
+    """
+    from bibier_hf.commands.export import export_main
+
+    exit_code = export_main(
+        checkpoint,
+        output_dir,
+        format=format,
+        part=part,
+        int8=int8,
+        backbone_dir=backbone_dir,
+        corpus=corpus,
+        data_dir=data_dir,
+        split=split,
+        latency=latency,
+    )
+    raise typer.Exit(exit_code)

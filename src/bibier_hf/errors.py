@@ -11,3 +11,7 @@ class FeatureStoreError(RuntimeError):
 
 class PushError(RuntimeError):
     """A push to the Hugging Face Hub that did not come about; the message says why, that nothing local was touched, and how to go on."""
+
+
+class ExportError(ValueError):
+    """A model that cannot be exported as asked, or an export that cannot be used. The message says how to mend it."""

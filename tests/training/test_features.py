@@ -191,8 +191,10 @@ def test_the_hash_of_a_corpus_is_that_of_its_content(splits):
     assert content_hash(rest) == content_hash(rest.map(lambda row: {"duration_s": 1.0}))
 
 
-@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "bfloat16"}, {"compute_dtype": "bfloat16"}])
+@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "bfloat16"}, {"compute_dtype": "bfloat16"}, {"compute_dtype": "int8"}])
 def test_fewer_digits_drift_and_the_drift_is_told(splits, frozen_model, processor, options):
+    if "int8" in options.values():
+        pytest.importorskip("torchao", reason="the extra 'int8' is not installed")
     weights = frozen_model.state_dict()
     extractor = InputExtractor(frozen_model, processor, **options)
     rows = splits["train"]

@@ -8,7 +8,7 @@ from ..augmentation.tts import SynthesisError
 from ..augmentation.tug import ComponentError
 from ..data.protocols import ProtocolError
 from ..data.tables import CorpusError
-from ..errors import ArgumentError, FeatureStoreError, PushError
+from ..errors import ArgumentError, ExportError, FeatureStoreError, PushError
 from ..llm import LLMError
 from ..model.audio_bibier import AudioError
 
@@ -19,6 +19,7 @@ USER_ERRORS = (
     AudioError,
     FeatureStoreError,
     PushError,
+    ExportError,
     ComponentError,
     SynthesisError,
     LLMError,

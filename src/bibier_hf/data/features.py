@@ -23,6 +23,7 @@ from ..model.backbones_bibier import encode_audio, encode_text
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
+from ..quantization import int8_copy
 from .feature_store import Extraction, FeatureStore, StoredRows, row_key
 from .prepare import cache_folder
 
@@ -174,8 +175,8 @@ class InputExtractor:
         model: says which backbones are frozen, and runs them.
         processor: its processor.
         dtype: type of the stored numbers: `"float32"`, `"float16"` or `"bfloat16"`.
-        compute_dtype: type that the backbones work in: `"float32"` or `"bfloat16"` ([`drift`][InputExtractor.drift] measures what that
-            costs).
+        compute_dtype: type that the backbones work in: `"float32"`, `"bfloat16"` or `"int8"`, their linear layers alone, as
+            [`~bibier_hf.quantization.int8_copy`] says ([`drift`][InputExtractor.drift] measures what either costs).
         batch_size: clips that go through a backbone together; they are of similar length.
         cache_dir: folder of the stores; default: `features` in the folder that BIBIER_CACHE names, else in `bibier_hf` in the Hugging
             Face home.
@@ -289,6 +290,8 @@ class InputExtractor:
 
     def _cast_backbone(self, modality: str, dtype: torch.dtype) -> torch.nn.Module:
         backbone = self.model._require_backbone(modality)
+        if dtype == torch.int8:
+            return int8_copy(backbone)
         # A copy: casting back would not bring the lost digits back.
         return backbone if backbone.dtype == dtype else copy.deepcopy(backbone).to(dtype)
 

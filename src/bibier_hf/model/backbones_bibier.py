@@ -117,7 +117,7 @@ def encode_audio(
         shape = "(batch, samples)" if waveform else "(batch, frames, bands)"
         raise ValueError(f"The audio backbone '{config.model_type}' takes a tensor of shape {shape}, got {tuple(inputs.shape)}.")
     inputs, mask = kept_first(inputs, _as_mask(mask, inputs, "audio_attention_mask"))
-    shortest = _receptive_field(config) if waveform else 1
+    shortest = receptive_field(config) if waveform else 1
     window = int(max_window_s * (SAMPLING_RATE if waveform else SPECTRAL_INPUT_RATES[config.model_type]))
     if config.model_type == "whisper":
         window = min(window, 2 * config.max_source_positions)
@@ -132,11 +132,10 @@ def encode_audio(
     lengths[:, 0] = torch.where(lengths[:, 0] > 0, lengths[:, 0].clamp(min=shortest), 0)
     lengths = torch.where(lengths < shortest, 0, lengths).flatten()
 
-    run = _whisper_states if config.model_type == "whisper" else _audio_states
-    equal_lengths = getattr(config, "feat_extract_norm", None) == "group"
+    run = whisper_states if config.model_type == "whisper" else audio_states
     rows = batch if windows == 1 else _WINDOWS_AT_ONCE
     encoded = [
-        _run_present(run, backbone, some_inputs, some_lengths, layer, equal_lengths)
+        _run_present(run, backbone, some_inputs, some_lengths, layer)
         for some_inputs, some_lengths in zip(inputs.split(rows), lengths.split(rows), strict=True)
     ]
     frames = max(features.shape[1] for features, _ in encoded)
@@ -152,8 +151,7 @@ def encode_text(
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids must have the shape (batch, tokens), got {tuple(input_ids.shape)}.")
     input_ids, mask = kept_first(input_ids, _as_mask(mask, input_ids, "text_attention_mask"))
-    equal_lengths = backbone.config.model_type in _POSITIONS_OF_LENGTH_ONLY
-    return _run_present(_text_states, backbone, input_ids, mask.sum(1), layer, equal_lengths)
+    return _run_present(text_states, backbone, input_ids, mask.sum(1), layer)
 
 
 def _as_mask(mask: torch.Tensor | None, inputs: torch.Tensor, name: str) -> torch.Tensor:
@@ -169,12 +167,13 @@ def kept_first(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch
     right. Returns x and its bool mask (B, T)."""
     if not torch.compiler.is_compiling() and not (mask[:, 1:] & ~mask[:, :-1]).any():
         return x, mask  # padded on the right already
-    order = (~mask).int().argsort(dim=1, stable=True)
+    steps = torch.arange(mask.shape[1], device=mask.device)
+    order = torch.where(mask, steps, steps + mask.shape[1]).argsort(dim=1)
     index = order.reshape(*order.shape, *(1,) * (x.dim() - 2)).expand_as(x)
     return x.gather(1, index), mask.gather(1, order)
 
 
-def _receptive_field(config: PreTrainedConfig) -> int:
+def receptive_field(config: PreTrainedConfig) -> int:
     """Samples under one output frame: 400 for wav2vec2 and its kin."""
     samples = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
@@ -182,10 +181,16 @@ def _receptive_field(config: PreTrainedConfig) -> int:
     return samples
 
 
+def runs_in_equal_lengths(config: PreTrainedConfig) -> bool:
+    """Does padding change what this backbone gives, so that only inputs of equal length can share a batch?"""
+    return config.model_type in _POSITIONS_OF_LENGTH_ONLY or getattr(config, "feat_extract_norm", None) == "group"
+
+
 def _run_present(
-    run: Callable, backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int, equal_lengths: bool
+    run: Callable, backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Calls `run` on the rows that are there, in one padded batch or in groups of equal length, and puts the results back in place."""
+    equal_lengths = runs_in_equal_lengths(backbone.config)
     if not equal_lengths and bool((lengths > 0).all()):
         return run(backbone, inputs, lengths, layer)
     values, results = lengths.unique().tolist(), []
@@ -208,13 +213,18 @@ def _prefix_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
+def _all_kept(mask: torch.Tensor) -> bool:
+    """Is there no padding? A graph that is being compiled or exported must not look, and takes the mask."""
+    return not torch.compiler.is_compiling() and bool(mask.all())
+
+
 def _hidden(outputs, layer: int) -> torch.Tensor:
     return outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
 
 
-def _audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+def audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     mask = _prefix_mask(lengths, inputs.shape[1])
-    uniform = bool(mask.all())
+    uniform = _all_kept(mask)
     name = audio_input_name(backbone.config)
     outputs = backbone(
         **{name: inputs.to(backbone.dtype)}, attention_mask=None if uniform else mask.long(), output_hidden_states=layer != -1
@@ -225,9 +235,7 @@ def _audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torc
     return features, _prefix_mask(lengths, features.shape[1])
 
 
-def _text_states(
-    backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def text_states(backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = input_ids.shape[1]
     shortest = getattr(backbone.config, "downsampling_rate", 1)
     if tokens < shortest:  # CANINE shortens sequences inside, and not below one step
@@ -237,7 +245,7 @@ def _text_states(
     return _hidden(outputs, layer)[:, :tokens], mask[:, :tokens]
 
 
-def _whisper_states(encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+def whisper_states(encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Whisper's encoder on as many frames as the clips have. Padding is zeroed before each convolution and masked in each attention;
     layers above the wanted one are not run."""
     keep = _prefix_mask(lengths, inputs.shape[1]).unsqueeze(1)  # (B, 1, F)
@@ -250,5 +258,5 @@ def _whisper_states(encoder: PreTrainedModel, inputs: torch.Tensor, lengths: tor
     bias = bias.expand(-1, 1, x.shape[1], -1)
     depth = len(encoder.layers) if layer == -1 else layer
     for block in encoder.layers[:depth]:
-        x = block(x, None if bool(mask.all()) else bias)
+        x = block(x, None if _all_kept(mask) else bias)
     return encoder.layer_norm(x) if depth == len(encoder.layers) else x, mask

@@ -407,16 +407,17 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         return output if use_dict else output.to_tuple()
 
     def _batch_size(self, **inputs: torch.Tensor | None) -> int:
-        sizes = {name: len(tensor) for name, tensor in inputs.items() if tensor is not None}
+        sizes = {name: tensor.shape[0] for name, tensor in inputs.items() if tensor is not None}
         if not sizes:
             names = {"audio": "input_values (or input_features) or audio_features", "text": "input_ids or text_features"}
             wanted = ", and/or ".join(names[modality] for modality in self.config.modalities)
             raise ValueError(
                 f"There is neither audio nor text that this model reads ({' and '.join(self.config.modalities)}). Pass {wanted}."
             )
-        if len(set(sizes.values())) > 1:
+        batch = next(iter(sizes.values()))
+        if any(size != batch for size in sizes.values()):
             raise ValueError(f"The batch has different numbers of samples: {sizes}; they must be the same samples.")
-        return next(iter(sizes.values()))
+        return batch
 
     def _unimodal(self, encoded: _Encoded) -> tuple[torch.Tensor, torch.Tensor]:
         """(logits, embedding) of a model of one modality"""
@@ -441,7 +442,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             candidates = [(logits, torch.ones_like(audio.present))]
         # The mixture gives the weight of an absent modality to the others.
         for encoded in (text, audio):
-            logits = encoded.logits if encoded.logits is not None else embedding.new_zeros(len(embedding), self.config.num_labels)
+            logits = encoded.logits if encoded.logits is not None else embedding.new_zeros(embedding.shape[0], self.config.num_labels)
             candidates.insert(0, (logits, encoded.has_logits))
         return self.mixture(*map(list, zip(*candidates, strict=True))), embedding
 
@@ -478,7 +479,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             raise ValueError(f"{modality}_features must have the shape (batch, time, {width}), got {tuple(features.shape)}.")
         features = features.to(self._compute_dtype)
         if features.shape[1] == 0:
-            features = features.new_zeros(len(features), 1, width)
+            features = features.new_zeros(features.shape[0], 1, width)
             return features, torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
         if mask is None:
             return features, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
@@ -546,11 +547,9 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         stand_in: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor, present: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """For samples without the modality, a sequence of one learned step. Never a branch, so that the parameter always has a gradient."""
-        first = torch.where(present.unsqueeze(1), frames[:, 0], stand_in)
-        frames = torch.cat([first.unsqueeze(1), frames[:, 1:]], dim=1)
-        mask = mask & present.unsqueeze(1)
-        first_kept = mask[:, :1] | ~present.unsqueeze(1)
-        return frames, torch.cat([first_kept, mask[:, 1:]], dim=1)
+        absent, first = ~present.unsqueeze(1), torch.arange(frames.shape[1], device=frames.device) == 0
+        frames = torch.where((absent & first).unsqueeze(-1), stand_in, frames)
+        return frames, (mask & ~absent) | (absent & first)
 
     def _loss(
         self,

@@ -61,23 +61,26 @@ def masked_quantiles(x: torch.Tensor, mask: torch.Tensor, levels: tuple[float, .
     return torch.where(mask.any(1)[:, None, None], values, 0.0)
 
 
-def resample(x: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | int) -> tuple[torch.Tensor, torch.Tensor]:
+def resample(
+    x: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | int, size: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Linear interpolation along time (half-pixel centres, no anti-aliasing) of each sample's kept part to a length of its own.
 
     Args:
         x: (B, T, D).
         mask: bool (B, T), True for the first n_i >= 1 steps of sample i.
         lengths: the length m_i of each sample's result, (B,), or one for all.
+        size: steps M of the padded result, at least the largest m_i; None: just that.
 
     Returns:
-        (B, max m_i, D), for each sample what `F.interpolate(x[i, :n_i], size=m_i, mode="linear", align_corners=False)` gives, zeros after
-        it, and the bool mask (B, max m_i) of the result.
+        (B, M, D), for each sample what `F.interpolate(x[i, :n_i], size=m_i, mode="linear", align_corners=False)` gives, zeros after it, and
+        the bool mask (B, M) of the result.
     """
     given = mask.sum(1, keepdim=True).clamp(min=1)  # (B, 1)
     if isinstance(lengths, int):
-        wanted, size = torch.full_like(given, lengths), lengths
-    else:
-        wanted, size = lengths.unsqueeze(1), int(lengths.max())
+        lengths, size = torch.full_like(given[:, 0], lengths), lengths
+    wanted = lengths.unsqueeze(1)
+    size = int(lengths.max()) if size is None else size
     step = torch.arange(size, device=x.device)
     position = ((step + 0.5) * (given / wanted) - 0.5).clamp(min=0)  # (B, size), in steps of the input
     position = torch.minimum(position, (given - 1).to(position.dtype))

@@ -1,0 +1,84 @@
+"""Rows of what stands in for the float32 model in torch: ONNX Runtime and int8, with what int8 costs in digits. Extras: export, int8."""
+
+import functools
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from transformers import Wav2Vec2Config, Wav2Vec2Model
+
+from ..export.folder import Runner, onnx_runner, quantize_onnx, write_onnx
+from ..export.graphs import Graph, make_graph, trace
+from ..export.measuring import drift
+from ..model.audio_bibier import SAMPLING_RATE
+from ..model.backbones_bibier import encode_audio
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..quantization import int8_copy
+from .measuring import Row, compare
+
+_FRAMES, _TOKENS = 200, 16  # of one clip of 4 s
+
+
+@functools.cache
+def _graphs() -> tuple[Graph, Runner, Runner]:
+    """The whole model over the embedded pair, random weights: as a graph, in ONNX Runtime, and that in int8."""
+    torch.manual_seed(0)
+    graph = make_graph(BiBiERForEmotionClassification.from_backbones(), "whole")
+    program = trace(graph)
+    with tempfile.TemporaryDirectory() as folder:
+        files = [Path(folder) / name for name in ("exact.onnx", "int8.onnx")]
+        for file in files:
+            write_onnx(program, graph, file)
+        quantize_onnx(files[1])
+        return graph, *(onnx_runner(file) for file in files)
+
+
+def onnx(batch: int = 1) -> Row:
+    graph, exact, _ = _graphs()
+    inputs = graph.example(batch, [_FRAMES, _TOKENS])
+
+    @torch.inference_mode()
+    def eager() -> None:
+        graph.model(**inputs)
+
+    note = f"whole model, embedded pair, {batch} clips of up to 4 s"
+    return compare("onnx" if batch == 1 else f"onnx_{batch}", "torch, float32", None, lambda: exact(inputs), eager, note)
+
+
+def int8_onnx(batch: int = 1) -> Row:
+    graph, exact, quantized = _graphs()
+    inputs = graph.example(batch, [_FRAMES, _TOKENS])
+    row = compare("int8_onnx", "ONNX Runtime, float32", None, lambda: quantized(inputs), lambda: exact(inputs))
+    many = [graph.example(1, [20 + seed, 1 + seed], seed) for seed in range(32)]
+    logits, wanted = (torch.cat([torch.from_numpy(run(sample)[0]) for sample in many]).numpy() for run in (quantized, exact))
+    return replace(row, note=f"whole model, embedded pair, random weights; {drift(logits, wanted)}")
+
+
+def int8_backbone(clips: int = 2, seconds: float = 4.0) -> Row:
+    """The published speech backbone with random weights, in torch."""
+    config = Wav2Vec2Config(
+        hidden_size=1024,
+        num_hidden_layers=12,
+        num_attention_heads=16,
+        intermediate_size=4096,
+        feat_extract_norm="layer",
+        do_stable_layer_norm=True,
+        conv_bias=True,
+    )
+    torch.manual_seed(0)
+    backbone = Wav2Vec2Model(config).eval()
+    quantized, audio = int8_copy(backbone), torch.randn(clips, int(seconds * SAMPLING_RATE))
+
+    @torch.inference_mode()
+    def features(model: Wav2Vec2Model) -> torch.Tensor:
+        return encode_audio(model, audio, None, layer=-1, max_window_s=30.0)[0]
+
+    exact, quick = features(backbone), features(quantized)
+    costs = f"relative drift of the features {(quick - exact).norm() / exact.norm():.1%}"
+    note = f"{clips} clips of {seconds:.0f} s, wav2vec2-large of 12 layers; {costs}"
+    run = (lambda: features(quantized)), (lambda: features(backbone))
+    return compare("int8_backbone", "torch, float32", None, *run, note=note, budget_s=15, warm_up=False)
+
+
+FULL_ROWS = {"onnx": onnx, "onnx_16": lambda: onnx(16), "int8_onnx": int8_onnx, "int8_backbone": int8_backbone}

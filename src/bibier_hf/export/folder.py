@@ -1,0 +1,200 @@
+"""An export as a folder that needs nothing else: the graph, configuration, processor, and a manifest that says what is what."""
+
+import importlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ExportError
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+from .graphs import Graph, make_graph, trace
+
+MANIFEST = "export.json"
+FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
+"""Format -> name of the graph in the folder."""
+
+TOLERANCE = 1e-4
+"""Largest absolute difference of a logit between a float32 graph and the model."""
+
+_PARITY_SHAPES = ((1, 1, 1), (1, 23, 5), (2, 1, 17), (4, 70, 40), (5, 8, 1))
+"""Batch size, frames of audio, tokens of text."""
+
+
+def export_model(
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor | None,
+    output_dir: str | os.PathLike,
+    format: str = "onnx",
+    part: str = "features",
+    int8: bool = False,
+) -> dict[str, Any]:
+    """Write the graph of a model, compare it with the model, and put it into place only if they agree.
+
+    Args:
+        model: a trained model; it is left as it is.
+        processor: its processor, stored beside the graph; None where there is none.
+        output_dir: a new folder, or an earlier export, which is replaced.
+        format: `"onnx"` or `"torch"` (`torch.export.load(folder / "model.pt2").module()`).
+        part: `"features"`: above the backbones; `"whole"`: from what the processor gives.
+        int8: linear layers of an ONNX graph in dynamic int8 (ONNX Runtime). Its activations have one scale a tensor, so that a result
+            may depend on its batch a little.
+
+    Returns:
+        the manifest: `format`, `part`, `file`, `int8`, `inputs`, `outputs`, `longest` (steps of each modality, null: any),
+        `parity` (`largest_difference` of a logit over `cases` batches of random inputs), `versions`.
+
+    Raises:
+        ExportError: a model without such a graph, a graph that differs from the model, a folder that is something else, or packages that
+            are not there.
+    """
+    if format not in FILES:
+        raise ExportError(f"format={format!r} is not allowed; it must be one of {', '.join(FILES)}.")
+    if int8 and format != "onnx":
+        raise ExportError(
+            "int8=True is for format='onnx'. In torch, bibier_hf.quantization.int8_copy(model) makes a model with int8 layers."
+        )
+    if format == "onnx":
+        require("onnx", "onnxscript", "onnxruntime")
+    folder = Path(output_dir)
+    _refuse_other(folder)
+    graph = make_graph(model, part)
+    program = trace(graph)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.part", dir=folder.parent) as temporary:
+        part_folder = Path(temporary) / folder.name
+        part_folder.mkdir()
+        file = part_folder / FILES[format]
+        if format == "onnx":
+            write_onnx(program, graph, file)
+            run = onnx_runner(file)
+        else:
+            torch.export.save(program, file)
+            run = torch_runner(program)
+        parity = measure_parity(graph, run)
+        if not parity["largest_difference"] <= TOLERANCE:
+            raise ExportError(
+                f"The graph differs from the model by {parity['largest_difference']:.2g} in a logit, more than {TOLERANCE}; nothing was "
+                "written. Please report the configuration of this model."
+            )
+        if int8:
+            quantize_onnx(file)
+            parity["int8"] = measure_parity(graph, onnx_runner(file))
+        manifest = {
+            "format": format,
+            "part": part,
+            "file": FILES[format],
+            "int8": int8,
+            "inputs": graph.input_names,
+            "outputs": graph.output_names,
+            "longest": dict(zip(model.config.modalities, graph.longest, strict=True)),
+            "parity": parity,
+            "versions": {name: importlib.import_module(name).__version__ for name in ("torch", *(_ONNX if format == "onnx" else ()))},
+        }
+        model.config.save_pretrained(part_folder)
+        if processor is not None:
+            processor.save_pretrained(part_folder)
+        (part_folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(part_folder, folder)
+    return manifest
+
+
+_ONNX = ("onnx", "onnxruntime")
+
+
+def require(*packages: str) -> None:
+    """Raises ExportError if one of the packages of the extra `export` is not there."""
+    for package in packages:
+        try:
+            importlib.import_module(package)
+        except ImportError as error:
+            raise ExportError(f"ONNX needs the package {package} ({error}). Install it: pip install 'bibier-hf[export]'.") from error
+
+
+def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
+    """What an export says of itself.
+
+    Raises:
+        ExportError: no export there.
+    """
+    path = Path(folder) / MANIFEST
+    if not path.is_file():
+        raise ExportError(
+            f"{folder} holds no export (there is no {MANIFEST} in it). Make one: bibier export CHECKPOINT --output_dir {folder}."
+        )
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _refuse_other(folder: Path) -> None:
+    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ExportError(f"output_dir: {folder} is there already and is no export, so it is left alone. Name another folder.")
+
+
+def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) -> None:
+    """Translate a traced graph; weights of more than 2 GB go into a file beside it."""
+    exported = torch.onnx.export(
+        program, dynamo=True, input_names=graph.input_names, output_names=graph.output_names, verbose=False, optimize=True
+    )
+    exported.save(file)
+
+
+def quantize_onnx(file: Path) -> None:
+    """Matrix products with constant weights of a graph in dynamic int8, one scale a column of the weights; replaces the file."""
+    import onnxruntime
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    folded = file.with_suffix(".folded.onnx")  # weights as they enter the products: transposed, constants computed
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = os.fspath(folded)
+    onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
+    quantize_dynamic(folded, file, weight_type=QuantType.QInt8, per_channel=True)
+    folded.unlink()
+
+
+Runner = Callable[[dict[str, torch.Tensor]], list[np.ndarray]]
+"""Inputs of a graph by their names -> its outputs."""
+
+
+def onnx_session(file: str | os.PathLike) -> Any:
+    """An `onnxruntime.InferenceSession` on the CPU, with as many threads as torch has."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
+
+
+def onnx_runner(file: str | os.PathLike) -> Runner:
+    """Runs an ONNX file."""
+    session = onnx_session(file)
+    return lambda inputs: session.run(None, {name: values.numpy() for name, values in inputs.items()})
+
+
+def torch_runner(program: torch.export.ExportedProgram) -> Runner:
+    """Runs an exported program."""
+    module = program.module()
+    return lambda inputs: [output.numpy() for output in module(*inputs.values())]
+
+
+@torch.no_grad()
+def measure_parity(graph: Graph, run: Runner) -> dict[str, Any]:
+    """`largest_difference` of any output from the model's own, and over how many `cases`: batches of one and of many, mixed lengths from
+    one step on, none of them seen by the trace, samples without a modality."""
+    differences = []
+    for seed, (batch, *lengths) in enumerate(_PARITY_SHAPES):
+        lengths = lengths[: len(graph.inputs)]
+        inputs = graph.example(batch, graph.steps(lengths), seed)
+        output = graph.model(**inputs)
+        expected = [output[name].numpy() for name in graph.output_names]
+        differences += [np.abs(got - want).max().item() for got, want in zip(run(inputs), expected, strict=True)]
+    return {"largest_difference": max(differences), "cases": len(_PARITY_SHAPES)}

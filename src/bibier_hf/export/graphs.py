@@ -1,0 +1,227 @@
+"""The two graphs that can be traced: `features` (everything above the backbones) and `whole` (from what the processor gives)."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from ..errors import ExportError
+from ..model.audio_bibier import SAMPLING_RATE
+from ..model.backbones_bibier import (
+    SPECTRAL_INPUT_RATES,
+    audio_input_name,
+    audio_states,
+    receptive_field,
+    runs_in_equal_lengths,
+    text_states,
+    whisper_states,
+)
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from .tracing import traceable
+
+PARTS = ("features", "whole")
+
+OUTPUTS = ("logits", "audio_logits", "text_logits")
+"""Of a graph, in this order, as far as the model has them."""
+
+
+class Graph(nn.Module):
+    """A model as a function of tensors alone, in the order of `input_names`, that returns tensors in the order of `output_names`.
+
+    Every input is given. A sample without a modality has a mask of zeros there (any values, one step at least).
+
+    Args:
+        model: in evaluation mode.
+    """
+
+    part: str
+
+    def __init__(self, model: BiBiERForEmotionClassification):
+        super().__init__()
+        refuse_untraceable(model)
+        self.model = model
+        modalities = model.config.modalities
+        unimodal = len(modalities) == 1
+        heads = [] if unimodal else [f"{name}_logits" for name in modalities if getattr(model, f"{name}_encoder") is not None]
+        self.output_names = ["logits", *heads]
+
+    @property
+    def inputs(self) -> list[tuple[str, str]]:
+        """(values, mask) of each modality that the model reads, audio first."""
+        raise NotImplementedError
+
+    @property
+    def input_names(self) -> list[str]:
+        return [name for pair in self.inputs for name in pair]
+
+    def example(self, batch: int, lengths: Sequence[int], seed: int = 0) -> dict[str, torch.Tensor]:
+        """Random inputs: `batch` samples of mixed lengths up to `lengths`, one a modality; of three samples or more, one lacks each
+        modality in turn."""
+        generator = torch.Generator().manual_seed(seed)
+        inputs = {}
+        for place, ((name, mask_name), length) in enumerate(zip(self.inputs, lengths, strict=True)):
+            kept = torch.randint(1, length + 1, (batch, 1), generator=generator)
+            kept[0] = length
+            mask = torch.arange(length) < kept
+            if len(self.inputs) == 2 and batch > 2:
+                mask[1 + place] = False
+            inputs[name] = self._example_values(name, batch, length, generator)
+            inputs[mask_name] = mask.long()
+        return inputs
+
+    def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
+        raise NotImplementedError
+
+    def steps(self, lengths: Sequence[int]) -> list[int]:
+        """Lengths in frames (audio) or tokens (text), one a modality -> in steps of the inputs."""
+        return [
+            length * (SAMPLING_RATE // 50 if name == "input_values" else 1) for length, (name, _) in zip(lengths, self.inputs, strict=True)
+        ]
+
+    @property
+    def longest(self) -> list[int | None]:
+        """The most steps that each modality may have; None: any number."""
+        return [None] * len(self.inputs)
+
+    def _outputs(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+        output = self.model(**inputs)
+        return tuple(output[name] for name in self.output_names)
+
+
+class FeaturesGraph(Graph):
+    """`{audio,text}_features` (B, T, D) float32 and their masks (B, T) int64 -> logits (B, K), those of each modality (B, K)."""
+
+    part = "features"
+
+    @property
+    def inputs(self) -> list[tuple[str, str]]:
+        return [(f"{modality}_features", f"{modality}_features_mask") for modality in self.model.config.modalities]
+
+    def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
+        return torch.randn(batch, length, self.model.config.feature_size(name.removesuffix("_features")), generator=generator)
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return self._outputs(dict(zip(self.input_names, values, strict=True)))
+
+
+class WholeGraph(Graph):
+    """What the processor gives -> logits. `input_values` (B, S) or `input_features` (B, F, M), `audio_attention_mask`; `input_ids`,
+    `text_attention_mask` (B, T). Padding is on the right; audio is at most `max_window_s` long.
+
+    Raises:
+        ExportError: a model without one of its backbones, or one whose backbone is not mask-safe.
+    """
+
+    part = "whole"
+
+    def __init__(self, model: BiBiERForEmotionClassification):
+        super().__init__(model)
+        for modality in model.config.modalities:
+            backbone = getattr(model, f"{modality}_backbone")
+            if backbone is None:
+                raise ExportError(
+                    f"part='whole': the model has no {modality} backbone, so there is nothing between raw {modality} and its features. "
+                    "Use part='features'."
+                )
+            if runs_in_equal_lengths(backbone.config):
+                raise ExportError(
+                    f"part='whole': the {modality} backbone '{backbone.config.model_type}' mixes padding into its features, so it runs in "
+                    "groups of equal length, which one graph cannot do. Use part='features' and compute the features in torch."
+                )
+
+    @property
+    def inputs(self) -> list[tuple[str, str]]:
+        names = {"text": ("input_ids", "text_attention_mask")}
+        if self.model.audio_backbone is not None:
+            names["audio"] = (audio_input_name(self.model.audio_backbone.config), "audio_attention_mask")
+        return [names[modality] for modality in self.model.config.modalities]
+
+    def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
+        if name == "input_ids":
+            return torch.randint(3, min(259, self.model.config.text_config.vocab_size), (batch, length), generator=generator)
+        if name == "input_values":
+            return torch.randn(batch, length, generator=generator)
+        return torch.randn(batch, length, spectral_bands(self.model.audio_backbone.config), generator=generator)
+
+    @property
+    def longest(self) -> list[int | None]:
+        longest = {"text": self.model.config.max_text_tokens}
+        if self.model.audio_backbone is not None:  # one window
+            config = self.model.audio_backbone.config
+            steps = int(self.model.config.max_window_s * SPECTRAL_INPUT_RATES.get(config.model_type, SAMPLING_RATE))
+            longest["audio"] = min(steps, 2 * config.max_source_positions) if config.model_type == "whisper" else steps
+        return [longest[modality] for modality in self.model.config.modalities]
+
+    def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        given = dict(zip(self.input_names, values, strict=True))
+        inputs = {}
+        for modality, (name, mask_name) in zip(self.model.config.modalities, self.inputs, strict=True):
+            encode = self._encode_audio if modality == "audio" else self._encode_text
+            inputs[f"{modality}_features"], inputs[f"{modality}_features_mask"] = encode(given[name], given[mask_name])
+        return self._outputs(inputs)
+
+    def _encode_audio(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's `encode_audio` for one window, without a look at any value: absent rows run along and are masked afterwards."""
+        backbone, config = self.model.audio_backbone, self.model.config
+        lengths = mask.sum(1)
+        present = lengths > 0
+        values = values * mask.reshape(*mask.shape, *(1,) * (values.dim() - 2)).to(values.dtype)
+        if audio_input_name(backbone.config) == "input_values":
+            shortest = receptive_field(backbone.config)
+            values, lengths = F.pad(values, (0, shortest)), lengths.clamp(min=shortest)
+        run = whisper_states if backbone.config.model_type == "whisper" else audio_states
+        features, kept = run(backbone, values, lengths.clamp(min=1), config.audio_layer)
+        return features, kept & present.unsqueeze(1)
+
+    def _encode_text(self, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        lengths = mask.sum(1)
+        features, kept = text_states(self.model.text_backbone, input_ids, lengths.clamp(min=1), self.model.config.text_layer)
+        return features, kept & (lengths > 0).unsqueeze(1)
+
+
+def spectral_bands(config: Any) -> int:
+    """Width M of `input_features`."""
+    return config.num_mel_bins if config.model_type == "whisper" else config.feature_projection_input_dim
+
+
+def refuse_untraceable(model: BiBiERForEmotionClassification) -> None:
+    """Raises ExportError where one graph cannot be the model."""
+    config = model.config
+    if config.depends_on_batch:
+        raise ExportError(
+            "The model reproduces defects of the published code that make a result depend on its batch "
+            f"({', '.join(config.reproduced_defects)}); a graph for any batch size would not be that model. Export a corrected one."
+        )
+    for modality in config.modalities:
+        if config.feature_size(modality) is None:
+            raise ExportError(
+                f"The model mixes {modality} logits that are computed elsewhere (fusion='late', {modality}_encoder='none'): "
+                "there is nothing above the backbone to export."
+            )
+
+
+def make_graph(model: BiBiERForEmotionClassification, part: str) -> Graph:
+    """The graph of a model, over a copy of it in float32 and evaluation mode.
+
+    Raises:
+        ExportError: an unknown part, or a model that has no such graph; says what to do.
+    """
+    graphs = {graph.part: graph for graph in (FeaturesGraph, WholeGraph)}
+    if part not in graphs:
+        raise ExportError(f"part={part!r} is not allowed; it must be one of {', '.join(PARTS)}.")
+    return graphs[part](copy.deepcopy(model).float().cpu().eval().requires_grad_(False))
+
+
+def trace(graph: Graph) -> torch.export.ExportedProgram:
+    """A graph for any batch size and any lengths from 1 (of audio in `whole`: up to one window)."""
+    inputs = tuple(graph.example(3, graph.steps([19, 6][: len(graph.inputs)])).values())
+    batch = torch.export.Dim("batch")
+    shapes = []
+    for modality, longest in zip(graph.model.config.modalities, graph.longest, strict=True):
+        steps = torch.export.Dim(f"{modality}_steps", max=longest)
+        shapes += [{0: batch, 1: steps}] * 2
+    with traceable(), torch.no_grad():
+        return torch.export.export(graph, inputs, dynamic_shapes={"values": tuple(shapes)}, strict=False)

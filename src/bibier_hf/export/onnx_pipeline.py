@@ -1,0 +1,166 @@
+"""The pipeline `audio-text-emotion` over an ONNX graph."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..errors import ExportError
+from ..model.backbones_bibier import kept_first
+from ..model.configuration_bibier import MODALITIES, TASK, BiBiERConfig
+from ..model.modeling_bibier import BiBiERForEmotionClassification, BiBiEROutput
+from ..model.pipeline_bibier import AudioTextEmotionPipeline
+from ..model.processing_bibier import BiBiERProcessor
+from .folder import onnx_session, read_manifest, require
+
+_RAW_INPUTS = {"audio": (("input_values", "input_features"), "audio_attention_mask"), "text": (("input_ids",), "text_attention_mask")}
+
+
+class OnnxModel:
+    """An ONNX graph in the place of [`BiBiERForEmotionClassification`]: the same inputs and outputs, computed by ONNX Runtime on the CPU.
+
+    Args:
+        folder: what `bibier export --format onnx` wrote.
+        backbones: for a graph over features (`--part features`): a model whose backbones compute them from raw inputs.
+
+    Raises:
+        ExportError: no such export, or ONNX Runtime is not installed.
+    """
+
+    main_input_name = "input_values"
+    input_modalities = MODALITIES
+    output_modalities = ("text",)
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, folder: str | os.PathLike, backbones: BiBiERForEmotionClassification | None = None):
+        self.manifest = read_manifest(folder)
+        if self.manifest["format"] != "onnx":
+            raise ExportError(
+                f"{folder} holds a torch.export graph. Load it with torch.export.load({str(Path(folder) / self.manifest['file'])!r}), "
+                "or export with --format onnx."
+            )
+        require("onnxruntime")
+        self.config = BiBiERConfig.from_pretrained(folder)
+        self.backbones = backbones
+        self.session = onnx_session(Path(folder) / self.manifest["file"])
+
+    def to(self, device: Any) -> "OnnxModel":
+        """Stays on the CPU.
+
+        Raises:
+            ExportError: another device.
+        """
+        if torch.device(device).type != "cpu":
+            raise ExportError(f"device={device!r} is not allowed; the graph runs on the CPU.")
+        return self
+
+    def eval(self) -> "OnnxModel":
+        """It has no other mode."""
+        return self
+
+    def can_generate(self) -> bool:
+        """It does not."""
+        return False
+
+    def __call__(self, **inputs: torch.Tensor | None) -> BiBiEROutput:
+        """`logits`, and those of each modality, as the model's `forward`.
+
+        Raises:
+            ValueError: nothing to work on, an unknown input, or audio longer than the graph takes.
+            ExportError: raw inputs for a graph over features, and no backbones.
+        """
+        inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        given = self._features(inputs) if self.manifest["part"] == "features" else inputs
+        names = self.manifest["inputs"]
+        pairs = list(zip(self.config.modalities, names[::2], names[1::2], strict=True))
+        others = {name for modality in MODALITIES if modality not in self.config.modalities for name in _all_names(modality)}
+        if unknown := sorted(set(given) - set(names) - others):
+            raise ValueError(f"The graph has no input {', '.join(unknown)}. It has: {', '.join(names)}.")
+        batch = next((len(given[name]) for _, name, _ in pairs if name in given), None)
+        if batch is None:
+            raise ValueError(
+                f"There is neither audio nor text that this graph reads. Pass {' and/or '.join(name for _, name, _ in pairs)}."
+            )
+        fed = {}
+        for modality, name, mask_name in pairs:
+            values, mask = self._padded(modality, name, given.get(name), given.get(mask_name), batch)
+            if len(pairs) == 1 and not bool(mask.any(1).all()):
+                raise ValueError(f"This model reads {modality} alone, and a sample of the batch has no {modality}.")
+            fed |= {name: values.numpy(), mask_name: mask.long().numpy()}
+        outputs = dict(zip(self.manifest["outputs"], self.session.run(None, fed), strict=True))
+        return BiBiEROutput(**{name: torch.from_numpy(values) for name, values in outputs.items()})
+
+    def _features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Raw inputs, through the backbones."""
+        inputs = dict(inputs)
+        for modality, (raw_names, mask_name) in _RAW_INPUTS.items():
+            raw = next((inputs.pop(name) for name in raw_names if name in inputs), None)
+            mask = inputs.pop(mask_name, None)
+            if raw is None or modality not in self.config.modalities:
+                continue
+            if self.backbones is None:
+                raise ExportError(
+                    f"This graph reads {modality}_features, not raw {modality}. Pass backbones=..., a model that computes them, or export "
+                    "with --part whole."
+                )
+            with torch.no_grad():
+                encode = getattr(self.backbones, f"encode_{modality}")
+                inputs[f"{modality}_features"], inputs[f"{modality}_features_mask"] = encode(raw, mask)
+        return inputs
+
+    def _padded(
+        self, modality: str, name: str, values: torch.Tensor | None, mask: torch.Tensor | None, batch: int
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """One input of the graph and its mask, the kept steps first; an absent modality is one masked step."""
+        ids = name == "input_ids"
+        if values is None or values.shape[1] == 0:
+            width = next(entry.shape[2:] for entry in self.session.get_inputs() if entry.name == name)
+            values = torch.zeros(batch, 1, *width, dtype=torch.long if ids else torch.float32)
+            mask = torch.zeros(batch, 1)
+        mask = torch.ones(values.shape[:2]) if mask is None else mask
+        values, mask = kept_first(values.long() if ids else values.float(), mask.bool())
+        longest = self.manifest["longest"][modality]
+        if longest is not None and values.shape[1] > longest:
+            hint = f"{self.config.max_window_s} s: cut the recording, or use the torch pipeline" if modality == "audio" else "tokens"
+            raise ValueError(f"{name} has {values.shape[1]} steps; this graph takes up to {longest} ({hint}).")
+        return values, mask
+
+
+def _all_names(modality: str) -> tuple[str, ...]:
+    raw_names, mask_name = _RAW_INPUTS[modality]
+    return *raw_names, mask_name, f"{modality}_features", f"{modality}_features_mask"
+
+
+class OnnxPipeline(AudioTextEmotionPipeline):
+    """[`AudioTextEmotionPipeline`] over an export: the same calls and answers, without a forward pass in torch (for `--part whole`).
+
+    Decoding and tokenizing are the processor's, so that torch, whose tensors it gives, is still imported.
+
+    Example:
+        >>> pipe = OnnxPipeline.from_pretrained("onnx/resd")  # doctest: +SKIP
+        >>> pipe({"audio": "clip.wav", "text": "I can't believe it!"}, top_k=1)  # doctest: +SKIP
+        [{'label': 'surprise', 'score': 0.71}]
+    """
+
+    @classmethod
+    def from_pretrained(
+        cls, folder: str | os.PathLike, backbones: BiBiERForEmotionClassification | None = None, **options: Any
+    ) -> "OnnxPipeline":
+        """The pipeline over what `bibier export` wrote.
+
+        Args:
+            folder: of the export.
+            backbones: as in [`OnnxModel`].
+            options: arguments of the pipeline (`top_k`, `batch_size`, ...).
+
+        Raises:
+            ExportError: no ONNX export there, or ONNX Runtime is not installed.
+        """
+        model = OnnxModel(folder, backbones)
+        return cls(model=model, processor=BiBiERProcessor.from_pretrained(folder), task=TASK, device="cpu", **options)
+
+    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+        """Refused: the folder of the export is what can be copied."""
+        raise ExportError("An export is not saved again; copy its folder.")
