@@ -12,7 +12,7 @@ from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.data.corpora import CORPORA
 from bibier_hf.data.protocols import PROTOCOLS
 from bibier_hf.data.schema import LABEL_ALIASES
-from bibier_hf.hub.cards import BACKBONE_LICENSES
+from bibier_hf.hub.facts import facts
 from bibier_hf.model import configuration_bibier, fusion_bibier
 from bibier_hf.model.configuration_bibier import ORIGINAL_OPTIONS
 from bibier_hf.training.arguments import RunArguments
@@ -78,7 +78,9 @@ def test_the_licences_of_the_corpora():
 
 
 def test_the_licences_of_the_backbones():
-    assert {row[0].strip("`"): row[1] for row in table(page("licences"), "backbone")} == BACKBONE_LICENSES
+    titles = {name: entry["title"] for name, entry in facts()["licenses"].items()}
+    stated = {backbone: titles[name] for backbone, name in facts()["backbones"].items()}
+    assert {row[0].strip("`"): row[1] for row in table(page("licences"), "backbone")} == stated
 
 
 def test_every_run_file_has_its_licence():
