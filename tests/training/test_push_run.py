@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
-from huggingface_hub import HfApi, constants
 from transformers import AutoModel, AutoProcessor
 
 from bibier_hf.commands.train import public_command
@@ -27,7 +26,6 @@ class NoPackage:
 
 sys.meta_path.insert(0, NoPackage())
 import torch
-from huggingface_hub import HfApi, constants
 from transformers import AutoModel, AutoProcessor, pipeline
 
 name, wav = sys.argv[1:]
@@ -97,26 +95,6 @@ def test_adapters_and_local_backbones_go_along_without_their_folders(small_run, 
     assert "| audio | `speech` | frozen | `mamba` |" in card
     assert "| audio backbone speech | not known to this card |" in card
     loaded_by_id(hub, "owner/adapted", Path(run.output_dir), tmp_path, clip)
-
-
-@pytest.mark.slow
-def test_a_frozen_backbone_of_the_hub_is_named_and_fetched(small_run, backbones, hub, tmp_path, clip, monkeypatch):
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
-    client = HfApi()
-    client.create_repo("owner/speech")
-    client.upload_folder(repo_id="owner/speech", folder_path=backbones["audio_backbone"])
-    run = small_run(audio_backbone="owner/speech", num_train_epochs=1, push_to_hub=True, hub_model_id="owner/over-speech")
-    run_training(run)
-    files = hub.repositories["models/owner/over-speech"].files
-    assert_nothing_of_this_machine(files, tmp_path)
-    config = json.loads(files["config.json"])
-    assert (config["audio_backbone_id"], config["audio_backbone_stored"]) == ("owner/speech", False)
-    assert config["audio_backbone_revision"] == hub.repositories["models/owner/speech"].commits[-1]
-    card = files["README.md"].decode()
-    assert "| audio | [`owner/speech`](https://huggingface.co/owner/speech) | frozen | `mamba` |" in card
-    assert "base_model:\n- owner/speech\n" in card
-    assert "\nlicense:" not in card  # nobody has looked up that of the backbone
-    loaded_by_id(hub, "owner/over-speech", Path(run.output_dir), tmp_path, clip)
 
 
 @pytest.mark.slow
