@@ -137,7 +137,7 @@ def test_adapters_and_stages_are_named(results):
 
 def test_calibration_modalities_and_noise_are_shown_where_they_were_measured(results):
     results["metrics"]["test"]["resd"] |= {"ece": 0.0512, "brier": 0.4321, "nll": 1.25}
-    results["calibration"] = {"temperature": 1.4142}
+    results["calibration"] = {"temperature": 1.4142, "fitted_on": "dev, answered by the selected checkpoint"}
     results["modalities"] = {"test": {"resd": {"both": metrics(0.7), "audio": metrics(0.6), "text": metrics(0.3)}}}
     results["noise"] = {"test": {"resd": {"20": metrics(0.5), "0": metrics(0.25)}}}
     text = render_model_card(results).text

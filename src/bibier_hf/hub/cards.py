@@ -87,6 +87,7 @@ def render_model_card(results: dict[str, Any], model_id: str = PLACEHOLDER_ID, p
         eval_results=_eval_results(results, modalities),
     )
     test = results["metrics"]["test"]
+    calibration = results.get("calibration", {})
     return ModelCard.from_template(
         card_data,
         template_str=template("model_card"),
@@ -112,7 +113,7 @@ def render_model_card(results: dict[str, Any], model_id: str = PLACEHOLDER_ID, p
         language_table=metrics_table(results["metrics_by_language"]["test"], head="language"),
         recall_table=recall_table(test),
         calibration_table=_calibration_table(test),
-        temperature=results.get("calibration", {}).get("temperature"),
+        calibration=calibration if calibration.get("fitted_on") else None,
         input_tables={name: metrics_table(table, head="input") for name, table in _of_test(results, "modalities").items()},
         noise_tables={name: metrics_table(table, head="signal to noise, dB") for name, table in _of_test(results, "noise").items()},
         pictures={
