@@ -181,7 +181,7 @@ def test_a_graph_that_differs_is_not_written(
     model = features_model(tiny_options, audio_encoder="frame_mlp", text_encoder="frame_mlp", fusion="late")
     export_model(model, processor, tmp_path / "out", format="torch")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()}
-    monkeypatch.setattr(folder_module, "TOLERANCE", -1.0)
+    monkeypatch.setattr(folder_module, "TOLERANCE", -1.0)  # nothing is as near
     with pytest.raises(ExportError, match="differs from the model"):
         export_model(model, processor, tmp_path / "out", format="torch")
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.is_file()} == before

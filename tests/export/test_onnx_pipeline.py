@@ -15,6 +15,8 @@ from bibier_hf.export import OnnxModel, OnnxPipeline, export_model
 from bibier_hf.export.folder import quantize_onnx
 from bibier_hf.export.measuring import drift
 
+from .conftest import TEMPERATURE
+
 TEXT = "I can't believe it!"
 
 
@@ -26,6 +28,7 @@ def onnx_pipe(exported: Path) -> OnnxPipeline:
 @pytest.fixture(scope="module")
 def torch_pipe(checkpoint: Path) -> AudioTextEmotionPipeline:
     model = BiBiERForEmotionClassification.from_pretrained(checkpoint).eval()
+    model.config.temperature = TEMPERATURE
     return AudioTextEmotionPipeline(model=model, processor=AutoProcessor.from_pretrained(checkpoint), device="cpu")
 
 
@@ -61,6 +64,15 @@ def test_the_answers_of_the_torch_pipeline(onnx_pipe, torch_pipe, inputs, monkey
     assert [entry["label"] for entry in onnx_pipe(inputs[0])] == [entry["label"] for entry in expected[0]]
     with pytest.raises(TypeError, match="topk"):
         onnx_pipe(inputs[0], topk=1)
+
+
+def test_a_recording_in_chunks(onnx_pipe, torch_pipe, clip):
+    recording = {"array": clip(3.0, 5), "sampling_rate": 16_000}
+    options = {"chunk_length_s": 1.2, "stride_length_s": 0.8, "return_timestamps": True, "batch_size": 2, "threshold": 0.99}
+    ours, theirs = (pipe(recording, **options) for pipe in (onnx_pipe, torch_pipe))
+    assert ours["emotions"][0]["label"] == "unsure"
+    assert [chunk["timestamp"] for chunk in ours["chunks"]] == [chunk["timestamp"] for chunk in theirs["chunks"]]
+    assert close(*([chunk["emotions"] for chunk in told["chunks"]] for told in (ours, theirs)))
 
 
 def test_a_folder_that_needs_nothing_else(exported: Path, onnx_pipe, inputs, tmp_path: Path):
@@ -112,7 +124,7 @@ def test_int8_of_the_graph(exported: Path, torch_pipe, inputs, tmp_path: Path):
 
     for path in exported.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
-    quantize_onnx(tmp_path / "model.onnx")
+    quantize_onnx(tmp_path / "model.onnx", tmp_path / "model.onnx")
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in exported.iterdir())
     operators = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert operators.count("MatMulInteger") > 20

@@ -28,9 +28,8 @@ def _graphs() -> tuple[Graph, Runner, Runner]:
     program = trace(graph)
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("exact.onnx", "int8.onnx")]
-        for file in files:
-            write_onnx(program, graph, file)
-        quantize_onnx(files[1])
+        write_onnx(program, graph, files[0])
+        quantize_onnx(*files)
         return graph, *(onnx_runner(file) for file in files)
 
 

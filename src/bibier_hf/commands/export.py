@@ -91,9 +91,8 @@ def latency_of(graph: Graph) -> str:
     program = trace(graph)
     with tempfile.TemporaryDirectory() as temporary:
         exact, quantized = (Path(temporary) / name for name in (FILES["onnx"], "int8.onnx"))
-        for file in (exact, quantized):
-            write_onnx(program, graph, file)
-        quantize_onnx(quantized)
+        write_onnx(program, graph, exact)
+        quantize_onnx(exact, quantized)
 
         @torch.inference_mode()
         def eager(inputs: dict[str, torch.Tensor]) -> Any:

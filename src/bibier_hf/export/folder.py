@@ -2,9 +2,11 @@
 
 import importlib
 import json
+import logging
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -85,7 +87,7 @@ def export_model(
                 "written. Please report the configuration of this model."
             )
         if int8:
-            quantize_onnx(file)
+            quantize_onnx(file, file)
             parity["int8"] = measure_parity(graph, onnx_runner(file))
         manifest = {
             "format": format,
@@ -141,23 +143,26 @@ def _refuse_other(folder: Path) -> None:
 
 def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) -> None:
     """Translate a traced graph; weights of more than 2 GB go into a file beside it."""
-    exported = torch.onnx.export(
-        program, dynamo=True, input_names=graph.input_names, output_names=graph.output_names, verbose=False, optimize=True
-    )
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # it misses torchvision, which no graph uses
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch, of torch
+        exported = torch.onnx.export(
+            program, dynamo=True, input_names=graph.input_names, output_names=graph.output_names, verbose=False, optimize=True
+        )
     exported.save(file)
 
 
-def quantize_onnx(file: Path) -> None:
-    """Matrix products with constant weights of a graph in dynamic int8, one scale a column of the weights; replaces the file."""
+def quantize_onnx(file: Path, target: Path) -> None:
+    """Matrix products with constant weights of a graph in dynamic int8, one scale a column of the weights, as `target` (or in place)."""
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    folded = file.with_suffix(".folded.onnx")  # weights as they enter the products: transposed, constants computed
+    folded = target.with_suffix(".folded.onnx")  # weights as they enter the products: transposed, constants computed
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = os.fspath(folded)
     onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
-    quantize_dynamic(folded, file, weight_type=QuantType.QInt8, per_channel=True)
+    quantize_dynamic(folded, target, weight_type=QuantType.QInt8, per_channel=True)
     folded.unlink()
 
 

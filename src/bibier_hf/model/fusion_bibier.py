@@ -166,7 +166,7 @@ def to_shorter(
     a, t = audio_mask.sum(1), text_mask.sum(1)
     lengths = torch.where(torch.minimum(a, t) == 1, torch.maximum(a, t), torch.minimum(a, t))
     # A graph that is being compiled or exported must not look at the lengths: it takes what is enough for any.
-    size = torch.sym_max(audio.shape[1], text.shape[1]) if torch.compiler.is_compiling() else None
+    size = audio.shape[1] + text.shape[1] - 1 if torch.compiler.is_compiling() else None
     return *resample(audio, audio_mask, lengths, size), *resample(text, text_mask, lengths, size)
 
 
