@@ -74,7 +74,7 @@ def assert_same(model: BiBiERForEmotionClassification, graph, run, shapes) -> No
 
 def test_features_as_onnx(tiny_options: dict, tmp_path: Path):
     """One file for any batch and length: one step, padding, holes in a mask, a missing modality."""
-    model = features_model(tiny_options, add_unimodal_logits=True, audio_statistics=True)
+    model = features_model(tiny_options, text_encoder="lstm", add_unimodal_logits=True, audio_statistics=True)
     manifest = export_model(model, None, tmp_path / "out")
     assert json.loads((tmp_path / "out" / MANIFEST).read_text()) == manifest
     assert manifest["inputs"] == ["audio_features", "audio_features_mask", "text_features", "text_features_mask"]
@@ -90,7 +90,8 @@ def test_features_as_onnx(tiny_options: dict, tmp_path: Path):
 
 
 def test_features_as_torch_export(tiny_options: dict, tmp_path: Path):
-    model = features_model(tiny_options, fusion="bimamba", audio_encoder="lstm", text_encoder="transformer")
+    options = {"fusion": "bimamba", "num_fusion_layers": 1, "bidirectional": False}
+    model = features_model(tiny_options, audio_encoder="frame_mlp", text_encoder="transformer", **options)
     manifest = export_model(model, None, tmp_path / "out", format="torch")
     loaded = torch.export.load(tmp_path / "out" / manifest["file"]).module()
 

@@ -1,6 +1,7 @@
 """Rows of what stands in for the float32 model in torch: ONNX Runtime and int8, with what int8 costs in digits. Extras: export, int8."""
 
 import functools
+import importlib
 import tempfile
 from dataclasses import replace
 from pathlib import Path
@@ -20,9 +21,16 @@ from .measuring import Row, compare
 _FRAMES, _TOKENS = 200, 16  # of one clip of 4 s
 
 
+def _need(*packages: str) -> None:
+    """Raises ModuleNotFoundError, by which a row is left out, before anything is built."""
+    for package in packages:
+        importlib.import_module(package)
+
+
 @functools.cache
 def _graphs() -> tuple[Graph, Runner, Runner]:
     """The whole model over the embedded pair, random weights: as a graph, in ONNX Runtime, and that in int8."""
+    _need("onnx", "onnxscript", "onnxruntime")
     torch.manual_seed(0)
     graph = make_graph(BiBiERForEmotionClassification.from_backbones(), "whole")
     program = trace(graph)
@@ -56,6 +64,7 @@ def int8_onnx(batch: int = 1) -> Row:
 
 def int8_backbone(clips: int = 2, seconds: float = 4.0) -> Row:
     """The published speech backbone with random weights, in torch."""
+    _need("torchao")
     config = Wav2Vec2Config(
         hidden_size=1024,
         num_hidden_layers=12,
