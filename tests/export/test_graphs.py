@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import Wav2Vec2Config
+from transformers import Wav2Vec2Config, WhisperConfig
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.errors import ExportError
@@ -136,6 +136,18 @@ def test_the_whole_of_a_wav2vec2(format: str, tiny_options: dict, tmp_path: Path
     manifest = export_model(model, None, tmp_path / "out", format=format, part="whole")
     assert manifest["inputs"] == ["input_values", "audio_attention_mask", "input_ids", "text_attention_mask"]
     assert manifest["longest"] == {"audio": 480_000, "text": config.max_text_tokens}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("format", ["onnx", "torch"])
+def test_the_whole_of_a_whisper(format: str, tiny_options: dict, tmp_path: Path):
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_layers": 1}
+    whisper = WhisperConfig(**sizes, decoder_attention_heads=2, decoder_ffn_dim=16, vocab_size=60, pad_token_id=0)
+    config = BiBiERConfig.from_backbones(whisper, None, modalities=["audio"], audio_encoder="frame_mlp", **tiny_options)
+    manifest = export_model(BiBiERForEmotionClassification(config).eval(), None, tmp_path / "out", format=format, part="whole")
+    assert manifest["inputs"] == ["input_features", "audio_attention_mask"]
+    assert manifest["longest"] == {"audio": 2998}
 
 
 def small_wav2vec2(norm: str) -> Wav2Vec2Config:

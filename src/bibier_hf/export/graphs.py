@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.exc import UserError
 from torch.nn import functional as F
 
 from ..errors import ExportError
@@ -23,6 +24,9 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .tracing import traceable
 
 PARTS = ("features", "whole")
+
+_WHISPER_MARGIN = 2
+"""Frames of silence after a clip, without which a clip of one frame would need a graph of its own: Whisper halves the length."""
 
 OUTPUTS = ("logits", "audio_logits", "text_logits")
 """Of a graph, in this order, as far as the model has them."""
@@ -152,7 +156,8 @@ class WholeGraph(Graph):
         if self.model.audio_backbone is not None:  # one window
             config = self.model.audio_backbone.config
             steps = int(self.model.config.max_window_s * SPECTRAL_INPUT_RATES.get(config.model_type, SAMPLING_RATE))
-            longest["audio"] = min(steps, 2 * config.max_source_positions) if config.model_type == "whisper" else steps
+            positions = 2 * config.max_source_positions - _WHISPER_MARGIN if config.model_type == "whisper" else steps
+            longest["audio"] = min(steps, positions)
         return [longest[modality] for modality in self.model.config.modalities]
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -172,6 +177,8 @@ class WholeGraph(Graph):
         if audio_input_name(backbone.config) == "input_values":
             shortest = receptive_field(backbone.config)
             values, lengths = F.pad(values, (0, shortest)), lengths.clamp(min=shortest)
+        if backbone.config.model_type == "whisper":
+            values = F.pad(values, (0, 0, 0, _WHISPER_MARGIN))
         run = whisper_states if backbone.config.model_type == "whisper" else audio_states
         features, kept = run(backbone, values, lengths.clamp(min=1), config.audio_layer)
         return features, kept & present.unsqueeze(1)
@@ -216,12 +223,20 @@ def make_graph(model: BiBiERForEmotionClassification, part: str) -> Graph:
 
 
 def trace(graph: Graph) -> torch.export.ExportedProgram:
-    """A graph for any batch size and any lengths from 1 (of audio in `whole`: up to one window)."""
+    """A graph for any batch size and any lengths from 1 (of audio in `whole`: up to one window).
+
+    Raises:
+        ExportError: a backbone that computes otherwise for some length.
+    """
     inputs = tuple(graph.example(3, graph.steps([19, 6][: len(graph.inputs)])).values())
     batch = torch.export.Dim("batch")
     shapes = []
     for modality, longest in zip(graph.model.config.modalities, graph.longest, strict=True):
         steps = torch.export.Dim(f"{modality}_steps", max=longest)
         shapes += [{0: batch, 1: steps}] * 2
-    with traceable(), torch.no_grad():
-        return torch.export.export(graph, inputs, dynamic_shapes={"values": tuple(shapes)}, strict=False)
+    try:
+        with traceable(), torch.no_grad():
+            return torch.export.export(graph, inputs, dynamic_shapes={"values": tuple(shapes)}, strict=False)
+    except UserError as error:
+        advice = " Use part='features' and compute the features in torch." if graph.part == "whole" else ""
+        raise ExportError(f"No one graph serves all lengths of this model.{advice} torch says: {error}") from error
