@@ -4,8 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from bibier_cli.app import app
 from typer.testing import CliRunner
+
+from bibier_cli.app import app
 
 pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 
