@@ -98,13 +98,13 @@ def executed(slow: bool) -> list[str]:
     return [name for name, entry in COMMANDS.items() if isinstance(entry, Run) and entry.slow == slow and name in DOCUMENTED]
 
 
-@pytest.mark.parametrize("name", executed(slow=False))
+@pytest.mark.parametrize("name", executed(slow=False), ids=str)
 def test_command(perform, name):
     perform(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", executed(slow=True))
+@pytest.mark.parametrize("name", executed(slow=True), ids=str)
 def test_slow_command(perform, name):
     perform(name)
 
