@@ -144,7 +144,7 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier predict outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(slow=True),
     "python recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd": Run(slow=True, append=WHISPER_E5),
     "python recipes/study.py recipes/studies/resd_grouped.yaml --data_dir PATH/TO/resd": Run(
-        slow=True, append=f"{WHISPER_E5} {ONE_EPOCH}", expect="| deep | dialogue_grouped |"
+        slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | dialogue_grouped |"
     ),
     "python recipes/study.py recipes/studies/resd_augmentation.yaml --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only base {ONE_EPOCH}", expect="| base | official |"
