@@ -5,9 +5,9 @@ To add one: put the command, as it stands in the document (without its comment),
 * `Run()` if it is done within seconds, `Run(slow=True)` else; `append` arguments that shorten it, `replace` what is not there in a test;
 * `Skip("why")` if it cannot be run where tests run.
 
-Every document shares the table, so a command that stands in several is run once. A Python block is run as a whole under the name of its
-document and its number there. What the commands find beside them (`clip.wav`, `PATH/TO/resd`, a checkpoint `outputs/quickstart`, ...) is
-made by `workspace.py`.
+Every document shares the table, so a command or a block that stands in several is run once. A Python block is run as a whole under the
+name of the first document that has it, and its number there. What the commands find beside them (`clip.wav`, `PATH/TO/resd`, a checkpoint
+`outputs/quickstart`, ...) is made by `workspace.py`.
 """
 
 from collections.abc import Mapping
@@ -25,6 +25,7 @@ class Run:
         after: a command of the table that leaves what this one needs.
         expect: a part of its output.
         exit_code: what it ends with.
+        hub: it finds the stand-in of `hub_server.py` where the Hub is.
 
     `{shared}` and `{backbones}` in `append` and `replace` are the folders of real corpora and of small real backbones; the test is skipped
     where there is none.
@@ -36,6 +37,7 @@ class Run:
     after: str | None = None
     expect: str = ""
     exit_code: int = 0
+    hub: bool = False
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Skip:
 
 
 ONE_EPOCH = "--num_train_epochs 1"
+MULTI_GPU = "--config_file recipes/accelerate_configs/multi_gpu.yaml"
 WHISPER_E5 = "--audio_backbone {backbones}/whisper-base --text_backbone {backbones}/e5-small"
 
 TRAIN_RESD = "accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd"
@@ -55,12 +58,20 @@ CONVERT = (
     "--output_dir outputs/converted"
 )
 STACK = "python recipes/augment.py sds --corpus resd --data_dir data/resd --output_dir outputs/resd-sds"
+WRITE_SPACE = "bibier demo --space outputs/space --model_id OWNER/NAME"
+
+PUBLISHED_TABLES = ("Qwen3-4B_emotions_resd_1.csv", "Phi-4-mini-instruct_emotions_resd_1.csv", "Qwen3-4B_emotions_meld_1.csv")
 
 COMMANDS: dict[str, Run | Skip] = {
     # README: install, try
     "pip install -c constraints.txt -e '.[train,tts]'": Skip("installs; .ci/run does so on a machine with nothing but Python"),
     "make quickstart": Skip("installs an environment and trains for minutes; run on a fresh clone before a release"),
+    "make demo": Skip("installs an environment, and serves until it is interrupted; tests/demo/test_browser.py uses the page"),
     "README.md, Python block 1": Run(),
+    "README.md, Python block 2": Run(slow=True),
+    "bibier predict outputs/quickstart talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(slow=True),
+    "bibier demo outputs/quickstart --port 7860": Skip("serves until it is interrupted; tests/demo/test_browser.py uses the page"),
+    "bibier export outputs/quickstart --output_dir outputs/quickstart-onnx --part whole": Run(slow=True),
     # README: train
     TRAIN_RESD: Run(slow=True, append=ONE_EPOCH, expect="| resd |"),
     f"{TRAIN_RESD} --corpora.0.protocol dialogue_grouped --corpora.0.fold 0 --output_dir outputs/resd-grouped-0": Run(
@@ -77,7 +88,12 @@ COMMANDS: dict[str, Run | Skip] = {
     ),
     "accelerate launch recipes/train.py --help": Run(slow=True, expect="--corpora.0.data_dir"),
     "python recipes/evaluate.py outputs/resd --data_dir PATH/TO/resd": Run(slow=True, after=TRAIN_RESD, expect="| resd |"),
-    'python recipes/predict.py outputs/resd clip.wav --text "I can\'t believe it!"': Run(expect='clip.wav: "I can\'t believe it!"'),
+    'python recipes/evaluate.py outputs/resd --data_dir PATH/TO/resd --noise_snr_db "[20, 10, 5, 0]"': Run(
+        slow=True, after=TRAIN_RESD, expect="| resd |"
+    ),
+    'python recipes/predict.py outputs/resd clip.wav --text "I can\'t believe it!"': Run(
+        slow=True, expect='clip.wav: "I can\'t believe it!"'
+    ),
     "bibier describe outputs/resd": Run(expect="biformer"),
     # README: corpora
     "python dataset_scripts/prepare_resd.py --source PATH/TO/resd --output_dir data/resd": Run(
@@ -96,6 +112,10 @@ COMMANDS: dict[str, Run | Skip] = {
         slow=True, expect="## resd, official"
     ),
     "python recipes/baseline.py late_fusion --corpus resd --data_dir data/resd": Run(slow=True, expect="| resd |"),
+    "python recipes/push.py model outputs/resd OWNER/NAME": Run(slow=True, after=TRAIN_RESD, hub=True, expect="Pushed privately"),
+    "python recipes/push.py dataset data/resd OWNER/NAME": Run(slow=True, hub=True, expect="Pushed privately"),
+    WRITE_SPACE: Run(slow=True, expect="shows OWNER/NAME"),
+    "python recipes/push.py space outputs/space OWNER/NAME": Run(slow=True, after=WRITE_SPACE, hub=True, expect="Pushed privately"),
     # README: augmentation
     "python recipes/label.py label --corpus resd --data_dir data/resd --model Qwen/Qwen3-4B --output outputs/resd_labels.parquet": Skip(
         "needs vLLM with a GPU, and a model of 8 GB; tests/recipes/test_label.py runs it with other back ends"
@@ -107,7 +127,7 @@ COMMANDS: dict[str, Run | Skip] = {
         slow=True, after=STACK
     ),
     # README: your own data
-    PREPARE_OWN: Run(expect="Written to data/mine"),
+    PREPARE_OWN: Run(slow=True, expect="Written to data/mine"),
     "accelerate launch recipes/train.py recipes/resd.yaml --corpora.0.name csv --data_dir data/mine --output_dir outputs/mine": Run(
         slow=True, append=ONE_EPOCH, after=PREPARE_OWN, expect="| mine |"
     ),
@@ -123,16 +143,36 @@ COMMANDS: dict[str, Run | Skip] = {
     "find recordings -name '*.wav' | bibier predict outputs/resd - --json": Run(slow=True, expect='{"input": "recordings/'),
     "bibier predict outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(slow=True),
     "python recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd": Run(slow=True, append=WHISPER_E5),
-    "python recipes/study.py recipes/studies/resd_grouped.yaml --data_dir PATH/TO/resd": Skip(
-        "trains many models for hours; tests/training/test_study.py runs a small study"
+    "python recipes/study.py recipes/studies/resd_grouped.yaml --data_dir PATH/TO/resd": Run(
+        slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | dialogue_grouped |"
     ),
+    "python recipes/study.py recipes/studies/resd_augmentation.yaml --data_dir PATH/TO/resd": Run(
+        slow=True, append=f"--only base {ONE_EPOCH}", expect="| base | official |"
+    ),
+    (
+        "python recipes/study.py recipes/studies/meld_labels.yaml --data_dir PATH/TO/meld "
+        "--corpora.0.labels PATH/TO/Qwen3-4B_emotions_meld_1.csv"
+    ): Run(slow=True, append=f"--text_backbone {{backbones}}/e5-small {ONE_EPOCH}", expect="| soft | official |"),
     "python recipes/benchmark.py --only scan_forward": Run(slow=True, expect="scan_forward"),
-    "python recipes/benchmark_extraction.py --clips 8 --longest_s 4 --hidden_size 128 --layers 2": Run(slow=True, expect="times_faster"),
+    "python recipes/benchmark.py --full": Skip("measures for the better part of an hour; tests/benchmark/test_benchmark.py has its parts"),
     "python dataset_scripts/prepare_corpus.py my_corpus.py --source PATH/TO/recordings --output_dir data/mine-too --language en": Run(
         slow=True, expect="Written to data/mine-too"
     ),
     "python dataset_scripts/prepare_quickstart.py --output_dir data/quickstart": Run(slow=True, expect="Written to data/quickstart"),
-    "python recipes/push_corpus.py data/resd OWNER/NAME": Skip("publishes; tests/data/test_publish.py does so to a stand-in for the Hub"),
+    # docs/scaling.md
+    f"accelerate launch {MULTI_GPU} recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd": Skip(
+        "needs several GPUs; tests/recipes/test_distributed.py trains in two processes on a CPU"
+    ),
+    (
+        f"accelerate launch {MULTI_GPU} recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd "
+        "--feature_cache.compute_dtype bfloat16 --feature_cache.dtype bfloat16"
+    ): Run(slow=True, replace={"multi_gpu": "cpu"}, append=WHISPER_E5),
+    "torchrun --nproc_per_node 2 recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd --use_cpu true --ddp_backend gloo": Run(
+        slow=True, append=f"{ONE_EPOCH} --output_dir outputs/resd-two", expect="| resd |"
+    ),
+    "python recipes/benchmark.py --only extraction_fp32_buckets extraction_bf16_buckets extraction_gemm_share": Run(
+        slow=True, expect="extraction_gemm_share"
+    ),
     # docs/adding_a_corpus.md
     "docs/adding_a_corpus.md, Python block 1": Skip("tests/test_docs.py reads a corpus with it"),
     (
@@ -145,9 +185,36 @@ COMMANDS: dict[str, Run | Skip] = {
     # docs/adding_a_fusion.md
     "docs/adding_a_fusion.md, Python block 1": Skip("tests/test_docs.py builds a model with it"),
     "python -m pytest -q tests/model/test_fusion.py tests/model/test_family.py": Skip("tests of this suite"),
-    # cards
-    "src/bibier_hf/hub/templates/model_card.md, Python block 1": Run(
-        slow=True, replace={"{{ task }}": "audio-text-emotion", "{{ model_id }}": "outputs/quickstart"}
+    # model_cards
+    "python recipes/cards.py": Run(slow=True, expect="Written: "),
+    "python recipes/cards.py take outputs/resd model_cards/models/resd": Run(slow=True, after=TRAIN_RESD, expect="Written: "),
+    "python recipes/cards.py take data/resd model_cards/datasets/resd": Run(slow=True, expect="Written: "),
+    "python recipes/cards.py take outputs/resd_labels.parquet model_cards/datasets/resd-labels": Run(slow=True, expect="Written: "),
+    "model_cards/models/meld-text/README.md, Python block 1": Run(slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}),
+    "model_cards/models/resd/README.md, Python block 1": Run(slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}),
+    "model_cards/datasets/ravdess/README.md, Python block 1": Run(slow=True, replace={"OWNER/NAME": "data/resd"}),
+    "python dataset_scripts/prepare_corpus.py meld --source PATH/TO/IT --output_dir data/meld": Run(
+        slow=True, replace={"PATH/TO/IT": "{shared}/data/meld_text"}, append="--text_only", expect="9989"
     ),
-    "src/bibier_hf/hub/templates/dataset_card.md, Python block 1": Run(slow=True, replace={"{{ repo_id }}": "data/resd"}),
 }
+
+for _table in PUBLISHED_TABLES:
+    _run_file, _folder = ("meld_text", "PATH/TO/meld") if "meld" in _table else ("resd", "PATH/TO/resd")
+    COMMANDS |= {
+        f"hf download OWNER/NAME {_table} --repo-type dataset --local-dir outputs/labels": Skip(
+            "fetches what has been pushed to the Hub; tests/hub/test_push.py pushes such a table"
+        ),
+        f"python recipes/label.py report outputs/labels/{_table}": Run(
+            slow=True, replace={"outputs/labels": "{shared}/data/llm_labels"}, expect="UAR"
+        ),
+        (
+            "accelerate launch recipes/train.py RUN.yaml --data_dir PATH/TO/CORPUS --soft_labels true "
+            f"--corpora.0.labels outputs/labels/{_table}"
+        ): Run(
+            slow=True,
+            replace={"RUN.yaml": f"recipes/{_run_file}.yaml", "PATH/TO/CORPUS": _folder},
+            append=f"{ONE_EPOCH} --output_dir outputs/labelled-{_table.split('_')[0]}-{_run_file}"
+            + (" --text_backbone {backbones}/e5-small" if _run_file == "meld_text" else ""),
+            expect=f"| {_run_file.split('_')[0]} |",
+        ),
+    }

@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from .hub_server import HubServer
 from .readme_commands import COMMANDS, Run, Skip
 from .workspace import Workspace
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-DOCUMENTS = ("README.md", "docs/*.md", "src/bibier_hf/hub/templates/*.md", "model_cards/**/*.md")
+DOCUMENTS = ("README.md", "docs/*.md", "model_cards/**/*.md")
+"""The templates of cards are among them as they are rendered: each has a card in `model_cards/`."""
 
 PYTHON_BLOCK = ", Python block "
 
@@ -34,7 +36,7 @@ def shell_commands(block: str) -> list[str]:
 
 
 def documented() -> dict[str, str]:
-    """Command -> itself, name of a Python block -> its code, for all documents."""
+    """Command -> itself, name of a Python block -> its code, for all documents; what stands in several goes by its first place."""
     found = {}
     for path in documents():
         text, name = path.read_text(encoding="utf-8"), path.relative_to(REPOSITORY).as_posix()
@@ -42,7 +44,8 @@ def documented() -> dict[str, str]:
         for block in (block for language, block in blocks if language in ("bash", "sh", "shell", "console")):
             found |= {command: command for command in shell_commands(block)}
         for number, block in enumerate((block for language, block in blocks if language == "python"), start=1):
-            found[f"{name}{PYTHON_BLOCK}{number}"] = block
+            if block not in found.values():
+                found[f"{name}{PYTHON_BLOCK}{number}"] = block
         if name == "docs/commands.md":  # its examples are the last column of its tables
             found |= {command: command for command in _CELL.findall(text)}
     return found
@@ -82,25 +85,26 @@ def perform(tmp_path_factory, repository, checkpoint, clip):
             assert part in content, f"{part!r} is not in {name!r}"
             content = content.replace(part, fill_in(other, folders))
         command = f"python -c {shlex.quote(content)}" if PYTHON_BLOCK in name else f"{content} {fill_in(entry.append, folders)}"
-        finished = workspace.run(command)
+        finished = workspace.run(command, hub.client_environment(workspace.folder / "hub-cache") if entry.hub else {})
         assert finished.returncode == entry.exit_code, f"{command}\n{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"
         assert entry.expect in finished.stdout
         done.add(name)
 
-    return run
+    with HubServer() as hub:
+        yield run
 
 
 def executed(slow: bool) -> list[str]:
     return [name for name, entry in COMMANDS.items() if isinstance(entry, Run) and entry.slow == slow and name in DOCUMENTED]
 
 
-@pytest.mark.parametrize("name", executed(slow=False))
+@pytest.mark.parametrize("name", executed(slow=False), ids=str)
 def test_command(perform, name):
     perform(name)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", executed(slow=True))
+@pytest.mark.parametrize("name", executed(slow=True), ids=str)
 def test_slow_command(perform, name):
     perform(name)
 

@@ -1,4 +1,4 @@
-"""A folder in which the documented commands find what a user would have: the clone, a clip, small corpora, a trained checkpoint."""
+"""A folder in which the documented commands find what a user would have: the clone, clips, small corpora, label tables, a checkpoint."""
 
 import csv
 import json
@@ -8,8 +8,9 @@ import signal
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -21,12 +22,22 @@ from bibier_hf.data import corpora
 from bibier_hf.data.corpora import get_corpus
 from bibier_hf.data.corpora.resd import OFFICIAL_FOLDS
 from bibier_hf.data.prepare import INFO_FILE
+from bibier_hf.data.schema import normalise_label
 
 TIMEOUT_S = 1200
-PROGRAMS = {"python": "", "accelerate": "-m accelerate.commands.accelerate_cli", "bibier": "-m bibier_cli"}
+PROGRAMS = {
+    "python": "",
+    "accelerate": "-m accelerate.commands.accelerate_cli",
+    "torchrun": "-m torch.distributed.run",
+    "bibier": "-m bibier_cli",
+}
 """Commands that a user has after the installation, as arguments of this Python."""
 
 CLONE = ("recipes", "dataset_scripts", "src", "constraints.txt", "pyproject.toml")
+PUBLISHED_TABLES = {
+    "resd": ("Qwen3-4B_emotions_resd_1.csv", "Phi-4-mini-instruct_emotions_resd_1.csv"),
+    "meld": ("Qwen3-4B_emotions_meld_1.csv",),
+}
 RESD_EMOTIONS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", "enthusiasm")
 
 
@@ -45,6 +56,7 @@ class Workspace:
         folder.mkdir()
         for name in CLONE:
             (folder / name).symlink_to(repository / name)
+        shutil.copytree(repository / "model_cards", folder / "model_cards")  # commands write there
         for name in ("quickstart", "resd"):
             shutil.copytree(checkpoint, folder / "outputs" / name)
         soundfile.write(folder / "clip.wav", clip(1.0, 1), 16_000)
@@ -62,12 +74,12 @@ class Workspace:
             "OMP_NUM_THREADS": "1",
         }
 
-    def run(self, command: str) -> subprocess.CompletedProcess:
-        """What a shell makes of a command line; nothing that it started is left behind."""
+    def run(self, command: str, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess:
+        """What a shell makes of a command line, with more in its environment; nothing that it started is left behind."""
         process = subprocess.Popen(
             ["bash", "-c", f"set -euo pipefail; {command}"],
             cwd=self.folder,
-            env=self._environment,
+            env=self._environment | environment,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -122,6 +134,7 @@ class Workspace:
         facts["options"]["strict_counts"] = True
         (prepared / INFO_FILE).write_text(json.dumps(facts), encoding="utf-8")
         (self.folder / "PATH" / "TO" / "resd").symlink_to(prepared)
+        self._write_published_labels("resd", {Path(row["file_name"]).stem: row["emotion"] for row in rows if row["split"] == "train"})
 
     def _write_meld(self) -> None:
         """A prepared stand-in for MELD: dialogues of a few words, no clips"""
@@ -145,7 +158,21 @@ class Workspace:
                 for number in range(count)
             ]
             _write_csv(raw / f"{split}_sent_emo.csv", rows)
+            if split == "train":
+                self._write_published_labels("meld", {f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}": row["Emotion"] for row in rows})
         get_corpus("meld").prepare(raw, self.folder / "PATH" / "TO" / "meld", text_only=True, strict_counts=False)
+
+    def _write_published_labels(self, corpus: str, emotions: Mapping[str, str]) -> None:
+        """Tables with the names and columns of the published ones, for the stand-in's clips (name -> emotion)"""
+        labels = {name: normalise_label(emotion) for name, emotion in emotions.items()}
+        rows = [
+            {"video_name": name, "ground_truth": label, "llm_best_label": label}
+            | {other: 0.7 if other == label else 0.05 for other in EMOTIONS}
+            for name, label in labels.items()
+        ]
+        for name in PUBLISHED_TABLES[corpus]:
+            _write_csv(self.folder / "outputs" / "labels" / name, rows)
+            (self.folder / "PATH" / "TO" / name).symlink_to(self.folder / "outputs" / "labels" / name)
 
     def _write_labels(self) -> None:
         """What `recipes/label.py label` leaves"""

@@ -85,10 +85,11 @@ def test_a_negative_alpha_is_refused():
         small_model(mixup_alpha=-1)
 
 
+@pytest.mark.parametrize("with_gradient", [False, True])
 @pytest.mark.parametrize("length", [1, 2, 7])
-def test_masked_quantiles_equal_those_of_the_kept_steps(length: int):
+def test_masked_quantiles_equal_those_of_the_kept_steps(length: int, with_gradient: bool):
     torch.manual_seed(length)
-    x, levels = torch.randn(3, 7, 4), (0.0, 0.1, 0.5, 0.75, 1.0)
+    x, levels = torch.randn(3, 7, 4, requires_grad=with_gradient), (0.0, 0.1, 0.5, 0.75, 1.0)
     mask = torch.arange(7) < torch.tensor([7, length, 0])[:, None]
     found = masked_quantiles(x, mask, levels)
     assert found.shape == (3, 5, 4)

@@ -45,6 +45,7 @@ def test_variants_protocols_seeds_and_folds_are_planned(study_file):
         study_file(
             seeds=[1, 2],
             protocols={"official": None, "dialogue_grouped": [0, 3]},
+            common={"model.dropout": 0.2, "weight_decay": 0.3},
             variants={"base": {}, "slow": {"learning_rate": 1e-5, "model.dropout": 0.3}},
         )
     )
@@ -55,7 +56,8 @@ def test_variants_protocols_seeds_and_folds_are_planned(study_file):
     assert slow.arguments.training["learning_rate"] == 1e-5
     assert slow.arguments.training["num_train_epochs"] == 3
     assert slow.arguments.training["seed"] == 2
-    assert slow.arguments.model["dropout"] == 0.3
+    assert (slow.arguments.model["dropout"], runs[0].arguments.model["dropout"]) == (0.3, 0.2)
+    assert slow.arguments.training["weight_decay"] == 0.3
     assert (slow.arguments.corpora[0].protocol, slow.arguments.corpora[0].fold) == ("dialogue_grouped", 3)
     assert len(plan_runs(read_study(study_file(protocols={"dialogue_grouped": None})))) == 5
 

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -55,10 +56,16 @@ def masked_quantiles(x: torch.Tensor, mask: torch.Tensor, levels: tuple[float, .
     position = last * torch.tensor(levels, device=x.device, dtype=torch.float32)  # (B, Q)
     left = position.floor().long()
     right = torch.minimum(left + 1, last)
-    ordered = x.masked_fill(~mask.unsqueeze(-1), torch.inf).sort(1).values
+    ordered = _sorted_over_time(x.masked_fill(~mask.unsqueeze(-1), torch.inf))
     ends = (ordered.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[2])) for index in (left, right))
     values = torch.lerp(*ends, (position - left).to(x.dtype).unsqueeze(-1))
     return torch.where(mask.any(1)[:, None, None], values, 0.0)
+
+
+def _sorted_over_time(x: torch.Tensor) -> torch.Tensor:
+    if x.device.type == "cpu" and not x.requires_grad and not torch.compiler.is_compiling():
+        return torch.from_numpy(np.sort(x.numpy(), axis=1))  # the same, some ten times as fast
+    return x.sort(1).values
 
 
 def resample(

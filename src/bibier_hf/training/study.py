@@ -38,6 +38,7 @@ class StudyArguments(Section):
     protocols: dict[str, list[int] | None] = Field(
         default_factory=lambda: {OFFICIAL: None}, min_length=1, description="protocol of the first corpus -> its folds; null: all of them"
     )
+    common: dict[str, Any] = Field(default_factory=dict, description="dotted keys of the run and their values, for every variant")
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {"base": {}},
         min_length=1,
@@ -97,7 +98,7 @@ def plan_runs(study: StudyArguments, overrides: Sequence[str] = (), only: Sequen
                     place = Path(variant) / (protocol if fold is None else f"{protocol}-{fold}") / f"seed-{seed}"
                     keys = {"corpora.0.protocol": protocol, "seed": seed, "output_dir": str(Path(study.output_dir) / place)}
                     keys |= {} if fold is None else {"corpora.0.fold": fold}
-                    arguments = [*_as_options(changes), *overrides, *_as_options(keys)]
+                    arguments = [*_as_options(study.common | changes), *overrides, *_as_options(keys)]
                     try:
                         runs.append(StudyRun(variant, protocol, seed, fold, parse_run_arguments([study.run, *arguments])))
                     except ArgumentError as error:
