@@ -23,6 +23,7 @@ from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, s
 from .augmentation import AugmentedCorpus, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .fit import add_adapters, build_model, calibration_facts, make_inputs, make_trainer, refit, selection_facts
+from .memory import keep_freed_memory
 from .output import claim_output, complete_output
 from .soft_labels import attach_label_tables
 from .stages import frozen_encoders, train_encoders
@@ -56,6 +57,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     if run.push_to_hub and args.should_save:
         open_repository(run.hub_model_id, private=run.hub_private_repo)
 
+    keep_freed_memory()
     load_kernels(build_missing=True)
     # The main process prepares and fetches; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
