@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import Wav2Vec2Config, Wav2Vec2Model
+from transformers import Wav2Vec2Model
 
 from ..export.folder import Runner, onnx_runner, quantize_onnx, write_onnx
 from ..export.graphs import Graph, make_graph, trace
@@ -16,6 +16,7 @@ from ..model.audio_bibier import SAMPLING_RATE
 from ..model.backbones_bibier import encode_audio
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..quantization import int8_copy
+from .extraction_rows import published_backbone
 from .measuring import Row, compare
 
 _FRAMES, _TOKENS = 200, 16  # of one clip of 4 s
@@ -65,17 +66,7 @@ def int8_onnx(batch: int = 1) -> Row:
 def int8_backbone(clips: int = 2, seconds: float = 4.0) -> Row:
     """The published speech backbone with random weights, in torch."""
     _need("torchao")
-    config = Wav2Vec2Config(
-        hidden_size=1024,
-        num_hidden_layers=12,
-        num_attention_heads=16,
-        intermediate_size=4096,
-        feat_extract_norm="layer",
-        do_stable_layer_norm=True,
-        conv_bias=True,
-    )
-    torch.manual_seed(0)
-    backbone = Wav2Vec2Model(config).eval()
+    backbone = published_backbone()
     quantized, audio = int8_copy(backbone), torch.randn(clips, int(seconds * SAMPLING_RATE))
 
     @torch.inference_mode()
