@@ -1,30 +1,80 @@
-"""Dynamic int8 in torch: linear layers with weights of one scale a row and activations of one scale a step, through torchao.
+"""Dynamic int8 in torch: linear layers through FBGEMM, which torch carries on x86, with or without the VNNI instructions.
 
-A scale a step, not a tensor, keeps a sample's result independent of its batch.
+Weights have one scale a row. Activations have one scale a step, not a tensor, so that a sample's result does not depend on its batch.
 """
 
 import copy
+import warnings
 from typing import TypeVar
 
+import torch
 from torch import nn
 
 from .errors import ArgumentError
 
 Module = TypeVar("Module", bound=nn.Module)
 
+_LEVELS = 63
+"""Of an activation on either side of zero. Seven bits: without VNNI the kernel adds pairs of products in 16 bits, 2 x 127 x 127 at most."""
+
+
+class Int8Linear(nn.Module):
+    """A linear layer with int8 weights: (..., in_features) float32 -> (..., out_features) float32. To infer with, on a CPU.
+
+    Args:
+        linear: the float32 layer.
+    """
+
+    def __init__(self, linear: nn.Linear):
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        weight = linear.weight.detach()
+        scales = weight.abs().amax(1).clamp_min(1e-12).double() / 127
+        self._packed = _packed(weight, scales)
+        self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().clone())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-12)
+        product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x / scale, 1 / _LEVELS, _LEVELS + 1, self._packed)
+        return product * scale if self.bias is None else torch.addcmul(self.bias, product, scale)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
 
 def int8_copy(module: Module) -> Module:
-    """A copy of a float32 module in evaluation mode whose linear layers compute in int8; for a CPU, to infer with.
+    """A copy of a float32 module in evaluation mode whose linear layers compute in int8; for an x86 CPU, to infer with.
 
     Also for a whole model: `pipeline("audio-text-emotion", model=int8_copy(model), processor=processor)`.
 
     Raises:
-        ArgumentError: torchao is not installed.
+        ArgumentError: this machine's torch has no FBGEMM.
     """
-    try:
-        from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
-    except ImportError as error:
-        raise ArgumentError(f"int8 needs torchao ({error}). Install it: pip install 'bibier-hf[int8]'.") from error
+    # torch says that it will drop quantized tensors some day: a release without them is one without this, too.
+    if "fbgemm" not in torch.backends.quantized.supported_engines or not hasattr(torch, "quantize_per_channel"):
+        raise ArgumentError(
+            f"int8 runs on x86 CPUs, through FBGEMM, which torch {torch.__version__} does not have here. Take float32 or bfloat16."
+        )
     quantized = copy.deepcopy(module).eval().requires_grad_(False)
-    quantize_(quantized, Int8DynamicActivationInt8WeightConfig())
+    for name, linear in [(name, part) for name, part in quantized.named_modules() if type(part) is nn.Linear]:
+        parent, _, own = name.rpartition(".")
+        setattr(quantized.get_submodule(parent), own, Int8Linear(linear))
     return quantized
+
+
+def cpu_has_bfloat16() -> bool:
+    """Does this CPU multiply in bfloat16? Where it does not, torch is several times slower in it than in float32."""
+    known = torch.cpu.get_capabilities()
+    return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
+def _packed(weight: torch.Tensor, scales: torch.Tensor) -> torch.ScriptObject:
+    engine = torch.backends.quantized.engine
+    torch.backends.quantized.engine = "fbgemm"  # it decides who packs; oneDNN's layout has no operator that takes float32
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*quantized tensor creation functions")
+            quantized = torch.quantize_per_channel(weight, scales, torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8)
+        return torch.ops.quantized.linear_prepack(quantized, None)
+    finally:
+        torch.backends.quantized.engine = engine

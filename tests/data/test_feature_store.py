@@ -111,7 +111,9 @@ def test_batches_hold_similar_lengths_within_the_limit(tmp_path):
     flat = [length for batch in seen for length in batch]
     assert flat == sorted(flat, reverse=True)
     assert all(len(batch) <= 4 and (len(batch) == 1 or batch[0] * len(batch) <= 30) for batch in seen)
+    assert all(batch[0] * len(batch) <= 1.25 * sum(batch) for batch in seen)
     assert list(_batches([0, 1], [1000.0, 0.0], 8, 10)) == [[0], [1]]
+    assert list(_batches([0, 1, 2, 3], [10.0, 9.0, 4.0, 4.0], 8, None)) == [[0, 1], [2, 3]]
 
 
 def extract_slowly(folder, delay_s=0.0, started=None) -> None:

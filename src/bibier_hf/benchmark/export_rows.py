@@ -1,4 +1,4 @@
-"""Rows of what stands in for the float32 model in torch: ONNX Runtime and int8, with what int8 costs in digits. Extras: export, int8."""
+"""Rows of what stands in for the float32 model in torch: ONNX Runtime and int8, with what int8 costs in digits. Extra: export."""
 
 import functools
 import importlib
@@ -65,7 +65,6 @@ def int8_onnx(batch: int = 1) -> Row:
 
 def int8_backbone(clips: int = 2, seconds: float = 4.0) -> Row:
     """The published speech backbone with random weights, in torch."""
-    _need("torchao")
     backbone = published_backbone()
     quantized, audio = int8_copy(backbone), torch.randn(clips, int(seconds * SAMPLING_RATE))
 

@@ -17,15 +17,19 @@ from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
 from ..data.features import InputExtractor, difference, row_keys
 from ..data.prepare import encode_flac
+from ..memory import keep_freed_memory
 from ..model.audio_bibier import SAMPLING_RATE
 from ..model.configuration_bibier import BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
+from ..quantization import cpu_has_bfloat16
 from .measuring import Row, compare
+from .registry import NotAtHand
 
 ONE_BY_ONE = {"batch_size": 1}
 FP32_BUCKETS = {"batch_size": 16}
 BF16_BUCKETS = {"batch_size": 16, "compute_dtype": "bfloat16", "dtype": "bfloat16"}
+INT8_BUCKETS = {"batch_size": 16, "compute_dtype": "int8", "dtype": "bfloat16"}
 
 _GEMM_ROWS = 1600
 """Frames of a batch of two clips of 16 s, a usual one here."""
@@ -86,7 +90,10 @@ def extraction_of(clips: Dataset, folder: str, **options) -> Callable[[], torch.
 
 
 def extraction(name: str, options: dict, goal: float | None, count: int = 12) -> Row:
-    """One way of extracting against clip by clip in float32, and how far its values are from those."""
+    """One way of extracting against clip by clip in float32, and how far its values are from those. Both sides keep freed memory."""
+    if options.get("compute_dtype") == "bfloat16":
+        _need_bfloat16()
+    keep_freed_memory()
     clips = sounding_clips(count)
     kept: dict[str, torch.Tensor] = {}
     with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs:
@@ -100,23 +107,28 @@ def extraction(name: str, options: dict, goal: float | None, count: int = 12) ->
 
 
 def gemm_share(count: int = 12) -> Row:
-    """How much of the machine's own bf16 rate in a matrix product the extraction reaches: products of as many operations, beside it."""
+    """How much of the machine's own rate in a matrix product the extraction reaches: products of as many operations, beside it.
+
+    In bfloat16, or in float32 on a CPU without instructions for that.
+    """
+    keep_freed_memory()
     clips = sounding_clips(count)
     operations = sum(backbone_operations(published_config(), int(seconds * SAMPLING_RATE)) for seconds in clips["duration_s"])
-    a, b = torch.randn(_GEMM_ROWS, 1024).bfloat16(), torch.randn(4096, 1024).bfloat16()
+    dtype, way = (torch.bfloat16, BF16_BUCKETS) if cpu_has_bfloat16() else (torch.float32, FP32_BUCKETS)
+    a, b = torch.randn(_GEMM_ROWS, 1024).to(dtype), torch.randn(4096, 1024).to(dtype)
     products = round(operations / (2 * _GEMM_ROWS * 1024 * 4096))
 
     def multiply() -> None:
         for _ in range(products):
             F.linear(a, b)
 
+    name = str(dtype).removeprefix("torch.")
     with tempfile.TemporaryDirectory() as folder:
-        ours = extraction_of(clips, folder, **BF16_BUCKETS)
-        row = compare(
-            "extraction_gemm_share", "as many operations in bf16 matrix products", 0.65, ours, multiply, budget_s=10, warm_up=False
-        )
+        ours = extraction_of(clips, folder, **way)
+        against = f"as many operations in {name} matrix products"
+        row = compare("extraction_gemm_share", against, 0.65, ours, multiply, budget_s=10, warm_up=False)
     rates = f"{operations / row.ours_s / 1e9:.0f} of {operations / row.theirs_s / 1e9:.0f} GFLOP/s"
-    return replace(row, note=f"{rates}, decoding, padding and writing included; a CPU {_bf16_instructions()} bf16 instructions")
+    return replace(row, note=f"{rates}, decoding, padding and writing included")
 
 
 def backbone_operations(config: Wav2Vec2Config, samples: int) -> int:
@@ -137,18 +149,17 @@ def encoder_operations(config: Wav2Vec2Config, frames: int) -> int:
     return config.num_hidden_layers * layer + positions
 
 
-def _bf16_instructions() -> str:
-    known = getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
-    return "with" if known() else "without"
+def _need_bfloat16() -> None:
+    if not cpu_has_bfloat16():
+        raise NotAtHand("this CPU has no bf16 instructions")
 
 
-ROWS = {
-    "extraction_fp32_buckets": functools.partial(extraction, "extraction_fp32_buckets", FP32_BUCKETS, None),
-    "extraction_bf16_buckets": functools.partial(extraction, "extraction_bf16_buckets", BF16_BUCKETS, 2.0),
-    "extraction_gemm_share": gemm_share,
+_WAYS = {
+    "extraction_fp32_buckets": (FP32_BUCKETS, None),
+    "extraction_bf16_buckets": (BF16_BUCKETS, 2.0),
+    "extraction_int8_buckets": (INT8_BUCKETS, None if cpu_has_bfloat16() else 2.0),
 }
 
-FULL_ROWS = {
-    f"{name}_64": functools.partial(extraction, f"{name}_64", options, goal, 64)
-    for name, options, goal in (("extraction_fp32_buckets", FP32_BUCKETS, None), ("extraction_bf16_buckets", BF16_BUCKETS, 2.0))
-}
+ROWS = {name: functools.partial(extraction, name, *way) for name, way in _WAYS.items()} | {"extraction_gemm_share": gemm_share}
+
+FULL_ROWS = {f"{name}_64": functools.partial(extraction, f"{name}_64", *way, 64) for name, way in _WAYS.items()}

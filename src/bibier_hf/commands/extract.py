@@ -10,6 +10,7 @@ from datasets import concatenate_datasets
 
 from ..data.feature_store import Extraction
 from ..data.features import InputExtractor
+from ..memory import keep_freed_memory
 from ..training.arguments import ArgumentError, RunArguments, parse_run_arguments, run_arguments
 from ..training.fit import build_model, make_extractor
 from ..training.run import load_corpora
@@ -31,6 +32,7 @@ def extract_main(arguments: Sequence[str]) -> int:
             print(extract_help())
             return
         run, drift_rows = parse_extract_arguments(arguments)
+        keep_freed_memory()
         extract_features(run, drift_rows)
 
     return guarded(extract, lambda: "Interrupted; what was computed so far is kept. Go on with the same command.")

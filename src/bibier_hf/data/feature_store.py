@@ -46,6 +46,8 @@ MANIFEST_FILE = "manifest.json"
 _LOCK_FILE = ".lock"
 _UNFINISHED = ".being-written"
 _KEY_BYTES = 16
+_LARGEST_PADDED_SHARE = 1.25
+"""A batch, padding included, is at most so many times what is in it: computing padding costs more than a batch of fewer rows saves."""
 
 Compute = Callable[[list[int]], list[torch.Tensor]]
 """Positions of rows -> their values, (T, D) or (T,) each."""
@@ -257,12 +259,19 @@ class FeatureStore:
 
 
 def _batches(positions: Sequence[int], lengths: Sequence[float], size: int, length: float | None) -> Iterator[list[int]]:
-    """Cuts positions, longest first, into batches of at most `size` rows and `length` in all, padding included."""
-    start = 0
-    while start < len(positions):
-        fitting = size if length is None else min(size, max(1, int(length // max(lengths[positions[start]], 1e-9))))
-        yield list(positions[start : start + fitting])
-        start += fitting
+    """Cuts positions, longest first, into batches of at most `size` rows and `length` in all, with little padding in them."""
+    batch: list[int] = []
+    content = 0.0
+    for position in positions:
+        padded = lengths[batch[0] if batch else position] * (len(batch) + 1)
+        full = len(batch) == size or (length is not None and padded > length)
+        if batch and (full or padded > _LARGEST_PADDED_SHARE * (content + lengths[position])):
+            yield batch
+            batch, content = [], 0.0
+        batch.append(position)
+        content += lengths[position]
+    if batch:
+        yield batch
 
 
 def _bytes(tensor: torch.Tensor) -> np.ndarray:

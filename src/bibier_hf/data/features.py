@@ -17,15 +17,18 @@ import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from torch.utils.data import Dataset as TorchDataset
+from transformers.utils import logging
 
 from ..model.audio_bibier import SAMPLING_RATE
 from ..model.backbones_bibier import encode_audio, encode_text
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
-from ..quantization import int8_copy
+from ..quantization import cpu_has_bfloat16, int8_copy
 from .feature_store import Extraction, FeatureStore, StoredRows, row_key
 from .prepare import cache_folder
+
+logger = logging.get_logger(__name__)
 
 PROCESSING_VERSION = 1
 """Raised when equal input gives other values than before, so that old rows are left alone."""
@@ -198,6 +201,8 @@ class InputExtractor:
         self.model = model.eval()
         self.processor = processor
         self.compute_dtype = getattr(torch, compute_dtype)
+        if self.compute_dtype == torch.bfloat16 and model.device.type == "cpu" and not cpu_has_bfloat16():
+            logger.warning("This CPU has no instructions for bfloat16: it is slower than float32 here. int8 is faster, on x86.")
         self.batch_size = batch_size
         self.specs = input_specs(model, processor, dtype)
         directory = Path(cache_dir) if cache_dir is not None else cache_folder().with_name("features")

@@ -138,7 +138,7 @@ class FeatureCacheArguments(Section):
     directory: str | None = Field(None, description="where the stores are; null: features in BIBIER_CACHE or in the Hugging Face home")
     dtype: Literal["float16", "bfloat16", "float32"] = Field("float32", description="type of stored features; 16 bits halve the files")
     compute_dtype: Literal["bfloat16", "float32", "int8"] = Field(
-        "float32", description="type that frozen backbones work in; int8: their linear layers, with scales found as they run (extra int8)"
+        "float32", description="type that frozen backbones work in; int8: their linear layers, with scales found as they run (x86 CPUs)"
     )
     batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
 

@@ -17,13 +17,13 @@ from ..hub.cards import CARD_FILE, write_model_card
 from ..hub.eval_results import write_eval_results
 from ..hub.push import open_repository, push_model
 from ..kernels import load_kernels
+from ..memory import keep_freed_memory
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, stage_run
 from .augmentation import AugmentedCorpus, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .fit import add_adapters, build_model, calibration_facts, make_inputs, make_trainer, refit, selection_facts
-from .memory import keep_freed_memory
 from .output import claim_output, complete_output
 from .soft_labels import attach_label_tables
 from .stages import frozen_encoders, train_encoders

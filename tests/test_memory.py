@@ -10,9 +10,9 @@ import pytest
 KEEP_AND_COUNT_PAGE_FAULTS = """
 import resource
 import torch
-from bibier_hf.training.memory import keep_freed_memory
+from bibier_hf.memory import keep_freed_memory
 assert keep_freed_memory()
-blocks = lambda: [torch.zeros(16 * 2**20, dtype=torch.uint8) for _ in range(6)]
+blocks = lambda: [torch.zeros(48 * 2**20, dtype=torch.uint8) for _ in range(6)]
 for _ in range(3):
     blocks()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -26,5 +26,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 def test_blocks_of_the_next_batch_are_those_of_the_last():
     command = [sys.executable, "-c", KEEP_AND_COUNT_PAGE_FAULTS]
     faults = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=120).stdout)
-    pages = 20 * 6 * 16 * 2**20 // resource.getpagesize()  # that new memory for every block would touch
+    pages = 20 * 6 * 48 * 2**20 // resource.getpagesize()  # that new memory for every block would touch
     assert faults < pages / 10
