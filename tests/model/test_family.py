@@ -98,7 +98,8 @@ def test_torch_compile(fusion: str, encoder: str):
     torch._dynamo.reset()
     with torch.no_grad():
         compiled = torch.compile(model, backend="eager")(**inputs).logits
-        torch.testing.assert_close(compiled, model(**inputs).logits, atol=1e-5, rtol=0)
+        eager = model(**inputs).logits
+    torch.testing.assert_close(compiled, eager, atol=5e-5, rtol=0)  # eager packs the steps: products of other shapes, rounded otherwise
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)

@@ -40,7 +40,7 @@ class KeptSteps:
         if self.index is None:
             return x
         padded = x.new_zeros(self.mask.numel(), x.shape[-1])
-        return padded.index_copy(0, self.index, x).unflatten(0, self.mask.shape)
+        return padded.index_copy_(0, self.index, x).unflatten(0, self.mask.shape)  # in place: no second copy of the zeros
 
 
 def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
