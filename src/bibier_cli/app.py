@@ -35,6 +35,9 @@ def predict(
     text: Annotated[str | None, typer.Option("--text", help="what is said in each of the clips, or a text alone")] = None,
     demo: Annotated[bool, typer.Option("--demo", help="an English and a Russian test clip of the embedded corpus")] = False,
     top_k: Annotated[int | None, typer.Option("--top_k", min=1, help="emotions to tell, best first [3; all with --json]")] = None,
+    threshold: Annotated[
+        float | None, typer.Option("--threshold", min=0, max=1, help="say unsure where the best score is below it")
+    ] = None,
     asr: Annotated[str | None, typer.Option("--asr", metavar="MODEL", help="id or folder of a recogniser for clips without text")] = None,
     chunk_length_s: Annotated[float | None, typer.Option("--chunk_length_s", help="seconds of the windows of long recordings")] = None,
     stride_length_s: Annotated[
@@ -74,6 +77,7 @@ def predict(
         text=text,
         demo=demo,
         top_k=top_k,
+        threshold=threshold,
         asr=asr,
         chunk_length_s=chunk_length_s,
         stride_length_s=stride_length_s,
@@ -105,6 +109,7 @@ def evaluate(
       bibier evaluate outputs/resd --corpus resd --data_dir PATH/TO/resd
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --json | jq .metrics
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --corpora.0.protocol dialogue_grouped
+      bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --calibrate true
 
     Every key of recipes/evaluate.py is understood, those with dots, too.
 

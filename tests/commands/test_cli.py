@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,6 +51,13 @@ def test_an_answer_for_reading(checkpoint, clips):
     name, emotions = done.stdout.splitlines()
     assert name == f'{clips / "a.wav"}: "I can\'t believe it!"'
     assert [entry.split()[0] in EMOTIONS for entry in emotions.split(", ")] == [True, True]
+
+
+def test_unsure_where_no_score_is_high_enough(checkpoint):
+    sure, unsure = (
+        json_lines(bibier("predict", checkpoint, "--text", "So.", "--json", "--threshold", threshold).stdout) for threshold in (0, 1)
+    )
+    assert [entry["label"] for entry in unsure[0]["emotions"]] == ["unsure", *(entry["label"] for entry in sure[0]["emotions"])]
 
 
 def test_a_text_alone(checkpoint):
@@ -109,6 +117,7 @@ def test_a_long_recording(checkpoint, tmp_path, clip):
         (["EMPTY"], "holds no audio files (.aif, "),
         (["a.wav", "--top_k", "0"], "Invalid value for '--top_k'"),
         (["a.wav", "--topk", "1"], "No such option"),
+        (["a.wav", "--threshold", "2"], "Invalid value for '--threshold'"),
         (["a.wav", "--output", "talk.srt"], "give --chunk_length_s"),
         (["a.wav", "--merge"], "merge without chunks"),
         (["a.wav", "--chunk_length_s", "4", "--output", "talk.doc"], "must end in one of .json, .csv"),
@@ -153,6 +162,31 @@ def test_evaluating(checkpoint, tmp_path, clip):
     done = bibier("evaluate", *arguments, "--splitt", "dev")
     assert done.exit_code == 2
     assert "splitt: unknown key. Did you mean split?" in done.stderr
+
+
+def test_calibrating_a_checkpoint(checkpoint, tmp_path, clip):
+    """The checkpoint then answers with the temperature that suits the split best, and nothing else about it changes."""
+    own = tmp_path / "model"
+    shutil.copytree(checkpoint, own)
+    rows = [f",{label} {split},{label},{split},en" for label in EMOTIONS for split in ("train", "dev", "test")]
+    lines = ["audio,text,label,split,language", *rows]
+    (tmp_path / "few.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    arguments = [own, "--corpus", "csv", "--data_dir", tmp_path / "few.csv", "--feature_cache.enabled", "false", "--calibrate", "true"]
+    done = bibier("evaluate", *arguments, "--split", "dev")
+    assert done.exit_code == 0, done.output
+    before, after = (json.loads((folder / "config.json").read_text()) for folder in (checkpoint, own))
+    assert after["temperature"] != before["temperature"]
+    assert after | {"temperature": 0} == before | {"temperature": 0}
+    assert f"temperature {after['temperature']:.3f}, fitted on dev and kept in {own}" in done.stdout
+    report = json.loads((own / "evaluation" / "evaluation_dev.json").read_text())
+    assert report["metrics"]["dev"]["few"]["nll"] < report["calibration"]["uncalibrated"]["dev"]["few"]["nll"]
+    for refused, said in (
+        ([*arguments, "--split", "test"], "Give --split dev"),
+        (["owner/name", *arguments[1:], "--split", "dev"], "no folder"),
+    ):
+        done = bibier("evaluate", *refused)
+        assert done.exit_code == 2
+        assert said in done.stderr
 
 
 def test_help_shows_examples():

@@ -8,12 +8,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import DatasetDict
 from pydantic import Field
+from transformers.utils import CONFIG_NAME
 
 from ..data.collator import RawCollator
 from ..data.features import InputDataset, content_hash, raw_inputs
+from ..evaluation.calibration import fit_temperature
 from ..evaluation.noise import NoiseKind, noisy_inputs
 from ..evaluation.plots import plot_noise
 from ..evaluation.prediction import complete_rows, conditions_of, predict_conditions, predict_logits
@@ -60,6 +63,10 @@ class EvaluateArguments(Section):
     )
     noise: NoiseKind = Field("white", description="kind of the noise: white, or babble (six other clips of the corpus)")
     noise_seed: int = Field(0, ge=0, description="of the draws")
+    calibrate: bool = Field(
+        False,
+        description="first fit the temperature on the answers to this split, train or dev, and keep it in the checkpoint's config.json",
+    )
     add_to_results: bool = Field(
         False, description=f"put modalities and noise into the checkpoint's {RESULTS_FILE} as well, which its card is made of"
     )
@@ -91,7 +98,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     """Score a checkpoint and write `evaluation_<split>.json`, `predictions_<split>.parquet`, and of each corpus a confusion matrix and a
     reliability diagram.
 
-    Probabilities are those of the pipeline, with the temperature of the checkpoint.
+    Probabilities are those of the pipeline, with the temperature of the checkpoint, which `calibrate` fits anew.
 
     Returns:
         the content of the JSON file: `metrics.{split}.{corpus}` as in `results.json`, protocol, data hash and environment;
@@ -114,8 +121,10 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
         raise ArgumentError("add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out.")
     dataset = _inputs_of_split(arguments, splits, model, processor)
     collator = make_collator(model, processor, arguments.feature_cache)
-    folder, split, temperature = Path(arguments.output_dir), arguments.split, model.config.temperature
+    folder, split = Path(arguments.output_dir), arguments.split
     logits = predict_logits(model, dataset, collator, arguments.batch_size)
+    note = _calibrate(arguments.model, model, logits, dataset) if arguments.calibrate else None
+    temperature = model.config.temperature
     predictions = Predictions.from_logits(dataset.metadata, logits, temperature)
     numbers = write_split_report(predictions, split, folder)
     results = {
@@ -125,7 +134,11 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
         "metrics": {split: numbers["metrics"]},
         "metrics_by_language": {split: numbers["languages"]},
         "metrics_mean": {split: numbers["mean"]},
-        "calibration": {"temperature": temperature, "uncalibrated": {split: predictions.calibration_by_corpus(calibrated=False)}},
+        "calibration": {
+            "temperature": temperature,
+            "uncalibrated": {split: predictions.calibration_by_corpus(calibrated=False)},
+            **({"fitted_on": split, "note": note} if arguments.calibrate else {}),
+        },
         **environment(),
     }
     if arguments.modalities or arguments.noise_snr_db:
@@ -137,6 +150,16 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
             write_json(Path(arguments.model) / RESULTS_FILE, run | merged)
     write_json(folder / f"evaluation_{split}.json", results)
     return results
+
+
+def _calibrate(checkpoint: str, model: BiBiERForEmotionClassification, logits: np.ndarray, dataset: InputDataset) -> str | None:
+    """Give the model and its checkpoint the temperature that suits these answers (N, 7) best; what is to be said of it."""
+    fit = fit_temperature(logits, dataset.labels, dataset.metadata["corpus"])
+    model.config.temperature = fit.temperature
+    file = Path(checkpoint) / CONFIG_NAME
+    config = json.loads(file.read_text(encoding="utf-8"))
+    write_json(file, config | {"temperature": fit.temperature})
+    return fit.note
 
 
 def _inputs_of_split(
@@ -215,6 +238,10 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
     levels = arguments.noise_snr_db
     if len({f"{level:g}" for level in levels}) < len(levels) or not all(abs(level) <= 100 for level in levels):
         raise ArgumentError(f"noise_snr_db: {levels} is not allowed; give each level once, in dB, from -100 to 100.")
+    if arguments.calibrate and arguments.split == "test":
+        raise ArgumentError("calibrate: what is fitted on test says nothing about test any more. Give --split dev.")
+    if arguments.calibrate and not (Path(arguments.model) / CONFIG_NAME).is_file():
+        raise ArgumentError(f"calibrate: {arguments.model} is no folder with a {CONFIG_NAME} to keep the temperature in.")
     if not arguments.add_to_results:
         return
     if not (arguments.modalities or levels):
@@ -247,8 +274,12 @@ def evaluate_main(arguments: Sequence[str]) -> int:
         print(f"{parsed.model}, {parsed.split}:\n")
         print(metrics_table(results["metrics"][parsed.split]))
         print(f"\n{recall_table(results['metrics'][parsed.split])}")
-        print(f"\nCalibration, temperature {results['calibration']['temperature']:.3f} (ECE in percent):\n")
-        print(calibration_table(results["calibration"]["uncalibrated"][parsed.split], results["metrics"][parsed.split]))
+        calibration = results["calibration"]
+        fitted = f", fitted on {parsed.split} and kept in {parsed.model}" if parsed.calibrate else ""
+        print(f"\nCalibration, temperature {calibration['temperature']:.3f}{fitted} (ECE in percent):\n")
+        print(calibration_table(calibration["uncalibrated"][parsed.split], results["metrics"][parsed.split]))
+        if calibration.get("note"):
+            print(f"\nNote: {calibration['note']}.")
         if "modalities" in results:
             print("\nWhat the model is given:\n")
             print(conditions_table(results["modalities"][parsed.split], "given"))

@@ -40,6 +40,7 @@ class PredictArguments:
         text: what is said in each of the inputs; without inputs, a text alone.
         demo: an English and a Russian clip of the embedded corpus as well.
         top_k: emotions to tell, best first; None: three for reading, all in JSON and in files.
+        threshold: where the best score is below it, `unsure` stands first.
         asr: id or folder of a speech recognition model for clips without text.
         chunk_length_s, stride_length_s, segmentation, merge: how long recordings are cut
             ([`~bibier_hf.model.timeline_bibier.TimelineOptions`]); all unset: a recording is one utterance.
@@ -53,6 +54,7 @@ class PredictArguments:
     text: str | None = None
     demo: bool = False
     top_k: int | None = None
+    threshold: float | None = None
     asr: str | None = None
     chunk_length_s: float | None = None
     stride_length_s: float | None = None
@@ -152,8 +154,8 @@ def answer_sample(pipe: Any, sample: dict[str, Any], arguments: PredictArguments
         AudioError, OSError: an input that cannot be used.
     """
     if not arguments.windows:
-        return {"emotions": pipe(sample, top_k=arguments.top_k)}
-    answer = pipe(sample, top_k=arguments.top_k, **arguments.windows)
+        return {"emotions": pipe(sample, top_k=arguments.top_k, threshold=arguments.threshold)}
+    answer = pipe(sample, top_k=arguments.top_k, threshold=arguments.threshold, **arguments.windows)
     if arguments.output is not None:
         save_timeline(answer, arguments.output, name=Path(sample["audio"]).stem)
     return answer
