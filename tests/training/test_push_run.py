@@ -9,12 +9,16 @@ from pathlib import Path
 import pytest
 import soundfile
 import torch
+from huggingface_hub import HfApi, constants
+from safetensors.torch import load
 from transformers import AutoModel, AutoProcessor
 
 from bibier_hf.commands.train import public_command
 from bibier_hf.errors import PushError
 from bibier_hf.training.arguments import ArgumentError
 from bibier_hf.training.run import run_training
+
+from ..hub_server import TOKEN
 
 BY_ID = """
 import json, sys
@@ -95,6 +99,35 @@ def test_adapters_and_local_backbones_go_along_without_their_folders(small_run, 
     assert "| audio | `speech` | frozen | `mamba` |" in card
     assert "| audio backbone speech | not known to this card |" in card
     loaded_by_id(hub, "owner/adapted", Path(run.output_dir), tmp_path, clip)
+
+
+@pytest.mark.slow
+def test_a_frozen_backbone_of_the_hub_is_named_and_fetched_from_there(small_run, backbones, hub, tmp_path, clip, monkeypatch):
+    """Its weights do not go along; who loads the model by id gets the very commit that it was trained over."""
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    for modality, folder in backbones.items():
+        api.create_repo(f"owner/{modality}")
+        api.upload_folder(repo_id=f"owner/{modality}", folder_path=folder)
+    commit = hub.repositories["models/owner/audio_backbone"].commits[-1]
+    run = small_run(
+        audio_backbone="owner/audio_backbone",
+        text_backbone="owner/text_backbone",
+        num_train_epochs=1,
+        push_to_hub=True,
+        hub_model_id="owner/frozen",
+    )
+    run_training(run)
+    later = tmp_path / "config.json"
+    later.write_text("{}")  # what is published there later does not matter
+    api.upload_file(repo_id="owner/audio_backbone", path_or_fileobj=later, path_in_repo="later.json")
+    files = hub.repositories["models/owner/frozen"].files
+    config = json.loads(files["config.json"])
+    assert (config["audio_backbone_id"], config["audio_backbone_revision"]) == ("owner/audio_backbone", commit)
+    assert (config["audio_backbone_stored"], config["text_backbone_stored"]) == (False, False)
+    assert not [name for name in load(files["model.safetensors"]) if "backbone" in name]
+    loaded_by_id(hub, "owner/frozen", Path(run.output_dir), tmp_path, clip)
 
 
 @pytest.mark.slow
