@@ -39,6 +39,9 @@ def predict(
         float | None, typer.Option("--threshold", min=0, max=1, help="say unsure where the best score is below it")
     ] = None,
     asr: Annotated[str | None, typer.Option("--asr", metavar="MODEL", help="id or folder of a recogniser for clips without text")] = None,
+    asr_language: Annotated[
+        str | None, typer.Option("--asr_language", metavar="CODE", help="what is spoken, such as ru; small recognisers guess badly")
+    ] = None,
     chunk_length_s: Annotated[float | None, typer.Option("--chunk_length_s", help="seconds of the windows of long recordings")] = None,
     stride_length_s: Annotated[
         float | None, typer.Option("--stride_length_s", help="from one window's start to the next [--chunk_length_s]")
@@ -62,7 +65,7 @@ def predict(
       find recordings -name '*.wav' | bibier predict outputs/resd - --json
       bibier predict outputs/resd --text "I can't believe it!"
       bibier predict outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt
-      bibier predict outputs/resd talk.wav --segmentation energy --merge --asr openai/whisper-base
+      bibier predict outputs/resd talk.wav --segmentation energy --merge --asr openai/whisper-base --asr_language ru
 
     \b
     Answers go to stdout; progress and messages go to stderr.
@@ -79,6 +82,7 @@ def predict(
         top_k=top_k,
         threshold=threshold,
         asr=asr,
+        asr_language=asr_language,
         chunk_length_s=chunk_length_s,
         stride_length_s=stride_length_s,
         segmentation=segmentation,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from .model.audio_bibier import SAMPLING_RATE
+from .model.words_bibier import load_asr, whisper_language
 
 WINDOW_S = 30.0
 """Whisper reads 30 s at a time; longer clips are decoded window by window, along its own time stamps."""
@@ -63,20 +64,12 @@ class SpeechRecogniser:
 @functools.lru_cache(maxsize=1)
 def _load(model: str, revision: str | None, device: str) -> Any:
     import torch
-    from transformers import AutoConfig, WhisperTokenizer, pipeline
 
-    is_whisper = AutoConfig.from_pretrained(model, revision=revision).model_type == "whisper"
-    # Named, as a repacked Whisper may come with a general tokenizer, which cannot turn its time stamps into text.
-    tokenizer = WhisperTokenizer.from_pretrained(model, revision=revision) if is_whisper else None
-    arguments = {"revision": revision, "tokenizer": tokenizer, "device": device, "dtype": torch.float32}
-    return pipeline("automatic-speech-recognition", model=model, **arguments)
+    return load_asr(model, revision=revision, device=device, dtype=torch.float32)
 
 
 def _whisper_arguments(recognise: Any, language: str, long: bool) -> dict[str, Any]:
     if recognise.type != "seq2seq_whisper":
         return {}
-    arguments: dict[str, Any] = {"num_beams": 1, "do_sample": False}
-    # English-only Whisper has no such table and refuses a language.
-    if f"<|{language}|>" in (getattr(recognise.model.generation_config, "lang_to_id", None) or {}):
-        arguments |= {"language": language, "task": "transcribe"}
+    arguments = {"num_beams": 1, "do_sample": False} | whisper_language(recognise, language)
     return {"generate_kwargs": arguments, "return_timestamps": long}

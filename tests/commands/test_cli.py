@@ -124,6 +124,7 @@ def test_a_long_recording(checkpoint, tmp_path, clip):
         (["a.wav", "b.wav", "--chunk_length_s", "4", "--output", "talk.srt"], "the timeline of one recording"),
         (["a.wav", "--chunk_length_s", "2", "--stride_length_s", "3"], "would leave gaps"),
         (["a.wav", "--chunk_length_s", "2", "--text", "Hello"], "a text that cannot be laid over windows"),
+        (["a.wav", "--asr_language", "ru"], "give --asr, such as"),
         (["a.wav", "--asr", "nowhere/at-all"], "no speech recognition model"),
     ],
 )

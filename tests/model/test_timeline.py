@@ -1,8 +1,11 @@
 """Long recordings in the pipeline: chunks equal the same windows cut by hand, means, merging, words, refusals."""
 
+import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,7 +14,7 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 from bibier_hf import AudioError, AudioTextEmotionPipeline, decode_audio
 from bibier_hf.model.timeline_bibier import mean_emotions, merge_chunks, time_shares
-from bibier_hf.model.words_bibier import Recogniser, Words
+from bibier_hf.model.words_bibier import Recogniser, Words, whisper_language
 
 WINDOWS = {"chunk_length_s": 1.0, "stride_length_s": 0.5, "return_timestamps": True}
 
@@ -269,6 +272,35 @@ def test_recognition_without_times_hears_each_chunk_alone(pipe: AudioTextEmotion
     result = pipe(str(talk), **WINDOWS, asr=asr)
     assert [part["text"] for part in result["chunks"]] == [f"text {number}" for number in range(1, 7)]
     assert heard == [16_000] * 5 + [11_200]
+
+
+@pytest.mark.slow
+def test_a_real_recogniser_lays_its_words_over_the_pauses(pipe: AudioTextEmotionPipeline, shared: Path, tmp_path: Path):
+    """Utterances with half a second of silence between them: each chunk holds the words of one."""
+    backbones = os.environ.get("BIBIER_BACKBONES")
+    if not backbones:
+        pytest.skip("BIBIER_BACKBONES names no folder with whisper-base")
+    with open(shared / "data" / "resd" / "metadata.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))[1:4]  # "Вы ещё и профессию ...", "Ты знаешь, чем это ...", "Добрый день. Вы хотели бы ..."
+    clips = [soundfile.read(shared / "data" / "resd" / row["file_name"], dtype="float32")[0] for row in rows]
+    path = tmp_path / "talk.wav"
+    soundfile.write(path, np.concatenate([part for clip in clips for part in (clip, np.zeros(8000, np.float32))]), 16_000)
+    asr = str(Path(backbones) / "whisper-base")
+    chunks = pipe(str(path), segmentation="energy", return_timestamps=True, asr=asr, asr_language="ru")["chunks"]
+    texts = [chunk["text"].lower() for chunk in chunks]
+    assert len(texts) == 3
+    assert all(word in text for word, text in zip(("профессию", "закончится", "недвижимость"), texts, strict=True))
+
+
+def test_the_language_of_recognition(pipe: AudioTextEmotionPipeline, talk: Path):
+    multilingual = SimpleNamespace(model=SimpleNamespace(generation_config=SimpleNamespace(lang_to_id={"<|ru|>": 1})))
+    assert whisper_language(multilingual, "ru") == {"language": "ru", "task": "transcribe"}
+    assert whisper_language(multilingual, None) == whisper_language(multilingual, "xx") == {}
+    assert whisper_language(SimpleNamespace(model=SimpleNamespace()), "ru") == {}
+    with pytest.raises(ValueError, match="pass asr="):
+        pipe(str(talk), asr_language="ru")
+    with pytest.raises(ValueError, match="generate_kwargs"):
+        pipe(str(talk), asr=Counting(), asr_language="ru")
 
 
 HOUR = """

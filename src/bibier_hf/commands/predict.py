@@ -42,6 +42,7 @@ class PredictArguments:
         top_k: emotions to tell, best first; None: three for reading, all in JSON and in files.
         threshold: where the best score is below it, `unsure` stands first.
         asr: id or folder of a speech recognition model for clips without text.
+        asr_language: ISO 639 code of what is spoken; None: that model guesses.
         chunk_length_s, stride_length_s, segmentation, merge: how long recordings are cut
             ([`~bibier_hf.model.timeline_bibier.TimelineOptions`]); all unset: a recording is one utterance.
         output: file for the timeline of one recording; its suffix says in which form.
@@ -56,6 +57,7 @@ class PredictArguments:
     top_k: int | None = None
     threshold: float | None = None
     asr: str | None = None
+    asr_language: str | None = None
     chunk_length_s: float | None = None
     stride_length_s: float | None = None
     segmentation: str | None = None
@@ -67,6 +69,8 @@ class PredictArguments:
     def __post_init__(self):
         if not (self.inputs or self.text or self.demo):
             raise ArgumentError("Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo.")
+        if self.asr_language is not None and self.asr is None:
+            raise ArgumentError("--asr_language is what --asr hears; give --asr, such as openai/whisper-base, as well.")
         if not self.windows:
             if self.output is not None:
                 raise ArgumentError("--output is for a timeline; give --chunk_length_s, such as 4, or --segmentation energy as well.")
@@ -142,7 +146,7 @@ def load_pipeline(arguments: PredictArguments) -> Any:
     if arguments.asr is None:
         return pipeline(TASK, model=model, processor=processor)
     try:
-        return pipeline(TASK, model=model, processor=processor, asr=arguments.asr)
+        return pipeline(TASK, model=model, processor=processor, asr=arguments.asr, asr_language=arguments.asr_language)
     except OSError as error:
         raise ArgumentError(f"--asr: {arguments.asr} is no speech recognition model that can be had: {error}") from error
 

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
-from transformers import Pipeline, pipeline
+from transformers import Pipeline
 from transformers.utils import logging
 
 from .audio_bibier import AudioError, decode_audio
 from .configuration_bibier import TASK
 from .streaming_bibier import AudioStream
 from .timeline_bibier import TIMELINE_ARGUMENTS, Emotions, TimelineOptions, TimelineSession, mean_emotions, merge_chunks
+from .words_bibier import load_asr
 
 logger = logging.get_logger(__name__)
 
@@ -44,6 +45,7 @@ class AudioTextEmotionPipeline(Pipeline):
             labels follow as ever (`top_k` counts them alone). None: never.
         sampling_rate: Hz of bare arrays.
         asr: an `automatic-speech-recognition` pipeline or a model id; it fills in the text where there is audio and no text.
+        asr_language: ISO 639 code of what is spoken, for `asr` by its id; None: it guesses, which small models do badly.
         batch_size: samples (or chunks) a step; results do not depend on it.
         chunk_length_s: analyse a recording of any length in windows of so many seconds. It is read from disk block by block: memory does
             not grow with its length (that of a given segment is whole in memory).
@@ -171,13 +173,14 @@ class AudioTextEmotionPipeline(Pipeline):
         top_k: int | None = None,
         sampling_rate: int | None = None,
         asr: Any = None,
+        asr_language: str | None = None,
         threshold: float | None = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if unknown:
             raise TypeError(
                 f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "
-                f"Allowed: asr, batch_size, num_workers, sampling_rate, threshold, top_k, {', '.join(TIMELINE_ARGUMENTS)}."
+                f"Allowed: asr, asr_language, batch_size, num_workers, sampling_rate, threshold, top_k, {', '.join(TIMELINE_ARGUMENTS)}."
             )
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
             raise ValueError(f"top_k={top_k!r} is not allowed; it must be a whole number from 1, or None for all labels.")
@@ -187,7 +190,9 @@ class AudioTextEmotionPipeline(Pipeline):
         if sampling_rate is not None:
             preprocess["sampling_rate"] = sampling_rate
         if asr is not None:
-            preprocess["asr"] = _as_asr(asr)
+            preprocess["asr"] = _as_asr(asr, asr_language)
+        elif asr_language is not None:
+            raise ValueError(f"asr_language={asr_language!r} is for speech recognition: pass asr='openai/whisper-base', too.")
         postprocess = {"top_k": top_k, "threshold": threshold}
         return preprocess, {}, {name: value for name, value in postprocess.items() if value is not None}
 
@@ -242,5 +247,9 @@ def _split(inputs: Any) -> tuple[Any, Any]:
     )
 
 
-def _as_asr(asr: Any) -> Any:
-    return pipeline("automatic-speech-recognition", model=asr) if isinstance(asr, (str, os.PathLike)) else asr
+def _as_asr(asr: Any, language: str | None) -> Any:
+    if isinstance(asr, (str, os.PathLike)):
+        return load_asr(asr, language)
+    if language is not None:
+        raise ValueError("asr_language is for asr=... by its id; tell the pipeline that you made: generate_kwargs={'language': ...}.")
+    return asr

@@ -1,11 +1,13 @@
 """What is said in a recording and when: a transcript with times, or speech recognition that gives them."""
 
 import math
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from transformers import AutoConfig, WhisperTokenizer, pipeline
 
 from .audio_bibier import SAMPLING_RATE
 from .segments_bibier import FRAME, frame_levels
@@ -50,6 +52,31 @@ class Words:
         """The words whose middle is in start_s <= t < end_s."""
         first, last = np.searchsorted(self._middles, [start_s, end_s])
         return self._words[first:last]
+
+
+def load_asr(model: str | os.PathLike, language: str | None = None, **options: Any) -> Any:
+    """A speech recognition pipeline.
+
+    Args:
+        model: Hub id or folder.
+        language: ISO 639 code of what is spoken, for models that can be told (multilingual Whisper); None: the model guesses, anew for
+            every 30 s, and small models guess badly.
+        options: those of `transformers.pipeline`.
+    """
+    if AutoConfig.from_pretrained(model, revision=options.get("revision")).model_type == "whisper":
+        # Named, as a repacked Whisper may come with a general tokenizer, which cannot turn its time stamps into text.
+        options["tokenizer"] = WhisperTokenizer.from_pretrained(model, revision=options.get("revision"))
+    asr = pipeline("automatic-speech-recognition", model=model, **options)
+    if told := whisper_language(asr, language):  # known only now
+        parts = {"model": asr.model, "tokenizer": asr.tokenizer, "feature_extractor": asr.feature_extractor, "device": asr.device}
+        asr = pipeline("automatic-speech-recognition", **parts, generate_kwargs=told)
+    return asr
+
+
+def whisper_language(asr: Any, language: str | None) -> dict[str, str]:
+    """What tells a multilingual Whisper the language; {} for other models and languages, and for English-only ones, which refuse it."""
+    known = getattr(getattr(asr.model, "generation_config", None), "lang_to_id", None) or {}
+    return {"language": language, "task": "transcribe"} if language and f"<|{language}|>" in known else {}
 
 
 class Recogniser:
