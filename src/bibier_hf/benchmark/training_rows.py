@@ -21,6 +21,7 @@ from ..data.features import InputDataset, InputExtractor
 from ..model.backbones_bibier import encode_audio, encode_text
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
+from ..quantization import cpu_has_bfloat16
 from ..training.samplers import EpochSampler
 from . import textbook
 from .measuring import Row
@@ -33,8 +34,8 @@ BATCH = 8
 def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
     """Features of RESD's training split and epochs of BiFormer at the published sizes over them, once a side.
 
-    Ours: length buckets in bfloat16 into mapped shards, then batches of similar length without work on padding. Theirs: one clip at a time
-    in float32 into one pickle, then shuffled batches padded to their longest, texts to 95.
+    Ours: length buckets, in bfloat16 where the CPU has it, into mapped shards, then batches of similar length without work on padding.
+    Theirs: one clip at a time in float32 into one pickle, then shuffled batches padded to their longest, texts to 95.
     """
     rows = load_corpus("resd", materials.folder("resd"))["train"]
     rows = rows.select(range(min(len(rows), materials.rows or len(rows))))
@@ -43,7 +44,8 @@ def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         with _timed(seconds, "our extraction"):
-            extractor = InputExtractor(model, processor, "bfloat16", "bfloat16", cache_dir=folder)
+            compute_dtype = "bfloat16" if cpu_has_bfloat16() else "float32"
+            extractor = InputExtractor(model, processor, "bfloat16", compute_dtype, cache_dir=folder)
             data = extractor.inputs({"train": rows})["train"]
         with _timed(seconds, "their extraction"):
             _extract_into_pickle(model, processor, rows, Path(folder) / "features.pickle")
@@ -67,7 +69,8 @@ def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
     parts = ", ".join(
         f"{part} {seconds[f'our {part}']:.0f} s against {seconds[f'their {part}']:.0f} s" for part in ("extraction", "epochs")
     )
-    note = f"{len(rows)} clips, whisper-base and e5-small, {materials.epochs} epochs of biformer, batches of {BATCH}: {parts}"
+    what = f"{len(rows)} clips, whisper-base and e5-small in {compute_dtype}, {materials.epochs} epochs of biformer, batches of {BATCH}"
+    note = f"{what}: {parts}"
     against = "clip by clip into a pickle, then padded batches"
     goal = 2.0 if attention_value == "own" else None
     return Row(name, against, theirs_s / ours_s, goal, ours_s, theirs_s, (ours_s,) * 2, (theirs_s,) * 2, 1, note)
