@@ -152,6 +152,19 @@ def test_less_than_one_frame_of_waveform_is_one_frame(samples: int):
     assert features.shape[1] == mask.sum() == 1
 
 
+@pytest.mark.parametrize("name", ["wav2vec2/layer", "wav2vec2/group", "whisper"])
+def test_what_stands_in_the_padding_does_not_matter(name: str):
+    backbone = speech(name)
+    lengths = [1, 7, 40] if name == "whisper" else [240, 399, 3_000]
+    noise = torch.randn(3, lengths[-1], *((8,) if name == "whisper" else ()))
+    mask = torch.arange(lengths[-1]) < torch.tensor(lengths).unsqueeze(1)
+    silence = noise * mask.reshape(*mask.shape, *(1,) * (noise.dim() - 2))
+    with torch.no_grad():
+        features, kept = encode_audio(backbone, noise, mask.long(), -1, 30.0)
+        expected, _ = encode_audio(backbone, silence, mask.long(), -1, 30.0)
+    torch.testing.assert_close(features[kept], expected[kept], atol=1e-5, rtol=0)
+
+
 def test_whisper_equals_transformers_on_a_full_window():
     torch.manual_seed(0)
     encoder = AutoModel.from_config(speech_config("whisper")).get_encoder().eval()

@@ -201,5 +201,5 @@ def measure_parity(graph: Graph, run: Runner) -> dict[str, Any]:
         inputs = graph.example(batch, graph.steps(lengths), seed)
         output = graph.model(**inputs)
         expected = [output[name].numpy() for name in graph.output_names]
-        differences += [np.abs(got - want).max().item() for got, want in zip(run(inputs), expected, strict=True)]
-    return {"largest_difference": max(differences), "cases": len(_PARITY_SHAPES)}
+        differences += [np.abs(got - want).max() for got, want in zip(run(inputs), expected, strict=True)]
+    return {"largest_difference": float(np.max(differences)), "cases": len(_PARITY_SHAPES)}

@@ -28,6 +28,9 @@ PARTS = ("features", "whole")
 _WHISPER_MARGIN = 2
 """Frames of silence after a clip, without which a clip of one frame would need a graph of its own: Whisper halves the length."""
 
+_WAVEFORM_MARGIN = SAMPLING_RATE // 50
+"""Samples of silence after a clip: torch makes a graph of its own of a batch of one frame."""
+
 OUTPUTS = ("logits", "audio_logits", "text_logits")
 """Of a graph, in this order, as far as the model has them."""
 
@@ -176,7 +179,7 @@ class WholeGraph(Graph):
         values = values * mask.reshape(*mask.shape, *(1,) * (values.dim() - 2)).to(values.dtype)
         if audio_input_name(backbone.config) == "input_values":
             shortest = receptive_field(backbone.config)
-            values, lengths = F.pad(values, (0, shortest)), lengths.clamp(min=shortest)
+            values, lengths = F.pad(values, (0, shortest + _WAVEFORM_MARGIN)), lengths.clamp(min=shortest)
         if backbone.config.model_type == "whisper":
             values = F.pad(values, (0, 0, 0, _WHISPER_MARGIN))
         run = whisper_states if backbone.config.model_type == "whisper" else audio_states

@@ -117,6 +117,8 @@ def encode_audio(
         shape = "(batch, samples)" if waveform else "(batch, frames, bands)"
         raise ValueError(f"The audio backbone '{config.model_type}' takes a tensor of shape {shape}, got {tuple(inputs.shape)}.")
     inputs, mask = kept_first(inputs, _as_mask(mask, inputs, "audio_attention_mask"))
+    if waveform:  # what stands in the padding is nothing: a clip shorter than a frame is lengthened into it
+        inputs = inputs.masked_fill(~mask, 0)
     shortest = receptive_field(config) if waveform else 1
     window = int(max_window_s * (SAMPLING_RATE if waveform else SPECTRAL_INPUT_RATES[config.model_type]))
     if config.model_type == "whisper":
@@ -230,7 +232,7 @@ def audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch
         **{name: inputs.to(backbone.dtype)}, attention_mask=None if uniform else mask.long(), output_hidden_states=layer != -1
     )
     features = _hidden(outputs, layer)
-    if features.shape[1] != inputs.shape[1]:
+    if name == "input_values" or features.shape[1] != inputs.shape[1]:  # in this order: a waveform's length is not compared in a trace
         lengths = backbone._get_feat_extract_output_lengths(lengths).long()
     return features, _prefix_mask(lengths, features.shape[1])
 
