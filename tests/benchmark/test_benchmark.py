@@ -85,6 +85,16 @@ def test_table_json_markdown_and_picture(tmp_path: Path, monkeypatch: pytest.Mon
     assert "| `bad` | a slow way | 1.00 | 2.00 | **no** |" in page
     assert "| `absent` | | | | not run | | | give --resd DIR |" in page
     assert "](rows.png)" in page
+    # One row anew, the others as they were, with a word where they come from.
+    monkeypatch.setattr(command, "machine_facts", lambda compiled: {**written[0]["run"], "commit": "later", "load at the end": "0"})
+    kept = ["--keep", "--only", "bad", *(part for option, path in out.items() for part in (f"--{option}", str(path)))]
+    assert command.benchmark_main(kept) == 0
+    again = json.loads(out["json"].read_text())
+    assert [(row["name"], row["run"]["commit"] == "later") for row in again] == [("good", False), ("bad", True)]
+    page = out["markdown"].read_text()
+    assert f"| 4.00 s | commit {written[0]['run']['commit']} |" in page
+    assert "| `bad` | a slow way | 1.00 | 2.00 | **no** | 1.00 s | 1.00 s |  |" in page
+    assert command.benchmark_main(["--keep"]) == 2
     assert command.benchmark_main(["--only", "no_such_row"]) == 2
     assert "no_such_row. There are: good, bad" in capsys.readouterr().err
 

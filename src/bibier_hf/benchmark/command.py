@@ -13,28 +13,33 @@ from ..evaluation.report import environment, write_atomically
 from ..kernels import load_kernels
 from .measuring import Row
 from .registry import Materials, NotAtHand, find_rows
-from .report import draw, line, markdown, write_rows
+from .report import draw, line, markdown, read_rows, row_of_earlier_run, write_rows
 
-_EXIT_UNKNOWN_ROW = 2
+_EXIT_MISTAKE = 2
 
 
 def benchmark_main(arguments: Sequence[str], description: str | None = None) -> int:
-    """Run the rows that are asked for; returns the exit code (2: an unknown row)."""
+    """Run the rows that are asked for; returns the exit code (2: a mistake in the arguments)."""
     options = _parser(description).parse_args(arguments)
     materials = Materials(options.resd, options.backbones, options.rows, options.epochs, options.llm_backend)
     quick, full = find_rows(materials)
     known = quick | full
     if unknown := sorted(set(options.only or ()) - set(known)):
         print(f"error: there is no row {', '.join(unknown)}. There are: {', '.join(known)}.", file=sys.stderr)
-        return _EXIT_UNKNOWN_ROW
+        return _EXIT_MISTAKE
 
+    if options.keep and not options.json:
+        print("error: --keep keeps rows of a file: give --json FILE, too.", file=sys.stderr)
+        return _EXIT_MISTAKE
     start = time.perf_counter()
     facts = machine_facts(load_kernels(build_missing=True))
     print(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
     print(f"{'row':<28}{'ratio':>9}{'goal':>7}  {'ours':>11}{'theirs':>12}  against")
     rows: list[Row] = []
     left_out: dict[str, str] = {}
-    for name in options.only or (known if options.full else quick):
+    wanted = list(options.only or (known if options.full else quick))
+    earlier = [row for row in read_rows(options.json) if row["name"] not in wanted] if options.keep else []
+    for name in wanted:
         try:
             rows.append(known[name]())
         except (NotAtHand, ModuleNotFoundError) as reason:  # a library that a row compares with is in the extra `benchmark`
@@ -44,13 +49,16 @@ def benchmark_main(arguments: Sequence[str], description: str | None = None) -> 
             continue
         print(line(rows[-1]), flush=True)
         if options.json:  # after each row: what was measured stays if the rest is interrupted
-            write_rows(options.json, rows, facts)
+            write_rows(options.json, rows, facts, earlier)
     profile_parts = _profile() if options.profile else []
     facts |= {"load at the end": f"{os.getloadavg()[0]:.1f}", "minutes": f"{(time.perf_counter() - start) / 60:.1f}"}
+    shown = [row_of_earlier_run(row, facts) for row in earlier] + rows
     if options.picture:
-        draw(rows, options.picture)
+        draw(shown, options.picture)
     if options.markdown:
-        text = markdown(rows, facts, left_out, profile_parts, options.picture and os.path.relpath(options.picture, options.markdown.parent))
+        text = markdown(
+            shown, facts, left_out, profile_parts, options.picture and os.path.relpath(options.picture, options.markdown.parent)
+        )
         write_atomically(options.markdown, lambda path: path.write_text(text, encoding="utf-8"))
     missed = [row.name for row in rows if not row.reached]
     told = f"\n{len(rows) - len(missed)} of {len(rows)} goals reached" + (f"; not: {', '.join(missed)}" if missed else "")
@@ -91,6 +99,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="the long rows, too")
     parser.add_argument("--profile", action="store_true", help="also say where the time of one clip goes")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows")
+    parser.add_argument("--keep", action="store_true", help="keep the rows of the file of --json that are not measured anew")
     parser.add_argument("--picture", type=Path, metavar="OUT.png", help="draw the ratios beside their goals")
     parser.add_argument("--markdown", type=Path, metavar="OUT.md", help="write the table, with facts of the machine")
     parser.add_argument("--resd", type=Path, metavar="DIR", help="RESD, for the rows that need a corpus")

@@ -2,7 +2,9 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from ..evaluation.report import write_atomically
 from .measuring import Row
@@ -16,11 +18,23 @@ def line(row: Row) -> str:
     )
 
 
-def write_rows(path: Path, rows: Sequence[Row], facts: Mapping[str, str | int]) -> None:
-    """A list of rows as JSON, each with the facts of the machine and whether it reached its goal."""
-    content = [row.as_dict() | {"reached": row.reached, "run": dict(facts)} for row in rows]
+def write_rows(path: Path, rows: Sequence[Row], facts: Mapping[str, str | int], earlier: Sequence[Mapping[str, Any]] = ()) -> None:
+    """A list of rows as JSON, each with the facts of the machine and whether it reached its goal, after those of `earlier` runs."""
+    content = [*earlier, *(row.as_dict() | {"reached": row.reached, "run": dict(facts)} for row in rows)]
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """What [`write_rows`] wrote; nothing where there is no such file."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
+
+
+def row_of_earlier_run(values: Mapping[str, Any], facts: Mapping[str, str | int]) -> Row:
+    """A row of [`read_rows`]; its note says when and on what it was measured, where that differs from `facts`."""
+    row, run = Row.from_dict(values), values["run"]
+    differing = [f"{key} {run[key]}" for key in ("commit", "date", "processor", "threads") if run[key] != facts[key]]
+    return replace(row, note="; ".join(filter(None, [row.note, ", ".join(differing)])))
 
 
 def markdown(

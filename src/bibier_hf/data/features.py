@@ -39,6 +39,10 @@ DATA_COLUMNS = ("id", "corpus", "split", "audio", "text", "language", "label", "
 _SECONDS_A_CLIP = 10.0
 """A batch of B clips holds at most B times so many seconds of padded audio: some clips of corpora last minutes."""
 
+_SECONDS_ON_CPU = 10.0
+"""On a CPU a batch holds at most so many: short clips gain by company there, long ones lose, as they leave the caches
+(`recipes/benchmark.py --only extraction_fp32_buckets`)."""
+
 
 @dataclass(frozen=True)
 class InputSpec:
@@ -243,7 +247,8 @@ class InputExtractor:
             "audio": [duration or 0.0 for duration in dataset["duration_s"]],
             "text": [len(text or "") for text in dataset["text"]],
         }
-        limits = {"audio": self.batch_size * _SECONDS_A_CLIP, "text": None}
+        longest = _SECONDS_ON_CPU if self.model.device.type == "cpu" else self.batch_size * _SECONDS_A_CLIP
+        limits = {"audio": longest, "text": None}
         return {
             modality: store.extract(
                 keys[modality],
