@@ -30,7 +30,7 @@ from .prepare import cache_folder
 
 logger = logging.get_logger(__name__)
 
-PROCESSING_VERSION = 1
+PROCESSING_VERSION = 2
 """Raised when equal input gives other values than before, so that old rows are left alone."""
 
 DATA_COLUMNS = ("id", "corpus", "split", "audio", "text", "language", "label", "soft_label")

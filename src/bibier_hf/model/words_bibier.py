@@ -62,12 +62,18 @@ def load_asr(model: str | os.PathLike, language: str | None = None, **options: A
         language: ISO 639 code of what is spoken, for models that can be told (multilingual Whisper); None: the model guesses, anew for
             every 30 s, and small models guess badly.
         options: those of `transformers.pipeline`.
+
+    Raises:
+        ValueError: a language that the model does not know.
     """
     if AutoConfig.from_pretrained(model, revision=options.get("revision")).model_type == "whisper":
         # Named, as a repacked Whisper may come with a general tokenizer, which cannot turn its time stamps into text.
         options["tokenizer"] = WhisperTokenizer.from_pretrained(model, revision=options.get("revision"))
     asr = pipeline("automatic-speech-recognition", model=model, **options)
-    if told := whisper_language(asr, language):  # known only now
+    known = _whisper_languages(asr)  # only now
+    if language and known and language not in known:
+        raise ValueError(f"asr_language={language!r} is not a language of {model}; it knows: {', '.join(sorted(known))}.")
+    if told := whisper_language(asr, language):
         parts = {"model": asr.model, "tokenizer": asr.tokenizer, "feature_extractor": asr.feature_extractor, "device": asr.device}
         asr = pipeline("automatic-speech-recognition", **parts, generate_kwargs=told)
     return asr
@@ -75,8 +81,13 @@ def load_asr(model: str | os.PathLike, language: str | None = None, **options: A
 
 def whisper_language(asr: Any, language: str | None) -> dict[str, str]:
     """What tells a multilingual Whisper the language; {} for other models and languages, and for English-only ones, which refuse it."""
-    known = getattr(getattr(asr.model, "generation_config", None), "lang_to_id", None) or {}
-    return {"language": language, "task": "transcribe"} if language and f"<|{language}|>" in known else {}
+    return {"language": language, "task": "transcribe"} if language in _whisper_languages(asr) else {}
+
+
+def _whisper_languages(asr: Any) -> set[str]:
+    """Codes that a multilingual Whisper can be told; none of any other model."""
+    table = getattr(getattr(asr.model, "generation_config", None), "lang_to_id", None) or {}
+    return {token.strip("<|>") for token in table}
 
 
 class Recogniser:
