@@ -149,6 +149,8 @@ def load_pipeline(arguments: PredictArguments) -> Any:
         return pipeline(TASK, model=model, processor=processor, asr=arguments.asr, asr_language=arguments.asr_language)
     except OSError as error:
         raise ArgumentError(f"--asr: {arguments.asr} is no speech recognition model that can be had: {error}") from error
+    except ValueError as error:  # the language
+        raise ArgumentError(str(error)) from error
 
 
 def answer_sample(pipe: Any, sample: dict[str, Any], arguments: PredictArguments) -> dict[str, Any]:
