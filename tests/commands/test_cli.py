@@ -58,6 +58,8 @@ def test_unsure_where_no_score_is_high_enough(checkpoint):
         json_lines(bibier("predict", checkpoint, "--text", "So.", "--json", "--threshold", threshold).stdout) for threshold in (0, 1)
     )
     assert [entry["label"] for entry in unsure[0]["emotions"]] == ["unsure", *(entry["label"] for entry in sure[0]["emotions"])]
+    _, shown = bibier("predict", checkpoint, "--text", "So.", "--top_k", 2, "--threshold", 1).stdout.splitlines()
+    assert [entry.split()[0] for entry in shown.split(", ")] == ["unsure", *(entry["label"] for entry in sure[0]["emotions"][:2])]
 
 
 def test_a_text_alone(checkpoint):

@@ -17,6 +17,7 @@ from ..errors import ArgumentError
 from ..model.audio_bibier import AudioError
 from ..model.configuration_bibier import TASK
 from ..model.labels_bibier import EMOTIONS
+from ..model.pipeline_bibier import UNSURE
 from ..model.timeline_bibier import TimelineOptions
 from ..timeline import TIMELINE_FORMATS, save_timeline
 from .checkpoint import load_checkpoint
@@ -232,5 +233,6 @@ def show_text(name: str, sample: dict[str, Any], answer: dict[str, Any], top_k: 
 
 
 def show_emotions(emotions: Sequence[dict[str, Any]], top_k: int | None) -> str:
-    """`happy 0.62, surprise 0.20`"""
-    return ", ".join(f"{entry['label']} {entry['score']:.2f}" for entry in emotions[: top_k or SHOWN_EMOTIONS])
+    """`happy 0.62, surprise 0.20`; `unsure` comes before them and is not counted."""
+    shown = (top_k or SHOWN_EMOTIONS) + (bool(emotions) and emotions[0]["label"] == UNSURE)
+    return ", ".join(f"{entry['label']} {entry['score']:.2f}" for entry in emotions[:shown])
