@@ -269,6 +269,26 @@ def test_texts_alone_need_no_clips_and_no_ffmpeg(tmp_path, write_csv, monkeypatc
         prepare(tmp_path / "texts", tmp_path / "out", outliers="cut")
 
 
+def test_the_utterances_before_it_stand_behind_a_text(tmp_path, write_csv):
+    said = ["One.", "Two.", "Three.", "Four."]
+    rows = [("train", 0, number, "Ross", "neutral", text, None) for number, text in zip((0, 1, 3, 10), said, strict=True)]
+    rows += [("train", 1, 0, "Ross", "joy", "Elsewhere.", None), ("dev", 0, 1, "Ross", "joy", "Another split.", None)]
+    rows += [("test", 0, 0, "Ross", "joy", "A third.", None)]
+    write_tables(tmp_path / "texts", write_csv, rows[::-1])
+    texts = {clip.id: clip.text for clip in read_meld(tmp_path / "texts", text_only=True, strict_counts=False, context=2)}
+    assert texts == {
+        "meld-train-dia0_utt0": "One.",
+        "meld-train-dia0_utt1": "Two. | One.",
+        "meld-train-dia0_utt3": "Three. | Two. | One.",
+        "meld-train-dia0_utt10": "Four. | Three. | Two.",
+        "meld-train-dia1_utt0": "Elsewhere.",
+        "meld-dev-dia0_utt1": "Another split.",
+        "meld-test-dia0_utt0": "A third.",
+    }
+    with pytest.raises(CorpusError, match=r"context=-1; allowed: 0"):
+        read_meld(tmp_path / "texts", text_only=True, strict_counts=False, context=-1)
+
+
 def test_a_missing_ffmpeg_and_a_full_disk_are_said_before_anything_is_done(tmp_path, write_csv, monkeypatch):
     write_tables(tmp_path / "meld", write_csv)
     (tmp_path / "meld" / "train_splits").mkdir()

@@ -144,7 +144,8 @@ def test_the_whole_of_a_whisper(format: str, tiny_options: dict, tmp_path: Path)
     torch.manual_seed(0)
     sizes = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_layers": 1}
     whisper = WhisperConfig(**sizes, decoder_attention_heads=2, decoder_ffn_dim=16, vocab_size=60, pad_token_id=0)
-    config = BiBiERConfig.from_backbones(whisper, None, modalities=["audio"], audio_encoder="frame_mlp", **tiny_options)
+    options = tiny_options | {"modalities": ["audio"], "audio_encoder": "frame_mlp", "audio_cepstrum": True}
+    config = BiBiERConfig.from_backbones(whisper, None, **options)
     manifest = export_model(BiBiERForEmotionClassification(config).eval(), None, tmp_path / "out", format=format, part="whole")
     assert manifest["inputs"] == ["input_features", "audio_attention_mask"]
     assert manifest["longest"] == {"audio": 2998}

@@ -2,8 +2,10 @@
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
+from scipy.fft import dct
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from bibier_hf.model import backbones_bibier
@@ -174,6 +176,25 @@ def test_whisper_equals_transformers_on_a_full_window():
         for layer, expected in [(-1, theirs.last_hidden_state), (0, theirs.hidden_states[0]), (1, theirs.hidden_states[1])]:
             ours, _ = encode_audio(encoder, mel, None, layer, 30.0)
             torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
+
+
+def test_the_cepstrum_is_the_cosine_transform_of_the_bands_averaged_over_pairs_of_frames():
+    torch.manual_seed(0)
+    encoder, lengths = speech("whisper"), [1, 7, 200, 230, 0]  # 230: one window of 200 frames and one of 30
+    mel = torch.randn(len(lengths), max(lengths), 8)
+    mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
+    encoder.requires_grad_(False)
+    features, kept = encode_audio(encoder, mel, mask, 1, 30.0, with_cepstrum=True)
+    plain, plain_mask = encode_audio(encoder, mel, mask, 1, 30.0)
+    assert torch.equal(kept, plain_mask)
+    torch.testing.assert_close(features[..., :32], plain)
+    for row, length in enumerate(lengths):
+        coefficients = dct(mel[row, :length].numpy(), axis=1, norm="ortho")
+        expected = [coefficients[start : start + 2].mean(0) for start in range(0, length, 2)]
+        np.testing.assert_allclose(features[row, kept[row], 32:], np.reshape(expected, (-1, 8)), atol=1e-5)
+    nothing, none_kept = encode_audio(encoder, mel, torch.zeros_like(mask), 1, 30.0, with_cepstrum=True)
+    assert nothing.shape[-1] == 40
+    assert not none_kept.any()
 
 
 def test_shapes_that_do_not_fit_are_refused():

@@ -1,9 +1,12 @@
 """Statistics pooling: standardised over the training set, the same alone and in a batch, refused where there is nothing to take it from."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForAudioClassification, WhisperConfig, WhisperFeatureExtractor
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.training.arguments import ArgumentError
@@ -43,6 +46,51 @@ def test_a_batch_equals_its_samples_and_one_frame_has_finite_gradients():
     assert features.grad.isfinite().all()
 
 
+def small_whisper(folder: Path) -> str:
+    """A folder with a tiny Whisper of 16 bands and its front end"""
+    torch.manual_seed(0)
+    config = WhisperConfig(
+        d_model=8, encoder_layers=1, encoder_attention_heads=2, encoder_ffn_dim=8, num_mel_bins=16, decoder_layers=1,
+        decoder_attention_heads=2, decoder_ffn_dim=8, vocab_size=60, pad_token_id=0, max_source_positions=1500,
+    )  # fmt: skip
+    AutoModel.from_config(config).save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=16).save_pretrained(folder)
+    return str(folder)
+
+
+def test_the_cepstrum_is_standardised_trained_and_saved(small_run, tiny_options, backbones, tmp_path):
+    options = tiny_options | {"audio_cepstrum": True, "audio_encoder_layers": 0}
+    sources = backbones | {"audio_backbone": small_whisper(tmp_path / "whisper")}
+    run = small_run(**sources, model=options, num_train_epochs=1)
+    run_training(run)
+    model = AutoModelForAudioClassification.from_pretrained(run.output_dir).eval()
+    assert model.config.feature_size("audio") == 8 + 16
+    assert model.audio_encoder.statistics is None
+    before, processor = build_model(run, 42)
+    rows = make_inputs(load_corpora(run.corpora), before, processor, run.feature_cache)["train"]
+    means = torch.stack([rows[index]["audio_features"][:, 8:].mean(0) for index in range(len(rows))])
+    torch.testing.assert_close(model.audio_encoder.cepstrum.mean[:16], means.mean(0), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(model.audio_encoder.cepstrum.out.weight, before.audio_encoder.cepstrum.out.weight)
+    assert model.backbone_key("audio").endswith("+cepstrum")  # other features than without it: never found in its place
+    clips = [np.random.default_rng(0).standard_normal(samples).astype(np.float32) / 9 for samples in (16_000, 3_000, 400)]
+    with torch.no_grad():
+        together = model(**processor(audio=clips, text=["да", None, "no"], sampling_rate=16_000)).logits
+        alone = [
+            model(**processor(audio=clip, text=text, sampling_rate=16_000)).logits
+            for clip, text in zip(clips, ["да", None, "no"], strict=True)
+        ]
+        silent = model(**processor(text="да")).logits
+    torch.testing.assert_close(together, torch.cat(alone), atol=1e-5, rtol=0)
+    assert silent.isfinite().all()
+
+
+def test_a_cepstrum_needs_the_spectrum_of_whisper(small_run, tiny_options):
+    with pytest.raises(ValueError, match=r"audio_cepstrum=True.*'wav2vec2-bert'.*log-mel input of Whisper"):
+        BiBiERConfig.from_backbones(audio_cepstrum=True, **tiny_options)
+    with pytest.raises(ValueError, match="audio_encoder='none'"):
+        BiBiERConfig.from_backbones(WhisperConfig(), audio_cepstrum=True, audio_encoder="none", fusion="late")
+
+
 def test_a_backbone_that_is_trained_has_no_statistics(small_run, tiny_options):
-    with pytest.raises(ArgumentError, match=r"model\.audio_statistics: needs stored features of a frozen backbone"):
+    with pytest.raises(ArgumentError, match=r"model\.audio_statistics needs stored features of a frozen backbone"):
         run_training(small_run(model=tiny_options | {"audio_statistics": True}))

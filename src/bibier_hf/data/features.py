@@ -293,7 +293,7 @@ class InputExtractor:
             config, backbone = self.model.config, self._backbone(modality, dtype or self.compute_dtype)
             values, mask = values.to(self.model.device), mask.to(self.model.device)
             if modality == "audio":
-                values, mask = encode_audio(backbone, values, mask, config.audio_layer, config.max_window_s)
+                values, mask = encode_audio(backbone, values, mask, config.audio_layer, config.max_window_s, config.audio_cepstrum)
             else:
                 values, mask = encode_text(backbone, values, mask, config.text_layer)
         return [row[keep.bool()].cpu() for row, keep in zip(values, mask, strict=True)]

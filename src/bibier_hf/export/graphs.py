@@ -14,11 +14,10 @@ from ..model.audio_bibier import SAMPLING_RATE
 from ..model.backbones_bibier import (
     SPECTRAL_INPUT_RATES,
     audio_input_name,
-    audio_states,
+    audio_states_function,
     receptive_field,
     runs_in_equal_lengths,
     text_states,
-    whisper_states,
 )
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .tracing import traceable
@@ -182,7 +181,7 @@ class WholeGraph(Graph):
             values, lengths = F.pad(values, (0, shortest + _WAVEFORM_MARGIN)), lengths.clamp(min=shortest)
         if backbone.config.model_type == "whisper":
             values = F.pad(values, (0, 0, 0, _WHISPER_MARGIN))
-        run = whisper_states if backbone.config.model_type == "whisper" else audio_states
+        run = audio_states_function(backbone.config, config.audio_cepstrum)
         features, kept = run(backbone, values, lengths.clamp(min=1), config.audio_layer)
         return features, kept & present.unsqueeze(1)
 

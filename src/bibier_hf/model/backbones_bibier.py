@@ -11,6 +11,7 @@ Audio longer than a window is encoded window by window, as if the windows were s
 
 import hashlib
 import inspect
+import math
 import os
 from collections.abc import Callable
 
@@ -96,7 +97,12 @@ def audio_input_name(config: PreTrainedConfig) -> str:
 
 
 def encode_audio(
-    backbone: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None, layer: int, max_window_s: float
+    backbone: PreTrainedModel,
+    inputs: torch.Tensor,
+    mask: torch.Tensor | None,
+    layer: int,
+    max_window_s: float,
+    with_cepstrum: bool = False,
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Features of a batch of clips.
 
@@ -106,6 +112,7 @@ def encode_audio(
         mask: (B, S) or (B, F), 1 = keep; None: all. A row of zeros has no audio.
         layer: hidden state to return, -1 for the output.
         max_window_s: longer clips are encoded in windows of this length.
+        with_cepstrum: put the [`cepstrum`] of the input behind the features of each frame (Whisper).
 
     Returns:
         features (B, T, D), bool mask (B, T)
@@ -134,10 +141,11 @@ def encode_audio(
     lengths[:, 0] = torch.where(lengths[:, 0] > 0, lengths[:, 0].clamp(min=shortest), 0)
     lengths = torch.where(lengths < shortest, 0, lengths).flatten()
 
-    run = whisper_states if config.model_type == "whisper" else audio_states
+    run = audio_states_function(config, with_cepstrum)
+    width = config.hidden_size + (config.num_mel_bins if with_cepstrum else 0)
     rows = batch if windows == 1 else _WINDOWS_AT_ONCE
     encoded = [
-        _run_present(run, backbone, some_inputs, some_lengths, layer)
+        _run_present(run, backbone, some_inputs, some_lengths, layer, width)
         for some_inputs, some_lengths in zip(inputs.split(rows), lengths.split(rows), strict=True)
     ]
     frames = max(features.shape[1] for features, _ in encoded)
@@ -153,7 +161,7 @@ def encode_text(
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids must have the shape (batch, tokens), got {tuple(input_ids.shape)}.")
     input_ids, mask = kept_first(input_ids, _as_mask(mask, input_ids, "text_attention_mask"))
-    return _run_present(text_states, backbone, input_ids, mask.sum(1), layer)
+    return _run_present(text_states, backbone, input_ids, mask.sum(1), layer, backbone.config.hidden_size)
 
 
 def _as_mask(mask: torch.Tensor | None, inputs: torch.Tensor, name: str) -> torch.Tensor:
@@ -189,7 +197,7 @@ def runs_in_equal_lengths(config: PreTrainedConfig) -> bool:
 
 
 def _run_present(
-    run: Callable, backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
+    run: Callable, backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Calls `run` on the rows that are there, in one padded batch or in groups of equal length, and puts the results back in place."""
     equal_lengths = runs_in_equal_lengths(backbone.config)
@@ -203,7 +211,7 @@ def _run_present(
             results.append((rows, *run(backbone, inputs[rows, :longest], lengths[rows], layer)))
     frames = max((features.shape[1] for _, features, _ in results), default=1)
     dtype = results[0][1].dtype if results else backbone.dtype
-    features = torch.zeros(len(lengths), frames, backbone.config.hidden_size, dtype=dtype, device=inputs.device)
+    features = torch.zeros(len(lengths), frames, width, dtype=dtype, device=inputs.device)
     mask = torch.zeros(len(lengths), frames, dtype=torch.bool, device=inputs.device)
     for rows, some_features, some_mask in results:
         features[rows, : some_features.shape[1]] = some_features
@@ -222,6 +230,13 @@ def _all_kept(mask: torch.Tensor) -> bool:
 
 def _hidden(outputs, layer: int) -> torch.Tensor:
     return outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+
+
+def audio_states_function(config: PreTrainedConfig, with_cepstrum: bool) -> Callable:
+    """What computes the features of a batch of windows: (backbone, inputs, lengths (B,), layer) -> features (B, T, D), bool mask (B, T)"""
+    if config.model_type != "whisper":
+        return audio_states
+    return _whisper_states_and_cepstrum if with_cepstrum else whisper_states
 
 
 def audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -262,3 +277,28 @@ def whisper_states(encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torc
     for block in encoder.layers[:depth]:
         x = block(x, None if _all_kept(mask) else bias)
     return encoder.layer_norm(x) if depth == len(encoder.layers) else x, mask
+
+
+def _whisper_states_and_cepstrum(
+    encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    features, mask = whisper_states(encoder, inputs, lengths, layer)
+    return torch.cat([features, cepstrum(inputs, lengths).to(features.dtype)], dim=-1), mask
+
+
+def cepstrum(inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
+    """Cepstral coefficients of log-mel frames, at the rate of Whisper's encoder: (B, F, M), lengths (B,) -> (B, ceil(F / 2), M)
+
+    The orthonormal DCT-II over the bands (all M coefficients, as the high ones carry the pitch), averaged over the two frames under each
+    frame of the encoder; what lies behind a clip's end does not count.
+    """
+    bands = inputs.shape[2]
+    band, order = torch.arange(bands, device=inputs.device), torch.arange(bands, device=inputs.device).unsqueeze(1)
+    transform = torch.cos(math.pi * (band + 0.5) * order / bands) * math.sqrt(2 / bands)
+    transform[0] /= math.sqrt(2)
+    # One convolution of the shape of the encoder's second one, whose frame t begins at input frame 2 t.
+    pair = torch.tensor([0.0, 1.0, 1.0], device=inputs.device)
+    keep = _prefix_mask(lengths, inputs.shape[1]).unsqueeze(1).float()
+    count = F.conv1d(keep, pair.reshape(1, 1, 3), stride=2, padding=1).clamp(min=1)
+    total = F.conv1d(inputs.float().transpose(1, 2) * keep, transform.unsqueeze(2) * pair, stride=2, padding=1)
+    return (total / count).transpose(1, 2)

@@ -80,6 +80,8 @@ class BiBiERConfig(PreTrainedConfig):
         audio_input_projection, text_input_projection: a linear layer from the features to that width (False needs equal widths).
         audio_statistics, text_statistics: give the unimodal classifier mean, standard deviation and quantiles of the features over time,
             too, each standardised over the training set and sent through a hidden layer (statistics pooling, as in x-vectors).
+        audio_cepstrum: likewise the statistics of the cepstrum of Whisper's log-mel input (80 coefficients), which say more of voice and
+            pitch than hidden states do. The coefficients stand behind the backbone's features in each frame of `audio_features`.
         encoder_attention_heads: heads of `"transformer"` encoders.
         bidirectional: Mamba blocks and LSTMs read each utterance from its end, too.
         mamba_expand: width inside a block over `*_encoder_size` (published: 0.5).
@@ -174,6 +176,7 @@ class BiBiERConfig(PreTrainedConfig):
     text_input_projection: bool = True
     audio_statistics: bool = False
     text_statistics: bool = False
+    audio_cepstrum: bool = False
     encoder_attention_heads: int = 4
     bidirectional: bool | None = None
     mamba_expand: float | int = 2
@@ -231,7 +234,7 @@ class BiBiERConfig(PreTrainedConfig):
         for modality in MODALITIES:
             self._derive_feature_size(modality)
             if getattr(self, f"{modality}_encoder") == "none" and self.feature_size(modality) is not None:
-                setattr(self, f"{modality}_encoder_size", self.feature_size(modality))
+                setattr(self, f"{modality}_encoder_size", self.backbone_size(modality))
         self._refuse_contradictions()
 
     @classmethod
@@ -259,8 +262,17 @@ class BiBiERConfig(PreTrainedConfig):
         return cls(**options)
 
     def feature_size(self, modality: str) -> int:
-        """Width D of the backbone features of `"audio"` or `"text"`."""
+        """Width D of the features of `"audio"` or `"text"`."""
         return getattr(self, f"{modality}_feature_size")
+
+    def backbone_size(self, modality: str) -> int | None:
+        """That part of it which the encoder reads frame by frame: without the cepstrum."""
+        size = self.feature_size(modality)
+        return None if size is None else size - self.cepstrum_size(modality)
+
+    def cepstrum_size(self, modality: str) -> int:
+        """Number of cepstral coefficients in each frame of the features."""
+        return self.audio_config.num_mel_bins if modality == "audio" and self.audio_cepstrum else 0
 
     @property
     def depends_on_batch(self) -> bool:
@@ -282,6 +294,11 @@ class BiBiERConfig(PreTrainedConfig):
     def _derive_feature_size(self, modality: str) -> None:
         backbone = getattr(self, f"{modality}_config")
         given = getattr(self, f"{modality}_feature_size")
+        if modality == "audio" and self.audio_cepstrum:
+            kind = getattr(backbone, "model_type", None)
+            _require(
+                kind == "whisper", "audio_cepstrum", True, f"False for the audio backbone {kind!r}; it needs the log-mel input of Whisper"
+            )
         if backbone is None:
             if given is None and modality in self.modalities and not self._takes_logits_only(modality):
                 raise ValueError(
@@ -295,6 +312,7 @@ class BiBiERConfig(PreTrainedConfig):
                 f"The {modality} backbone '{backbone.model_type}' names no hidden_size; "
                 f"set {modality}_feature_size and leave {modality}_config out."
             )
+        width += self.cepstrum_size(modality)
         if given is not None and given != width:
             raise ValueError(
                 f"{modality}_feature_size={given} contradicts the {modality} backbone's width {width}. Leave {modality}_feature_size out."
@@ -362,6 +380,8 @@ class BiBiERConfig(PreTrainedConfig):
         encoder, size = getattr(self, f"{modality}_encoder"), getattr(self, f"{modality}_encoder_size")
         if modality not in self.modalities:
             return
+        if encoder == "none" and modality == "audio":
+            _require(not self.audio_cepstrum, "audio_cepstrum", True, "False with audio_encoder='none', which has nothing to read it")
         if encoder == "none" and len(self.modalities) == 1:
             raise ValueError(f"{modality}_encoder='none' leaves a model of {modality} alone without anything to train; name an encoder.")
         if encoder == "transformer":
@@ -374,10 +394,10 @@ class BiBiERConfig(PreTrainedConfig):
             )
         if encoder == "lstm" and self.bidirectional:
             _require(size % 2 == 0, f"{modality}_encoder_size", size, "even, as a bidirectional LSTM halves it")
-        if not getattr(self, f"{modality}_input_projection") and encoder != "none" and size != self.feature_size(modality):
+        if not getattr(self, f"{modality}_input_projection") and encoder != "none" and size != self.backbone_size(modality):
             raise ValueError(
                 f"{modality}_input_projection=False needs {modality}_encoder_size={size} to equal the width of the features, "
-                f"{self.feature_size(modality)}."
+                f"{self.backbone_size(modality)}."
             )
 
 

@@ -3,6 +3,7 @@
 features (B, T, D_feature) -> LayerNorm -> Linear -> N layers -> RMSNorm -> frames (B, T, size)
                      |                                           masked mean --+-- Linear -> logits (B, K)
                      +-- statistics over time -> hidden layer (option) --------+
+cepstrum (B, T, M) of the input -- statistics over time -> hidden layer (option) --+
 """
 
 from collections.abc import Callable
@@ -153,7 +154,8 @@ class UnimodalEncoder(nn.Module):
         super().__init__()
         name, size = getattr(config, f"{modality}_encoder"), getattr(config, f"{modality}_encoder_size")
         layers, projects = getattr(config, f"{modality}_encoder_layers"), getattr(config, f"{modality}_input_projection")
-        feature_size = config.feature_size(modality)
+        feature_size, cepstrum_size = config.backbone_size(modality), config.cepstrum_size(modality)
+        self.widths = [feature_size, cepstrum_size]
         self.input_norm = nn.LayerNorm(feature_size) if config.encoder_norms else nn.Identity()
         self.input_proj = nn.Linear(feature_size, size) if projects else nn.Identity()
         self.positional_encoding = name == "transformer"
@@ -162,14 +164,22 @@ class UnimodalEncoder(nn.Module):
         self.final_norm = RMSNorm(size) if config.encoder_norms else nn.Identity()
         statistics = getattr(config, f"{modality}_statistics")
         self.statistics = StatisticsPooling(feature_size, size, config.encoder_dropout) if statistics else None
+        self.cepstrum = StatisticsPooling(cepstrum_size, size, config.encoder_dropout) if cepstrum_size else None
         self.classifier = nn.Linear(size, config.num_labels)
+
+    def pooled_parts(self, features: torch.Tensor) -> list[tuple[StatisticsPooling, torch.Tensor]]:
+        """Those parts of features (..., D_feature) of which statistics are taken, each with what takes them."""
+        frames, cepstrum = features.split(self.widths, dim=-1)
+        parts = [(self.statistics, frames), (self.cepstrum, cepstrum)]
+        return [(pooling, part) for pooling, part in parts if pooling is not None]
 
     def forward(
         self, features: torch.Tensor, mask: torch.Tensor, mixup: Mixup | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size) and their mask, one vector for all of them (B, size), logits (B, K);
         of the mixed samples with `mixup`."""
-        statistics = None if self.statistics is None else self.statistics(features, mask, mixup)
+        statistics = [pooling(part, mask, mixup) for pooling, part in self.pooled_parts(features)]
+        features = features[..., : self.widths[0]]
         x = self.input_proj(self.input_norm(features))
         if mixup is not None:
             x, mask = mixup.sequences(x, mask)
@@ -179,7 +189,5 @@ class UnimodalEncoder(nn.Module):
         for layer in self.layers:
             x = layer(x, mask)
         x = self.final_norm(x)
-        pooled = masked_mean(x, mask)
-        if statistics is not None:
-            pooled = pooled + statistics
+        pooled = sum(statistics, masked_mean(x, mask))
         return x, mask, pooled, self.classifier(self.dropout(pooled))

@@ -291,7 +291,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
 
     def attach_backbone(self, modality: str, backbone: PreTrainedModel) -> None:
         """Put a backbone in place; it must have the width that the encoder expects."""
-        width, expected = backbone.config.hidden_size, self.config.feature_size(modality)
+        width, expected = backbone.config.hidden_size, self.config.backbone_size(modality)
         if width != expected:
             raise ValueError(f"The {modality} backbone has width {width}, but the {modality} encoder of this model expects {expected}.")
         setattr(self, f"{modality}_backbone", backbone.to(device=self.device))
@@ -303,7 +303,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         revision = getattr(self.config, f"{modality}_backbone_revision")
         source = getattr(self.config, f"{modality}_backbone_id")
         name = f"{source}@{revision}" if source and revision else weights_hash(self._require_backbone(modality))
-        return f"{name}#{getattr(self.config, f'{modality}_layer')}"
+        cepstrum = "+cepstrum" if modality == "audio" and self.config.audio_cepstrum else ""
+        return f"{name}#{getattr(self.config, f'{modality}_layer')}{cepstrum}"
 
     def freeze(self) -> None:
         """Let no gradient into the backbones and encoders that the configuration calls frozen."""
@@ -336,7 +337,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         """Backbone features of waveforms (B, S) or spectral frames (B, F, M) -> features (B, T, D), bool mask (B, T)"""
         backbone = self._require_backbone("audio")
         with self._grad_if_trained("audio"):
-            return encode_audio(backbone, inputs, audio_attention_mask, self.config.audio_layer, self.config.max_window_s)
+            config = self.config
+            return encode_audio(backbone, inputs, audio_attention_mask, config.audio_layer, config.max_window_s, config.audio_cepstrum)
 
     def encode_text(self, input_ids: torch.Tensor, text_attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
         """Backbone features of token ids (B, T) -> features (B, T, D), bool mask (B, T)"""

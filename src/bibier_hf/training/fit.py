@@ -1,5 +1,6 @@
 """The pieces of a run: model, inputs, collator, trainer, and what was selected."""
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from ..data.schema import SPLITS
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.metrics import METRICS, SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
+from ..model.encoders_bibier import StatisticsPooling
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -102,22 +104,27 @@ def fit_statistics(model: BiBiERForEmotionClassification, train: InputDataset | 
         ArgumentError: features that are not stored, as the backbone is trained or nothing is computed beforehand.
     """
     for modality in MODALITIES:
-        pooling = getattr(getattr(model, f"{modality}_encoder"), "statistics", None)
-        if pooling is None or getattr(model.config, f"freeze_{modality}_encoder"):
+        encoder, name = getattr(model, f"{modality}_encoder"), f"{modality}_features"
+        pools = encoder is not None and (encoder.statistics is not None or encoder.cepstrum is not None)
+        if not pools or getattr(model.config, f"freeze_{modality}_encoder"):
             continue
-        name, statistics = f"{modality}_features", []
+        found: dict[StatisticsPooling, list[torch.Tensor]] = defaultdict(list)
         for index in range(len(train)):
             row = train[index]
             if name not in row:
+                option = f"{modality}_statistics" if encoder.statistics is not None else "audio_cepstrum"
                 raise ArgumentError(
-                    f"model.{modality}_statistics: needs stored features of a frozen backbone. Leave feature_cache enabled and "
+                    f"model.{option} needs stored features of a frozen backbone. Leave feature_cache enabled and "
                     f"model.freeze_{modality}_backbone true, or leave it out."
                 )
             if len(row[name]):
                 features = row[name].unsqueeze(0)
-                statistics.append(pooling.statistics(features, torch.ones(features.shape[:2], dtype=torch.bool)))
-        statistics = torch.cat(statistics)
-        pooling.fit(statistics.mean(0), statistics.std(0, correction=0))
+                mask = torch.ones(features.shape[:2], dtype=torch.bool)
+                for pooling, part in encoder.pooled_parts(features):
+                    found[pooling].append(pooling.statistics(part, mask))
+        for pooling, rows in found.items():
+            statistics = torch.cat(rows)
+            pooling.fit(statistics.mean(0), statistics.std(0, correction=0))
 
 
 def make_trainer(

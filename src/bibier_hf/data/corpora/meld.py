@@ -17,7 +17,7 @@ from pathlib import Path, PurePath
 
 from ...model.labels_bibier import EMOTIONS
 from ..archives import SourceFile, is_archive, walk_files
-from ..clips import Clip, check_counts
+from ..clips import Clip, check_counts, with_context
 from ..prepare import FORMAT_VERSION, Corpus, cache_folder, folder_lock
 from ..schema import UnknownLabelError, normalise_label
 from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table
@@ -61,7 +61,13 @@ _COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID", "S
 
 
 def read_meld(
-    data_dir: Path, *, text_only: bool = False, undecodable: str = "text_only", outliers: str = "keep", strict_counts: bool = True
+    data_dir: Path,
+    *,
+    text_only: bool = False,
+    context: int = 0,
+    undecodable: str = "text_only",
+    outliers: str = "keep",
+    strict_counts: bool = True,
 ) -> list[Clip]:
     """MELD from the official archive, or from a folder with what was unpacked of it, however far: inner archives or their folders.
 
@@ -76,6 +82,8 @@ def read_meld(
 
     Args:
         text_only: the texts alone, without clips and without ffmpeg.
+        context: how many of the utterances before it in its dialogue stand behind the text of an utterance, the nearest first (see
+            `with_context`). A model that is trained on such texts wants them when it predicts, too.
         undecodable: what becomes of the two clips that are known not to be decodable: "text_only" keeps the row without audio, "drop"
             leaves it out. Any other clip that cannot be decoded is an error.
         outliers: what becomes of the three clips that are known to be cut wrongly (41 to 305 s for a few words): "keep", "text_only" or
@@ -111,7 +119,8 @@ def read_meld(
     raise_faults(faults, f"{data_dir} cannot be used as MELD", "What was converted is kept. Mend or fetch these again.")
     if strict_counts:
         check_counts(clips, OFFICIAL_COUNTS, "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.")
-    return sorted(clips, key=lambda clip: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", clip.id)])
+    clips.sort(key=lambda clip: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", clip.id)])
+    return with_context(clips, context)
 
 
 def meld_id(split: str, name: str) -> str:
