@@ -67,7 +67,8 @@ def with_context(clips: Sequence[Clip], count: int) -> list[Clip]:
     """Each text followed by those of the `count` clips before it in its dialogue: `I can't believe it! | What happened? | Hey, Joey!`
 
     The utterance itself comes first, the nearest before it second, so that a text that is too long for a model loses what is farthest.
-    Emotions in a conversation answer what was said before: https://arxiv.org/abs/2108.12009 gives the gain of it on MELD.
+    Emotions in a conversation answer what was said before (https://arxiv.org/abs/2108.12009). It does not help every model: see the results
+    in the README.
 
     Args:
         clips: in the order in which they were said within each dialogue; clips without a dialogue keep their text.
