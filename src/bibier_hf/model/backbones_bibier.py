@@ -234,9 +234,9 @@ def _hidden(outputs, layer: int) -> torch.Tensor:
 
 def audio_states_function(config: PreTrainedConfig, with_cepstrum: bool) -> Callable:
     """What computes the features of a batch of windows: (backbone, inputs, lengths (B,), layer) -> features (B, T, D), bool mask (B, T)"""
-    if config.model_type != "whisper":
-        return audio_states
-    return _whisper_states_and_cepstrum if with_cepstrum else whisper_states
+    if with_cepstrum:
+        return _whisper_states_and_cepstrum
+    return whisper_states if config.model_type == "whisper" else audio_states
 
 
 def audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -105,7 +105,7 @@ def fit_statistics(model: BiBiERForEmotionClassification, train: InputDataset | 
     """
     for modality in MODALITIES:
         encoder, name = getattr(model, f"{modality}_encoder"), f"{modality}_features"
-        pools = encoder is not None and (encoder.statistics is not None or encoder.cepstrum is not None)
+        pools = encoder is not None and any(isinstance(module, StatisticsPooling) for module in encoder.modules())
         if not pools or getattr(model.config, f"freeze_{modality}_encoder"):
             continue
         found: dict[StatisticsPooling, list[torch.Tensor]] = defaultdict(list)
