@@ -80,8 +80,8 @@ class BiBiERConfig(PreTrainedConfig):
         audio_input_projection, text_input_projection: a linear layer from the features to that width (False needs equal widths).
         audio_statistics, text_statistics: give the unimodal classifier mean, standard deviation and quantiles of the features over time,
             too, each standardised over the training set and sent through a hidden layer (statistics pooling, as in x-vectors).
-        audio_cepstrum: likewise the statistics of the cepstrum of Whisper's log-mel input (80 coefficients), which say more of voice and
-            pitch than hidden states do. The coefficients stand behind the backbone's features in each frame of `audio_features`.
+        audio_cepstrum: likewise the statistics of the cepstrum of Whisper's log-mel input (80 coefficients), which keep voice and
+            pitch. The coefficients stand behind the backbone's features in each frame of `audio_features`.
         encoder_attention_heads: heads of `"transformer"` encoders.
         bidirectional: Mamba blocks and LSTMs read each utterance from its end, too.
         mamba_expand: width inside a block over `*_encoder_size` (published: 0.5).
