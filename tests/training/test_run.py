@@ -295,3 +295,19 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
     assert 0 < in_backbones < 1e-4 < max(steps.values())
     with pytest.raises(ArgumentError, match=r"frozen: no parameter's name begins with 'nothing'\. They begin with audio_backbone\."):
         build_model(small_run(frozen=["nothing"]), 42)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"model": {"fusion": "biforrmer"}}, "fusion='biforrmer' is not allowed; it must be one of late, biformer"),
+        ({"model": {"audio_cepstrum": True}}, "audio_cepstrum=True is not allowed; .* needs the log-mel input of Whisper"),
+        (
+            {"audio_backbone": "/no/such/folder"},
+            r"audio_backbone '/no/such/folder' .* a Hub id, a folder with a config\.json, or 'embedded'",
+        ),
+    ],
+)
+def test_a_model_that_cannot_be_built_is_an_error_of_the_run(small_run, values, message):
+    with pytest.raises(ArgumentError, match=message):  # which commands print without a traceback
+        build_model(small_run(**values), 42)

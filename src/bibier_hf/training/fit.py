@@ -36,20 +36,29 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
     Args:
         run: backbones and options.
         seed: of the initial weights.
+
+    Raises:
+        ArgumentError: options of the model that are unknown or contradict each other, or a backbone that cannot be used.
     """
     set_seed(seed)
     read = run.model.get("modalities") or MODALITIES
     audio, text = (name if modality in read else None for modality, name in (("audio", run.audio_backbone), ("text", run.text_backbone)))
-    model = BiBiERForEmotionClassification.from_backbones(
-        audio, text, audio_revision=run.audio_revision, text_revision=run.text_revision, **run.model
-    )
+    revisions = {"audio_revision": run.audio_revision, "text_revision": run.text_revision}
+    try:
+        model = BiBiERForEmotionClassification.from_backbones(audio, text, **revisions, **run.model)
+    except ValueError as error:
+        raise ArgumentError(str(error)) from error
+    except OSError as error:
+        raise ArgumentError(
+            f"audio_backbone {audio!r} or text_backbone {text!r} cannot be loaded; each is a Hub id, a folder with a config.json, "
+            f"or {EMBEDDED!r}: {error}"
+        ) from error
     _freeze(model, run.frozen)
     # The processor always knows both modalities; what the model does not read costs nothing there.
     processor = BiBiERProcessor.from_backbones(
         audio or EMBEDDED,
         text or EMBEDDED,
-        audio_revision=run.audio_revision,
-        text_revision=run.text_revision,
+        **revisions,
         max_text_tokens=model.config.max_text_tokens,
         text_prefix=run.text_prefix,
     )
