@@ -9,7 +9,7 @@ from bibier_hf.hub.eval_results import render_eval_results, write_eval_results
 
 from .conftest import metrics
 
-NEVER = ("None", "Undefined", "{{", "{%", "\n\n\n\n")
+NEVER = ("None", "Undefined", "{{", "{%", "\n\n\n")
 
 
 @pytest.fixture(autouse=True)

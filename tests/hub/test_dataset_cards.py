@@ -35,7 +35,7 @@ def info() -> dict:
 def _no_gaps(info):
     yield
     for repo_id in (None, "owner/resd"):
-        for gap in ("None", "Undefined", "{{", "{%", "\n\n\n\n"):
+        for gap in ("None", "Undefined", "{{", "{%", "\n\n\n"):
             assert gap not in render_dataset_card(info, repo_id).text, gap
 
 
