@@ -189,12 +189,16 @@ def test_out_of_fold_logits_are_those_of_each_fold_model(stage, feature_model, f
         np.testing.assert_allclose(logits[index], wanted, rtol=1e-4, atol=1e-5)
 
 
-def metadata(dialogues, speakers, labels=None) -> Dataset:
+def metadata(dialogues, speakers, corpus="a") -> Dataset:
     count = len(dialogues)
-    labels = [index % 2 for index in range(count)] if labels is None else labels
-    names = [str(index) for index in range(count)]
-    columns = {"id": names, "corpus": ["a"] * count, "label": labels, "dialogue": dialogues, "speaker": speakers}
-    return Dataset.from_dict(columns)
+    columns = {"dialogue": dialogues, "speaker": speakers}
+    text = {name: [None if value is None else str(value) for value in values] for name, values in columns.items()}
+    names = [f"{corpus}{index}" for index in range(count)]
+    return Dataset.from_dict({"id": names, "corpus": [corpus] * count, "label": [index % 2 for index in range(count)]} | text)
+
+
+ELSEWHERE = metadata(["in dev"] * 4, ["of dev"] * 4)
+"""A dev set that shares nothing with train."""
 
 
 @pytest.mark.parametrize(
@@ -208,20 +212,36 @@ def metadata(dialogues, speakers, labels=None) -> Dataset:
     ],
 )
 def test_folds_keep_together_what_can_be_kept_together(dialogues, speakers, grouped_by):
-    rows = metadata([None if value is None else str(value) for value in dialogues], [str(value) for value in speakers])
-    folds, facts = assign_folds(rows, 5, seed=42)
+    rows = metadata(dialogues, speakers)
+    folds, facts = assign_folds(rows, ELSEWHERE, 5, seed=42)
     assert facts["corpora"]["a"]["grouped_by"] == grouped_by
     assert np.bincount(folds).tolist() == [8] * 5
     for column in grouped_by:
         home = {}
         for value, fold in zip(rows[column], folds, strict=True):
             assert value is None or home.setdefault(value, fold) == fold
-    assert (assign_folds(rows, 5, seed=42)[0] == folds).all()
+    assert (assign_folds(rows, ELSEWHERE, 5, seed=42)[0] == folds).all()
+
+
+@pytest.mark.parametrize(
+    ("dev", "grouped_by"),
+    [
+        (metadata(["3"], ["new"]), ["speaker"]),
+        (metadata(["new"], ["3-1"]), ["dialogue"]),
+        (metadata(["3"], ["3-1"]), []),  # RESD, official
+        (metadata([None], [None]), ["dialogue", "speaker"]),
+        (metadata(["3"], ["3-1"], corpus="b"), ["dialogue", "speaker"]),  # another corpus' names
+    ],
+)
+def test_folds_keep_apart_what_dev_keeps_apart(dev, grouped_by):
+    rows = metadata([index // 4 for index in range(40)], [f"{index // 4}-{index % 2}" for index in range(40)])
+    _, facts = assign_folds(rows, dev, 5, seed=42)
+    assert facts["corpora"]["a"] == {"grouped_by": grouped_by, "groups": {"": 40, "speaker": 20}.get("".join(grouped_by), 10)}
 
 
 def test_too_few_samples_for_the_folds_are_named():
     with pytest.raises(ArgumentError, match=r"stages\.folds: .*Take fewer"):
-        assign_folds(metadata(["a", "b"], ["a", "b"]), 5, seed=42)
+        assign_folds(metadata(["a", "b"], ["a", "b"]), ELSEWHERE, 5, seed=42)
 
 
 @pytest.mark.slow

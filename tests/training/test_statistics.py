@@ -11,6 +11,7 @@ from transformers import AutoModel, AutoModelForAudioClassification, WhisperConf
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.training.arguments import ArgumentError
 from bibier_hf.training.fit import build_model, make_inputs
+from bibier_hf.training.output import STAGES_FOLDER
 from bibier_hf.training.run import load_corpora, run_training
 
 
@@ -89,6 +90,30 @@ def test_a_cepstrum_needs_the_spectrum_of_whisper(small_run, tiny_options):
         BiBiERConfig.from_backbones(audio_cepstrum=True, **tiny_options)
     with pytest.raises(ValueError, match="audio_encoder='none'"):
         BiBiERConfig.from_backbones(WhisperConfig(), audio_cepstrum=True, audio_encoder="none", fusion="late")
+
+
+def test_a_cepstrum_is_trained_in_two_stages(small_run, tiny_options, backbones, tmp_path):
+    options = tiny_options | {"audio_cepstrum": True, "audio_encoder_layers": 0, "fusion": "late", "freeze_audio_backbone": True}
+    sources = backbones | {"audio_backbone": small_whisper(tmp_path / "whisper")}
+    run = small_run(**sources, model=options | {"freeze_text_backbone": True}, num_train_epochs=1, stages={"plan": "two_stage", "folds": 2})
+    run_training(run)
+    model = AutoModelForAudioClassification.from_pretrained(run.output_dir).eval()
+    stage = AutoModelForAudioClassification.from_pretrained(Path(run.output_dir) / STAGES_FOLDER / "audio").eval()
+    assert stage.audio_backbone is None  # the width of the cepstrum is not read off a backbone
+    features = torch.randn(2, 9, 8 + 16)
+    with torch.no_grad():
+        torch.testing.assert_close(model(audio_features=features).audio_logits, stage(audio_features=features).logits)
+
+
+def test_a_cepstrum_without_a_backbone_has_a_size():
+    given = {"modalities": ["audio"], "audio_cepstrum": True, "audio_feature_size": 24}
+    assert BiBiERConfig(**given, audio_cepstrum_size=16).backbone_size("audio") == 8
+    for size in (None, 0, 24):
+        with pytest.raises(ValueError, match=f"needs audio_cepstrum_size, part of audio_feature_size=24; got {size}"):
+            BiBiERConfig(**given, audio_cepstrum_size=size)
+    with pytest.raises(ValueError, match="audio_cepstrum_size=16 contradicts the audio backbone's 80 mel bins"):
+        BiBiERConfig.from_backbones(WhisperConfig(), None, modalities=["audio"], audio_cepstrum=True, audio_cepstrum_size=16)
+    assert BiBiERConfig(modalities=["text"], text_feature_size=8, audio_cepstrum=True).cepstrum_size("audio") == 0  # nothing reads it
 
 
 def test_a_backbone_that_is_trained_has_no_statistics(small_run, tiny_options):

@@ -82,6 +82,7 @@ class BiBiERConfig(PreTrainedConfig):
             too, each standardised over the training set and sent through a hidden layer (statistics pooling, as in x-vectors).
         audio_cepstrum: likewise the statistics of the cepstrum of Whisper's log-mel input (80 coefficients), which keep voice and
             pitch. The coefficients stand behind the backbone's features in each frame of `audio_features`.
+        audio_cepstrum_size: how many there are: derived from the backbone, given where there is none.
         encoder_attention_heads: heads of `"transformer"` encoders.
         bidirectional: Mamba blocks and LSTMs read each utterance from its end, too.
         mamba_expand: width inside a block over `*_encoder_size` (published: 0.5).
@@ -177,6 +178,7 @@ class BiBiERConfig(PreTrainedConfig):
     audio_statistics: bool = False
     text_statistics: bool = False
     audio_cepstrum: bool = False
+    audio_cepstrum_size: int | None = None
     encoder_attention_heads: int = 4
     bidirectional: bool | None = None
     mamba_expand: float | int = 2
@@ -231,6 +233,7 @@ class BiBiERConfig(PreTrainedConfig):
         for option, (corrected, original) in ORIGINAL_OPTIONS.items():
             if getattr(self, option) is None:
                 setattr(self, option, original if self.original_behaviour else corrected)
+        self._derive_cepstrum_size()
         for modality in MODALITIES:
             self._derive_feature_size(modality)
             if getattr(self, f"{modality}_encoder") == "none" and self.feature_size(modality) is not None:
@@ -272,7 +275,7 @@ class BiBiERConfig(PreTrainedConfig):
 
     def cepstrum_size(self, modality: str) -> int:
         """Number of cepstral coefficients in each frame of the features."""
-        return self.audio_config.num_mel_bins if modality == "audio" and self.audio_cepstrum else 0
+        return self.audio_cepstrum_size or 0 if modality == "audio" else 0
 
     @property
     def depends_on_batch(self) -> bool:
@@ -291,14 +294,28 @@ class BiBiERConfig(PreTrainedConfig):
             hints = [f"'{key}'" + _did_you_mean(key, known) for key in unknown]
             raise ValueError(f"BiBiERConfig has no option {', '.join(hints)}. Allowed: {', '.join(sorted(known))}.")
 
+    def _derive_cepstrum_size(self) -> None:
+        if not self.audio_cepstrum or "audio" not in self.modalities:
+            return
+        backbone, given = self.audio_config, self.audio_cepstrum_size
+        if backbone is None:
+            if given is None or not 0 < given < (self.audio_feature_size or 0):
+                raise ValueError(
+                    f"audio_cepstrum=True without audio_config (a backbone) needs audio_cepstrum_size, part of audio_feature_size="
+                    f"{self.audio_feature_size}; got {given}."
+                )
+            return
+        kind = backbone.model_type
+        _require(kind == "whisper", "audio_cepstrum", True, f"False for the audio backbone {kind!r}; it needs the log-mel input of Whisper")
+        if given not in (None, backbone.num_mel_bins):
+            raise ValueError(
+                f"audio_cepstrum_size={given} contradicts the audio backbone's {backbone.num_mel_bins} mel bins. Leave it out."
+            )
+        self.audio_cepstrum_size = backbone.num_mel_bins
+
     def _derive_feature_size(self, modality: str) -> None:
         backbone = getattr(self, f"{modality}_config")
         given = getattr(self, f"{modality}_feature_size")
-        if modality == "audio" and self.audio_cepstrum:
-            kind = getattr(backbone, "model_type", None)
-            _require(
-                kind == "whisper", "audio_cepstrum", True, f"False for the audio backbone {kind!r}; it needs the log-mel input of Whisper"
-            )
         if backbone is None:
             if given is None and modality in self.modalities and not self._takes_logits_only(modality):
                 raise ValueError(

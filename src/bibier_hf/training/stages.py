@@ -5,8 +5,8 @@
 
 Encoders know the labels of their training samples, so their logits on these are better than on any others, and a mixture that is trained
 on them trusts them too much. Stage 2 therefore reads, on the training set, *out-of-fold* logits: the training set is cut into K parts that
-keep dialogues and speakers whole, and the logits of each part come from an encoder that was trained on the others. Frames, and all logits
-on dev and test, come from the encoders that were trained on everything.
+keep apart what dev keeps apart from train (dialogues, speakers or neither), and the logits of each part come from an encoder that was
+trained on the others. Frames, and all logits on dev and test, come from the encoders that were trained on everything.
 
 A finished stage leaves `stages/<name>` with its model and `stage.json`, and is not done again after a kill.
 """
@@ -72,7 +72,7 @@ def train_encoders(
     if mixes:
         facts["logits"] = run.stages.logits
         if run.stages.logits == "out_of_fold":
-            folds, facts["folds"] = assign_folds(data["train"].metadata, run.stages.folds, seed)
+            folds, facts["folds"] = assign_folds(data["train"].metadata, data["dev"].metadata, run.stages.folds, seed)
     logits = {}
     for modality in MODALITIES:
         head = unimodal_model(model, modality, seed)
@@ -226,14 +226,17 @@ def _stored_logits(stage: RunArguments, head: BiBiERForEmotionClassification, pr
     return store.rows(inputs.keys)
 
 
-def assign_folds(metadata: Dataset, count: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Cut samples into parts that keep what belongs together whole, with every label of every corpus in proportion.
+def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
+    """Cut the training set into parts that keep what belongs together whole, with every label of every corpus in proportion.
 
-    What belongs together, in each corpus: samples that share a dialogue or a speaker, directly or through others; where that ties most
-    of them together (the friends of MELD meet everywhere), a dialogue; else a speaker; else nothing.
+    An encoder must be as good on its held-out part as it will be on dev, or the fusion learns to trust the wrong one: a split that has the
+    voices of train on dev, as RESD's official one, has them in every part, and one that keeps dialogues apart keeps them apart here. So
+    what belongs together, in each corpus, is what dev does not share with train: samples of a dialogue or a speaker, directly or through
+    others; where that ties most of them together, a dialogue; else a speaker; else nothing.
 
     Args:
-        metadata: N rows with `id`, `corpus`, `label`, `dialogue` and `speaker`.
+        train: N rows with `id`, `corpus`, `label`, `dialogue` and `speaker`.
+        dev: rows with `corpus`, `dialogue` and `speaker`.
         count: number of parts K.
         seed: of the choice.
 
@@ -243,11 +246,13 @@ def assign_folds(metadata: Dataset, count: int, seed: int) -> tuple[np.ndarray, 
     Raises:
         ArgumentError: fewer groups than parts.
     """
-    corpora, groups, grouped_by = np.asarray(metadata["corpus"]), np.empty(len(metadata), dtype=object), {}
+    corpora, groups, grouped_by = np.asarray(train["corpus"]), np.empty(len(train), dtype=object), {}
     for corpus in sorted(set(corpora)):
         rows = np.flatnonzero(corpora == corpus)
-        own = metadata.select(rows)
-        for columns in (*_GROUPINGS, ()):
+        own = train.select(rows)
+        dev_rows = dev.select(np.flatnonzero(np.asarray(dev["corpus"]) == corpus))
+        shared = {column for column in _GROUPINGS[0] if (set(own[column]) & set(dev_rows[column])) - {None}}
+        for columns in (*(grouping for grouping in _GROUPINGS if shared.isdisjoint(grouping)), ()):
             values = {column: own[column] for column in columns}
             keys = [[f"{column}:{value[row]}" for column, value in values.items() if value[row] is not None] for row in range(len(rows))]
             found = connected_groups(own["id"], keys)
@@ -257,7 +262,7 @@ def assign_folds(metadata: Dataset, count: int, seed: int) -> tuple[np.ndarray, 
         groups[rows] = [f"{corpus}/{group}" for group in found]
         grouped_by[corpus] = {"grouped_by": list(columns), "groups": len(sizes)}
     names = [str(number) for number in range(count)]
-    labels = list(zip(corpora.tolist(), metadata["label"], strict=True))
+    labels = list(zip(corpora.tolist(), train["label"], strict=True))
     try:
         folds = stratified_group_split(labels, groups.tolist(), dict.fromkeys(names[1:], 1 / count), seed, remainder=names[0])
     except ValueError as error:
