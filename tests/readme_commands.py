@@ -147,7 +147,7 @@ COMMANDS: dict[str, Run | Skip] = {
         slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | dialogue_grouped |"
     ),
     "python recipes/study.py recipes/studies/resd_augmentation.yaml --data_dir PATH/TO/resd": Run(
-        slow=True, append=f"--only base {ONE_EPOCH}", expect="| base | official |"
+        slow=True, append=f"--only base {WHISPER_E5} {ONE_EPOCH}", expect="| base | official |"
     ),
     (
         "python recipes/study.py recipes/studies/meld_labels.yaml --data_dir PATH/TO/meld "
