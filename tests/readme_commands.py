@@ -69,6 +69,7 @@ COMMANDS: dict[str, Run | Skip] = {
     "make demo": Skip("installs an environment, and serves until it is interrupted; tests/demo/test_browser.py uses the page"),
     "README.md, Python block 1": Run(),
     "README.md, Python block 2": Run(slow=True),
+    "README.md, Python block 3": Run(),
     "bibier predict outputs/quickstart talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(slow=True),
     "bibier demo outputs/quickstart --port 7860": Skip("serves until it is interrupted; tests/demo/test_browser.py uses the page"),
     "bibier export outputs/quickstart --output_dir outputs/quickstart-onnx --part whole": Run(slow=True),
