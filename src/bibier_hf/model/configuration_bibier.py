@@ -275,7 +275,7 @@ class BiBiERConfig(PreTrainedConfig):
 
     def cepstrum_size(self, modality: str) -> int:
         """Number of cepstral coefficients in each frame of the features."""
-        return self.audio_cepstrum_size or 0 if modality == "audio" else 0
+        return self.audio_cepstrum_size or 0 if modality == "audio" and self.audio_cepstrum else 0
 
     @property
     def depends_on_batch(self) -> bool:
