@@ -135,6 +135,18 @@ def test_adapters_and_stages_are_named(results):
     assert "anew on train and dev together" in render_model_card(results).text
 
 
+def test_a_late_fusion_of_pooled_features_claims_no_blocks(results):
+    results["model"]["fusion"] = "late"
+    results["config"]["model"] = {"audio_encoder_layers": 0}
+    text = render_model_card(results).text
+    assert "learned weights over their answers (`late`)" in text
+    assert "cross-modal" not in text
+    (audio,) = [line for line in text.splitlines() if line.startswith("| audio |")]
+    (other,) = [line for line in text.splitlines() if line.startswith("| text |")]
+    assert audio.endswith("| pooled over time |")
+    assert other.endswith("| `mamba` |")
+
+
 def test_calibration_modalities_and_noise_are_shown_where_they_were_measured(results):
     results["metrics"]["test"]["resd"] |= {"ece": 0.0512, "brier": 0.4321, "nll": 1.25}
     results["calibration"] = {"temperature": 1.4142, "fitted_on": "dev, answered by the selected checkpoint"}

@@ -99,7 +99,7 @@ def render_model_card(results: dict[str, Any], model_id: str = PLACEHOLDER_ID, p
         modalities=modalities,
         modality_names=[MODALITY_NAMES[modality] for modality in modalities],
         model=results["model"],
-        backbones={modality: _backbone_facts(name, results["model"], modality) for modality, name in backbones.items()},
+        backbones={modality: _backbone_facts(name, results, modality) for modality, name in backbones.items()},
         adapters=_adapters(results, modalities),
         protocols={name: protocol_text(protocol) for name, protocol in results["protocol"].items()},
         protocol_meanings={name: PROTOCOLS.get(protocol["name"]) for name, protocol in results["protocol"].items()},
@@ -223,7 +223,14 @@ def _augmentation_text(entry: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _backbone_facts(name: str, model: dict[str, Any], modality: str) -> dict[str, Any]:
+def _backbone_facts(name: str, results: dict[str, Any], modality: str) -> dict[str, Any]:
+    """What the card says of a backbone and the encoder above it, which has no blocks where its number of layers is 0."""
+    model = results["model"]
     url = f"https://huggingface.co/{name}" if "/" in name else None
     shown = "a small one, trained from scratch with the rest" if name == EMBEDDED else f"[`{name}`]({url})" if url else f"`{name}`"
-    return {"name": shown, "encoder": model.get(f"{modality}_encoder"), "training": model[f"{modality}_backbone_training"]}
+    encoder = model.get(f"{modality}_encoder")
+    if results["config"].get("model", {}).get(f"{modality}_encoder_layers") == 0:
+        encoder = "pooled over time"
+    elif encoder is not None:
+        encoder = f"`{encoder}`"
+    return {"name": shown, "encoder": encoder, "training": model[f"{modality}_backbone_training"]}
