@@ -115,6 +115,8 @@ def test_resuming_takes_true_or_a_folder(run_file):
         (["--max_steps", "2.5"], r"max_steps: .*integer.*2\.5"),
         (["--corpora.0.fold", "first"], r"corpora\.0\.fold: .*integer.*'first'"),
         (["--patience", "0"], r"patience: .*greater than or equal to 1"),
+        (["--class_weights", "equal"], r"class_weights.*'balanced', 'sqrt' or 'none', got 'equal'"),
+        (["--class_weights", "1.5"], r"class_weights.*less than or equal to 1, got 1\.5"),
         (["--refit_on_dev", "maybe"], r"refit_on_dev: .*boolean.*'maybe'"),
         (["--optimizer", "adm"], r"optimizer: .*'adam'"),
         (["--scheduler", "step"], r"scheduler: .*'plateau'"),

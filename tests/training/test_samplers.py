@@ -68,7 +68,19 @@ def test_sqrt_class_weights_by_hand():
     assert class_weights([0, 0, 0, 0, 1], 2, "sqrt") == pytest.approx([0.5 * 5 / 3, 5 / 3])
 
 
-@pytest.mark.parametrize("mode", ["balanced", "sqrt"])
+@pytest.mark.parametrize(("mode", "exponent"), [("balanced", 1.0), ("sqrt", 0.5)])
+def test_a_named_mode_is_an_exponent(mode, exponent):
+    labels = [0, 0, 0, 1, 1, 2]
+    assert class_weights(labels, 3, mode) == class_weights(labels, 3, exponent)
+
+
+def test_an_exponent_between_weighs_between():
+    balanced, between, none = (class_weights([0] * 9 + [1], 2, exponent) for exponent in (1, 0.25, 0))
+    assert balanced[1] > between[1] > none[1] == pytest.approx(1)
+    assert between[1] / between[0] == pytest.approx(9**0.25)
+
+
+@pytest.mark.parametrize("mode", ["balanced", "sqrt", 0.3])
 def test_the_mean_weight_of_the_draw_is_one(mode):
     generator = np.random.default_rng(0)
     labels = generator.choice(7, 500, p=np.arange(1, 8) / 28)

@@ -188,7 +188,9 @@ class RunArguments(Section):
     lora: LoraArguments | None = Field(None, description="train low-rank adapters in the backbones; null: none")
     optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
     scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
-    class_weights: Literal["balanced", "sqrt", "none"] = Field("balanced", description="weights of the classes in the loss")
+    class_weights: Literal["balanced", "sqrt", "none"] | Share = Field(
+        "balanced", description="weights of the classes in the loss, 1 / count^e: balanced (e = 1), sqrt (0.5), none (0), or e itself"
+    )
     corpus_balanced_sampling: bool = Field(True, description="with several corpora: draw as often from each")
     group_by_length: bool = Field(False, description="batches of clips of similar length")
     soft_labels: bool = Field(False, description="train on the soft labels of the rows that have one")

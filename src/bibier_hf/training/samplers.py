@@ -81,16 +81,19 @@ def corpus_weights(corpora: Sequence[str]) -> np.ndarray:
     return len(index) / (len(counts) * counts[index])
 
 
-def class_weights(labels: Sequence[int], num_classes: int, mode: str, sample_weights: Sequence[float] | None = None) -> list[float] | None:
+def class_weights(
+    labels: Sequence[int], num_classes: int, mode: str | float, sample_weights: Sequence[float] | None = None
+) -> list[float] | None:
     """Weights of the classes in the loss, from the label counts of the training draw.
 
-    `balanced` weighs a class by 1 / count, `sqrt` by 1 / sqrt(count); both are scaled so that the mean weight of the drawn
-    samples is 1, which leaves the size of the loss and so the meaning of the learning rate alone. A class without a sample gets 0.
+    `balanced` weighs a class by 1 / count, `sqrt` by 1 / sqrt(count), a number *e* by 1 / count^e: more of it serves UAR, less of it WAR
+    and WF1. Weights are scaled so that the mean weight of the drawn samples is 1, which leaves the size of the loss and so the meaning
+    of the learning rate alone. A class without a sample gets 0.
 
     Args:
         labels: (N,) class indices.
         num_classes: number of classes.
-        mode: `"balanced"`, `"sqrt"` or `"none"`.
+        mode: `"balanced"`, `"sqrt"`, `"none"` or the exponent, from 0 (none) to 1 (balanced).
         sample_weights: (N,) expected number of draws of each sample; None: one each.
 
     Returns:
@@ -99,9 +102,9 @@ def class_weights(labels: Sequence[int], num_classes: int, mode: str, sample_wei
     if mode == "none":
         return None
     exponents = {"balanced": 1.0, "sqrt": 0.5}
-    if mode not in exponents:
-        raise ValueError(f"Unknown class_weights {mode!r}. Use one of: {', '.join(exponents)}, none.")
+    if isinstance(mode, str) and mode not in exponents:
+        raise ValueError(f"Unknown class_weights {mode!r}. Use one of: {', '.join(exponents)}, none; or an exponent from 0 to 1.")
     counts = np.bincount(labels, weights=sample_weights, minlength=num_classes).astype(float)
     weights = np.zeros(num_classes)
-    weights[counts > 0] = counts[counts > 0] ** -exponents[mode]
+    weights[counts > 0] = counts[counts > 0] ** -exponents.get(mode, mode)
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
