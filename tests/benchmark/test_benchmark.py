@@ -79,6 +79,7 @@ def test_table_json_markdown_and_picture(tmp_path: Path, monkeypatch: pytest.Mon
         ("bad", 1.0, 2.0, 1.0, 1.0, False),
     ]
     assert written[0]["run"]["threads"] == torch.get_num_threads()
+    assert written[0]["run"]["instructions"].startswith(torch.backends.cpu.get_cpu_capability())
     assert out["picture"].read_bytes().startswith(b"\x89PNG")
     page = out["markdown"].read_text()
     assert "| `good` | a slow way | 4.00 | 2.00 | yes | 1.00 s | 4.00 s |  |" in page

@@ -11,6 +11,7 @@ import torch
 
 from ..evaluation.report import environment, write_atomically
 from ..kernels import load_kernels
+from ..quantization import cpu_has_bfloat16
 from .measuring import Row
 from .registry import Materials, NotAtHand, find_rows
 from .report import draw, line, markdown, read_rows, row_of_earlier_run, write_rows
@@ -72,6 +73,7 @@ def machine_facts(compiled_kernels: bool) -> dict[str, str | int]:
     git = about["git"]
     return {
         "processor": about["hardware"]["processor"],
+        "instructions": torch.backends.cpu.get_cpu_capability() + (" with bfloat16" if cpu_has_bfloat16() else ""),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "transformers": about["versions"]["transformers"],

@@ -33,7 +33,8 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
 def row_of_earlier_run(values: Mapping[str, Any], facts: Mapping[str, str | int]) -> Row:
     """A row of [`read_rows`]; its note says when and on what it was measured, where that differs from `facts`."""
     row, run = Row.from_dict(values), values["run"]
-    differing = [f"{key} {run[key]}" for key in ("commit", "date", "processor", "threads") if run[key] != facts[key]]
+    told = ("commit", "date", "processor", "instructions", "threads")
+    differing = [f"{key} {run[key]}" for key in told if key in run and run[key] != facts[key]]
     return replace(row, note="; ".join(filter(None, [row.note, ", ".join(differing)])))
 
 
