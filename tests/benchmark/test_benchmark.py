@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bibier_hf.benchmark import command, growth_rows, registry, textbook
+from bibier_hf.benchmark import command, growth_rows, registry, report, textbook
 from bibier_hf.benchmark.measuring import Row, compare
 from bibier_hf.model.mamba_bibier import MambaBlock, selective_scan
 from bibier_hf.model.sequence_bibier import KeptSteps
@@ -95,6 +95,8 @@ def test_table_json_markdown_and_picture(tmp_path: Path, monkeypatch: pytest.Mon
     page = out["markdown"].read_text()
     assert f"| 4.00 s | commit {written[0]['run']['commit']} |" in page
     assert "| `bad` | a slow way | 1.00 | 2.00 | **no** | 1.00 s | 1.00 s |  |" in page
+    earlier = {key: value for key, value in written[0]["run"].items() if key != "instructions"}  # a file of an earlier release
+    assert report.row_of_earlier_run(written[0] | {"run": earlier}, written[0]["run"]).note == "instructions not known"
     assert command.benchmark_main(["--keep"]) == 2
     assert command.benchmark_main(["--only", "no_such_row"]) == 2
     assert "no_such_row. There are: good, bad" in capsys.readouterr().err

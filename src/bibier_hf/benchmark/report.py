@@ -34,7 +34,7 @@ def row_of_earlier_run(values: Mapping[str, Any], facts: Mapping[str, str | int]
     """A row of [`read_rows`]; its note says when and on what it was measured, where that differs from `facts`."""
     row, run = Row.from_dict(values), values["run"]
     told = ("commit", "date", "processor", "instructions", "threads")
-    differing = [f"{key} {run[key]}" for key in told if key in run and run[key] != facts[key]]
+    differing = [f"{key} {run.get(key, 'not known')}" for key in told if run.get(key) != facts[key]]
     return replace(row, note="; ".join(filter(None, [row.note, ", ".join(differing)])))
 
 
