@@ -116,6 +116,8 @@ def test_resuming_takes_true_or_a_folder(run_file):
         (["--corpora.0.fold", "first"], r"corpora\.0\.fold: .*integer.*'first'"),
         (["--patience", "0"], r"patience: .*greater than or equal to 1"),
         (["--class_weights", "equal"], r"class_weights.*'balanced', 'sqrt' or 'none', got 'equal'"),
+        (["--logit_adjustment", "test"], r"logit_adjustment.*'dev'.*'test'"),
+        (["--logit_adjustment", "-2"], r"logit_adjustment.*greater than or equal to -1, got -2"),
         (["--class_weights", "1.5"], r"class_weights.*less than or equal to 1, got 1\.5"),
         (["--refit_on_dev", "maybe"], r"refit_on_dev: .*boolean.*'maybe'"),
         (["--optimizer", "adm"], r"optimizer: .*'adam'"),

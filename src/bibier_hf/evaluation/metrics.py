@@ -27,6 +27,9 @@ METRICS = ("uar", "war", "mf1", "wf1")
 SELECTION_METRIC = "score"
 """Name under which the trainer knows the selection metric."""
 
+SELECTION_FORMULA = "mean of UAR, WAR, MF1 and WF1 on dev, averaged over the corpora"
+"""What it is."""
+
 METRIC_MODULE = Path(__file__).parent / "bibier_metrics"
 """Folder of the four metrics as a module of `evaluate`: `evaluate.load(str(METRIC_MODULE))`; as it stands it is a Space, too."""
 

@@ -120,6 +120,7 @@ def render_model_card(results: dict[str, Any], model_id: str = PLACEHOLDER_ID, p
             file.format(name): caption.format(name) for name in test for file, caption in PICTURES.items() if file.format(name) in pictures
         },
         selection=results["selection"],
+        logit_adjustment=results.get("logit_adjustment"),
         refit=results["config"]["refit_on_dev"],
         stages=_stage_facts(results.get("stages"), modalities),
         seed=results["seed"],

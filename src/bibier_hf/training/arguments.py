@@ -22,7 +22,7 @@ from pydantic import Field, ValidationError
 from transformers import TrainingArguments
 
 from ..errors import ArgumentError
-from ..evaluation.metrics import SELECTION_METRIC
+from ..evaluation.metrics import SELECTION_FORMULA, SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, BiBiERConfig
 from ..model.labels_bibier import EMOTIONS
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
@@ -33,7 +33,7 @@ RUN_FILE = "run.yaml"
 OUTPUT_FIELDS = ("output_dir", "resume_from_checkpoint", "overwrite", "push_to_hub", "hub_model_id", "hub_private_repo")
 """Where the result of a run goes, on which it does not depend."""
 
-_SELECTION = "checkpoints are always selected by the mean of UAR, WAR, MF1 and WF1 on dev, averaged over the corpora"
+_SELECTION = f"checkpoints are always selected by the {SELECTION_FORMULA}"
 
 RESERVED = {
     "optim": "use `optimizer`",
@@ -199,6 +199,10 @@ class RunArguments(Section):
     gold_weight: float | None = Field(None, ge=0, le=1, description="mix at least so much of the gold label into soft labels; null: none")
     patience: int | None = Field(10, ge=1, description="stop after so many evaluations without a better dev score; null: never")
     refit_on_dev: bool = Field(False, description="after selection train anew on train + dev, as long as the selected checkpoint was")
+    logit_adjustment: Literal["dev"] | Annotated[float, Field(ge=-1, le=1)] | None = Field(
+        None,
+        description="after training take so many times the log share of a class off its logits; dev: what is best there; null: nothing",
+    )
     calibrate: bool | None = Field(None, description="fit the temperature of the pipeline on dev; null: unless model.original_behaviour")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     stages: StagesArguments = Field(default_factory=StagesArguments)
@@ -336,8 +340,8 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
 # Data, model and output are those of the whole run.
 _SHARED_BY_STAGES = frozenset(
     """
-    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model calibrate feature_cache
-    refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
+    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model calibrate
+    logit_adjustment feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
     """.split()
 )
 

@@ -14,7 +14,7 @@ from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset, InputExtractor, input_specs, raw_inputs
 from ..data.schema import SPLITS
 from ..evaluation.calibration import fit_temperature
-from ..evaluation.metrics import METRICS, SELECTION_METRIC
+from ..evaluation.metrics import METRICS, SELECTION_FORMULA, SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
 from ..model.encoders_bibier import StatisticsPooling
 from ..model.labels_bibier import EMOTIONS
@@ -211,7 +211,7 @@ def selection_facts(trainer: BiBiERTrainer) -> dict[str, Any]:
         for entry in evaluations
     ]
     return {
-        "metric": "mean of UAR, WAR, MF1 and WF1 on dev, averaged over the corpora",
+        "metric": SELECTION_FORMULA,
         "value": state.best_metric,
         "epoch": chosen["epoch"],
         "step": state.best_global_step,

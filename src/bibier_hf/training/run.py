@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
 
+import numpy as np
 from datasets import DatasetDict, concatenate_datasets
 
 from ..data.corpora import load_corpus
@@ -24,6 +25,7 @@ from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, s
 from .augmentation import AugmentedCorpus, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .fit import add_adapters, build_model, calibration_facts, make_inputs, make_trainer, refit, selection_facts
+from .logit_adjustment import adjustment_facts, shift_classifiers
 from .output import claim_output, complete_output
 from .soft_labels import attach_label_tables
 from .stages import frozen_encoders, train_encoders
@@ -86,6 +88,9 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         trainer.train(resume_from_checkpoint=_where_to_resume(run))
         selection = selection_facts(trainer)
         logits_on_dev = trainer.predict_logits(data["dev"])
+        adjustment = adjustment_facts(run, logits_on_dev, data["train"], data["dev"])
+        if adjustment is not None:
+            logits_on_dev = logits_on_dev + np.array(adjustment["shift"], dtype=logits_on_dev.dtype)
         calibration = calibration_facts(run, trainer.model, logits_on_dev, data["dev"])
         temperature = calibration["temperature"]
         predictions = {"dev": Predictions.from_logits(data["dev"].metadata, logits_on_dev, temperature)}
@@ -93,6 +98,8 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         if run.refit_on_dev:
             trainer, adapters = refit(run, processor, join_inputs([data["train"], data["dev"]]), selection["epoch"])
             clock.lap("refit")
+        if adjustment is not None:
+            shift_classifiers(trainer.model, adjustment["shift"])
         predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]), temperature)
         clock.lap("test")
     model_facts = _model_facts(trainer.model, run)
@@ -104,6 +111,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         "protocol": {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)},
         "selection": selection,
         "stages": stages,
+        "logit_adjustment": adjustment,
         "calibration": calibration
         | {"uncalibrated": {split: answers.calibration_by_corpus(calibrated=False) for split, answers in predictions.items()}},
         "date": datetime.now(UTC).date().isoformat(),

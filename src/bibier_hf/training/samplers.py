@@ -81,6 +81,9 @@ def corpus_weights(corpora: Sequence[str]) -> np.ndarray:
     return len(index) / (len(counts) * counts[index])
 
 
+_EXPONENTS = {"balanced": 1.0, "sqrt": 0.5, "none": 0.0}
+
+
 def class_weights(
     labels: Sequence[int], num_classes: int, mode: str | float, sample_weights: Sequence[float] | None = None
 ) -> list[float] | None:
@@ -101,10 +104,19 @@ def class_weights(
     """
     if mode == "none":
         return None
-    exponents = {"balanced": 1.0, "sqrt": 0.5}
-    if isinstance(mode, str) and mode not in exponents:
-        raise ValueError(f"Unknown class_weights {mode!r}. Use one of: {', '.join(exponents)}, none; or an exponent from 0 to 1.")
-    counts = np.bincount(labels, weights=sample_weights, minlength=num_classes).astype(float)
+    exponent, counts = class_weight_exponent(mode), class_counts(labels, num_classes, sample_weights)
     weights = np.zeros(num_classes)
-    weights[counts > 0] = counts[counts > 0] ** -exponents.get(mode, mode)
+    weights[counts > 0] = counts[counts > 0] ** -exponent
     return (weights * counts.sum() / (weights * counts).sum()).tolist()
+
+
+def class_weight_exponent(mode: str | float) -> float:
+    """e of the weights 1 / count^e that `mode` stands for: `"balanced"`, `"sqrt"`, `"none"` or e itself."""
+    if isinstance(mode, str) and mode not in _EXPONENTS:
+        raise ValueError(f"Unknown class_weights {mode!r}. Use one of: {', '.join(_EXPONENTS)}; or an exponent from 0 to 1.")
+    return _EXPONENTS.get(mode, mode)
+
+
+def class_counts(labels: Sequence[int], num_classes: int, sample_weights: Sequence[float] | None = None) -> np.ndarray:
+    """(num_classes,) expected draws of each class in an epoch; arguments: [`class_weights`]."""
+    return np.bincount(labels, weights=sample_weights, minlength=num_classes).astype(float)
