@@ -12,7 +12,7 @@ from bibier_hf import EMOTIONS
 from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.features import InputDataset
-from bibier_hf.data.label_tables import read_label_table
+from bibier_hf.data.label_tables import mean_label_table, read_label_table
 from bibier_hf.data.tables import CorpusError
 from bibier_hf.training.arguments import ArgumentError, run_arguments
 from bibier_hf.training.run import run_training
@@ -146,6 +146,27 @@ def test_labels_are_joined_by_id(labelled_corpus):
         attach_soft_labels(DatasetDict(train=splits["dev"]), read_label_table(path))
 
 
+def test_of_several_tables_the_mean_counts(labelled_corpus, tmp_path):
+    splits, path = labelled_corpus
+    other = tmp_path / "others.csv"
+    rows = list(zip(splits["train"]["id"], splits["train"]["label"], strict=True))
+    flat = ",".join(["0.1", "0.4"] + ["0.1"] * 5)
+    other.write_text("\n".join(["id,label," + ",".join(EMOTIONS), *(f"{row_id},{EMOTIONS[label]},{flat}" for row_id, label in rows)]))
+    table = mean_label_table([read_label_table(path), read_label_table(other)])
+    found = table.soft_labels()
+    for index, (row_id, label) in enumerate(rows):  # every second row stands in the second table alone
+        first = np.full(7, 0.05) + 0.65 * np.eye(7)[label]
+        second = np.array([float(value) for value in flat.split(",")])
+        np.testing.assert_allclose(found[row_id], (first + second) / 2 if index % 2 == 0 else second, atol=1e-5)
+    assert len(found) == len(rows)
+    assert set(table.ids) == {"unknown", *(row_id for row_id, _ in rows)}
+    assert table.labels[table.ids.index("unknown")] == EMOTIONS.index("happy")
+    assert table.predictions[table.ids.index("unknown")] == -1
+    assert table.predictions[table.ids.index(rows[1][0])] == 1
+    _, facts = attach_soft_labels(splits, table)
+    assert (facts["table"], facts["soft"], facts["other_gold"]) == ("labels.csv, others.csv", 14, 0)
+
+
 @pytest.mark.parametrize("augmentation", [{}, {"sds": {"share": 1.0, "target_s": 0.6, "draws": 2}}], ids=["plain", "stacked"])
 def test_a_run_trains_on_a_table(labelled_corpus, corpus_table, tmp_path, tiny_options, augmentation):
     _, path = labelled_corpus
@@ -166,6 +187,10 @@ def test_a_run_trains_on_a_table(labelled_corpus, corpus_table, tmp_path, tiny_o
     text = json.dumps(json.loads((tmp_path / "soft" / "results.json").read_text()))
     assert results["config"]["corpora"][0]["labels"] == "labels.csv"
     assert str(tmp_path) not in text
+    run = run_arguments(content)
+    run.corpora[0].labels = [str(path), str(tmp_path / "others.csv")]
+    assert run.corpora[0].label_tables == run.corpora[0].labels
+    assert run.public_dump()["corpora"][0]["labels"] == ["labels.csv", "others.csv"]
     with pytest.raises(ArgumentError, match="soft_labels is false"):
         run_arguments(content | {"soft_labels": False})
     with pytest.raises(ArgumentError, match="label_smoothing_mode"):

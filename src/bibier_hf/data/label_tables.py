@@ -115,6 +115,32 @@ def read_label_table(path: str | Path) -> LabelTable:
     return LabelTable(path.name, digest, tuple(ids), np.array(labels), np.array(probabilities), np.array(predictions))
 
 
+def mean_label_table(tables: Sequence[LabelTable]) -> LabelTable:
+    """One table of the mean distributions of several, such as the answers of several teachers; a row counts where it is labelled.
+
+    Args:
+        tables: at least one; a row may stand in some of them only. Its gold label is that of the first which has one.
+
+    Raises:
+        CorpusError: rows that hold no distribution at all.
+    """
+    if len(tables) == 1:
+        return tables[0]
+    gold: dict[str, int] = {}
+    found: dict[str, list[np.ndarray]] = {}
+    for table in tables:
+        for row_id, label in zip(table.ids, table.labels.tolist(), strict=True):
+            if gold.setdefault(row_id, label) == -1:
+                gold[row_id] = label
+        for row_id, distribution in table.soft_labels().items():
+            found.setdefault(row_id, []).append(distribution)
+    nothing = [np.full(len(EMOTIONS), np.nan)]
+    probabilities = np.array([np.mean(found.get(row_id, nothing), axis=0) for row_id in gold])
+    predictions = np.array([_highest(row, -1) for row in probabilities.tolist()])
+    name, digest = ", ".join(table.name for table in tables), ", ".join(table.sha256 for table in tables)
+    return LabelTable(name, digest, tuple(gold), np.array(list(gold.values())), probabilities, predictions)
+
+
 def write_label_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
     """Write a table with at least `id`, `label` and the seven emotions; the suffix decides: `.parquet` or `.csv`."""
     if path.suffix == ".parquet":

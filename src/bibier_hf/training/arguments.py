@@ -126,9 +126,16 @@ class CorpusArguments(Section):
     fold: int = Field(0, ge=0, description="which fold is the test set, for grouped protocols")
     split_seed: int = Field(42, ge=0, description="seed of the dev split where the corpus has none")
     dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev where the corpus has none")
-    labels: str | None = Field(None, description="table of soft labels for the training rows, joined by id; see soft_labels")
+    labels: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+        None, description="table of soft labels for the training rows, joined by id, or a list of them, for their mean; see soft_labels"
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="options of this corpus' loader")
     augmentation: AugmentationArguments = Field(default_factory=AugmentationArguments)
+
+    @property
+    def label_tables(self) -> list[str]:
+        """The tables of `labels`; none, one or several."""
+        return [self.labels] if isinstance(self.labels, str) else self.labels or []
 
 
 class FeatureCacheArguments(Section):
@@ -248,11 +255,12 @@ class RunArguments(Section):
         for name in OUTPUT_FIELDS:
             content.pop(name)
         content["feature_cache"].pop("directory")
-        for corpus in content["corpora"]:
+        for corpus, arguments in zip(content["corpora"], self.corpora, strict=True):
             corpus.pop("data_dir")
             hide_folder(corpus["augmentation"]["synthetic"], "path")
             hide_folder(corpus["augmentation"]["sds"], "asr_model")
-            corpus["labels"] = corpus["labels"] and Path(corpus["labels"]).name
+            names = [Path(table).name for table in arguments.label_tables]
+            corpus["labels"] = names if isinstance(arguments.labels, list) else names[0] if names else None
         for name in ("audio_backbone", "text_backbone"):
             hide_folder(content, name)
         return content

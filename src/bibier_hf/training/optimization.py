@@ -57,12 +57,13 @@ def optimizer_cls_and_kwargs(name: str, args: TrainingArguments) -> tuple[type[t
     options: dict[str, Any] = {"lr": args.learning_rate}
     match name:
         case "adam" | "adamw":
-            options |= {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon}
+            # One kernel for the whole update, as in transformers' own default: on a CPU several times the speed of torch's loop.
+            options |= {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon, "fused": True}
             return (torch.optim.Adam if name == "adam" else torch.optim.AdamW), options
         case "lion":
             return Lion, options
         case "sgd":
-            return torch.optim.SGD, options | {"momentum": 0.9}
+            return torch.optim.SGD, options | {"momentum": 0.9, "fused": True}
         case "rmsprop":
             return torch.optim.RMSprop, options
     raise ValueError(f"Unknown optimizer {name!r}. Use one of: {', '.join(OPTIMIZERS)}.")

@@ -63,7 +63,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     load_kernels(build_missing=True)
     # The main process prepares and fetches; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
-        recorded, label_facts = attach_label_tables(load_corpora(run.corpora), [corpus.labels for corpus in run.corpora])
+        recorded, label_facts = attach_label_tables(load_corpora(run.corpora), [corpus.label_tables for corpus in run.corpora])
         augmented = {
             name: AugmentedCorpus(rows, corpus.augmentation) for corpus, (name, rows) in zip(run.corpora, recorded.items(), strict=True)
         }

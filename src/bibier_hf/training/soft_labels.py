@@ -21,7 +21,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
 from ..augmentation.ls_llm_answers import blend_with_gold
-from ..data.label_tables import LabelTable, read_label_table
+from ..data.label_tables import LabelTable, mean_label_table, read_label_table
 from ..data.tables import CorpusError
 from ..model.labels_bibier import EMOTIONS
 
@@ -129,11 +129,14 @@ def attach_soft_labels(splits: DatasetDict, table: LabelTable) -> tuple[DatasetD
     return DatasetDict({**splits, "train": train}), facts
 
 
-def attach_label_tables(corpora: Mapping[str, DatasetDict], paths: Sequence[str | None]) -> tuple[dict[str, DatasetDict], dict[str, Any]]:
-    """[`attach_soft_labels`] to each corpus that has a table; returns the corpora and the facts by their names."""
+def attach_label_tables(
+    corpora: Mapping[str, DatasetDict], paths: Sequence[Sequence[str]]
+) -> tuple[dict[str, DatasetDict], dict[str, Any]]:
+    """[`attach_soft_labels`] to each corpus that has tables, of several their mean; returns the corpora and the facts by their names."""
     attached, facts = {}, {}
-    for (name, splits), path in zip(corpora.items(), paths, strict=True):
+    for (name, splits), of_corpus in zip(corpora.items(), paths, strict=True):
         attached[name] = splits
-        if path is not None:
-            attached[name], facts[name] = attach_soft_labels(splits, read_label_table(path))
+        if of_corpus:
+            table = mean_label_table([read_label_table(path) for path in of_corpus])
+            attached[name], facts[name] = attach_soft_labels(splits, table)
     return attached, facts
