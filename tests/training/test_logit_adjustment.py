@@ -38,9 +38,11 @@ def test_strengths_go_from_an_unweighted_to_a_balanced_training(exponent, ends):
     assert np.diff(strengths) == pytest.approx(0.05)
 
 
-def test_of_equal_scores_the_smallest_change():
-    assert best_strength({-0.3: 0.5, -0.1: 0.7, 0.0: 0.6, 0.05: 0.7}) == 0.05
-    assert best_strength({-0.1: 0.7, 0.0: 0.7, 0.1: 0.7}) == 0
+def test_the_best_strength_is_so_with_its_neighbours():
+    # a peak by itself loses to a plateau, and ends have one neighbour
+    assert best_strength({-0.15: 0.5, -0.1: 0.9, -0.05: 0.5, 0.0: 0.7, 0.05: 0.8, 0.1: 0.7, 0.15: 0.6}) == 0.05
+    assert best_strength({-0.1: 0.9, -0.05: 0.8, 0.0: 0.5}) == -0.1
+    assert best_strength({-0.1: 0.7, -0.05: 0.7, 0.0: 0.7, 0.05: 0.7}) == 0  # of equal ones the smallest change
 
 
 def test_scores_count_every_corpus_the_same():
@@ -63,7 +65,8 @@ def test_dev_finds_the_shift_that_the_logits_lack(feature_rows):
     options = {"class_weights": "none", "corpus_balanced_sampling": False, "logit_adjustment": "dev"}
     run = run_arguments({"corpora": [{"name": "csv"}], "output_dir": "x"} | options)
     facts = adjustment_facts(run, logits, train, dev)
-    assert facts["strength"] == 0.4  # the first after which (0.6 - strength) * ln(60) is no longer above one
+    # right from 0.4 on, after which (0.6 - strength) * ln(60) is no longer above one; so are its neighbours from 0.45 on
+    assert facts["strength"] == 0.45
     assert ((logits + facts["shift"]).argmax(1) == dev.labels).all()
     scores = {entry["strength"]: entry["score"] for entry in facts["dev_scores"]}
     assert scores[facts["strength"]] == 1 > scores[0]

@@ -103,8 +103,17 @@ def strength_scores(
 
 
 def best_strength(scores: dict[float, float]) -> float:
-    """The strength with the highest score; of equal ones that which changes least."""
-    return min(scores, key=lambda strength: (-scores[strength], abs(strength)))
+    """The strength that is best together with its two neighbours; of equal ones that which changes least.
+
+    From one strength to the next a handful of rows change their answer, so that a single score is mostly noise.
+
+    Args:
+        scores: of each strength, in rising order.
+    """
+    strengths, values = list(scores), np.array(list(scores.values()))
+    means = np.array([values[max(0, index - 1) : index + 2].mean() for index in range(len(values))])
+    best = [strength for strength, mean in zip(strengths, means, strict=True) if np.isclose(mean, means.max(), rtol=0, atol=1e-12)]
+    return min(best, key=abs)
 
 
 @torch.no_grad()
