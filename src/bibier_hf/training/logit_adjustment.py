@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from ..data.features import InputDataset
-from ..evaluation.metrics import SELECTION_FORMULA, grouped_metrics, mean_over_groups
+from ..evaluation.metrics import grouped_metrics, mean_over_groups
 from ..model.configuration_bibier import MODALITIES
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
@@ -54,7 +54,7 @@ def adjustment_facts(run: RunArguments, logits: np.ndarray, train: InputDataset 
     return {
         "strength": strength,
         "shift": (-strength * log_prior).tolist(),
-        "chosen_on": f"dev, answered by the selected checkpoint{' before the refit' if run.refit_on_dev else ''}; {SELECTION_FORMULA}",
+        "chosen_on": f"dev, answered by the selected checkpoint{' before the refit' if run.refit_on_dev else ''}",
         "dev_scores": [{"strength": strength, "score": score} for strength, score in scores.items()],
     }
 
@@ -87,7 +87,7 @@ def strengths_to_try(exponent: float) -> list[float]:
 def strength_scores(
     logits: np.ndarray, labels: Sequence[int], groups: Sequence[str], log_prior: np.ndarray, strengths: Sequence[float]
 ) -> dict[float, float]:
-    """The selection metric under each strength.
+    """The selection metric (mean of UAR, WAR, MF1 and WF1) under each strength.
 
     Args:
         logits: (N, K).
