@@ -69,6 +69,7 @@ def test_table_json_markdown_and_picture(tmp_path: Path, monkeypatch: pytest.Mon
         raise registry.NotAtHand("give --resd DIR")
 
     rows = {"good": lambda: measured("good", 4.0, 2.0), "bad": lambda: measured("bad", 1.0, 2.0), "absent": absent}
+    rows["free"] = lambda: measured("free", 3.0, None)
     monkeypatch.setattr(command, "find_rows", lambda materials: (rows, {}))
     out = {option: tmp_path / "out" / name for option, name in (("json", "rows.json"), ("picture", "rows.png"), ("markdown", "rows.md"))}
     assert command.benchmark_main([part for option, path in out.items() for part in (f"--{option}", str(path))]) == 0
@@ -77,6 +78,7 @@ def test_table_json_markdown_and_picture(tmp_path: Path, monkeypatch: pytest.Mon
     assert [(row["name"], row["ratio"], row["goal"], row["ours_s"], row["theirs_s"], row["reached"]) for row in written] == [
         ("good", 4.0, 2.0, 1.0, 4.0, True),
         ("bad", 1.0, 2.0, 1.0, 1.0, False),
+        ("free", 3.0, None, 1.0, 3.0, True),
     ]
     assert written[0]["run"]["threads"] == torch.get_num_threads()
     assert written[0]["run"]["instructions"].startswith(torch.backends.cpu.get_cpu_capability())

@@ -62,7 +62,8 @@ def benchmark_main(arguments: Sequence[str], description: str | None = None) -> 
         )
         write_atomically(options.markdown, lambda path: path.write_text(text, encoding="utf-8"))
     missed = [row.name for row in rows if not row.reached]
-    told = f"\n{len(rows) - len(missed)} of {len(rows)} goals reached" + (f"; not: {', '.join(missed)}" if missed else "")
+    goals = sum(row.goal is not None for row in rows)
+    told = f"\n{goals - len(missed)} of {goals} goals reached" + (f"; not: {', '.join(missed)}" if missed else "")
     print(told + (f"; not run: {', '.join(left_out)}" if left_out else "") + f" ({facts['minutes']} minutes)")
     return 0
 

@@ -14,6 +14,7 @@ from datasets import Dataset
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
+from transformers import TrainingArguments
 
 from ..data.collator import FeatureCollator
 from ..data.corpora import load_corpus
@@ -22,9 +23,10 @@ from ..model.backbones_bibier import encode_audio, encode_text
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..quantization import cpu_has_bfloat16
+from ..training.optimization import optimizer_cls_and_kwargs
 from ..training.samplers import EpochSampler
 from . import textbook
-from .measuring import Row
+from .measuring import Row, compare
 from .model_rows import TEXT_LENGTH, fusion_config, our_fusion, train_step
 from .registry import Materials
 
@@ -74,6 +76,19 @@ def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
     against = "clip by clip into a pickle, then padded batches"
     goal = 2.0 if attention_value == "own" else None
     return Row(name, against, theirs_s / ours_s, goal, ours_s, theirs_s, (ours_s,) * 2, (theirs_s,) * 2, 1, note)
+
+
+def optimizer_step() -> Row:
+    """AdamW over as many parameters as the layers of e5-small have, as the trainer makes it and as torch does by default on a CPU."""
+    with tempfile.TemporaryDirectory() as folder:
+        optimizer_class, options = optimizer_cls_and_kwargs("adamw", TrainingArguments(output_dir=folder, use_cpu=True))
+    sides = []
+    for kwargs in (options, options | {"fused": None}):
+        parameters = [torch.nn.Parameter(torch.zeros(384, 1536)) for _ in range(36)]
+        for parameter in parameters:
+            parameter.grad = torch.ones_like(parameter)
+        sides.append(optimizer_class(parameters, **kwargs).step)
+    return compare("optimizer_step", "torch's default loop over the parameters", None, *sides, note="AdamW, 21 million parameters")
 
 
 def loader_share(materials: Materials) -> Row:
@@ -148,6 +163,8 @@ def _their_batches(kept: list[dict], epoch: int) -> Iterator[tuple[torch.Tensor,
         audio = pad_sequence([row["audio"] for row in batch], batch_first=True)
         yield audio, torch.stack([row["text"] for row in batch]), torch.tensor([row["label"] for row in batch])
 
+
+ROWS = {"optimizer_step": optimizer_step}
 
 DATA_ROWS = {
     "resd_end_to_end": resd_end_to_end,
