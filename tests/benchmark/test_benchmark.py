@@ -93,7 +93,7 @@ def test_table_json_markdown_and_picture(tmp_path: Path, monkeypatch: pytest.Mon
     kept = ["--keep", "--only", "bad", *(part for option, path in out.items() for part in (f"--{option}", str(path)))]
     assert command.benchmark_main(kept) == 0
     again = json.loads(out["json"].read_text())
-    assert [(row["name"], row["run"]["commit"] == "later") for row in again] == [("good", False), ("bad", True)]
+    assert [(row["name"], row["run"]["commit"] == "later") for row in again] == [("good", False), ("free", False), ("bad", True)]
     page = out["markdown"].read_text()
     assert f"| 4.00 s | commit {written[0]['run']['commit']} |" in page
     assert "| `bad` | a slow way | 1.00 | 2.00 | **no** | 1.00 s | 1.00 s |  |" in page
