@@ -84,6 +84,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "accelerate launch recipes/train.py recipes/meld_text.yaml --data_dir PATH/TO/meld": Run(
         slow=True, append=f"--text_backbone {{backbones}}/e5-small {ONE_EPOCH}", expect="| meld |"
     ),
+    "accelerate launch recipes/train.py recipes/meld_text_finetuned.yaml --data_dir PATH/TO/meld": Run(
+        slow=True, append=f"--text_backbone {{backbones}}/e5-small {ONE_EPOCH}", expect="| meld |"
+    ),
     "accelerate launch recipes/train.py recipes/meld_resd.yaml --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd": Skip(
         "its backbones are 3 GB from the Hub; tests/recipes/test_stages.py runs the same plan over small ones"
     ),
