@@ -38,6 +38,23 @@ def test_every_optimizer_lowers_a_loss(args, name):
     assert (parameter < 1).all()
 
 
+@pytest.mark.parametrize("name", ["adam", "adamw", "sgd"])
+def test_one_kernel_gives_the_update_of_the_loop(args, name):
+    cls, options = optimizer_cls_and_kwargs(name, args)
+    assert options["fused"]
+    found = []
+    for fused in (True, False):
+        parameter = torch.nn.Parameter(torch.linspace(-1, 1, 9))
+        optimizer = cls([parameter], **(options | {"fused": fused, "weight_decay": 0.1}))
+        for _ in range(5):
+            optimizer.zero_grad()
+            (parameter**3).sum().backward()
+            optimizer.step()
+        found.append(parameter.detach())
+    torch.testing.assert_close(*found)
+    assert not torch.equal(found[0], torch.linspace(-1, 1, 9))
+
+
 def test_sgd_has_the_published_momentum(args):
     assert small_optimizer(args, "sgd").param_groups[0]["momentum"] == 0.9
 
