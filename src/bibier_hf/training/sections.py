@@ -69,7 +69,7 @@ def checked_section(section: type[Section], content: dict[str, Any]) -> Any:
     try:
         return section(**content)
     except ValidationError as error:
-        raise ArgumentError("\n".join(_explain(problem, section) for problem in error.errors())) from error
+        raise ArgumentError("\n".join(_explain(problem, section) for problem in _one_a_value(error.errors()))) from error
 
 
 def expand_data_dir(content: dict[str, Any]) -> dict[str, Any]:
@@ -184,6 +184,23 @@ def validated(annotation: Any, value: Any) -> Any:
     config = None if isinstance(annotation, type) and issubclass(annotation, BaseModel) else ConfigDict(arbitrary_types_allowed=True)
     checked = TypeAdapter(annotation, config=config).validate_python(value, strict=True)
     return float(checked) if annotation is float else value
+
+
+def _one_a_value(problems: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """pydantic lists a problem for each type that a value may have, under the value's key and the type: make these one."""
+    merged: dict[tuple, dict[str, Any]] = {}
+    for problem in problems:
+        *place, last = problem["loc"]
+        key = tuple(place) if place and isinstance(last, str) and _TYPE_NAME.fullmatch(last) else problem["loc"]
+        if key in merged:
+            message = problem["msg"].removeprefix("Input should be ")
+            merged[key] |= {"msg": f"{merged[key]['msg']}, or {message}"}
+        else:
+            merged[key] = {**problem, "loc": key}
+    return list(merged.values())
+
+
+_TYPE_NAME = re.compile(r"(constrained-)?(str|int|float|bool)|(literal|list|dict)\[.*\]")
 
 
 def _explain(problem: dict[str, Any], section: type[Section]) -> str:
