@@ -120,5 +120,8 @@ def test_a_run_scores_and_saves_the_adjusted_model(small_run, about, tmp_path, r
 
     again = evaluate_checkpoint(parse_evaluate_arguments([str(folders[1]), "--output_dir", str(tmp_path / "scores")]))
     assert again["metrics"]["test"] == about(adjusted["metrics"]["test"])
+    if not refit:  # the answers on dev are those of the model that is saved, shifted
+        again = evaluate_checkpoint(parse_evaluate_arguments([str(folders[1]), "--split", "dev", "--output_dir", str(tmp_path / "dev")]))
+        assert again["metrics"]["dev"] == about(adjusted["metrics"]["dev"])
     assert "times the logarithm of its share" in Path(folders[1], "README.md").read_text(encoding="utf-8")
     assert "times the logarithm of its share" not in Path(folders[0], "README.md").read_text(encoding="utf-8")

@@ -146,11 +146,8 @@ def make_trainer(
 ) -> BiBiERTrainer:
     """The trainer of a run; without `dev` it neither evaluates nor selects."""
     fit_statistics(model, train)
-    corpora = list(train.metadata["corpus"])
-    balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
-    model.config.class_weights = class_weights(
-        train.labels, len(EMOTIONS), run.class_weights, sample_weights=corpus_weights(corpora) if balanced else None
-    )
+    draws = draws_per_sample(run, train)
+    model.config.class_weights = class_weights(train.labels, len(EMOTIONS), run.class_weights, sample_weights=draws)
     groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
     lengths = train.lengths if run.group_by_length else None
     args = run.training_arguments(**overrides)
@@ -167,11 +164,17 @@ def make_trainer(
         optimizer=run.optimizer,
         scheduler=run.scheduler,
         backbone_learning_rate=run.backbone_learning_rate,
-        train_corpora=corpora if balanced else None,
+        train_corpora=None if draws is None else list(train.metadata["corpus"]),
         train_lengths=lengths,
         eval_groups=groups,
         patience=run.patience if dev is not None else None,
     )
+
+
+def draws_per_sample(run: RunArguments, train: InputDataset | EpochInputs) -> np.ndarray | None:
+    """(N,) how often each training sample is drawn in an epoch, on average; None where every one is drawn once."""
+    corpora = list(train.metadata["corpus"])
+    return corpus_weights(corpora) if run.corpus_balanced_sampling and len(set(corpora)) > 1 else None
 
 
 def refit(

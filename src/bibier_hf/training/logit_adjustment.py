@@ -22,7 +22,8 @@ from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RunArguments
 from .augmentation import EpochInputs
-from .samplers import class_counts, class_weight_exponent, corpus_weights
+from .fit import draws_per_sample
+from .samplers import class_counts, class_weight_exponent
 
 STRENGTH_STEP = 0.05
 """Distance of the strengths that dev chooses among."""
@@ -43,9 +44,7 @@ def adjustment_facts(run: RunArguments, logits: np.ndarray, train: InputDataset 
     """
     if run.logit_adjustment is None:
         return None
-    corpora = list(train.metadata["corpus"])
-    balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
-    log_prior = class_log_prior(train.labels, len(EMOTIONS), corpus_weights(corpora) if balanced else None)
+    log_prior = class_log_prior(train.labels, len(EMOTIONS), draws_per_sample(run, train))
     if run.logit_adjustment != "dev":
         return {"strength": run.logit_adjustment, "shift": (-run.logit_adjustment * log_prior).tolist(), "chosen_on": None}
     exponent = class_weight_exponent(run.class_weights)
@@ -55,7 +54,7 @@ def adjustment_facts(run: RunArguments, logits: np.ndarray, train: InputDataset 
         "strength": strength,
         "shift": (-strength * log_prior).tolist(),
         "chosen_on": f"dev, answered by the selected checkpoint{' before the refit' if run.refit_on_dev else ''}",
-        "dev_scores": [{"strength": strength, "score": score} for strength, score in scores.items()],
+        "dev_scores": [{"strength": tried, "score": score} for tried, score in scores.items()],
     }
 
 
