@@ -199,9 +199,6 @@ COMMANDS: dict[str, Run | Skip] = {
     "python recipes/cards.py take data/resd model_cards/datasets/resd": Run(slow=True, expect="Written: "),
     "python recipes/cards.py take outputs/resd_labels.parquet model_cards/datasets/resd-labels": Run(slow=True, expect="Written: "),
     "model_cards/models/meld-text/README.md, Python block 1": Run(slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}),
-    "model_cards/models/meld-text-finetuned/README.md, Python block 1": Run(
-        slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}
-    ),
     "model_cards/models/resd/README.md, Python block 1": Run(slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}),
     "model_cards/datasets/ravdess/README.md, Python block 1": Run(slow=True, replace={"OWNER/NAME": "data/resd"}),
     "python dataset_scripts/prepare_corpus.py meld --source PATH/TO/IT --output_dir data/meld": Run(
