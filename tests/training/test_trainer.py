@@ -84,6 +84,28 @@ def test_the_best_checkpoint_is_loaded_at_the_end(make_trainer):
     assert STAGING_FOLDER not in trainer.state.best_model_checkpoint
 
 
+@pytest.mark.parametrize(
+    ("options", "evaluated_at"),
+    [
+        ({"eval_delay": 2}, [6]),
+        ({"eval_delay": 9}, [6]),
+        ({"eval_delay": 9, "max_steps": 4}, [4]),
+        ({"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 100, "save_steps": 100}, [6]),
+        ({"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 6, "save_steps": 6}, [6]),
+        ({"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 4, "save_steps": 4}, [4, 6]),
+        ({"save_strategy": "best", "eval_delay": 9}, [6]),
+    ],
+    ids=str,
+)
+def test_a_training_that_ends_before_its_first_evaluation_is_evaluated_at_its_end(make_trainer, options, evaluated_at):
+    trainer = make_trainer(num_train_epochs=2, **options)
+    trainer.train()
+    assert [entry["step"] for entry in trainer.state.log_history if "eval_score" in entry] == evaluated_at
+    assert trainer.state.best_global_step in evaluated_at
+    assert Path(trainer.state.best_model_checkpoint).name == f"checkpoint-{trainer.state.best_global_step}"
+    assert Path(trainer.state.best_model_checkpoint).is_dir()
+
+
 def test_predictions_come_in_the_order_of_the_rows(make_trainer, feature_rows):
     trainer = make_trainer()
     rows = feature_rows(14, 1)

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch.utils.data import SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
 from transformers.utils import logging
 
 from ..evaluation.metrics import METRICS, SELECTION_METRIC, grouped_metrics, mean_over_groups
@@ -266,7 +266,7 @@ class BiBiERTrainer(Trainer):
 
 
 class _Bookkeeping(TrainerCallback):
-    """What must be right after a resume and is not by itself."""
+    """What must be right after a resume, and at the end, and is not by itself."""
 
     def __init__(self, trainer: BiBiERTrainer):
         self.trainer = trainer
@@ -288,6 +288,13 @@ class _Bookkeeping(TrainerCallback):
         self.trainer._sampler.set_epoch(int(state.epoch or 0))
         if hasattr(self.trainer.train_dataset, "set_epoch"):  # its rows or their targets are drawn anew in each epoch
             self.trainer.train_dataset.set_epoch(int(state.epoch or 0))
+
+    def on_epoch_end(self, args, state, control, **kwargs):
+        """A training that ends before its first evaluation (`eval_delay`) is evaluated and saved where it ends."""
+        ended = control.should_training_stop or state.global_step >= state.max_steps
+        evaluated = any(f"eval_{SELECTION_METRIC}" in entry for entry in state.log_history)
+        if ended and not evaluated and args.eval_strategy != IntervalStrategy.NO:
+            control.should_evaluate = control.should_save = True
 
 
 def _some(keys: Sequence[str], limit: int = 5) -> str:
