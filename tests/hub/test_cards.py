@@ -147,6 +147,15 @@ def test_a_late_fusion_of_pooled_features_claims_no_blocks(results):
     assert other.endswith("| `mamba` |")
 
 
+def test_the_parts_of_a_trained_backbone_that_are_frozen_are_named(results):
+    results["config"]["frozen"] = ["text_backbone.embeddings", "text_backbone.encoder.layer.0.", "audio_encoder"]
+    assert "`embeddings`" not in render_model_card(results).text  # all of it is frozen, which is said already
+    results["model"]["text_backbone_training"] = "trained"
+    text = render_model_card(results).text
+    assert "| trained, but for `embeddings`, `encoder.layer.0` |" in text
+    assert "audio_encoder`" not in text
+
+
 def test_calibration_modalities_and_noise_are_shown_where_they_were_measured(results):
     results["metrics"]["test"]["resd"] |= {"ece": 0.0512, "brier": 0.4321, "nll": 1.25}
     results["calibration"] = {"temperature": 1.4142, "fitted_on": "dev, answered by the selected checkpoint"}

@@ -234,4 +234,8 @@ def _backbone_facts(name: str, results: dict[str, Any], modality: str) -> dict[s
         encoder = "pooled over time"
     elif encoder is not None:
         encoder = f"`{encoder}`"
-    return {"name": shown, "encoder": encoder, "training": model[f"{modality}_backbone_training"]}
+    training = model[f"{modality}_backbone_training"]
+    frozen = [name.rstrip(".") for name in results["config"].get("frozen", ()) if name.startswith(f"{modality}_backbone")]
+    if frozen and training == "trained":
+        training += ", but for " + ", ".join(f"`{name.removeprefix(f'{modality}_backbone.')}`" for name in frozen)
+    return {"name": shown, "encoder": encoder, "training": training}
