@@ -1,10 +1,11 @@
 """Train a model, select it on dev, score it once on test, and write model, results and card.
 
-accelerate launch recipes/train.py                                              # the quickstart
-accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd    # a real corpus
+accelerate launch recipes/train.py  # the quickstart
+accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd  # a real corpus
 accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd --corpora.0.protocol dialogue_grouped
-accelerate launch recipes/train.py recipes/meld_resd.yaml --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd   # two stages
-accelerate launch recipes/train.py --help                                       # every key
+accelerate launch recipes/train.py recipes/meld_resd.yaml --corpora.0.data_dir PATH/TO/meld \
+    --corpora.1.data_dir PATH/TO/resd  # two stages
+accelerate launch recipes/train.py --help  # every key
 """
 
 import sys

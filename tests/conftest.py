@@ -93,7 +93,8 @@ def about(values):
 
 @pytest.fixture(scope="session", name="about")
 def about_fixture():
-    """`found == about(expected)` for nested values: probabilities depend on the batch in the last digits, and so does what they score."""
+    """`found == about(expected)` for nested values: probabilities depend on the batch in the last digits, and so does
+    what they score."""
     return about
 
 

@@ -1,10 +1,11 @@
-"""A stand-in for the Hugging Face Hub on loopback: enough of it that pushing and loading models and data sets really happens.
+"""A stand-in for the Hugging Face Hub on loopback: enough of it that pushing and loading models and data sets really
+happens.
 
     with HubServer() as hub:
         subprocess.run([sys.executable, ...], env={**os.environ, **hub.environment})
 
-Repositories live in memory, with commits, LFS uploads and private ones that only the token opens. The clients' settings are read when
-they are imported, so they run in a process of their own.
+Repositories live in memory, with commits, LFS uploads and private ones that only the token opens. The clients'
+settings are read when they are imported, so they run in a process of their own.
 """
 
 import base64
@@ -22,7 +23,8 @@ TOKEN = "hf_dummy"
 
 @dataclass
 class Repository:
-    """Files of the last commit by path, whatever the branch; `commits` are their hashes, oldest first; `sdk` that of a Space."""
+    """Files of the last commit by path, whatever the branch; `commits` are their hashes, oldest first; `sdk` that of a
+    Space."""
 
     private: bool
     sdk: str | None = None
@@ -40,7 +42,9 @@ class Repository:
                 self.lfs.add(value["path"])
             elif operation["key"] == "deletedFile":
                 del self.files[value["path"]]
-        state = json.dumps([self.commits, sorted((path, hashlib.sha1(data).hexdigest()) for path, data in self.files.items())])
+        state = json.dumps(
+            [self.commits, sorted((path, hashlib.sha1(data).hexdigest()) for path, data in self.files.items())]
+        )
         self.commits.append(hashlib.sha1(state.encode()).hexdigest())
         return self.commits[-1]
 
@@ -54,11 +58,16 @@ class Repository:
 
 def _oid(content: bytes, large: bool) -> str:
     """By which a client knows that a file has not changed: as git-lfs or as git names it."""
-    return hashlib.sha256(content).hexdigest() if large else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    return (
+        hashlib.sha256(content).hexdigest()
+        if large
+        else hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+    )
 
 
 class HubServer:
-    """Context manager around the server; `repositories` by `models/owner/name`, `datasets/owner/name` or `spaces/owner/name`.
+    """Context manager around the server; `repositories` by `models/owner/name`, `datasets/owner/name` or
+    `spaces/owner/name`.
 
     `fail_next(method, pattern, status)` lets a request fail; `requests` are all that came, in order.
     """
@@ -75,7 +84,13 @@ class HubServer:
     @property
     def environment(self) -> dict[str, str]:
         """What a client must find in its environment (beside an HF_HOME of its own)."""
-        return {"HF_ENDPOINT": self.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1", "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1"}
+        return {
+            "HF_ENDPOINT": self.url,
+            "HF_TOKEN": TOKEN,
+            "HF_HUB_DISABLE_XET": "1",
+            "HF_HUB_OFFLINE": "0",
+            "NO_PROXY": "127.0.0.1",
+        }
 
     def client_environment(self, home: Path) -> dict[str, str]:
         """The same with a Hugging Face home, so that nothing comes from another cache."""
@@ -168,8 +183,12 @@ class _Handler(BaseHTTPRequestHandler):
         if key in self.hub.repositories:
             return self.send({"error": "You already created this repo", "url": url}, 409)
         if name.startswith("others/"):
-            return self.fail(403, "Forbidden", "You don't have the rights to create a repository under the namespace others")
-        self.hub.repositories[key] = Repository(bool(wanted.get("private")) or wanted.get("visibility") == "private", wanted.get("sdk"))
+            return self.fail(
+                403, "Forbidden", "You don't have the rights to create a repository under the namespace others"
+            )
+        self.hub.repositories[key] = Repository(
+            bool(wanted.get("private")) or wanted.get("visibility") == "private", wanted.get("sdk")
+        )
         return self.send({"url": url, "name": name, "id": "1"})
 
     def validate(self) -> None:
@@ -178,7 +197,10 @@ class _Handler(BaseHTTPRequestHandler):
     def preupload(self, kind: str, name: str, revision: str) -> None:
         files = json.loads(self.body)["files"]
         large = (".parquet", ".safetensors", ".png")
-        modes = [{"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(large) else "regular"} for file in files]
+        modes = [
+            {"path": file["path"], "uploadMode": "lfs" if file["path"].endswith(large) else "regular"}
+            for file in files
+        ]
         if not (repository := self.repository(kind, name)):
             return
         oids = {path: _oid(content, path in repository.lfs) for path, content in repository.files.items()}
@@ -188,7 +210,9 @@ class _Handler(BaseHTTPRequestHandler):
         objects = json.loads(self.body)["objects"]
         for wanted in objects:
             if wanted["oid"] not in self.hub.blobs:
-                upload, verify = ({"href": f"{self.hub.url}/{action}/{wanted['oid']}"} for action in ("lfs-put", "lfs-verify"))
+                upload, verify = (
+                    {"href": f"{self.hub.url}/{action}/{wanted['oid']}"} for action in ("lfs-put", "lfs-verify")
+                )
                 wanted["actions"] = {"upload": upload, "verify": verify}
         self.send({"transfer": "basic", "objects": objects})
 
@@ -209,9 +233,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def info(self, kind: str, name: str, revision: str | None = None) -> None:
         if repository := self.repository(kind, name):
-            facts = {"id": name, "private": repository.private, "gated": False, "disabled": False, "tags": [], "downloads": 0, "likes": 0}
+            facts = {
+                "id": name,
+                "private": repository.private,
+                "gated": False,
+                "disabled": False,
+                "tags": [],
+                "downloads": 0,
+                "likes": 0,
+            }
             files = [{"rfilename": path} for path in sorted(repository.files)]
-            self.send(facts | {"sha": repository.commits[-1], "siblings": files, "lastModified": "2026-01-01T00:00:00.000Z"})
+            self.send(
+                facts | {"sha": repository.commits[-1], "siblings": files, "lastModified": "2026-01-01T00:00:00.000Z"}
+            )
 
     def tree(self, kind: str, name: str, revision: str, path: str | None = None) -> None:
         if not (repository := self.repository(kind, name)):
@@ -222,7 +256,9 @@ class _Handler(BaseHTTPRequestHandler):
             return self.fail(404, "EntryNotFound", f"no folder {folder}")
         recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in ("true", "1")
         files = [repository.entry(file) for file in inside if recursive or "/" not in file.removeprefix(folder)]
-        folders = sorted({folder + file.removeprefix(folder).split("/")[0] for file in inside if "/" in file.removeprefix(folder)})
+        folders = sorted(
+            {folder + file.removeprefix(folder).split("/")[0] for file in inside if "/" in file.removeprefix(folder)}
+        )
         return self.send([{"type": "directory", "path": name, "oid": "0" * 40, "size": 0} for name in folders] + files)
 
     def paths_info(self, kind: str, name: str, revision: str) -> None:
@@ -244,7 +280,9 @@ class _Handler(BaseHTTPRequestHandler):
         if wanted := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range") or ""):
             start, end = int(wanted[1]), int(wanted[2] or len(content) - 1)
             part = content[start : end + 1]
-            return self.send(part, 206, Content_Range=f"bytes {start}-{start + len(part) - 1}/{len(content)}", **headers)
+            return self.send(
+                part, 206, Content_Range=f"bytes {start}-{start + len(part) - 1}/{len(content)}", **headers
+            )
         return self.send(content, **headers)
 
 

@@ -2,12 +2,13 @@
 
 To add one: put the command, as it stands in the document (without its comment), into `COMMANDS`, with
 
-* `Run()` if it is done within seconds, `Run(slow=True)` else; `append` arguments that shorten it, `replace` what is not there in a test;
+* `Run()` if it is done within seconds, `Run(slow=True)` else; `append` arguments that shorten it, `replace` what is
+  not there in a test;
 * `Skip("why")` if it cannot be run where tests run.
 
-Every document shares the table, so a command or a block that stands in several is run once. A Python block is run as a whole under the
-name of the first document that has it, and its number there. What the commands find beside them (`clip.wav`, `PATH/TO/resd`, a checkpoint
-`outputs/quickstart`, ...) is made by `workspace.py`.
+Every document shares the table, so a command or a block that stands in several is run once. A Python block is run as a
+whole under the name of the first document that has it, and its number there. What the commands find beside them
+(`clip.wav`, `PATH/TO/resd`, a checkpoint `outputs/quickstart`, ...) is made by `workspace.py`.
 """
 
 from collections.abc import Mapping
@@ -27,8 +28,8 @@ class Run:
         exit_code: what it ends with.
         hub: it finds the stand-in of `hub_server.py` where the Hub is.
 
-    `{shared}` and `{backbones}` in `append` and `replace` are the folders of real corpora and of small real backbones; the test is skipped
-    where there is none.
+    `{shared}` and `{backbones}` in `append` and `replace` are the folders of real corpora and of small real backbones;
+    the test is skipped where there is none.
     """
 
     slow: bool = False
@@ -52,7 +53,9 @@ MULTI_GPU = "--config_file recipes/accelerate_configs/multi_gpu.yaml"
 WHISPER_E5 = "--audio_backbone {backbones}/whisper-base --text_backbone {backbones}/e5-small"
 
 TRAIN_RESD = "accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd"
-PREPARE_OWN = "python dataset_scripts/prepare_csv.py --source my_corpus.csv --output_dir data/mine --corpus mine --language en"
+PREPARE_OWN = (
+    "python dataset_scripts/prepare_csv.py --source my_corpus.csv --output_dir data/mine --corpus mine --language en"
+)
 CONVERT = (
     "python -m bibier_hf.hub.convert_original --fusion F.pt --variant BiGraphFormer --num_transformer_heads 4 "
     "--output_dir outputs/converted"
@@ -60,18 +63,30 @@ CONVERT = (
 STACK = "python recipes/augment.py sds --corpus resd --data_dir data/resd --output_dir outputs/resd-sds"
 WRITE_SPACE = "bibier demo --space outputs/space --model_id OWNER/NAME"
 
-PUBLISHED_TABLES = ("Qwen3-4B_emotions_resd_1.csv", "Phi-4-mini-instruct_emotions_resd_1.csv", "Qwen3-4B_emotions_meld_1.csv")
+PUBLISHED_TABLES = (
+    "Qwen3-4B_emotions_resd_1.csv",
+    "Phi-4-mini-instruct_emotions_resd_1.csv",
+    "Qwen3-4B_emotions_meld_1.csv",
+)
 
 COMMANDS: dict[str, Run | Skip] = {
     # README: install, try
-    "pip install -c constraints.txt -e '.[train,tts]'": Skip("installs; .ci/run does so on a machine with nothing but Python"),
+    "pip install -c constraints.txt -e '.[train,tts]'": Skip(
+        "installs; .ci/run does so on a machine with nothing but Python"
+    ),
     "make quickstart": Skip("installs an environment and trains for minutes; run on a fresh clone before a release"),
-    "make demo": Skip("installs an environment, and serves until it is interrupted; tests/demo/test_browser.py uses the page"),
+    "make demo": Skip(
+        "installs an environment, and serves until it is interrupted; tests/demo/test_browser.py uses the page"
+    ),
     "README.md, Python block 1": Run(),
     "README.md, Python block 2": Run(slow=True),
     "README.md, Python block 3": Run(),
-    "bibier predict outputs/quickstart talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(slow=True),
-    "bibier demo outputs/quickstart --port 7860": Skip("serves until it is interrupted; tests/demo/test_browser.py uses the page"),
+    "bibier predict outputs/quickstart talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(
+        slow=True
+    ),
+    "bibier demo outputs/quickstart --port 7860": Skip(
+        "serves until it is interrupted; tests/demo/test_browser.py uses the page"
+    ),
     "bibier export outputs/quickstart --output_dir outputs/quickstart-onnx --part whole": Run(slow=True),
     # README: train
     TRAIN_RESD: Run(slow=True, append=ONE_EPOCH, expect="| resd |"),
@@ -91,7 +106,9 @@ COMMANDS: dict[str, Run | Skip] = {
         "its backbones are 3 GB from the Hub; tests/recipes/test_stages.py runs the same plan over small ones"
     ),
     "accelerate launch recipes/train.py --help": Run(slow=True, expect="--corpora.0.data_dir"),
-    "python recipes/evaluate.py outputs/resd --data_dir PATH/TO/resd": Run(slow=True, after=TRAIN_RESD, expect="| resd |"),
+    "python recipes/evaluate.py outputs/resd --data_dir PATH/TO/resd": Run(
+        slow=True, after=TRAIN_RESD, expect="| resd |"
+    ),
     'python recipes/evaluate.py outputs/resd --data_dir PATH/TO/resd --noise_snr_db "[20, 10, 5, 0]"': Run(
         slow=True, after=TRAIN_RESD, expect="| resd |"
     ),
@@ -108,7 +125,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "python dataset_scripts/prepare_ravdess.py --source PATH/TO/ravdess --output_dir data/ravdess": Run(
         slow=True, replace={"PATH/TO/ravdess": "{shared}/data/ravdess"}, expect="Written to data/ravdess"
     ),
-    "python dataset_scripts/prepare_meld.py --source MELD.Raw.tar.gz --output_dir data/meld": Skip("needs an archive of 10.9 GB"),
+    "python dataset_scripts/prepare_meld.py --source MELD.Raw.tar.gz --output_dir data/meld": Skip(
+        "needs an archive of 10.9 GB"
+    ),
     "python dataset_scripts/prepare_meld.py --text_only --source PATH/TO/meld_csvs --output_dir data/meld-text": Run(
         slow=True, replace={"PATH/TO/meld_csvs": "{shared}/data/meld_text"}, expect="9989"
     ),
@@ -116,15 +135,21 @@ COMMANDS: dict[str, Run | Skip] = {
         slow=True, expect="## resd, official"
     ),
     "python recipes/baseline.py late_fusion --corpus resd --data_dir data/resd": Run(slow=True, expect="| resd |"),
-    "python recipes/push.py model outputs/resd OWNER/NAME": Run(slow=True, after=TRAIN_RESD, hub=True, expect="Pushed privately"),
+    "python recipes/push.py model outputs/resd OWNER/NAME": Run(
+        slow=True, after=TRAIN_RESD, hub=True, expect="Pushed privately"
+    ),
     "python recipes/push.py dataset data/resd OWNER/NAME": Run(slow=True, hub=True, expect="Pushed privately"),
     WRITE_SPACE: Run(slow=True, expect="shows OWNER/NAME"),
-    "python recipes/push.py space outputs/space OWNER/NAME": Run(slow=True, after=WRITE_SPACE, hub=True, expect="Pushed privately"),
+    "python recipes/push.py space outputs/space OWNER/NAME": Run(
+        slow=True, after=WRITE_SPACE, hub=True, expect="Pushed privately"
+    ),
     # README: augmentation
     "python recipes/label.py label --corpus resd --data_dir data/resd --model Qwen/Qwen3-4B --output outputs/resd_labels.parquet": Skip(
         "needs vLLM with a GPU, and a model of 8 GB; tests/recipes/test_label.py runs it with other back ends"
     ),
-    "python recipes/label.py report outputs/resd_labels.parquet --json outputs/resd_labels.json": Run(slow=True, expect="UAR"),
+    "python recipes/label.py report outputs/resd_labels.parquet --json outputs/resd_labels.json": Run(
+        slow=True, expect="UAR"
+    ),
     "python recipes/augment.py tug --corpus resd --data_dir data/resd --output_dir outputs/tug-ru": Run(slow=True),
     STACK: Run(slow=True),
     "python recipes/augment.py preview --augmented outputs/resd-sds --data_dir data/resd --output outputs/preview.html": Run(
@@ -141,12 +166,20 @@ COMMANDS: dict[str, Run | Skip] = {
     ),
     CONVERT: Skip("needs published weights; tests/hub/test_convert_original.py converts every variant"),
     # docs/commands.md
-    'bibier predict outputs/resd clip.wav --text "I can\'t believe it!" --top_k 3 --json': Run(slow=True, expect='{"input": "clip.wav"'),
-    "bibier evaluate outputs/resd --corpus resd --data_dir PATH/TO/resd --json": Run(slow=True, after=TRAIN_RESD, expect='"uar"'),
+    'bibier predict outputs/resd clip.wav --text "I can\'t believe it!" --top_k 3 --json': Run(
+        slow=True, expect='{"input": "clip.wav"'
+    ),
+    "bibier evaluate outputs/resd --corpus resd --data_dir PATH/TO/resd --json": Run(
+        slow=True, after=TRAIN_RESD, expect='"uar"'
+    ),
     "bibier predict outputs/resd recordings/ --json > answers.jsonl": Run(slow=True),
-    "find recordings -name '*.wav' | bibier predict outputs/resd - --json": Run(slow=True, expect='{"input": "recordings/'),
+    "find recordings -name '*.wav' | bibier predict outputs/resd - --json": Run(
+        slow=True, expect='{"input": "recordings/'
+    ),
     "bibier predict outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(slow=True),
-    "python recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd": Run(slow=True, append=WHISPER_E5),
+    "python recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd": Run(
+        slow=True, append=WHISPER_E5
+    ),
     "python recipes/study.py recipes/studies/resd_grouped.yaml --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | dialogue_grouped |"
     ),
@@ -159,20 +192,26 @@ COMMANDS: dict[str, Run | Skip] = {
     ): Run(slow=True, append=f"--text_backbone {{backbones}}/e5-small {ONE_EPOCH}", expect="| soft | official |"),
     "python recipes/benchmark.py --only scan_forward": Run(slow=True, expect="scan_forward"),
     (
-        "python recipes/benchmark.py --only extraction_fp32_buckets_64 extraction_bf16_buckets_64 extraction_int8_buckets_64 "
+        "python recipes/benchmark.py --only extraction_fp32_buckets_64 extraction_bf16_buckets_64 "
+        "extraction_int8_buckets_64 "
         "extraction_gemm_share"
     ): Skip("takes six minutes with bfloat16, more without; docs/scaling.md has the rows of 12 clips, which are run"),
-    "python recipes/benchmark.py --full": Skip("measures for the better part of an hour; tests/benchmark/test_benchmark.py has its parts"),
+    "python recipes/benchmark.py --full": Skip(
+        "measures for the better part of an hour; tests/benchmark/test_benchmark.py has its parts"
+    ),
     "python dataset_scripts/prepare_corpus.py my_corpus.py --source PATH/TO/recordings --output_dir data/mine-too --language en": Run(
         slow=True, expect="Written to data/mine-too"
     ),
-    "python dataset_scripts/prepare_quickstart.py --output_dir data/quickstart": Run(slow=True, expect="Written to data/quickstart"),
+    "python dataset_scripts/prepare_quickstart.py --output_dir data/quickstart": Run(
+        slow=True, expect="Written to data/quickstart"
+    ),
     # docs/scaling.md
     f"accelerate launch {MULTI_GPU} recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd": Skip(
         "needs several GPUs; tests/recipes/test_distributed.py trains in two processes on a CPU"
     ),
     (
-        f"accelerate launch {MULTI_GPU} recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd "
+        f"accelerate launch {MULTI_GPU} recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir "
+        "PATH/TO/resd "
         "--feature_cache.compute_dtype bfloat16 --feature_cache.dtype bfloat16"
     ): Run(slow=True, replace={"multi_gpu": "cpu"}, append=WHISPER_E5),
     "torchrun --nproc_per_node 2 recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd --use_cpu true --ddp_backend gloo": Run(
@@ -184,7 +223,8 @@ COMMANDS: dict[str, Run | Skip] = {
     # docs/adding_a_corpus.md
     "docs/adding_a_corpus.md, Python block 1": Skip("tests/test_docs.py reads a corpus with it"),
     (
-        "accelerate launch recipes/train.py recipes/resd.yaml --corpora.0.name my_corpus.py --data_dir PATH/TO/recordings "
+        "accelerate launch recipes/train.py recipes/resd.yaml --corpora.0.name my_corpus.py --data_dir "
+        "PATH/TO/recordings "
         "--output_dir outputs/mine-too"
     ): Run(slow=True, append=ONE_EPOCH, expect="| mine |"),
     "python recipes/audit.py --corpus my_corpus.py --data_dir PATH/TO/recordings --protocol speaker_independent": Run(
@@ -195,11 +235,19 @@ COMMANDS: dict[str, Run | Skip] = {
     "python -m pytest -q tests/model/test_fusion.py tests/model/test_family.py": Skip("tests of this suite"),
     # model_cards
     "python recipes/cards.py": Run(slow=True, expect="Written: "),
-    "python recipes/cards.py take outputs/resd model_cards/models/resd": Run(slow=True, after=TRAIN_RESD, expect="Written: "),
+    "python recipes/cards.py take outputs/resd model_cards/models/resd": Run(
+        slow=True, after=TRAIN_RESD, expect="Written: "
+    ),
     "python recipes/cards.py take data/resd model_cards/datasets/resd": Run(slow=True, expect="Written: "),
-    "python recipes/cards.py take outputs/resd_labels.parquet model_cards/datasets/resd-labels": Run(slow=True, expect="Written: "),
-    "model_cards/models/meld-text/README.md, Python block 1": Run(slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}),
-    "model_cards/models/resd/README.md, Python block 1": Run(slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}),
+    "python recipes/cards.py take outputs/resd_labels.parquet model_cards/datasets/resd-labels": Run(
+        slow=True, expect="Written: "
+    ),
+    "model_cards/models/meld-text/README.md, Python block 1": Run(
+        slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}
+    ),
+    "model_cards/models/resd/README.md, Python block 1": Run(
+        slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}
+    ),
     "model_cards/datasets/ravdess/README.md, Python block 1": Run(slow=True, replace={"OWNER/NAME": "data/resd"}),
     "python dataset_scripts/prepare_corpus.py meld --source PATH/TO/IT --output_dir data/meld": Run(
         slow=True, replace={"PATH/TO/IT": "{shared}/data/meld_text"}, append="--text_only", expect="9989"

@@ -1,4 +1,5 @@
-"""The pages in `docs/` agree with the code: their tables are compared with it, their examples are run, their links lead somewhere."""
+"""The pages in `docs/` agree with the code: their tables are compared with it, their examples are run, their links
+lead somewhere."""
 
 import ast
 import re
@@ -60,13 +61,17 @@ def test_the_protocols():
 
 def test_the_defects_and_the_options_that_bring_them_back():
     rows = table(page("differences"), "option")
-    told = {option.strip("`"): tuple(ast.literal_eval(value.strip("`")) for value in values) for option, *values, _ in rows}
+    told = {
+        option.strip("`"): tuple(ast.literal_eval(value.strip("`")) for value in values) for option, *values, _ in rows
+    }
     assert list(told.items()) == list(ORIGINAL_OPTIONS.items())
     assert all(len(row[3].split()) > 3 for row in rows)
 
 
 def test_the_options_of_training_that_bring_a_defect_back():
-    named = {word for row in table(page("differences"), "published") for word in re.findall(r"`([\w.]+)(?:: \w+)?`", row[2])}
+    named = {
+        word for row in table(page("differences"), "published") for word in re.findall(r"`([\w.]+)(?:: \w+)?`", row[2])
+    }
     assert named
     for key in named - {"augmentation.sds", "augmentation.sds.text"}:
         assert key.split(".")[0] in RunArguments.model_fields
@@ -90,11 +95,19 @@ def test_every_run_file_has_its_licence():
 
 def test_every_command_is_listed():
     listed = {name for name in re.findall(r"^\| `([^`]+)` \|", page("commands"), re.MULTILINE)}
-    scripts = {f"{folder}/{path.name}" for folder in ("recipes", "dataset_scripts") for path in (REPOSITORY / folder).glob("*.py")}
-    assert listed == scripts | {f"bibier {command.name or command.callback.__name__}" for command in app.registered_commands}
+    scripts = {
+        f"{folder}/{path.name}"
+        for folder in ("recipes", "dataset_scripts")
+        for path in (REPOSITORY / folder).glob("*.py")
+    }
+    assert listed == scripts | {
+        f"bibier {command.name or command.callback.__name__}" for command in app.registered_commands
+    }
 
 
-@pytest.mark.parametrize("path", [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES], ids=lambda path: path.name)
+@pytest.mark.parametrize(
+    "path", [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES], ids=lambda path: path.name
+)
 def test_links_lead_somewhere(path: Path):
     for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):

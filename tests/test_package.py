@@ -37,18 +37,32 @@ def test_a_built_wheel_works(repository: Path, tmp_path: Path):
     (wheel,) = tmp_path.glob("bibier_hf-*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     package = repository / "src" / "bibier_hf"
-    data = {f"bibier_hf/{path.relative_to(package).as_posix()}" for path in package.rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    data = {
+        f"bibier_hf/{path.relative_to(package).as_posix()}"
+        for path in package.rglob("*.*")
+        if path.suffix not in (".py", ".pyc")
+    }
     assert data <= set(names)  # components, prompts, templates, the kernels' sources
-    assert {"bibier_hf/py.typed", "bibier_hf/kernels/selective_scan.cpp", "bibier_hf/evaluation/bibier_metrics/README.md"} <= data
+    assert {
+        "bibier_hf/py.typed",
+        "bibier_hf/kernels/selective_scan.cpp",
+        "bibier_hf/evaluation/bibier_metrics/README.md",
+    } <= data
     assert "bibier_cli/app.py" in names
     assert not any("tests" in name or name.endswith((".pt", ".safetensors")) for name in names)
-    subprocess.run([*pip, "install", "-q", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, timeout=600)
+    subprocess.run(
+        [*pip, "install", "-q", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, timeout=600
+    )
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
     command = [sys.executable, "-c", CHECK_INSTALLED, str(tmp_path / "site")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     command = [sys.executable, str(tmp_path / "site" / "bin" / "bibier"), "--help"]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
     assert "bibier [OPTIONS] COMMAND" in done.stdout, done.stderr[-3000:]
 
 
@@ -85,7 +99,9 @@ else:
 
 def test_labelling_works_beside_the_transformers_of_vllm():
     """Its environment has an older transformers, and lacks what only the model and its training need."""
-    done = subprocess.run([sys.executable, "-c", OLD_TRANSFORMERS], capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", OLD_TRANSFORMERS], capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -100,7 +116,20 @@ def test_lazy_names_resolve():
 
 
 LAYERS = (
-    *("kernels", "model", "timeline", "llm", "augmentation", "data", "evaluation", "hub", "training", "export", "benchmark", "demo"),
+    *(
+        "kernels",
+        "model",
+        "timeline",
+        "llm",
+        "augmentation",
+        "data",
+        "evaluation",
+        "hub",
+        "training",
+        "export",
+        "benchmark",
+        "demo",
+    ),
     "commands",
 )
 

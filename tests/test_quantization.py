@@ -9,7 +9,9 @@ from bibier_hf import BiBiERForEmotionClassification
 from bibier_hf.errors import ArgumentError
 from bibier_hf.quantization import Int8Linear, int8_copy
 
-needs_fbgemm = pytest.mark.skipif("fbgemm" not in torch.backends.quantized.supported_engines, reason="torch has no FBGEMM here")
+needs_fbgemm = pytest.mark.skipif(
+    "fbgemm" not in torch.backends.quantized.supported_engines, reason="torch has no FBGEMM here"
+)
 
 
 @needs_fbgemm
@@ -25,7 +27,9 @@ def test_a_layer_is_what_rounding_gives(bias: bool):
     torch.testing.assert_close(Int8Linear(linear)(x), twin.detach(), rtol=1e-4, atol=1e-4)
     largest = torch.nn.Linear(4096, 1)
     torch.nn.init.ones_(largest.weight)  # sums of the largest products do not overflow
-    assert Int8Linear(largest)(torch.ones(1, 4096)).item() == pytest.approx(largest(torch.ones(1, 4096)).item(), rel=1e-4)
+    assert Int8Linear(largest)(torch.ones(1, 4096)).item() == pytest.approx(
+        largest(torch.ones(1, 4096)).item(), rel=1e-4
+    )
 
 
 @needs_fbgemm
@@ -36,7 +40,9 @@ def test_near_and_independent_of_the_batch(model: BiBiERForEmotionClassification
     with torch.no_grad():
         exact = model(input_features=frames, audio_attention_mask=mask).logits
         together = quantized(input_features=frames, audio_attention_mask=mask).logits
-        alone = torch.cat([quantized(input_features=frames[[0]]).logits, quantized(input_features=frames[[1], :11]).logits])
+        alone = torch.cat(
+            [quantized(input_features=frames[[0]]).logits, quantized(input_features=frames[[1], :11]).logits]
+        )
     assert 0 < (together - exact).norm() / exact.norm() < 0.1
     torch.testing.assert_close(together[:2], alone, atol=1e-4, rtol=0)
     assert model.classifier[0].weight.dtype == torch.float32

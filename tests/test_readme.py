@@ -1,4 +1,5 @@
-"""Every command of the README, of the pages in `docs/` and of the cards does what it says: each is run, or a reason is given why not.
+"""Every command of the README, of the pages in `docs/` and of the cards does what it says: each is run, or a reason is
+given why not.
 
 `readme_commands.py` says how each is treated, and how to add one.
 """
@@ -36,7 +37,8 @@ def shell_commands(block: str) -> list[str]:
 
 
 def documented() -> dict[str, str]:
-    """Command -> itself, name of a Python block -> its code, for all documents; what stands in several goes by its first place."""
+    """Command -> itself, name of a Python block -> its code, for all documents; what stands in several goes by its
+    first place."""
     found = {}
     for path in documents():
         text, name = path.read_text(encoding="utf-8"), path.relative_to(REPOSITORY).as_posix()
@@ -84,9 +86,15 @@ def perform(tmp_path_factory, repository, checkpoint, clip):
         for part, other in entry.replace.items():
             assert part in content, f"{part!r} is not in {name!r}"
             content = content.replace(part, fill_in(other, folders))
-        command = f"python -c {shlex.quote(content)}" if PYTHON_BLOCK in name else f"{content} {fill_in(entry.append, folders)}"
+        command = (
+            f"python -c {shlex.quote(content)}"
+            if PYTHON_BLOCK in name
+            else f"{content} {fill_in(entry.append, folders)}"
+        )
         finished = workspace.run(command, hub.client_environment(workspace.folder / "hub-cache") if entry.hub else {})
-        assert finished.returncode == entry.exit_code, f"{command}\n{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"
+        assert finished.returncode == entry.exit_code, (
+            f"{command}\n{finished.stdout[-2000:]}\n{finished.stderr[-4000:]}"
+        )
         assert entry.expect in finished.stdout
         done.add(name)
 
@@ -95,7 +103,11 @@ def perform(tmp_path_factory, repository, checkpoint, clip):
 
 
 def executed(slow: bool) -> list[str]:
-    return [name for name, entry in COMMANDS.items() if isinstance(entry, Run) and entry.slow == slow and name in DOCUMENTED]
+    return [
+        name
+        for name, entry in COMMANDS.items()
+        if isinstance(entry, Run) and entry.slow == slow and name in DOCUMENTED
+    ]
 
 
 @pytest.mark.parametrize("name", executed(slow=False), ids=str)
@@ -111,7 +123,9 @@ def test_slow_command(perform, name):
 
 def test_every_command_is_in_the_table():
     missing = [name for name in DOCUMENTED if name not in COMMANDS]
-    assert not missing, "documented, but not in readme_commands.py (how to add one stands there):\n" + "\n".join(missing)
+    assert not missing, "documented, but not in readme_commands.py (how to add one stands there):\n" + "\n".join(
+        missing
+    )
 
 
 def test_the_table_holds_nothing_that_is_documented_nowhere():

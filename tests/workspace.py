@@ -1,4 +1,5 @@
-"""A folder in which the documented commands find what a user would have: the clone, clips, small corpora, label tables, a checkpoint."""
+"""A folder in which the documented commands find what a user would have: the clone, clips, small corpora, label
+tables, a checkpoint."""
 
 import csv
 import json
@@ -75,7 +76,8 @@ class Workspace:
         }
 
     def run(self, command: str, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess:
-        """What a shell makes of a command line, with more in its environment; nothing that it started is left behind."""
+        """What a shell makes of a command line, with more in its environment; nothing that it started is left
+        behind."""
         process = subprocess.Popen(
             ["bash", "-c", f"set -euo pipefail; {command}"],
             cwd=self.folder,
@@ -101,7 +103,8 @@ class Workspace:
         return programs
 
     def _write_own_corpus(self, clip: Callable[[float, int], np.ndarray]) -> None:
-        """`my_corpus.csv` over `recordings/`, and `my_corpus.py` of the documentation, which reads PATH/TO/recordings"""
+        """`my_corpus.csv` over `recordings/`, and `my_corpus.py` of the documentation, which reads
+        PATH/TO/recordings"""
         recordings = self.folder / "recordings"
         (self.folder / "PATH" / "TO").mkdir(parents=True)
         recordings.mkdir()
@@ -111,7 +114,14 @@ class Workspace:
             speaker, emotion = f"s{number // 7 % 5 + 1}", EMOTIONS[number % 7]
             name = f"{speaker}_{emotion}_{number:02d}.wav"
             soundfile.write(recordings / name, clip(0.3 + number % 5 / 10, number), 16_000)
-            rows.append({"audio": f"recordings/{name}", "text": f"Line {number}, said once.", "label": emotion, "speaker": speaker})
+            rows.append(
+                {
+                    "audio": f"recordings/{name}",
+                    "text": f"Line {number}, said once.",
+                    "label": emotion,
+                    "speaker": speaker,
+                }
+            )
         _write_csv(self.folder / "my_corpus.csv", rows)
         (self.folder / "my_corpus.py").write_text(own_corpus_code(), encoding="utf-8")
 
@@ -125,7 +135,14 @@ class Workspace:
                 name = f"{dialogue:02d}_{roles[0]}_{roles[1]}_{emotion[0]}_{number:02d}0"
                 soundfile.write(raw / "wavs" / f"{name}.wav", clip(0.4 + number / 20, 10 * place + number), 16_000)
                 split = "test" if number > 5 else "train"
-                rows.append({"file_name": f"wavs/{name}.wav", "text": f"Фраза {place} {number}.", "emotion": emotion, "split": split})
+                rows.append(
+                    {
+                        "file_name": f"wavs/{name}.wav",
+                        "text": f"Фраза {place} {number}.",
+                        "emotion": emotion,
+                        "split": split,
+                    }
+                )
         _write_csv(raw / "metadata.csv", rows)
         prepared = self.folder / "data" / "resd"
         get_corpus("resd").prepare(raw, prepared, strict_counts=False)
@@ -134,7 +151,9 @@ class Workspace:
         facts["options"]["strict_counts"] = True
         (prepared / INFO_FILE).write_text(json.dumps(facts), encoding="utf-8")
         (self.folder / "PATH" / "TO" / "resd").symlink_to(prepared)
-        self._write_published_labels("resd", {Path(row["file_name"]).stem: row["emotion"] for row in rows if row["split"] == "train"})
+        self._write_published_labels(
+            "resd", {Path(row["file_name"]).stem: row["emotion"] for row in rows if row["split"] == "train"}
+        )
 
     def _write_meld(self) -> None:
         """A prepared stand-in for MELD: dialogues of a few words, no clips"""
@@ -159,7 +178,9 @@ class Workspace:
             ]
             _write_csv(raw / f"{split}_sent_emo.csv", rows)
             if split == "train":
-                self._write_published_labels("meld", {f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}": row["Emotion"] for row in rows})
+                self._write_published_labels(
+                    "meld", {f"dia{row['Dialogue_ID']}_utt{row['Utterance_ID']}": row["Emotion"] for row in rows}
+                )
         get_corpus("meld").prepare(raw, self.folder / "PATH" / "TO" / "meld", text_only=True, strict_counts=False)
 
     def _write_published_labels(self, corpus: str, emotions: Mapping[str, str]) -> None:
@@ -176,7 +197,10 @@ class Workspace:
 
     def _write_labels(self) -> None:
         """What `recipes/label.py label` leaves"""
-        columns = {"id": [f"row-{number}" for number in range(14)], "label": [EMOTIONS[number % 7] for number in range(14)]}
+        columns = {
+            "id": [f"row-{number}" for number in range(14)],
+            "label": [EMOTIONS[number % 7] for number in range(14)],
+        }
         columns["prediction"] = columns["label"]
         columns |= {name: [0.7 if label == name else 0.05 for label in columns["label"]] for name in EMOTIONS}
         pq.write_table(pa.table(columns), self.folder / "outputs" / "resd_labels.parquet")

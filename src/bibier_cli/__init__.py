@@ -1,7 +1,7 @@
 """The command `bibier`: a face of the package's functions.
 
-A package of its own beside `bibier_hf`, because importing that one registers the model and so loads PyTorch: help, completion and mistakes
-in the command line are answered without it. Each command imports what it needs when it runs.
+A package of its own beside `bibier_hf`, because importing that one registers the model and so loads PyTorch: help,
+completion and mistakes in the command line are answered without it. Each command imports what it needs when it runs.
 """
 
 import sys

@@ -13,10 +13,14 @@ app = typer.Typer(
     epilog="bibier COMMAND --help shows examples. bibier --install-completion teaches your shell the commands and options.",
 )
 
-Checkpoint = Annotated[str, typer.Argument(metavar="CHECKPOINT", help="folder or Hub id of a trained model", show_default=False)]
+Checkpoint = Annotated[
+    str, typer.Argument(metavar="CHECKPOINT", help="folder or Hub id of a trained model", show_default=False)
+]
 BackboneDir = Annotated[
     str | None,
-    typer.Option("--backbone_dir", metavar="DIR", help="folder with local copies of backbones that the checkpoint only names"),
+    typer.Option(
+        "--backbone_dir", metavar="DIR", help="folder with local copies of backbones that the checkpoint only names"
+    ),
 ]
 
 
@@ -30,30 +34,53 @@ def predict(
     checkpoint: Checkpoint,
     inputs: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[AUDIO|FOLDER|URL|-]...", help="what to hear; - reads paths from stdin, one a line", show_default=False),
+        typer.Argument(
+            metavar="[AUDIO|FOLDER|URL|-]...",
+            help="what to hear; - reads paths from stdin, one a line",
+            show_default=False,
+        ),
     ] = None,
-    text: Annotated[str | None, typer.Option("--text", help="what is said in each of the clips, or a text alone")] = None,
-    demo: Annotated[bool, typer.Option("--demo", help="an English and a Russian test clip of the embedded corpus")] = False,
-    top_k: Annotated[int | None, typer.Option("--top_k", min=1, help="emotions to tell, best first [3; all with --json]")] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="what is said in each of the clips, or a text alone")
+    ] = None,
+    demo: Annotated[
+        bool, typer.Option("--demo", help="an English and a Russian test clip of the embedded corpus")
+    ] = False,
+    top_k: Annotated[
+        int | None, typer.Option("--top_k", min=1, help="emotions to tell, best first [3; all with --json]")
+    ] = None,
     threshold: Annotated[
         float | None, typer.Option("--threshold", min=0, max=1, help="say unsure where the best score is below it")
     ] = None,
-    asr: Annotated[str | None, typer.Option("--asr", metavar="MODEL", help="id or folder of a recogniser for clips without text")] = None,
-    asr_language: Annotated[
-        str | None, typer.Option("--asr_language", metavar="CODE", help="what is spoken, such as ru; small recognisers guess badly")
+    asr: Annotated[
+        str | None, typer.Option("--asr", metavar="MODEL", help="id or folder of a recogniser for clips without text")
     ] = None,
-    chunk_length_s: Annotated[float | None, typer.Option("--chunk_length_s", help="seconds of the windows of long recordings")] = None,
+    asr_language: Annotated[
+        str | None,
+        typer.Option(
+            "--asr_language", metavar="CODE", help="what is spoken, such as ru; small recognisers guess badly"
+        ),
+    ] = None,
+    chunk_length_s: Annotated[
+        float | None, typer.Option("--chunk_length_s", help="seconds of the windows of long recordings")
+    ] = None,
     stride_length_s: Annotated[
         float | None, typer.Option("--stride_length_s", help="from one window's start to the next [--chunk_length_s]")
     ] = None,
     segmentation: Annotated[
-        str | None, typer.Option("--segmentation", metavar="WAY", help="fixed (windows), or energy (where somebody speaks)")
+        str | None,
+        typer.Option("--segmentation", metavar="WAY", help="fixed (windows), or energy (where somebody speaks)"),
     ] = None,
     merge: Annotated[bool, typer.Option("--merge", help="join neighbouring windows of the same best emotion")] = False,
     output: Annotated[
-        str | None, typer.Option("--output", metavar="FILE", help="write the timeline of one recording: .json .csv .rttm .srt .png")
+        str | None,
+        typer.Option(
+            "--output", metavar="FILE", help="write the timeline of one recording: .json .csv .rttm .srt .png"
+        ),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="a JSON object a line, one for each input, on stdout")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="a JSON object a line, one for each input, on stdout")
+    ] = False,
     backbone_dir: BackboneDir = None,
 ) -> None:
     """Tell the emotions of clips and texts.
@@ -98,10 +125,16 @@ def predict(
 def evaluate(
     context: typer.Context,
     checkpoint: Checkpoint,
-    corpus: Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="what to score it on [what it was trained on]")] = None,
-    data_dir: Annotated[str | None, typer.Option("--data_dir", metavar="PATH", help="folder or file of the corpus")] = None,
+    corpus: Annotated[
+        str | None, typer.Option("--corpus", metavar="NAME", help="what to score it on [what it was trained on]")
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option("--data_dir", metavar="PATH", help="folder or file of the corpus")
+    ] = None,
     split: Annotated[str | None, typer.Option("--split", metavar="SPLIT", help="train, dev or test [test]")] = None,
-    output_dir: Annotated[str | None, typer.Option("--output_dir", metavar="DIR", help="for the report [CHECKPOINT/evaluation]")] = None,
+    output_dir: Annotated[
+        str | None, typer.Option("--output_dir", metavar="DIR", help="for the report [CHECKPOINT/evaluation]")
+    ] = None,
     batch_size: Annotated[int | None, typer.Option("--batch_size", min=1, help="utterances a step [16]")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the report as JSON on stdout, instead of tables")] = False,
     backbone_dir: BackboneDir = None,
@@ -123,7 +156,13 @@ def evaluate(
     """
     from bibier_hf.commands.evaluate import evaluate_main
 
-    options = {"corpus": corpus, "data_dir": data_dir, "split": split, "output_dir": output_dir, "batch_size": batch_size}
+    options = {
+        "corpus": corpus,
+        "data_dir": data_dir,
+        "split": split,
+        "output_dir": output_dir,
+        "batch_size": batch_size,
+    }
     given = {name: value for name, value in (options | {"backbone_dir": backbone_dir}).items() if value is not None}
     arguments = [f"--{name}={value}" for name, value in given.items()] + (["--json"] if as_json else [])
     raise typer.Exit(evaluate_main([checkpoint, *arguments, *context.args]))
@@ -132,10 +171,14 @@ def evaluate(
 @app.command()
 def describe(
     source: Annotated[
-        str, typer.Argument(metavar="SOURCE", help="a checkpoint (folder or Hub id) or a run file (.yaml)", show_default=False)
+        str,
+        typer.Argument(
+            metavar="SOURCE", help="a checkpoint (folder or Hub id) or a run file (.yaml)", show_default=False
+        ),
     ],
 ) -> None:
-    """Print what a model is made of: modules, shapes, parameters, and the options that reproduce the published code's defects.
+    """Print what a model is made of: modules, shapes, parameters, and the options that reproduce the published code's
+    defects.
 
     \b
     Examples:
@@ -153,12 +196,20 @@ def describe(
 
 @app.command()
 def demo(
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="folder or Hub id of a trained model")] = "outputs/quickstart",
+    checkpoint: Annotated[
+        str, typer.Argument(metavar="CHECKPOINT", help="folder or Hub id of a trained model")
+    ] = "outputs/quickstart",
     host: Annotated[str, typer.Option("--host", help="address to listen at")] = "127.0.0.1",
     port: Annotated[int | None, typer.Option("--port", help="[the first free one from 7860 on]")] = None,
-    asr: Annotated[str | None, typer.Option("--asr", metavar="MODEL", help="recogniser that fills in a missing text")] = None,
-    space: Annotated[str | None, typer.Option("--space", metavar="DIR", help="write a Space there instead of serving")] = None,
-    model_id: Annotated[str | None, typer.Option("--model_id", metavar="OWNER/NAME", help="checkpoint of that Space on the Hub")] = None,
+    asr: Annotated[
+        str | None, typer.Option("--asr", metavar="MODEL", help="recogniser that fills in a missing text")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option("--space", metavar="DIR", help="write a Space there instead of serving")
+    ] = None,
+    model_id: Annotated[
+        str | None, typer.Option("--model_id", metavar="OWNER/NAME", help="checkpoint of that Space on the Hub")
+    ] = None,
 ) -> None:
     """Show a checkpoint on a web page: microphone or file, text, bars and a timeline.
 
@@ -176,14 +227,24 @@ def demo(
 @app.command()
 def export(
     checkpoint: Checkpoint,
-    output_dir: Annotated[str, typer.Option("--output_dir", metavar="DIR", help="a new folder, or an earlier export to replace")],
+    output_dir: Annotated[
+        str, typer.Option("--output_dir", metavar="DIR", help="a new folder, or an earlier export to replace")
+    ],
     format: Annotated[str, typer.Option("--format", help="onnx, or torch (torch.export)")] = "onnx",
-    part: Annotated[str, typer.Option("--part", help="features: above the backbones; whole: from what the processor gives")] = "features",
+    part: Annotated[
+        str, typer.Option("--part", help="features: above the backbones; whole: from what the processor gives")
+    ] = "features",
     int8: Annotated[bool, typer.Option("--int8", help="linear layers of the ONNX graph in dynamic int8")] = False,
-    corpus: Annotated[str | None, typer.Option("--corpus", metavar="NAME", help="compare the answers with the model's on it")] = None,
-    data_dir: Annotated[str | None, typer.Option("--data_dir", metavar="PATH", help="folder or file of that corpus")] = None,
+    corpus: Annotated[
+        str | None, typer.Option("--corpus", metavar="NAME", help="compare the answers with the model's on it")
+    ] = None,
+    data_dir: Annotated[
+        str | None, typer.Option("--data_dir", metavar="PATH", help="folder or file of that corpus")
+    ] = None,
     split: Annotated[str, typer.Option("--split", help="train, dev or test of that corpus")] = "test",
-    latency: Annotated[bool, typer.Option("--latency", help="measure torch, torch.export, ONNX Runtime and int8 side by side")] = False,
+    latency: Annotated[
+        bool, typer.Option("--latency", help="measure torch, torch.export, ONNX Runtime and int8 side by side")
+    ] = False,
     backbone_dir: BackboneDir = None,
 ) -> None:
     """Write a graph that runs without the model's code, checked against the model.

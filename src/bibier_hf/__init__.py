@@ -1,10 +1,10 @@
 """BiBiER: emotion recognition from speech and text, in English and Russian, native to the Hugging Face ecosystem.
 
-`import bibier_hf` registers the configuration, the model, the processor and the pipeline `"audio-text-emotion"` with the Auto classes of
-transformers. Training, data and evaluation load when they are first asked for.
+`import bibier_hf` registers the configuration, the model, the processor and the pipeline `"audio-text-emotion"` with
+the Auto classes of transformers. Training, data and evaluation load when they are first asked for.
 
-Beside an older transformers, such as the one that vLLM pins, there is no model; labelling (`bibier_hf.llm`, `bibier_hf.augmentation`),
-corpora and reports work, and asking for the model says what to install.
+Beside an older transformers, such as the one that vLLM pins, there is no model; labelling (`bibier_hf.llm`,
+`bibier_hf.augmentation`), corpora and reports work, and asking for the model says what to install.
 """
 
 import importlib
@@ -36,7 +36,15 @@ if TYPE_CHECKING:
     from .augmentation.ls_llm import LLMLabelSmoothing
     from .augmentation.sds import StackedDataSampling
     from .augmentation.tug import TemplateUtteranceGeneration
-    from .data.corpora import load_corpus, load_csv, load_meld, load_quickstart, load_ravdess, load_resd, register_corpus
+    from .data.corpora import (
+        load_corpus,
+        load_csv,
+        load_meld,
+        load_quickstart,
+        load_ravdess,
+        load_resd,
+        register_corpus,
+    )
     from .data.protocols import apply_protocol
     from .training.trainer import BiBiERTrainer
 
@@ -85,7 +93,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in __all__ and name not in _LAZY:
         raise ImportError(
-            f"bibier_hf.{name} needs transformers {MINIMUM_TRANSFORMERS} or newer; {transformers.__version__} is installed. Install the "
+            f"bibier_hf.{name} needs transformers {MINIMUM_TRANSFORMERS} or newer; {transformers.__version__} is "
+            "installed. Install the "
             "newer one, or use this environment for labelling with vLLM alone (recipes/label.py)."
         )
     if name not in _LAZY:

@@ -1,4 +1,5 @@
-"""Speech recognition, where nobody wrote down what is said: missing transcripts of a corpus, stacked clips, checks of synthetic speech."""
+"""Speech recognition, where nobody wrote down what is said: missing transcripts of a corpus, stacked clips, checks of
+synthetic speech."""
 
 import functools
 from collections.abc import Sequence
@@ -56,7 +57,9 @@ class SpeechRecogniser:
             if not chosen:
                 continue
             inputs = [{"raw": clips[index], "sampling_rate": SAMPLING_RATE} for index in chosen]
-            results = recognise(inputs, batch_size=1 if long else batch_size, **_whisper_arguments(recognise, language, long))
+            results = recognise(
+                inputs, batch_size=1 if long else batch_size, **_whisper_arguments(recognise, language, long)
+            )
             texts |= {index: result["text"].strip() for index, result in zip(chosen, results, strict=True)}
         return [texts[index] for index in range(len(clips))]
 

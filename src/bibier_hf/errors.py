@@ -1,17 +1,25 @@
-"""Errors that every command tells in one line. Imports nothing, so that they can be had without the model."""
+"""Errors that a user can mend: every command reports them in one line, without a traceback.
+
+Imports nothing, so that errors can be caught without loading the model. `AudioError` stands with the remote code in
+`model/audio_bibier.py`, which imports nothing from the package.
+"""
 
 
-class ArgumentError(ValueError):
-    """A run file or a command line that cannot be followed; the message says what was given and how to mend it."""
+class UserError(Exception):
+    """What a user can mend. The message says what was given, what is allowed, and how to fix it."""
 
 
-class FeatureStoreError(RuntimeError):
-    """A store that cannot be read or written; the message names the file and says how to mend it."""
+class ArgumentError(UserError, ValueError):
+    """A run file or a command line that cannot be followed."""
 
 
-class PushError(RuntimeError):
-    """A push to the Hugging Face Hub that did not come about; the message says why, that nothing local was touched, and how to go on."""
+class FeatureStoreError(UserError, RuntimeError):
+    """A feature store that cannot be read or written; the message names the file."""
 
 
-class ExportError(ValueError):
-    """A model that cannot be exported as asked, or an export that cannot be used. The message says how to mend it."""
+class PushError(UserError, RuntimeError):
+    """A failed push to the Hugging Face Hub; nothing local was touched."""
+
+
+class ExportError(UserError, ValueError):
+    """A model that cannot be exported as asked, or an export that cannot be used."""

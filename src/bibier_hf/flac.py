@@ -19,14 +19,16 @@ SOURCE_MARKS: Mapping[str, str] = MappingProxyType(
 
 
 def encode_flac(samples: np.ndarray, source: str = "recorded") -> bytes:
-    """16 kHz mono float samples -> a 16-bit FLAC file; 16-bit recordings pass unchanged, what exceeds [-1, 1] is clipped.
+    """16 kHz mono float samples -> a 16-bit FLAC file; 16-bit recordings pass unchanged, what exceeds [-1, 1] is
+    clipped.
 
-    Recordings are written anew even if they have this form already, so that no tag of the original file (which may name the emotion)
-    gets into a corpus.
+    Recordings are written anew even if they have this form already, so that no tag of the original file (which may
+    name the emotion) gets into a corpus.
 
     Args:
         samples: (samples,) at 16 kHz.
-        source: where they come from; audio that is not a recording carries a mark of `SOURCE_MARKS` wherever the file goes.
+        source: where they come from; audio that is not a recording carries a mark of `SOURCE_MARKS` wherever the file
+            goes.
     """
     # Converted here, as libsndfile scales by 32767 on writing but by 32768 on reading.
     integers = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)

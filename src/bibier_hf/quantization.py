@@ -1,6 +1,8 @@
-"""Dynamic int8 in torch: linear layers through FBGEMM, which torch carries on x86, with or without the VNNI instructions.
+"""Dynamic int8 in torch: linear layers through FBGEMM, which torch carries on x86, with or without the VNNI
+instructions.
 
-Weights have one scale a row. Activations have one scale a step, not a tensor, so that a sample's result does not depend on its batch.
+Weights have one scale a row. Activations have one scale a step, not a tensor, so that a sample's result does not
+depend on its batch.
 """
 
 import copy
@@ -15,11 +17,13 @@ from .errors import ArgumentError
 Module = TypeVar("Module", bound=nn.Module)
 
 _LEVELS = 63
-"""Of an activation on either side of zero. Seven bits: without VNNI the kernel adds pairs of products in 16 bits, 2 x 127 x 127 at most."""
+"""Of an activation on either side of zero. Seven bits: without VNNI the kernel adds pairs of products in 16 bits, 2 x
+127 x 127 at most."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with int8 weights: (..., in_features) float32 -> (..., out_features) float32. To infer with, on a CPU.
+    """A linear layer with int8 weights: (..., in_features) float32 -> (..., out_features) float32. To infer with, on a
+    CPU.
 
     Args:
         linear: the float32 layer.
@@ -35,7 +39,9 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         scale = x.abs().amax(-1, keepdim=True).clamp_min(1e-12)
-        product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(x / scale, 1 / _LEVELS, _LEVELS + 1, self._packed)
+        product = torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            x / scale, 1 / _LEVELS, _LEVELS + 1, self._packed
+        )
         return product * scale if self.bias is None else torch.addcmul(self.bias, product, scale)
 
     def extra_repr(self) -> str:
@@ -43,7 +49,8 @@ class Int8Linear(nn.Module):
 
 
 def int8_copy(module: Module) -> Module:
-    """A copy of a float32 module in evaluation mode whose linear layers compute in int8; for an x86 CPU, to infer with.
+    """A copy of a float32 module in evaluation mode whose linear layers compute in int8; for an x86 CPU, to infer
+    with.
 
     Also for a whole model: `pipeline("audio-text-emotion", model=int8_copy(model), processor=processor)`.
 
@@ -53,7 +60,8 @@ def int8_copy(module: Module) -> Module:
     # torch says that it will drop quantized tensors some day: a release without them is one without this, too.
     if "fbgemm" not in torch.backends.quantized.supported_engines or not hasattr(torch, "quantize_per_channel"):
         raise ArgumentError(
-            f"int8 runs on x86 CPUs, through FBGEMM, which torch {torch.__version__} does not have here. Take float32 or bfloat16."
+            f"int8 runs on x86 CPUs, through FBGEMM, which torch {torch.__version__} does not have here. Take float32 "
+            "or bfloat16."
         )
     quantized = copy.deepcopy(module).eval().requires_grad_(False)
     for name, linear in [(name, part) for name, part in quantized.named_modules() if type(part) is nn.Linear]:
@@ -70,11 +78,15 @@ def cpu_has_bfloat16() -> bool:
 
 def _packed(weight: torch.Tensor, scales: torch.Tensor) -> torch.ScriptObject:
     engine = torch.backends.quantized.engine
-    torch.backends.quantized.engine = "fbgemm"  # it decides who packs; oneDNN's layout has no operator that takes float32
+    torch.backends.quantized.engine = (
+        "fbgemm"  # it decides who packs; oneDNN's layout has no operator that takes float32
+    )
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*quantized tensor creation functions")
-            quantized = torch.quantize_per_channel(weight, scales, torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8)
+            quantized = torch.quantize_per_channel(
+                weight, scales, torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8
+            )
         return torch.ops.quantized.linear_prepack(quantized, None)
     finally:
         torch.backends.quantized.engine = engine

@@ -14,7 +14,8 @@ class _NoDefaultModel(dict):
 
     def __contains__(self, key: object) -> bool:
         raise ValueError(
-            f"No checkpoint is published yet, so pipeline({TASK!r}) has no default model. Train one (accelerate launch recipes/train.py) "
+            f"No checkpoint is published yet, so pipeline({TASK!r}) has no default model. Train one (accelerate "
+            "launch recipes/train.py) "
             f"and pass its folder, or pass any BiBiER checkpoint: pipeline({TASK!r}, model=...)."
         )
 
@@ -25,6 +26,8 @@ def register() -> None:
     AutoModel.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
     AutoModelForAudioClassification.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
     AutoProcessor.register(BiBiERConfig, BiBiERProcessor, exist_ok=True)
-    PIPELINE_REGISTRY.register_pipeline(TASK, pipeline_class=AudioTextEmotionPipeline, pt_model=AutoModel, type="multimodal")
+    PIPELINE_REGISTRY.register_pipeline(
+        TASK, pipeline_class=AudioTextEmotionPipeline, pt_model=AutoModel, type="multimodal"
+    )
     default = {"model": (DEFAULT_MODEL_ID, "main")} if DEFAULT_MODEL_ID else _NoDefaultModel()
     PIPELINE_REGISTRY.supported_tasks[TASK]["default"] = default

@@ -12,7 +12,8 @@ from bibier_hf.flac import encode_flac
 
 
 def make_rows(lengths: Sequence[int | None], with_audio: bool = True, **columns: Sequence) -> Dataset:
-    """A train split with clips of these lengths in samples at 16 kHz (None: text only), in two languages and three labels.
+    """A train split with clips of these lengths in samples at 16 kHz (None: text only), in two languages and three
+    labels.
 
     Each clip is a constant of its own, so that it can be found again in a stacked one.
     """
@@ -24,7 +25,9 @@ def make_rows(lengths: Sequence[int | None], with_audio: bool = True, **columns:
                 "id": f"row-{index:03d}",
                 "corpus": "toy",
                 "split": "train",
-                "audio": {"bytes": encode_flac(samples), "path": f"{index}.flac"} if with_audio and samples is not None else None,
+                "audio": {"bytes": encode_flac(samples), "path": f"{index}.flac"}
+                if with_audio and samples is not None
+                else None,
                 "text": f"text {index}",
                 "language": "en" if index % 2 else "ru",
                 "label": index % 3,

@@ -4,7 +4,13 @@ import json
 
 import pytest
 
-from bibier_hf.augmentation.component_generation import draw_examples, generate_components, load_prompt, read_answer, read_components
+from bibier_hf.augmentation.component_generation import (
+    draw_examples,
+    generate_components,
+    load_prompt,
+    read_answer,
+    read_components,
+)
 from bibier_hf.augmentation.tug import SOUND_TAGS, ComponentError
 
 WORDS = "one two three four five six seven eight nine ten".split()
@@ -40,7 +46,14 @@ def test_a_good_answer_is_accepted_at_once_whatever_stands_around_it():
     assert list(components.subjects) == good()["subjects"]
     ((message,),) = model.asked
     assert message["role"] == "user"
-    for part in ("Emotion: sad", "Language: English", "- I miss her.", "{i} {s} {v}, {c}.", "60 to 100", "5 to 20 words"):
+    for part in (
+        "Emotion: sad",
+        "Language: English",
+        "- I miss her.",
+        "{i} {s} {v}, {c}.",
+        "60 to 100",
+        "5 to 20 words",
+    ):
         assert part in message["content"]
     assert all(f"({tag})" in message["content"] for tag in SOUND_TAGS)
     assert "$" not in message["content"]
@@ -105,7 +118,14 @@ def test_another_prompt_takes_the_place_of_the_packages_own(tmp_path):
 
 
 def test_examples_are_short_different_and_do_not_depend_on_order():
-    texts = ["too short", "this is  fine", "this is fine", "so is this one", " ".join(["long"] * 21), "and one more here"]
+    texts = [
+        "too short",
+        "this is  fine",
+        "this is fine",
+        "so is this one",
+        " ".join(["long"] * 21),
+        "and one more here",
+    ]
     assert sorted(draw_examples(texts, 10)) == ["and one more here", "so is this one", "this is fine"]
     assert draw_examples(texts, 2, seed=1) == draw_examples(texts[::-1], 2, seed=1)
     with pytest.raises(ComponentError, match="no utterance of 3 to 20 words"):

@@ -31,7 +31,10 @@ PUBLISHED_COUNTS = {"anger": 3600, "disgust": 4438, "fear": 4441, "happy": 2966,
 GOOD = load_components("sad", "en")
 
 ADVERBS = {"just", "still", "never", "almost"}
-CONJUNCTIONS = {"en": ("and ", "so ", "but ", "because "), "ru": ("и ", "и, ", "а ", "но ", "так что ", "так что, ", "потому что ")}
+CONJUNCTIONS = {
+    "en": ("and ", "so ", "but ", "because "),
+    "ru": ("и ", "и, ", "а ", "но ", "так что ", "так что, ", "потому что "),
+}
 LETTERS = {"en": r"[A-Za-z]", "ru": r"[А-Яа-яЁё]"}
 # Words that end like a Russian past tense and are none.
 NO_PAST_TENSE = {"горла", "горло", "недели", "около", "печали", "предел", "сериала", "сил", "тяжело"}
@@ -80,11 +83,16 @@ def test_capitals_and_punctuation_fit_in_every_template(emotion, language):
         assert re.search(rf"{letter}'?$", context), context
     for kind in PARTS:
         for entry in getattr(components, kind):
-            assert re.fullmatch(rf"(?:{letter}|[ ,.!?'’—-])+", entry), f"{entry!r} holds a character of another alphabet"
+            assert re.fullmatch(rf"(?:{letter}|[ ,.!?'’—-])+", entry), (
+                f"{entry!r} holds a character of another alphabet"
+            )
             assert not re.search(r"[,.!?]{2}", entry), entry
     for template in components.templates:
-        # subjects and interjections open a sentence; a comma (or three dots) stands before the conjunction of a context
-        assert re.fullmatch(r"(?:\{i\} |[^{}]+[.!?] )?\{s\} \{v\}(?:(?:,|\.\.\.) \{c\})?[.!](?: \{i\})?", template), template
+        # subjects and interjections open a sentence; a comma (or three dots) stands before the conjunction of a
+        # context
+        assert re.fullmatch(r"(?:\{i\} |[^{}]+[.!?] )?\{s\} \{v\}(?:(?:,|\.\.\.) \{c\})?[.!](?: \{i\})?", template), (
+            template
+        )
 
 
 @pytest.mark.parametrize(("emotion", "language"), ALL)
@@ -119,7 +127,9 @@ def test_russian_verbs_fit_every_gender_and_no_context_tells_that_of_the_speaker
         assert not [word for word in verb.split() if past.search(word) and word not in NO_PAST_TENSE], verb
     for context in components.contexts:
         assert not re.search(r"\b(?:я|ты)(?: \w+){0,2} \w+(?:л|ла)(?:ся|сь)?\b", context), context
-        assert not {"рад", "рада", "один", "одна", "сам", "сама", "должен", "должна", "первым", "первой"} & set(context.split()), context
+        assert not {"рад", "рада", "один", "одна", "сам", "сама", "должен", "должна", "первым", "первой"} & set(
+            context.split()
+        ), context
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
@@ -155,14 +165,23 @@ def test_the_published_number_of_utterances_is_there(language):
         ({"verbs": (*GOOD.verbs, "Hurts so badly!")}, "verbs: 'hurts so badly' and 'Hurts so badly!' read the same"),
         ({"contexts": (*GOOD.contexts, "and it will (sighs) never stop")}, "read the same"),
         ({"subjects": (*GOOD.subjects, "That  day")}, "subjects: 'That  day' is not clean; write 'That day'"),
-        ({"subjects": (*GOOD.subjects, "That (bad day")}, "subjects: 'That (bad day' holds a bracket that belongs to no sound tag"),
+        (
+            {"subjects": (*GOOD.subjects, "That (bad day")},
+            "subjects: 'That (bad day' holds a bracket that belongs to no sound tag",
+        ),
         ({"verbs": (*GOOD.verbs, "hurts {c}")}, "verbs: 'hurts {c}' holds a bracket that belongs to no sound tag"),
-        ({"interjections": (*GOOD.interjections, "Well(sighs)")}, "interjections: 'Well(sighs)' has no blank before its sound tag"),
+        (
+            {"interjections": (*GOOD.interjections, "Well(sighs)")},
+            "interjections: 'Well(sighs)' has no blank before its sound tag",
+        ),
         ({"templates": (*GOOD.templates, "{i}{s} {v}, {c}.")}, "templates: '{i}{s} {v}, {c}.' runs words together"),
         ({"templates": (*GOOD.templates, "Oh{s} {v}, {c}.")}, "templates: 'Oh{s} {v}, {c}.' runs words together"),
         ({"templates": (*GOOD.templates, "{s}.")}, "templates: '{s}.' gives 2 to 4 words; 5 to 20 are allowed"),
         ({"verbs": (*GOOD.verbs, "hurts " + "so " * 20 + "much")}, "5 to 20 are allowed"),
-        ({"templates": tuple(f"{{s}} {{v}}, {{c}}{end}" for end in (".", "!", "...", "!!", "?"))}, "interjections: no template uses {i}"),
+        (
+            {"templates": tuple(f"{{s}} {{v}}, {{c}}{end}" for end in (".", "!", "...", "!!", "?"))},
+            "interjections: no template uses {i}",
+        ),
     ],
 )
 def test_every_fault_is_named(changes, fault):
@@ -174,11 +193,17 @@ def test_every_fault_is_named(changes, fault):
 
 def test_smaller_sizes_can_be_asked_for():
     small = Components(
-        subjects=("This day",), verbs=("hurts",), interjections=("Oh.",), contexts=("and I know it",), templates=("{i} {s} {v}, {c}.",)
+        subjects=("This day",),
+        verbs=("hurts",),
+        interjections=("Oh.",),
+        contexts=("and I know it",),
+        templates=("{i} {s} {v}, {c}.",),
     )
     assert len(schema_faults(small)) == 5
     assert schema_faults(small, sizes=dict.fromkeys(PUBLISHED_SIZES, (1, None))) == []
-    assert schema_faults(small, sizes={}, words=(1, 7)) == ["templates: '{i} {s} {v}, {c}.' gives 8 to 8 words; 1 to 7 are allowed"]
+    assert schema_faults(small, sizes={}, words=(1, 7)) == [
+        "templates: '{i} {s} {v}, {c}.' gives 8 to 8 words; 1 to 7 are allowed"
+    ]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,8 @@ def espeak() -> EspeakTextToSpeech:
 
 
 @pytest.mark.parametrize(
-    ("language", "text", "voice"), [("en", TEXT, None), ("ru", RUSSIAN, None), ("en", TEXT, "en+m3"), ("ru", RUSSIAN, "ru+f2")]
+    ("language", "text", "voice"),
+    [("en", TEXT, None), ("ru", RUSSIAN, None), ("en", TEXT, "en+m3"), ("ru", RUSSIAN, "ru+f2")],
 )
 def test_speech_is_16_khz_mono_float(espeak, language, text, voice):
     samples = espeak.synthesize(text, language=language, voice=voice)

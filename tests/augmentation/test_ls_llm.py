@@ -71,7 +71,9 @@ ANSWERS = {
 
 
 def test_every_row_ends_as_ok_or_failed_once_and_never_as_a_silent_one_hot():
-    backend = ScriptedBackend(lambda prompt, _: next(answer for key, (answer, _) in ANSWERS.items() if prompt.endswith(key)))
+    backend = ScriptedBackend(
+        lambda prompt, _: next(answer for key, (answer, _) in ANSWERS.items() if prompt.endswith(key))
+    )
     texts = list(ANSWERS)
     rows = label(smoothing(backend, retries=2), texts)
     assert [row.status for row in rows] == [status for _, status in ANSWERS.values()]
@@ -81,7 +83,9 @@ def test_every_row_ends_as_ok_or_failed_once_and_never_as_a_silent_one_hot():
         assert row.raw == (None if isinstance(answer, Answer) else answer)
     asked = Counter(prompt.rpartition(": ")[2] for prompt, _ in backend.asked)
     # Unreadable answers are asked for three times; what the back end gave up on is not, as it has tried for itself.
-    assert asked == {text: 3 if rows[place].status == "failed" and text != "server" else 1 for place, text in enumerate(texts)}
+    assert asked == {
+        text: 3 if rows[place].status == "failed" and text != "server" else 1 for place, text in enumerate(texts)
+    }
     assert rows[texts.index("six")].attempts == 3
 
 
@@ -89,7 +93,11 @@ def test_a_retry_is_sampled_with_another_seed():
     backend = ScriptedBackend(lambda prompt, sampling: GOOD if sampling.seed == 44 else "no")
     (row,) = label(smoothing(backend, retries=3), ["x"])
     assert (row.status, row.attempts) == ("ok", 3)
-    assert [(sampling.temperature, sampling.seed) for _, sampling in backend.asked] == [(0.0, 42), (0.7, 43), (0.7, 44)]
+    assert [(sampling.temperature, sampling.seed) for _, sampling in backend.asked] == [
+        (0.0, 42),
+        (0.7, 43),
+        (0.7, 44),
+    ]
 
 
 def test_nothing_is_asked_twice_and_nothing_lost(tmp_path):
@@ -126,7 +134,8 @@ def test_failures_of_transport_are_asked_again(tmp_path):
 @pytest.mark.parametrize("calibrate", [False, True])
 @pytest.mark.parametrize("prompt", ["word", "word_gold"])
 def test_scores(calibrate, prompt):
-    """The model adds a bias for each word and one for the stated label; calibration takes out the first and leaves the second."""
+    """The model adds a bias for each word and one for the stated label; calibration takes out the first and leaves the
+    second."""
     bias = np.array([0.0, 3.0, 0.0, -1.0, 2.0, 0.0, 0.5])
     evidence = np.array([0.1, 0.0, 0.3, 2.0, 0.0, 0.4, 0.0])
 
@@ -137,7 +146,9 @@ def test_scores(calibrate, prompt):
         return scores + np.array(stated)
 
     backend = ScriptedBackend(respond)
-    (row,) = label(smoothing(backend, way="score", prompt=load_prompt(prompt), calibrate=calibrate), ["Great!"], "fear")
+    (row,) = label(
+        smoothing(backend, way="score", prompt=load_prompt(prompt), calibrate=calibrate), ["Great!"], "fear"
+    )
     stated = np.eye(7)[EMOTIONS.index("fear")] if prompt == "word_gold" else 0
     np.testing.assert_allclose(row.probabilities, softmax(evidence + stated + (0 if calibrate else bias)), atol=2e-5)
     assert len(backend.asked) == 1 + calibrate * (7 if prompt == "word_gold" else 1)

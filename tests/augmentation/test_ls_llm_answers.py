@@ -78,7 +78,11 @@ def test_the_strict_parser_says_what_is_wrong(answer, reason):
         parse_distribution(answer)
 
 
-@given(st.lists(st.floats(-0.01, 1), min_size=7, max_size=7).filter(lambda values: max(values) > 1e-3), st.integers(0, 6), st.floats(0, 1))
+@given(
+    st.lists(st.floats(-0.01, 1), min_size=7, max_size=7).filter(lambda values: max(values) > 1e-3),
+    st.integers(0, 6),
+    st.floats(0, 1),
+)
 def test_a_finished_distribution(values, gold, weight):
     plain = finish_distribution(values)
     blended = finish_distribution(values, gold, weight)
@@ -93,7 +97,8 @@ def test_a_finished_distribution(values, gold, weight):
 def test_the_gold_weight_is_a_floor():
     probabilities = np.array([0.1, 0.2, 0.1, 0.3, 0.1, 0.1, 0.1])
     np.testing.assert_allclose(blend_with_gold(probabilities, 3, 0.2)[[3, 1]], [0.8 * 0.3 + 0.2, 0.8 * 0.2])
-    # Another emotion leads by 0.2: with weight 0.1 it would still lead, so the weight grows to where gold is just ahead.
+    # Another emotion leads by 0.2: with weight 0.1 it would still lead, so the weight grows to where gold is just
+    # ahead.
     np.testing.assert_allclose(blend_with_gold(probabilities, 0, 0.1)[[0, 3]], [0.25, 0.25], atol=5e-5)
     assert blend_with_gold(probabilities, None, None) is probabilities
     with pytest.raises(ValueError, match="give a weight"):

@@ -35,7 +35,8 @@ options = st.fixed_dictionaries(
 
 
 def plain_plan(sds: StackedDataSampling, dataset, draw: int) -> dict[int, tuple[int, ...]]:
-    """The procedure as it is told: every list of candidates is written out, nothing is sorted ahead or searched by halves."""
+    """The procedure as it is told: every list of candidates is written out, nothing is sorted ahead or searched by
+    halves."""
     rows = dataset.remove_columns("audio").to_list()
     length = [round((row["duration_s"] or 0) * 16_000) for row in rows]
     target, gap = round(sds.target_s * 16_000), round(sds.gap_s * 16_000)
@@ -46,7 +47,9 @@ def plain_plan(sds: StackedDataSampling, dataset, draw: int) -> dict[int, tuple[
         found = [
             other
             for other in range(len(rows))
-            if other != base and 0 < length[other] <= room and all(rows[other][name] == rows[base][name] for name in same)
+            if other != base
+            and 0 < length[other] <= room
+            and all(rows[other][name] == rows[base][name] for name in same)
         ]
         return sorted(found, key=lambda other: (length[other], rows[other]["id"]))
 
@@ -85,12 +88,14 @@ def test_the_plan_is_that_of_the_procedure_as_it_is_told(rows, lengths, options,
     report = plan.report
     assert report["rows"] == len(lengths)
     assert report["text_only"] == lengths.count(None)
-    assert report["stacked"] == len(plan.components) == min(report["wanted"], report["short"] - report["without_partner"])
+    assert (
+        report["stacked"] == len(plan.components) == min(report["wanted"], report["short"] - report["without_partner"])
+    )
     shuffled = dataset.shuffle(seed=draw)
     names = dataset["id"], shuffled["id"]
-    assert {names[1][row]: [names[1][part] for part in parts] for row, parts in sds.plan(shuffled, draw).components.items()} == {
-        names[0][row]: [names[0][part] for part in parts] for row, parts in plan.components.items()
-    }
+    assert {
+        names[1][row]: [names[1][part] for part in parts] for row, parts in sds.plan(shuffled, draw).components.items()
+    } == {names[0][row]: [names[0][part] for part in parts] for row, parts in plan.components.items()}
 
 
 @settings(max_examples=25, deadline=None)
@@ -156,7 +161,9 @@ def test_a_fresh_draw_is_another_one_and_a_row_draws_for_itself(rows):
     first, second = STACK.plan(dataset, 0).components, STACK.plan(dataset, 1).components
     assert first != second
     assert STACK.plan(dataset, 0).components == first
-    selected = [StackedDataSampling(target_s=1.0, share=0.5).plan(dataset, draw).components.keys() for draw in range(2)]
+    selected = [
+        StackedDataSampling(target_s=1.0, share=0.5).plan(dataset, draw).components.keys() for draw in range(2)
+    ]
     assert selected[0] != selected[1]
     # whether another row is stacked as well changes nothing
     for row, parts in StackedDataSampling(target_s=1.0, share=0.5).plan(dataset, 0).components.items():
@@ -168,12 +175,19 @@ def test_soft_labels_are_averaged_by_duration(rows):
     dataset = rows([12_000, 4_000], language=["en", "en"], label=[0, 0], soft_label=soft)
     for row in STACK(dataset):
         np.testing.assert_allclose(row["soft_label"], [0.5 * 0.75 + 0.25, 0.5 * 0.75, 0, 0, 0, 0, 0], atol=1e-6)
-    assert STACK(dataset.select([1, 1]).map(lambda _, index: {"id": str(index)}, with_indices=True))[0]["soft_label"] is None
+    assert (
+        STACK(dataset.select([1, 1]).map(lambda _, index: {"id": str(index)}, with_indices=True))[0]["soft_label"]
+        is None
+    )
 
 
 def test_licences_are_joined_and_texts_may_be_missing(rows):
     dataset = rows(
-        [8_000, 8_000, 8_000], language=["en"] * 3, label=[0] * 3, license=["MIT", "CC-BY-4.0", "MIT"], text=["", " one ", "two"]
+        [8_000, 8_000, 8_000],
+        language=["en"] * 3,
+        label=[0] * 3,
+        license=["MIT", "CC-BY-4.0", "MIT"],
+        text=["", " one ", "two"],
     )
     for row in STACK(dataset):
         parts = [int(part["id"][-3:]) for part in row["components"]]

@@ -1,4 +1,5 @@
-"""Speech beyond one utterance: other back ends, checks, and corpora of utterances that survive failures and interruptions."""
+"""Speech beyond one utterance: other back ends, checks, and corpora of utterances that survive failures and
+interruptions."""
 
 import io
 import json
@@ -102,7 +103,9 @@ def test_a_recogniser_may_listen():
 
 def test_what_fails_is_tried_again_then_listed_and_left_out(tmp_path):
     tts = Scripted()
-    files, failures = speak_all(utterances("fine", "error 1", "error 9", "silence", "good"), tts, tmp_path, batch_size=2, seed=7)
+    files, failures = speak_all(
+        utterances("fine", "error 1", "error 9", "silence", "good"), tts, tmp_path, batch_size=2, seed=7
+    )
     assert list(files) == ["u0", "u1", "u4"]
     assert [(failure.utterance.id, failure.reason.split(":")[0]) for failure in failures] == [
         ("u2", "the back end stumbled"),
@@ -127,14 +130,18 @@ def test_an_interrupted_run_goes_on_and_other_texts_start_anew(tmp_path):
     assert len(files) == 4
     assert failures == []
     whole = speak_all(wanted, Scripted(), tmp_path / "whole")[0]
-    assert {name: path.read_bytes() for name, path in files.items()} == {name: path.read_bytes() for name, path in whole.items()}
+    assert {name: path.read_bytes() for name, path in files.items()} == {
+        name: path.read_bytes() for name, path in whole.items()
+    }
     other = Scripted()
     speak_all(utterances("a", "bb", "ccc", "eeee"), other, tmp_path)
     assert len(other.spoken) == 4
 
 
 def test_nothing_that_can_be_spoken_and_other_mistakes_are_errors(tmp_path):
-    with pytest.raises(SynthesisError, match=r"None of 2 utterances could be spoken\. The first: the back end stumbled"):
+    with pytest.raises(
+        SynthesisError, match=r"None of 2 utterances could be spoken\. The first: the back end stumbled"
+    ):
         speak_all(utterances("error 9", "error 8"), Scripted(), tmp_path)
     with pytest.raises(SynthesisError, match="does not speak ru; it speaks en"):
         speak_all([Utterance("а", "ru", id="a")], Scripted(), tmp_path)
@@ -177,7 +184,10 @@ def test_a_command_speaks_and_no_text_can_break_out_of_it(program):
 
 def test_settings_name_no_folder_of_this_machine(program, tiny_vits):
     settings = command(program).settings, get_tts("transformers", model=str(tiny_vits)).settings
-    assert not any(str(folder) in json.dumps(settings) for folder in (program.parent, tiny_vits.parent, Path(sys.executable).parent))
+    assert not any(
+        str(folder) in json.dumps(settings)
+        for folder in (program.parent, tiny_vits.parent, Path(sys.executable).parent)
+    )
     assert settings[1]["model"] == tiny_vits.name
 
 
@@ -188,7 +198,11 @@ def test_sound_tags_are_handed_over_or_left_out(program):
 
 def test_several_commands_at_once_keep_the_order(program):
     spoken = command(program, jobs=3).speak_batch(utterances("one", "please fail", "one two three"))
-    assert [len(samples) if not isinstance(samples, SynthesisError) else None for samples in spoken] == [16_000, None, 48_000]
+    assert [len(samples) if not isinstance(samples, SynthesisError) else None for samples in spoken] == [
+        16_000,
+        None,
+        48_000,
+    ]
     assert "ended with code 1" in str(spoken[1])
     assert "no such voice" in str(spoken[1])
 
@@ -218,7 +232,9 @@ def tiny_vits(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("vits")
     letters = "_ abcdefghijklmnopqrstuvwxyz'-"
     (folder / "letters.json").write_text(json.dumps({letter: number for number, letter in enumerate(letters)}))
-    tokenizer = VitsTokenizer(str(folder / "letters.json"), pad_token="_", normalize=True, phonemize=False, is_uroman=False)
+    tokenizer = VitsTokenizer(
+        str(folder / "letters.json"), pad_token="_", normalize=True, phonemize=False, is_uroman=False
+    )
     torch.manual_seed(0)
     config = VitsConfig(
         vocab_size=len(letters),

@@ -44,7 +44,9 @@ def test_more_than_there_are_is_refused_with_the_number_that_there_is():
     generation = TemplateUtteranceGeneration(components={("sad", "en"): components})
     assert set(generation.sample("sad", "en", len(everything))) == everything
     assert generation.sample("sad", "en", 0) == []
-    with pytest.raises(ComponentError, match=f"{len(everything) + 1} utterances .* 0 to {len(everything)} are possible"):
+    with pytest.raises(
+        ComponentError, match=f"{len(everything) + 1} utterances .* 0 to {len(everything)} are possible"
+    ):
         generation.sample("sad", "en", len(everything) + 1)
     with pytest.raises(ComponentError, match="are possible"):
         generation.sample("sad", "en", -1)
@@ -57,14 +59,18 @@ def test_utterances_that_read_the_same_count_once():
 
 
 def test_the_last_few_are_found():
-    components = make(subjects=tuple(f"Number {n}" for n in range(40)), templates=("{s} {v}.", "{s} {v}, {c}."), verbs=("ends",))
+    components = make(
+        subjects=tuple(f"Number {n}" for n in range(40)), templates=("{s} {v}.", "{s} {v}, {c}."), verbs=("ends",)
+    )
     generation = TemplateUtteranceGeneration(components={("sad", "en"): components})
     assert len(set(generation.sample("sad", "en", components.possible()))) == components.possible() == 120
 
 
 @given(st.integers(0, 2**32), st.sampled_from(sorted(SOUND_TAGS)), st.sampled_from(sorted(SOUND_TAGS)))
 def test_an_utterance_has_at_most_one_sound_tag(seed, one, other):
-    components = make(interjections=(f"({one})...",), contexts=(f"({other}) and I know it",), templates=("{i} {s} {v}, {c}.",))
+    components = make(
+        interjections=(f"({one})...",), contexts=(f"({other}) and I know it",), templates=("{i} {s} {v}, {c}.",)
+    )
     generation = TemplateUtteranceGeneration(seed, components={("sad", "en"): components})
     for utterance in generation.sample("sad", "en", 6):
         assert utterance.count("(") == 1
@@ -94,7 +100,9 @@ def test_all_faults_are_named_at_once():
         make(subjects=(), verbs=("a", "a"), templates=("x",))
 
 
-@pytest.mark.parametrize("values", [{}, [], {**SMALL, "extra": []}, {**SMALL, "verbs": "hurts"}, {**SMALL, "verbs": [1]}])
+@pytest.mark.parametrize(
+    "values", [{}, [], {**SMALL, "extra": []}, {**SMALL, "verbs": "hurts"}, {**SMALL, "verbs": [1]}]
+)
 def test_json_that_is_no_component_file_is_refused(values):
     with pytest.raises(ComponentError, match="must be"):
         Components.from_dict(values)

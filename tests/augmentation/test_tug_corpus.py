@@ -17,7 +17,15 @@ from bibier_hf.augmentation.tug import LANGUAGES, SOUND_TAGS, ComponentError, Te
 from bibier_hf.data.synthetic import ESPEAK_VOICES, plan_utterances
 from bibier_hf.model.labels_bibier import EMOTIONS
 
-PUBLISHED_COUNTS = {"anger": 3600, "disgust": 4438, "fear": 4441, "happy": 2966, "neutral": 0, "sad": 4026, "surprise": 3504}
+PUBLISHED_COUNTS = {
+    "anger": 3600,
+    "disgust": 4438,
+    "fear": 4441,
+    "happy": 2966,
+    "neutral": 0,
+    "sad": 4026,
+    "surprise": 3504,
+}
 """What brings MELD's classes to the 4709 of its neutral one: 22 975 utterances."""
 
 
@@ -31,14 +39,18 @@ def test_the_published_number_of_utterances_is_there(language):
 
 @settings(max_examples=25, deadline=None)
 @given(
-    st.dictionaries(st.sampled_from(LANGUAGES), st.dictionaries(st.sampled_from(EMOTIONS), st.integers(0, 30)), min_size=1),
+    st.dictionaries(
+        st.sampled_from(LANGUAGES), st.dictionaries(st.sampled_from(EMOTIONS), st.integers(0, 30)), min_size=1
+    ),
     st.integers(0, 5),
     st.booleans(),
 )
 def test_what_holds_for_every_plan(counts, seed, with_voices):
     planned = plan_utterances(counts, TemplateUtteranceGeneration(seed), ESPEAK_VOICES if with_voices else None)
     found = Counter((utterance.language, utterance.emotion) for utterance in planned)
-    assert found == Counter({(language, emotion): n for language, by_emotion in counts.items() for emotion, n in by_emotion.items() if n})
+    assert found == Counter(
+        {(language, emotion): n for language, by_emotion in counts.items() for emotion, n in by_emotion.items() if n}
+    )
     assert len({utterance.id for utterance in planned}) == len(planned)
     assert [utterance.id for utterance in planned] == sorted(utterance.id for utterance in planned)
     for utterance in planned:
@@ -52,12 +64,18 @@ def test_what_holds_for_every_plan(counts, seed, with_voices):
 
 def test_more_of_one_emotion_does_not_change_the_others():
     few = plan_utterances({"en": {"sad": 5, "fear": 5}}, TemplateUtteranceGeneration(1), ESPEAK_VOICES)
-    more = plan_utterances({"ru": {"sad": 3}, "en": {"fear": 9, "sad": 5}}, TemplateUtteranceGeneration(1), ESPEAK_VOICES)
-    assert {utterance.id: utterance for utterance in few}.items() <= {utterance.id: utterance for utterance in more}.items()
+    more = plan_utterances(
+        {"ru": {"sad": 3}, "en": {"fear": 9, "sad": 5}}, TemplateUtteranceGeneration(1), ESPEAK_VOICES
+    )
+    assert {utterance.id: utterance for utterance in few}.items() <= {
+        utterance.id: utterance for utterance in more
+    }.items()
 
 
 def test_more_than_there_are_is_refused_with_the_number_that_is_possible():
-    with pytest.raises(ComponentError, match=r"10000000000 utterances of en/sad.json were asked for; 0 to \d+ are possible"):
+    with pytest.raises(
+        ComponentError, match=r"10000000000 utterances of en/sad.json were asked for; 0 to \d+ are possible"
+    ):
         plan_utterances({"en": {"sad": 10**10}}, TemplateUtteranceGeneration())
 
 

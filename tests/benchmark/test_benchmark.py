@@ -25,7 +25,13 @@ def test_the_textbook_block_computes_the_same():
     torch.manual_seed(0)
     theirs = textbook.MambaBlock(6, 32)
     ours = MambaBlock(6, inner_size=32, dt_rank=2)
-    names = {"s_D.0.weight": None, "s_D.1.weight": "dt_proj.weight", "s_D.1.bias": "dt_proj.bias", "s_B.weight": None, "s_C.weight": None}
+    names = {
+        "s_D.0.weight": None,
+        "s_D.1.weight": "dt_proj.weight",
+        "s_D.1.bias": "dt_proj.bias",
+        "s_B.weight": None,
+        "s_C.weight": None,
+    }
     state = {}
     for key, value in theirs.state_dict().items():
         name = names.get(key, key.replace("conv.", "conv1d."))
@@ -64,18 +70,25 @@ def measured(name: str, ratio: float, goal: float | None) -> Row:
     return Row(name, "a slow way", ratio, goal, 1.0, ratio, (1.0, 1.0), (ratio, ratio), 1)
 
 
-def test_table_json_markdown_and_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_table_json_markdown_and_picture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
     def absent():
         raise registry.NotAtHand("give --resd DIR")
 
     rows = {"good": lambda: measured("good", 4.0, 2.0), "bad": lambda: measured("bad", 1.0, 2.0), "absent": absent}
     rows["free"] = lambda: measured("free", 3.0, None)
     monkeypatch.setattr(command, "find_rows", lambda materials: (rows, {}))
-    out = {option: tmp_path / "out" / name for option, name in (("json", "rows.json"), ("picture", "rows.png"), ("markdown", "rows.md"))}
+    out = {
+        option: tmp_path / "out" / name
+        for option, name in (("json", "rows.json"), ("picture", "rows.png"), ("markdown", "rows.md"))
+    }
     assert command.benchmark_main([part for option, path in out.items() for part in (f"--{option}", str(path))]) == 0
     assert "1 of 2 goals reached; not: bad; not run: absent" in capsys.readouterr().out
     written = json.loads(out["json"].read_text())
-    assert [(row["name"], row["ratio"], row["goal"], row["ours_s"], row["theirs_s"], row["reached"]) for row in written] == [
+    assert [
+        (row["name"], row["ratio"], row["goal"], row["ours_s"], row["theirs_s"], row["reached"]) for row in written
+    ] == [
         ("good", 4.0, 2.0, 1.0, 4.0, True),
         ("bad", 1.0, 2.0, 1.0, 1.0, False),
         ("free", 3.0, None, 1.0, 3.0, True),
@@ -89,15 +102,23 @@ def test_table_json_markdown_and_picture(tmp_path: Path, monkeypatch: pytest.Mon
     assert "| `absent` | | | | not run | | | give --resd DIR |" in page
     assert "](rows.png)" in page
     # One row anew, the others as they were, with a word where they come from.
-    monkeypatch.setattr(command, "machine_facts", lambda compiled: {**written[0]["run"], "commit": "later", "load at the end": "0"})
+    monkeypatch.setattr(
+        command, "machine_facts", lambda compiled: {**written[0]["run"], "commit": "later", "load at the end": "0"}
+    )
     kept = ["--keep", "--only", "bad", *(part for option, path in out.items() for part in (f"--{option}", str(path)))]
     assert command.benchmark_main(kept) == 0
     again = json.loads(out["json"].read_text())
-    assert [(row["name"], row["run"]["commit"] == "later") for row in again] == [("good", False), ("free", False), ("bad", True)]
+    assert [(row["name"], row["run"]["commit"] == "later") for row in again] == [
+        ("good", False),
+        ("free", False),
+        ("bad", True),
+    ]
     page = out["markdown"].read_text()
     assert f"| 4.00 s | commit {written[0]['run']['commit']} |" in page
     assert "| `bad` | a slow way | 1.00 | 2.00 | **no** | 1.00 s | 1.00 s |  |" in page
-    earlier = {key: value for key, value in written[0]["run"].items() if key != "instructions"}  # a file of an earlier release
+    earlier = {
+        key: value for key, value in written[0]["run"].items() if key != "instructions"
+    }  # a file of an earlier release
     assert report.row_of_earlier_run(written[0] | {"run": earlier}, written[0]["run"]).note == "instructions not known"
     assert command.benchmark_main(["--keep"]) == 2
     assert command.benchmark_main(["--only", "no_such_row"]) == 2
@@ -109,7 +130,11 @@ def test_rows_of_growth_by_hand():
     flat = [cost(10, 9.0, 400), cost(60, 6.0, 500), cost(300, 30.0, 500), cost(3600, 396.0, 550)]
     time, memory = growth_rows.time_row("time", flat), growth_rows.memory_row("memory", flat)
     assert (time.ratio, time.reached) == (pytest.approx(1 / 1.1), True)
-    assert (memory.ratio, memory.reached, memory.against) == (pytest.approx(1 / 1.1), True, "peak of 300 s; 3600 s of timeline")
+    assert (memory.ratio, memory.reached, memory.against) == (
+        pytest.approx(1 / 1.1),
+        True,
+        "peak of 300 s; 3600 s of timeline",
+    )
     steep = [*flat[:3], cost(3600, 450.0, 601)]
     assert not growth_rows.time_row("time", steep).reached
     assert not growth_rows.memory_row("memory", steep).reached

@@ -42,7 +42,10 @@ def run(*arguments) -> int:
 
 def test_a_stacked_corpus_is_a_corpus_of_the_same_reader(table, tmp_path, capsys):
     out = tmp_path / "stacked"
-    assert run("sds", "--corpus", "csv", "--data_dir", table, "--output_dir", out, "--target_s", "0.5", "--share", "0.5") == 0
+    assert (
+        run("sds", "--corpus", "csv", "--data_dir", table, "--output_dir", out, "--target_s", "0.5", "--share", "0.5")
+        == 0
+    )
     assert "8 of 17 train rows stacked (8 wanted); " in capsys.readouterr().out
     info = read_info(out)
     assert info["sds"]["share"] == 0.5
@@ -66,7 +69,9 @@ def test_template_utterances_balance_a_corpus(table, tmp_path, capsys):
     assert run("tug", "--corpus", "csv", "--data_dir", table, "--output_dir", out, "--seed", "3") == 0
     assert "-> " in capsys.readouterr().out
     rows = load_prepared(out)["train"]
-    assert Counter(EMOTIONS[label] for label in rows["label"]) == {label: 3 for label in EMOTIONS if label != "neutral"}
+    assert Counter(EMOTIONS[label] for label in rows["label"]) == {
+        label: 3 for label in EMOTIONS if label != "neutral"
+    }
     assert set(rows["source"]) == {"synthetic"}
     assert set(rows["language"]) == {"en"}
     assert set(rows["license"]) == {"MIT"}
@@ -82,20 +87,62 @@ def test_template_utterances_balance_a_corpus(table, tmp_path, capsys):
 
 def test_utterances_may_be_text_only_and_counts_given(tmp_path):
     out = tmp_path / "text"
-    assert run("tug", "--counts.sad", "4", "--counts.fear", "2", "--tts", "none", "--languages", "[ru]", "--output_dir", out) == 0
+    assert (
+        run(
+            "tug",
+            "--counts.sad",
+            "4",
+            "--counts.fear",
+            "2",
+            "--tts",
+            "none",
+            "--languages",
+            "[ru]",
+            "--output_dir",
+            out,
+        )
+        == 0
+    )
     rows = load_prepared(out)["train"]
     assert Counter(EMOTIONS[label] for label in rows["label"]) == {"sad": 4, "fear": 2}
     assert rows["audio"] == rows["duration_s"] == [None] * 6
     # the same seed writes the same bytes
     digests = {hashlib.sha256((out / "train.parquet").read_bytes()).hexdigest()}
-    assert run("tug", "--counts.sad", "4", "--counts.fear", "2", "--tts", "none", "--languages", "[ru]", "--output_dir", out) == 0
+    assert (
+        run(
+            "tug",
+            "--counts.sad",
+            "4",
+            "--counts.fear",
+            "2",
+            "--tts",
+            "none",
+            "--languages",
+            "[ru]",
+            "--output_dir",
+            out,
+        )
+        == 0
+    )
     digests.add(hashlib.sha256((out / "train.parquet").read_bytes()).hexdigest())
     assert len(digests) == 1
 
 
 def test_what_cannot_be_spoken_is_listed_and_left_out(tmp_path, capsys):
     out = tmp_path / "tug"
-    arguments = ["tug", "--counts.sad", "12", "--languages", "[en]", "--output_dir", out, "--attempts", "1", "--keep_speech", "true"]
+    arguments = [
+        "tug",
+        "--counts.sad",
+        "12",
+        "--languages",
+        "[en]",
+        "--output_dir",
+        out,
+        "--attempts",
+        "1",
+        "--keep_speech",
+        "true",
+    ]
     assert run(*arguments, "--checks.max_s", "5.0") == 0
     info = read_info(out)
     assert 0 < len(info["left_out"]) < 12
@@ -114,8 +161,14 @@ def test_what_cannot_be_spoken_is_listed_and_left_out(tmp_path, capsys):
         (["sds", "--corpus", "quickstart", "--output_dir", "x", "--shore", "1"], "Did you mean share?"),
         (["tug", "--output_dir", "x"], "Give one of --count N"),
         (["tug", "--output_dir", "x", "--count", "100000000", "--tts", "none"], "are possible"),
-        (["tug", "--output_dir", "x", "--count", "2", "--tts_options.volume", "3"], "has no option 'volume'. Allowed: seed"),
-        (["tug", "--output_dir", "x", "--count", "2", "--components", "nowhere"], "no components in nowhere/en/anger.json"),
+        (
+            ["tug", "--output_dir", "x", "--count", "2", "--tts_options.volume", "3"],
+            "has no option 'volume'. Allowed: seed",
+        ),
+        (
+            ["tug", "--output_dir", "x", "--count", "2", "--components", "nowhere"],
+            "no components in nowhere/en/anger.json",
+        ),
         (["preview", "--augmented", "nowhere"], "holds no prepared corpus"),
     ],
 )
@@ -136,7 +189,9 @@ def test_help_names_every_command_and_key(capsys):
 
 
 def test_balancing_counts_by_hand():
-    assert balancing_counts(["sad", "sad", "sad", "fear"]) == {label: {"sad": 0, "fear": 2}.get(label, 3) for label in EMOTIONS}
+    assert balancing_counts(["sad", "sad", "sad", "fear"]) == {
+        label: {"sad": 0, "fear": 2}.get(label, 3) for label in EMOTIONS
+    }
 
 
 # The page
@@ -144,7 +199,10 @@ def test_balancing_counts_by_hand():
 
 def test_the_page_plays_rows_and_their_components(table, tmp_path):
     out, page = tmp_path / "stacked", tmp_path / "page.html"
-    assert run("sds", "--corpus", "csv", "--data_dir", table, "--output_dir", out, "--target_s", "0.5", "--share", "0.5") == 0
+    assert (
+        run("sds", "--corpus", "csv", "--data_dir", table, "--output_dir", out, "--target_s", "0.5", "--share", "0.5")
+        == 0
+    )
     assert run("preview", "--augmented", out, "--data_dir", table, "--output", page, "--count", "3") == 0
     text = page.read_text()
     assert "9 recorded rows, 8 stacked rows; 3 augmented ones" in text
@@ -180,7 +238,10 @@ def test_the_page_shows_utterances_and_escapes_them(tmp_path):
 def test_components_are_written_as_they_are_accepted_and_not_asked_for_twice(table, tmp_path, monkeypatch, capsys):
     pairs = [f"{first} {second}" for first in "abcdefgh" for second in "ijklmnop"]
     good = {"subjects": [f"The {pair}" for pair in pairs], "verbs": [f"takes {pair}" for pair in pairs]}
-    good |= {"interjections": [f"Oh {pair}." for pair in pairs[:20]], "contexts": [f"and gives {pair}" for pair in pairs]}
+    good |= {
+        "interjections": [f"Oh {pair}." for pair in pairs[:20]],
+        "contexts": [f"and gives {pair}" for pair in pairs],
+    }
     good |= {"templates": ["{i} {s} {v}, {c}.", "{s} {v}, {c}.", "{i} {s} {v}.", "{s} {v}!", "{s}: {v}, {c}!"]}
     asked = []
 
@@ -190,7 +251,19 @@ def test_components_are_written_as_they_are_accepted_and_not_asked_for_twice(tab
 
     monkeypatch.setattr(module, "language_model", lambda arguments: ask)
     out = tmp_path / "components"
-    arguments = ["components", "--corpus", "csv", "--data_dir", table, "--languages", "[en]", "--model", "m", "--output_dir", out]
+    arguments = [
+        "components",
+        "--corpus",
+        "csv",
+        "--data_dir",
+        table,
+        "--languages",
+        "[en]",
+        "--model",
+        "m",
+        "--output_dir",
+        out,
+    ]
     assert run(*arguments, "--emotions", "[sad]", "--examples", "1") == 0
     assert run(*arguments, "--emotions", "[sad, fear]") == 0
     assert "there already" in capsys.readouterr().out

@@ -55,11 +55,18 @@ def test_an_answer_for_reading(checkpoint, clips):
 
 def test_unsure_where_no_score_is_high_enough(checkpoint):
     sure, unsure = (
-        json_lines(bibier("predict", checkpoint, "--text", "So.", "--json", "--threshold", threshold).stdout) for threshold in (0, 1)
+        json_lines(bibier("predict", checkpoint, "--text", "So.", "--json", "--threshold", threshold).stdout)
+        for threshold in (0, 1)
     )
-    assert [entry["label"] for entry in unsure[0]["emotions"]] == ["unsure", *(entry["label"] for entry in sure[0]["emotions"])]
+    assert [entry["label"] for entry in unsure[0]["emotions"]] == [
+        "unsure",
+        *(entry["label"] for entry in sure[0]["emotions"]),
+    ]
     _, shown = bibier("predict", checkpoint, "--text", "So.", "--top_k", 2, "--threshold", 1).stdout.splitlines()
-    assert [entry.split()[0] for entry in shown.split(", ")] == ["unsure", *(entry["label"] for entry in sure[0]["emotions"][:2])]
+    assert [entry.split()[0] for entry in shown.split(", ")] == [
+        "unsure",
+        *(entry["label"] for entry in sure[0]["emotions"][:2]),
+    ]
 
 
 def test_a_text_alone(checkpoint):
@@ -153,7 +160,15 @@ def test_evaluating(checkpoint, tmp_path, clip):
             soundfile.write(tmp_path / f"{split}{index}.wav", clip(0.3, index), 16_000)
             lines.append(f"{split}{index}.wav,words {split},{label},{split},en")
     (tmp_path / "few.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    arguments = [checkpoint, "--corpus", "csv", "--data_dir", tmp_path / "few.csv", "--output_dir", tmp_path / "report"]
+    arguments = [
+        checkpoint,
+        "--corpus",
+        "csv",
+        "--data_dir",
+        tmp_path / "few.csv",
+        "--output_dir",
+        tmp_path / "report",
+    ]
     done = bibier("evaluate", *arguments, "--feature_cache.enabled", "false", "--json")
     assert done.exit_code == 0, done.output
     results = json.loads(done.stdout)
@@ -168,13 +183,24 @@ def test_evaluating(checkpoint, tmp_path, clip):
 
 
 def test_calibrating_a_checkpoint(checkpoint, tmp_path, clip):
-    """The checkpoint then answers with the temperature that suits the split best, and nothing else about it changes."""
+    """The checkpoint then answers with the temperature that suits the split best, and nothing else about it
+    changes."""
     own = tmp_path / "model"
     shutil.copytree(checkpoint, own)
     rows = [f",{label} {split},{label},{split},en" for label in EMOTIONS for split in ("train", "dev", "test")]
     lines = ["audio,text,label,split,language", *rows]
     (tmp_path / "few.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    arguments = [own, "--corpus", "csv", "--data_dir", tmp_path / "few.csv", "--feature_cache.enabled", "false", "--calibrate", "true"]
+    arguments = [
+        own,
+        "--corpus",
+        "csv",
+        "--data_dir",
+        tmp_path / "few.csv",
+        "--feature_cache.enabled",
+        "false",
+        "--calibrate",
+        "true",
+    ]
     done = bibier("evaluate", *arguments, "--split", "dev")
     assert done.exit_code == 0, done.output
     before, after = (json.loads((folder / "config.json").read_text()) for folder in (checkpoint, own))
@@ -212,10 +238,13 @@ except SystemExit as end:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["--help"], 0), (["predict", "--help"], 0), (["predict"], 2), (["evaluate", "--help"], 0), (["nothing"], 2)]
+    ("arguments", "code"),
+    [(["--help"], 0), (["predict", "--help"], 0), (["predict"], 2), (["evaluate", "--help"], 0), (["nothing"], 2)],
 )
 def test_help_and_mistakes_come_without_pytorch(arguments, code, environment):
-    done = subprocess.run([sys.executable, "-c", HELP_ALONE, *arguments], env=environment, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", HELP_ALONE, *arguments], env=environment, capture_output=True, text=True, check=True
+    )
     assert done.stdout.splitlines()[-1] == f"{code} []"
 
 
@@ -237,7 +266,9 @@ def test_completion_in_bash(environment, tmp_path):
         COMP_WORDS=(bibier predict outputs/resd --chu); COMP_CWORD=3; _bibier_completion bibier; echo "${COMPREPLY[@]}"
     """
     environment = environment | {"PATH": f"{tmp_path}:{environment['PATH']}"}
-    done = subprocess.run(["bash", "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(
+        ["bash", "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
     assert done.returncode == 0, done.stderr
     registered, command, option = done.stdout.splitlines()
     assert registered.endswith("-F _bibier_completion bibier")

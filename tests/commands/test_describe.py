@@ -38,7 +38,10 @@ def test_a_run_file(repository: Path):
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
-        ({"original_behaviour": True, "fusion": "bigraph"}, ["gate = 'softmax'", "graph_edges = 'first_pair'", "one sample at a time"]),
+        (
+            {"original_behaviour": True, "fusion": "bigraph"},
+            ["gate = 'softmax'", "graph_edges = 'first_pair'", "one sample at a time"],
+        ),
         ({"modalities": ["audio"], "audio_encoder": "lstm"}, ["audio alone", "lstm"]),
         ({"fusion": "late"}, ["late", "mixture"]),
         ({"fusion": "bimamba", "add_unimodal_logits": True}, ["bimamba with unimodal logits", "mixture"]),

@@ -33,7 +33,10 @@ def test_what_cannot_be_followed(checkpoint: Path, tmp_path: Path):
         ((checkpoint, "--output_dir", tmp_path / "out", "--part", "head"), "features, whole"),
         ((checkpoint, "--output_dir", tmp_path / "out", "--format", "tflite"), "onnx, torch"),
         ((checkpoint, "--output_dir", tmp_path / "out", "--format", "torch", "--int8"), "int8_copy"),
-        ((checkpoint, "--output_dir", tmp_path / "out", "--format", "torch", "--corpus", "quickstart"), "--format onnx"),
+        (
+            (checkpoint, "--output_dir", tmp_path / "out", "--format", "torch", "--corpus", "quickstart"),
+            "--format onnx",
+        ),
     ):
         code, output = run(*arguments)
         assert code == 2, output

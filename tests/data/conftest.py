@@ -16,7 +16,9 @@ def _caches_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hf_datasets")
 
 
-def _write_tone(path: Path, frequency: float = 220.0, seconds: float = 0.2, rate: int = 16_000, channels: int = 1) -> None:
+def _write_tone(
+    path: Path, frequency: float = 220.0, seconds: float = 0.2, rate: int = 16_000, channels: int = 1
+) -> None:
     """A tone as an audio file of any format that the suffix names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     tone = 0.4 * np.sin(2 * np.pi * frequency * np.arange(round(seconds * rate)) / rate)
@@ -96,7 +98,14 @@ def tiny_resd(tmp_path: Path) -> Path:
         path = f"wavs/{split}/{name.replace(' ', '_')}.flac"
         _write_tone(folder / path, 200 + 20 * number)
         rows.append(
-            {"file_name": path, "text": f"Ну, «ёлка» № {number}!", "emotion": emotion, "split": split, "orig_name": name, "dialog_fold": ""}
+            {
+                "file_name": path,
+                "text": f"Ну, «ёлка» № {number}!",
+                "emotion": emotion,
+                "split": split,
+                "orig_name": name,
+                "dialog_fold": "",
+            }
         )
     _write_csv(folder / "metadata.csv", rows)
     return folder
@@ -104,7 +113,8 @@ def tiny_resd(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tiny_resd_original(tmp_path: Path) -> Path:
-    """The same clips as `tiny_resd` in the original layout: train.csv, test.csv, recordings in folders, names with blanks."""
+    """The same clips as `tiny_resd` in the original layout: train.csv, test.csv, recordings in folders, names with
+    blanks."""
     folder = tmp_path / "resd_original"
     rows: dict[str, list[dict]] = {"train": [], "test": []}
     for number, (name, emotion, split) in enumerate(RESD_CLIPS):

@@ -24,7 +24,11 @@ def test_a_table_becomes_a_corpus_that_the_protocols_take(tmp_path, write_csv, t
     texts = {row["text"]: row for row in everything}
     assert EMOTIONS[texts["Sentence number 3, ёжик."]["label"]] == "happy"
     # the file names spell the label out; the corpus does not
-    assert not [row for row in everything if any(word in row["id"] + row["audio"]["path"] for word in ("joy", "anger", "sad", "fear"))]
+    assert not [
+        row
+        for row in everything
+        if any(word in row["id"] + row["audio"]["path"] for word in ("joy", "anger", "sad", "fear"))
+    ]
     assert {split: len(dataset) for split, dataset in apply_protocol(corpus).items()} == corpus.num_rows
 
 
@@ -68,7 +72,9 @@ def test_an_own_split_is_kept(tmp_path, write_csv, table_rows):
     rows[4]["split"] = ""
     rows[5]["split"] = "trian"
     write_csv(tmp_path / "t.csv", rows)
-    with pytest.raises(CorpusError, match=r"(?s)line 6: the split is ''.*line 7: the split is 'trian'; allowed: train, dev, test, val"):
+    with pytest.raises(
+        CorpusError, match=r"(?s)line 6: the split is ''.*line 7: the split is 'trian'; allowed: train, dev, test, val"
+    ):
         read_csv(tmp_path / "t.csv")
 
 
@@ -121,7 +127,9 @@ def test_unknown_labels_are_listed_with_what_is_allowed(tmp_path, write_csv, tab
     ],
 )
 def test_columns_and_options_that_do_not_fit_are_refused(tmp_path, columns, options, message, write_csv, table_rows):
-    rows = [{name: value for name, value in (row | columns).items() if value is not None} for row in table_rows(tmp_path)]
+    rows = [
+        {name: value for name, value in (row | columns).items() if value is not None} for row in table_rows(tmp_path)
+    ]
     write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(CorpusError, match=f"(?s){message}"):
         read_csv(tmp_path / "t.csv", **options)
@@ -138,7 +146,8 @@ def test_doubled_recordings_and_ids_are_refused(tmp_path, write_csv, table_rows)
     rows[7]["id"] = rows[6]["id"]
     write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(
-        CorpusError, match=r"(?s)\(2\).*line 7: the recording .* stands in t.csv line 6.*line 9: the id 'u6' stands in t.csv line 8"
+        CorpusError,
+        match=r"(?s)\(2\).*line 7: the recording .* stands in t.csv line 6.*line 9: the id 'u6' stands in t.csv line 8",
     ):
         read_csv(tmp_path / "t.csv")
 
@@ -153,12 +162,26 @@ def test_missing_files_are_all_named(tmp_path, write_csv, table_rows):
 
 
 def test_soft_labels_by_name(tmp_path, write_csv):
-    votes = {"neutral": 1, "happy": 3, "sad": 0, "anger": 0, "surprise": 4, "disgust": 0, "fear": 0}  # the published order
+    votes = {
+        "neutral": 1,
+        "happy": 3,
+        "sad": 0,
+        "anger": 0,
+        "surprise": 4,
+        "disgust": 0,
+        "fear": 0,
+    }  # the published order
     write_csv(tmp_path / "t.csv", [{"text": "Wow.", "language": "en", "split": "train", **votes}])
     [clip] = read_csv(tmp_path / "t.csv")
     assert clip.label == "surprise"
     assert clip.soft_label == pytest.approx([0, 0, 0, 3 / 8, 1 / 8, 0, 4 / 8])
-    line = {"text": "Wow.", "language": "en", "split": "train", "label": "joy", "soft_label": {"joy": 0.75, "surprise": 0.25}}
+    line = {
+        "text": "Wow.",
+        "language": "en",
+        "split": "train",
+        "label": "joy",
+        "soft_label": {"joy": 0.75, "surprise": 0.25},
+    }
     (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
     [clip] = read_csv(tmp_path / "t.jsonl")
     assert clip.label == "happy"

@@ -19,7 +19,9 @@ def launch(repository: Path, script: str, *arguments: str) -> subprocess.Complet
 
 def test_prepare_csv_is_launched(repository, tmp_path, write_csv, table_rows):
     write_csv(tmp_path / "talks.csv", table_rows(tmp_path))
-    done = launch(repository, "prepare_csv.py", "--source", str(tmp_path / "talks.csv"), "--output_dir", str(tmp_path / "out"))
+    done = launch(
+        repository, "prepare_csv.py", "--source", str(tmp_path / "talks.csv"), "--output_dir", str(tmp_path / "out")
+    )
     assert done.returncode == 0, done.stderr
     assert "Written to" in done.stdout
     assert "surprise  rows  hours" in done.stdout
@@ -41,7 +43,16 @@ def test_every_reader_option_is_an_argument(tiny_resd, tmp_path, capsys):
     assert "strict_counts" in capsys.readouterr().err
     assert prepare_command("resd", "", [*arguments, "--no-strict_counts"]) == 0
     assert read_info(out)["options"] == {"enthusiasm": "exclude", "strict_counts": False}
-    arguments = ["--output_dir", str(tmp_path / "quickstart"), "--train_per_class", "1", "--dev_per_class", "1", "--test_per_class", "1"]
+    arguments = [
+        "--output_dir",
+        str(tmp_path / "quickstart"),
+        "--train_per_class",
+        "1",
+        "--dev_per_class",
+        "1",
+        "--test_per_class",
+        "1",
+    ]
     assert prepare_command("quickstart", "", [*arguments, "--neutral_share", "0"]) == 0
     assert read_info(tmp_path / "quickstart")["options"]["neutral_share"] == 0.0
 

@@ -29,7 +29,10 @@ def make_rows(count: int, seed: int = 0) -> list[torch.Tensor | None]:
     """Rows of 1 to 20 steps; every seventh is missing."""
     generator = torch.Generator().manual_seed(seed)
     lengths = torch.randint(1, 21, (count,), generator=generator).tolist()
-    return [None if index % 7 == 6 else torch.randn(length, WIDTH, generator=generator) for index, length in enumerate(lengths)]
+    return [
+        None if index % 7 == 6 else torch.randn(length, WIDTH, generator=generator)
+        for index, length in enumerate(lengths)
+    ]
 
 
 def keys_of(rows):
@@ -45,7 +48,9 @@ def make_store(folder, dtype=torch.float32, **recipe) -> FeatureStore:
 
 
 def fill(store: FeatureStore, rows, **options):
-    return store.extract(keys_of(rows), lengths_of(rows), lambda positions: [rows[position] for position in positions], **options)
+    return store.extract(
+        keys_of(rows), lengths_of(rows), lambda positions: [rows[position] for position in positions], **options
+    )
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -87,12 +92,19 @@ def test_only_new_rows_are_computed_and_equal_ones_once(tmp_path):
     assert more.computed == sum(row is not None for row in rows[20:])
     assert more.found == sum(row is not None for row in rows[:20])
     assert fill(store, rows[::-1]).computed == 0
-    assert sum(len(load_file(path)["keys"]) for path in store.folder.glob("*.safetensors")) == len(set(keys_of(rows)) - {None})
+    assert sum(len(load_file(path)["keys"]) for path in store.folder.glob("*.safetensors")) == len(
+        set(keys_of(rows)) - {None}
+    )
 
 
 def test_another_recipe_is_a_miss(tmp_path):
     rows = make_rows(10)
-    stores = [make_store(tmp_path), make_store(tmp_path, torch.float16), make_store(tmp_path, layer=1), make_store(tmp_path, layer=2)]
+    stores = [
+        make_store(tmp_path),
+        make_store(tmp_path, torch.float16),
+        make_store(tmp_path, layer=1),
+        make_store(tmp_path, layer=2),
+    ]
     assert [fill(store, rows).found for store in stores] == [0, 0, 0, 0]
     assert len({store.folder for store in stores}) == 4
     with pytest.raises(FeatureStoreError, match="1 of 1 rows are not there"):
@@ -188,9 +200,13 @@ def test_two_processes_write_what_one_writes(tmp_path, uninterrupted):
         f"import test_feature_store; test_feature_store.extract_slowly({str(tmp_path / 'store')!r})\n"
     )
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    done = subprocess.run([*launcher, tmp_path / "worker.py"], capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        [*launcher, tmp_path / "worker.py"], capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr
-    assert {line for line in done.stdout.splitlines() if "of 2" in line} == {f"{rank} of 2: 129 computed" for rank in range(2)}
+    assert {line for line in done.stdout.splitlines() if "of 2" in line} == {
+        f"{rank} of 2: 129 computed" for rank in range(2)
+    }
     assert content(make_store(tmp_path / "store").folder) == uninterrupted
 
 

@@ -17,7 +17,11 @@ def test_what_is_written_is_read_again(tmp_path, suffix):
     path = tmp_path / f"labels{suffix}"
     values = np.full(7, 0.1)
     values[3] = 0.4
-    columns = {"id": ["a", "b", "c"], "label": ["happy", "sad", "fear"], "raw": ['a "quoted", text\nin two lines', None, "x"]}
+    columns = {
+        "id": ["a", "b", "c"],
+        "label": ["happy", "sad", "fear"],
+        "raw": ['a "quoted", text\nin two lines', None, "x"],
+    }
     columns |= {name: [float(value), None, float(value)] for name, value in zip(EMOTIONS, values, strict=True)}
     write_label_table(columns, path)
     table = read_label_table(path)

@@ -46,7 +46,18 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     for name, sound in sounds.items():
         picture = ["-f", "lavfi", "-i", "color=c=black:s=32x32:r=5:d=0.5"]
         tone = ["-f", "lavfi", "-i", f"aevalsrc={sound}:s=48000:d=0.5"]
-        command = ["ffmpeg", "-v", "error", *picture, *tone, "-c:v", "mpeg4", "-c:a", "aac", str(folder / f"{name}.mp4")]
+        command = [
+            "ffmpeg",
+            "-v",
+            "error",
+            *picture,
+            *tone,
+            "-c:v",
+            "mpeg4",
+            "-c:a",
+            "aac",
+            str(folder / f"{name}.mp4"),
+        ]
         subprocess.run(command, check=True, timeout=60)
     return {name: (folder / f"{name}.mp4").read_bytes() for name in sounds} | {"broken": b"\0" * 500}
 
@@ -158,7 +169,11 @@ def test_rows_in_the_common_schema(unpacked):
     assert speakers["meld-train-dia309_utt0"] is None  # two at once
     assert speakers["meld-test-dia10_utt0"] == "meld-joey"
     assert speakers["meld-test-dia2_utt1"] == "meld-phoebe-sr"
-    assert {split: len(dataset) for split, dataset in apply_protocol(splits, "official").items()} == {"train": 4, "dev": 2, "test": 3}
+    assert {split: len(dataset) for split, dataset in apply_protocol(splits, "official").items()} == {
+        "train": 4,
+        "dev": 2,
+        "test": 3,
+    }
     with pytest.raises(ProtocolError, match="needs the speaker of every clip; 1 of 9 have none"):
         apply_protocol(splits, "speaker_independent")
 
@@ -191,7 +206,9 @@ def test_other_faults_are_errors_that_name_all_clips_and_keep_what_is_done(unpac
     (unpacked / "train_splits" / "dia0_utt0.mp4").write_bytes(videos["broken"])
     (unpacked / "test" / "nothing").mkdir(parents=True)
     (unpacked / "output_repeated_splits_test" / "dia2_utt1.mp4").unlink()
-    with pytest.raises(CorpusError, match=r"(?s)\(2\).*train/dia0_utt0.mp4: ffmpeg cannot.*test/dia2_utt1.mp4: there is no such clip"):
+    with pytest.raises(
+        CorpusError, match=r"(?s)\(2\).*train/dia0_utt0.mp4: ffmpeg cannot.*test/dia2_utt1.mp4: there is no such clip"
+    ):
         prepare(unpacked, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     flacs = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "cache").rglob("*.flac")}
@@ -244,7 +261,9 @@ def test_a_killed_run_goes_on_where_it_was(unpacked, tmp_path, repository):
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    flacs = {path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.flac") if path.parent.name in FOLDERS}
+    flacs = {
+        path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.flac") if path.parent.name in FOLDERS
+    }
     assert 1 <= len(flacs) <= 3
     assert not (tmp_path / "out").exists()
     prepare(archive, tmp_path / "whole")
@@ -271,11 +290,15 @@ def test_texts_alone_need_no_clips_and_no_ffmpeg(tmp_path, write_csv, monkeypatc
 
 def test_the_utterances_before_it_stand_behind_a_text(tmp_path, write_csv):
     said = ["One.", "Two.", "Three.", "Four."]
-    rows = [("train", 0, number, "Ross", "neutral", text, None) for number, text in zip((0, 1, 3, 10), said, strict=True)]
+    rows = [
+        ("train", 0, number, "Ross", "neutral", text, None) for number, text in zip((0, 1, 3, 10), said, strict=True)
+    ]
     rows += [("train", 1, 0, "Ross", "joy", "Elsewhere.", None), ("dev", 0, 1, "Ross", "joy", "Another split.", None)]
     rows += [("test", 0, 0, "Ross", "joy", "A third.", None)]
     write_tables(tmp_path / "texts", write_csv, rows[::-1])
-    texts = {clip.id: clip.text for clip in read_meld(tmp_path / "texts", text_only=True, strict_counts=False, context=2)}
+    texts = {
+        clip.id: clip.text for clip in read_meld(tmp_path / "texts", text_only=True, strict_counts=False, context=2)
+    }
     assert texts == {
         "meld-train-dia0_utt0": "One.",
         "meld-train-dia0_utt1": "Two. | One.",
@@ -297,7 +320,9 @@ def test_a_missing_ffmpeg_and_a_full_disk_are_said_before_anything_is_done(tmp_p
     with pytest.raises(CorpusError, match="apt-get install ffmpeg"):
         prepare(tmp_path / "meld", tmp_path / "out")
     monkeypatch.setattr("bibier_hf.data.video.shutil.which", lambda name: "/usr/bin/ffmpeg")
-    monkeypatch.setattr("bibier_hf.data.video.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100_000))
+    monkeypatch.setattr(
+        "bibier_hf.data.video.shutil.disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 100_000)
+    )
     with pytest.raises(CorpusError, match=r"1 clips to convert need up to 0.00 GB.*BIBIER_CACHE"):
         prepare(tmp_path / "meld", tmp_path / "out")
 
@@ -346,7 +371,9 @@ def test_an_archive_that_is_cut_short_or_none_is_said(tmp_path, write_csv):
 def test_faulty_rows_and_other_counts_are_refused(tmp_path, write_csv):
     rows = [*ROWS[:4], ("dev", "x", 0, "Ross", "joy", "Hi", None), ("test", 0, 0, "Ross", "calm", "Hi", None)]
     write_tables(tmp_path / "texts", write_csv, rows)
-    with pytest.raises(CorpusError, match=r"(?s)dev_sent_emo.csv line 2: Dialogue_ID.*must be numbers.*Unknown label 'calm'"):
+    with pytest.raises(
+        CorpusError, match=r"(?s)dev_sent_emo.csv line 2: Dialogue_ID.*must be numbers.*Unknown label 'calm'"
+    ):
         read_meld(tmp_path / "texts", text_only=True)
     write_tables(tmp_path / "few", write_csv)
     with pytest.raises(CorpusError, match=r"(?s)dev anger: 0 clips, expected 153.*strict_counts=False"):
@@ -358,7 +385,11 @@ def test_faulty_rows_and_other_counts_are_refused(tmp_path, write_csv):
 
 
 def test_the_published_counts():
-    assert {split: sum(row.values()) for split, row in OFFICIAL_COUNTS.items()} == {"train": 9989, "dev": 1109, "test": 2610}
+    assert {split: sum(row.values()) for split, row in OFFICIAL_COUNTS.items()} == {
+        "train": 9989,
+        "dev": 1109,
+        "test": 2610,
+    }
 
 
 # The real texts, where they are at hand
@@ -386,4 +417,6 @@ def test_the_published_labels_join_the_real_texts_whatever_their_encoding(real, 
     assert len(rows) == 9989
     written = {meld_id("train", row.text("video_name")): row.values["text"] for row in rows}
     assert sum("\x92" in text for text in written.values()) > 2000
-    assert {name for name, text in written.items() if mend_text(text) != texts[name]} == {"meld-train-dia556_utt6"}  # another text there
+    assert {name for name, text in written.items() if mend_text(text) != texts[name]} == {
+        "meld-train-dia556_utt6"
+    }  # another text there

@@ -1,4 +1,5 @@
-"""A corpus in one small file outside of the package, exactly as the documentation of `bibier_hf.data.corpora` shows it."""
+"""A corpus in one small file outside of the package, exactly as the documentation of `bibier_hf.data.corpora` shows
+it."""
 
 import os
 import subprocess
@@ -19,7 +20,9 @@ from ..workspace import own_corpus_code
 def own(tmp_path: Path, write_tone) -> Path:
     """The file of the documentation, and recordings beside it."""
     (tmp_path / "my_corpus.py").write_text(own_corpus_code(), encoding="utf-8")
-    for number, (speaker, emotion) in enumerate((s, e) for s in ("s1", "s2", "s3", "s4", "s5") for e in ("joy", "anger", "fear")):
+    for number, (speaker, emotion) in enumerate(
+        (s, e) for s in ("s1", "s2", "s3", "s4", "s5") for e in ("joy", "anger", "fear")
+    ):
         write_tone(tmp_path / "recordings" / f"{speaker}_{emotion}_{number}.wav", 200 + 10 * number, 0.05)
     return tmp_path / "my_corpus.py"
 
@@ -37,7 +40,9 @@ def test_it_is_prepared_by_a_script(own, tmp_path, repository):
     script = [sys.executable, str(repository / "dataset_scripts" / "prepare_corpus.py"), str(own)]
     environment = {**os.environ, "PYTHONPATH": str(repository / "src")}
     arguments = ["--source", str(tmp_path / "recordings"), "--output_dir", str(tmp_path / "out"), "--language", "en"]
-    done = subprocess.run([*script, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [*script, *arguments], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert load_corpus(str(own), tmp_path / "out").num_rows == {"train": 12, "test": 3}
 

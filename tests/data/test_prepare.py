@@ -27,7 +27,12 @@ def write(clips: list[Clip], folder: Path) -> dict:
 
 
 def text_clip(number: int, **changes) -> Clip:
-    return Clip(**({"id": f"toy-{number}", "split": "train", "label": "sad", "language": "ru", "text": f"Ёж № {number}"} | changes))
+    return Clip(
+        **(
+            {"id": f"toy-{number}", "split": "train", "label": "sad", "language": "ru", "text": f"Ёж № {number}"}
+            | changes
+        )
+    )
 
 
 def content(folder: Path) -> dict[str, bytes]:
@@ -39,7 +44,9 @@ def test_a_corpus_survives_the_way_to_parquet_and_back(tmp_path, clip):
     soundfile.write(tmp_path / "a.wav", np.stack([samples, samples], axis=1), 16_000)
     soft = [0.1, 0.0, 0.0, 0.6, 0.1, 0.1, 0.1]
     clips = [
-        text_clip(1, audio=tmp_path / "a.wav", label="happy", speaker="s1", dialogue="d1", soft_label=soft, license="MIT"),
+        text_clip(
+            1, audio=tmp_path / "a.wav", label="happy", speaker="s1", dialogue="d1", soft_label=soft, license="MIT"
+        ),
         text_clip(2, split="test", source="synthetic"),
     ]
     info = write(clips, tmp_path / "out")
@@ -56,7 +63,12 @@ def test_a_corpus_survives_the_way_to_parquet_and_back(tmp_path, clip):
     assert row["soft_label"] == pytest.approx(soft)
     assert (row["text"], row["speaker"], row["dialogue"], row["language"]) == ("Ёж № 1", "s1", "d1", "ru")
     other = loaded["test"][0]
-    assert (other["audio"], other["duration_s"], other["soft_label"], other["source"]) == (None, None, None, "synthetic")
+    assert (other["audio"], other["duration_s"], other["soft_label"], other["source"]) == (
+        None,
+        None,
+        None,
+        "synthetic",
+    )
     assert info == read_info(tmp_path / "out")
     assert info["splits"]["train"]["labels"] == {emotion: int(emotion == "happy") for emotion in EMOTIONS}
     assert info["license"] == ["MIT", "unknown"]
@@ -69,12 +81,16 @@ def test_sixteen_bit_recordings_pass_unchanged_and_excess_is_clipped():
     integers = np.array([-32768, -32767, -1, 0, 1, 32766, 32767], dtype=np.int16)
     samples = decode_audio(encode_flac(integers.astype(np.float32) / 32768))
     np.testing.assert_array_equal(np.rint(samples * 32768), integers)
-    np.testing.assert_allclose(decode_audio(encode_flac(np.array([2.0, -2.0, 0.0], dtype=np.float32))), [1, -1, 0], atol=1e-4)
+    np.testing.assert_allclose(
+        decode_audio(encode_flac(np.array([2.0, -2.0, 0.0], dtype=np.float32))), [1, -1, 0], atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("source", ["recorded", "synthetic", "stacked"])
 def test_audio_that_is_no_recording_says_so_itself(tmp_path, source):
-    write([text_clip(1, audio=lambda: np.full(1600, 0.1, np.float32), audio_key="tone", source=source)], tmp_path / "out")
+    write(
+        [text_clip(1, audio=lambda: np.full(1600, 0.1, np.float32), audio_key="tone", source=source)], tmp_path / "out"
+    )
     stored = load_prepared(tmp_path / "out")["train"][0]["audio"]["bytes"]
     with soundfile.SoundFile(io.BytesIO(stored)) as file:
         assert file.comment == SOURCE_MARKS.get(source, "")
@@ -92,14 +108,19 @@ def test_other_rates_are_resampled(tmp_path):
 def test_equal_input_gives_identical_bytes(tmp_path, clip):
     for number in range(200):  # more than one row group
         soundfile.write(tmp_path / f"{number}.wav", clip(0.02, seed=number), 16_000)
-    clips = [text_clip(number, audio=tmp_path / f"{number}.wav", split=("train", "dev")[number % 2]) for number in range(200)]
+    clips = [
+        text_clip(number, audio=tmp_path / f"{number}.wav", split=("train", "dev")[number % 2])
+        for number in range(200)
+    ]
     write(clips, tmp_path / "one")
     write(clips, tmp_path / "two")
     assert content(tmp_path / "one") == content(tmp_path / "two")
 
 
 def test_all_missing_files_are_named_and_nothing_is_written(tmp_path):
-    clips = [text_clip(number, audio=tmp_path / f"gone_{number}.wav", where=f"t.csv line {number}") for number in range(30)]
+    clips = [
+        text_clip(number, audio=tmp_path / f"gone_{number}.wav", where=f"t.csv line {number}") for number in range(30)
+    ]
     with pytest.raises(CorpusError) as error:
         write(clips, tmp_path / "out")
     message = str(error.value)
@@ -116,8 +137,12 @@ def test_all_unreadable_recordings_are_named_and_nothing_is_written(tmp_path, cl
     (tmp_path / "empty.wav").write_bytes(b"")
     (tmp_path / "text.wav").write_text("no audio at all")
     names = ("good", "cut", "empty", "text")
-    clips = [text_clip(number, audio=tmp_path / f"{name}.wav", where=f"line {number}") for number, name in enumerate(names)]
-    with pytest.raises(CorpusError, match=r"(?s)\(3\).*line 1: .*is cut.*line 2: .*is empty.*line 3: .*cannot be read") as error:
+    clips = [
+        text_clip(number, audio=tmp_path / f"{name}.wav", where=f"line {number}") for number, name in enumerate(names)
+    ]
+    with pytest.raises(
+        CorpusError, match=r"(?s)\(3\).*line 1: .*is cut.*line 2: .*is empty.*line 3: .*cannot be read"
+    ) as error:
         write(clips, tmp_path / "out")
     assert "good.wav" not in str(error.value)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".wav"]
@@ -238,7 +263,10 @@ def test_a_raw_corpus_is_prepared_once_for_its_content_and_options(tiny_resd, tm
     for _ in range(2):
         assert load_corpus("resd", tiny_resd, strict_counts=False).num_rows == {"train": 6, "test": 3}
     assert calls() == 1
-    assert load_corpus("resd", tiny_resd, strict_counts=False, enthusiasm="exclude").num_rows == {"train": 5, "test": 3}
+    assert load_corpus("resd", tiny_resd, strict_counts=False, enthusiasm="exclude").num_rows == {
+        "train": 5,
+        "test": 3,
+    }
     assert calls() == 2
     table = tiny_resd / "metadata.csv"
     table.write_text(table.read_text(encoding="utf-8").replace("№ 0", "№ zero"), encoding="utf-8")
@@ -257,7 +285,8 @@ def test_processes_that_load_at_once_prepare_once(tiny_resd, monkeypatch):
     calls = count_calls(monkeypatch)
     results = []
     threads = [
-        threading.Thread(target=lambda: results.append(load_corpus("resd", tiny_resd, strict_counts=False).num_rows)) for _ in range(4)
+        threading.Thread(target=lambda: results.append(load_corpus("resd", tiny_resd, strict_counts=False).num_rows))
+        for _ in range(4)
     ]
     for thread in threads:
         thread.start()

@@ -37,7 +37,12 @@ def make_corpus(dialogues: int = 15, clips: int = 8, fold: bool = False, with_de
             rows.append(row | ({"fold": (dialogue * 2) % NUM_FOLDS} if fold else {}))
     features = Features({**FEATURES, "fold": Value("int32")}) if fold else FEATURES
     splits = sorted({row["split"] for row in rows})
-    return DatasetDict({split: Dataset.from_list([row for row in rows if row["split"] == split], features=features) for split in splits})
+    return DatasetDict(
+        {
+            split: Dataset.from_list([row for row in rows if row["split"] == split], features=features)
+            for split in splits
+        }
+    )
 
 
 def ids(dataset_dict: DatasetDict) -> dict[str, list[str]]:
@@ -139,10 +144,14 @@ def test_missing_splits_and_dialogues_are_refused():
     corpus = make_corpus()
     with pytest.raises(ProtocolError, match="needs a train and a test split; the corpus has train"):
         apply_protocol(DatasetDict({"train": corpus["train"]}))
-    nowhere = corpus["train"].map(lambda row, index: {"dialogue": None if index < 3 else row["dialogue"]}, with_indices=True)
+    nowhere = corpus["train"].map(
+        lambda row, index: {"dialogue": None if index < 3 else row["dialogue"]}, with_indices=True
+    )
     with pytest.raises(ProtocolError, match=r"needs the dialogue of every clip; 3 of"):
         apply_protocol(DatasetDict({"train": nowhere, "test": corpus["test"]}), "dialogue_grouped")
-    nobody = corpus["train"].map(lambda row, index: {"speaker": None if index < 2 else row["speaker"]}, with_indices=True)
+    nobody = corpus["train"].map(
+        lambda row, index: {"speaker": None if index < 2 else row["speaker"]}, with_indices=True
+    )
     with pytest.raises(ProtocolError, match=r"'speaker_independent' needs the speaker of every clip; 2 of"):
         apply_protocol(DatasetDict({"train": nobody, "test": corpus["test"]}), "speaker_independent")
     with pytest.raises(ProtocolError, match="3 groups cannot fill 5 splits"):
@@ -175,7 +184,9 @@ def test_stratified_sample_takes_its_share_and_the_last_of_no_role(pairs, share,
             assert count == round(share * size)
     # a shuffled table gives the same choice
     order = sorted(range(len(pairs)), key=lambda index: names[index][::-1])
-    again = stratified_sample([names[i] for i in order], [labels[i] for i in order], [roles[i] for i in order], share, seed)
+    again = stratified_sample(
+        [names[i] for i in order], [labels[i] for i in order], [roles[i] for i in order], share, seed
+    )
     assert {names[order[index]] for index in again} == {names[index] for index in chosen}
 
 
@@ -190,7 +201,9 @@ def test_group_split_keeps_groups_whole_and_fills_every_split(pairs, seed):
         return
     splits = stratified_group_split(labels, groups, shares, seed)
     assert set(splits) == {"train", "dev", "test"}
-    assert all(len({split for split, group in zip(splits, groups, strict=True) if group == name}) == 1 for name in set(groups))
+    assert all(
+        len({split for split, group in zip(splits, groups, strict=True) if group == name}) == 1 for name in set(groups)
+    )
 
 
 def test_group_split_of_single_rows_is_stratified():

@@ -35,7 +35,9 @@ def prepared(tiny_resd: Path, tmp_path: Path) -> Path:
 
 def run(hub: HubServer, repository: Path, home: Path, *command: str) -> subprocess.CompletedProcess:
     environment = {**os.environ, **hub.client_environment(home), "PYTHONPATH": str(repository / "src")}
-    return subprocess.run([sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300, check=False)
+    return subprocess.run(
+        [sys.executable, *command], env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
 
 
 @pytest.mark.slow

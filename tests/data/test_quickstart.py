@@ -24,7 +24,12 @@ def test_the_plan_is_balanced_and_its_splits_share_no_text_and_no_voice():
     clips = read_quickstart()
     counts = Counter((clip.split, clip.language, clip.label) for clip in clips)
     sizes = {"train": 40, "dev": 8, "test": 12}
-    assert counts == {(split, language, emotion): sizes[split] for split in sizes for language in ("en", "ru") for emotion in EMOTIONS}
+    assert counts == {
+        (split, language, emotion): sizes[split]
+        for split in sizes
+        for language in ("en", "ru")
+        for emotion in EMOTIONS
+    }
     for kind in ("text", "speaker"):
         values = [{getattr(clip, kind) for clip in clips if clip.split == split} for split in sizes]
         assert not values[0] & values[1] | values[0] & values[2] | values[1] & values[2]
@@ -38,7 +43,9 @@ def test_variants_are_disjoint():
 
 
 def test_no_voice_prefers_an_emotion():
-    counts = Counter((clip.speaker, clip.label) for clip in read_quickstart() if clip.split == "train" and clip.language == "en")
+    counts = Counter(
+        (clip.speaker, clip.label) for clip in read_quickstart() if clip.split == "train" and clip.language == "en"
+    )
     assert set(counts.values()) == {5}
 
 
@@ -112,7 +119,9 @@ def test_a_failing_voice_is_an_error_and_never_silence(tmp_path, monkeypatch):
 def test_other_processes_and_hash_seeds_give_the_same_bytes(tmp_path, repository: Path):
     """The quickstart corpus and the splits of a table, made in two processes."""
     table = tmp_path / "t.csv"
-    table.write_text("text,label,language\n" + "".join(f"Фраза {n},{EMOTIONS[n % 7]},ru\n" for n in range(70)), encoding="utf-8")
+    table.write_text(
+        "text,label,language\n" + "".join(f"Фраза {n},{EMOTIONS[n % 7]},ru\n" for n in range(70)), encoding="utf-8"
+    )
     script = repository / "dataset_scripts"
     code = (
         "import sys; sys.path.insert(0, {src!r})\n"
@@ -125,10 +134,14 @@ def test_other_processes_and_hash_seeds_give_the_same_bytes(tmp_path, repository
         out = tmp_path / seed
         source = code.format(src=str(script.parent / "src"), out=str(out), options=SMALL, table=str(table))
         environment = {**os.environ, "PYTHONHASHSEED": seed, "OMP_NUM_THREADS": "1"}
-        runs.append(subprocess.Popen([sys.executable, "-c", source], env=environment, stderr=subprocess.PIPE, text=True))
+        runs.append(
+            subprocess.Popen([sys.executable, "-c", source], env=environment, stderr=subprocess.PIPE, text=True)
+        )
     for run in runs:
         _, errors = run.communicate(timeout=300)
         assert run.returncode == 0, errors
     for name in ("quickstart", "csv"):
-        infos = [json.loads((tmp_path / seed / name / "corpus.json").read_text(encoding="utf-8")) for seed in ("1", "2")]
+        infos = [
+            json.loads((tmp_path / seed / name / "corpus.json").read_text(encoding="utf-8")) for seed in ("1", "2")
+        ]
         assert infos[0] == infos[1]  # with the hashes of the Parquet files

@@ -20,7 +20,8 @@ def names(actor: int) -> list[str]:
 
 @pytest.fixture
 def original(tmp_path: Path, write_tone) -> Path:
-    """The original layout, actors 1, 17 and 24, and what else lies in such a folder; the clips are one and the same tone."""
+    """The original layout, actors 1, 17 and 24, and what else lies in such a folder; the clips are one and the same
+    tone."""
     folder = tmp_path / "ravdess"
     write_tone(tmp_path / "tone.wav", seconds=0.02)
     for actor in (1, 17, 24):
@@ -28,7 +29,9 @@ def original(tmp_path: Path, write_tone) -> Path:
         target.mkdir(parents=True)
         for name in names(actor):
             shutil.copy(tmp_path / "tone.wav", target / f"{name}.wav")
-    shutil.copy(tmp_path / "tone.wav", folder / "Audio_Speech_Actors_01-24" / "Actor_01" / "03-02-03-01-01-01-01.wav")  # a song
+    shutil.copy(
+        tmp_path / "tone.wav", folder / "Audio_Speech_Actors_01-24" / "Actor_01" / "03-02-03-01-01-01-01.wav"
+    )  # a song
     (folder / "Audio_Speech_Actors_01-24" / "Actor_01" / ".DS_Store").write_bytes(b"")
     return folder
 
@@ -76,7 +79,9 @@ def test_what_is_not_whole_is_refused(original, tmp_path):
     folder = original / "Audio_Speech_Actors_01-24" / "Actor_17"
     for name in ("03-01-08-01-01-01-17", "03-01-02-01-01-01-17"):
         (folder / f"{name}.wav").unlink()
-    with pytest.raises(CorpusError, match=r"(?s)\(2\).*ravdess-17 surprise: 7 clips, expected 8.*calm: 7 clips, expected 0 or 8"):
+    with pytest.raises(
+        CorpusError, match=r"(?s)\(2\).*ravdess-17 surprise: 7 clips, expected 8.*calm: 7 clips, expected 0 or 8"
+    ):
         read_ravdess(original)
     assert len(read_ravdess(original, strict_counts=False)) == 3 * 60 - 2 + 1
     shutil.copytree(original / "Audio_Speech_Actors_01-24", original / "copy")

@@ -25,7 +25,12 @@ def test_the_metadata_layout(tiny_resd):
     clips = {clip.text: clip for clip in read_resd(tiny_resd, strict_counts=False)}
     assert len(clips) == 9
     enthusiasm = clips["Ну, «ёлка» № 3!"]
-    assert (enthusiasm.label, enthusiasm.split, enthusiasm.dialogue, enthusiasm.language) == ("surprise", "train", "resd-11", "ru")
+    assert (enthusiasm.label, enthusiasm.split, enthusiasm.dialogue, enthusiasm.language) == (
+        "surprise",
+        "train",
+        "resd-11",
+        "ru",
+    )
     assert (enthusiasm.license, enthusiasm.source) == ("MIT", "recorded")
     happiness = clips["Ну, «ёлка» № 4!"]
     assert happiness.label == "happy"
@@ -60,7 +65,9 @@ def clone(tiny_resd_original: Path, tmp_path: Path) -> Path:
             rows.append({"name": row.text("name"), "path": path.name, "speech": speech, **row.values})
         (folder / "data").mkdir(parents=True, exist_ok=True)
         # cast afterwards: encoding a row with Audio() would need torchcodec
-        Dataset.from_list(rows).cast_column("speech", Audio()).to_parquet(folder / "data" / f"{split}-00000-of-00001.parquet")
+        Dataset.from_list(rows).cast_column("speech", Audio()).to_parquet(
+            folder / "data" / f"{split}-00000-of-00001.parquet"
+        )
     return folder
 
 
@@ -75,17 +82,23 @@ def test_the_hub_layout_gives_the_same_bytes(tiny_resd_original, clone, tmp_path
 
 def test_an_id_of_the_hub_is_loaded_from_there_unless_a_folder_has_that_name(clone, tmp_path, monkeypatch):
     asked = []
-    monkeypatch.setattr("bibier_hf.data.corpora.resd.load_dataset", lambda source: asked.append(source) or load_dataset(str(clone)))
+    monkeypatch.setattr(
+        "bibier_hf.data.corpora.resd.load_dataset", lambda source: asked.append(source) or load_dataset(str(clone))
+    )
     assert load_resd("Aniemore/resd_annotated", strict_counts=False).num_rows == {"train": 6, "test": 3}
     without_texts = load_dataset(str(clone)).remove_columns("text")
-    monkeypatch.setattr("bibier_hf.data.corpora.resd.load_dataset", lambda source: asked.append(source) or without_texts)
+    monkeypatch.setattr(
+        "bibier_hf.data.corpora.resd.load_dataset", lambda source: asked.append(source) or without_texts
+    )
     assert set(load_resd("Aniemore/resd", strict_counts=False)["test"]["text"]) == {""}
     assert asked == ["Aniemore/resd_annotated", "Aniemore/resd"]
     monkeypatch.chdir(tmp_path)
     shutil.copytree(clone, tmp_path / "Aniemore" / "resd")
     load_resd("Aniemore/resd", strict_counts=False)
     assert asked[2:] == ["Aniemore/resd"]  # as a path
-    monkeypatch.setattr("bibier_hf.data.corpora.resd.load_dataset", lambda source: without_texts.remove_columns("speech"))
+    monkeypatch.setattr(
+        "bibier_hf.data.corpora.resd.load_dataset", lambda source: without_texts.remove_columns("speech")
+    )
     with pytest.raises(CorpusError, match=r"lacks the columns \['speech'\]"):
         load_resd("owner/other")
     with pytest.raises(FileNotFoundError, match="no id of a data set on the Hub"):
@@ -112,7 +125,9 @@ def test_a_clip_keeps_its_audio(tiny_resd):
 
 def test_enthusiasm_can_be_kept_apart_or_left_out(tiny_resd):
     kept = load_resd(tiny_resd, strict_counts=False, enthusiasm="keep")["train"]
-    pairs = {(original, EMOTIONS[label]) for original, label in zip(kept["original_label"], kept["label"], strict=True)}
+    pairs = {
+        (original, EMOTIONS[label]) for original, label in zip(kept["original_label"], kept["label"], strict=True)
+    }
     assert ("enthusiasm", "surprise") in pairs
     assert ("happiness", "happy") in pairs
     merged = load_resd(tiny_resd, strict_counts=False)["train"]
@@ -124,7 +139,10 @@ def test_enthusiasm_can_be_kept_apart_or_left_out(tiny_resd):
 
 
 def test_other_counts_than_the_published_ones_are_refused(tiny_resd):
-    with pytest.raises(CorpusError, match=r"(?s)test anger: 0 clips, expected 44.*train anger: 2 clips, expected 175.*strict_counts=False"):
+    with pytest.raises(
+        CorpusError,
+        match=r"(?s)test anger: 0 clips, expected 44.*train anger: 2 clips, expected 175.*strict_counts=False",
+    ):
         read_resd(tiny_resd)
 
 
@@ -143,7 +161,8 @@ def test_rows_that_contradict_themselves_are_refused(tiny_resd):
     edit(tiny_resd / "metadata.csv", '№ 3!",enthusiasm', '№ 3!",calm')
     edit(tiny_resd / "metadata.csv", "46_sadness_disgust_d_010,", "clip_46,")
     with pytest.raises(
-        CorpusError, match=r"(?s)line 2: the emotion 'neutral' contradicts.*line 5: Unknown label 'calm'.*'clip_46' is no name"
+        CorpusError,
+        match=r"(?s)line 2: the emotion 'neutral' contradicts.*line 5: Unknown label 'calm'.*'clip_46' is no name",
     ):
         read_resd(tiny_resd, strict_counts=False)
 
@@ -208,4 +227,6 @@ def test_the_real_corpus_is_prepared_twice_to_the_same_bytes_and_splits_as_decid
     for fold in range(5):
         grouped = apply_protocol(corpus, "dialogue_grouped", fold=fold)
         assert not set(grouped["train"]["dialogue"]) & {*grouped["dev"]["dialogue"], *grouped["test"]["dialogue"]}
-    assert sum(len(decode_audio(row["audio"])) for row in corpus["test"]) == pytest.approx(0.461 * 3600 * 16_000, rel=1e-2)
+    assert sum(len(decode_audio(row["audio"])) for row in corpus["test"]) == pytest.approx(
+        0.461 * 3600 * 16_000, rel=1e-2
+    )

@@ -24,7 +24,9 @@ def test_known_names_are_translated(name, expected):
 
 @pytest.mark.parametrize("name", ["calm", "", "hapy", "гнев", None, 3])
 def test_unknown_names_are_refused_with_what_is_allowed(name):
-    with pytest.raises(UnknownLabelError, match="Allowed: anger, disgust, fear, happy, neutral, sad, surprise; also") as error:
+    with pytest.raises(
+        UnknownLabelError, match="Allowed: anger, disgust, fear, happy, neutral, sad, surprise; also"
+    ) as error:
         normalise_label(name)
     assert repr(name) in str(error.value)
 

@@ -23,7 +23,11 @@ def test_byte_order_mark_and_empty_lines_do_not_matter(tmp_path):
 def test_tsv_and_jsonl(tmp_path):
     (tmp_path / "t.tsv").write_text("a\tb\n1,5\tx\n", encoding="utf-8")
     (tmp_path / "t.jsonl").write_text('{"a": "1,5", "b": "x"}\n\n', encoding="utf-8")
-    assert read_table(tmp_path / "t.tsv")[0].values == read_table(tmp_path / "t.jsonl")[0].values == {"a": "1,5", "b": "x"}
+    assert (
+        read_table(tmp_path / "t.tsv")[0].values
+        == read_table(tmp_path / "t.jsonl")[0].values
+        == {"a": "1,5", "b": "x"}
+    )
 
 
 def test_every_bad_line_is_named(tmp_path):

@@ -28,7 +28,10 @@ def test_a_long_recording_has_a_timeline(pipe, recordings):
     audio = str(recordings["long"])
     answer = analyse(pipe, audio, "", Limits(), ENGLISH)
     samples, rate = soundfile.read(audio)
-    windows = [pipe({"array": samples[start : start + 3 * rate], "sampling_rate": rate}) for start in range(0, len(samples), 3 * rate)]
+    windows = [
+        pipe({"array": samples[start : start + 3 * rate], "sampling_rate": rate})
+        for start in range(0, len(samples), 3 * rate)
+    ]
     best = [scores[0]["label"] for scores in windows]
     assert [chunk["emotions"][0]["label"] for chunk in answer.chunks] == [label for label, _ in groupby(best)]
     assert answer.recording.duration_s == 16
@@ -97,7 +100,9 @@ def test_both_languages_say_everything():
         if isinstance(english, str):
             assert english.strip()
             assert english != russian
-            places = [sorted(str(part[1:3]) for part in Formatter().parse(text) if part[1]) for text in (english, russian)]
+            places = [
+                sorted(str(part[1:3]) for part in Formatter().parse(text) if part[1]) for text in (english, russian)
+            ]
             assert places[0] == places[1], field.name
     for texts in TEXTS.values():
         assert tuple(texts.emotions) == EMOTIONS
@@ -112,7 +117,15 @@ def test_the_timeline_as_a_strip_and_as_rows():
     ]
     assert timeline_rows(chunks, ENGLISH) == [["0:00", "0:06", "happy", "75%"], ["0:06", "1:04.5", "sad", "60%"]]
     strip = timeline_strip(chunks, TEXTS["ru"])
-    for part in ("flex: 6.000 0 0", "flex: 58.500 0 0", "радость 75%", "грусть", COLOURS["sad"], "<span>0:00</span>", "<span>1:04</span>"):
+    for part in (
+        "flex: 6.000 0 0",
+        "flex: 58.500 0 0",
+        "радость 75%",
+        "грусть",
+        COLOURS["sad"],
+        "<span>0:00</span>",
+        "<span>1:04</span>",
+    ):
         assert part in strip
     assert "гнев" not in strip
     assert timeline_strip([], ENGLISH) == ""

@@ -37,7 +37,9 @@ def test_a_clip_with_its_text(client, pipe, recordings):
     expected = pipe({"audio": audio, "text": "What a day!"})
     names = TEXTS["ru"].emotions
     assert bars["label"] == names[expected[0]["label"]]
-    assert {entry["label"]: entry["confidence"] for entry in bars["confidences"]} == {names[e["label"]]: e["score"] for e in expected}
+    assert {entry["label"]: entry["confidence"] for entry in bars["confidences"]} == {
+        names[e["label"]]: e["score"] for e in expected
+    }
 
 
 def test_a_long_recording_has_a_timeline(client, recordings):
@@ -98,7 +100,9 @@ def test_uploads_are_deleted_and_examples_stay(pipe, recordings, tmp_path, monke
     try:
         examples = sorted(folder.rglob("*.flac"))
         assert len(examples) == 5
-        answer = httpx.post(f"{app.local_url}gradio_api/upload", files={"files": recordings["short"].open("rb")}, timeout=60)
+        answer = httpx.post(
+            f"{app.local_url}gradio_api/upload", files={"files": recordings["short"].open("rb")}, timeout=60
+        )
         uploaded = Path(answer.json()[0])
         assert folder in uploaded.parents
         for _ in range(200):
@@ -111,7 +115,9 @@ def test_uploads_are_deleted_and_examples_stay(pipe, recordings, tmp_path, monke
         app.close()
 
 
-@pytest.mark.parametrize(("header", "language"), [("ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("en-US,ru;q=0.5", "en"), ("de", "en"), (None, "en")])
+@pytest.mark.parametrize(
+    ("header", "language"), [("ru-RU,ru;q=0.9,en;q=0.8", "ru"), ("en-US,ru;q=0.5", "en"), ("de", "en"), (None, "en")]
+)
 def test_the_page_speaks_the_language_of_the_browser(header, language):
     request = gr.Request(headers={} if header is None else {"accept-language": header})
     assert preferred_language(request) == language

@@ -42,7 +42,11 @@ class Visit:
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on(
             "request",
-            lambda request: None if request.url.startswith(("http://127.0.0.1", "blob:", "data:")) else self.foreign.append(request.url),
+            lambda request: (
+                None
+                if request.url.startswith(("http://127.0.0.1", "blob:", "data:"))
+                else self.foreign.append(request.url)
+            ),
         )
         page.goto(url)
         page.locator(".bars").wait_for()
@@ -59,7 +63,13 @@ class Visit:
         """Shown percentages by shown name, once there are seven."""
         self.page.wait_for_function("document.querySelectorAll('.bars .confidence').length == 7", timeout=PATIENCE_MS)
         names = self.page.locator(".bars .text").all_inner_texts()
-        return dict(zip(names, (int(text.strip("%")) for text in self.page.locator(".bars .confidence").all_inner_texts()), strict=True))
+        return dict(
+            zip(
+                names,
+                (int(text.strip("%")) for text in self.page.locator(".bars .confidence").all_inner_texts()),
+                strict=True,
+            )
+        )
 
     def is_in_order(self) -> bool:
         """Nothing complained, nobody else was asked, and nothing stands out of the window."""

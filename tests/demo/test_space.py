@@ -18,7 +18,13 @@ from bibier_hf.errors import ArgumentError
 
 def test_the_folder(tmp_path):
     folder = write_space(tmp_path / "space", "owner/name")
-    assert sorted(path.name for path in folder.iterdir()) == ["README.md", "app.py", "bibier_demo", "examples", "requirements.txt"]
+    assert sorted(path.name for path in folder.iterdir()) == [
+        "README.md",
+        "app.py",
+        "bibier_demo",
+        "examples",
+        "requirements.txt",
+    ]
     card = SpaceCard.load(folder / "README.md")
     assert (card.data.sdk, card.data.sdk_version, card.data.app_file) == ("gradio", version("gradio"), "app.py")
     assert card.data.models == ["owner/name"]
@@ -83,9 +89,16 @@ def test_it_runs_on_remote_code_alone(tmp_path, checkpoint, recordings):
     site.mkdir()
     (site / "sitecustomize.py").write_text(GUARD)
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-    environment |= {"PYTHONPATH": str(site), "BIBIER_MODEL": str(checkpoint), "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    environment |= {
+        "PYTHONPATH": str(site),
+        "BIBIER_MODEL": str(checkpoint),
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "hf"),
+    }
     command = [sys.executable, "app.py"]
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    process = subprocess.Popen(
+        command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         lines = []
         for line in process.stdout:
@@ -98,7 +111,9 @@ def test_it_runs_on_remote_code_alone(tmp_path, checkpoint, recordings):
         for recording, text in (("short", "What a day!"), ("long", "")):
             bars, *_ = client.predict(handle_file(recordings[recording]), text, "en", api_name="/analyse")
             assert sum(entry["confidence"] for entry in bars["confidences"]) == pytest.approx(1, abs=1e-4)
-        rows = client.predict(handle_file(Path(folder) / "examples" / "en_scene.flac"), "", "ru", api_name="/analyse")[-1]["data"]
+        rows = client.predict(handle_file(Path(folder) / "examples" / "en_scene.flac"), "", "ru", api_name="/analyse")[
+            -1
+        ]["data"]
         assert rows[-1][1].startswith("0:")
     finally:
         process.terminate()

@@ -80,9 +80,11 @@ def make_splits() -> Callable[[list[dict]], DatasetDict]:
 
 @pytest.fixture(scope="session")
 def corpus_of_speakers(make_row, make_splits, voice) -> Callable[..., DatasetDict]:
-    """`corpus_of_speakers(shared)`: fourteen speakers, two an emotion, each with a pitch of their own and that one emotion.
+    """`corpus_of_speakers(shared)`: fourteen speakers, two an emotion, each with a pitch of their own and that one
+    emotion.
 
-    shared=True: every speaker is in every split. False: those of test and dev speak nowhere else, and have another's emotion's pitch.
+    shared=True: every speaker is in every split. False: those of test and dev speak nowhere else, and have another's
+    emotion's pitch.
     """
 
     @cache
@@ -95,7 +97,14 @@ def corpus_of_speakers(make_row, make_splits, voice) -> Callable[..., DatasetDic
                     name = f"s{speaker}" if shared else f"{split}-s{speaker}"
                     label = speaker % 7 if shared else (number * 5 + speaker // 2) % 7
                     rows.append(
-                        make_row(number, split, label, voice(110 + 23 * speaker, number), speaker=name, dialogue=f"{split}-{number}")
+                        make_row(
+                            number,
+                            split,
+                            label,
+                            voice(110 + 23 * speaker, number),
+                            speaker=name,
+                            dialogue=f"{split}-{number}",
+                        )
                     )
         return make_splits(rows)
 

@@ -79,7 +79,11 @@ def test_a_clean_corpus_is_called_clean(corpus_of_speakers):
 
 
 def test_speakers_that_tell_nothing_are_a_note(make_row, make_splits):
-    rows = [make_row(n, split, n % 7, speaker=f"s{n % 3}") for split in ("train", "dev", "test") for n in _numbers(split, 42)]
+    rows = [
+        make_row(n, split, n % 7, speaker=f"s{n % 3}")
+        for split in ("train", "dev", "test")
+        for n in _numbers(split, 42)
+    ]
     splits = make_splits(rows)
     group = audit_group(splits, "speaker")
     assert group["share_of_test_rows"] == 1.0
@@ -137,7 +141,9 @@ def test_the_same_words_in_two_voices_are_two_recordings(seed, voice):
 
 def test_recordings_on_both_sides_are_found_by_id(make_row, make_splits, voice):
     clips = [voice(120 + 20 * number, number) for number in range(6)]
-    rows = [make_row(number, "train", number, clip) for number, clip in enumerate(clips)] + [make_row(50, "dev", 0, voice(300, 50))]
+    rows = [make_row(number, "train", number, clip) for number, clip in enumerate(clips)] + [
+        make_row(50, "dev", 0, voice(300, 50))
+    ]
     rows.append(make_row(60, "test", 1, clips[1]))
     rows.append(make_row(61, "test", 2, _coded(0.5 * clips[4][2_000:], "OGG", "VORBIS")))
     rows.append(make_row(62, "test", 3, voice(333, 62)))
@@ -154,7 +160,9 @@ def test_recordings_on_both_sides_are_found_by_id(make_row, make_splits, voice):
 
 def test_texts_on_both_sides_are_found(make_row, make_splits):
     texts = ["I never said that to anybody!", "Where on earth is my yellow coat?", "Oh no."]
-    rows = [make_row(number, "train", number, text=text) for number, text in enumerate(texts)] + [make_row(3, "dev", 0)]
+    rows = [make_row(number, "train", number, text=text) for number, text in enumerate(texts)] + [
+        make_row(3, "dev", 0)
+    ]
     rows += [
         make_row(10, "test", 0, text="i never said that   to anybody"),
         make_row(11, "test", 0, text="Where on earth is my yellow coat now?"),
@@ -162,7 +170,10 @@ def test_texts_on_both_sides_are_found(make_row, make_splits):
         make_row(13, "test", 0, text="..."),
     ]
     found = audit_texts(make_splits(rows))
-    assert [(pair["test"], pair["train"]) for pair in found["pairs"]] == [(rows[4]["id"], rows[0]["id"]), (rows[5]["id"], rows[1]["id"])]
+    assert [(pair["test"], pair["train"]) for pair in found["pairs"]] == [
+        (rows[4]["id"], rows[0]["id"]),
+        (rows[5]["id"], rows[1]["id"]),
+    ]
     assert (found["exact_rows"], found["near_rows"]) == (1, 1)
     assert [pair["same_label"] for pair in found["pairs"]] == [True, False]
 
@@ -187,7 +198,8 @@ def test_a_label_in_names_is_found_as_a_word_and_as_a_code(make_row, make_splits
     splits = make_splits(rows)
     assert name_fields("03-01-Happy_a07.wav") == ["03", "01", "happy", "a", "07", "wav"]
     words = {
-        row["id"]: f"{row['speaker']}_{splits['train'].features['label'].int2str(row['label'])}_{place}" for place, row in enumerate(rows)
+        row["id"]: f"{row['speaker']}_{splits['train'].features['label'].int2str(row['label'])}_{place}"
+        for place, row in enumerate(rows)
     }
     assert audit_names(words, splits)["word_rows"] == len(rows)
     codes = {row["id"]: f"03-01-0{row['label'] + 1}-{place}" for place, row in enumerate(rows)}
@@ -202,7 +214,10 @@ def test_a_label_in_names_is_found_as_a_word_and_as_a_code(make_row, make_splits
 
 def test_ids_that_spell_the_label_are_a_leak(make_row, make_splits):
     rows = [make_row(n, split, 3, id=f"joy-{n}") for split in ("train", "dev", "test") for n in _numbers(split, 2)]
-    assert "the ids carry the label: 6 of 6 spell out their label" in audit_splits(make_splits(rows), {})["verdict"]["reasons"]
+    assert (
+        "the ids carry the label: 6 of 6 spell out their label"
+        in audit_splits(make_splits(rows), {})["verdict"]["reasons"]
+    )
 
 
 def test_label_words_in_texts_are_counted_in_english_alone(make_row, make_splits):
@@ -220,7 +235,12 @@ def test_what_is_not_there_is_named(make_row, make_splits):
     rows = [make_row(n, split, n % 7) for split in ("train", "dev", "test") for n in _numbers(split, 7)]
     audit = audit_splits(make_splits(rows), {})
     skipped = "\n".join(audit["verdict"]["skipped"])
-    for what in ("speakers: train or test names none", "dialogues: ", "duplicate recordings: train or test has no audio", "file names: "):
+    for what in (
+        "speakers: train or test names none",
+        "dialogues: ",
+        "duplicate recordings: train or test has no audio",
+        "file names: ",
+    ):
         assert what in skipped
     assert audit["who_speaks"] is None
     assert audit["duplicates"]["audio"] is None

@@ -47,7 +47,9 @@ def test_text_baseline_reads_the_words(texts):
 def test_test_labels_and_texts_do_not_reach_the_choice(texts):
     features = corpus_features("tfidf_logreg", texts, None)
     outcome = run_baseline("tfidf_logreg", texts, features)
-    tampered = {identity: "nothing" if identity in set(texts["test"]["id"]) else text for identity, text in features.items()}
+    tampered = {
+        identity: "nothing" if identity in set(texts["test"]["id"]) else text for identity, text in features.items()
+    }
     again = run_baseline("tfidf_logreg", texts, tampered)
     assert again.chosen == outcome.chosen
     np.testing.assert_array_equal(again.probabilities["dev"], outcome.probabilities["dev"])
@@ -55,9 +57,14 @@ def test_test_labels_and_texts_do_not_reach_the_choice(texts):
 
 
 def test_dev_chooses_and_the_refit_learns_from_dev(texts):
-    """With a C that learns nothing and one that does, dev takes the second; a refit changes test but never what is said of dev."""
+    """With a C that learns nothing and one that does, dev takes the second; a refit changes test but never what is
+    said of dev."""
     texts = DatasetDict(texts | {"train": texts["train"].select(range(64))})  # one class is the commonest
-    options = {"features": corpus_features("tfidf_logreg", texts, None), "class_weights": "none", "strengths": [1e-9, 10.0]}
+    options = {
+        "features": corpus_features("tfidf_logreg", texts, None),
+        "class_weights": "none",
+        "strengths": [1e-9, 10.0],
+    }
     with_refit = run_baseline("tfidf_logreg", texts, **options)
     without = run_baseline("tfidf_logreg", texts, **options, refit_on_dev=False)
     assert with_refit.chosen["C"] == without.chosen["C"] == 10.0
@@ -102,7 +109,9 @@ def test_two_classes_are_enough(corpus_of_speakers):
 @pytest.mark.parametrize("name", MODALITY)
 def test_a_missing_modality_is_named(name, make_row, make_splits):
     rows = [make_row(number, split, 0, text="") for number, split in enumerate(("train", "dev", "test"))]
-    with pytest.raises(BaselineError, match=f"{name} needs {MODALITY[name]} in every row; 1 of 1 rows of train have none"):
+    with pytest.raises(
+        BaselineError, match=f"{name} needs {MODALITY[name]} in every row; 1 of 1 rows of train have none"
+    ):
         corpus_features(name, make_splits(rows), None)
 
 
@@ -131,7 +140,9 @@ def test_pooled_features_are_mean_and_deviation_of_each_utterance(make_row, make
     from transformers import BertConfig, BertModel, ByT5Tokenizer
 
     backbone = tmp_path / "backbone"
-    config = BertConfig(vocab_size=400, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16)
+    config = BertConfig(
+        vocab_size=400, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16
+    )
     model = BertModel(config).eval()
     model.save_pretrained(backbone)
     tokenizer = ByT5Tokenizer()
@@ -140,6 +151,8 @@ def test_pooled_features_are_mean_and_deviation_of_each_utterance(make_row, make
     pooled = pooled_features(splits, "text", str(backbone), layer=1, cache_dir=str(tmp_path / "cache"))
     assert set(pooled) == {splits[split]["id"][0] for split in splits}
     for split in splits:
-        states = model(**tokenizer(splits[split]["text"][0], return_tensors="pt"), output_hidden_states=True).hidden_states[1][0]
+        states = model(
+            **tokenizer(splits[split]["text"][0], return_tensors="pt"), output_hidden_states=True
+        ).hidden_states[1][0]
         expected = np.concatenate([states.mean(0).detach(), states.std(0, unbiased=False).detach()])
         np.testing.assert_allclose(pooled[splits[split]["id"][0]], expected, atol=1e-5)

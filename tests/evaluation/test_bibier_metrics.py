@@ -1,4 +1,5 @@
-"""The metrics as a module of `evaluate`: loaded by path, in a clean process without the package and without a network."""
+"""The metrics as a module of `evaluate`: loaded by path, in a clean process without the package and without a
+network."""
 
 import json
 import os
@@ -67,7 +68,9 @@ def test_the_module_loads_without_the_package_and_a_network(tmp_path):
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     environment.pop("PYTHONPATH", None)
     command = [sys.executable, "-c", CLEAN_PROCESS, str(METRIC_MODULE)]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert json.loads(done.stdout.splitlines()[-1]) == pytest.approx(slow_averages([0, 0, 0, 3], [0, 0, 3, 3]))
 

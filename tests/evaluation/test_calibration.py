@@ -1,4 +1,5 @@
-"""Measures of calibration against slow readable twins and numbers worked out by hand; temperature scaling against a known temperature."""
+"""Measures of calibration against slow readable twins and numbers worked out by hand; temperature scaling against a
+known temperature."""
 
 import math
 
@@ -66,7 +67,9 @@ def test_measures_by_hand():
 
 def test_uniform_certain_and_impossible_answers():
     uniform = np.full((7, 7), 1 / 7)
-    assert calibration_metrics(np.arange(7), uniform) == pytest.approx({"ece": 0, "brier": 6 / 7, "nll": math.log(7)}, abs=1e-12)
+    assert calibration_metrics(np.arange(7), uniform) == pytest.approx(
+        {"ece": 0, "brier": 6 / 7, "nll": math.log(7)}, abs=1e-12
+    )
     assert calibration_metrics(np.arange(7), np.eye(7)) == {"ece": 0, "brier": 0, "nll": 0}
     wrong = calibration_metrics([1], np.eye(7)[:1])
     assert wrong == pytest.approx({"ece": 1, "brier": 2, "nll": -math.log(LOWEST_PROBABILITY)})
@@ -147,7 +150,11 @@ def test_predictions_know_what_they_were_before():
     logits, labels = drawn(40, 3.0)
     columns = {"id": list("x" * 40), "corpus": ["x", "y"] * 20, "language": ["en"] * 40, "label": labels}
     plain, calibrated = Predictions.from_logits(columns, logits), Predictions.from_logits(columns, logits, 3.0)
-    assert calibrated.calibration_by_corpus(calibrated=False) == plain.calibration_by_corpus() == plain.calibration_by_corpus(False)
+    assert (
+        calibrated.calibration_by_corpus(calibrated=False)
+        == plain.calibration_by_corpus()
+        == plain.calibration_by_corpus(False)
+    )
     joined = Predictions.concatenate([plain, calibrated]).uncalibrated
     np.testing.assert_array_equal(joined, np.concatenate([plain.probabilities] * 2))
     assert Predictions.concatenate([plain, plain]).uncalibrated is None
@@ -161,9 +168,15 @@ def test_predictions_know_what_they_were_before():
 
 def test_pictures_can_be_read(tmp_path):
     logits, labels = drawn(100, 3.0)
-    series = {name: reliability_bins(labels, softmax(logits / value, axis=1)) for name, value in (("before", 1.0), ("after", 3.0))}
+    series = {
+        name: reliability_bins(labels, softmax(logits / value, axis=1))
+        for name, value in (("before", 1.0), ("after", 3.0))
+    }
     plot_reliability(series, tmp_path / "reliability.png", "x")
-    curves = {"speech and text": {math.inf: 0.7, 20.0: 0.6, 0.0: 0.3}, "speech alone": {math.inf: 0.6, 20.0: 0.5, 0.0: 0.2}}
+    curves = {
+        "speech and text": {math.inf: 0.7, 20.0: 0.6, 0.0: 0.3},
+        "speech alone": {math.inf: 0.6, 20.0: 0.5, 0.0: 0.2},
+    }
     plot_noise(curves, {"text alone": 0.4}, tmp_path / "noise.png", "x")
     for name in ("reliability", "noise"):
         with Image.open(tmp_path / f"{name}.png") as image:

@@ -38,7 +38,14 @@ def test_the_published_figures(shared, tmp_path, capsys, name):
 
 
 def test_numbers_by_hand():
-    rows = [np.eye(7)[0], np.full(7, 1 / 7), [0.5, 0.5, 0, 0, 0, 0, 0], [-0.1, 1.1, 0, 0, 0, 0, 0], [0.5, 0.2, 0, 0, 0, 0, 0], [np.nan] * 7]
+    rows = [
+        np.eye(7)[0],
+        np.full(7, 1 / 7),
+        [0.5, 0.5, 0, 0, 0, 0, 0],
+        [-0.1, 1.1, 0, 0, 0, 0, 0],
+        [0.5, 0.2, 0, 0, 0, 0, 0],
+        [np.nan] * 7,
+    ]
     numbers = describe_labels(make_table(rows, [0, 3, 0, 1, 0, 2]))
     assert (numbers["rows"], numbers["failed"]) == (6, 1)
     assert numbers["uar"] == pytest.approx((1 + 0 + 1) / 3)

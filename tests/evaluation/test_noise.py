@@ -13,7 +13,9 @@ def clean(make_row, make_splits, voice) -> InputDataset:
     """Eight rows: the third a text alone, the fourth silence."""
     samples = [voice(110 + 20 * number, number, 0.3 + 0.05 * number) for number in range(8)]
     samples[2], samples[3] = None, np.zeros(4000, np.float32)
-    return raw_inputs(make_splits([make_row(number, "test", number % 7, samples[number]) for number in range(8)]))["test"]
+    return raw_inputs(make_splits([make_row(number, "test", number % 7, samples[number]) for number in range(8)]))[
+        "test"
+    ]
 
 
 def snr_db(clean: np.ndarray, noisy: np.ndarray) -> float:

@@ -14,7 +14,12 @@ def splits(make_row, make_splits, voice):
     """Seven test rows; the second is a text alone, the fourth has a blank text."""
     samples = [voice(110 + 20 * number, number, 0.3 + 0.05 * number) for number in range(7)]
     samples[1] = None
-    return make_splits([make_row(number, "test", number, samples[number], **({"text": " "} if number == 3 else {})) for number in range(7)])
+    return make_splits(
+        [
+            make_row(number, "test", number, samples[number], **({"text": " "} if number == 3 else {}))
+            for number in range(7)
+        ]
+    )
 
 
 @pytest.mark.parametrize("stored", [True, False])
@@ -36,7 +41,9 @@ def test_conditions_are_what_the_model_is_given(splits, model, processor, stored
 
 def test_rows_keep_their_order_whatever_the_batch(splits, model, processor):
     rows, collator = raw_inputs(splits)["test"], RawCollator(processor)
-    np.testing.assert_allclose(predict_logits(model, rows, collator, 1), predict_logits(model, rows, collator, 4), atol=1e-4)
+    np.testing.assert_allclose(
+        predict_logits(model, rows, collator, 1), predict_logits(model, rows, collator, 4), atol=1e-4
+    )
 
 
 def test_rows_are_counted_over_all_corpora(splits):

@@ -27,7 +27,9 @@ from bibier_hf.evaluation.report import (
 def predictions() -> Predictions:
     probabilities = np.full((4, 7), 0.1)
     probabilities[[0, 1, 2, 3], [0, 0, 3, 3]] = 0.4
-    return Predictions(["a", "b", "c", "d"], ["x", "x", "x", "y"], ["en", "ru", "ru", "ru"], np.array([0, 3, 3, 0]), probabilities)
+    return Predictions(
+        ["a", "b", "c", "d"], ["x", "x", "x", "y"], ["en", "ru", "ru", "ru"], np.array([0, 3, 3, 0]), probabilities
+    )
 
 
 def test_the_split_report_has_every_number_and_file(predictions, tmp_path):

@@ -44,7 +44,12 @@ def test_the_loops_are_the_lstm(bidirectional: bool):
 
 
 def test_tracing_leaves_everything_as_it_was():
-    before = mamba_bibier.selective_scan, mamba_bibier._compiled, LSTMBlock.forward, torch.backends.mha.get_fastpath_enabled()
+    before = (
+        mamba_bibier.selective_scan,
+        mamba_bibier._compiled,
+        LSTMBlock.forward,
+        torch.backends.mha.get_fastpath_enabled(),
+    )
     with contextlib.suppress(KeyError), traceable():
         assert mamba_bibier.selective_scan is looped_scan
         raise KeyError  # a trace that fails
@@ -142,11 +147,19 @@ def test_the_whole_of_a_wav2vec2(format: str, tiny_options: dict, tmp_path: Path
 @pytest.mark.parametrize("format", ["onnx", "torch"])
 def test_the_whole_of_a_whisper(format: str, tiny_options: dict, tmp_path: Path):
     torch.manual_seed(0)
-    sizes = {"d_model": 16, "encoder_layers": 1, "encoder_attention_heads": 2, "encoder_ffn_dim": 16, "decoder_layers": 1}
+    sizes = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "decoder_layers": 1,
+    }
     whisper = WhisperConfig(**sizes, decoder_attention_heads=2, decoder_ffn_dim=16, vocab_size=60, pad_token_id=0)
     options = tiny_options | {"modalities": ["audio"], "audio_encoder": "frame_mlp", "audio_cepstrum": True}
     config = BiBiERConfig.from_backbones(whisper, None, **options)
-    manifest = export_model(BiBiERForEmotionClassification(config).eval(), None, tmp_path / "out", format=format, part="whole")
+    manifest = export_model(
+        BiBiERForEmotionClassification(config).eval(), None, tmp_path / "out", format=format, part="whole"
+    )
     assert manifest["inputs"] == ["input_features", "audio_attention_mask"]
     assert manifest["longest"] == {"audio": 2998}
 

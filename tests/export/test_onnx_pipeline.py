@@ -45,8 +45,14 @@ def inputs(clip) -> list[dict]:
 
 
 def close(a: list[list[dict]], b: list[list[dict]]) -> bool:
-    pairs = [({e["label"]: e["score"] for e in one}, {e["label"]: e["score"] for e in other}) for one, other in zip(a, b, strict=True)]
-    return all(one.keys() == other.keys() and all(abs(one[label] - other[label]) < 1e-4 for label in one) for one, other in pairs)
+    pairs = [
+        ({e["label"]: e["score"] for e in one}, {e["label"]: e["score"] for e in other})
+        for one, other in zip(a, b, strict=True)
+    ]
+    return all(
+        one.keys() == other.keys() and all(abs(one[label] - other[label]) < 1e-4 for label in one)
+        for one, other in pairs
+    )
 
 
 def test_the_answers_of_the_torch_pipeline(onnx_pipe, torch_pipe, inputs, monkeypatch: pytest.MonkeyPatch):
@@ -68,7 +74,13 @@ def test_the_answers_of_the_torch_pipeline(onnx_pipe, torch_pipe, inputs, monkey
 
 def test_a_recording_in_chunks(onnx_pipe, torch_pipe, clip):
     recording = {"array": clip(3.0, 5), "sampling_rate": 16_000}
-    options = {"chunk_length_s": 1.2, "stride_length_s": 0.8, "return_timestamps": True, "batch_size": 2, "threshold": 0.99}
+    options = {
+        "chunk_length_s": 1.2,
+        "stride_length_s": 0.8,
+        "return_timestamps": True,
+        "batch_size": 2,
+        "threshold": 0.99,
+    }
     ours, theirs = (pipe(recording, **options) for pipe in (onnx_pipe, torch_pipe))
     assert ours["emotions"][0]["label"] == "unsure"
     assert [chunk["timestamp"] for chunk in ours["chunks"]] == [chunk["timestamp"] for chunk in theirs["chunks"]]
@@ -129,7 +141,9 @@ def test_int8_of_the_graph(exported: Path, torch_pipe, inputs, tmp_path: Path):
     operators = [node.op_type for node in onnx.load(tmp_path / "model.onnx").graph.node]
     assert operators.count("MatMulInteger") > 20
     batch = torch_pipe.processor(
-        audio=[sample.get("audio") for sample in inputs], text=[sample.get("text") for sample in inputs], sampling_rate=16_000
+        audio=[sample.get("audio") for sample in inputs],
+        text=[sample.get("text") for sample in inputs],
+        sampling_rate=16_000,
     )
     with torch.no_grad():
         exact = torch_pipe.model(**batch).logits.numpy()

@@ -26,7 +26,9 @@ def results() -> dict:
             "parameters": 1_234_567,
             "trained_parameters": 1_000,
         },
-        "protocol": {"resd": {"name": "official", "split_seed": 42, "samples": {"train": 982, "dev": 134, "test": 280}}},
+        "protocol": {
+            "resd": {"name": "official", "split_seed": 42, "samples": {"train": 982, "dev": 134, "test": 280}}
+        },
         "selection": {"metric": "mean of the four", "value": 0.5, "epoch": 3.0},
         "stages": None,
         "date": "2026-11-24",

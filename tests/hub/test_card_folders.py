@@ -26,7 +26,9 @@ def test_every_card_is_what_its_facts_give(folder: Path, tmp_path: Path):
 
 def test_what_is_released_has_a_card():
     names = {folder.name for folder in FOLDERS}
-    assert {"meld", "resd", "ravdess", "tug-en", "tug-ru"} <= {folder.name for folder in FOLDERS if folder.parent.name == "datasets"}
+    assert {"meld", "resd", "ravdess", "tug-en", "tug-ru"} <= {
+        folder.name for folder in FOLDERS if folder.parent.name == "datasets"
+    }
     assert any(name.startswith("labels-") for name in names)
     assert any(folder.parent.name == "models" for folder in FOLDERS)
     unread = [path for path in (REPOSITORY / "model_cards").rglob("README.md") if path.parent not in FOLDERS]
@@ -61,7 +63,9 @@ def test_data_sets_say_what_they_are():
 
 def test_the_command_takes_facts_and_renders(tmp_path: Path, capsys, results):
     table = tmp_path / "labels.csv"
-    table.write_text("id,label,anger,disgust,fear,happy,neutral,sad,surprise\nresd-1,happy,0.1,0.1,0.1,0.4,0.1,0.1,0.1\n")
+    table.write_text(
+        "id,label,anger,disgust,fear,happy,neutral,sad,surprise\nresd-1,happy,0.1,0.1,0.1,0.4,0.1,0.1,0.1\n"
+    )
     target = tmp_path / "cards" / "labels"
     assert cards_main(["take", str(table), str(target)], None, tmp_path) == 0
     card = (target / "README.md").read_text()

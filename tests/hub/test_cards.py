@@ -40,12 +40,14 @@ def test_the_card_states_the_facts(results, tmp_path):
         "anger, disgust, fear, happy, neutral, sad, surprise",
         'pipeline("audio-text-emotion", model="PATH/TO/THIS/FOLDER"',
         "| audio | `whisper-base` | frozen | `mamba` |",
-        "| text | [`intfloat/multilingual-e5-small`](https://huggingface.co/intfloat/multilingual-e5-small) | frozen | `mamba` |",
+        "| text | [`intfloat/multilingual-e5-small`](https://huggingface.co/intfloat/multilingual-e5-small) | frozen "
+        "| `mamba` |",
         "1,234,567 parameters, 1,000 of them trained",
         "| resd | 67.89 | 67.89 | 67.89 | 67.89 | 67.89 |",
         "![Confusion matrix, resd](confusion_matrix_test_resd.png)\n",
         "![Reliability, resd](reliability_test_resd.png)\n",
-        "* `resd`: 982 train, 134 dev, 280 test; 2.3 h, ru, recorded; licence: MIT. Split: official protocol (the corpus's own test set).",
+        "* `resd`: 982 train, 134 dev, 280 test; 2.3 h, ru, recorded; licence: MIT. Split: official protocol (the "
+        "corpus's own test set).",
         "Seed 7; 1.5 minutes on Some CPU, 2 cores.",
         "commit 0123456789ab",
         "accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH",
@@ -61,7 +63,17 @@ def test_the_card_states_the_facts(results, tmp_path):
     ):
         assert fact in card.text, fact
     assert str(tmp_path) not in str(card)
-    absent = ("synthetic", "with local changes", "dev_resd.png", "Calibration", "Two stages", "LoRA", "commercial", "anew on train", "co2")
+    absent = (
+        "synthetic",
+        "with local changes",
+        "dev_resd.png",
+        "Calibration",
+        "Two stages",
+        "LoRA",
+        "commercial",
+        "anew on train",
+        "co2",
+    )
     for unknown in absent:
         assert unknown not in card.text, unknown
 
@@ -123,11 +135,17 @@ def test_adapters_and_stages_are_named(results):
     assert "LoRA adapters lie beside the backbones (`text_adapter`)" in text
     results["config"]["lora"]["save"] = "merged"
     assert "lie beside" not in render_model_card(results).text
-    selections = {"audio": {"selection": {"epoch": 4.0, "value": 0.31}}, "text": {"selection": {"epoch": 7.0, "value": 0.42}}}
+    selections = {
+        "audio": {"selection": {"epoch": 4.0, "value": 0.31}},
+        "text": {"selection": {"epoch": 7.0, "value": 0.42}},
+    }
     results["stages"] = selections | {"logits": "out_of_fold", "folds": {"count": 5}}
     text = render_model_card(results).text
     assert "Two stages: first each encoder" in text
-    assert "The audio encoder was selected at epoch 4 (dev: 31.00). The text encoder was selected at epoch 7 (dev: 42.00)." in text
+    assert (
+        "The audio encoder was selected at epoch 4 (dev: 31.00). The text encoder was selected at epoch 7 (dev: "
+        "42.00)." in text
+    )
     assert "(5 folds)" in text
     results["stages"] = selections | {"logits": "not used"}
     assert "the fusion read" not in render_model_card(results).text
@@ -218,7 +236,8 @@ def test_evaluation_results_have_the_form_of_the_hub(results, tmp_path):
         "value": 67.89,
         "date": "2026-11-24",
         "source": {"url": "https://huggingface.co/owner/name/blob/main/results.json", "name": "results.json"},
-        "notes": "UAR in percent, dialogue_grouped protocol, fold 3, test, 10 samples; WAR 67.89, MF1 67.89, WF1 67.89",
+        "notes": "UAR in percent, dialogue_grouped protocol, fold 3, test, 10 samples; WAR 67.89, MF1 67.89, WF1 "
+        "67.89",
     }
     write_eval_results(results, tmp_path)
     (path,) = tmp_path.rglob("*.yaml")

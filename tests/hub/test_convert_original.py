@@ -15,7 +15,13 @@ from transformers import AutoConfig, AutoModel
 
 from bibier_hf import BiBiERConfig
 from bibier_hf.hub import convert_original
-from bibier_hf.hub.convert_original import ConversionError, build_model, convert_audio_head, convert_fusion, convert_text_head
+from bibier_hf.hub.convert_original import (
+    ConversionError,
+    build_model,
+    convert_audio_head,
+    convert_fusion,
+    convert_text_head,
+)
 from bibier_hf.model.fusion_bibier import CrossModalLayer, Gate, PairGraph, Projection
 from bibier_hf.model.mamba_bibier import MambaBlock, RMSNorm
 from bibier_hf.model.sequence_bibier import KeptSteps
@@ -99,10 +105,13 @@ def test_every_dead_parameter_is_reported_and_no_other(name: str):
     }.get(variant, set())
 
 
-@pytest.mark.parametrize(("audio_dim", "heads", "length", "batch"), [(16, 4, 12, 2), (20, 2, 12, 1), (20, 8, 30, 3), (16, 1, 5, 2)])
+@pytest.mark.parametrize(
+    ("audio_dim", "heads", "length", "batch"), [(16, 4, 12, 2), (20, 2, 12, 1), (20, 8, 30, 3), (16, 1, 5, 2)]
+)
 @pytest.mark.parametrize("variant", ["BiFormer", "BiGraphFormer", "BiGatedFormer", "BiGatedGraphFormer"])
 def test_other_sizes_equal_a_plain_transcription(variant: str, audio_dim: int, heads: int, length: int, batch: int):
-    """Equal widths (no projection), other head counts, lengths and batch sizes, against the formulas written out below."""
+    """Equal widths (no projection), other head counts, lengths and batch sizes, against the formulas written out
+    below."""
     shapes = dict(original_shapes(f"{variant}|audio_dim=20|pe=False"))
     if audio_dim == 16:
         del shapes["audio_proj.0.weight"], shapes["audio_proj.0.bias"]
@@ -114,7 +123,9 @@ def test_other_sizes_equal_a_plain_transcription(variant: str, audio_dim: int, h
     torch.testing.assert_close(logits, transcription(variant, weights, a, t, heads), atol=TOLERANCE, rtol=0)
 
 
-def transcription(variant: str, w: dict[str, torch.Tensor], a: torch.Tensor, t: torch.Tensor, heads: int) -> torch.Tensor:
+def transcription(
+    variant: str, w: dict[str, torch.Tensor], a: torch.Tensor, t: torch.Tensor, heads: int
+) -> torch.Tensor:
     """The published fusion models, from their formulas alone."""
     f = nn.functional
 
@@ -130,7 +141,11 @@ def transcription(variant: str, w: dict[str, torch.Tensor], a: torch.Tensor, t: 
     def attention(own, other, key):
         size = own.shape[-1]
         q, k, v = (
-            f.linear(x, w[f"{key}.in_proj_weight"][i * size : (i + 1) * size], w[f"{key}.in_proj_bias"][i * size : (i + 1) * size])
+            f.linear(
+                x,
+                w[f"{key}.in_proj_weight"][i * size : (i + 1) * size],
+                w[f"{key}.in_proj_bias"][i * size : (i + 1) * size],
+            )
             .unflatten(-1, (heads, -1))
             .transpose(1, 2)
             for i, x in enumerate((own, other, own))
@@ -171,7 +186,9 @@ def transcription(variant: str, w: dict[str, torch.Tensor], a: torch.Tensor, t: 
     for i in range(2):
         a, t = a + layer(a, t, f"audio_to_text_attn.{i}"), t + layer(t, a, f"text_to_audio_attn.{i}")
     tau = a.mean(1), t.mean(1)
-    phi = tuple(stretch(x.mean(2, keepdim=True), 12).squeeze(2) for x in (a, t))  # 12 points already, unless a clip is shorter
+    phi = tuple(
+        stretch(x.mean(2, keepdim=True), 12).squeeze(2) for x in (a, t)
+    )  # 12 points already, unless a clip is shorter
     if variant == "BiFormer":
         fused = [tau[0], phi[0], tau[1], phi[1]]
     elif variant == "BiGatedFormer":
@@ -179,7 +196,10 @@ def transcription(variant: str, w: dict[str, torch.Tensor], a: torch.Tensor, t: 
     else:
         n_phi, n_tau = graph(*phi, "graph_fusion_feat"), graph(*tau, "graph_fusion_temp")
         if variant == "BiGraphFormer":
-            fused = [projected(n_phi.mean(1), "graph_fusion_feat.fc"), projected(n_tau.mean(1), "graph_fusion_temp.fc")]
+            fused = [
+                projected(n_phi.mean(1), "graph_fusion_feat.fc"),
+                projected(n_tau.mean(1), "graph_fusion_temp.fc"),
+            ]
         else:
             r_phi, r_tau = gate(n_phi[:, 0], n_phi[:, 1], "gated_feat"), gate(n_tau[:, 0], n_tau[:, 1], "gated_temp")
             fused = [projected(n_phi.mean(1), "fc_graph_feat") + projected(r_phi, "fc_gated_feat")]
@@ -192,14 +212,21 @@ def filled(module: nn.Module, names: dict[str, str], transposed: tuple[str, ...]
     """Fills a module's parameters under their original names."""
     state = module.state_dict()
     assert set(names) == set(state)
-    shapes = {original: list(state[ours].T.shape if ours in transposed else state[ours].shape) for ours, original in names.items()}
+    shapes = {
+        original: list(state[ours].T.shape if ours in transposed else state[ours].shape)
+        for ours, original in names.items()
+    }
     weights = fill(shapes)
-    module.load_state_dict({ours: weights[name].T if ours in transposed else weights[name] for ours, name in names.items()})
+    module.load_state_dict(
+        {ours: weights[name].T if ours in transposed else weights[name] for ours, name in names.items()}
+    )
     return module.eval()
 
 
 def layer_config(**options) -> BiBiERConfig:
-    return BiBiERConfig(audio_feature_size=6, text_feature_size=6, original_behaviour=True, num_attention_heads=2, **options)
+    return BiBiERConfig(
+        audio_feature_size=6, text_feature_size=6, original_behaviour=True, num_attention_heads=2, **options
+    )
 
 
 @torch.no_grad()
@@ -228,7 +255,9 @@ def test_layer_vectors():
     torch.testing.assert_close(gate(audio(2, 6), text(2, 6)), expected["gate"], atol=TOLERANCE, rtol=0)
 
     graph = PairGraph(6, layer_config())
-    names = {key: key.replace("audio_proj", "proj_audio").replace("text_proj", "proj_text") for key in graph.state_dict()}
+    names = {
+        key: key.replace("audio_proj", "proj_audio").replace("text_proj", "proj_text") for key in graph.state_dict()
+    }
     nodes = filled(graph, names)(audio(3, 6), text(3, 6))
     torch.testing.assert_close(nodes, expected["graph_nodes"], atol=TOLERANCE, rtol=0)
     out = Projection(6, 6, 0.0)
@@ -236,7 +265,13 @@ def test_layer_vectors():
     torch.testing.assert_close(out(nodes.mean(1)), expected["graph_mean"], atol=TOLERANCE, rtol=0)
 
     block = MambaBlock(6, inner_size=8, state_size=4, conv_kernel=3, dt_rank=2, decay="product").eval()
-    shapes = {"in_proj.weight": [16, 6], "out_proj.weight": [6, 8], "s_B.weight": [4, 8], "s_C.weight": [4, 8], "s_D.0.weight": [2, 8]}
+    shapes = {
+        "in_proj.weight": [16, 6],
+        "out_proj.weight": [6, 8],
+        "s_B.weight": [4, 8],
+        "s_C.weight": [4, 8],
+        "s_D.0.weight": [2, 8],
+    }
     shapes |= {"s_D.1.weight": [8, 2], "conv.weight": [8, 1, 3], "conv.bias": [8], "A": [8, 4], "D": [8]}
     taken = convert_original._Renamer(fill(shapes), "block")
     taken.mamba_block("", "")
@@ -263,14 +298,18 @@ def test_encoder_vectors():
         shapes |= {f"blocks.{block}.norm.weight": [8], f"blocks.{block}.norm.bias": [8]}
     model = build_model(convert_audio_head(fill(shapes)), None, None)
     mask = torch.arange(6) < torch.tensor([6, 4])[:, None]
-    frames, _, _, logits = model.audio_encoder(audio(2, 6, 12), mask)  # the original, too, pools over the given lengths here
+    frames, _, _, logits = model.audio_encoder(
+        audio(2, 6, 12), mask
+    )  # the original, too, pools over the given lengths here
     torch.testing.assert_close(logits, torch.tensor(entry["logits"]), atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(frames, torch.tensor(entry["hidden"]), atol=TOLERANCE, rtol=0)
 
 
 def run_converter(*arguments: str | Path) -> subprocess.CompletedProcess:
     command = [sys.executable, "-m", "bibier_hf.hub.convert_original", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"})
+    return subprocess.run(
+        command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
+    )
 
 
 @torch.no_grad()
@@ -297,8 +336,12 @@ def test_fusion_through_the_command(tmp_path: Path):
     assert "fc_feat.0.weight" in done.stdout
     model = AutoModel.from_pretrained(tmp_path / "out")
     for case in GOLDEN["fusion"][name]["cases"]:
-        torch.testing.assert_close(model(**inputs_of(name, case)).logits, torch.tensor(case["logits"]), atol=TOLERANCE, rtol=0)
-    assert "num_transformer_heads" in run_converter("--fusion", tmp_path / "F.pt", "--output_dir", tmp_path / "no").stderr
+        torch.testing.assert_close(
+            model(**inputs_of(name, case)).logits, torch.tensor(case["logits"]), atol=TOLERANCE, rtol=0
+        )
+    assert (
+        "num_transformer_heads" in run_converter("--fusion", tmp_path / "F.pt", "--output_dir", tmp_path / "no").stderr
+    )
     assert not (tmp_path / "no").exists()
 
 
@@ -306,8 +349,15 @@ def test_fusion_through_the_command(tmp_path: Path):
 def test_the_three_parts_give_the_whole_system(tmp_path: Path):
     """Over small backbones: waveform and text in, the original's chain of modules out."""
     sizes = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
-    convolutions = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "conv_dim": (8,) * 7, "feat_extract_norm": "layer"}
-    speech = AutoConfig.for_model("wav2vec2", **sizes, **convolutions, do_stable_layer_norm=True, architectures=["Wav2Vec2Model"])
+    convolutions = {
+        "num_conv_pos_embeddings": 8,
+        "num_conv_pos_embedding_groups": 2,
+        "conv_dim": (8,) * 7,
+        "feat_extract_norm": "layer",
+    }
+    speech = AutoConfig.for_model(
+        "wav2vec2", **sizes, **convolutions, do_stable_layer_norm=True, architectures=["Wav2Vec2Model"]
+    )
     words = AutoConfig.for_model("bert", **sizes, vocab_size=400)
     torch.manual_seed(0)
     for name, sub_config in (("speech", speech), ("words", words)):
@@ -318,7 +368,11 @@ def test_the_three_parts_give_the_whole_system(tmp_path: Path):
     audio_shapes |= {"blocks.0.norm.weight": [20], "blocks.0.norm.bias": [20]}
     fusion_shapes = dict(original_shapes("BiFormerWithProb|audio_dim=20|pe=False"))
     fusion_shapes["text_proj.0.weight"] = [16, 12]
-    files = {"audio_head": audio_shapes, "text_head": GOLDEN["encoders"]["text_head"]["state_dict"], "fusion": fusion_shapes}
+    files = {
+        "audio_head": audio_shapes,
+        "text_head": GOLDEN["encoders"]["text_head"]["state_dict"],
+        "fusion": fusion_shapes,
+    }
     parts = [
         convert_audio_head(fill(files["audio_head"])),
         convert_text_head(fill(files["text_head"])),

@@ -47,7 +47,10 @@ def test_the_card_says_what_the_corpus_says(info):
     }
     card = render_dataset_card(info, "owner/resd")
     assert card.data.license == "mit"
-    assert card.data.configs[0]["data_files"] == [{"split": "train", "path": "train.parquet"}, {"split": "test", "path": "test.parquet"}]
+    assert card.data.configs[0]["data_files"] == [
+        {"split": "train", "path": "train.parquet"},
+        {"split": "test", "path": "test.parquet"},
+    ]
     text = card.text
     assert "| train | 2 | 1 | 1 | 1 | 0 | 0 | 1 | 6 | 0.00 |" in text
     assert "* 3 x left out: calm\n* 2 x text mended\n" in text

@@ -52,8 +52,20 @@ def test_a_model_goes_up_whole_and_without_what_is_not_for_others(trained, hub: 
     assert stored.private
     code = {name for name in before if name.endswith("_bibier.py")}
     assert code == {path.name for path in (repository / "src" / "bibier_hf" / "model").glob("*_bibier.py")}
-    wanted = {"config.json", "model.safetensors", "processor_config.json", "tokenizer_config.json", "added_tokens.json", "results.json"}
-    wanted |= {"README.md", "confusion_matrix_test_resd.png", "text_adapter/adapter_config.json", ".eval_results/resd.yaml"}
+    wanted = {
+        "config.json",
+        "model.safetensors",
+        "processor_config.json",
+        "tokenizer_config.json",
+        "added_tokens.json",
+        "results.json",
+    }
+    wanted |= {
+        "README.md",
+        "confusion_matrix_test_resd.png",
+        "text_adapter/adapter_config.json",
+        ".eval_results/resd.yaml",
+    }
     assert set(stored.files) == code | wanted
     for name in set(stored.files) - {"README.md", ".eval_results/resd.yaml"}:
         assert stored.files[name] == before[name]
@@ -70,7 +82,9 @@ def test_a_model_goes_up_whole_and_without_what_is_not_for_others(trained, hub: 
 def test_what_was_evaluated_later_stands_in_the_card(trained, results, hub):
     other = {"name": "dialogue_grouped", "fold": 1}
     evaluation = {"protocol": {"resd": results["protocol"]["resd"], "other": other}}
-    evaluation["modalities"] = {"test": {"resd": {"audio": metrics(0.61), "text": metrics(0.32)}, "other": {"audio": metrics(0.11)}}}
+    evaluation["modalities"] = {
+        "test": {"resd": {"audio": metrics(0.61), "text": metrics(0.32)}, "other": {"audio": metrics(0.11)}}
+    }
     (trained / "evaluation" / "evaluation_test.json").write_text(json.dumps(evaluation))
     push_model(trained, "owner/small")
     files = hub.repositories["models/owner/small"].files
@@ -109,7 +123,11 @@ def test_a_model_without_results_needs_a_card(checkpoint, tmp_path, hub):
 def test_pushing_again_sends_only_what_changed(trained, hub):
     push_model(trained, "owner/small")
     stored = hub.repositories["models/owner/small"]
-    stored.files |= {"model-00001-of-00002.safetensors": b"of a former push", "notes.txt": b"written there", "onnx/config.json": b"{}"}
+    stored.files |= {
+        "model-00001-of-00002.safetensors": b"of a former push",
+        "notes.txt": b"written there",
+        "onnx/config.json": b"{}",
+    }
     commits = len(stored.commits)
     hub.requests.clear()
     (trained / "confusion_matrix_test_resd.png").write_bytes(b"another picture")
@@ -149,7 +167,9 @@ def test_a_failed_push_changes_nothing_and_says_how_to_go_on(trained, hub, capsy
     assert push_main(["model", str(trained), "owner/small"]) == 0
     assert "Pushed privately: http" in capsys.readouterr().out
     large = [name for name in hub.repositories["models/owner/small"].files if name.endswith((".safetensors", ".png"))]
-    assert sum("lfs-put" in request for request in hub.requests) == len(large) - arrived  # what had arrived is not sent again
+    assert (
+        sum("lfs-put" in request for request in hub.requests) == len(large) - arrived
+    )  # what had arrived is not sent again
 
 
 def test_one_large_file_fails_the_other_has_arrived(trained, hub):
@@ -223,7 +243,9 @@ def test_a_table_of_labels_is_pushed_with_its_card(tmp_path, hub):
     table = tmp_path / "labels.csv"
     row = "resd-{},ru,текст,{},{},0.1,0.1,0.1,0.4,0.1,0.1,0.1,Qwen/Qwen3-4B"
     head = "id,language,text,label,prediction,anger,disgust,fear,happy,neutral,sad,surprise,model"
-    table.write_text("\n".join([head, row.format(1, "happy", "happy"), row.format(2, "sad", "happy")]) + "\n", encoding="utf-8")
+    table.write_text(
+        "\n".join([head, row.format(1, "happy", "happy"), row.format(2, "sad", "happy")]) + "\n", encoding="utf-8"
+    )
     push_labels(table, "owner/labels")
     stored: Repository = hub.repositories["datasets/owner/labels"]
     assert stored.files["labels.csv"] == table.read_bytes()

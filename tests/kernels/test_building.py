@@ -1,4 +1,5 @@
-"""Building and loading the kernels: many processes, no compiler, a broken one, a library that is none, what `BIBIER_KERNEL` says."""
+"""Building and loading the kernels: many processes, no compiler, a broken one, a library that is none, what
+`BIBIER_KERNEL` says."""
 
 import os
 import subprocess

@@ -59,9 +59,13 @@ def test_decays_over_the_whole_range_of_exponents():
     rates = torch.linspace(-90, 0, 4001)
     u, dt = torch.tensor([1.0, 0.0]).expand(4001, 2).T[None].clone(), torch.ones(1, 2, 4001)
     one = torch.ones(1, 2, 1)
-    y, _ = torch.ops.bibier_hf.selective_scan(u, dt, rates[:, None].clone(), one, one, torch.zeros(4001), None, True, False, False)
+    y, _ = torch.ops.bibier_hf.selective_scan(
+        u, dt, rates[:, None].clone(), one, one, torch.zeros(4001), None, True, False, False
+    )
     expected = rates.double().exp()
-    assert ((y[0, 1].double() - expected).abs() / expected)[rates > -80].max() < 6e-6  # of which 80 * 2^-24 by rounding dt A itself
+    assert ((y[0, 1].double() - expected).abs() / expected)[
+        rates > -80
+    ].max() < 6e-6  # of which 80 * 2^-24 by rounding dt A itself
     assert ((y[0, 1].double() - expected).abs() / expected)[rates > -1].max() < 2e-7
     assert y[0, 1, 0] < 1e-37
 

@@ -1,6 +1,7 @@
 """A scripted OpenAI-compatible server: the standard library, a thread, and a function that says what to answer.
 
-Run as a script it serves until it is killed: `python fake_server.py PORT LOG DELAY_S`, and appends the text of each question to LOG.
+Run as a script it serves until it is killed: `python fake_server.py PORT LOG DELAY_S`, and appends the text of each
+question to LOG.
 """
 
 import json
@@ -57,7 +58,9 @@ class FakeServer:
                 content = reply.body if isinstance(reply.body, bytes) else json.dumps(reply.body).encode()
                 try:
                     self.send_response(reply.status)
-                    for name, value in ({"content-type": "application/json", "content-length": str(len(content))} | reply.headers).items():
+                    for name, value in (
+                        {"content-type": "application/json", "content-length": str(len(content))} | reply.headers
+                    ).items():
                         self.send_header(name, value)
                     self.end_headers()
                     self.wfile.write(content)

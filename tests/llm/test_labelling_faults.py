@@ -86,13 +86,25 @@ def test_every_row_ends_as_ok_or_failed_exactly_once(serve, respond, corpus, tmp
 def test_a_recogniser_is_scored_like_any_model(serve, respond, corpus, tmp_path, capsys):
     server = serve(respond)
     folder = tmp_path / "recognition"
-    command = ["recognise", "--corpus", "csv", "--data_dir", str(corpus), "--way", "generate", "--output_dir", str(folder)]
+    command = [
+        "recognise",
+        "--corpus",
+        "csv",
+        "--data_dir",
+        str(corpus),
+        "--way",
+        "generate",
+        "--output_dir",
+        str(folder),
+    ]
     assert label_main([*command, *options(server)]) == 0
     results = json.loads((folder / "recognition_test.json").read_text())
     (metrics,) = results["metrics"]["test"].values()
     assert metrics["uar"] == pytest.approx(1 / 7)  # "happy" to all
     assert results["failed"] == 0
     assert {path.suffix for path in folder.iterdir()} >= {".json", ".parquet", ".png"}
-    assert not any(emotion in text.rpartition("\n")[2] for text in server.questions() for emotion in EMOTIONS)  # no label is shown
+    assert not any(
+        emotion in text.rpartition("\n")[2] for text in server.questions() for emotion in EMOTIONS
+    )  # no label is shown
     assert label_main([*command, *options(server), "--prompt", "distribution_gold"]) == 2
     assert "states the gold label" in capsys.readouterr().err

@@ -67,7 +67,11 @@ def test_no_server_at_all_is_an_error_with_a_remedy():
 
 
 def test_retry_after_is_waited_for(fake, serve, backend_to):
-    server = serve(lambda path, body, seen: fake.text_reply() if seen else fake.Reply({}, status=429, headers={"retry-after": "0.4"}))
+    server = serve(
+        lambda path, body, seen: (
+            fake.text_reply() if seen else fake.Reply({}, status=429, headers={"retry-after": "0.4"})
+        )
+    )
     start = time.monotonic()
     backend_to(server).generate(["hello"])
     assert time.monotonic() - start >= 0.4
@@ -103,7 +107,13 @@ def test_the_request_says_how_to_answer(fake, serve, backend_to):
     backend_to(server, dialect="openai").generate(["hello"], sampling, structure)
     vllm, openai = (body for _, body in server.requests)
     for body in (vllm, openai):
-        assert (body["temperature"], body["top_p"], body["seed"], body["max_tokens"], body["model"]) == (0.5, 0.9, 3, 11, "tiny")
+        assert (body["temperature"], body["top_p"], body["seed"], body["max_tokens"], body["model"]) == (
+            0.5,
+            0.9,
+            3,
+            11,
+            "tiny",
+        )
     assert vllm["structured_outputs"] == {"regex": "a|b"}
     assert vllm["chat_template_kwargs"] == {"enable_thinking": False}
     assert openai["response_format"]["json_schema"]["schema"] == {"type": "string"}

@@ -43,7 +43,9 @@ def test_a_batch_answers_as_its_prompts_do_one_by_one(backend):
 def test_sampled_answers_follow_from_their_own_seed(backend):
     sampling = Sampling(temperature=1.0, seed=5, max_new_tokens=6)
     assert backend.generate(PROMPTS, sampling)[1] == backend.generate(PROMPTS[1:2], sampling)[0]
-    assert backend.generate(PROMPTS[1:2], sampling) != backend.generate(PROMPTS[1:2], Sampling(temperature=1.0, seed=6, max_new_tokens=6))
+    assert backend.generate(PROMPTS[1:2], sampling) != backend.generate(
+        PROMPTS[1:2], Sampling(temperature=1.0, seed=6, max_new_tokens=6)
+    )
 
 
 @pytest.mark.parametrize("choices", [EMOTIONS, ("a", "b", "c"), ("ab", "acd", "ace", "x")])
@@ -58,7 +60,9 @@ def test_scores_are_the_probabilities_of_the_sequences(backend, folder, choices)
             tokens = start + tokenizer(choice, add_special_tokens=False)["input_ids"]
             with torch.no_grad():
                 log_probabilities = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
-            expected = sum(log_probabilities[place - 1, tokens[place]].item() for place in range(len(start), len(tokens)))
+            expected = sum(
+                log_probabilities[place - 1, tokens[place]].item() for place in range(len(start), len(tokens))
+            )
             assert score == pytest.approx(expected, abs=2e-4)
 
 

@@ -30,7 +30,9 @@ def test_all_forms_give_the_same_samples(tone: np.ndarray, tmp_path: Path):
     expected = decode_audio(str(path))
     assert expected.dtype == np.float32
     assert expected.shape == (16_000,)
-    decoder = SimpleNamespace(get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(expected)[None], sample_rate=16_000))
+    decoder = SimpleNamespace(
+        get_all_samples=lambda: SimpleNamespace(data=torch.from_numpy(expected)[None], sample_rate=16_000)
+    )
     forms = [
         path,
         data,
@@ -49,7 +51,9 @@ def test_all_forms_give_the_same_samples(tone: np.ndarray, tmp_path: Path):
     np.testing.assert_array_equal(decode_audio(expected.tolist(), sampling_rate=16_000), expected)
 
 
-@pytest.mark.parametrize(("format", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("WAV", "FLOAT")])
+@pytest.mark.parametrize(
+    ("format", "subtype"), [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("MP3", "MPEG_LAYER_III"), ("WAV", "FLOAT")]
+)
 def test_formats(tone: np.ndarray, format: str, subtype: str):
     decoded = decode_audio(encoded(tone, format=format, subtype=subtype))
     assert decoded.shape == (16_000,)

@@ -1,4 +1,5 @@
-"""Every family of backbones gives a sample the same features alone, padded, in any batch; windows equal windows cut by hand."""
+"""Every family of backbones gives a sample the same features alone, padded, in any batch; windows equal windows cut by
+hand."""
 
 from itertools import product
 
@@ -9,10 +10,21 @@ from scipy.fft import dct
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from bibier_hf.model import backbones_bibier
-from bibier_hf.model.backbones_bibier import build_backbone, encode_audio, encode_text, find_backbone_folder, weights_hash
+from bibier_hf.model.backbones_bibier import (
+    build_backbone,
+    encode_audio,
+    encode_text,
+    find_backbone_folder,
+    weights_hash,
+)
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
-CONVOLUTIONS = {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 2, "conv_dim": (16,) * 7, "mask_time_prob": 0.0}
+CONVOLUTIONS = {
+    "num_conv_pos_embeddings": 8,
+    "num_conv_pos_embedding_groups": 2,
+    "conv_dim": (16,) * 7,
+    "mask_time_prob": 0.0,
+}
 
 
 def speech_config(name: str) -> PreTrainedConfig:
@@ -22,16 +34,32 @@ def speech_config(name: str) -> PreTrainedConfig:
             decoder_attention_heads=2, decoder_ffn_dim=32, num_mel_bins=8, max_source_positions=100, vocab_size=60_000,
         )  # fmt: skip
     if name == "wav2vec2-bert":
-        return AutoConfig.for_model(name, **SMALL, feature_projection_input_dim=16, conv_depthwise_kernel_size=3, apply_spec_augment=False)
+        return AutoConfig.for_model(
+            name, **SMALL, feature_projection_input_dim=16, conv_depthwise_kernel_size=3, apply_spec_augment=False
+        )
     model_type, norm = name.split("/")
     stable = norm == "layer"
     return AutoConfig.for_model(
-        model_type, **SMALL, **CONVOLUTIONS, feat_extract_norm=norm, do_stable_layer_norm=stable, apply_spec_augment=False
+        model_type,
+        **SMALL,
+        **CONVOLUTIONS,
+        feat_extract_norm=norm,
+        do_stable_layer_norm=stable,
+        apply_spec_augment=False,
     )
 
 
 # ExHuBERT of the study is a HuBERT with layer norms and more layers: hubert/layer.
-SPEECH = ["wav2vec2/layer", "wav2vec2/group", "wavlm/layer", "wavlm/group", "hubert/layer", "hubert/group", "wav2vec2-bert", "whisper"]
+SPEECH = [
+    "wav2vec2/layer",
+    "wav2vec2/group",
+    "wavlm/layer",
+    "wavlm/group",
+    "hubert/layer",
+    "hubert/group",
+    "wav2vec2-bert",
+    "whisper",
+]
 
 
 def speech(name: str):
@@ -46,8 +74,15 @@ def text_model(name: str):
     else:
         options = {"pad_token_id": 0} if name == "bert" else {"pad_token_id": 1}
     if name == "canine":  # characters, no vocabulary; sequences are shortened fourfold inside
-        options = {"pad_token_id": 0, "max_position_embeddings": 128, "downsampling_rate": 4, "upsampling_kernel_size": 4}
-        return build_backbone(AutoConfig.for_model(name, **SMALL, num_hash_functions=2, num_hash_buckets=64, **options)).eval()
+        options = {
+            "pad_token_id": 0,
+            "max_position_embeddings": 128,
+            "downsampling_rate": 4,
+            "upsampling_kernel_size": 4,
+        }
+        return build_backbone(
+            AutoConfig.for_model(name, **SMALL, num_hash_functions=2, num_hash_buckets=64, **options)
+        ).eval()
     config = AutoConfig.for_model(name, **SMALL, vocab_size=50, max_position_embeddings=64, **options)
     return build_backbone(config).eval()
 
@@ -173,7 +208,11 @@ def test_whisper_equals_transformers_on_a_full_window():
     mel = torch.randn(2, 200, 8)
     with torch.no_grad():
         theirs = encoder(mel.transpose(1, 2), output_hidden_states=True)
-        for layer, expected in [(-1, theirs.last_hidden_state), (0, theirs.hidden_states[0]), (1, theirs.hidden_states[1])]:
+        for layer, expected in [
+            (-1, theirs.last_hidden_state),
+            (0, theirs.hidden_states[0]),
+            (1, theirs.hidden_states[1]),
+        ]:
             ours, _ = encode_audio(encoder, mel, None, layer, 30.0)
             torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
 

@@ -19,7 +19,9 @@ BIMODAL = [
     {"fusion": fusion, "audio_encoder": audio, "text_encoder": text, "add_unimodal_logits": number % 2 == 1}
     for number, (fusion, (audio, text)) in enumerate(itertools.product(FUSIONS, itertools.product(TRAINED, repeat=2)))
 ]
-UNIMODAL = [{"modalities": [modality], f"{modality}_encoder": encoder} for modality in ("audio", "text") for encoder in TRAINED]
+UNIMODAL = [
+    {"modalities": [modality], f"{modality}_encoder": encoder} for modality in ("audio", "text") for encoder in TRAINED
+]
 SIZES = {
     "audio_feature_size": 6, "text_feature_size": 5, "audio_encoder_size": 8, "text_encoder_size": 8, "audio_encoder_layers": 1,
     "text_encoder_layers": 1, "encoder_attention_heads": 2, "mamba_state_size": 4, "fusion_mamba_state_size": 4, "hidden_size": 8,
@@ -99,7 +101,9 @@ def test_torch_compile(fusion: str, encoder: str):
     with torch.no_grad():
         compiled = torch.compile(model, backend="eager")(**inputs).logits
         eager = model(**inputs).logits
-    torch.testing.assert_close(compiled, eager, atol=5e-5, rtol=0)  # eager packs the steps: products of other shapes, rounded otherwise
+    torch.testing.assert_close(
+        compiled, eager, atol=5e-5, rtol=0
+    )  # eager packs the steps: products of other shapes, rounded otherwise
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
@@ -145,7 +149,12 @@ def test_every_option_is_explained():
 def test_a_model_that_depends_on_its_batch_is_never_batched_by_the_pipeline():
     torch.manual_seed(0)
     model = BiBiERForEmotionClassification.from_backbones(
-        audio_encoder_size=8, text_encoder_size=8, hidden_size=8, num_fusion_layers=1, num_attention_heads=2, original_behaviour=True
+        audio_encoder_size=8,
+        text_encoder_size=8,
+        hidden_size=8,
+        num_fusion_layers=1,
+        num_attention_heads=2,
+        original_behaviour=True,
     )
     pipe = pipeline("audio-text-emotion", model=model.eval(), processor=BiBiERProcessor.from_backbones(), device="cpu")
     inputs = [{"text": "a"}, {"text": "a much longer text than that"}, {"text": "Привет"}]
@@ -156,7 +165,9 @@ def test_a_model_that_depends_on_its_batch_is_never_batched_by_the_pipeline():
 def test_unimodal_models_over_backbones(modality: str, tmp_path: Path, clip):
     torch.manual_seed(0)
     sources = {"audio": None, "text": None, modality: "embedded"}
-    model = BiBiERForEmotionClassification.from_backbones(**sources, modalities=[modality], **{f"{modality}_encoder_size": 8}).eval()
+    model = BiBiERForEmotionClassification.from_backbones(
+        **sources, modalities=[modality], **{f"{modality}_encoder_size": 8}
+    ).eval()
     processor = BiBiERProcessor.from_backbones()
     inputs = processor(audio=clip(0.5), text="Привет", sampling_rate=16_000)
     with torch.no_grad():
@@ -170,7 +181,11 @@ def test_unimodal_models_over_backbones(modality: str, tmp_path: Path, clip):
         model(**wrong)
     model.save_pretrained(tmp_path)
     processor.save_pretrained(tmp_path)
-    pipe = pipeline("audio-text-emotion", model=AutoModel.from_pretrained(tmp_path), processor=AutoProcessor.from_pretrained(tmp_path))
+    pipe = pipeline(
+        "audio-text-emotion",
+        model=AutoModel.from_pretrained(tmp_path),
+        processor=AutoProcessor.from_pretrained(tmp_path),
+    )
     assert len(pipe({"audio": {"raw": clip(0.5), "sampling_rate": 16_000}, "text": "Привет"})) == 7
     with pytest.raises(ValueError, match=f"reads {modality} alone"):
         pipe({"text": "a"} if modality == "audio" else {"raw": clip(0.5), "sampling_rate": 16_000})
@@ -226,7 +241,9 @@ def test_remote_code_loads_all_of_them_in_one_clean_process(tmp_path: Path):
             expected[str(folder)] = model(**inputs).logits
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
     command = [sys.executable, "-c", REMOTE_LOAD, *expected]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=600, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     found = json.loads(done.stdout.splitlines()[-1])
     for folder, logits in expected.items():

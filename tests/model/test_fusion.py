@@ -15,9 +15,20 @@ GRAPHS = ("bigraph", "bigatedgraph")
 
 
 def config(**options) -> BiBiERConfig:
-    sizes = {"hidden_size": 16, "num_fusion_layers": 2, "num_attention_heads": 2, "seg_len": 12, "gated_size": 6, "dropout": 0.0}
+    sizes = {
+        "hidden_size": 16,
+        "num_fusion_layers": 2,
+        "num_attention_heads": 2,
+        "seg_len": 12,
+        "gated_size": 6,
+        "dropout": 0.0,
+    }
     return BiBiERConfig(
-        audio_feature_size=10, text_feature_size=11, audio_encoder="none", text_encoder="none", **{**sizes, "classifier_size": 8, **options}
+        audio_feature_size=10,
+        text_feature_size=11,
+        audio_encoder="none",
+        text_encoder="none",
+        **{**sizes, "classifier_size": 8, **options},
     )
 
 
@@ -143,7 +154,10 @@ class PairByPair(torch.nn.Module):
                 parts = []
                 for k in range(heads):
                     W = layer.lin.weight[k * size : (k + 1) * size]
-                    e = [F.leaky_relu(layer.att_src[0, k] @ (W @ pair[j]) + layer.att_dst[0, k] @ (W @ pair[i]), 0.2) for j in sources]
+                    e = [
+                        F.leaky_relu(layer.att_src[0, k] @ (W @ pair[j]) + layer.att_dst[0, k] @ (W @ pair[i]), 0.2)
+                        for j in sources
+                    ]
                     alpha = torch.stack(e).softmax(0)
                     parts.append(sum(a * (W @ pair[j]) for a, j in zip(alpha, sources, strict=True)))
                 rows.append(torch.cat(parts) + layer.bias)
@@ -165,7 +179,9 @@ def test_graph_attention_equals_its_definition(first_pair_only: bool, heads: int
 @pytest.mark.parametrize("heads", [1, 2])
 def test_graph_attention_equals_pyg(heads: int):
     """On the graph in which the two nodes of every sample are joined; PyG adds the self-loops."""
-    pyg = pytest.importorskip("torch_geometric.nn", reason="torch_geometric, the oracle of this test, is not installed")
+    pyg = pytest.importorskip(
+        "torch_geometric.nn", reason="torch_geometric, the oracle of this test, is not installed"
+    )
     torch.manual_seed(0)
     theirs = pyg.GATConv(5, 4, heads=heads, negative_slope=0.2)
     ours = GraphAttention(5, 4, heads, first_pair_only=False)
@@ -179,7 +195,8 @@ def test_graph_attention_equals_pyg(heads: int):
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize(("edges", "connected"), [("per_sample", True), ("first_pair", False)])
 def test_the_graph_joins_audio_and_text_of_every_sample(name: str, edges: str, connected: bool):
-    """The defect and its mending: with "first_pair", the audio node of any sample but the first knows nothing of the text."""
+    """The defect and its mending: with "first_pair", the audio node of any sample but the first knows nothing of the
+    text."""
     graph = fusion(name, graph_edges=edges).graph_tau
     audio, text = torch.randn(3, 16), torch.randn(3, 16)
     changed = text.clone()

@@ -41,14 +41,22 @@ def naive_conv(x, weight, bias, mask=None, reverse=False):
     outputs = []
     for t in range(length):
         places = [t + taps - 1 - tap if reverse else t - (taps - 1) + tap for tap in range(taps)]
-        outputs.append(bias + sum(weight[:, tap] * x[:, place] for tap, place in enumerate(places) if 0 <= place < length))
+        outputs.append(
+            bias + sum(weight[:, tap] * x[:, place] for tap, place in enumerate(places) if 0 <= place < length)
+        )
     return F.silu(torch.stack(outputs, dim=1))
 
 
-def scan_inputs(batch: int, length: int, size: int, states: int, dtype=torch.float64, seed: int = 0) -> list[torch.Tensor]:
+def scan_inputs(
+    batch: int, length: int, size: int, states: int, dtype=torch.float64, seed: int = 0
+) -> list[torch.Tensor]:
     torch.manual_seed(seed)
     u, B, C = (torch.randn(batch, length, n, dtype=dtype) for n in (size, states, states))
-    dt, A, D = torch.rand(batch, length, size, dtype=dtype), -torch.rand(size, states, dtype=dtype) - 0.1, torch.randn(size, dtype=dtype)
+    dt, A, D = (
+        torch.rand(batch, length, size, dtype=dtype),
+        -torch.rand(size, states, dtype=dtype) - 0.1,
+        torch.randn(size, dtype=dtype),
+    )
     return [tensor.requires_grad_() for tensor in (u, dt, A, B, C, D)]
 
 
@@ -88,7 +96,9 @@ def test_scan_equals_the_loop(length: int, path: str, monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("way", WAYS, ids=str)
-@pytest.mark.parametrize(("size", "states"), [(5, 3), (21, 16), (200, 16)])  # vectors with a rest, more than a group of channels
+@pytest.mark.parametrize(
+    ("size", "states"), [(5, 3), (21, 16), (200, 16)]
+)  # vectors with a rest, more than a group of channels
 def test_scan_and_its_gradients_equal_autograd_through_the_loop(way: dict, size: int, states: int):
     inputs = scan_inputs(3, 40, size, states, seed=1)
     way = options(way, 3, 40)
@@ -116,7 +126,9 @@ def test_scan_in_single_precision_over_any_length(length: int):
     u, B, C = (torch.randn(2, length, n) for n in (24, 16, 16))
     dt, A, D = torch.rand(2, length, 24).pow(4) * 3, -torch.arange(1.0, 17.0).repeat(24, 1), torch.randn(24)
     expected = selective_scan(*(tensor.double() for tensor in (u, dt, A, B, C, D)))
-    torch.testing.assert_close(selective_scan(u, dt, A, B, C, D).double(), expected, atol=2e-6 * expected.abs().max().item(), rtol=0)
+    torch.testing.assert_close(
+        selective_scan(u, dt, A, B, C, D).double(), expected, atol=2e-6 * expected.abs().max().item(), rtol=0
+    )
 
 
 def test_scan_takes_views_as_they_are():
@@ -153,7 +165,9 @@ def test_a_step_of_size_zero_changes_nothing():
 @pytest.mark.parametrize("masked", [False, True])
 def test_convolution_and_its_gradients(taps: int, reverse: bool, masked: bool):
     torch.manual_seed(0)
-    x, weight, bias = (torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 9, 11), (11, taps), (11,)))
+    x, weight, bias = (
+        torch.randn(*shape, dtype=torch.float64, requires_grad=True) for shape in ((2, 9, 11), (11, taps), (11,))
+    )
     mask = options({"mask": "middle"}, 2, 9)["mask"] if masked else torch.ones(2, 9, dtype=torch.bool)
 
     def kept(function):
@@ -179,12 +193,21 @@ def test_block_compiles():
 def test_block_equals_the_mixer_of_transformers():
     torch.manual_seed(0)
     config = MambaConfig(
-        hidden_size=12, intermediate_size=24, state_size=4, conv_kernel=3, time_step_rank=2, use_conv_bias=True, use_bias=False
+        hidden_size=12,
+        intermediate_size=24,
+        state_size=4,
+        conv_kernel=3,
+        time_step_rank=2,
+        use_conv_bias=True,
+        use_bias=False,
     )
     config.intermediate_size = 24
     mixer = MambaMixer(config, layer_idx=0).eval()
     block = initialised(MambaBlock(12, inner_size=24, state_size=4, conv_kernel=3, dt_rank=2))
-    names = {name: name if name.startswith(("in_proj", "out_proj")) else f"forward_ssm.{name}" for name in mixer.state_dict()}
+    names = {
+        name: name if name.startswith(("in_proj", "out_proj")) else f"forward_ssm.{name}"
+        for name in mixer.state_dict()
+    }
     block.load_state_dict({names[name]: value for name, value in mixer.state_dict().items()})
     x = torch.randn(2, 15, 12)
     with torch.no_grad():

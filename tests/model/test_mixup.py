@@ -1,4 +1,5 @@
-"""Mixing samples in pairs in training: by hand, only in training, with labels, missing modalities and every parameter."""
+"""Mixing samples in pairs in training: by hand, only in training, with labels, missing modalities and every
+parameter."""
 
 import pytest
 import torch
@@ -7,13 +8,21 @@ from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.model.modeling_bibier import soft_cross_entropy
 from bibier_hf.model.sequence_bibier import Mixup, masked_quantiles
 
-OPTIONS = {"audio_encoder_size": 8, "text_encoder_size": 8, "hidden_size": 8, "num_attention_heads": 2, "num_fusion_layers": 1}
+OPTIONS = {
+    "audio_encoder_size": 8,
+    "text_encoder_size": 8,
+    "hidden_size": 8,
+    "num_attention_heads": 2,
+    "num_fusion_layers": 1,
+}
 NO_DROPOUT = {"encoder_dropout": 0.0, "dropout": 0.0, "modality_dropout": 0.0}
 
 
 def small_model(**options) -> BiBiERForEmotionClassification:
     torch.manual_seed(0)
-    return BiBiERForEmotionClassification(BiBiERConfig(audio_feature_size=6, text_feature_size=5, **OPTIONS, **options))
+    return BiBiERForEmotionClassification(
+        BiBiERConfig(audio_feature_size=6, text_feature_size=5, **OPTIONS, **options)
+    )
 
 
 def test_sequences_by_hand():
@@ -51,7 +60,11 @@ def test_only_in_training():
 def test_a_weight_of_one_changes_nothing(monkeypatch):
     model = small_model(mixup_alpha=0.4, audio_statistics=True, text_statistics=True, **NO_DROPOUT)
     mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]])
-    inputs = {"audio_features": torch.randn(3, 3, 6), "audio_features_mask": mask, "text_features": torch.randn(3, 2, 5)}
+    inputs = {
+        "audio_features": torch.randn(3, 3, 6),
+        "audio_features_mask": mask,
+        "text_features": torch.randn(3, 2, 5),
+    }
     labels = torch.tensor([0, 1, 2])
     plain = model.eval()(**inputs, labels=labels).loss
     monkeypatch.setattr(torch, "randperm", torch.arange)  # every sample is its own partner
@@ -65,7 +78,11 @@ def test_every_parameter_learns_with_missing_modalities(fusion: str):
     ).train()
     mask = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 0]])
     text_mask = torch.tensor([[0, 0], [1, 1], [1, 0], [0, 0]])
-    inputs = {"audio_features": torch.randn(4, 3, 6), "text_features": torch.randn(4, 2, 5), "text_features_mask": text_mask}
+    inputs = {
+        "audio_features": torch.randn(4, 3, 6),
+        "text_features": torch.randn(4, 2, 5),
+        "text_features_mask": text_mask,
+    }
     model(**inputs, audio_features_mask=mask, labels=torch.tensor([0, 1, 2, 3])).loss.backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters() if p.requires_grad)
 

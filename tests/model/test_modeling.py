@@ -41,7 +41,9 @@ def test_batch_equals_one_by_one_in_any_order(model: BiBiERForEmotionClassificat
 
 
 @torch.no_grad()
-def test_more_padding_and_its_content_change_nothing(model: BiBiERForEmotionClassification, mixed: tuple[dict, list[dict]]):
+def test_more_padding_and_its_content_change_nothing(
+    model: BiBiERForEmotionClassification, mixed: tuple[dict, list[dict]]
+):
     together, _ = mixed
     padded = dict(together)
     padded["input_features"] = F.pad(together["input_features"], (0, 0, 0, 70), value=9.0)
@@ -56,7 +58,9 @@ def test_features_instead_of_raw_inputs(model: BiBiERForEmotionClassification, m
     together, _ = mixed
     audio, audio_mask = model.encode_audio(together["input_features"], together["audio_attention_mask"])
     text, text_mask = model.encode_text(together["input_ids"], together["text_attention_mask"])
-    output = model(audio_features=audio, audio_features_mask=audio_mask, text_features=text, text_features_mask=text_mask)
+    output = model(
+        audio_features=audio, audio_features_mask=audio_mask, text_features=text, text_features_mask=text_mask
+    )
     torch.testing.assert_close(output.logits, model(**together).logits, atol=1e-5, rtol=0)
 
 
@@ -115,14 +119,20 @@ def test_loss_by_hand(model: BiBiERForEmotionClassification, weights: list[float
     model.config.class_weights, model.config.unimodal_loss_weight = weights, 0.25
     labels = [6, 0, 1]
     text_mask = torch.tensor([[1, 1], [0, 0], [1, 0]])
-    inputs = {"audio_features": torch.randn(3, 5, 96), "text_features": torch.randn(3, 2, 96), "text_features_mask": text_mask}
+    inputs = {
+        "audio_features": torch.randn(3, 5, 96),
+        "text_features": torch.randn(3, 2, 96),
+        "text_features_mask": text_mask,
+    }
     output = model(**inputs, labels=torch.tensor(labels))
     w = weights or [1.0] * 7
     with_text = [0, 2]
     expected = loss_by_hand(output.logits, labels, w) + 0.25 * loss_by_hand(output.audio_logits, labels, w)
     expected += 0.25 * loss_by_hand(output.text_logits[with_text], [labels[row] for row in with_text], w)
     assert output.loss.item() == pytest.approx(expected / 3, abs=1e-5)
-    assert model(**inputs, labels=torch.tensor(labels), num_items_in_batch=12).loss.item() == pytest.approx(expected / 12, abs=1e-5)
+    assert model(**inputs, labels=torch.tensor(labels), num_items_in_batch=12).loss.item() == pytest.approx(
+        expected / 12, abs=1e-5
+    )
     one_hot = F.one_hot(torch.tensor(labels), 7).float()
     assert model(**inputs, labels=one_hot).loss.item() == pytest.approx(expected / 3, abs=1e-5)
 
@@ -138,7 +148,10 @@ def test_soft_loss_by_hand():
 def test_parts_of_a_batch_add_up_to_its_loss(model: BiBiERForEmotionClassification):
     features, labels = torch.randn(8, 5, 96), torch.randint(0, 7, (8,))
     whole = model(audio_features=features, labels=labels).loss
-    parts = [model(audio_features=features[i : i + 3], labels=labels[i : i + 3], num_items_in_batch=8).loss for i in (0, 3, 6)]
+    parts = [
+        model(audio_features=features[i : i + 3], labels=labels[i : i + 3], num_items_in_batch=8).loss
+        for i in (0, 3, 6)
+    ]
     torch.testing.assert_close(sum(parts), whole)
 
 
@@ -191,7 +204,9 @@ def test_labels_that_do_not_fit_are_refused(model: BiBiERForEmotionClassificatio
         model(audio_features=torch.randn(2, 5, 96), labels=labels)
 
 
-def test_saving_and_loading_with_the_package_needs_no_trust(model: BiBiERForEmotionClassification, tmp_path: Path, mixed):
+def test_saving_and_loading_with_the_package_needs_no_trust(
+    model: BiBiERForEmotionClassification, tmp_path: Path, mixed
+):
     together, _ = mixed
     model.save_pretrained(tmp_path)
     again = AutoModel.from_pretrained(tmp_path)
@@ -207,7 +222,9 @@ def test_bfloat16_keeps_the_decay_in_float32(model: BiBiERForEmotionClassificati
     assert kept == {torch.float32}
     features = torch.randn(2, 30, 96)
     with torch.no_grad():
-        torch.testing.assert_close(low(audio_features=features).logits.float(), model(audio_features=features).logits, atol=0.1, rtol=0)
+        torch.testing.assert_close(
+            low(audio_features=features).logits.float(), model(audio_features=features).logits, atol=0.1, rtol=0
+        )
 
 
 def test_frozen_backbones_are_frozen(tiny_options: dict):
@@ -256,7 +273,9 @@ def test_a_frozen_hub_backbone_stays_out_of_the_checkpoint(hub_backbone, tmp_pat
         AutoModel.from_pretrained(tmp_path / "out")
 
 
-@pytest.mark.parametrize(("save_backbones", "frozen", "stored"), [("always", True, True), ("auto", False, True), ("never", True, False)])
+@pytest.mark.parametrize(
+    ("save_backbones", "frozen", "stored"), [("always", True, True), ("auto", False, True), ("never", True, False)]
+)
 def test_save_backbones(hub_backbone, tmp_path: Path, save_backbones: str, frozen: bool, stored: bool):
     model, _ = hub_backbone
     model.config.freeze_text_backbone = frozen
@@ -270,7 +289,9 @@ def test_save_backbones(hub_backbone, tmp_path: Path, save_backbones: str, froze
 
 
 def test_a_model_without_backbones_reads_features_only(tiny_options: dict):
-    model = BiBiERForEmotionClassification(BiBiERConfig(audio_feature_size=5, text_feature_size=4, **tiny_options)).eval()
+    model = BiBiERForEmotionClassification(
+        BiBiERConfig(audio_feature_size=5, text_feature_size=4, **tiny_options)
+    ).eval()
     assert model(audio_features=torch.randn(1, 3, 5)).logits.shape == (1, 7)
     with pytest.raises(ValueError, match="no text backbone"):
         model(input_ids=torch.tensor([[1]]))
@@ -315,7 +336,9 @@ def test_all_modality_patterns_share_a_batch(model: BiBiERForEmotionClassificati
 
 @pytest.mark.parametrize("frozen", ["audio_backbone", "text_encoder"])
 def test_what_is_frozen_stays_so_when_it_is_loaded(tiny_options, tmp_path, frozen):
-    BiBiERForEmotionClassification.from_backbones(**tiny_options, **{f"freeze_{frozen}": True}).save_pretrained(tmp_path)
+    BiBiERForEmotionClassification.from_backbones(**tiny_options, **{f"freeze_{frozen}": True}).save_pretrained(
+        tmp_path
+    )
     model = BiBiERForEmotionClassification.from_pretrained(tmp_path)
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad != name.startswith(f"{frozen}."), name
@@ -334,16 +357,23 @@ def test_training_reads_a_random_window_of_long_clips_and_evaluation_all_of_them
     mask = torch.arange(9) < torch.tensor([9, 4, 2]).unsqueeze(1)
     inputs = {"audio_features_mask": mask.long(), "text_features": text}
     with torch.no_grad():
-        torch.testing.assert_close(cropping(audio_features=features, **inputs).logits, whole(audio_features=features, **inputs).logits)
+        torch.testing.assert_close(
+            cropping(audio_features=features, **inputs).logits, whole(audio_features=features, **inputs).logits
+        )
         cropping.train(), whole.train()
-        windows = [whole(audio_features=features[:1, start : start + 4], text_features=text[:1]).logits[0] for start in range(6)]
+        windows = [
+            whole(audio_features=features[:1, start : start + 4], text_features=text[:1]).logits[0]
+            for start in range(6)
+        ]
         found = set()
         for _ in range(60):
             logits = cropping(audio_features=features, **inputs).logits
             # clips that fit into the window are read whole
             torch.testing.assert_close(
                 logits[1:],
-                whole(audio_features=features[1:, :4], audio_features_mask=mask[1:, :4].long(), text_features=text[1:]).logits,
+                whole(
+                    audio_features=features[1:, :4], audio_features_mask=mask[1:, :4].long(), text_features=text[1:]
+                ).logits,
                 atol=1e-5,
                 rtol=0,
             )

@@ -18,7 +18,9 @@ TEXT = "I can't believe it!"
 @pytest.fixture(scope="module")
 def pipe(checkpoint: Path) -> AudioTextEmotionPipeline:
     model = AutoModel.from_pretrained(checkpoint)
-    return pipeline("audio-text-emotion", model=model, processor=AutoProcessor.from_pretrained(checkpoint), device="cpu")
+    return pipeline(
+        "audio-text-emotion", model=model, processor=AutoProcessor.from_pretrained(checkpoint), device="cpu"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +86,10 @@ def test_batches_of_mixed_inputs_equal_one_by_one(pipe: AudioTextEmotionPipeline
         {"text": "a"},
     ]
     alone = [pipe(item) for item in inputs]
-    for together in (pipe(inputs, batch_size=batch_size), list(pipe((item for item in inputs), batch_size=batch_size))):
+    for together in (
+        pipe(inputs, batch_size=batch_size),
+        list(pipe((item for item in inputs), batch_size=batch_size)),
+    ):
         assert len(together) == len(alone)
         assert all(close(a, b) for a, b in zip(together, alone, strict=True))
 
@@ -172,7 +177,9 @@ def test_below_the_threshold_the_answer_is_unsure(pipe: AudioTextEmotionPipeline
     assert pipe({"text": TEXT}, threshold=best) == plain
     assert pipe({"text": TEXT}, threshold=1.0) == [unsure, *plain]
     assert pipe({"text": TEXT}, threshold=1.0, top_k=1) == [unsure, plain[0]]
-    assert [answer[0]["label"] for answer in pipe([{"text": TEXT}, {"text": TEXT}], threshold=1.0, batch_size=2)] == ["unsure"] * 2
+    assert [answer[0]["label"] for answer in pipe([{"text": TEXT}, {"text": TEXT}], threshold=1.0, batch_size=2)] == [
+        "unsure"
+    ] * 2
     temperature(1e-3)  # the scores that count are the calibrated ones
     assert pipe({"text": TEXT}, threshold=0.999, top_k=1)[0]["label"] == plain[0]["label"]
 

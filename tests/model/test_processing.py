@@ -18,7 +18,11 @@ FRONT_ENDS = {
 
 def processor_for(front_end: str) -> BiBiERProcessor:
     extractor = FRONT_ENDS[front_end]
-    return BiBiERProcessor.from_backbones() if extractor is None else BiBiERProcessor(extractor, ByT5Tokenizer(), max_text_tokens=192)
+    return (
+        BiBiERProcessor.from_backbones()
+        if extractor is None
+        else BiBiERProcessor(extractor, ByT5Tokenizer(), max_text_tokens=192)
+    )
 
 
 @pytest.mark.parametrize("front_end", FRONT_ENDS)
@@ -112,12 +116,19 @@ def test_save_and_load_without_trust(front_end: str, tmp_path: Path, clip):
     again = AutoProcessor.from_pretrained(tmp_path)
     assert type(again) is BiBiERProcessor
     for key, value in processor(audio=clip(0.7), text="привет", sampling_rate=16_000).items():
-        torch.testing.assert_close(again(audio=clip(0.7), text="привет", sampling_rate=16_000)[key], value, atol=0, rtol=0)
+        torch.testing.assert_close(
+            again(audio=clip(0.7), text="привет", sampling_rate=16_000)[key], value, atol=0, rtol=0
+        )
     assert again.max_text_tokens == processor.max_text_tokens
 
 
 def test_e5_prefix_follows_from_the_name(tmp_path: Path):
-    for name, prefix in [("multilingual-e5-small", "query: "), ("e5_base", "query: "), ("xlm-roberta-base", ""), ("bge5", "")]:
+    for name, prefix in [
+        ("multilingual-e5-small", "query: "),
+        ("e5_base", "query: "),
+        ("xlm-roberta-base", ""),
+        ("bge5", ""),
+    ]:
         ByT5Tokenizer().save_pretrained(tmp_path / name)
         (tmp_path / name / "config.json").write_text('{"model_type": "t5"}')
         assert BiBiERProcessor.from_backbones(text=str(tmp_path / name)).text_prefix == prefix

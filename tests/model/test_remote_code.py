@@ -13,7 +13,8 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 REMOTE = (
-    "audio backbones configuration encoders fusion labels mamba modeling pipeline processing segments sequence streaming timeline words"
+    "audio backbones configuration encoders fusion labels mamba modeling pipeline processing segments sequence "
+    "streaming timeline words"
 ).split()
 ALLOWED_IMPORTS = {"torch", "numpy", "transformers", "huggingface_hub"}
 
@@ -67,9 +68,16 @@ def calibrated(checkpoint: Path, tmp_path: Path) -> Path:
 def test_auto_classes_and_pipeline_without_the_package(checkpoint: Path, calibrated: Path, tmp_path: Path, clip):
     wav = tmp_path / "clip.wav"
     soundfile.write(wav, clip(1.0), 16_000, subtype="FLOAT")
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "home"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment = {
+        **os.environ,
+        "HF_HUB_OFFLINE": "1",
+        "HF_HOME": str(tmp_path / "home"),
+        "HF_MODULES_CACHE": str(tmp_path / "modules"),
+    }
     command = [sys.executable, "-c", CLEAN_PROCESS, str(calibrated), str(wav), str(tmp_path / "resaved")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
 

@@ -3,12 +3,23 @@
 import numpy as np
 import pytest
 
-from bibier_hf.model.segments_bibier import FixedWindows, GivenSegments, Segment, Segmenter, SpeechByEnergy, frame_levels
+from bibier_hf.model.segments_bibier import (
+    FixedWindows,
+    GivenSegments,
+    Segment,
+    Segmenter,
+    SpeechByEnergy,
+    frame_levels,
+)
 
 
 def cut(segmenter: Segmenter, samples: np.ndarray, piece: int | None = None) -> list[Segment]:
     piece = piece or len(samples)
-    segments = [segment for start in range(0, len(samples), piece) for segment in segmenter.push(samples[start : start + piece])]
+    segments = [
+        segment
+        for start in range(0, len(samples), piece)
+        for segment in segmenter.push(samples[start : start + piece])
+    ]
     return segments + segmenter.close()
 
 
@@ -55,7 +66,9 @@ def test_speech_is_found_and_widened():
 
 
 def test_hysteresis_keeps_what_wavers_and_ends_in_silence():
-    samples = talk((1, -60), (1, -20), (1, -53), (1, -20), (1, -60))  # -53 dB: below where it begins (-50), above where it ends (-55)
+    samples = talk(
+        (1, -60), (1, -20), (1, -53), (1, -20), (1, -60)
+    )  # -53 dB: below where it begins (-50), above where it ends (-55)
     assert len(cut(SpeechByEnergy(15), samples)) == 1
     assert len(cut(SpeechByEnergy(15, off_db=9.0), samples)) == 2
     assert cut(SpeechByEnergy(15), talk((1, -60), (2, -53), (1, -60))) == []
@@ -89,7 +102,9 @@ def test_energy_does_not_depend_on_the_pieces(piece: int):
     expected = cut(SpeechByEnergy(3), samples)
     pieces = cut(SpeechByEnergy(3), samples, piece)
     assert len(expected) > 3
-    assert [(segment.start, segment.end) for segment in pieces] == [(segment.start, segment.end) for segment in expected]
+    assert [(segment.start, segment.end) for segment in pieces] == [
+        (segment.start, segment.end) for segment in expected
+    ]
     for segment, after in zip(pieces, [*pieces[1:], None], strict=True):
         np.testing.assert_array_equal(segment.samples, samples[segment.start : segment.end])
         assert after is None or segment.end <= after.start

@@ -88,6 +88,8 @@ def test_buffer_keeps_what_is_needed():
     for start in range(0, 100, 7):
         buffer.append(samples[start : start + 7])
         buffer.forget_before(start - 10)
-        np.testing.assert_array_equal(buffer.cut(max(0, start - 10), buffer.end), samples[max(0, start - 10) : start + 7])
+        np.testing.assert_array_equal(
+            buffer.cut(max(0, start - 10), buffer.end), samples[max(0, start - 10) : start + 7]
+        )
     assert buffer.end == 100
     assert sum(map(len, buffer._blocks)) <= 24

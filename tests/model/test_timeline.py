@@ -22,7 +22,9 @@ WINDOWS = {"chunk_length_s": 1.0, "stride_length_s": 0.5, "return_timestamps": T
 @pytest.fixture(scope="module")
 def pipe(checkpoint: Path) -> AudioTextEmotionPipeline:
     model = AutoModel.from_pretrained(checkpoint)
-    return pipeline("audio-text-emotion", model=model, processor=AutoProcessor.from_pretrained(checkpoint), device="cpu")
+    return pipeline(
+        "audio-text-emotion", model=model, processor=AutoProcessor.from_pretrained(checkpoint), device="cpu"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +33,9 @@ def talk(tmp_path_factory: pytest.TempPathFactory, clip) -> Path:
     quiet = 0.001 * clip(0.5)
     samples = np.concatenate([quiet, clip(1.0, 1), quiet, clip(0.7, 3), quiet])
     rate = 44_100
-    samples = np.interp(np.arange(round(len(samples) * rate / 16_000)) * 16_000 / rate, np.arange(len(samples)), samples)
+    samples = np.interp(
+        np.arange(round(len(samples) * rate / 16_000)) * 16_000 / rate, np.arange(len(samples)), samples
+    )
     path = tmp_path_factory.mktemp("audio") / "talk.wav"
     soundfile.write(path, np.stack([samples, 0.5 * samples], axis=1), rate, subtype="FLOAT")
     return path
@@ -67,7 +71,14 @@ def test_chunks_equal_the_same_stretches_cut_by_hand(pipe: AudioTextEmotionPipel
 
 def test_the_form_of_the_result(pipe: AudioTextEmotionPipeline, talk: Path):
     result = pipe(str(talk), **WINDOWS)
-    assert [chunk["timestamp"] for chunk in result["chunks"]] == [(0.0, 1.0), (0.5, 1.5), (1.0, 2.0), (1.5, 2.5), (2.0, 3.0), (2.5, 3.2)]
+    assert [chunk["timestamp"] for chunk in result["chunks"]] == [
+        (0.0, 1.0),
+        (0.5, 1.5),
+        (1.0, 2.0),
+        (1.5, 2.5),
+        (2.0, 3.0),
+        (2.5, 3.2),
+    ]
     assert set(result) == {"emotions", "chunks"}
     assert all(set(chunk) == {"timestamp", "text", "emotions"} and chunk["text"] is None for chunk in result["chunks"])
     assert pipe(str(talk), chunk_length_s=1.0, stride_length_s=0.5) == result["emotions"]
@@ -130,7 +141,10 @@ def test_very_short_empty_and_silent_recordings(pipe: AudioTextEmotionPipeline, 
         ({"chunk_length_s": 2, "stride_length_s": 0}, "stride_length_s=0 is not allowed"),
         ({"segmentation": "vad"}, "must be one of 'fixed', 'energy'"),
         ({"segmentation": "fixed"}, "pass chunk_length_s=4"),
-        ({"segmentation": "energy", "stride_length_s": 1}, "segmentation='energy' and stride_length_s exclude each other"),
+        (
+            {"segmentation": "energy", "stride_length_s": 1},
+            "segmentation='energy' and stride_length_s exclude each other",
+        ),
         ({"segments": [(0, 1)], "chunk_length_s": 1}, "segments and chunk_length_s exclude each other"),
         ({"segments": [(0, 1), (2, 9)]}, r"segments\[1\] is 2.0 to 9.0 s, but the recording ends at 3.200 s"),
         ({"segments": [(2, 3), (1, 2)]}, "Sort them"),
@@ -164,7 +178,8 @@ def test_shares_of_time_by_hand():
 def test_shares_of_time_equal_a_fine_grid():
     generator = np.random.default_rng(0)
     spans = [
-        (start, start + length) for start, length in zip(np.sort(generator.uniform(0, 9, 12)), generator.uniform(0.1, 4, 12), strict=True)
+        (start, start + length)
+        for start, length in zip(np.sort(generator.uniform(0, 9, 12)), generator.uniform(0.1, 4, 12), strict=True)
     ]
     grid = np.arange(0, 14, 1e-4) + 5e-5
     inside = np.array([(start <= grid) & (grid < end) for start, end in spans])
@@ -172,12 +187,16 @@ def test_shares_of_time_equal_a_fine_grid():
 
 
 def chunk(start: float, end: float, happy: float, text: str | None = None, **more) -> dict:
-    emotions = sorted([{"label": "happy", "score": happy}, {"label": "sad", "score": 1 - happy}], key=lambda entry: -entry["score"])
+    emotions = sorted(
+        [{"label": "happy", "score": happy}, {"label": "sad", "score": 1 - happy}], key=lambda entry: -entry["score"]
+    )
     return {"timestamp": (start, end), "text": text, "emotions": emotions, **more}
 
 
 def test_mean_by_hand():
-    assert scores(mean_emotions([chunk(0, 4, 1.0), chunk(2, 6, 0.5), chunk(4, 8, 0.0)])) == pytest.approx({"happy": 0.5, "sad": 0.5})
+    assert scores(mean_emotions([chunk(0, 4, 1.0), chunk(2, 6, 0.5), chunk(4, 8, 0.0)])) == pytest.approx(
+        {"happy": 0.5, "sad": 0.5}
+    )
     assert scores(mean_emotions([chunk(0, 3, 1.0), chunk(5, 6, 0.0)])) == pytest.approx({"happy": 0.75, "sad": 0.25})
     assert mean_emotions([]) == []
     with pytest.raises(ValueError, match="different labels"):
@@ -216,7 +235,10 @@ TIMED = [
 def test_words_of_a_transcript_go_to_the_chunks_where_they_are_said(pipe: AudioTextEmotionPipeline, talk: Path):
     result = pipe({"audio": str(talk), "text": TIMED}, **WINDOWS)
     assert [part["text"] for part in result["chunks"]] == ["One two", "two three", "three", None, "four", "four"]
-    assert result["chunks"][0]["words"] == [{"text": "One", "timestamp": (0.2, 0.5)}, {"text": "two", "timestamp": (0.5, 0.8)}]
+    assert result["chunks"][0]["words"] == [
+        {"text": "One", "timestamp": (0.2, 0.5)},
+        {"text": "two", "timestamp": (0.5, 0.8)},
+    ]
     samples = decode_audio(talk)
     for part in result["chunks"]:
         assert scores(part["emotions"]) == pytest.approx(by_hand(pipe, samples, part), abs=1e-5)
@@ -235,7 +257,12 @@ class Counting:
     def __call__(self, audio: dict, return_timestamps: object = None) -> dict:
         length = len(audio["raw"]) / audio["sampling_rate"]
         self.calls.append((length, return_timestamps))
-        return {"text": "", "chunks": [{"text": str(second), "timestamp": (second + 0.4, second + 0.6)} for second in range(int(length))]}
+        return {
+            "text": "",
+            "chunks": [
+                {"text": str(second), "timestamp": (second + 0.4, second + 0.6)} for second in range(int(length))
+            ],
+        }
 
 
 def test_recognition_with_times(pipe: AudioTextEmotionPipeline, talk: Path):
@@ -243,7 +270,9 @@ def test_recognition_with_times(pipe: AudioTextEmotionPipeline, talk: Path):
     result = pipe(str(talk), **WINDOWS, asr=asr)
     assert asr.calls == [(3.2, "word")]
     assert [part["text"] for part in result["chunks"]] == ["0", "0", "1", "1", "2", "2"]
-    given = pipe(str(talk), segments=[{"start": 0, "end": 1, "text": "mine"}, (1, 3.2)], return_timestamps=True, asr=Counting())
+    given = pipe(
+        str(talk), segments=[{"start": 0, "end": 1, "text": "mine"}, (1, 3.2)], return_timestamps=True, asr=Counting()
+    )
     assert [part["text"] for part in given["chunks"]] == ["mine", "1 2"]
 
 
@@ -259,7 +288,10 @@ def test_recognition_of_long_recordings_in_blocks_cut_at_quiet_places():
     assert all(25 <= length <= 30 for length in lengths[:-1])
     assert sum(lengths) == pytest.approx(70)
     first = words.between(lengths[0], lengths[0] + 1)[0]
-    assert first == {"text": "0", "timestamp": (pytest.approx(lengths[0] + 0.4, abs=1e-3), pytest.approx(lengths[0] + 0.6, abs=1e-3))}
+    assert first == {
+        "text": "0",
+        "timestamp": (pytest.approx(lengths[0] + 0.4, abs=1e-3), pytest.approx(lengths[0] + 0.6, abs=1e-3)),
+    }
 
 
 def test_recognition_without_times_hears_each_chunk_alone(pipe: AudioTextEmotionPipeline, talk: Path):
@@ -275,16 +307,22 @@ def test_recognition_without_times_hears_each_chunk_alone(pipe: AudioTextEmotion
 
 
 @pytest.mark.slow
-def test_a_real_recogniser_lays_its_words_over_the_pauses(pipe: AudioTextEmotionPipeline, shared: Path, tmp_path: Path):
+def test_a_real_recogniser_lays_its_words_over_the_pauses(
+    pipe: AudioTextEmotionPipeline, shared: Path, tmp_path: Path
+):
     """Utterances with half a second of silence between them: each chunk holds the words of one."""
     backbones = os.environ.get("BIBIER_BACKBONES")
     if not backbones:
         pytest.skip("BIBIER_BACKBONES names no folder with whisper-base")
     with open(shared / "data" / "resd" / "metadata.csv", encoding="utf-8", newline="") as file:
-        rows = list(csv.DictReader(file))[1:4]  # "Вы ещё и профессию ...", "Ты знаешь, чем это ...", "Добрый день. Вы хотели бы ..."
+        rows = list(csv.DictReader(file))[
+            1:4
+        ]  # "Вы ещё и профессию ...", "Ты знаешь, чем это ...", "Добрый день. Вы хотели бы ..."
     clips = [soundfile.read(shared / "data" / "resd" / row["file_name"], dtype="float32")[0] for row in rows]
     path = tmp_path / "talk.wav"
-    soundfile.write(path, np.concatenate([part for clip in clips for part in (clip, np.zeros(8000, np.float32))]), 16_000)
+    soundfile.write(
+        path, np.concatenate([part for clip in clips for part in (clip, np.zeros(8000, np.float32))]), 16_000
+    )
     asr = str(Path(backbones) / "whisper-base")
     chunks = pipe(str(path), segmentation="energy", return_timestamps=True, asr=asr, asr_language="ru")["chunks"]
     texts = [chunk["text"].lower() for chunk in chunks]

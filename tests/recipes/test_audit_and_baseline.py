@@ -39,7 +39,16 @@ def texts(tmp_path_factory):
 
 
 def test_the_audit_leaves_a_page_a_picture_and_json(launch, table, tmp_path):
-    done = launch("recipes/audit.py", "--corpus", "csv", "--data_dir", table, "--output_dir", tmp_path / "audit", "--fail_on_leak")
+    done = launch(
+        "recipes/audit.py",
+        "--corpus",
+        "csv",
+        "--data_dir",
+        table,
+        "--output_dir",
+        tmp_path / "audit",
+        "--fail_on_leak",
+    )
     # Every text of this table is "text <label>": the same in train and test, with the same label.
     assert done.returncode == 1, done.stderr
     assert "## small, official: leaks" in done.stdout
@@ -54,17 +63,39 @@ def test_the_audit_leaves_a_page_a_picture_and_json(launch, table, tmp_path):
 
 
 def test_texts_alone_under_two_protocols(texts, tmp_path, capsys):
-    arguments = ["--corpus", "csv", "--data_dir", str(texts), "--protocol", "official,dialogue_grouped", "--fold", "all"]
+    arguments = [
+        "--corpus",
+        "csv",
+        "--data_dir",
+        str(texts),
+        "--protocol",
+        "official,dialogue_grouped",
+        "--fold",
+        "all",
+    ]
     assert audit_main([*arguments, "--output_dir", str(tmp_path)]) == 0
     audits = json.loads((tmp_path / "audit.json").read_text())["audits"]
-    assert [audit["title"] for audit in audits] == ["lines, official", *(f"lines, dialogue_grouped, fold {fold}" for fold in range(5))]
+    assert [audit["title"] for audit in audits] == [
+        "lines, official",
+        *(f"lines, dialogue_grouped, fold {fold}" for fold in range(5)),
+    ]
     assert all(audit["who_speaks"] is None and audit["duplicates"]["audio"] is None for audit in audits)
     assert not any(audit["groups"]["dialogue"]["known_rows"] for audit in audits[1:])
     assert "not audited: who speaks and duplicate recordings: train or test has no audio" in capsys.readouterr().out
 
 
 def test_a_baseline_over_all_folds(launch, texts, tmp_path):
-    arguments = ("tfidf_logreg", "--corpus", "csv", "--data_dir", texts, "--protocol", "dialogue_grouped", "--fold", "all")
+    arguments = (
+        "tfidf_logreg",
+        "--corpus",
+        "csv",
+        "--data_dir",
+        texts,
+        "--protocol",
+        "dialogue_grouped",
+        "--fold",
+        "all",
+    )
     done = launch("recipes/baseline.py", *arguments, "--output_dir", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| lines | 100.00" in done.stdout
@@ -82,7 +113,9 @@ def test_a_baseline_over_all_folds(launch, texts, tmp_path):
 
 
 def test_fusion_of_voice_and_text(table, tmp_path):
-    assert baseline_main(["late_fusion", "--corpus", "csv", "--data_dir", str(table), "--output_dir", str(tmp_path)]) == 0
+    assert (
+        baseline_main(["late_fusion", "--corpus", "csv", "--data_dir", str(table), "--output_dir", str(tmp_path)]) == 0
+    )
     (run,) = json.loads((tmp_path / "results.json").read_text())["folds"]["small"]["runs"]
     assert run["chosen"]["weight"] == 0.5
     assert len(run["chosen"]["parts"]) == 2
@@ -92,8 +125,16 @@ def test_fusion_of_voice_and_text(table, tmp_path):
     ("main", "arguments", "message"),
     [
         (audit_main, ["--corpus", "rsed"], "Unknown corpus 'rsed'. Did you mean 'resd'?"),
-        (baseline_main, ["tfidf_logreg", "--corpus", "csv", "--data_dir", "nowhere.csv"], "No corpus at 'nowhere.csv'"),
-        (baseline_main, ["who_speaks", "--corpus", "csv", "--data_dir", "TEXTS"], "who_speaks needs audio in every row"),
+        (
+            baseline_main,
+            ["tfidf_logreg", "--corpus", "csv", "--data_dir", "nowhere.csv"],
+            "No corpus at 'nowhere.csv'",
+        ),
+        (
+            baseline_main,
+            ["who_speaks", "--corpus", "csv", "--data_dir", "TEXTS"],
+            "who_speaks needs audio in every row",
+        ),
     ],
 )
 def test_what_a_user_can_mend_is_told_in_one_line(texts, capsys, main, arguments, message):
@@ -118,8 +159,12 @@ def test_short_forms_name_corpora_protocols_and_folds():
         ("resd", "x", "official", 0),
         ("resd", "x", "dialogue_grouped", 2),
     ]
-    assert [entry.fold for entry in entries("--corpus", "resd", "--protocol", "dialogue_grouped", "--fold", "all")] == [0, 1, 2, 3, 4]
-    long_form = entries("--corpora.0.name", "csv", "--corpora.0.options.language", "en", "--protocol", "dialogue_grouped")
+    assert [
+        entry.fold for entry in entries("--corpus", "resd", "--protocol", "dialogue_grouped", "--fold", "all")
+    ] == [0, 1, 2, 3, 4]
+    long_form = entries(
+        "--corpora.0.name", "csv", "--corpora.0.options.language", "en", "--protocol", "dialogue_grouped"
+    )
     assert (long_form[0].options, long_form[0].protocol) == ({"language": "en"}, "dialogue_grouped")
 
 
@@ -142,6 +187,8 @@ def test_baselines_that_cannot_be_followed():
         parse_baseline_arguments(["mfcc_smv", "--corpus", "resd"])
     with pytest.raises(ArgumentError, match="pooled_audio_logreg needs --audio_backbone, a Hub id"):
         parse_baseline_arguments(["late_fusion", "--corpus", "resd", "--parts", "[pooled_audio_logreg, tfidf_logreg]"])
-    parsed = parse_baseline_arguments(["late_fusion", "--corpus", "resd", "--parts", "[mfcc_svm, who_speaks]", "--fusion_weight", "null"])
+    parsed = parse_baseline_arguments(
+        ["late_fusion", "--corpus", "resd", "--parts", "[mfcc_svm, who_speaks]", "--fusion_weight", "null"]
+    )
     assert isinstance(parsed, BaselineArguments)
     assert (parsed.members, parsed.fusion_weight) == (["mfcc_svm", "who_speaks"], None)

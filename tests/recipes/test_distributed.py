@@ -23,17 +23,38 @@ def accelerate_launch() -> tuple[str, ...]:
         port = free.getsockname()[1]
     return (
         *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"),
-        *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", str(port)),
+        *(
+            "--num_machines",
+            "1",
+            "--mixed_precision",
+            "no",
+            "--dynamo_backend",
+            "no",
+            "--main_process_port",
+            str(port),
+        ),
     )
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
 def test_two_processes_train_as_one(launch, run_file, tmp_path, launcher, about):
-    one = launch("recipes/train.py", run_file, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "8", *STILL)
+    one = launch(
+        "recipes/train.py", run_file, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "8", *STILL
+    )
     assert one.returncode == 0, one.stderr
-    arguments = ["--output_dir", tmp_path / "two", "--per_device_train_batch_size", "4", "--ddp_backend", "gloo", *STILL]
-    two = launch("recipes/train.py", run_file, *arguments, launcher=TORCHRUN if launcher == "torchrun" else accelerate_launch())
+    arguments = [
+        "--output_dir",
+        tmp_path / "two",
+        "--per_device_train_batch_size",
+        "4",
+        "--ddp_backend",
+        "gloo",
+        *STILL,
+    ]
+    two = launch(
+        "recipes/train.py", run_file, *arguments, launcher=TORCHRUN if launcher == "torchrun" else accelerate_launch()
+    )
     assert two.returncode == 0, two.stderr
     results = {name: json.loads((tmp_path / name / "results.json").read_text()) for name in ("one", "two")}
     assert results["one"]["hardware"]["processes"] == 1
@@ -42,13 +63,24 @@ def test_two_processes_train_as_one(launch, run_file, tmp_path, launcher, about)
     assert results["two"]["metrics"] == about(results["one"]["metrics"])
     left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("one", "two"))
     for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            left[name], right[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
     assert two.stdout.count("| small |") == one.stdout.count("| small |")  # only the main process reports
 
 
 @pytest.mark.slow
 def test_two_processes_resume(launch, run_file, tmp_path):
-    arguments = ["--output_dir", tmp_path, "--per_device_train_batch_size", "2", "--ddp_backend", "gloo", "--save_total_limit", "10"]
+    arguments = [
+        "--output_dir",
+        tmp_path,
+        "--per_device_train_batch_size",
+        "2",
+        "--ddp_backend",
+        "gloo",
+        "--save_total_limit",
+        "10",
+    ]
     arguments += ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "3", "--save_steps", "3"]
     whole = launch("recipes/train.py", run_file, *arguments, launcher=TORCHRUN)
     assert whole.returncode == 0, whole.stderr
@@ -61,4 +93,6 @@ def test_two_processes_resume(launch, run_file, tmp_path):
     assert resumed.returncode == 0, resumed.stderr
     after = load_file(tmp_path / "model.safetensors")
     for name in before:
-        torch.testing.assert_close(before[name], after[name], rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            before[name], after[name], rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )

@@ -28,16 +28,33 @@ def shards(folder):
 
 
 def test_a_corpus_is_extracted_once_and_the_drift_is_told(launch, run_file, tmp_path):
-    arguments = (SCRIPT, run_file, *FROZEN, "--feature_cache.directory", tmp_path, "--feature_cache.compute_dtype", "bfloat16")
+    arguments = (
+        SCRIPT,
+        run_file,
+        *FROZEN,
+        "--feature_cache.directory",
+        tmp_path,
+        "--feature_cache.compute_dtype",
+        "bfloat16",
+    )
     first = launch(*arguments, "--drift", "8")
     assert first.returncode == 0, first.stderr
-    assert counts(first.stdout) == [("audio_features", 30, 0), ("text_features", 7, 0)]  # the texts of a label are the same
+    assert counts(first.stdout) == [
+        ("audio_features", 30, 0),
+        ("text_features", 7, 0),
+    ]  # the texts of a label are the same
     assert "a second" in first.stdout
-    assert re.search(r"small: audio_features against float32, one clip at a time: relative 0\.0\d+, largest", first.stdout)
+    assert re.search(
+        r"small: audio_features against float32, one clip at a time: relative 0\.0\d+, largest", first.stdout
+    )
     # without a run file, and one row changed in what it is compared with
     corpus = yaml.safe_load(run_file.read_text())["corpora"][0]["data_dir"]
     options = ["--feature_cache.directory", tmp_path, "--feature_cache.compute_dtype", "bfloat16"]
-    tiny = [text for name, value in yaml.safe_load(run_file.read_text())["model"].items() for text in (f"--model.{name}", value)]
+    tiny = [
+        text
+        for name, value in yaml.safe_load(run_file.read_text())["model"].items()
+        for text in (f"--model.{name}", value)
+    ]
     second = launch(SCRIPT, "--corpora.0.name", "csv", "--data_dir", corpus, *FROZEN, *options, *tiny)
     assert second.returncode == 0, second.stderr
     assert counts(second.stdout) == [("audio_features", 0, 30), ("text_features", 0, 7)]
@@ -69,7 +86,9 @@ def test_two_processes_and_a_killed_one_write_the_same(launch, repository, envir
     assert shards(tmp_path / "two") == shards(tmp_path / "whole")
     for seconds in (0.0, 0.3):
         command = [sys.executable, *arguments, "--feature_cache.directory", str(tmp_path / "killed")]
-        with subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            command, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        ) as process:
             while b"Computing" not in process.stderr.read1(1000):
                 assert process.poll() is None
             time.sleep(seconds)

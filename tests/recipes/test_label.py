@@ -1,4 +1,5 @@
-"""recipes/label.py as a user launches it: killed in the middle, with a real small language model, beside vLLM's transformers."""
+"""recipes/label.py as a user launches it: killed in the middle, with a real small language model, beside vLLM's
+transformers."""
 
 import json
 import os
@@ -37,7 +38,9 @@ def launch(repository, tmp_path):
     def start(*arguments, python=sys.executable) -> subprocess.Popen:
         environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "BIBIER_CACHE": str(tmp_path / "cache")}
         command = [python, str(repository / "recipes" / "label.py"), *map(str, arguments)]
-        return subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
 
     return start
 
@@ -49,7 +52,9 @@ def slow_server(tmp_path):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     log = tmp_path / "questions.jsonl"
-    process = subprocess.Popen([sys.executable, str(FAKE_SERVER), str(port), str(log), "0.2"], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, str(FAKE_SERVER), str(port), str(log), "0.2"], stdout=subprocess.PIPE, text=True
+    )
     yield process.stdout.readline().strip(), log
     process.kill()
     process.wait()
@@ -61,7 +66,19 @@ def test_a_killed_run_goes_on(launch, text_corpus, slow_server, tmp_path):
     url, log = slow_server
     output = tmp_path / "labels.csv"
     store = tmp_path / "labels.csv.answers.sqlite"
-    command = ["label", "--corpus", "csv", "--data_dir", text_corpus, "--backend", "openai", "--base_url", url, "--model", "tiny"]
+    command = [
+        "label",
+        "--corpus",
+        "csv",
+        "--data_dir",
+        text_corpus,
+        "--backend",
+        "openai",
+        "--base_url",
+        url,
+        "--model",
+        "tiny",
+    ]
     command += ["--backend_option", "concurrency=2", "--output", output]
     process = launch(*command)
     deadline = time.monotonic() + 240
@@ -87,11 +104,14 @@ def test_a_killed_run_goes_on(launch, text_corpus, slow_server, tmp_path):
     table = read_label_table(output)
     assert len(set(table.ids)) == ROWS
     assert table.labelled.all()
-    assert {"status", "raw", "model", "revision", "prompt_hash", "sampling", "seed"} <= set(output.read_text().splitlines()[0].split(","))
+    assert {"status", "raw", "model", "revision", "prompt_hash", "sampling", "seed"} <= set(
+        output.read_text().splitlines()[0].split(",")
+    )
 
 
 def _questions_of_a_quiet_server(log: Path) -> Counter[str]:
-    """What was asked, once a second has brought nothing new: a question may reach the server after the death of who asked it."""
+    """What was asked, once a second has brought nothing new: a question may reach the server after the death of who
+    asked it."""
     content, since = log.read_text(), time.monotonic()
     while time.monotonic() - since < 1:
         time.sleep(0.1)
@@ -131,13 +151,29 @@ def test_vllm_labels_in_its_own_environment(launch, text_corpus, smollm2, tmp_pa
     python = os.environ.get("BIBIER_VLLM_PYTHON")
     if not python:
         pytest.skip("no vLLM: BIBIER_VLLM_PYTHON names no interpreter that has it")
-    options = [f"--backend_option={option}" for option in ("dtype=bfloat16", "max_model_len=1024", "enforce_eager=true")]
-    corpus = ["--corpus", "csv", "--data_dir", text_corpus, "--backend", "vllm", "--model", smollm2, *options, "--limit", "6"]
+    options = [
+        f"--backend_option={option}" for option in ("dtype=bfloat16", "max_model_len=1024", "enforce_eager=true")
+    ]
+    corpus = [
+        "--corpus",
+        "csv",
+        "--data_dir",
+        text_corpus,
+        "--backend",
+        "vllm",
+        "--model",
+        smollm2,
+        *options,
+        "--limit",
+        "6",
+    ]
     for way in ("score", "generate"):
         label = launch("label", *corpus, "--way", way, "--output", tmp_path / f"{way}.csv", python=python)
         out, err = label.communicate(timeout=900)
         assert label.returncode == 0, err[-3000:]
-        assert "6 rows labelled, 0 failed" in out or way == "generate"  # the form holds; whether the numbers add up is up to the model
+        assert (
+            "6 rows labelled, 0 failed" in out or way == "generate"
+        )  # the form holds; whether the numbers add up is up to the model
         assert len(read_label_table(tmp_path / f"{way}.csv").ids) == 6
 
 

@@ -17,5 +17,8 @@ def test_run_file(path: Path):
     BiBiERConfig(audio_feature_size=1024, audio_cepstrum_size=80, text_feature_size=1024, **run.model)
     run.training_arguments(use_cpu=True)
     text = path.read_text(encoding="utf-8")
-    for name in ("audeering/", "jinaai/"):  # the backbones that may not be used commercially say so where they are chosen
+    for name in (
+        "audeering/",
+        "jinaai/",
+    ):  # the backbones that may not be used commercially say so where they are chosen
         assert name not in text or "commercial" in text

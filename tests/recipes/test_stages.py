@@ -10,10 +10,28 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-TWO_STAGES = ("--stages.plan", "two_stage", "--stages.folds", "2", "--model.add_unimodal_logits", "true", "--num_train_epochs", "2")
+TWO_STAGES = (
+    "--stages.plan",
+    "two_stage",
+    "--stages.folds",
+    "2",
+    "--model.add_unimodal_logits",
+    "true",
+    "--num_train_epochs",
+    "2",
+)
 FROZEN = ("--model.freeze_audio_backbone", "true", "--model.freeze_text_backbone", "true")
 # Each process draws its own dropout, so that there must be none.
-STILL = ("--model.dropout", "0.0", "--model.encoder_dropout", "0.0", "--model.modality_dropout", "0.0", "--optimizer", "sgd")
+STILL = (
+    "--model.dropout",
+    "0.0",
+    "--model.encoder_dropout",
+    "0.0",
+    "--model.modality_dropout",
+    "0.0",
+    "--optimizer",
+    "sgd",
+)
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +46,14 @@ def whole(launch, run_file, tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("stage", ["audio-fold-1", "text"])
-def test_killed_within_a_stage_it_ends_with_the_same_weights(launch, repository, environment, run_file, whole, tmp_path, stage):
+def test_killed_within_a_stage_it_ends_with_the_same_weights(
+    launch, repository, environment, run_file, whole, tmp_path, stage
+):
     output = tmp_path / "out"
     command = [sys.executable, "recipes/train.py", str(run_file), "--output_dir", str(output), *TWO_STAGES, *FROZEN]
-    process = subprocess.Popen(command, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command, cwd=repository, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     end = time.monotonic() + 240
     while not list((output / "stages" / stage).glob("checkpoint-*")):
         assert process.poll() is None
@@ -51,7 +73,9 @@ def test_killed_within_a_stage_it_ends_with_the_same_weights(launch, repository,
 @pytest.mark.slow
 def test_two_processes_train_both_stages_as_one(launch, run_file, tmp_path):
     options = (*TWO_STAGES, *FROZEN, *STILL)
-    one = launch("recipes/train.py", run_file, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "4", *options)
+    one = launch(
+        "recipes/train.py", run_file, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "4", *options
+    )
     assert one.returncode == 0, one.stderr
     launcher = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
     arguments = ("--output_dir", tmp_path / "two", "--per_device_train_batch_size", "2", "--ddp_backend", "gloo")
@@ -62,6 +86,9 @@ def test_two_processes_train_both_stages_as_one(launch, run_file, tmp_path):
     assert left.keys() == right.keys()
     for name in left:
         assert torch.isfinite(right[name]).all()
-        # The folds do not divide by the batch, so that their last one is filled up, and the logits that the fusion reads differ.
+        # The folds do not divide by the batch, so that their last one is filled up, and the logits that the fusion
+        # reads differ.
         if name.startswith(("audio_encoder.", "text_encoder.")):
-            torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+            torch.testing.assert_close(
+                left[name], right[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+            )

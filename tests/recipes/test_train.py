@@ -58,8 +58,20 @@ def wait_until(condition, process, limit_s=240):
 
 def test_a_run_leaves_everything_a_user_needs(trained):
     names = {path.name for path in trained.iterdir()}
-    assert {"model.safetensors", "config.json", "processor_config.json", "modeling_bibier.py", "README.md", "results.json"} <= names
-    assert {"run.yaml", "predictions_dev.parquet", "predictions_test.parquet", "confusion_matrix_test_small.png"} <= names
+    assert {
+        "model.safetensors",
+        "config.json",
+        "processor_config.json",
+        "modeling_bibier.py",
+        "README.md",
+        "results.json",
+    } <= names
+    assert {
+        "run.yaml",
+        "predictions_dev.parquet",
+        "predictions_test.parquet",
+        "confusion_matrix_test_small.png",
+    } <= names
     results = json.loads((trained / "results.json").read_text())
     assert results["command"].startswith("accelerate launch recipes/train.py")
     assert str(trained.parent) not in results["command"]

@@ -66,12 +66,18 @@ def test_csv(tmp_path: Path):
         assert (float(row["start"]), float(row["end"])) == chunk["timestamp"]
         assert (row["label"], float(row["score"])) == tuple(chunk["emotions"][0].values())
         assert row["text"] == (chunk["text"] or "")
-        assert {label: float(row[label]) for label in EMOTIONS} == {entry["label"]: entry["score"] for entry in chunk["emotions"]}
+        assert {label: float(row[label]) for label in EMOTIONS} == {
+            entry["label"]: entry["score"] for entry in chunk["emotions"]
+        }
 
 
 def test_rttm(tmp_path: Path):
     rows = read_rttm(save_timeline(RESULT, tmp_path / "my talk.rttm"))
-    assert rows == [("my_talk", 0, 4, "happy", 0.7), ("my_talk", 2, 4, "sad", 0.4), ("my_talk", 3725.5, 3.75, "anger", 0.91)]
+    assert rows == [
+        ("my_talk", 0, 4, "happy", 0.7),
+        ("my_talk", 2, 4, "sad", 0.4),
+        ("my_talk", 3725.5, 3.75, "anger", 0.91),
+    ]
     assert read_rttm(save_timeline(RESULT, tmp_path / "talk.rttm", name="call 7"))[0][0] == "call_7"
 
 
@@ -89,8 +95,16 @@ def test_srt_of_segments_that_begin_together(tmp_path: Path):
 
 
 def test_picture_shows_the_colours_of_the_best_labels(tmp_path: Path):
-    result = {"chunks": [{**chunk, "timestamp": span} for chunk, span in zip(RESULT["chunks"], [(0, 4), (2, 6), (6, 9)], strict=True)]}
-    result["chunks"][2] = {**result["chunks"][2], "emotions": [{"label": "unsure", "score": 0.91}, *emotions("anger", 0.91)]}
+    result = {
+        "chunks": [
+            {**chunk, "timestamp": span}
+            for chunk, span in zip(RESULT["chunks"], [(0, 4), (2, 6), (6, 9)], strict=True)
+        ]
+    }
+    result["chunks"][2] = {
+        **result["chunks"][2],
+        "emotions": [{"label": "unsure", "score": 0.91}, *emotions("anger", 0.91)],
+    }
     image = matplotlib_image.imread(save_timeline(result, tmp_path / "talk.png"))[:, :, :3]
     upper = image[: 2 * len(image) // 5, : int(0.85 * image.shape[1])]
     area = {}

@@ -24,11 +24,20 @@ def signal(clip) -> np.ndarray:
     return np.concatenate([0.001 * clip(0.7), clip(1.5, 1), 0.001 * clip(1.0), clip(1.0, 2), 0.001 * clip(0.4)])
 
 
-@pytest.mark.parametrize("options", [{"chunk_length_s": 1.0, "stride_length_s": 0.5}, {"segmentation": "energy", "chunk_length_s": 1.0}])
+@pytest.mark.parametrize(
+    "options", [{"chunk_length_s": 1.0, "stride_length_s": 0.5}, {"segmentation": "energy", "chunk_length_s": 1.0}]
+)
 @pytest.mark.parametrize("longest", [500, 9000, 200_000])
-def test_chunks_equal_those_of_the_whole(pipe: AudioTextEmotionPipeline, signal: np.ndarray, options: dict, longest: int):
+def test_chunks_equal_those_of_the_whole(
+    pipe: AudioTextEmotionPipeline, signal: np.ndarray, options: dict, longest: int
+):
     expected = pipe(signal, sampling_rate=RATE, return_timestamps=True, **options)
-    live, chunks, position, generator = LiveEmotion(pipe, **options, batch_size=4), [], 0, np.random.default_rng(longest)
+    live, chunks, position, generator = (
+        LiveEmotion(pipe, **options, batch_size=4),
+        [],
+        0,
+        np.random.default_rng(longest),
+    )
     while position < len(signal):
         count = int(generator.integers(0, longest))
         chunks += live.push(signal[position : position + count], RATE)

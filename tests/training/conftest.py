@@ -63,12 +63,18 @@ def feature_rows(tmp_path):
                 "duration_s": [0.0 if values is None else len(values) for values in values_of["audio_features"]],
             }
         )
-        return InputDataset(metadata, StoredInputs({name: stored(name, seed, values) for name, values in values_of.items()}))
+        return InputDataset(
+            metadata, StoredInputs({name: stored(name, seed, values) for name, values in values_of.items()})
+        )
 
     def stored(name: str, seed: int, values: list[torch.Tensor | None]) -> StoredRows:
         store = FeatureStore(tmp_path / "features", name, {"seed": seed, "rows": len(values)}, WIDTH, torch.float32)
         keys = [None if row is None else row_key(row.numpy().tobytes()) for row in values]
-        store.extract(keys, [0 if row is None else len(row) for row in values], lambda positions: [values[index] for index in positions])
+        store.extract(
+            keys,
+            [0 if row is None else len(row) for row in values],
+            lambda positions: [values[index] for index in positions],
+        )
         return store.rows(keys)
 
     return build
@@ -79,7 +85,12 @@ def make_trainer(feature_model, feature_rows, tmp_path):
     """`make_trainer(soft_labels=..., model=..., **run keys)` -> a trainer over 24 training and 14 dev rows."""
 
     def build(model=None, soft_labels: bool = False, rows: int = 24, **options) -> BiBiERTrainer:
-        content = {"output_dir": str(tmp_path / "run"), "corpora": [{"name": "a"}], "use_cpu": True, "disable_tqdm": True}
+        content = {
+            "output_dir": str(tmp_path / "run"),
+            "corpora": [{"name": "a"}],
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
         run = run_arguments(content | {"num_train_epochs": 2, "learning_rate": 1e-2} | options)
         train, dev = feature_rows(rows, 0), feature_rows(14, 1)
         return BiBiERTrainer(
@@ -110,7 +121,11 @@ def write_corpus_table(folder: Path, name: str = "small", train: int = 14) -> Pa
             clip = 0.3 * np.sin(2 * np.pi * (200 + 150 * label) * time) + 0.01 * generator.standard_normal(len(time))
             file = f"{split}{index:02d}.wav"
             soundfile.write(folder / file, clip.astype(np.float32), 16_000)
-            text = (f"sample {index} of {label}" if language == "en" else f"пример {index} из {label}") if index % 4 else ""
+            text = (
+                (f"sample {index} of {label}" if language == "en" else f"пример {index} из {label}")
+                if index % 4
+                else ""
+            )
             lines.append(f"{file},{text},{EMOTIONS[label]},{split},{language},{split}{index % 3}")
     table = folder / f"{name}.csv"
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -41,7 +41,9 @@ def test_the_file_gives_the_values(run_file):
     assert args.seed == 42
 
 
-@pytest.mark.parametrize(("text", "value"), [("1e-4", 1e-4), ("3E5", 3e5), ("1.e-3", 1e-3), ("-2e+1", -20.0), ("1.0e-4", 1e-4)])
+@pytest.mark.parametrize(
+    ("text", "value"), [("1e-4", 1e-4), ("3E5", 3e5), ("1.e-3", 1e-3), ("-2e+1", -20.0), ("1.0e-4", 1e-4)]
+)
 def test_floats_are_floats(tmp_path, text, value):
     path = tmp_path / "run.yaml"
     path.write_text(f"learning_rate: {text}\n")
@@ -110,13 +112,22 @@ def test_resuming_takes_true_or_a_folder(run_file):
         (["--learning_rat", "1"], r"learning_rat: unknown key\. Did you mean learning_rate\?"),
         (["--corpora.0.data", "x"], r"corpora\.0\.data: unknown key\. Did you mean corpora\.0\.data_dir\?"),
         (["--model.hiden_size", "8"], r"model\.hiden_size: unknown key\. Did you mean model\.hidden_size\?"),
-        (["--feature_cache.dtipe", "float16"], r"feature_cache\.dtipe: unknown key\. Did you mean feature_cache\.dtype\?"),
+        (
+            ["--feature_cache.dtipe", "float16"],
+            r"feature_cache\.dtipe: unknown key\. Did you mean feature_cache\.dtype\?",
+        ),
         (["--learning_rate", "fast"], r"learning_rate: .*number.*'fast'"),
         (["--max_steps", "2.5"], r"max_steps: .*integer.*2\.5"),
         (["--corpora.0.fold", "first"], r"corpora\.0\.fold: .*integer.*'first'"),
         (["--patience", "0"], r"patience: .*greater than or equal to 1"),
-        (["--class_weights", "equal"], r"class_weights: .*'balanced', 'sqrt' or 'none', or a valid number, got 'equal'"),
-        (["--logit_adjustment", "test"], r"^logit_adjustment: Input should be 'dev', or a valid number, got 'test' \(str\)\.$"),
+        (
+            ["--class_weights", "equal"],
+            r"class_weights: .*'balanced', 'sqrt' or 'none', or a valid number, got 'equal'",
+        ),
+        (
+            ["--logit_adjustment", "test"],
+            r"^logit_adjustment: Input should be 'dev', or a valid number, got 'test' \(str\)\.$",
+        ),
         (["--logit_adjustment", "-2"], r"logit_adjustment.*greater than or equal to -1, got -2"),
         (["--class_weights", "1.5"], r"class_weights.*less than or equal to 1, got 1\.5"),
         (["--refit_on_dev", "maybe"], r"refit_on_dev: .*boolean.*'maybe'"),
@@ -146,7 +157,9 @@ def test_a_key_that_stands_twice_is_an_error(tmp_path):
         load_yaml(path)
 
 
-@pytest.mark.parametrize(("content", "message"), [("a: [1", "not valid YAML"), ("- 1", "must hold a mapping"), ("a: \xff", None)])
+@pytest.mark.parametrize(
+    ("content", "message"), [("a: [1", "not valid YAML"), ("- 1", "must hold a mapping"), ("a: \xff", None)]
+)
 def test_a_file_that_is_no_run_is_refused(tmp_path, content, message):
     path = tmp_path / "run.yaml"
     path.write_bytes(content.encode("latin-1"))
@@ -176,7 +189,15 @@ def test_the_written_run_reads_back_the_same(run_file, tmp_path):
 def test_the_public_form_holds_no_path(run_file, tmp_path):
     folder = tmp_path / "e5-small"
     folder.mkdir()
-    run = parse(run_file, "--text_backbone", str(folder), "--data_dir", str(tmp_path), "--feature_cache.directory", str(tmp_path))
+    run = parse(
+        run_file,
+        "--text_backbone",
+        str(folder),
+        "--data_dir",
+        str(tmp_path),
+        "--feature_cache.directory",
+        str(tmp_path),
+    )
     public = yaml.safe_dump(run.public_dump())
     assert str(tmp_path) not in public
     assert "e5-small" in public
@@ -193,7 +214,9 @@ def test_the_published_names_become_training_arguments(run_file):
 
 def test_what_transformers_refuses_is_an_argument_error(run_file):
     with pytest.raises(ArgumentError, match="transformers refuses"):
-        parse(run_file, "--eval_strategy", "sometimes", "--save_strategy", "sometimes").training_arguments(output_dir="x")
+        parse(run_file, "--eval_strategy", "sometimes", "--save_strategy", "sometimes").training_arguments(
+            output_dir="x"
+        )
 
 
 def test_help_lists_every_key(capsys):

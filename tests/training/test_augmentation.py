@@ -39,7 +39,9 @@ def splits(tmp_path, monkeypatch) -> DatasetDict:
     for split, count in (("train", 28), ("dev", 7), ("test", 7)):
         for index in range(count):
             name = f"{split}{index}.wav"
-            soundfile.write(tmp_path / name, 0.1 * generator.standard_normal(int(generator.uniform(3_000, 8_000))), 16_000)
+            soundfile.write(
+                tmp_path / name, 0.1 * generator.standard_normal(int(generator.uniform(3_000, 8_000))), 16_000
+            )
             lines.append(f"{name},word {index},{EMOTIONS[index % 7]},{split},en")
     (tmp_path / "toy.csv").write_text("\n".join(lines))
     return apply_protocol(load_corpus("csv", tmp_path / "toy.csv"))
@@ -66,7 +68,9 @@ def augment(splits, **content) -> AugmentedCorpus:
 def test_nothing_is_done_unless_it_is_asked_for(splits):
     corpus = augment(splits)
     assert corpus.facts == {}
-    assert {split: rows.to_list() for split, rows in corpus.splits.items()} == {split: rows.to_list() for split, rows in splits.items()}
+    assert {split: rows.to_list() for split, rows in corpus.splits.items()} == {
+        split: rows.to_list() for split, rows in splits.items()
+    }
 
 
 def test_one_draw_stacks_train_and_leaves_dev_and_test_alone(splits):
@@ -116,7 +120,11 @@ def test_fresh_draws_do_not_depend_on_workers(splits, synthetic, mode):
             expected = sds(splits["train"], draw=epoch)
             assert len(rows) == len(expected) + 35
             for row, other in zip(rows, expected, strict=False):
-                assert (row["text"], row["label"], row["soft_label"]) == (other["text"], other["label"], other["soft_label"])
+                assert (row["text"], row["label"], row["soft_label"]) == (
+                    other["text"],
+                    other["label"],
+                    other["soft_label"],
+                )
                 np.testing.assert_array_equal(decode_audio(row["audio"]), decode_audio(other["audio"]))
             epochs.setdefault(workers, []).append([row["text"] for row in rows])
     assert epochs[0] == epochs[2]
@@ -130,7 +138,11 @@ def test_sources_are_joined_in_order(splits):
     assert len(joined) == 28 + 28 + 7
     indices = [60, 3, 30, 3, 55, 27, 28]
     texts = [row["text"] for row in joined.__getitems__(indices)]
-    parts = [*still["train"].inputs["text"], *(row["text"] for row in fresh["train"].__getitems__(range(28))), *still["dev"].inputs["text"]]
+    parts = [
+        *still["train"].inputs["text"],
+        *(row["text"] for row in fresh["train"].__getitems__(range(28))),
+        *still["dev"].inputs["text"],
+    ]
     assert texts == [parts[index] for index in indices]
     assert joined[60]["label"] == joined.labels[60]
 
@@ -168,7 +180,10 @@ def test_synthetic_rows_that_cannot_be_used_are_refused(splits, synthetic, tmp_p
 @pytest.mark.parametrize(
     ("augmentation", "message"),
     [
-        ({"sds": {"share": 0.5, "draws": "every_epoch"}}, r"corpora\.0\.augmentation\.sds\.draws: every_epoch.*feature_cache\.enabled"),
+        (
+            {"sds": {"share": 0.5, "draws": "every_epoch"}},
+            r"corpora\.0\.augmentation\.sds\.draws: every_epoch.*feature_cache\.enabled",
+        ),
         (
             {"sds": {"shore": 0.5}},
             r"corpora\.0\.augmentation\.sds\.shore: unknown key. Did you mean corpora\.0\.augmentation\.sds\.share\?",
@@ -196,7 +211,11 @@ def test_options_that_make_no_sense_together_are_refused(splits):
 
 @pytest.mark.parametrize(
     "sds",
-    [{"draws": 2}, pytest.param({"draws": "every_epoch"}, marks=pytest.mark.slow), pytest.param({"draws": 1}, marks=pytest.mark.slow)],
+    [
+        {"draws": 2},
+        pytest.param({"draws": "every_epoch"}, marks=pytest.mark.slow),
+        pytest.param({"draws": 1}, marks=pytest.mark.slow),
+    ],
 )
 def test_a_run_with_augmentation_trains_and_says_what_was_done(small_run, synthetic, tmp_path, sds):
     corpora = small_run().model_dump()["corpora"]

@@ -6,7 +6,13 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bibier_hf.training.checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, list_checkpoints, remove_staging
+from bibier_hf.training.checkpoints import (
+    STAGING_FOLDER,
+    checkpoint_problems,
+    last_whole_checkpoint,
+    list_checkpoints,
+    remove_staging,
+)
 
 
 @pytest.fixture

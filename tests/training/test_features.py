@@ -55,7 +55,9 @@ def test_stored_inputs_give_the_logits_of_raw_ones(splits, model, processor, fro
     for modality in ("audio", "text"):
         setattr(model.config, f"freeze_{modality}_backbone", frozen)
     specs = input_specs(model, processor)
-    assert [spec.name for spec in specs.values()] == (["audio_features", "text_features"] if frozen else ["input_features", "input_ids"])
+    assert [spec.name for spec in specs.values()] == (
+        ["audio_features", "text_features"] if frozen else ["input_features", "input_ids"]
+    )
     stored, raw = precomputed_inputs(splits, model, processor, batch_size=5), raw_inputs(splits)
     collate_stored, collate_raw = FeatureCollator(specs), RawCollator(processor)
     for split in splits:
@@ -115,7 +117,9 @@ def test_a_changed_utterance_is_computed_anew_and_no_other(splits, frozen_model,
     extractor = InputExtractor(frozen_model, processor)
     assert {modality: done.computed for modality, done in extractor.extract(rows).items()} == {"audio": 5, "text": 4}
     feature = Audio(sampling_rate=16_000, decode=False)
-    changed = concatenate_datasets([rows.select([0]).map(change).cast_column("audio", feature), rows.select(range(1, 5))])
+    changed = concatenate_datasets(
+        [rows.select([0]).map(change).cast_column("audio", feature), rows.select(range(1, 5))]
+    )
     done = extractor.extract(changed)
     assert {modality: done[modality].computed for modality in done} == {"audio": 0, "text": 0} | dict([computed])
 
@@ -180,7 +184,11 @@ def test_a_tokenizer_is_known_by_what_it_does():
     before = tokenizer_hash(one)
     one(["a", "a b"], padding=True, truncation=True, max_length=1)  # which the tokenizer remembers
     assert tokenizer_hash(one) == before == tokenizer_hash(tokenizer("a", "b")) != tokenizer_hash(tokenizer("b", "a"))
-    assert tokenizer_hash(ByT5Tokenizer()) == tokenizer_hash(ByT5Tokenizer()) != tokenizer_hash(ByT5Tokenizer(extra_ids=0))
+    assert (
+        tokenizer_hash(ByT5Tokenizer())
+        == tokenizer_hash(ByT5Tokenizer())
+        != tokenizer_hash(ByT5Tokenizer(extra_ids=0))
+    )
 
 
 def test_the_hash_of_a_corpus_is_that_of_its_content(splits):
@@ -191,7 +199,9 @@ def test_the_hash_of_a_corpus_is_that_of_its_content(splits):
     assert content_hash(rest) == content_hash(rest.map(lambda row: {"duration_s": 1.0}))
 
 
-@pytest.mark.parametrize("options", [{"dtype": "float16"}, {"dtype": "bfloat16"}, {"compute_dtype": "bfloat16"}, {"compute_dtype": "int8"}])
+@pytest.mark.parametrize(
+    "options", [{"dtype": "float16"}, {"dtype": "bfloat16"}, {"compute_dtype": "bfloat16"}, {"compute_dtype": "int8"}]
+)
 def test_fewer_digits_drift_and_the_drift_is_told(splits, frozen_model, processor, options):
     if "int8" in options.values() and "fbgemm" not in torch.backends.quantized.supported_engines:
         pytest.skip("torch has no FBGEMM here")
@@ -272,4 +282,6 @@ def test_rows_of_similar_cost_are_known_by_their_steps(splits, frozen_model, pro
     stored = precomputed_inputs(splits, frozen_model, processor)["train"]
     expected = [sum(len(rows[index]) for rows in stored.inputs.columns.values()) for index in range(len(stored))]
     assert stored.lengths.tolist() == expected
-    assert raw_inputs(splits)["train"].lengths.tolist() == pytest.approx([duration or 0.0 for duration in splits["train"]["duration_s"]])
+    assert raw_inputs(splits)["train"].lengths.tolist() == pytest.approx(
+        [duration or 0.0 for duration in splits["train"]["duration_s"]]
+    )

@@ -50,8 +50,12 @@ def test_scores_count_every_corpus_the_same():
     logits, labels = generator.standard_normal((30, 7)), generator.integers(7, size=30)
     groups, log_prior = np.array(["a"] * 25 + ["b"] * 5), generator.standard_normal(7)
     (score,) = strength_scores(logits, labels, groups, log_prior, [0.3]).values()
-    answers = [int(np.argmax([value - 0.3 * prior for value, prior in zip(row, log_prior, strict=True)])) for row in logits]
-    by_hand = [classification_metrics(labels[rows], np.array(answers)[rows])["mean"] for rows in (slice(25), slice(25, 30))]
+    answers = [
+        int(np.argmax([value - 0.3 * prior for value, prior in zip(row, log_prior, strict=True)])) for row in logits
+    ]
+    by_hand = [
+        classification_metrics(labels[rows], np.array(answers)[rows])["mean"] for rows in (slice(25), slice(25, 30))
+    ]
     assert score == pytest.approx(sum(by_hand) / 2)
 
 
@@ -65,7 +69,8 @@ def test_dev_finds_the_shift_that_the_logits_lack(feature_rows):
     options = {"class_weights": "none", "corpus_balanced_sampling": False, "logit_adjustment": "dev"}
     run = run_arguments({"corpora": [{"name": "csv"}], "output_dir": "x"} | options)
     facts = adjustment_facts(run, logits, train, dev)
-    # right from 0.4 on, after which (0.6 - strength) * ln(60) is no longer above one; so are its neighbours from 0.45 on
+    # right from 0.4 on, after which (0.6 - strength) * ln(60) is no longer above one; so are its neighbours from 0.45
+    # on
     assert facts["strength"] == 0.45
     assert ((logits + facts["shift"]).argmax(1) == dev.labels).all()
     scores = {entry["strength"]: entry["score"] for entry in facts["dev_scores"]}
@@ -99,7 +104,9 @@ def test_the_shift_moves_every_answer_by_the_same(feature_model, options):
         alone = model(text_features=inputs["text_features"])
         shift_classifiers(model, shift.tolist())
         torch.testing.assert_close(model(**inputs).logits, before.logits + shift, atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(model(text_features=inputs["text_features"]).logits, alone.logits + shift, atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(
+            model(text_features=inputs["text_features"]).logits, alone.logits + shift, atol=1e-5, rtol=1e-5
+        )
         torch.testing.assert_close(model(**inputs).text_logits, before.text_logits + shift, atol=1e-5, rtol=1e-5)
 
 
@@ -121,7 +128,9 @@ def test_a_run_scores_and_saves_the_adjusted_model(small_run, about, tmp_path, r
     again = evaluate_checkpoint(parse_evaluate_arguments([str(folders[1]), "--output_dir", str(tmp_path / "scores")]))
     assert again["metrics"]["test"] == about(adjusted["metrics"]["test"])
     if not refit:  # the answers on dev are those of the model that is saved, shifted
-        again = evaluate_checkpoint(parse_evaluate_arguments([str(folders[1]), "--split", "dev", "--output_dir", str(tmp_path / "dev")]))
+        again = evaluate_checkpoint(
+            parse_evaluate_arguments([str(folders[1]), "--split", "dev", "--output_dir", str(tmp_path / "dev")])
+        )
         assert again["metrics"]["dev"] == about(adjusted["metrics"]["dev"])
     assert "times the logarithm of its share" in Path(folders[1], "README.md").read_text(encoding="utf-8")
     assert "times the logarithm of its share" not in Path(folders[0], "README.md").read_text(encoding="utf-8")

@@ -29,11 +29,17 @@ def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_p
         results = run_training(run)
         assert results["model"]["audio_backbone_training"] == "LoRA, rank 4"
         folder = Path(run.output_dir)
-        again = evaluate_checkpoint(parse_evaluate_arguments([run.output_dir, "--output_dir", str(tmp_path / f"{save}-scores")]))
+        again = evaluate_checkpoint(
+            parse_evaluate_arguments([run.output_dir, "--output_dir", str(tmp_path / f"{save}-scores")])
+        )
         assert again["metrics"]["test"] == about(results["metrics"]["test"])
-        trained, loaded = (pq.read_table(path / "predictions_test.parquet") for path in (folder, tmp_path / f"{save}-scores"))
+        trained, loaded = (
+            pq.read_table(path / "predictions_test.parquet") for path in (folder, tmp_path / f"{save}-scores")
+        )
         predictions[save] = torch.tensor([trained[name].to_pylist() for name in EMOTIONS])
-        torch.testing.assert_close(torch.tensor([loaded[name].to_pylist() for name in EMOTIONS]), predictions[save], atol=1e-5, rtol=0)
+        torch.testing.assert_close(
+            torch.tensor([loaded[name].to_pylist() for name in EMOTIONS]), predictions[save], atol=1e-5, rtol=0
+        )
     torch.testing.assert_close(predictions["merged"], predictions["adapter"])
 
     base = load_file(Path(backbones["audio_backbone"]) / "model.safetensors")
@@ -73,7 +79,9 @@ print(json.dumps(answers))
 """
     environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
     command = [sys.executable, "-c", code, run.output_dir, str(tmp_path / "again")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = json.loads(done.stdout.splitlines()[-1])
     assert first == second
@@ -88,7 +96,9 @@ def test_only_adapters_and_heads_are_trained(small_run, backbones):
     checkpoint = next(Path(run.output_dir).glob("checkpoint-*"))
     weights = load_file(checkpoint / "model.safetensors")
     base = load_file(Path(backbones["text_backbone"]) / "model.safetensors")
-    inside = {key.removeprefix("text_backbone."): value for key, value in weights.items() if key.startswith("text_backbone.")}
+    inside = {
+        key.removeprefix("text_backbone."): value for key, value in weights.items() if key.startswith("text_backbone.")
+    }
     assert any(".lora_A." in key and "intermediate.dense" in key for key in inside)
     for key, value in inside.items():
         if ".lora_" not in key:
@@ -106,16 +116,23 @@ def test_a_killed_run_resumes_to_the_same_weights(small_run, backbones, tmp_path
     for path in Path(part.output_dir).iterdir():
         if path.name in ("results.json", "model.safetensors", "checkpoint-4"):
             path.unlink() if path.is_file() else subprocess.run(["rm", "-r", str(path)], check=True)
-    resumed = small_run(**backbones, lora={"r": 2}, num_train_epochs=2, output_dir=str(tmp_path / "part"), resume_from_checkpoint=True)
+    resumed = small_run(
+        **backbones, lora={"r": 2}, num_train_epochs=2, output_dir=str(tmp_path / "part"), resume_from_checkpoint=True
+    )
     run_training(resumed)
-    assert (tmp_path / "part" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    assert (tmp_path / "part" / "model.safetensors").read_bytes() == (
+        tmp_path / "whole" / "model.safetensors"
+    ).read_bytes()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"audio_backbone": "embedded", "lora": {}}, "the embedded audio backbone is trained from scratch"),
-        ({"lora": {"targets": ["no_such_layer"]}}, r"lora\.targets: \['no_such_layer'\] does not fit .* linear layers are .*q_proj"),
+        (
+            {"lora": {"targets": ["no_such_layer"]}},
+            r"lora\.targets: \['no_such_layer'\] does not fit .* linear layers are .*q_proj",
+        ),
     ],
 )
 def test_adapters_that_do_not_fit_are_named(small_run, backbones, options, message):

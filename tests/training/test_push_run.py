@@ -1,4 +1,5 @@
-"""A run that pushes what it trained, and what a stranger then gets by the id alone: a clean process, a clean cache, no package."""
+"""A run that pushes what it trained, and what a stranger then gets by the id alone: a clean process, a clean cache, no
+package."""
 
 import json
 import os
@@ -51,7 +52,9 @@ def loaded_by_id(hub, name: str, folder: Path, tmp_path: Path, clip) -> None:
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= hub.client_environment(tmp_path / "home") | {"HF_MODULES_CACHE": str(tmp_path / "modules")}
     command = [sys.executable, "-c", BY_ID, name, str(wav)]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False)
+    done = subprocess.run(
+        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=500, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads(done.stdout.splitlines()[-1])
     model, processor = AutoModel.from_pretrained(folder), AutoProcessor.from_pretrained(folder)
@@ -88,7 +91,11 @@ def test_a_run_pushes_what_it_trained(small_run, hub, tmp_path, clip):
 @pytest.mark.slow
 def test_adapters_and_local_backbones_go_along_without_their_folders(small_run, backbones, hub, tmp_path, clip):
     run = small_run(
-        **backbones, lora={"backbones": ["text"], "save": "adapter"}, num_train_epochs=1, push_to_hub=True, hub_model_id="owner/adapted"
+        **backbones,
+        lora={"backbones": ["text"], "save": "adapter"},
+        num_train_epochs=1,
+        push_to_hub=True,
+        hub_model_id="owner/adapted",
     )
     run_training(run)
     files = hub.repositories["models/owner/adapted"].files
@@ -102,9 +109,13 @@ def test_adapters_and_local_backbones_go_along_without_their_folders(small_run, 
 
 
 @pytest.mark.slow
-def test_a_frozen_backbone_of_the_hub_is_named_and_fetched_from_there(small_run, backbones, hub, tmp_path, clip, monkeypatch):
+def test_a_frozen_backbone_of_the_hub_is_named_and_fetched_from_there(
+    small_run, backbones, hub, tmp_path, clip, monkeypatch
+):
     """Its weights do not go along; who loads the model by id gets the very commit that it was trained over."""
-    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}")
+    monkeypatch.setattr(
+        constants, "HUGGINGFACE_CO_URL_TEMPLATE", f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    )
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     api = HfApi(endpoint=hub.url, token=TOKEN)
     for modality, folder in backbones.items():
@@ -135,7 +146,9 @@ def test_a_push_that_fails_after_training_leaves_the_model(small_run, hub, tmp_p
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     hub.fail_next("/commit/main", 500, times=10)
     run = small_run(push_to_hub=True, hub_model_id="owner/bibier-small", num_train_epochs=1)
-    with pytest.raises(PushError, match=f"Go on with: python recipes/push.py model {run.output_dir} owner/bibier-small"):
+    with pytest.raises(
+        PushError, match=f"Go on with: python recipes/push.py model {run.output_dir} owner/bibier-small"
+    ):
         run_training(run)
     folder = Path(run.output_dir)
     assert (folder / "results.json").is_file()
@@ -153,8 +166,12 @@ def test_the_right_to_push_is_checked_before_training(small_run, hub):
 def test_arguments_of_pushing(small_run):
     with pytest.raises(ArgumentError, match="hub_model_id: is missing"):
         small_run(push_to_hub=True)
-    with pytest.raises(ArgumentError, match=r"hub_strategy: not an option of a run; the finished model is pushed, once"):
+    with pytest.raises(
+        ArgumentError, match=r"hub_strategy: not an option of a run; the finished model is pushed, once"
+    ):
         small_run(hub_strategy="every_save")
     assert small_run(hub_model_id="owner/name").hub_private_repo is True
-    shown = public_command(["recipes/resd.yaml", "--push_to_hub", "true", "--hub_model_id", "owner/name", "--seed", "7"])
+    shown = public_command(
+        ["recipes/resd.yaml", "--push_to_hub", "true", "--hub_model_id", "owner/name", "--seed", "7"]
+    )
     assert shown == "accelerate launch recipes/train.py recipes/resd.yaml --seed 7"

@@ -48,7 +48,9 @@ def test_a_run_leaves_a_model_and_a_report(finished, corpus_table, tmp_path):
     model = BiBiERForEmotionClassification.from_pretrained(folder)
     # the weights of the training draw, two samples of each class: all one
     assert model.config.class_weights == pytest.approx([1.0] * 7)
-    answers = pipeline("audio-text-emotion", model=str(folder), trust_remote_code=True)(str(corpus_table.parent / "test00.wav"))
+    answers = pipeline("audio-text-emotion", model=str(folder), trust_remote_code=True)(
+        str(corpus_table.parent / "test00.wav")
+    )
     assert {answer["label"] for answer in answers} == set(EMOTIONS)
 
     for name in ("results.json", "README.md", "config.json", "processor_config.json", "tokenizer_config.json"):
@@ -66,7 +68,10 @@ def test_the_temperature_is_fitted_on_dev_and_stored(finished):
     assert after["nll"] < before["nll"]
     table = pq.read_table(folder / "predictions_dev.parquet").to_pylist()
     assert after["nll"] == pytest.approx(-sum(math.log(row[row["label"]]) for row in table) / 7)
-    assert {path.name for path in folder.glob("reliability_*.png")} == {"reliability_dev_small.png", "reliability_test_small.png"}
+    assert {path.name for path in folder.glob("reliability_*.png")} == {
+        "reliability_dev_small.png",
+        "reliability_test_small.png",
+    }
 
 
 @pytest.mark.parametrize(
@@ -101,7 +106,17 @@ def test_evaluating_the_checkpoint_gives_the_scores_of_the_run(finished, about, 
 
 def test_evaluating_takes_another_corpus_and_split(finished, about, corpus_table, tmp_path):
     run, results = finished
-    arguments = [run.output_dir, "--corpus", "csv", "--data_dir", str(corpus_table), "--split", "dev", "--output_dir", str(tmp_path)]
+    arguments = [
+        run.output_dir,
+        "--corpus",
+        "csv",
+        "--data_dir",
+        str(corpus_table),
+        "--split",
+        "dev",
+        "--output_dir",
+        str(tmp_path),
+    ]
     again = evaluate_checkpoint(parse_evaluate_arguments([*arguments, "--feature_cache.enabled", "false"]))
     assert again["metrics"]["dev"] == about(results["metrics"]["dev"])
 
@@ -121,7 +136,9 @@ def test_an_evaluation_that_cannot_be_followed_is_named(arguments, message):
         parse_evaluate_arguments(arguments)
 
 
-@pytest.mark.parametrize(("name", "message"), [("empty", "holds no checkpoint"), ("nowhere", "neither a folder with a checkpoint nor")])
+@pytest.mark.parametrize(
+    ("name", "message"), [("empty", "holds no checkpoint"), ("nowhere", "neither a folder with a checkpoint nor")]
+)
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
     arguments = parse_evaluate_arguments([str(tmp_path / name), "--corpus", "csv"])
@@ -147,7 +164,17 @@ def test_numbers_of_another_corpus_are_not_added_to_the_results(finished, write_
     run, results = finished
     (tmp_path / "other").mkdir()
     table = write_table(tmp_path / "other", train=7)
-    arguments = [run.output_dir, "--corpus", "csv", "--data_dir", str(table), "--modalities", "true", "--add_to_results", "true"]
+    arguments = [
+        run.output_dir,
+        "--corpus",
+        "csv",
+        "--data_dir",
+        str(table),
+        "--modalities",
+        "true",
+        "--add_to_results",
+        "true",
+    ]
     with pytest.raises(ArgumentError, match="of other corpora or another protocol than the run"):
         evaluate_checkpoint(parse_evaluate_arguments(arguments))
     assert json.loads((Path(run.output_dir) / "results.json").read_text()) == results
@@ -219,7 +246,9 @@ def test_two_corpora_are_balanced_and_scored_apart(small_run, corpus_table):
     results = run_training(small_run(corpora=corpora, num_train_epochs=1))
     assert set(results["metrics"]["test"]) == {"small", "other"}
     for name, value in results["metrics_mean"]["test"].items():
-        assert value == pytest.approx(sum(results["metrics"]["test"][corpus][name] for corpus in ("small", "other")) / 2)
+        assert value == pytest.approx(
+            sum(results["metrics"]["test"][corpus][name] for corpus in ("small", "other")) / 2
+        )
 
 
 def test_refitting_trains_on_dev_as_long_as_the_selected_checkpoint(small_run):
@@ -236,7 +265,10 @@ def test_refitting_trains_on_dev_as_long_as_the_selected_checkpoint(small_run):
     assert any(not torch.equal(final[name], selected[name]) for name in final)
     # Nothing is left to calibrate it on: the temperature is that of the selected checkpoint.
     assert results["calibration"]["fitted_on"] == "dev, answered by the selected checkpoint before the refit"
-    assert BiBiERForEmotionClassification.from_pretrained(folder).config.temperature == results["calibration"]["temperature"]
+    assert (
+        BiBiERForEmotionClassification.from_pretrained(folder).config.temperature
+        == results["calibration"]["temperature"]
+    )
 
 
 def test_the_output_appears_as_a_whole(tmp_path):
@@ -282,7 +314,11 @@ def test_a_model_of_one_modality_is_trained_by_the_same_run_file(small_run, tiny
 
 
 def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(small_run):
-    options = {"frozen": ["text_backbone.embeddings", "fusion"], "backbone_learning_rate": 1e-5, "scheduler": "onecycle"}
+    options = {
+        "frozen": ["text_backbone.embeddings", "fusion"],
+        "backbone_learning_rate": 1e-5,
+        "scheduler": "onecycle",
+    }
     run = small_run(**options, num_train_epochs=1)
     run_training(run)
     before, _ = build_model(run, 42)
@@ -293,7 +329,9 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
     }
     in_backbones = max(step for name, step in steps.items() if "_backbone." in name)
     assert 0 < in_backbones < 1e-4 < max(steps.values())
-    with pytest.raises(ArgumentError, match=r"frozen: no parameter's name begins with 'nothing'\. They begin with audio_backbone\."):
+    with pytest.raises(
+        ArgumentError, match=r"frozen: no parameter's name begins with 'nothing'\. They begin with audio_backbone\."
+    ):
         build_model(small_run(frozen=["nothing"]), 42)
 
 
@@ -301,7 +339,10 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
     ("values", "message"),
     [
         ({"model": {"fusion": "biforrmer"}}, "fusion='biforrmer' is not allowed; it must be one of late, biformer"),
-        ({"model": {"audio_cepstrum": True}}, "audio_cepstrum=True is not allowed; .* needs the log-mel input of Whisper"),
+        (
+            {"model": {"audio_cepstrum": True}},
+            "audio_cepstrum=True is not allowed; .* needs the log-mel input of Whisper",
+        ),
         (
             {"audio_backbone": "/no/such/folder"},
             r"audio_backbone '/no/such/folder' .* a Hub id, a folder with a config\.json, or 'embedded'",

@@ -1,4 +1,5 @@
-"""Soft targets: loss and gradient by hand, arg-max mode, draws by epoch, label tables joined to a corpus, whole runs."""
+"""Soft targets: loss and gradient by hand, arg-max mode, draws by epoch, label tables joined to a corpus, whole
+runs."""
 
 import json
 
@@ -27,7 +28,8 @@ def targets(data, epoch=0):
 
 
 def test_loss_and_gradient_equal_a_hand_computation(feature_model, feature_rows):
-    """-sum_c w_c q_c log p_c over samples, divided by their number, for the fused and (at its weight) each unimodal head."""
+    """-sum_c w_c q_c log p_c over samples, divided by their number, for the fused and (at its weight) each unimodal
+    head."""
     weights = [0.5, 2.0, 1.0, 1.5, 0.25, 1.0, 0.75]
     model = feature_model(class_weights=weights, unimodal_loss_weight=0.0)
     batch = FeatureCollator(SPECS, soft_labels=True)(SmoothedLabels(feature_rows(6)).__getitems__([0, 1, 2, 3]))
@@ -49,7 +51,9 @@ def test_loss_and_gradient_equal_a_hand_computation(feature_model, feature_rows)
 def test_argmax_mode_is_exactly_a_hard_label(feature_model, feature_rows):
     data = feature_rows()
     soft = [value for value in data.metadata["soft_label"]]
-    expected = [label if value is None else int(np.argmax(value)) for label, value in zip(data.labels, soft, strict=True)]
+    expected = [
+        label if value is None else int(np.argmax(value)) for label, value in zip(data.labels, soft, strict=True)
+    ]
     found = targets(SmoothedLabels(data, mode="argmax"))
     assert torch.equal(found, torch.nn.functional.one_hot(torch.tensor(expected), 7).float())
     batch = FeatureCollator(SPECS)(data.__getitems__(range(len(data))))
@@ -94,7 +98,9 @@ def test_draws_follow_from_seed_epoch_and_id_alone(feature_rows):
 def test_workers_that_live_on_see_the_next_epoch(feature_rows):
     smoothed = SmoothedLabels(feature_rows(30), probability=0.5)
     expected = [targets(smoothed, epoch) for epoch in range(2)]
-    loader = DataLoader(smoothed, batch_size=10, num_workers=1, persistent_workers=True, collate_fn=FeatureCollator(SPECS, True))
+    loader = DataLoader(
+        smoothed, batch_size=10, num_workers=1, persistent_workers=True, collate_fn=FeatureCollator(SPECS, True)
+    )
     for epoch in range(2):
         smoothed.set_epoch(epoch)
         assert torch.equal(torch.cat([batch["labels"] for batch in loader]), expected[epoch])
@@ -151,7 +157,11 @@ def test_of_several_tables_the_mean_counts(labelled_corpus, tmp_path):
     other = tmp_path / "others.csv"
     rows = list(zip(splits["train"]["id"], splits["train"]["label"], strict=True))
     flat = ",".join(["0.1", "0.4"] + ["0.1"] * 5)
-    other.write_text("\n".join(["id,label," + ",".join(EMOTIONS), *(f"{row_id},{EMOTIONS[label]},{flat}" for row_id, label in rows)]))
+    other.write_text(
+        "\n".join(
+            ["id,label," + ",".join(EMOTIONS), *(f"{row_id},{EMOTIONS[label]},{flat}" for row_id, label in rows)]
+        )
+    )
     table = mean_label_table([read_label_table(path), read_label_table(other)])
     found = table.soft_labels()
     for index, (row_id, label) in enumerate(rows):  # every second row stands in the second table alone
@@ -167,7 +177,9 @@ def test_of_several_tables_the_mean_counts(labelled_corpus, tmp_path):
     assert (facts["table"], facts["soft"], facts["other_gold"]) == ("labels.csv, others.csv", 14, 0)
 
 
-@pytest.mark.parametrize("augmentation", [{}, {"sds": {"share": 1.0, "target_s": 0.6, "draws": 2}}], ids=["plain", "stacked"])
+@pytest.mark.parametrize(
+    "augmentation", [{}, {"sds": {"share": 1.0, "target_s": 0.6, "draws": 2}}], ids=["plain", "stacked"]
+)
 def test_a_run_trains_on_a_table(labelled_corpus, corpus_table, tmp_path, tiny_options, augmentation):
     _, path = labelled_corpus
     content = {

@@ -17,7 +17,14 @@ from bibier_hf.training import stages
 from bibier_hf.training.arguments import STAGES, ArgumentError, run_arguments, stage_run
 from bibier_hf.training.output import STAGES_FOLDER
 from bibier_hf.training.run import run_training
-from bibier_hf.training.stages import assign_folds, frozen_encoders, out_of_fold_logits, train_stage, unimodal_model, with_modality
+from bibier_hf.training.stages import (
+    assign_folds,
+    frozen_encoders,
+    out_of_fold_logits,
+    train_stage,
+    unimodal_model,
+    with_modality,
+)
 from bibier_hf.training.trainer import BiBiERTrainer
 
 FROZEN = {"freeze_audio_backbone": True, "freeze_text_backbone": True}
@@ -25,11 +32,14 @@ FROZEN = {"freeze_audio_backbone": True, "freeze_text_backbone": True}
 
 @pytest.fixture
 def staged_run(small_run, tiny_options):
-    """`staged_run(stages={...}, model={...}, **run keys)` -> a run in two stages over frozen backbones, a few seconds long."""
+    """`staged_run(stages={...}, model={...}, **run keys)` -> a run in two stages over frozen backbones, a few seconds
+    long."""
 
     def build(stages=None, model=None, **options):
         content = {"plan": "two_stage", "folds": 2} | (stages or {})
-        return small_run(stages=content, model=tiny_options | FROZEN | (model or {}), **({"num_train_epochs": 1} | options))
+        return small_run(
+            stages=content, model=tiny_options | FROZEN | (model or {}), **({"num_train_epochs": 1} | options)
+        )
 
     return build
 
@@ -42,7 +52,9 @@ def assert_equal(left, right):
     assert left.keys() == right.keys()
     assert left
     for name in left:
-        torch.testing.assert_close(left[name], right[name], rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            left[name], right[name], rtol=0, atol=0, msg=lambda text, name=name: f"{name}: {text}"
+        )
 
 
 def test_both_stages_end_in_an_ordinary_model(staged_run):
@@ -51,7 +63,10 @@ def test_both_stages_end_in_an_ordinary_model(staged_run):
     folder = Path(run.output_dir)
     final = load_file(folder / "model.safetensors")
     for modality in ("audio", "text"):
-        assert_equal(encoders(final, modality), encoders(load_file(folder / STAGES_FOLDER / modality / "model.safetensors"), modality))
+        assert_equal(
+            encoders(final, modality),
+            encoders(load_file(folder / STAGES_FOLDER / modality / "model.safetensors"), modality),
+        )
         facts = results["stages"][modality]
         for split in ("dev", "test"):
             assert 0 <= facts["metrics"][split]["small"]["uar"] <= 1
@@ -60,12 +75,17 @@ def test_both_stages_end_in_an_ordinary_model(staged_run):
     assert results["stages"]["text"]["selection"]["epochs_run"] == 1
     assert results["stages"]["text"]["samples"] == {"train": 10, "dev": 5, "test": 5}  # the rows that have a text
     assert results["stages"]["logits"] == "out_of_fold"
-    assert results["stages"]["folds"] == {"count": 2, "corpora": {"small": {"grouped_by": ["dialogue", "speaker"], "groups": 3}}}
+    assert results["stages"]["folds"] == {
+        "count": 2,
+        "corpora": {"small": {"grouped_by": ["dialogue", "speaker"], "groups": 3}},
+    }
     model = BiBiERForEmotionClassification.from_pretrained(folder)
     assert not model.config.freeze_audio_encoder
     assert model.config.unimodal_loss_weight == 0.3
     assert all(parameter.requires_grad for parameter in model.audio_encoder.parameters())
-    assert results["model"]["trained_parameters"] == sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    assert results["model"]["trained_parameters"] == sum(
+        parameter.numel() for parameter in model.parameters() if parameter.requires_grad
+    )
     assert not list((folder / STAGES_FOLDER).rglob("checkpoint-*"))
     assert json.loads((folder / "results.json").read_text()) == results
 
@@ -86,7 +106,9 @@ def test_backbones_that_are_trained_belong_to_stage_one(staged_run):
     assert 0 <= results["metrics"]["test"]["small"]["uar"] <= 1
 
 
-@pytest.mark.parametrize("fusion", [{"add_unimodal_logits": True}, {"fusion": "late"}, {"fusion": "bigatedgraph"}], ids=str)
+@pytest.mark.parametrize(
+    "fusion", [{"add_unimodal_logits": True}, {"fusion": "late"}, {"fusion": "bigatedgraph"}], ids=str
+)
 def test_in_stage_two_every_trainable_parameter_has_a_gradient_and_no_other(model, tiny_options, fusion):
     torch.manual_seed(0)
     model = BiBiERForEmotionClassification.from_backbones(**(tiny_options | fusion | {"modality_dropout": 0.0}))
@@ -101,9 +123,14 @@ def test_in_stage_two_every_trainable_parameter_has_a_gradient_and_no_other(mode
             "audio_features_mask": torch.tensor([[0, 0], [1, 1], [1, 0]]),
             "text_features_mask": torch.tensor([[1, 1], [0, 0], [1, 1]]),
         }
-        features = {f"{modality}_features": torch.randn(3, 2, model.config.feature_size(modality)) for modality in ("audio", "text")}
+        features = {
+            f"{modality}_features": torch.randn(3, 2, model.config.feature_size(modality))
+            for modality in ("audio", "text")
+        }
         logits = {"audio_logits": torch.randn(3, 7), "text_logits": torch.randn(3, 7)}
-        optimizer = torch.optim.AdamW([parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1)
+        optimizer = torch.optim.AdamW(
+            [parameter for parameter in model.parameters() if parameter.requires_grad], lr=0.1
+        )
         model(**features, **masks, **logits, labels=torch.tensor([0, 1, 2])).loss.backward()
         for name, parameter in model.named_parameters():
             frozen = name.startswith(("audio_backbone", "text_backbone", "audio_encoder", "text_encoder"))
@@ -120,7 +147,9 @@ def test_in_stage_two_every_trainable_parameter_has_a_gradient_and_no_other(mode
 def test_given_logits_count_for_the_samples_that_have_the_modality(model):
     model.config.fusion = "late"
     late = BiBiERForEmotionClassification(model.config, build_backbones=False).eval()
-    features = {f"{modality}_features": torch.randn(2, 3, late.config.feature_size(modality)) for modality in ("audio", "text")}
+    features = {
+        f"{modality}_features": torch.randn(2, 3, late.config.feature_size(modality)) for modality in ("audio", "text")
+    }
     masks = {"audio_features_mask": torch.tensor([[1, 1, 1], [0, 0, 0]]), "text_features_mask": torch.ones(2, 3)}
     audio_logits, text_logits = torch.randn(2, 7), torch.randn(2, 7)
     mixed = late(**features, **masks, audio_logits=audio_logits, text_logits=text_logits).logits
@@ -141,7 +170,12 @@ def stage(tmp_path):
     def build(**options):
         nonlocal count
         count += 1
-        content = {"corpora": [{"name": "a"}], "output_dir": str(tmp_path / f"stage{count}"), "use_cpu": True, "disable_tqdm": True}
+        content = {
+            "corpora": [{"name": "a"}],
+            "output_dir": str(tmp_path / f"stage{count}"),
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
         content |= {"num_train_epochs": 2, "learning_rate": 1e-2, "model": FROZEN, "corpus_balanced_sampling": False}
         return run_arguments(content | options)
 
@@ -194,7 +228,9 @@ def metadata(dialogues, speakers, corpus="a") -> Dataset:
     columns = {"dialogue": dialogues, "speaker": speakers}
     text = {name: [None if value is None else str(value) for value in values] for name, values in columns.items()}
     names = [f"{corpus}{index}" for index in range(count)]
-    return Dataset.from_dict({"id": names, "corpus": [corpus] * count, "label": [index % 2 for index in range(count)]} | text)
+    return Dataset.from_dict(
+        {"id": names, "corpus": [corpus] * count, "label": [index % 2 for index in range(count)]} | text
+    )
 
 
 ELSEWHERE = metadata(["in dev"] * 4, ["of dev"] * 4)
@@ -204,7 +240,11 @@ ELSEWHERE = metadata(["in dev"] * 4, ["of dev"] * 4)
 @pytest.mark.parametrize(
     ("dialogues", "speakers", "grouped_by"),
     [
-        ([index // 4 for index in range(40)], [f"{index // 4}-{index % 2}" for index in range(40)], ["dialogue", "speaker"]),
+        (
+            [index // 4 for index in range(40)],
+            [f"{index // 4}-{index % 2}" for index in range(40)],
+            ["dialogue", "speaker"],
+        ),
         ([index // 4 for index in range(40)], ["Ross", "Rachel"] * 20, ["dialogue"]),  # everybody meets everybody
         ([None] * 40, [index // 4 for index in range(40)], ["dialogue", "speaker"]),
         (["one"] * 40, [index // 4 for index in range(40)], ["speaker"]),
@@ -236,7 +276,10 @@ def test_folds_keep_together_what_can_be_kept_together(dialogues, speakers, grou
 def test_folds_keep_apart_what_dev_keeps_apart(dev, grouped_by):
     rows = metadata([index // 4 for index in range(40)], [f"{index // 4}-{index % 2}" for index in range(40)])
     _, facts = assign_folds(rows, dev, 5, seed=42)
-    assert facts["corpora"]["a"] == {"grouped_by": grouped_by, "groups": {"": 40, "speaker": 20}.get("".join(grouped_by), 10)}
+    assert facts["corpora"]["a"] == {
+        "grouped_by": grouped_by,
+        "groups": {"": 40, "speaker": 20}.get("".join(grouped_by), 10),
+    }
 
 
 def test_too_few_samples_for_the_folds_are_named():
@@ -248,7 +291,9 @@ def test_too_few_samples_for_the_folds_are_named():
 def test_in_sample_logits_are_those_of_the_final_encoder(staged_run, monkeypatch):
     columns = []
     make_trainer = stages.make_trainer
-    monkeypatch.setattr(stages, "make_trainer", lambda *args: columns.append(list(args[3].inputs.columns)) or make_trainer(*args))
+    monkeypatch.setattr(
+        stages, "make_trainer", lambda *args: columns.append(list(args[3].inputs.columns)) or make_trainer(*args)
+    )
     results = run_training(staged_run(stages={"logits": "in_sample"}, model={"add_unimodal_logits": True}))
     assert columns == [["audio_features"], ["text_features"]]  # no folds
     assert results["stages"]["logits"] == "in_sample"
@@ -266,12 +311,15 @@ def test_logits_reach_the_model_with_the_rows(feature_model, feature_rows):
     model, rows = feature_model(), feature_rows(10, 0)
     present = {modality: rows.inputs.columns[f"{modality}_features"].present for modality in ("audio", "text")}
     given = [
-        row | {f"{modality}_logits": torch.full((7 * int(there[index]),), index) for modality, there in present.items()}
+        row
+        | {f"{modality}_logits": torch.full((7 * int(there[index]),), index) for modality, there in present.items()}
         for index, row in enumerate(rows)
     ]
     batch = FeatureCollator(input_specs(model, None))(given)
     for modality, there in present.items():
-        assert batch[f"{modality}_logits"].tolist() == [[value] * 7 for value in np.where(there, np.arange(10), 0).tolist()]
+        assert batch[f"{modality}_logits"].tolist() == [
+            [value] * 7 for value in np.where(there, np.arange(10), 0).tolist()
+        ]
     assert model(**batch).logits.shape == (10, 7)
 
 
@@ -284,7 +332,10 @@ def test_a_corpus_of_text_alone_takes_part(staged_run, corpus_table, write_table
     folder.mkdir()
     table = write_table(folder, "texts", train=21)
     lines = table.read_text(encoding="utf-8").splitlines()
-    lines = [lines[0], *(",".join(["", f"words {number}", *line.split(",")[2:]]) for number, line in enumerate(lines[1:]))]
+    lines = [
+        lines[0],
+        *(",".join(["", f"words {number}", *line.split(",")[2:]]) for number, line in enumerate(lines[1:])),
+    ]
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     corpora = [{"name": "csv", "data_dir": str(corpus_table)}, {"name": "csv", "data_dir": str(table)}]
     results = run_training(staged_run(corpora=corpora, model={"add_unimodal_logits": True}))
@@ -371,8 +422,14 @@ def test_stages_take_their_own_values_of_the_keys_of_a_run(small_run):
     [
         ({"stages": {"plan": "two"}}, "stages.plan: "),
         ({"stages": {"plan": "two_stage", "fold": 3}}, r"stages\.fold: unknown key\. Did you mean stages\.folds\?"),
-        ({"stages": {"plan": "two_stage", "audio": {"learning_rat": 1e-3}}}, r"stages\.audio: learning_rat: unknown key"),
-        ({"stages": {"plan": "two_stage", "text": {"corpora": []}}}, r"stages\.text\.corpora: holds for the whole run"),
+        (
+            {"stages": {"plan": "two_stage", "audio": {"learning_rat": 1e-3}}},
+            r"stages\.audio: learning_rat: unknown key",
+        ),
+        (
+            {"stages": {"plan": "two_stage", "text": {"corpora": []}}},
+            r"stages\.text\.corpora: holds for the whole run",
+        ),
         ({"stages": {"plan": "two_stage", "text": {"learning_rate": "fast"}}}, r"stages\.text: learning_rate: "),
         ({"stages": {"plan": "two_stage"}, "refit_on_dev": True}, "refit_on_dev: not with two stages"),
         ({"stages": {"plan": "two_stage"}, "feature_cache": {"enabled": False}}, r"feature_cache\.enabled"),

@@ -1,4 +1,5 @@
-"""Statistics pooling: standardised over the training set, the same alone and in a batch, refused where there is nothing to take it from."""
+"""Statistics pooling: standardised over the training set, the same alone and in a batch, refused where there is
+nothing to take it from."""
 
 from pathlib import Path
 
@@ -23,15 +24,25 @@ def test_the_statistics_of_the_training_set_are_in_the_checkpoint(small_run, tin
     rows = make_inputs(load_corpora(run.corpora), model, processor, run.feature_cache)["train"]
     clips = [row["audio_features"].double().numpy() for row in (rows[index] for index in range(len(rows)))]
     levels = (0.1, 0.25, 0.5, 0.75, 0.9)
-    expected = np.array([np.concatenate([clip.mean(0), clip.std(0), *np.quantile(clip, levels, axis=0)]) for clip in clips])
+    expected = np.array(
+        [np.concatenate([clip.mean(0), clip.std(0), *np.quantile(clip, levels, axis=0)]) for clip in clips]
+    )
     np.testing.assert_allclose(weights["audio_encoder.statistics.mean"], expected.mean(0), atol=1e-4)
     np.testing.assert_allclose(weights["audio_encoder.statistics.std"], expected.std(0), rtol=1e-3, atol=1e-6)
 
 
 def test_a_batch_equals_its_samples_and_one_frame_has_finite_gradients():
     torch.manual_seed(0)
-    options = {"audio_encoder_size": 8, "text_encoder_size": 8, "hidden_size": 8, "num_attention_heads": 2, "num_fusion_layers": 1}
-    config = BiBiERConfig(audio_feature_size=6, text_feature_size=5, audio_statistics=True, text_statistics=True, **options)
+    options = {
+        "audio_encoder_size": 8,
+        "text_encoder_size": 8,
+        "hidden_size": 8,
+        "num_attention_heads": 2,
+        "num_fusion_layers": 1,
+    }
+    config = BiBiERConfig(
+        audio_feature_size=6, text_feature_size=5, audio_statistics=True, text_statistics=True, **options
+    )
     model = BiBiERForEmotionClassification(config).eval()
     model.audio_encoder.statistics.fit(torch.randn(42), torch.rand(42) + 0.5)
     lengths = [1, 4, 9]
@@ -72,8 +83,12 @@ def test_the_cepstrum_is_standardised_trained_and_saved(small_run, tiny_options,
     means = torch.stack([rows[index]["audio_features"][:, 8:].mean(0) for index in range(len(rows))])
     torch.testing.assert_close(model.audio_encoder.cepstrum.mean[:16], means.mean(0), atol=1e-4, rtol=1e-4)
     assert not torch.equal(model.audio_encoder.cepstrum.out.weight, before.audio_encoder.cepstrum.out.weight)
-    assert model.backbone_key("audio").endswith("+cepstrum")  # other features than without it: never found in its place
-    clips = [np.random.default_rng(0).standard_normal(samples).astype(np.float32) / 9 for samples in (16_000, 3_000, 400)]
+    assert model.backbone_key("audio").endswith(
+        "+cepstrum"
+    )  # other features than without it: never found in its place
+    clips = [
+        np.random.default_rng(0).standard_normal(samples).astype(np.float32) / 9 for samples in (16_000, 3_000, 400)
+    ]
     with torch.no_grad():
         together = model(**processor(audio=clips, text=["да", None, "no"], sampling_rate=16_000)).logits
         alone = [
@@ -93,9 +108,19 @@ def test_a_cepstrum_needs_the_spectrum_of_whisper(small_run, tiny_options):
 
 
 def test_a_cepstrum_is_trained_in_two_stages(small_run, tiny_options, backbones, tmp_path):
-    options = tiny_options | {"audio_cepstrum": True, "audio_encoder_layers": 0, "fusion": "late", "freeze_audio_backbone": True}
+    options = tiny_options | {
+        "audio_cepstrum": True,
+        "audio_encoder_layers": 0,
+        "fusion": "late",
+        "freeze_audio_backbone": True,
+    }
     sources = backbones | {"audio_backbone": small_whisper(tmp_path / "whisper")}
-    run = small_run(**sources, model=options | {"freeze_text_backbone": True}, num_train_epochs=1, stages={"plan": "two_stage", "folds": 2})
+    run = small_run(
+        **sources,
+        model=options | {"freeze_text_backbone": True},
+        num_train_epochs=1,
+        stages={"plan": "two_stage", "folds": 2},
+    )
     run_training(run)
     model = AutoModelForAudioClassification.from_pretrained(run.output_dir).eval()
     stage = AutoModelForAudioClassification.from_pretrained(Path(run.output_dir) / STAGES_FOLDER / "audio").eval()
@@ -112,8 +137,12 @@ def test_a_cepstrum_without_a_backbone_has_a_size():
         with pytest.raises(ValueError, match=f"needs audio_cepstrum_size, part of audio_feature_size=24; got {size}"):
             BiBiERConfig(**given, audio_cepstrum_size=size)
     with pytest.raises(ValueError, match="audio_cepstrum_size=16 contradicts the audio backbone's 80 mel bins"):
-        BiBiERConfig.from_backbones(WhisperConfig(), None, modalities=["audio"], audio_cepstrum=True, audio_cepstrum_size=16)
-    assert BiBiERConfig(modalities=["text"], text_feature_size=8, audio_cepstrum=True).cepstrum_size("audio") == 0  # nothing reads it
+        BiBiERConfig.from_backbones(
+            WhisperConfig(), None, modalities=["audio"], audio_cepstrum=True, audio_cepstrum_size=16
+        )
+    assert (
+        BiBiERConfig(modalities=["text"], text_feature_size=8, audio_cepstrum=True).cepstrum_size("audio") == 0
+    )  # nothing reads it
 
 
 def test_a_backbone_that_is_trained_has_no_statistics(small_run, tiny_options):

@@ -1,4 +1,5 @@
-"""Studies: planned and refused before anything is trained, finished runs kept, folds pooled and seeds averaged by hand."""
+"""Studies: planned and refused before anything is trained, finished runs kept, folds pooled and seeds averaged by
+hand."""
 
 import json
 from pathlib import Path
@@ -32,7 +33,11 @@ def finish(run, labels: list[int], answers: list[int]) -> None:
     """Write what a run leaves that answered so."""
     probabilities = np.eye(7)[answers]
     predictions = Predictions(
-        [str(i) for i in range(len(labels))], ["q"] * len(labels), ["en"] * len(labels), np.array(labels), probabilities
+        [str(i) for i in range(len(labels))],
+        ["q"] * len(labels),
+        ["en"] * len(labels),
+        np.array(labels),
+        probabilities,
     )
     for split in ("dev", "test"):
         predictions.save(run.folder / f"predictions_{split}.parquet")
@@ -52,7 +57,9 @@ def test_variants_protocols_seeds_and_folds_are_planned(study_file):
     runs = plan_runs(study, ["--num_train_epochs", "3"])
     assert len(runs) == 2 * 2 * 3
     assert len({run.folder for run in runs}) == len(runs)
-    slow = next(run for run in runs if (run.variant, run.protocol, run.seed, run.fold) == ("slow", "dialogue_grouped", 2, 3))
+    slow = next(
+        run for run in runs if (run.variant, run.protocol, run.seed, run.fold) == ("slow", "dialogue_grouped", 2, 3)
+    )
     assert slow.arguments.training["learning_rate"] == 1e-5
     assert slow.arguments.training["num_train_epochs"] == 3
     assert slow.arguments.training["seed"] == 2
@@ -78,7 +85,11 @@ def test_what_cannot_be_followed_is_refused_at_once(study_file, content: dict, o
 
 def test_folds_are_pooled_and_seeds_averaged(study_file):
     study = read_study(
-        study_file(seeds=[1, 2], protocols={"dialogue_grouped": [0, 1]}, variants={"base": {}, "other": {"learning_rate": 1e-4}})
+        study_file(
+            seeds=[1, 2],
+            protocols={"dialogue_grouped": [0, 1]},
+            variants={"base": {}, "other": {"learning_rate": 1e-4}},
+        )
     )
     runs = plan_runs(study)
     answers = {("base", 1): [0, 0], ("base", 2): [0, 1], ("other", 1): [0, 1], ("other", 2): [0, 1]}
@@ -87,7 +98,8 @@ def test_folds_are_pooled_and_seeds_averaged(study_file):
     report = compare(study, runs)
     assert report["runs"] == {"finished": 8, "missing": []}
     base, other = (
-        next(row for row in report["comparison"] if row["variant"] == name and row["split"] == "test") for name in ("base", "other")
+        next(row for row in report["comparison"] if row["variant"] == name and row["split"] == "test")
+        for name in ("base", "other")
     )
     by_hand = [classification_metrics([0, 1, 2, 2], found)["uar"] for found in ([0, 0, 2, 0], [0, 1, 2, 0])]
     assert base["metrics"]["uar"]["values"] == by_hand
@@ -122,4 +134,6 @@ def test_finished_runs_are_kept_and_must_be_the_same(study_file, monkeypatch):
 @pytest.mark.parametrize("path", sorted((RECIPES / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_the_repository_can_be_planned(path: Path):
     study = read_study(path)
-    assert plan_runs(study, ["--data_dir", "data", *(["--corpora.0.labels", "t.csv"] if "labels" in path.stem else [])])
+    assert plan_runs(
+        study, ["--data_dir", "data", *(["--corpora.0.labels", "t.csv"] if "labels" in path.stem else [])]
+    )

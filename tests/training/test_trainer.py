@@ -21,7 +21,10 @@ def assert_equal(left, right, **tolerance):
     assert left.keys() == right.keys()
     for name in left:
         torch.testing.assert_close(
-            left[name], right[name], **(tolerance or {"rtol": 0, "atol": 0}), msg=lambda text, name=name: f"{name}: {text}"
+            left[name],
+            right[name],
+            **(tolerance or {"rtol": 0, "atol": 0}),
+            msg=lambda text, name=name: f"{name}: {text}",
         )
 
 
@@ -46,7 +49,10 @@ def test_accumulated_steps_equal_one_large_batch(make_trainer, tmp_path, soft_la
     options = {"rows": 22, "soft_labels": soft_labels, "num_train_epochs": 1, "optimizer": "sgd", "scheduler": "none"}
     whole = make_trainer(per_device_train_batch_size=8, **options)
     parts = make_trainer(
-        per_device_train_batch_size=batch, gradient_accumulation_steps=accumulation, output_dir=str(tmp_path / "parts"), **options
+        per_device_train_batch_size=batch,
+        gradient_accumulation_steps=accumulation,
+        output_dir=str(tmp_path / "parts"),
+        **options,
     )
     whole.train()
     parts.train()
@@ -129,7 +135,13 @@ def test_patience_ends_training(make_trainer):
         {"scheduler": "cosine", "optimizer": "lion", "learning_rate": 1e-3},
         {"scheduler": "onecycle", "optimizer": "sgd"},
         {"scheduler": "none", "optimizer": "adam", "corpus_balanced_sampling": True},
-        {"eval_strategy": "steps", "save_strategy": "steps", "eval_steps": 2, "save_steps": 2, "corpus_balanced_sampling": True},
+        {
+            "eval_strategy": "steps",
+            "save_strategy": "steps",
+            "eval_steps": 2,
+            "save_steps": 2,
+            "corpus_balanced_sampling": True,
+        },
         {"gradient_accumulation_steps": 2, "per_device_train_batch_size": 4},
     ],
     ids=lambda options: "-".join(str(value) for value in options.values()),

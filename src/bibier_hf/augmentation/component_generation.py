@@ -1,4 +1,5 @@
-"""Components of template utterances written by a language model: asked for, checked, asked again with what is wrong, accepted whole or not.
+"""Components of template utterances written by a language model: asked for, checked, asked again with what is wrong,
+accepted whole or not.
 
     components = generate_components(ask, "sad", "en", examples=["I miss her.", ...])
 
@@ -26,8 +27,9 @@ NEEDED_FIELDS = ("emotion", "language", "examples")
 
 
 def load_prompt(path: str | Path | None = None) -> Template:
-    """A prompt with `$emotion`, `$language` and `$examples`, and as wanted `$sound_tags`, `$least_words`, `$most_words` and the sizes
-    `$subjects`, `$verbs`, `$interjections`, `$contexts`, `$templates`; None for the package's own.
+    """A prompt with `$emotion`, `$language` and `$examples`, and as wanted `$sound_tags`, `$least_words`,
+    `$most_words` and the sizes `$subjects`, `$verbs`, `$interjections`, `$contexts`, `$templates`; None for the
+    package's own.
 
     Raises:
         FileNotFoundError: no such file.
@@ -82,12 +84,17 @@ def generate_components(
         shown = [f"- {fault}" for fault in faults[:SHOWN_FAULTS]]
         if len(faults) > SHOWN_FAULTS:
             shown.append(f"- and {len(faults) - SHOWN_FAULTS} more")
-        mend = "\n".join(["This answer cannot be used:", *shown, "Answer with the whole corrected JSON object and nothing else."])
+        mend = "\n".join(
+            ["This answer cannot be used:", *shown, "Answer with the whole corrected JSON object and nothing else."]
+        )
         # Only the last answer: earlier ones would fill the model's context.
         conversation = [conversation[0], {"role": "assistant", "content": answer}, {"role": "user", "content": mend}]
     raise ComponentError(
         "\n".join(
-            [f"{language}/{emotion}: {attempts} answers, none without faults. Those of the last one:", *(f"  {fault}" for fault in faults)]
+            [
+                f"{language}/{emotion}: {attempts} answers, none without faults. Those of the last one:",
+                *(f"  {fault}" for fault in faults),
+            ]
         )
     )
 
@@ -144,6 +151,8 @@ def draw_examples(texts: Iterable[str], count: int, seed: int = 42) -> list[str]
 
 
 def _prompt_facts() -> dict[str, str]:
-    sizes = {kind: f"{least}" if most is None else f"{least} to {most}" for kind, (least, most) in PUBLISHED_SIZES.items()}
+    sizes = {
+        kind: f"{least}" if most is None else f"{least} to {most}" for kind, (least, most) in PUBLISHED_SIZES.items()
+    }
     tags = ", ".join(f"({tag})" for tag in sorted(SOUND_TAGS))
     return sizes | {"sound_tags": tags, "least_words": str(PUBLISHED_WORDS[0]), "most_words": str(PUBLISHED_WORDS[1])}

@@ -7,13 +7,16 @@ gives every row a `soft_label` and says in `label_status`, `label_raw`, `label_m
 
 Two ways to a distribution:
 
-* `generate`, the published one: the model writes seven numbers, under a form that cannot break where the back end enforces it;
-* `score`: the model's own probabilities of the seven words as its answer, one forward pass a row, no token written. Words that the
-  model prefers whatever it reads are corrected by a prompt without content (contextual calibration, Zhao et al. 2021).
+* `generate`, the published one: the model writes seven numbers, under a form that cannot break where the back end
+  enforces it;
+* `score`: the model's own probabilities of the seven words as its answer, one forward pass a row, no token written.
+  Words that the model prefers whatever it reads are corrected by a prompt without content (contextual calibration,
+  Zhao et al. 2021).
 
-What differs from the published procedure: greedy by default; no jitter below zero; a row whose answers cannot be read is asked again and
-then recorded as failed with the raw answer, where the published code puts the one-hot label; it can be seen from each row what it came
-from; labels are kept so that training can use the distribution itself (the published training took its arg-max).
+What differs from the published procedure: greedy by default; no jitter below zero; a row whose answers cannot be read
+is asked again and then recorded as failed with the raw answer, where the published code puts the one-hot label; it can
+be seen from each row what it came from; labels are kept so that training can use the distribution itself (the
+published training took its arg-max).
 """
 
 import json
@@ -76,11 +79,14 @@ class LLMLabelSmoothing:
         parser: `"strict"`, or `"original"` for the published tolerance.
         structured: have the back end enforce the form of the answer; None: where it can and the parser is strict.
         sampling: how numbers are generated.
-        retries: further tries for an answer that cannot be read, sampled with `retry_temperature` and another seed each.
+        retries: further tries for an answer that cannot be read, sampled with `retry_temperature` and another seed
+            each.
         retry_temperature: at least this, since a greedy model would say the same again.
         calibrate: for `score`: divide by the probabilities under a prompt without content.
-        choice_prefix: for `score`: put before each of the seven words; None: a blank if that makes every word one token, else nothing.
-        gold_weight: share of the gold label that is mixed in, at least, and as much more as it needs to be highest; None: none.
+        choice_prefix: for `score`: put before each of the seven words; None: a blank if that makes every word one
+            token, else nothing.
+        gold_weight: share of the gold label that is mixed in, at least, and as much more as it needs to be highest;
+            None: none.
         store: file of answers, by which a killed run goes on; None: answers are kept for one call.
         progress: show a bar with rate and time left.
 
@@ -106,9 +112,13 @@ class LLMLabelSmoothing:
         progress: bool = True,
     ) -> None:
         if way not in WAYS or parser not in PARSERS:
-            raise ArgumentError(f"way={way!r}, parser={parser!r}; allowed: way {', '.join(WAYS)}, parser {', '.join(PARSERS)}.")
+            raise ArgumentError(
+                f"way={way!r}, parser={parser!r}; allowed: way {', '.join(WAYS)}, parser {', '.join(PARSERS)}."
+            )
         if structured and not backend.enforces_structure:
-            raise ArgumentError(f"structured: the back end {backend.name!r} cannot enforce a form. Use vllm or openai, or way score.")
+            raise ArgumentError(
+                f"structured: the back end {backend.name!r} cannot enforce a form. Use vllm or openai, or way score."
+            )
         if gold_weight is not None and not 0 <= gold_weight <= 1:
             raise ArgumentError(f"gold_weight={gold_weight}; it is a share, from 0 to 1.")
         if retries < 0:
@@ -127,11 +137,14 @@ class LLMLabelSmoothing:
         self.store = store
         self.progress = progress
         if way == "generate" and self.prompt.examples:
-            raise ArgumentError("Examples answer with one word, and generate asks for seven numbers. Use way score for a few-shot prompt.")
+            raise ArgumentError(
+                "Examples answer with one word, and generate asks for seven numbers. Use way score for a few-shot "
+                "prompt."
+            )
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        """`text`, `label`, `language` of a batch -> `soft_label` (None for a failed row) and the columns of [`provenance`] with
-        `label_status`, `label_raw`, `label_reason`, `label_attempts`."""
+        """`text`, `label`, `language` of a batch -> `soft_label` (None for a failed row) and the columns of
+        [`provenance`] with `label_status`, `label_raw`, `label_reason`, `label_attempts`."""
         rows = self.label(batch["text"], batch["label"], batch["language"])
         constant = {f"label_{name}": [value] * len(rows) for name, value in self.provenance().items()}
         return {
@@ -144,19 +157,23 @@ class LLMLabelSmoothing:
         }
 
     def features(self, features: Features) -> Features:
-        """Column types of the result of a batched map over a data set with these `features`: pass them to `Dataset.map(features=...)`, so
-        that a batch without a failed row, or with nothing else, has the types of all others."""
+        """Column types of the result of a batched map over a data set with these `features`: pass them to
+        `Dataset.map(features=...)`, so that a batch without a failed row, or with nothing else, has the types of all
+        others."""
         text = Value("string")
         added = {"soft_label": List(Value("float32")), "label_attempts": Value("int32"), "label_seed": Value("int64")}
         added |= {f"label_{name}": text for name in ("status", "raw", "reason")}
         return Features({**features, **{f"label_{name}": text for name in self.provenance()}, **added})
 
-    def label(self, texts: Sequence[str], labels: Sequence[int | str | None], languages: Sequence[str]) -> list[SoftLabel]:
+    def label(
+        self, texts: Sequence[str], labels: Sequence[int | str | None], languages: Sequence[str]
+    ) -> list[SoftLabel]:
         """A soft label a row, in order.
 
         Args:
             texts: N utterances.
-            labels: N gold labels (names or indices); None is allowed where neither the prompt nor `gold_weight` needs one.
+            labels: N gold labels (names or indices); None is allowed where neither the prompt nor `gold_weight` needs
+                one.
             languages: N ISO codes.
 
         Raises:
@@ -168,13 +185,22 @@ class LLMLabelSmoothing:
         rows = list(zip(texts, names, languages, strict=True))
         conversations = [self.prompt.messages(*row) for row in rows]
         with open_store(self.store) as store:
-            found = self._generated(conversations, store) if self.way == "generate" else self._scored(conversations, rows, store)
+            found = (
+                self._generated(conversations, store)
+                if self.way == "generate"
+                else self._scored(conversations, rows, store)
+            )
         return [self._finished(*outcome, gold) for outcome, gold in zip(found, names, strict=True)]
 
     def provenance(self) -> dict[str, Any]:
-        """What the labels came from: `way`, `backend`, `model`, `revision`, `prompt`, `prompt_hash`, `sampling` (JSON), `seed`."""
+        """What the labels came from: `way`, `backend`, `model`, `revision`, `prompt`, `prompt_hash`, `sampling`
+        (JSON), `seed`."""
         if self.way == "generate":
-            sampling = asdict(self.sampling) | {"structured": self.structured, "parser": self.parser, "retries": self.retries}
+            sampling = asdict(self.sampling) | {
+                "structured": self.structured,
+                "parser": self.parser,
+                "retries": self.retries,
+            }
             sampling |= {"retry_temperature": self.retry_temperature}
         else:
             sampling = {"calibrate": self.calibrate, "choice_prefix": self.choice_prefix}
@@ -189,7 +215,9 @@ class LLMLabelSmoothing:
             "seed": self.sampling.seed,
         }
 
-    def _finished(self, values: np.ndarray | None, raw: str | None, reason: str | None, attempts: int, gold: str | None) -> SoftLabel:
+    def _finished(
+        self, values: np.ndarray | None, raw: str | None, reason: str | None, attempts: int, gold: str | None
+    ) -> SoftLabel:
         if values is not None:
             try:
                 index = None if gold is None else EMOTIONS.index(gold)
@@ -212,7 +240,9 @@ class LLMLabelSmoothing:
             request = {"way": "generate", "sampling": asdict(sampling), "structured": self.structured}
             structure = DISTRIBUTION_FORM if self.structured else None
 
-            def ask(prompts: Sequence[list[Message]], on_answer: Callable, sampling=sampling, structure=structure) -> None:
+            def ask(
+                prompts: Sequence[list[Message]], on_answer: Callable, sampling=sampling, structure=structure
+            ) -> None:
                 self.backend.generate(prompts, sampling, structure, on_answer)
 
             description = f"Retry {attempt}" if attempt else "Labelling"
@@ -232,7 +262,9 @@ class LLMLabelSmoothing:
 
     # score
 
-    def _scored(self, conversations: Sequence[list[Message]], rows: Sequence[tuple], store: AnswerStore) -> list[tuple]:
+    def _scored(
+        self, conversations: Sequence[list[Message]], rows: Sequence[tuple], store: AnswerStore
+    ) -> list[tuple]:
         """(probabilities or None, raw, reason, attempts) a row"""
         choices = self._choices()
         request = {"way": "score", "choices": choices}
@@ -242,12 +274,16 @@ class LLMLabelSmoothing:
 
         bias = self._bias(sorted({language for _, _, language in rows}), request, ask, store) if self.calibrate else {}
         outcomes = []
-        for (_, _, language), answer in zip(rows, self._answers(conversations, request, ask, store, "Scoring"), strict=True):
+        for (_, _, language), answer in zip(
+            rows, self._answers(conversations, request, ask, store, "Scoring"), strict=True
+        ):
             if answer.error is not None:
                 outcomes.append((None, None, answer.error, 0))
                 continue
             scores = np.array(answer.log_probabilities) - bias.get(language, 0.0)
-            outcomes.append((softmax(scores), json.dumps([round(score, 6) for score in answer.log_probabilities]), None, 1))
+            outcomes.append(
+                (softmax(scores), json.dumps([round(score, 6) for score in answer.log_probabilities]), None, 1)
+            )
         return outcomes
 
     def _choices(self) -> list[str]:
@@ -256,16 +292,21 @@ class LLMLabelSmoothing:
         with_blank = [f" {name}" for name in EMOTIONS]
         return with_blank if all(len(tokens) == 1 for tokens in self.backend.tokenize(with_blank)) else list(EMOTIONS)
 
-    def _bias(self, languages: Sequence[str], request: Mapping[str, Any], ask: Callable, store: AnswerStore) -> dict[str, np.ndarray]:
+    def _bias(
+        self, languages: Sequence[str], request: Mapping[str, Any], ask: Callable, store: AnswerStore
+    ) -> dict[str, np.ndarray]:
         """Log-probability (7,) of each word before anything is read, by language.
 
-        Where the prompt states the gold label, the mean over the seven labels: the preference for the stated one is meant and stays.
+        Where the prompt states the gold label, the mean over the seven labels: the preference for the stated one is
+        meant and stays.
         """
         stated = EMOTIONS if self.prompt.states_label else (None,)
         prompts = [self.prompt.messages(NO_CONTENT, label, language) for language in languages for label in stated]
         answers = self._answers(prompts, request, ask, store, "Calibrating")
         if errors := [answer.error for answer in answers if answer.error is not None]:
-            raise ArgumentError(f"The prompt for calibration was not answered ({errors[0]}). Try again, or label without calibration.")
+            raise ArgumentError(
+                f"The prompt for calibration was not answered ({errors[0]}). Try again, or label without calibration."
+            )
         scores = np.array([answer.log_probabilities for answer in answers]).reshape(len(languages), len(stated), -1)
         return dict(zip(languages, scores.mean(axis=1), strict=True))
 
@@ -283,7 +324,9 @@ class LLMLabelSmoothing:
         model = {"model": self.backend.public_model, "revision": self.backend.revision}
         keys = [request_key({**request, **model, "messages": conversation}) for conversation in conversations]
         answers = store.get(list(dict.fromkeys(keys)))
-        missing = {key: conversation for key, conversation in zip(keys, conversations, strict=True) if key not in answers}
+        missing = {
+            key: conversation for key, conversation in zip(keys, conversations, strict=True) if key not in answers
+        }
         wanted = list(missing)
         with tqdm(total=len(wanted), desc=description, unit="row", disable=not (self.progress and wanted)) as bar:
 

@@ -49,8 +49,8 @@ class AnswerError(ValueError):
 def parse_distribution(answer: str) -> np.ndarray:
     """Seven numbers, (7,) in the order of `EMOTIONS`, not yet normalised.
 
-    The answer must be the seven numbers separated by commas, in `LS_ORDER`, or a JSON object that names the seven emotions, and
-    nothing else; each number in [0, 1], the sum within `SUM_TOLERANCE` of one.
+    The answer must be the seven numbers separated by commas, in `LS_ORDER`, or a JSON object that names the seven
+    emotions, and nothing else; each number in [0, 1], the sum within `SUM_TOLERANCE` of one.
 
     Raises:
         AnswerError: anything else.
@@ -82,10 +82,11 @@ def parse_distribution(answer: str) -> np.ndarray:
 
 
 def parse_original(answer: str) -> np.ndarray:
-    """Seven numbers, (7,) in the order of `EMOTIONS`, read as the published code reads them; all zero where it finds none.
+    """Seven numbers, (7,) in the order of `EMOTIONS`, read as the published code reads them; all zero where it finds
+    none.
 
-    It takes what follows the last "assistant", wherever that stands; then the last line that holds exactly seven decimal numbers;
-    else the last seven decimal numbers that follow a colon. Signs and whole numbers are not seen.
+    It takes what follows the last "assistant", wherever that stands; then the last line that holds exactly seven
+    decimal numbers; else the last seven decimal numbers that follow a colon. Signs and whole numbers are not seen.
     """
     lines = answer.rpartition("assistant")[2].strip().splitlines()
     for line in reversed(lines):
@@ -116,11 +117,13 @@ def parse_leniently(answer: str) -> np.ndarray:
 PARSERS = {"strict": parse_distribution, "original": parse_leniently}
 
 
-def finish_distribution(values: Sequence[float], gold: int | None = None, gold_weight: float | None = None) -> np.ndarray:
+def finish_distribution(
+    values: Sequence[float], gold: int | None = None, gold_weight: float | None = None
+) -> np.ndarray:
     """A distribution (7,) of five decimals that add up to exactly one.
 
-    Negative numbers count as zero; then normalised, mixed with the gold label, rounded; what rounding leaves goes to the largest.
-    Unlike the published code there is no jitter against equal numbers, which made zeros negative.
+    Negative numbers count as zero; then normalised, mixed with the gold label, rounded; what rounding leaves goes to
+    the largest. Unlike the published code there is no jitter against equal numbers, which made zeros negative.
 
     Args:
         values: (7,) in the order of `EMOTIONS`.

@@ -1,7 +1,7 @@
 """Prompt templates of LS-LLM: what is asked, versioned by its hash.
 
-A template is a text with `{text}`, and optionally `{label}` and `{language}`. What differs from row to row stands at its end, so that a
-back end that caches prefixes computes the instructions once.
+A template is a text with `{text}`, and optionally `{label}` and `{language}`. What differs from row to row stands at
+its end, so that a back end that caches prefixes computes the instructions once.
 """
 
 import hashlib
@@ -27,7 +27,8 @@ class PromptTemplate:
     Args:
         template: text with placeholders.
         name: file name, for the record.
-        examples: `(text, label, language, answer)` of each example of a few-shot prompt, shown as earlier turns of the conversation.
+        examples: `(text, label, language, answer)` of each example of a few-shot prompt, shown as earlier turns of the
+            conversation.
 
     Raises:
         ArgumentError: a template without `{text}`, or with a placeholder that is not known.
@@ -41,7 +42,8 @@ class PromptTemplate:
         found = set(_PLACEHOLDER.findall(self.template))
         if "text" not in found or not found <= set(PLACEHOLDERS):
             raise ArgumentError(
-                f"The prompt {self.name} has the placeholders {sorted(found)}; needed: {{text}}, allowed too: {{label}} and {{language}}."
+                f"The prompt {self.name} has the placeholders {sorted(found)}; needed: {{text}}, allowed too: "
+                f"{{label}} and {{language}}."
             )
 
     @property
@@ -65,7 +67,9 @@ class PromptTemplate:
 
     def _fill(self, text: str, label: str | None, language: str) -> str:
         if self.states_label and label is None:
-            raise ArgumentError(f"The prompt {self.name} states the gold label, and a row has none. Take a prompt without {{label}}.")
+            raise ArgumentError(
+                f"The prompt {self.name} states the gold label, and a row has none. Take a prompt without {{label}}."
+            )
         values = {"text": text, "label": label or "", "language": LANGUAGE_NAMES.get(language, language)}
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.template)
 

@@ -1,8 +1,9 @@
 """What a language model has answered, kept on disk the moment it is known.
 
-A run that is killed, by whatever means, goes on where it was: an answer is found by the hash of all that it depends on (the
-conversation, the model, how it was asked), so nothing is asked twice, rows with equal text and label share one answer, and another
-way of reading the answers needs no new ones. Errors of transport are not kept: they are asked again.
+A run that is killed, by whatever means, goes on where it was: an answer is found by the hash of all that it depends on
+(the conversation, the model, how it was asked), so nothing is asked twice, rows with equal text and label share one
+answer, and another way of reading the answers needs no new ones. Errors of transport are not kept: they are asked
+again.
 """
 
 import hashlib
@@ -30,7 +31,8 @@ def request_key(request: Mapping[str, Any]) -> str:
 
 
 class AnswerStore:
-    """A SQLite file of answers by [`request_key`]; every `put` is on the disk when it returns. Several processes may share one.
+    """A SQLite file of answers by [`request_key`]; every `put` is on the disk when it returns. Several processes may
+    share one.
 
     Args:
         path: the file; made when absent. None: kept in memory only.

@@ -10,7 +10,9 @@ from typing import Any
 import jinja2
 import numpy as np
 from datasets import Dataset
-from matplotlib.figure import Figure  # not pyplot: a picture is drawn into a file, whatever display or back end there is
+from matplotlib.figure import (
+    Figure,
+)  # not pyplot: a picture is drawn into a file, whatever display or back end there is
 
 from ..flac import encode_flac
 from ..model.audio_bibier import decode_audio
@@ -22,7 +24,8 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
 
     Args:
         augmented: rows in the common schema, those that were augmented among them (`source` stacked or synthetic).
-        recorded: rows before, which the components of stacked rows are taken from; None where there are none (template utterances).
+        recorded: rows before, which the components of stacked rows are taken from; None where there are none (template
+            utterances).
         title: of the page.
         count: how many augmented rows to draw.
         seed: of the draw.
@@ -43,18 +46,27 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
         components = row.get("components") or []
         if missing := [part["id"] for part in components if part["id"] not in places]:
             raise ValueError(
-                f"{row['id']} is made of {missing[0]}, which is not among the recorded rows. Give the corpus that was stacked from."
+                f"{row['id']} is made of {missing[0]}, which is not among the recorded rows. Give the corpus that was "
+                "stacked from."
             )
         parts = [recorded[places[part["id"]]] | {"offset_s": part["offset_s"]} for part in components]
         samples.append(_shown(row) | {"parts": [_shown(part) | {"offset_s": part["offset_s"]} for part in parts]})
     durations = (
-        {"after": augmented["duration_s"]} if recorded is None else {"before": recorded["duration_s"], "after": augmented["duration_s"]}
+        {"after": augmented["duration_s"]}
+        if recorded is None
+        else {"before": recorded["duration_s"], "after": augmented["duration_s"]}
     )
     counts = {source: sum(other == source for other in sources) for source in sorted(set(sources))}
     template = (resources.files(__package__) / "templates" / "preview.html").read_text(encoding="utf-8")
-    environment = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
+    environment = jinja2.Environment(
+        autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+    )
     return environment.from_string(template).render(
-        title=title, samples=samples, counts=counts, seed=seed, picture=_data_uri(duration_picture(durations), "image/png")
+        title=title,
+        samples=samples,
+        counts=counts,
+        seed=seed,
+        picture=_data_uri(duration_picture(durations), "image/png"),
     )
 
 
@@ -64,12 +76,17 @@ def duration_picture(durations: Mapping[str, Sequence[float | None]]) -> bytes:
     Args:
         durations: name -> seconds of each row; None for rows without audio, which are left out.
     """
-    values = {name: np.asarray([second for second in seconds if second is not None], float) for name, seconds in durations.items()}
+    values = {
+        name: np.asarray([second for second in seconds if second is not None], float)
+        for name, seconds in durations.items()
+    }
     longest = max((second.max() for second in values.values() if len(second)), default=1.0)
     edges = np.linspace(0, min(longest, 20.0), 41)
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     axes = figure.subplots()
-    for (name, seconds), style in zip(values.items(), ({"alpha": 0.5}, {"histtype": "step", "linewidth": 1.8}), strict=False):
+    for (name, seconds), style in zip(
+        values.items(), ({"alpha": 0.5}, {"histtype": "step", "linewidth": 1.8}), strict=False
+    ):
         median = f", median {np.median(seconds):.1f} s" if len(seconds) else ""
         axes.hist(np.minimum(seconds, edges[-1]), bins=edges, label=f"{name}: {len(seconds)} clips{median}", **style)
     axes.set_xlabel("duration in s" + (" (longer clips in the last bar)" if longest > 20 else ""))

@@ -9,10 +9,11 @@ The published procedure, a row at a time:
       some of them fill what is missing?  yes: one of these;  no: one of the ten longest
       append it whole; go on until the target is reached, no candidate is left, or a clip was drawn a second time
 
-What differs from it: everything is drawn from a generator of its own for each (seed, draw, row id), so that neither the order of rows
-nor processes and workers matter; languages are not mixed; only clips that have a partner are selected, so that the share is reached where
-that is possible; texts are joined by default, where the published system transcribes every stacked clip; a gap, a longest length, one
-speaker only and rows that stand beside the original instead of in its place are options.
+What differs from it: everything is drawn from a generator of its own for each (seed, draw, row id), so that neither
+the order of rows nor processes and workers matter; languages are not mixed; only clips that have a partner are
+selected, so that the share is reached where that is possible; texts are joined by default, where the published system
+transcribes every stacked clip; a gap, a longest length, one speaker only and rows that stand beside the original
+instead of in its place are options.
 """
 
 import hashlib
@@ -33,7 +34,8 @@ from ..model.audio_bibier import SAMPLING_RATE, decode_audio
 from ..model.labels_bibier import EMOTIONS
 
 COMPONENTS = List({"id": Value("string"), "offset_s": Value("float32"), "duration_s": Value("float32")})
-"""Type of the column `components`: the clips of a stacked row in their order, where each starts and how long it is; null for others."""
+"""Type of the column `components`: the clips of a stacked row in their order, where each starts and how long it is;
+null for others."""
 
 CHOICES = {"share_of": ("all", "short"), "text": ("concat", "asr"), "mode": ("replace", "append")}
 
@@ -44,8 +46,8 @@ class StackingPlan:
 
     Attributes:
         components: row -> the rows it is made of, itself first, in the order of the data set.
-        report: counts: `rows`, `text_only` (never touched), `short`, `without_partner` (short ones that nothing can be appended to),
-            `wanted` by the share, `stacked`, and how many of these `reached_target`.
+        report: counts: `rows`, `text_only` (never touched), `short`, `without_partner` (short ones that nothing can be
+            appended to), `wanted` by the share, `stacked`, and how many of these `reached_target`.
     """
 
     components: Mapping[int, tuple[int, ...]]
@@ -64,7 +66,8 @@ class StackedDataSampling:
         gap_s: silence between two clips.
         max_s: no stacked clip is longer; None: at most the target and the longest clip together.
         top_k: how many of the longest candidates there is a choice of, where none fills what is missing.
-        text: `"concat"`: the components' texts joined by a blank (those without one add nothing); `"asr"`: what `transcribe` hears.
+        text: `"concat"`: the components' texts joined by a blank (those without one add nothing); `"asr"`: what
+            `transcribe` hears.
         mode: `"replace"` the row, as published, or `"append"` the stacked one and keep it.
         seed: of everything.
         transcribe: `(samples, language) -> text` ([`~bibier_hf.asr.SpeechRecogniser`]), for `text="asr"`.
@@ -92,15 +95,19 @@ class StackedDataSampling:
         if not (0 <= self.share <= 1 and self.target_s > 0 and self.gap_s >= 0 and self.top_k >= 1):
             raise ValueError(
                 f"SDS: share={self.share}, target_s={self.target_s}, gap_s={self.gap_s}, top_k={self.top_k}; "
-                "the share lies between 0 and 1, the target is positive, the gap not negative, and there is a choice of at least 1."
+                "the share lies between 0 and 1, the target is positive, the gap not negative, and there is a choice "
+                "of at least 1."
             )
         if self.max_s is not None and self.max_s < self.target_s:
-            raise ValueError(f"SDS: max_s={self.max_s} is below target_s={self.target_s}, which could then not be reached.")
+            raise ValueError(
+                f"SDS: max_s={self.max_s} is below target_s={self.target_s}, which could then not be reached."
+            )
         if self.text == "asr" and self.transcribe is None:
             raise ValueError("SDS: text='asr' needs transcribe=..., such as SpeechRecogniser('openai/whisper-base').")
 
     def __call__(self, dataset: Dataset, draw: int = 0, num_proc: int | None = None) -> Dataset:
-        """The split with its stacked rows, each in the place of its row or, with `mode="append"`, all behind the others.
+        """The split with its stacked rows, each in the place of its row or, with `mode="append"`, all behind the
+        others.
 
         Args:
             dataset: rows of one split in the common schema.
@@ -108,9 +115,10 @@ class StackedDataSampling:
             num_proc: processes of [`~datasets.Dataset.map`]; they change nothing but the time.
 
         Returns:
-            the same columns and `components`. A stacked row keeps corpus, split, language and label; it has the source `"stacked"`, an
-            id of its own, the mean of the soft labels weighted by duration (a component without one counts as its hard label; null if
-            none has one), the joined licences, and speaker and dialogue where all components share them, else null.
+            the same columns and `components`. A stacked row keeps corpus, split, language and label; it has the source
+            `"stacked"`, an id of its own, the mean of the soft labels weighted by duration (a component without one
+            counts as its hard label; null if none has one), the joined licences, and speaker and dialogue where all
+            components share them, else null.
 
         Raises:
             ValueError: rows of several splits, or ids that are not unique.
@@ -123,7 +131,10 @@ class StackedDataSampling:
     def plan(self, dataset: Dataset, draw: int = 0) -> StackingPlan:
         """Select and draw, without reading any audio: a function of the seed, the draw and the set of rows."""
         stock = _Stock.of(dataset, self.same_speaker)
-        target, gap, limit = (None if value is None else round(value * SAMPLING_RATE) for value in (self.target_s, self.gap_s, self.max_s))
+        target, gap, limit = (
+            None if value is None else round(value * SAMPLING_RATE)
+            for value in (self.target_s, self.gap_s, self.max_s)
+        )
         limit = math.inf if limit is None else limit
         with_audio = [row for row, length in enumerate(stock.lengths) if length]
         short = [row for row in with_audio if stock.lengths[row] < target]
@@ -146,10 +157,17 @@ class StackedDataSampling:
             components[row] = tuple(chosen)
             reached += length >= target
         report = {"rows": len(dataset), "text_only": len(dataset) - len(with_audio), "short": len(short)}
-        report |= {"without_partner": len(short) - len(stackable), "wanted": wanted, "stacked": len(components), "reached_target": reached}
+        report |= {
+            "without_partner": len(short) - len(stackable),
+            "wanted": wanted,
+            "stacked": len(components),
+            "reached_target": reached,
+        }
         return StackingPlan(components, report)
 
-    def stacked_rows(self, dataset: Dataset, plan: StackingPlan, draw: int = 0, num_proc: int | None = None) -> Dataset:
+    def stacked_rows(
+        self, dataset: Dataset, plan: StackingPlan, draw: int = 0, num_proc: int | None = None
+    ) -> Dataset:
         """The stacked rows of a plan alone, in its order, with FLAC audio (arguments: [`__call__`])."""
         bases = list(plan.components)
         features = with_components(dataset).features
@@ -167,7 +185,8 @@ class StackedDataSampling:
         return stacked.cast_column("audio", features["audio"])
 
     def places(self, rows: int, plan: StackingPlan) -> list[int]:
-        """The order of the result as positions in (all rows, then the stacked ones): replaced in place, or appended."""
+        """The order of the result as positions in (all rows, then the stacked ones): replaced in place, or
+        appended."""
         order = list(range(rows))
         if self.mode == "append":
             return [*order, *range(rows, rows + len(plan.components))]
@@ -176,7 +195,8 @@ class StackedDataSampling:
         return order
 
     def merge(self, rows: Sequence[Mapping[str, Any]], draw: int = 0) -> dict[str, Any]:
-        """One row out of its components (the first gives id, label, split, ...), with the audio as samples at 16 kHz."""
+        """One row out of its components (the first gives id, label, split, ...), with the audio as samples at 16
+        kHz."""
         clips = [decode_audio(row["audio"]) for row in rows]
         gap = np.zeros(round(self.gap_s * SAMPLING_RATE), np.float32)
         samples = np.concatenate([part for clip in clips for part in (gap, clip)][1:])
@@ -223,7 +243,10 @@ class _StackedRow:
     def __call__(self, _row: Mapping[str, Any], index: int) -> dict[str, Any]:
         merged = self.sds.merge([self.dataset[row] for row in self.components[index]], self.draw)
         return merged | {
-            "audio": {"bytes": encode_flac(merged["audio"]["array"], merged["source"]), "path": f"{merged['id']}.flac"},
+            "audio": {
+                "bytes": encode_flac(merged["audio"]["array"], merged["source"]),
+                "path": f"{merged['id']}.flac",
+            },
         }
 
 
@@ -244,10 +267,15 @@ class _Stock:
 
     @classmethod
     def of(cls, dataset: Dataset, same_speaker: bool) -> "_Stock":
-        columns = dataset.select_columns(["id", "corpus", "split", "language", "label", "speaker", "duration_s"]).to_dict()
+        columns = dataset.select_columns(
+            ["id", "corpus", "split", "language", "label", "speaker", "duration_s"]
+        ).to_dict()
         ids = columns["id"]
         if len(splits := set(columns["split"])) > 1:
-            raise ValueError(f"SDS works on one split at a time, or test clips would get into train; these rows are of {sorted(splits)}.")
+            raise ValueError(
+                "SDS works on one split at a time, or test clips would get into train; these rows are of "
+                f"{sorted(splits)}."
+            )
         if len(set(ids)) < len(ids):
             raise ValueError("SDS: two rows have the same id; draws follow the ids, so they must be unique.")
         lengths = [round(duration * SAMPLING_RATE) if duration else 0 for duration in columns["duration_s"]]
@@ -272,7 +300,8 @@ class _Stock:
         return end > (self.position[row] < end)
 
     def draw_partner(self, row: int, need: int, longest: float, top_k: int, rng: random.Random) -> int | None:
-        """Another clip of the group, of `need` to `longest` samples, else one of the `top_k` longest that are no longer than that."""
+        """Another clip of the group, of `need` to `longest` samples, else one of the `top_k` longest that are no
+        longer than that."""
         rows, lengths = self.groups[row]
         own = self.position[row]
         end = bisect_right(lengths, longest)
@@ -294,7 +323,9 @@ def _mean_soft_label(rows: Sequence[Mapping[str, Any]], weights: Sequence[float]
     if all(row["soft_label"] is None for row in rows):
         return None
     hard = np.eye(len(EMOTIONS))
-    labels = [hard[row["label"]] if row["soft_label"] is None else np.asarray(row["soft_label"], float) for row in rows]
+    labels = [
+        hard[row["label"]] if row["soft_label"] is None else np.asarray(row["soft_label"], float) for row in rows
+    ]
     mean = np.average(labels, axis=0, weights=weights)
     return (mean / mean.sum()).tolist()
 

@@ -1,12 +1,12 @@
 """TUG, template-based utterance generation: components by emotion and language -> utterances.
 
-A component file `components/<language>/<emotion>.json` has five lists: `subjects`, `verbs`, `interjections`, `contexts` and
-`templates` with the placeholders `{s}`, `{v}`, `{i}`, `{c}`. An utterance draws one of each uniformly, fills the template and is
-cleaned.
+A component file `components/<language>/<emotion>.json` has five lists: `subjects`, `verbs`, `interjections`,
+`contexts` and `templates` with the placeholders `{s}`, `{v}`, `{i}`, `{c}`. An utterance draws one of each uniformly,
+fills the template and is cleaned.
 
-What differs from the published procedure: phrases keep the order in which they were drawn (a set shuffled them between processes),
-and a request for more utterances than there are is refused with the number that there is, where the original failed later with
-unequal lengths.
+What differs from the published procedure: phrases keep the order in which they were drawn (a set shuffled them between
+processes), and a request for more utterances than there are is refused with the number that there is, where the
+original failed later with unequal lengths.
 """
 
 import json
@@ -20,6 +20,7 @@ from itertools import product
 from types import MappingProxyType
 from typing import Any
 
+from ..errors import UserError
 from ..model.labels_bibier import EMOTIONS
 
 LANGUAGES = ("en", "ru")
@@ -39,18 +40,25 @@ _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _GLUED = re.compile(r"[\w'\u2019}-]\{|\}[\w'\u2019{-]")
 
 PUBLISHED_SIZES: Mapping[str, tuple[int, int | None]] = MappingProxyType(
-    {"subjects": (60, 100), "verbs": (60, 100), "interjections": (20, 40), "contexts": (60, 100), "templates": (5, None)}
+    {
+        "subjects": (60, 100),
+        "verbs": (60, 100),
+        "interjections": (20, 40),
+        "contexts": (60, 100),
+        "templates": (5, None),
+    }
 )
 """How many entries of each kind the published schema asks for: (least, most); None for no limit."""
 
 PUBLISHED_WORDS = (5, 20)
 """How many words an utterance has at least and at most; sound tags are no words."""
 
-# Above this many combinations the utterances are not counted one by one: the count is then an upper bound, as two templates may meet.
+# Above this many combinations the utterances are not counted one by one: the count is then an upper bound, as two
+# templates may meet.
 _COUNTABLE = 200_000
 
 
-class ComponentError(ValueError):
+class ComponentError(UserError, ValueError):
     """Components that break the schema, or that cannot give what was asked for."""
 
 
@@ -59,8 +67,8 @@ class Components:
     """The building blocks of one emotion in one language.
 
     Raises:
-        ComponentError: an empty list, blank or doubled entries, a template with an unknown placeholder or with none, a tag that is not
-            published or that stands in a subject, verb or template. All faults are named at once.
+        ComponentError: an empty list, blank or doubled entries, a template with an unknown placeholder or with none, a
+            tag that is not published or that stands in a subject, verb or template. All faults are named at once.
     """
 
     subjects: tuple[str, ...]
@@ -85,14 +93,18 @@ class Components:
                 if tags and kind not in ("interjections", "contexts"):
                     faults.append(f"{kind}: {entry!r} holds a sound tag; only interjections and contexts may")
                 faults += [
-                    f"{kind}: unknown sound tag ({tag}); allowed: {', '.join(sorted(SOUND_TAGS))}" for tag in tags if tag not in SOUND_TAGS
+                    f"{kind}: unknown sound tag ({tag}); allowed: {', '.join(sorted(SOUND_TAGS))}"
+                    for tag in tags
+                    if tag not in SOUND_TAGS
                 ]
                 if len(tags) > 1:
                     faults.append(f"{kind}: {entry!r} holds more than one sound tag")
         for template in self.templates:
             names = _PLACEHOLDER.findall(template)
             if unknown := sorted(set(names) - PLACEHOLDERS.keys()):
-                faults.append(f"templates: {template!r} has the unknown placeholders {unknown}; allowed: {{s}} {{v}} {{i}} {{c}}")
+                faults.append(
+                    f"templates: {template!r} has the unknown placeholders {unknown}; allowed: {{s}} {{v}} {{i}} {{c}}"
+                )
             if not names or len(set(names)) < len(names):
                 faults.append(f"templates: {template!r} must have placeholders, each at most once")
         if faults:
@@ -103,7 +115,9 @@ class Components:
         """Components from the content of a JSON file; ComponentError for anything but the five lists of strings."""
         keys = {field.name for field in fields(cls)} - {"name"}
         if not isinstance(values, Mapping) or set(values) != keys:
-            raise ComponentError(f"{name} must be an object with exactly the keys {sorted(keys)}, not {sorted(values)}.")
+            raise ComponentError(
+                f"{name} must be an object with exactly the keys {sorted(keys)}, not {sorted(values)}."
+            )
         for key in sorted(keys):
             if not isinstance(values[key], (list, tuple)) or not all(isinstance(entry, str) for entry in values[key]):
                 raise ComponentError(f"{name}: {key} must be a list of strings.")
@@ -140,16 +154,21 @@ class Components:
     def word_range(self, template: str) -> tuple[int, int]:
         """(least, most) words of the utterances of a template.
 
-        The words of an utterance are those of its parts and of the text between them, as long as no placeholder touches a letter or
-        another placeholder (`schema_faults` refuses that): cleaning only removes blanks before punctuation, which parts words as well.
-        So the shortest and longest parts give the bounds, and some utterance reaches each of them.
+        The words of an utterance are those of its parts and of the text between them, as long as no placeholder
+        touches a letter or another placeholder (`schema_faults` refuses that): cleaning only removes blanks before
+        punctuation, which parts words as well. So the shortest and longest parts give the bounds, and some utterance
+        reaches each of them.
         """
         own = count_words(_PLACEHOLDER.sub(" ", template))
-        counts = [[count_words(entry) for entry in getattr(self, PLACEHOLDERS[name])] for name in _PLACEHOLDER.findall(template)]
+        counts = [
+            [count_words(entry) for entry in getattr(self, PLACEHOLDERS[name])]
+            for name in _PLACEHOLDER.findall(template)
+        ]
         return own + sum(map(min, counts)), own + sum(map(max, counts))
 
     def without_sound_tags(self) -> "Components":
-        """The same for a voice that cannot perform sound tags: entries that then read the same stand there once, blank ones fall away."""
+        """The same for a voice that cannot perform sound tags: entries that then read the same stand there once, blank
+        ones fall away."""
 
         def stripped(entries: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(dict.fromkeys(entry for entry in map(strip_sound_tags, entries) if entry))
@@ -158,7 +177,10 @@ class Components:
 
     def upper_bound(self) -> int:
         """How many combinations there are; two of them may read the same."""
-        sizes = ([len(getattr(self, PLACEHOLDERS[name])) for name in _PLACEHOLDER.findall(template)] for template in self.templates)
+        sizes = (
+            [len(getattr(self, PLACEHOLDERS[name])) for name in _PLACEHOLDER.findall(template)]
+            for template in self.templates
+        )
         return sum(math.prod(counts) for counts in sizes)
 
     def possible(self) -> int:
@@ -179,15 +201,18 @@ def schema_faults(
         words: (least, most) words of every utterance that can be drawn.
 
     Returns:
-        One readable line for each fault; empty where there is none. Faults are: too few or too many entries; entries of a kind that differ
-        only in capitals, punctuation or sound tags; entries that cleaning would change, that hold loose brackets or run into a tag;
-        templates that run words together or give utterances outside the word bounds; a kind that no template uses.
+        One readable line for each fault; empty where there is none. Faults are: too few or too many entries; entries
+        of a kind that differ only in capitals, punctuation or sound tags; entries that cleaning would change, that
+        hold loose brackets or run into a tag; templates that run words together or give utterances outside the word
+        bounds; a kind that no template uses.
     """
     faults = []
     for kind, (least, most) in sizes.items():
         count = len(getattr(components, kind))
         if count < least or (most is not None and count > most):
-            faults.append(f"{kind}: {count} entries; {f'{least} or more' if most is None else f'{least} to {most}'} are wanted")
+            faults.append(
+                f"{kind}: {count} entries; {f'{least} or more' if most is None else f'{least} to {most}'} are wanted"
+            )
     for name, kind in PLACEHOLDERS.items():
         first: dict[str, str] = {}
         for entry in getattr(components, kind):
@@ -205,10 +230,14 @@ def schema_faults(
             faults.append(f"{kind}: no template uses {{{name}}}")
     for template in components.templates:
         if _GLUED.search(template):
-            faults.append(f"templates: {template!r} runs words together; part the placeholders by blanks or punctuation")
+            faults.append(
+                f"templates: {template!r} runs words together; part the placeholders by blanks or punctuation"
+            )
         shortest, longest = components.word_range(template)
         if shortest < words[0] or longest > words[1]:
-            faults.append(f"templates: {template!r} gives {shortest} to {longest} words; {words[0]} to {words[1]} are allowed")
+            faults.append(
+                f"templates: {template!r} gives {shortest} to {longest} words; {words[0]} to {words[1]} are allowed"
+            )
     return faults
 
 
@@ -220,7 +249,8 @@ def load_components(emotion: str, language: str) -> Components:
     """
     if emotion not in EMOTIONS or language not in LANGUAGES:
         raise ComponentError(
-            f"No components for {emotion!r} in {language!r}. Allowed emotions: {', '.join(EMOTIONS)}; languages: {', '.join(LANGUAGES)}."
+            f"No components for {emotion!r} in {language!r}. Allowed emotions: {', '.join(EMOTIONS)}; languages: "
+            f"{', '.join(LANGUAGES)}."
         )
     path = resources.files(__package__) / "components" / language / f"{emotion}.json"
     return Components.from_dict(json.loads(path.read_text(encoding="utf-8")), name=f"{language}/{emotion}.json")
@@ -243,7 +273,9 @@ class TemplateUtteranceGeneration:
         if self._components is None:
             return load_components(emotion, language)
         if (emotion, language) not in self._components:
-            raise ComponentError(f"No components for {emotion!r} in {language!r}. There are: {sorted(self._components)}.")
+            raise ComponentError(
+                f"No components for {emotion!r} in {language!r}. There are: {sorted(self._components)}."
+            )
         return self._components[emotion, language]
 
     def sample(self, emotion: str, language: str, count: int) -> list[str]:
@@ -255,7 +287,9 @@ class TemplateUtteranceGeneration:
         components = self.components(emotion, language)
         # Counting them one by one takes a while, and is only of use where it may come out below what is asked for.
         if count < 0 or (2 * count > components.upper_bound() and count > components.possible()):
-            raise ComponentError(f"{count} utterances of {components.name} were asked for; 0 to {components.possible()} are possible.")
+            raise ComponentError(
+                f"{count} utterances of {components.name} were asked for; 0 to {components.possible()} are possible."
+            )
         rng = random.Random(f"{self.seed}/{language}/{emotion}")
         phrases: dict[str, None] = {}
         attempts = 0
@@ -269,13 +303,15 @@ class TemplateUtteranceGeneration:
             phrases.update(dict.fromkeys(rest[: count - len(phrases)]))
         if len(phrases) < count:
             raise ComponentError(
-                f"{count} utterances of {components.name} were asked for; {len(phrases)} were found in {attempts} attempts."
+                f"{count} utterances of {components.name} were asked for; {len(phrases)} were found in {attempts} "
+                "attempts."
             )
         return list(phrases)
 
 
 def clean_utterance(text: str) -> str:
-    """The published cleaning, in its order: no blank before . , ! ?; ".." is "."; a blank between ")" and a word; single blanks."""
+    """The published cleaning, in its order: no blank before . , ! ?; ".." is "."; a blank between ")" and a word;
+    single blanks."""
     text = re.sub(r"\s+([,.!?])", r"\1", text)
     text = re.sub(r"(?<!\.)\.\.(?!\.)", ".", text)
     text = re.sub(r"\)(?=\w)", ") ", text)

@@ -43,7 +43,10 @@ def benchmark_main(arguments: Sequence[str], description: str | None = None) -> 
     for name in wanted:
         try:
             rows.append(known[name]())
-        except (NotAtHand, ModuleNotFoundError) as reason:  # a library that a row compares with is in the extra `benchmark`
+        except (
+            NotAtHand,
+            ModuleNotFoundError,
+        ) as reason:  # a library that a row compares with is in the extra `benchmark`
             missing = isinstance(reason, ModuleNotFoundError)
             left_out[name] = f"{reason}; pip install 'bibier_hf[benchmark]'" if missing else str(reason)
             print(f"{name:<28}not run: {left_out[name]}", flush=True)
@@ -58,7 +61,11 @@ def benchmark_main(arguments: Sequence[str], description: str | None = None) -> 
         draw(shown, options.picture)
     if options.markdown:
         text = markdown(
-            shown, facts, left_out, profile_parts, options.picture and os.path.relpath(options.picture, options.markdown.parent)
+            shown,
+            facts,
+            left_out,
+            profile_parts,
+            options.picture and os.path.relpath(options.picture, options.markdown.parent),
         )
         write_atomically(options.markdown, lambda path: path.write_text(text, encoding="utf-8"))
     missed = [row.name for row in rows if not row.reached]
@@ -102,12 +109,16 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--full", action="store_true", help="the long rows, too")
     parser.add_argument("--profile", action="store_true", help="also say where the time of one clip goes")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows")
-    parser.add_argument("--keep", action="store_true", help="keep the rows of the file of --json that are not measured anew")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep the rows of the file of --json that are not measured anew"
+    )
     parser.add_argument("--picture", type=Path, metavar="OUT.png", help="draw the ratios beside their goals")
     parser.add_argument("--markdown", type=Path, metavar="OUT.md", help="write the table, with facts of the machine")
     parser.add_argument("--resd", type=Path, metavar="DIR", help="RESD, for the rows that need a corpus")
     parser.add_argument("--backbones", type=Path, metavar="DIR", help="folder with whisper-base, e5-small and smollm2")
     parser.add_argument("--rows", type=int, metavar="N", help="only so many rows of a corpus, for a quick look")
     parser.add_argument("--epochs", type=int, default=20, metavar="N", help="of the training end to end")
-    parser.add_argument("--llm_backend", default="transformers", help="where the model of ls_llm_score runs: transformers or vllm")
+    parser.add_argument(
+        "--llm_backend", default="transformers", help="where the model of ls_llm_score runs: transformers or vllm"
+    )
     return parser

@@ -1,4 +1,5 @@
-"""Rows of what stands in for the float32 model in torch: ONNX Runtime and int8, with what int8 costs in digits. Extra: export."""
+"""Rows of what stands in for the float32 model in torch: ONNX Runtime and int8, with what int8 costs in digits. Extra:
+export."""
 
 import functools
 import importlib
@@ -51,7 +52,9 @@ def onnx(batch: int = 1) -> Row:
         graph.model(**inputs)
 
     note = f"whole model, embedded pair, {batch} clips of up to 4 s"
-    return compare("onnx" if batch == 1 else f"onnx_{batch}", "torch, float32", None, lambda: exact(inputs), eager, note)
+    return compare(
+        "onnx" if batch == 1 else f"onnx_{batch}", "torch, float32", None, lambda: exact(inputs), eager, note
+    )
 
 
 def int8_onnx(batch: int = 1) -> Row:
@@ -59,7 +62,9 @@ def int8_onnx(batch: int = 1) -> Row:
     inputs = graph.example(batch, [_FRAMES, _TOKENS])
     row = compare("int8_onnx", "ONNX Runtime, float32", None, lambda: quantized(inputs), lambda: exact(inputs))
     many = [graph.example(1, [20 + seed, 1 + seed], seed) for seed in range(32)]
-    logits, wanted = (torch.cat([torch.from_numpy(run(sample)[0]) for sample in many]).numpy() for run in (quantized, exact))
+    logits, wanted = (
+        torch.cat([torch.from_numpy(run(sample)[0]) for sample in many]).numpy() for run in (quantized, exact)
+    )
     return replace(row, note=f"whole model, embedded pair, random weights; {drift(logits, wanted)}")
 
 

@@ -1,4 +1,5 @@
-"""Rows of extracting features: the published speech backbone with random weights, as speed does not depend on them, into a feature store.
+"""Rows of extracting features: the published speech backbone with random weights, as speed does not depend on them,
+into a feature store.
 
 Each side decodes, encodes and writes its rows into an empty store.
 """
@@ -56,7 +57,9 @@ def published_backbone() -> Wav2Vec2Model:
 @functools.cache
 def audio_model() -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
     """A model of audio alone over [`published_backbone`], and its processor."""
-    model = BiBiERForEmotionClassification(BiBiERConfig(modalities=["audio"], audio_config=published_config()), build_backbones=False)
+    model = BiBiERForEmotionClassification(
+        BiBiERConfig(modalities=["audio"], audio_config=published_config()), build_backbones=False
+    )
     model.attach_backbone("audio", published_backbone())
     front_end = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
     return model, BiBiERProcessor(front_end, BiBiERProcessor.from_backbones().tokenizer)
@@ -66,7 +69,11 @@ def audio_model() -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
 def sounding_clips(count: int, longest_s: float = 16.0) -> Dataset:
     """Sweeps in noise, of 0.5 to `longest_s` seconds, in random order."""
     generator = np.random.default_rng(0)
-    rows = {"audio": [], "text": [""] * count, "duration_s": generator.permutation(np.linspace(0.5, longest_s, count)).tolist()}
+    rows = {
+        "audio": [],
+        "text": [""] * count,
+        "duration_s": generator.permutation(np.linspace(0.5, longest_s, count)).tolist(),
+    }
     for seconds in rows["duration_s"]:
         time_s = np.arange(int(SAMPLING_RATE * seconds)) / SAMPLING_RATE
         clip = 0.3 * np.sin(2 * np.pi * (generator.uniform(100, 300) + 40 * time_s) * time_s)
@@ -76,7 +83,8 @@ def sounding_clips(count: int, longest_s: float = 16.0) -> Dataset:
 
 
 def extraction_of(clips: Dataset, folder: str, **options) -> Callable[[], torch.Tensor]:
-    """What extracts all clips anew at each call: their features one after the other, (frames, D). Its extractor is made beforehand."""
+    """What extracts all clips anew at each call: their features one after the other, (frames, D). Its extractor is
+    made beforehand."""
     extractor = InputExtractor(*audio_model(), cache_dir=folder, **options)
     store = extractor.stores["audio"]
     extractor.extract(sounding_clips(1))  # casts the weights, fills caches
@@ -90,7 +98,8 @@ def extraction_of(clips: Dataset, folder: str, **options) -> Callable[[], torch.
 
 
 def extraction(name: str, options: dict, goal: float | None, count: int = 12) -> Row:
-    """One way of extracting against clip by clip in float32, and how far its values are from those. Both sides keep freed memory."""
+    """One way of extracting against clip by clip in float32, and how far its values are from those. Both sides keep
+    freed memory."""
     if options.get("compute_dtype") == "bfloat16":
         _need_bfloat16()
     keep_freed_memory()
@@ -107,13 +116,16 @@ def extraction(name: str, options: dict, goal: float | None, count: int = 12) ->
 
 
 def gemm_share(count: int = 12) -> Row:
-    """How much of the machine's own rate in a matrix product the extraction reaches: products of as many operations, beside it.
+    """How much of the machine's own rate in a matrix product the extraction reaches: products of as many operations,
+    beside it.
 
     In bfloat16, or in float32 on a CPU without instructions for that.
     """
     keep_freed_memory()
     clips = sounding_clips(count)
-    operations = sum(backbone_operations(published_config(), int(seconds * SAMPLING_RATE)) for seconds in clips["duration_s"])
+    operations = sum(
+        backbone_operations(published_config(), int(seconds * SAMPLING_RATE)) for seconds in clips["duration_s"]
+    )
     dtype, way = (torch.bfloat16, BF16_BUCKETS) if cpu_has_bfloat16() else (torch.float32, FP32_BUCKETS)
     a, b = torch.randn(_GEMM_ROWS, 1024).to(dtype), torch.randn(4096, 1024).to(dtype)
     products = round(operations / (2 * _GEMM_ROWS * 1024 * 4096))
@@ -160,6 +172,8 @@ _WAYS = {
     "extraction_int8_buckets": (INT8_BUCKETS, None if cpu_has_bfloat16() else 2.0),
 }
 
-ROWS = {name: functools.partial(extraction, name, *way) for name, way in _WAYS.items()} | {"extraction_gemm_share": gemm_share}
+ROWS = {name: functools.partial(extraction, name, *way) for name, way in _WAYS.items()} | {
+    "extraction_gemm_share": gemm_share
+}
 
 FULL_ROWS = {f"{name}_64": functools.partial(extraction, f"{name}_64", *way, 64) for name, way in _WAYS.items()}

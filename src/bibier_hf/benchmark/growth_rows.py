@@ -1,8 +1,10 @@
-"""Rows of how cost grows with the length of a recording: extraction, pipeline and timeline, each in a process of its own.
+"""Rows of how cost grows with the length of a recording: extraction, pipeline and timeline, each in a process of its
+own.
 
-A second of a long recording must cost no more time than a second of a short one, and the timeline no more memory. Extraction and pipeline
-hold the whole recording (its samples, front-end frames and features), so their memory grows with it; the notes say how. Times are those of
-the processor, all threads together: an hour is not measured in turns with a minute, and what else the machine does must not count.
+A second of a long recording must cost no more time than a second of a short one, and the timeline no more memory.
+Extraction and pipeline hold the whole recording (its samples, front-end frames and features), so their memory grows
+with it; the notes say how. Times are those of the processor, all threads together: an hour is not measured in turns
+with a minute, and what else the machine does must not count.
 """
 
 import functools
@@ -28,7 +30,8 @@ CHUNKS = {"chunk_length_s": 4, "return_timestamps": True, "batch_size": 8}
 
 
 class Cost(NamedTuple):
-    """Of one recording: seconds of it, seconds of processor time, and the most bytes that the process held meanwhile."""
+    """Of one recording: seconds of it, seconds of processor time, and the most bytes that the process held
+    meanwhile."""
 
     length_s: int
     seconds: float
@@ -99,7 +102,8 @@ def time_row(name: str, measured: Sequence[Cost]) -> Row:
 
 
 def memory(lengths_s: tuple[int, ...] = QUICK_S, name: str = "growth_memory") -> Row:
-    """What the timeline of a long recording holds at most against that of a short one: the last of the lengths and 5 minutes (or 60 s)."""
+    """What the timeline of a long recording holds at most against that of a short one: the last of the lengths and 5
+    minutes (or 60 s)."""
     return memory_row(name, costs("timeline", lengths_s))
 
 

@@ -1,4 +1,5 @@
-"""Rows a second of labelling with a language model: scoring the seven words, against the published way of generating an answer.
+"""Rows a second of labelling with a language model: scoring the seven words, against the published way of generating
+an answer.
 
 Loading is not counted, the prompts for calibration (once a corpus) are.
 """
@@ -20,18 +21,26 @@ def template_rows(count: int) -> tuple[list[str], list[str]]:
     """Utterances and their emotions, in turn."""
     sampler = TemplateUtteranceGeneration(seed=42)
     by_emotion = [sampler.sample(name, "en", -(-count // len(EMOTIONS))) for name in EMOTIONS]
-    pairs = [(text, name) for texts in zip(*by_emotion, strict=True) for text, name in zip(texts, EMOTIONS, strict=True)]
+    pairs = [
+        (text, name) for texts in zip(*by_emotion, strict=True) for text, name in zip(texts, EMOTIONS, strict=True)
+    ]
     texts, labels = zip(*pairs[:count], strict=True)
     return list(texts), list(labels)
 
 
 def published_rate(
-    model: str, texts: Sequence[str], labels: Sequence[str], max_new_tokens: int = PUBLISHED_MAX_NEW_TOKENS, progress: bool = False
+    model: str,
+    texts: Sequence[str],
+    labels: Sequence[str],
+    max_new_tokens: int = PUBLISHED_MAX_NEW_TOKENS,
+    progress: bool = False,
 ) -> float:
     """Rows a second of transformers in float32, one prompt at a time, a long generation."""
     backend = get_backend("transformers", model, dtype="float32", batch_size=1)
     sampling = Sampling(max_new_tokens=max_new_tokens)
-    return _rate(LLMLabelSmoothing(backend, parser="original", retries=0, sampling=sampling, progress=progress), texts, labels)
+    return _rate(
+        LLMLabelSmoothing(backend, parser="original", retries=0, sampling=sampling, progress=progress), texts, labels
+    )
 
 
 def score_rate(backend: LLMBackend, texts: Sequence[str], labels: Sequence[str], progress: bool = False) -> float:
@@ -56,7 +65,9 @@ def ls_llm_score(materials: Materials) -> Row:
     ours_s = 1 / score_rate(get_backend(materials.llm_backend, folder), texts, labels)
     note = f"SmolLM2-135M, seconds a row; {len(texts)} rows scored by {materials.llm_backend}, {generated} generated"
     against = "generated answers, one prompt at a time, float32"
-    return Row("ls_llm_score", against, theirs_s / ours_s, 10.0, ours_s, theirs_s, (ours_s,) * 2, (theirs_s,) * 2, 1, note)
+    return Row(
+        "ls_llm_score", against, theirs_s / ours_s, 10.0, ours_s, theirs_s, (ours_s,) * 2, (theirs_s,) * 2, 1, note
+    )
 
 
 DATA_ROWS = {"ls_llm_score": ls_llm_score}

@@ -58,7 +58,9 @@ class OurFusion(nn.Module):
         return self.classifier(self.fusion(*inputs))
 
 
-def fusion_config(variant: str, attention_value: str = "other", audio_size: int = AUDIO_SIZE, text_size: int = TEXT_SIZE) -> BiBiERConfig:
+def fusion_config(
+    variant: str, attention_value: str = "other", audio_size: int = AUDIO_SIZE, text_size: int = TEXT_SIZE
+) -> BiBiERConfig:
     """The published sizes, over frames of these widths."""
     return BiBiERConfig(
         audio_feature_size=audio_size,
@@ -86,7 +88,8 @@ def our_fusion(config: BiBiERConfig) -> OurFusion:
 
 
 def fusion(variant: str, batch: int, attention_value: str = "other") -> Row:
-    """One step of training, forward, backward and Adam, on frames of both encoders, clips of 0.6 to 8 s and texts of 3 to 60 tokens."""
+    """One step of training, forward, backward and Adam, on frames of both encoders, clips of 0.6 to 8 s and texts of 3
+    to 60 tokens."""
     torch.manual_seed(0)
     ours, theirs = our_fusion(fusion_config(variant, attention_value)), textbook.Fusion(variant)
     audio, audio_mask = padded(lengths(batch, 30, 400), AUDIO_SIZE)
@@ -94,14 +97,18 @@ def fusion(variant: str, batch: int, attention_value: str = "other") -> Row:
     full_text = F.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))
     labels = torch.arange(batch) % 7
     run = (
-        functools.partial(train_step, ours, torch.optim.Adam(ours.parameters()), (audio, audio_mask, text, text_mask), labels),
+        functools.partial(
+            train_step, ours, torch.optim.Adam(ours.parameters()), (audio, audio_mask, text, text_mask), labels
+        ),
         functools.partial(train_step, theirs, torch.optim.Adam(theirs.parameters()), (audio, full_text), labels),
     )
     name = f"fusion_{variant}_{batch}" + ("_own" if attention_value == "own" else "")
     return compare(name, "plain transcription of the published model", GOALS[variant], *run, budget_s=6)
 
 
-def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor) -> None:
+def train_step(
+    model: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple[torch.Tensor, ...], labels: torch.Tensor
+) -> None:
     optimizer.zero_grad()
     F.cross_entropy(model(*inputs), labels).backward()
     optimizer.step()
@@ -109,5 +116,9 @@ def train_step(model: nn.Module, optimizer: torch.optim.Optimizer, inputs: tuple
 
 ROWS = {
     "text_encoder": text_encoder,
-    **{f"fusion_{variant}_{batch}": functools.partial(fusion, variant, batch) for variant in GOALS for batch in (8, 32)},
+    **{
+        f"fusion_{variant}_{batch}": functools.partial(fusion, variant, batch)
+        for variant in GOALS
+        for batch in (8, 32)
+    },
 }

@@ -1,4 +1,5 @@
-"""Where the time of one clip goes over the published speech backbone, and how near that is to the rate of the machine."""
+"""Where the time of one clip goes over the published speech backbone, and how near that is to the rate of the
+machine."""
 
 import statistics
 import time
@@ -22,7 +23,9 @@ def profile() -> list[tuple[str, float, str]]:
     wave = torch.randn(1, SECONDS * SAMPLING_RATE)
     parts: list[tuple[str, float, str]] = []
     stereo = torch.randn(SECONDS * 44_100, 2).numpy().T
-    parts.append(("resampling from 44.1 kHz", _median(lambda: decode_audio({"array": stereo, "sampling_rate": 44_100})), "soxr"))
+    parts.append(
+        ("resampling from 44.1 kHz", _median(lambda: decode_audio({"array": stereo, "sampling_rate": 44_100})), "soxr")
+    )
     front = backbone.feature_extractor
     parts.append(("backbone: convolutions", _median(lambda: front(wave)), ""))
     frames = backbone.feature_projection(front(wave).transpose(1, 2))[0]

@@ -4,7 +4,8 @@ A module `*_rows.py` of this folder is found by itself. It may define
 
     ROWS        name -> function without arguments that gives a [`Row`]: the quick set, some seconds each
     FULL_ROWS   the same for what takes minutes: run with --full, or by name
-    DATA_ROWS   the same with [`Materials`] as the argument: also needs what a user has on disk; raises [`NotAtHand`] where it is not
+    DATA_ROWS   the same with [`Materials`] as the argument: also needs what a user has on disk; raises [`NotAtHand`]
+    where it is not
 """
 
 import importlib
@@ -54,7 +55,9 @@ def find_rows(materials: Materials) -> tuple[dict[str, Callable[[], Row]], dict[
     quick: dict[str, Callable[[], Row]] = {}
     full: dict[str, Callable[[], Row]] = {}
     package = importlib.import_module(__package__)
-    for name in sorted(module.name for module in pkgutil.iter_modules(package.__path__) if module.name.endswith("_rows")):
+    for name in sorted(
+        module.name for module in pkgutil.iter_modules(package.__path__) if module.name.endswith("_rows")
+    ):
         module = importlib.import_module(f"{__package__}.{name}")
         quick |= getattr(module, "ROWS", {})
         full |= getattr(module, "FULL_ROWS", {})

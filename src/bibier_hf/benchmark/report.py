@@ -13,13 +13,17 @@ from .measuring import Row
 def line(row: Row) -> str:
     """A row of the printed table."""
     return (
-        f"{row.name:<28}{row.ratio:>8.2f}x{_goal(row):>7}  {1000 * row.ours_s:>8.1f} ms{1000 * row.theirs_s:>9.1f} ms  "
+        f"{row.name:<28}{row.ratio:>8.2f}x{_goal(row):>7}  {1000 * row.ours_s:>8.1f} ms{1000 * row.theirs_s:>9.1f} ms "
+        " "
         f"{row.against}{f' ({row.note})' if row.note else ''}"
     )
 
 
-def write_rows(path: Path, rows: Sequence[Row], facts: Mapping[str, str | int], earlier: Sequence[Mapping[str, Any]] = ()) -> None:
-    """A list of rows as JSON, each with the facts of the machine and whether it reached its goal, after those of `earlier` runs."""
+def write_rows(
+    path: Path, rows: Sequence[Row], facts: Mapping[str, str | int], earlier: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """A list of rows as JSON, each with the facts of the machine and whether it reached its goal, after those of
+    `earlier` runs."""
     content = [*earlier, *(row.as_dict() | {"reached": row.reached, "run": dict(facts)} for row in rows)]
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
     write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
@@ -67,7 +71,10 @@ def markdown(
     for row in rows:
         met = "" if row.goal is None else "yes" if row.reached else "**no**"
         times = f"{_seconds(row.ours_s)} | {_seconds(row.theirs_s)}"
-        lines.append(f"| `{row.name}` | {row.against} | {row.ratio:.2f} | {_goal(row)} | {met} | {times} | {row.note.replace('|', '/')} |")
+        lines.append(
+            f"| `{row.name}` | {row.against} | {row.ratio:.2f} | {_goal(row)} | {met} | {times} | "
+            f"{row.note.replace('|', '/')} |"
+        )
     lines += [f"| `{name}` | | | | not run | | | {reason} |" for name, reason in left_out.items()]
     if profile:
         lines += ["", "## Where the time of a clip of 4 s goes", "", "| part | time | |", "|---|---|---|"]
@@ -88,7 +95,12 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         if row.goal is not None:
             axes.plot([row.goal, row.goal], [place - 0.4, place + 0.4], color="black", linewidth=2)
         axes.annotate(
-            f"{row.ratio:.3g}x", (max(row.ratio, row.goal or 0), place), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8
+            f"{row.ratio:.3g}x",
+            (max(row.ratio, row.goal or 0), place),
+            xytext=(4, 0),
+            textcoords="offset points",
+            va="center",
+            fontsize=8,
         )
     axes.set_yticks(places, [row.name for row in rows], fontsize=8)
     axes.set_xscale("log")

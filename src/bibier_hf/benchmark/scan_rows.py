@@ -44,7 +44,10 @@ def scan_training() -> Row:
 
 
 def scan_mambapy() -> Row:
-    run = functools.partial(forward_backward, selective_scan), functools.partial(forward_backward, textbook.scan_mambapy)
+    run = (
+        functools.partial(forward_backward, selective_scan),
+        functools.partial(forward_backward, textbook.scan_mambapy),
+    )
     return compare("scan_mambapy", "parallel scan of mambapy", 8, *run)
 
 
@@ -53,7 +56,9 @@ def scan_transformers() -> Row:
     from transformers import MambaConfig
     from transformers.models.mamba.modeling_mamba import MambaMixer
 
-    config = MambaConfig(hidden_size=CHANNELS // 2, expand=2, state_size=STATES, conv_kernel=4, time_step_rank=16, use_bias=False)
+    config = MambaConfig(
+        hidden_size=CHANNELS // 2, expand=2, state_size=STATES, conv_kernel=4, time_step_rank=16, use_bias=False
+    )
     theirs, ours = MambaMixer(config, layer_idx=0), initialised(MambaBlock(CHANNELS // 2, CHANNELS, STATES, 4, 16))
     x, mask = torch.randn(BATCH, LENGTH, CHANNELS // 2), torch.ones(BATCH, LENGTH, dtype=torch.bool)
 
@@ -62,7 +67,14 @@ def scan_transformers() -> Row:
         (output[0] if isinstance(output, tuple) else output).sum().backward()
 
     run = functools.partial(train, ours, x, mask), functools.partial(train, theirs, x)
-    return compare("scan_transformers", "MambaMixer of transformers, plain path", 20, *run, note="whole block, width 256", warm_up=False)
+    return compare(
+        "scan_transformers",
+        "MambaMixer of transformers, plain path",
+        20,
+        *run,
+        note="whole block, width 256",
+        warm_up=False,
+    )
 
 
 def limit_forward() -> Row:

@@ -30,13 +30,18 @@ def pipe() -> AudioTextEmotionPipeline:
 
 
 def inputs(count: int) -> list[dict]:
-    return [{"audio": {"array": clip.numpy(), "sampling_rate": RATE}, "text": "a few words"} for clip in clips(count, 0.5, 8.0)]
+    return [
+        {"audio": {"array": clip.numpy(), "sampling_rate": RATE}, "text": "a few words"}
+        for clip in clips(count, 0.5, 8.0)
+    ]
 
 
 def pipeline_batch(count: int = 64) -> Row:
     samples = inputs(count)
     run = lambda: pipe()(samples, batch_size=16), lambda: [pipe()(sample) for sample in samples]
-    return compare("pipeline_batch", "a loop over the clips", 1.5, *run, note=f"{count} clips of 0.5 to 8 s, batch_size=16")
+    return compare(
+        "pipeline_batch", "a loop over the clips", 1.5, *run, note=f"{count} clips of 0.5 to 8 s, batch_size=16"
+    )
 
 
 def pipeline_single(count: int = 16) -> Row:
@@ -50,7 +55,9 @@ def pipeline_single(count: int = 16) -> Row:
             model(**batch).logits.softmax(-1).tolist()
 
     run = (lambda: [pipe()(sample) for sample in samples]), by_hand
-    return compare("pipeline_single", "processor and model by hand", 1 / 1.15, *run, note="one clip a call; by hand / pipeline")
+    return compare(
+        "pipeline_single", "processor and model by hand", 1 / 1.15, *run, note="one clip a call; by hand / pipeline"
+    )
 
 
 def import_cost() -> Row:

@@ -1,7 +1,8 @@
 """The slow sides: the published formulas (Sections 3 to 5 of the method) written down plainly, as a textbook would.
 
-One step of the scan after the other over materialised (B, L, D, N) tensors, batches padded and unmasked, a general graph library for
-graphs of two nodes. They have the published parameters and sizes, so that what differs is the way of computing alone.
+One step of the scan after the other over materialised (B, L, D, N) tensors, batches padded and unmasked, a general
+graph library for graphs of two nodes. They have the published parameters and sizes, so that what differs is the way of
+computing alone.
 """
 
 import torch
@@ -9,7 +10,9 @@ from torch import nn
 from torch.nn import functional as F
 
 
-def scan(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
+def scan(
+    u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor
+) -> torch.Tensor:
     """u, dt (B, L, D), A (D, N), B and C (B, L, N), D (D,) -> y (B, L, D)"""
     decay = torch.exp(dt.unsqueeze(-1) * A)  # (B, L, D, N)
     inputs = dt.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1)
@@ -22,7 +25,9 @@ def scan(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C:
     return torch.stack(outputs, dim=1) + D * u
 
 
-def scan_mambapy(u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor) -> torch.Tensor:
+def scan_mambapy(
+    u: torch.Tensor, dt: torch.Tensor, A: torch.Tensor, B: torch.Tensor, C: torch.Tensor, D: torch.Tensor
+) -> torch.Tensor:
     """The same with the parallel scan of the `mambapy` package."""
     from mambapy.pscan import pscan
 
@@ -94,7 +99,8 @@ class AttentionLayer(nn.Module):
 
 
 class GraphFusion(nn.Module):
-    """Section 4, GraphFusionLayer, with an edge in both directions for every pair; `torch_geometric` passes the messages."""
+    """Section 4, GraphFusionLayer, with an edge in both directions for every pair; `torch_geometric` passes the
+    messages."""
 
     def __init__(self, size: int, heads: int = 2):
         super().__init__()
@@ -131,7 +137,8 @@ def _projection(in_size: int, out_size: int, dropout: float) -> nn.Sequential:
 
 
 class Fusion(nn.Module):
-    """Sections 5.2 and 5.3: padded sequences of both modalities, the longer one cut to the shorter one's length -> logits."""
+    """Sections 5.2 and 5.3: padded sequences of both modalities, the longer one cut to the shorter one's length ->
+    logits."""
 
     def __init__(
         self,
@@ -165,8 +172,12 @@ class Fusion(nn.Module):
         if variant == "bigatedgraph":
             self.nodes_phi, self.nodes_tau = _projection(length, gated, dropout), _projection(size, gated, dropout)
             self.gated_phi, self.gated_tau = _projection(gated, gated, dropout), _projection(gated, gated, dropout)
-        width = {"biformer": 2 * (size + length), "bigraph": size + length, "bimamba": size + length}.get(variant, 2 * gated)
-        self.classifier = nn.Sequential(nn.Linear(width, 256), nn.LayerNorm(256), nn.GELU(), nn.Dropout(dropout), nn.Linear(256, classes))
+        width = {"biformer": 2 * (size + length), "bigraph": size + length, "bimamba": size + length}.get(
+            variant, 2 * gated
+        )
+        self.classifier = nn.Sequential(
+            nn.Linear(width, 256), nn.LayerNorm(256), nn.GELU(), nn.Dropout(dropout), nn.Linear(256, classes)
+        )
 
     def forward(self, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         """(B, T_a, D_a), (B, T_t, D_t) -> (B, K)"""
@@ -185,7 +196,9 @@ class Fusion(nn.Module):
         tau = audio.mean(1), text.mean(1)
         return self.classifier(torch.cat(self._combined(phi, tau), dim=-1))
 
-    def _combined(self, phi: tuple[torch.Tensor, torch.Tensor], tau: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, ...]:
+    def _combined(
+        self, phi: tuple[torch.Tensor, torch.Tensor], tau: tuple[torch.Tensor, torch.Tensor]
+    ) -> tuple[torch.Tensor, ...]:
         if self.variant == "biformer":
             return *phi, *tau
         if self.variant == "bigated":

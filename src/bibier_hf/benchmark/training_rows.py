@@ -36,7 +36,8 @@ BATCH = 8
 def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
     """Features of RESD's training split and epochs of BiFormer at the published sizes over them, once a side.
 
-    Ours: length buckets, in bfloat16 where the CPU has it, into mapped shards, then batches of similar length without work on padding.
+    Ours: length buckets, in bfloat16 where the CPU has it, into mapped shards, then batches of similar length without
+        work on padding.
     Theirs: one clip at a time in float32 into one pickle, then shuffled batches padded to their longest, texts to 95.
     """
     rows = load_corpus("resd", materials.folder("resd"))["train"]
@@ -69,7 +70,8 @@ def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
     name = "resd_end_to_end" if attention_value == "own" else "resd_end_to_end_native"
     ours_s, theirs_s = (seconds[f"{side} extraction"] + seconds[f"{side} epochs"] for side in ("our", "their"))
     parts = ", ".join(
-        f"{part} {seconds[f'our {part}']:.0f} s against {seconds[f'their {part}']:.0f} s" for part in ("extraction", "epochs")
+        f"{part} {seconds[f'our {part}']:.0f} s against {seconds[f'their {part}']:.0f} s"
+        for part in ("extraction", "epochs")
     )
     what = f"{len(rows)} clips, whisper-base and e5-small in {compute_dtype}, {materials.epochs} epochs of biformer, batches of {BATCH}"
     note = f"{what}: {parts}"
@@ -79,20 +81,26 @@ def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
 
 
 def optimizer_step() -> Row:
-    """AdamW over as many parameters as the layers of e5-small have, as the trainer makes it and as torch does by default on a CPU."""
+    """AdamW over as many parameters as the layers of e5-small have, as the trainer makes it and as torch does by
+    default on a CPU."""
     with tempfile.TemporaryDirectory() as folder:
-        optimizer_class, options = optimizer_cls_and_kwargs("adamw", TrainingArguments(output_dir=folder, use_cpu=True))
+        optimizer_class, options = optimizer_cls_and_kwargs(
+            "adamw", TrainingArguments(output_dir=folder, use_cpu=True)
+        )
     sides = []
     for kwargs in (options, options | {"fused": None}):
         parameters = [torch.nn.Parameter(torch.zeros(384, 1536)) for _ in range(36)]
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
         sides.append(optimizer_class(parameters, **kwargs).step)
-    return compare("optimizer_step", "torch's default loop over the parameters", None, *sides, note="AdamW, 21 million parameters")
+    return compare(
+        "optimizer_step", "torch's default loop over the parameters", None, *sides, note="AdamW, 21 million parameters"
+    )
 
 
 def loader_share(materials: Materials) -> Row:
-    """A training step against the time that it waits for its batch: mapped features, collated in the training process."""
+    """A training step against the time that it waits for its batch: mapped features, collated in the training
+    process."""
     rows = load_corpus("resd", materials.folder("resd"))["train"]
     rows = rows.select(range(min(len(rows), materials.rows or 256)))
     model, processor = _backbones(materials)
@@ -100,7 +108,9 @@ def loader_share(materials: Materials) -> Row:
     with tempfile.TemporaryDirectory() as folder:
         extractor = InputExtractor(model, processor, cache_dir=folder)
         loader = _our_loader(extractor.inputs({"train": rows})["train"], extractor)
-        fusion = our_fusion(fusion_config("biformer", "other", model.config.feature_size("audio"), model.config.feature_size("text")))
+        fusion = our_fusion(
+            fusion_config("biformer", "other", model.config.feature_size("audio"), model.config.feature_size("text"))
+        )
         optimizer = torch.optim.Adam(fusion.parameters())
         start = time.perf_counter()
         for batch in loader:
@@ -112,7 +122,18 @@ def loader_share(materials: Materials) -> Row:
     wait, step = statistics.median(waits), statistics.median(steps)
     note = f"waiting for data takes {sum(waits) / (sum(waits) + sum(steps)):.1%} of an epoch; no workers, batches of {BATCH}"
     against = "the training step that uses the batch"
-    return Row("loader", against, step / wait, 10.0, wait, step, (min(waits), max(waits)), (min(steps), max(steps)), len(waits), note)
+    return Row(
+        "loader",
+        against,
+        step / wait,
+        10.0,
+        wait,
+        step,
+        (min(waits), max(waits)),
+        (min(steps), max(steps)),
+        len(waits),
+        note,
+    )
 
 
 def _backbones(materials: Materials) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
@@ -134,18 +155,26 @@ def _our_loader(data: InputDataset, extractor: InputExtractor) -> DataLoader:
 
 
 def _fusion_inputs(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
-    audio, text = ((batch[f"{modality}_features"], batch[f"{modality}_features_mask"].bool()) for modality in ("audio", "text"))
+    audio, text = (
+        (batch[f"{modality}_features"], batch[f"{modality}_features_mask"].bool()) for modality in ("audio", "text")
+    )
     return *audio, *text
 
 
 @torch.no_grad()
-def _extract_into_pickle(model: BiBiERForEmotionClassification, processor: BiBiERProcessor, rows: Dataset, path: Path) -> None:
+def _extract_into_pickle(
+    model: BiBiERForEmotionClassification, processor: BiBiERProcessor, rows: Dataset, path: Path
+) -> None:
     """Sections 2.1 and 3.1: utterance by utterance; texts filled with zeros to 95 positions."""
     kept = []
     for row in rows:
         audio = processor(audio=[row["audio"]])
         frames, mask = encode_audio(
-            model.audio_backbone, audio[processor.audio_input_name], audio["audio_attention_mask"], -1, model.config.max_window_s
+            model.audio_backbone,
+            audio[processor.audio_input_name],
+            audio["audio_attention_mask"],
+            -1,
+            model.config.max_window_s,
         )
         text = processor(text=[row["text"]])
         states, _ = encode_text(model.text_backbone, text["input_ids"], text["text_attention_mask"], -1)

@@ -30,8 +30,12 @@ class AuditArguments(Section):
 
     corpora: list[CorpusArguments] = Field(min_length=1, description="corpora with the protocols to audit")
     output_dir: str = Field("outputs/audit", description="where audit.json, audit.md and the pictures are written")
-    text_similarity: float = Field(TEXT_SIMILARITY, gt=0, le=1, description="from which on two texts are nearly the same")
-    audio_similarity: float = Field(AUDIO_SIMILARITY, gt=0, le=1, description="from which on two clips are the same recording")
+    text_similarity: float = Field(
+        TEXT_SIMILARITY, gt=0, le=1, description="from which on two texts are nearly the same"
+    )
+    audio_similarity: float = Field(
+        AUDIO_SIMILARITY, gt=0, le=1, description="from which on two clips are the same recording"
+    )
     seed: int = Field(0, ge=0, description="of the p-values")
     fail_on_leak: bool = Field(False, description=f"exit code {EXIT_LEAK} when a split leaks")
 
@@ -40,8 +44,8 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
     """Audit every split that is asked for; write `audit.json`, `audit.md` and `audit_<corpus>.png`.
 
     Returns:
-        the content of the JSON file: `verdict` (`leaks` over all), `audits` (a list of what `audit_splits` gives, each with `title`,
-        `corpus` and `protocol`), `seconds` and the environment.
+        the content of the JSON file: `verdict` (`leaks` over all), `audits` (a list of what `audit_splits` gives, each
+        with `title`, `corpus` and `protocol`), `seconds` and the environment.
 
     Raises:
         FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
@@ -54,10 +58,14 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
         if key not in known:
             known[key] = _read(corpus)
         rows, heard, file_names = known[key]
-        splits = apply_protocol(rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share)
+        splits = apply_protocol(
+            rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share
+        )
         name, protocol = splits["train"]["corpus"][0], protocol_facts(corpus, splits)
         title = f"{name}, {corpus.protocol}" + (f", fold {corpus.fold}" if "fold" in protocol else "")
-        audit = audit_splits(splits, heard, file_names, arguments.text_similarity, arguments.audio_similarity, arguments.seed)
+        audit = audit_splits(
+            splits, heard, file_names, arguments.text_similarity, arguments.audio_similarity, arguments.seed
+        )
         audits.append({"title": title, "corpus": name, "protocol": protocol} | audit)
     results = {
         "verdict": {"leaks": any(audit["verdict"]["leaks"] for audit in audits)},
@@ -90,10 +98,14 @@ def _draw(audits: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     for protocol in dict.fromkeys(audit["protocol"]["name"] for audit in audits):
         folds = [audit for audit in audits if audit["protocol"]["name"] == protocol]
         name = protocol + (f" (mean and range of {len(folds)} folds)" if len(folds) > 1 else "")
-        told = merge_folds(folds, lambda audit: {what: entry and entry["uar"] for what, entry in label_sources(audit).items()})
+        told = merge_folds(
+            folds, lambda audit: {what: entry and entry["uar"] for what, entry in label_sources(audit).items()}
+        )
         series[name] = (told, merge_folds(folds, shared_rows))
     chances = [entry["chance_uar"] for audit in audits for entry in label_sources(audit).values() if entry]
-    write_atomically(path, lambda temporary: plot_leakage(series, min(chances, default=0.0), temporary, f"Leakage audit of {title}"))
+    write_atomically(
+        path, lambda temporary: plot_leakage(series, min(chances, default=0.0), temporary, f"Leakage audit of {title}")
+    )
 
 
 def audit_main(arguments: Sequence[str]) -> int:
@@ -107,7 +119,16 @@ def audit_main(arguments: Sequence[str]) -> int:
     def audit() -> None:
         nonlocal leaks
         if any(argument in ("-h", "--help") for argument in arguments):
-            print("\n".join(["usage: recipes/audit.py --corpus NAME [--key value] ...", "", *SHORT_HELP, *section_help(AuditArguments)]))
+            print(
+                "\n".join(
+                    [
+                        "usage: recipes/audit.py --corpus NAME [--key value] ...",
+                        "",
+                        *SHORT_HELP,
+                        *section_help(AuditArguments),
+                    ]
+                )
+            )
             return
         parsed = parse_corpus_arguments(list(arguments), AuditArguments, {})
         results = run_audit(parsed)

@@ -1,4 +1,5 @@
-"""The commands behind `recipes/augment.py`: stacked corpora, template utterances, pages to listen to, components by a language model."""
+"""The commands behind `recipes/augment.py`: stacked corpora, template utterances, pages to listen to, components by a
+language model."""
 
 import shutil
 from collections import Counter
@@ -74,7 +75,9 @@ class SpeechCheckArguments(Section):
     min_level_db: float = Field(-45.0, le=0, description="level below which is silence, in dB of full scale")
     max_pause_s: float = Field(2.0, gt=0, description="longest silence within an utterance, in seconds")
     max_clipped: float = Field(0.01, ge=0, le=1, description="share of samples at full scale")
-    max_wer: float | None = Field(None, ge=0, description="word error rate of a recogniser against the text; null: do not listen")
+    max_wer: float | None = Field(
+        None, ge=0, description="word error rate of a recogniser against the text; null: do not listen"
+    )
 
 
 class TugCommand(SourceArguments):
@@ -83,15 +86,21 @@ class TugCommand(SourceArguments):
     output_dir: str = Field(description="folder of the synthetic corpus")
     name: str = Field("tug", description="value of the column corpus")
     languages: list[str] | None = Field(None, description='such as "[en, ru]"; null: those of the corpus, or both')
-    count: int | None = Field(None, ge=1, description="utterances of each emotion and language; default: what balances the corpus")
+    count: int | None = Field(
+        None, ge=1, description="utterances of each emotion and language; default: what balances the corpus"
+    )
     counts: dict[Literal[EMOTIONS], int] | None = Field(None, description="utterances by emotion: --counts.sad 100")
     seed: int = Field(42, ge=0, description="of texts, voices and prosody")
     components: str | None = Field(None, description="folder with <language>/<emotion>.json; null: the package's own")
-    tts: Literal[(*TTS_BACKENDS, NO_SPEECH)] = Field("espeak", description=f"who speaks: {', '.join(TTS_BACKENDS)}; {NO_SPEECH}: text only")
+    tts: Literal[(*TTS_BACKENDS, NO_SPEECH)] = Field(
+        "espeak", description=f"who speaks: {', '.join(TTS_BACKENDS)}; {NO_SPEECH}: text only"
+    )
     tts_options: dict[str, Any] = Field(
         default_factory=dict, description="of the back end: --tts_options.model ID, --tts_options.template ..."
     )
-    voices: dict[str, list[str]] | None = Field(None, description="language -> voices; null: training voices of espeak, else the default")
+    voices: dict[str, list[str]] | None = Field(
+        None, description="language -> voices; null: training voices of espeak, else the default"
+    )
     license: str | None = Field(None, description="of the rows; null: MIT for espeak and text, else unknown")
     checks: SpeechCheckArguments = Field(default_factory=SpeechCheckArguments)
     asr_model: str = Field("openai/whisper-base", description="Hub id or folder of the recogniser, for checks.max_wer")
@@ -104,7 +113,9 @@ class PreviewCommand(Section):
     """`preview`: write a page to listen to augmented rows."""
 
     augmented: str = Field(description="folder that sds or tug wrote")
-    data_dir: str | None = Field(None, description="of a stacked corpus: the folder it was stacked from, as it came or prepared")
+    data_dir: str | None = Field(
+        None, description="of a stacked corpus: the folder it was stacked from, as it came or prepared"
+    )
     output: str = Field("outputs/preview.html", description="the page")
     count: int = Field(12, ge=1, description="augmented rows to show")
     seed: int = Field(42, ge=0, description="of the choice")
@@ -149,14 +160,24 @@ def augment_main(arguments: Sequence[str]) -> int:
         apply_overrides(content, rest, section)
         function(checked_section(section, content))
 
-    return guarded(augment, lambda: "Interrupted. What was written before is whole; the same command goes on where it can.")
+    return guarded(
+        augment, lambda: "Interrupted. What was written before is whole; the same command goes on where it can."
+    )
 
 
 def augment_help() -> str:
     """The commands, a line each."""
-    lines = [f"  {name:<11}{section.__doc__.partition(': ')[2].splitlines()[0]}" for name, (section, _) in COMMANDS.items()]
+    lines = [
+        f"  {name:<11}{section.__doc__.partition(': ')[2].splitlines()[0]}" for name, (section, _) in COMMANDS.items()
+    ]
     return "\n".join(
-        ["usage: recipes/augment.py COMMAND [--key value] ...", "", *lines, "", "recipes/augment.py COMMAND --help: every key"]
+        [
+            "usage: recipes/augment.py COMMAND [--key value] ...",
+            "",
+            *lines,
+            "",
+            "recipes/augment.py COMMAND --help: every key",
+        ]
     )
 
 
@@ -167,7 +188,12 @@ def stack(arguments: StackCommand) -> None:
     plan = sds.plan(splits["train"], arguments.draw)
     stacked = splits | {"train": sds(splits["train"], arguments.draw, arguments.num_proc)}
     corpus = get_corpus(arguments.corpus)
-    facts = {"name": splits["train"]["corpus"][0], "reader": corpus.name, "title": f"{corpus.title}, stacked", "homepage": corpus.homepage}
+    facts = {
+        "name": splits["train"]["corpus"][0],
+        "reader": corpus.name,
+        "title": f"{corpus.title}, stacked",
+        "homepage": corpus.homepage,
+    }
     facts |= {"not_to_rehost": corpus.not_to_rehost, "options": corpus.complete_options(arguments.options)}
     facts["protocol"] = {name: getattr(arguments, name) for name in ("protocol", "fold", "split_seed", "dev_share")}
     asr = {"asr_model": Path(arguments.asr_model).name} if arguments.text == "asr" else {}
@@ -176,8 +202,10 @@ def stack(arguments: StackCommand) -> None:
     print(describe_counts(write_stacked(DatasetDict(stacked), facts, arguments.output_dir)))
     counts = plan.report
     print(
-        f"{counts['stacked']} of {counts['rows']} train rows stacked ({counts['wanted']} wanted); {counts['reached_target']} of them reach "
-        f"{arguments.target_s} s. {counts['short']} were shorter, {counts['without_partner']} of these without a partner; "
+        f"{counts['stacked']} of {counts['rows']} train rows stacked ({counts['wanted']} wanted); "
+        f"{counts['reached_target']} of them reach "
+        f"{arguments.target_s} s. {counts['short']} were shorter, {counts['without_partner']} of these without a "
+        "partner; "
         f"{counts['text_only']} rows are text only."
     )
     print(f"Written to {arguments.output_dir}")
@@ -210,7 +238,9 @@ def utter(arguments: TugCommand) -> None:
     )
     print(describe_counts(info))
     if failures:
-        print(f"{len(failures)} utterances could not be spoken and are left out (all of them: left_out in corpus.json):")
+        print(
+            f"{len(failures)} utterances could not be spoken and are left out (all of them: left_out in corpus.json):"
+        )
         print("\n".join(f"  {failure.utterance.text!r}: {failure.reason}" for failure in failures[:10]))
     if speaks and not arguments.keep_speech:
         shutil.rmtree(speech_dir)
@@ -225,9 +255,12 @@ def preview(arguments: PreviewCommand) -> None:
     if "sds" in info:
         if arguments.data_dir is None and get_corpus(info["reader"]).has_source:
             raise ArgumentError(
-                f"data_dir: {arguments.augmented} was stacked from {info['name']!r}; give its folder, to play the components."
+                f"data_dir: {arguments.augmented} was stacked from {info['name']!r}; give its folder, to play the "
+                "components."
             )
-        origin = CorpusArguments(name=info["reader"], data_dir=arguments.data_dir, options=info["options"], **info["protocol"])
+        origin = CorpusArguments(
+            name=info["reader"], data_dir=arguments.data_dir, options=info["options"], **info["protocol"]
+        )
         recorded = load_corpora([origin])[info["name"]]["train"]
     page = render_preview(augmented, recorded, f"{info['title']}: augmented rows", arguments.count, arguments.seed)
     write_atomically(arguments.output, lambda path: path.write_text(page, encoding="utf-8"))
@@ -257,7 +290,9 @@ def write_components(arguments: ComponentsCommand) -> None:
 def language_model(arguments: ComponentsCommand) -> Ask:
     """The model that a command line names, as a function of a conversation."""
     backend = get_backend(arguments.llm, arguments.model, **arguments.llm_options)
-    sampling = Sampling(temperature=arguments.temperature, seed=arguments.seed, max_new_tokens=arguments.max_new_tokens)
+    sampling = Sampling(
+        temperature=arguments.temperature, seed=arguments.seed, max_new_tokens=arguments.max_new_tokens
+    )
 
     def ask(conversation: Sequence[Mapping[str, str]]) -> str:
         (answer,) = backend.generate([conversation], sampling)
@@ -271,7 +306,9 @@ def language_model(arguments: ComponentsCommand) -> Ask:
 def _utterance_counts(arguments: TugCommand) -> dict[str, dict[str, int]]:
     """language -> emotion -> number"""
     if (arguments.count is not None) + (arguments.counts is not None) + (arguments.corpus is not None) != 1:
-        raise ArgumentError("Give one of --count N, --counts.EMOTION N and --corpus NAME (whose classes are then balanced).")
+        raise ArgumentError(
+            "Give one of --count N, --counts.EMOTION N and --corpus NAME (whose classes are then balanced)."
+        )
     if arguments.corpus is None:
         by_emotion = arguments.counts or dict.fromkeys(EMOTIONS, arguments.count)
         return {language: by_emotion for language in arguments.languages or LANGUAGES}
@@ -289,10 +326,17 @@ def _utterance_counts(arguments: TugCommand) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _own_components(folder: str | None, counts: Mapping[str, Mapping[str, int]]) -> dict[tuple[str, str], Components] | None:
+def _own_components(
+    folder: str | None, counts: Mapping[str, Mapping[str, int]]
+) -> dict[tuple[str, str], Components] | None:
     if folder is None:
         return None
-    wanted = [(emotion, language) for language, by_emotion in counts.items() for emotion, count in by_emotion.items() if count]
+    wanted = [
+        (emotion, language)
+        for language, by_emotion in counts.items()
+        for emotion, count in by_emotion.items()
+        if count
+    ]
     return {pair: read_components(folder, *pair) for pair in wanted}
 
 

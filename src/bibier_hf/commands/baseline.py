@@ -1,4 +1,5 @@
-"""The command behind `recipes/baseline.py`: a baseline on corpora, protocols and folds, reported as a trained model is."""
+"""The command behind `recipes/baseline.py`: a baseline on corpora, protocols and folds, reported as a trained model
+is."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -13,7 +14,15 @@ from pydantic import Field
 from ..data.corpora import load_corpus
 from ..data.features import content_hash
 from ..data.protocols import apply_protocol
-from ..evaluation.baselines import MODALITY, BaselineError, Outcome, corpus_features, fuse, pooled_features, run_baseline
+from ..evaluation.baselines import (
+    MODALITY,
+    BaselineError,
+    Outcome,
+    corpus_features,
+    fuse,
+    pooled_features,
+    run_baseline,
+)
 from ..evaluation.metrics import METRICS
 from ..evaluation.report import (
     RESULTS_FILE,
@@ -39,15 +48,28 @@ class BaselineArguments(Section):
     """Which baseline, on what."""
 
     baseline: Literal[BASELINES] = Field(description="one of " + ", ".join(BASELINES))
-    corpora: list[CorpusArguments] = Field(min_length=1, description="corpora, protocols and folds; each is learnt and scored by itself")
-    output_dir: str = Field(description="where results.json and predictions are written; default outputs/baseline-<name>")
-    class_weights: Literal["balanced", "none"] = Field("balanced", description="weights of the classes while learning")
-    strengths: list[float] | None = Field(None, description="values of C that dev chooses from; null: those of the baseline")
-    refit_on_dev: bool = Field(True, description="learn anew from train + dev with what dev chose, before test is scored")
-    parts: list[Literal[tuple(MODALITY)]] = Field(
-        default_factory=lambda: ["mfcc_svm", "tfidf_logreg"], min_length=2, max_length=2, description="of late_fusion: its two baselines"
+    corpora: list[CorpusArguments] = Field(
+        min_length=1, description="corpora, protocols and folds; each is learnt and scored by itself"
     )
-    fusion_weight: float | None = Field(0.5, ge=0, le=1, description="of late_fusion: weight of the first part; null: chosen on dev")
+    output_dir: str = Field(
+        description="where results.json and predictions are written; default outputs/baseline-<name>"
+    )
+    class_weights: Literal["balanced", "none"] = Field("balanced", description="weights of the classes while learning")
+    strengths: list[float] | None = Field(
+        None, description="values of C that dev chooses from; null: those of the baseline"
+    )
+    refit_on_dev: bool = Field(
+        True, description="learn anew from train + dev with what dev chose, before test is scored"
+    )
+    parts: list[Literal[tuple(MODALITY)]] = Field(
+        default_factory=lambda: ["mfcc_svm", "tfidf_logreg"],
+        min_length=2,
+        max_length=2,
+        description="of late_fusion: its two baselines",
+    )
+    fusion_weight: float | None = Field(
+        0.5, ge=0, le=1, description="of late_fusion: weight of the first part; null: chosen on dev"
+    )
     audio_backbone: str | None = Field(None, description="of pooled_audio_logreg: Hub id or folder of a speech model")
     audio_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     audio_layer: int = Field(-1, ge=-1, description="hidden state to pool; -1: the output")
@@ -73,7 +95,9 @@ def parse_baseline_arguments(arguments: Sequence[str]) -> BaselineArguments:
         given = f", not {arguments[0]!r}" if arguments else ""
         raise ArgumentError(f"The first argument must be one of {', '.join(BASELINES)}{given}.")
     name, *rest = arguments
-    parsed = parse_corpus_arguments(rest, BaselineArguments, {"baseline": name, "output_dir": f"outputs/baseline-{name}"})
+    parsed = parse_corpus_arguments(
+        rest, BaselineArguments, {"baseline": name, "output_dir": f"outputs/baseline-{name}"}
+    )
     for modality in ("audio", "text"):
         if f"pooled_{modality}_logreg" in parsed.members and getattr(parsed, f"{modality}_backbone") is None:
             raise ArgumentError(f"pooled_{modality}_logreg needs --{modality}_backbone, a Hub id or a folder.")
@@ -81,16 +105,19 @@ def parse_baseline_arguments(arguments: Sequence[str]) -> BaselineArguments:
 
 
 def run_baselines(arguments: BaselineArguments) -> dict[str, Any]:
-    """Learn and score the baseline under every protocol and fold that is asked for; write `results.json` and predictions.
+    """Learn and score the baseline under every protocol and fold that is asked for; write `results.json` and
+    predictions.
 
-    Folds of one corpus and protocol are reported pooled, every row answered by the model that did not see it, and one by one.
+    Folds of one corpus and protocol are reported pooled, every row answered by the model that did not see it, and one
+    by one.
 
     Returns:
-        the content of `results.json`: `metrics.{split}.{corpus}` as of a training run, and `folds.{corpus}`: `runs` (fold, what dev
-        chose, metrics) with the `mean` and `std` of each metric of test over the folds.
+        the content of `results.json`: `metrics.{split}.{corpus}` as of a training run, and `folds.{corpus}`: `runs`
+        (fold, what dev chose, metrics) with the `mean` and `std` of each metric of test over the folds.
 
     Raises:
-        ArgumentError: two protocols of one corpus, which would share a name in the results, or a baseline that a corpus does not allow.
+        ArgumentError: two protocols of one corpus, which would share a name in the results, or a baseline that a
+            corpus does not allow.
         FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
     """
     start = time.perf_counter()
@@ -102,10 +129,17 @@ def run_baselines(arguments: BaselineArguments) -> dict[str, Any]:
     for corpus in arguments.corpora:
         rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
         name = next(iter(rows.values()))["corpus"][0]
-        splits = apply_protocol(rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share)
+        splits = apply_protocol(
+            rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share
+        )
         facts = protocol_facts(corpus, splits)
-        if any(earlier["name"] != facts["name"] or earlier.get("fold") == facts.get("fold") for earlier in protocols.get(name, [])):
-            raise ArgumentError(f"corpora: '{name}' stands twice; results are kept by corpus, so one protocol (all its folds) a run.")
+        if any(
+            earlier["name"] != facts["name"] or earlier.get("fold") == facts.get("fold")
+            for earlier in protocols.get(name, [])
+        ):
+            raise ArgumentError(
+                f"corpora: '{name}' stands twice; results are kept by corpus, so one protocol (all its folds) a run."
+            )
         if name not in features:
             features[name] = _features(arguments, rows)
             hashes[name] = content_hash(concatenate_datasets(list(rows.values())))
@@ -113,13 +147,19 @@ def run_baselines(arguments: BaselineArguments) -> dict[str, Any]:
         found = {split: _predictions(splits[split], outcome.probabilities[split]) for split in answers}
         protocols.setdefault(name, []).append(facts)
         folds.setdefault(name, []).append(
-            {"fold": corpus.fold, "chosen": dict(outcome.chosen), "metrics": {split: found[split].by_corpus()[name] for split in found}}
+            {
+                "fold": corpus.fold,
+                "chosen": dict(outcome.chosen),
+                "metrics": {split: found[split].by_corpus()[name] for split in found},
+            }
         )
         for split, predictions in found.items():
             answers[split].append(predictions)
     results: dict[str, Any] = {
         "baseline": arguments.baseline,
-        "protocol": {name: entries[0] if len(entries) == 1 else _all_folds(entries) for name, entries in protocols.items()},
+        "protocol": {
+            name: entries[0] if len(entries) == 1 else _all_folds(entries) for name, entries in protocols.items()
+        },
         "seed": arguments.seed,
         "config": _public(arguments),
         **environment(),
@@ -172,15 +212,25 @@ def _outcome(arguments: BaselineArguments, splits: Any, features: Mapping[str, A
         outcomes = [run_baseline(member, splits, features[member], **options) for member in arguments.members]
     except BaselineError as error:
         raise ArgumentError(f"baseline: {error}") from error
-    return fuse(*outcomes, splits["dev"]["label"], arguments.fusion_weight) if arguments.baseline == LATE_FUSION else outcomes[0]
+    return (
+        fuse(*outcomes, splits["dev"]["label"], arguments.fusion_weight)
+        if arguments.baseline == LATE_FUSION
+        else outcomes[0]
+    )
 
 
 def _predictions(rows: Any, probabilities: np.ndarray) -> Predictions:
-    return Predictions(list(rows["id"]), list(rows["corpus"]), list(rows["language"]), np.asarray(rows["label"]), probabilities)
+    return Predictions(
+        list(rows["id"]), list(rows["corpus"]), list(rows["language"]), np.asarray(rows["label"]), probabilities
+    )
 
 
 def _all_folds(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {"name": entries[0]["name"], "folds": [entry["fold"] for entry in entries], "split_seed": entries[0]["split_seed"]}
+    return {
+        "name": entries[0]["name"],
+        "folds": [entry["fold"] for entry in entries],
+        "split_seed": entries[0]["split_seed"],
+    }
 
 
 def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
@@ -220,7 +270,8 @@ def baseline_main(arguments: Sequence[str]) -> int:
         for name, folds in results["folds"].items():
             if len(folds["runs"]) > 1:
                 spread = ", ".join(
-                    f"{metric.upper()} {100 * folds['mean'][metric]:.1f} ± {100 * folds['std'][metric]:.1f}" for metric in METRICS
+                    f"{metric.upper()} {100 * folds['mean'][metric]:.1f} ± {100 * folds['std'][metric]:.1f}"
+                    for metric in METRICS
                 )
                 print(f"\n{name}, mean and deviation over {len(folds['runs'])} folds (the table pools them): {spread}")
         print(f"\n{recall_table(results['metrics']['test'])}")

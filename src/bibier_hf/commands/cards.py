@@ -17,12 +17,17 @@ def cards_main(arguments: Sequence[str], description: str | None, default_root: 
         default_root: where the folders are when none is given.
     """
     parser = argparse.ArgumentParser(
-        prog="recipes/cards.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="recipes/cards.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     parser.add_argument("folders", nargs="*", metavar="FOLDER", help="folders with facts, or: take SOURCE FOLDER")
     folders = parser.parse_args(arguments).folders
     if folders[:1] == ["take"] and len(folders) != 3:
-        parser.error("take needs a SOURCE (folder of a run or a prepared corpus, or a table of soft labels) and a FOLDER.")
+        parser.error(
+            "take needs a SOURCE (folder of a run or a prepared corpus, or a table of soft labels) and a FOLDER."
+        )
 
     def write() -> None:
         if folders[:1] == ["take"]:

@@ -8,7 +8,9 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 
 
-def load_checkpoint(name: str, backbone_dir: str | None = None) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+def load_checkpoint(
+    name: str, backbone_dir: str | None = None
+) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
     """A trained model and its processor.
 
     Args:

@@ -4,27 +4,10 @@ import os
 import sys
 from collections.abc import Callable
 
-from ..augmentation.tts import SynthesisError
-from ..augmentation.tug import ComponentError
-from ..data.protocols import ProtocolError
-from ..data.tables import CorpusError
-from ..errors import ArgumentError, ExportError, FeatureStoreError, PushError
-from ..llm import LLMError
+from ..errors import UserError
 from ..model.audio_bibier import AudioError
 
-USER_ERRORS = (
-    ArgumentError,
-    CorpusError,
-    ProtocolError,
-    AudioError,
-    FeatureStoreError,
-    PushError,
-    ExportError,
-    ComponentError,
-    SynthesisError,
-    LLMError,
-    FileNotFoundError,
-)
+USER_ERRORS = (UserError, AudioError, FileNotFoundError)
 """What a user can mend: told without a traceback."""
 
 EXIT_USER_ERROR = 2

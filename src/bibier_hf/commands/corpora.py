@@ -37,7 +37,9 @@ def parse_corpus_arguments(arguments: list[str], section: type[Section], default
         raise ArgumentError("Give --corpus NAME, and --data_dir PATH where it needs one. See --help.")
     if short and len(corpora) != 1:
         given = ", ".join(f"--{key}" for key, name in _SHORT.items() if name in short)
-        raise ArgumentError(f"{given}: short for the only corpus. With several corpora give --corpora.0.{next(iter(short))} etc.")
+        raise ArgumentError(
+            f"{given}: short for the only corpus. With several corpora give --corpora.0.{next(iter(short))} etc."
+        )
     if short:
         corpora = [corpora[0] | short]
     content["corpora"] = [entry for corpus in corpora for entry in _expand(corpus)]

@@ -29,7 +29,9 @@ def demo_main(
         space: folder to write a Space into, instead of serving.
         model_id: checkpoint of that Space on the Hub, `owner/name`.
     """
-    return guarded(lambda: _write(space, model_id) if space is not None else _serve(checkpoint, host, port, asr, model_id))
+    return guarded(
+        lambda: _write(space, model_id) if space is not None else _serve(checkpoint, host, port, asr, model_id)
+    )
 
 
 def _write(space: str, model_id: str | None) -> None:
@@ -39,15 +41,21 @@ def _write(space: str, model_id: str | None) -> None:
     from ..demo.space import write_space
 
     folder = write_space(space, model_id)
-    print(f"{folder} is a Space that shows {model_id}. Try it: BIBIER_MODEL=PATH/TO/CHECKPOINT python {folder / 'app.py'}")
+    print(
+        f"{folder} is a Space that shows {model_id}. Try it: BIBIER_MODEL=PATH/TO/CHECKPOINT python "
+        f"{folder / 'app.py'}"
+    )
 
 
 def _serve(checkpoint: str, host: str, port: int | None, asr: str | None, model_id: str | None) -> None:
     if model_id is not None:
-        raise ArgumentError("model_id: belongs to --space FOLDER; to show a checkpoint of the Hub here, name it as the first argument.")
+        raise ArgumentError(
+            "model_id: belongs to --space FOLDER; to show a checkpoint of the Hub here, name it as the first argument."
+        )
     if checkpoint == QUICKSTART and not Path(checkpoint).is_dir():
         raise ArgumentError(
-            f"There is no checkpoint at {checkpoint}. Train it in some minutes (make quickstart), or name another one: "
+            f"There is no checkpoint at {checkpoint}. Train it in some minutes (make quickstart), or name another "
+            "one: "
             "bibier demo FOLDER_OR_HUB_ID"
         )
     _require_gradio()
@@ -68,7 +76,9 @@ def _serve(checkpoint: str, host: str, port: int | None, asr: str | None, model_
             serve(app, limits, host=host, port=port)
         except OSError as error:
             wanted = f"port {port} of {host}" if port is not None else f"a port of {host}"
-            raise ArgumentError(f"The page cannot listen at {wanted}: {error} Name another with --port and --host.") from error
+            raise ArgumentError(
+                f"The page cannot listen at {wanted}: {error} Name another with --port and --host."
+            ) from error
 
 
 def _require_gradio() -> None:

@@ -1,4 +1,5 @@
-"""A readable summary of a checkpoint or of the model that a run file would train: modules, shapes, parameters, options."""
+"""A readable summary of a checkpoint or of the model that a run file would train: modules, shapes, parameters,
+options."""
 
 import copy
 from pathlib import Path
@@ -21,7 +22,9 @@ def load_config(source: str | Path) -> BiBiERConfig:
         from ..training.arguments import parse_run_arguments
 
         run = parse_run_arguments([str(source)])
-        return BiBiERConfig.from_backbones(run.audio_backbone, run.text_backbone, run.audio_revision, run.text_revision, **run.model)
+        return BiBiERConfig.from_backbones(
+            run.audio_backbone, run.text_backbone, run.audio_revision, run.text_revision, **run.model
+        )
     config = AutoConfig.from_pretrained(source)
     if not isinstance(config, BiBiERConfig):
         raise OSError(f"'{source}' is a checkpoint of {config.model_type}, not of bibier.")
@@ -68,7 +71,9 @@ def _encoder(config: BiBiERConfig, modality: str) -> str:
 def _fusion(config: BiBiERConfig) -> str:
     if config.fusion == "late":
         return "late: learned weights over the unimodal logits"
-    text = f"{config.fusion}, {config.num_fusion_layers} layers of width H = {config.hidden_size}, L = {config.seg_len}"
+    text = (
+        f"{config.fusion}, {config.num_fusion_layers} layers of width H = {config.hidden_size}, L = {config.seg_len}"
+    )
     return text + ("" if config.fusion == "bimamba" else f", {config.num_attention_heads} heads")
 
 
@@ -98,7 +103,10 @@ def _parameter_table(config: BiBiERConfig) -> list[str]:
     rows.append(("all", "", sum(row[2] for row in rows), sum(row[3] for row in rows)))
     width = max(len(row[1]) for row in rows)
     head = f"{'module':<16} {'output':<{width}} {'parameters':>13} {'trained':>13}"
-    return [head, *(f"{name:<16} {output:<{width}} {total:>13,} {trained:>13,}" for name, output, total, trained in rows)]
+    return [
+        head,
+        *(f"{name:<16} {output:<{width}} {total:>13,} {trained:>13,}" for name, output, total, trained in rows),
+    ]
 
 
 def _defects(config: BiBiERConfig) -> list[str]:

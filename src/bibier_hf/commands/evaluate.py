@@ -1,4 +1,5 @@
-"""The command behind `bibier evaluate` and `recipes/evaluate.py`: scoring a trained checkpoint on a split of any corpus."""
+"""The command behind `bibier evaluate` and `recipes/evaluate.py`: scoring a trained checkpoint on a split of any
+corpus."""
 
 import json
 import math
@@ -51,24 +52,34 @@ class EvaluateArguments(Section):
     """What to score, and on what."""
 
     model: str = Field(description="folder or Hub id of a checkpoint")
-    corpora: list[CorpusArguments] = Field(min_length=1, description="what to score it on; default: what it was trained on")
+    corpora: list[CorpusArguments] = Field(
+        min_length=1, description="what to score it on; default: what it was trained on"
+    )
     split: str = Field("test", pattern="^(train|dev|test)$", description="train, dev or test")
-    output_dir: str = Field(description="where the report is written; default: evaluation in the folder of the checkpoint")
+    output_dir: str = Field(
+        description="where the report is written; default: evaluation in the folder of the checkpoint"
+    )
     batch_size: int = Field(16, ge=1, description="utterances a step")
-    backbone_dir: str | None = Field(None, description="folder with local copies of the backbones that the checkpoint only names")
+    backbone_dir: str | None = Field(
+        None, description="folder with local copies of the backbones that the checkpoint only names"
+    )
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     modalities: bool = Field(False, description="score audio alone and text alone, too, on the rows that have both")
     noise_snr_db: list[float] = Field(
-        default_factory=list, description='score noisy audio at these signal-to-noise ratios, e.g. "[20, 10, 5, 0]"; implies modalities'
+        default_factory=list,
+        description='score noisy audio at these signal-to-noise ratios, e.g. "[20, 10, 5, 0]"; implies modalities',
     )
-    noise: NoiseKind = Field("white", description="kind of the noise: white, or babble (six other clips of the corpus)")
+    noise: NoiseKind = Field(
+        "white", description="kind of the noise: white, or babble (six other clips of the corpus)"
+    )
     noise_seed: int = Field(0, ge=0, description="of the draws")
     calibrate: bool = Field(
         False,
         description="first fit the temperature on the answers to this split, train or dev, and keep it in the checkpoint's config.json",
     )
     add_to_results: bool = Field(
-        False, description=f"put modalities and noise into the checkpoint's {RESULTS_FILE} as well, which its card is made of"
+        False,
+        description=f"put modalities and noise into the checkpoint's {RESULTS_FILE} as well, which its card is made of",
     )
 
 
@@ -95,18 +106,21 @@ def parse_evaluate_arguments(arguments: list[str]) -> EvaluateArguments:
 
 
 def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
-    """Score a checkpoint and write `evaluation_<split>.json`, `predictions_<split>.parquet`, and of each corpus a confusion matrix and a
-    reliability diagram.
+    """Score a checkpoint and write `evaluation_<split>.json`, `predictions_<split>.parquet`, and of each corpus a
+    confusion matrix and a reliability diagram.
 
     Probabilities are those of the pipeline, with the temperature of the checkpoint, which `calibrate` fits anew.
 
     Returns:
-        the content of the JSON file: `metrics.{split}.{corpus}` as in `results.json`, protocol, data hash and environment;
-        `calibration`: `temperature`, and what ECE, Brier score and NLL are without it (`uncalibrated.{split}.{corpus}`). If asked for,
+        the content of the JSON file: `metrics.{split}.{corpus}` as in `results.json`, protocol, data hash and
+        environment;
+        `calibration`: `temperature`, and what ECE, Brier score and NLL are without it
+            (`uncalibrated.{split}.{corpus}`). If asked for,
         [`robustness`].
 
     Raises:
-        ArgumentError: a checkpoint that is not there, rows that do not have what is to be scored, or results that are of something else.
+        ArgumentError: a checkpoint that is not there, rows that do not have what is to be scored, or results that are
+            of something else.
         FileNotFoundError, CorpusError, ProtocolError: data that are not there or not as they should be.
     """
     _refuse_contradictions(arguments)
@@ -116,9 +130,14 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     if arguments.noise_snr_db and "audio" not in model.config.modalities:
         raise ArgumentError("noise_snr_db: the checkpoint reads text alone, which noise does not touch. Leave it out.")
     splits = load_corpora(arguments.corpora)
-    protocol = {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)}
+    protocol = {
+        name: protocol_facts(corpus, rows)
+        for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)
+    }
     if arguments.add_to_results and _run_results(arguments)["protocol"] != protocol:
-        raise ArgumentError("add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out.")
+        raise ArgumentError(
+            "add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out."
+        )
     dataset = _inputs_of_split(arguments, splits, model, processor)
     collator = make_collator(model, processor, arguments.feature_cache)
     folder, split = Path(arguments.output_dir), arguments.split
@@ -152,8 +171,11 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     return results
 
 
-def _calibrate(checkpoint: str, model: BiBiERForEmotionClassification, logits: np.ndarray, dataset: InputDataset) -> str | None:
-    """Give the model and its checkpoint the temperature that suits these answers (N, 7) best; what is to be said of it."""
+def _calibrate(
+    checkpoint: str, model: BiBiERForEmotionClassification, logits: np.ndarray, dataset: InputDataset
+) -> str | None:
+    """Give the model and its checkpoint the temperature that suits these answers (N, 7) best; what is to be said of
+    it."""
     fit = fit_temperature(logits, dataset.labels, dataset.metadata["corpus"])
     model.config.temperature = fit.temperature
     file = Path(checkpoint) / CONFIG_NAME
@@ -163,7 +185,10 @@ def _calibrate(checkpoint: str, model: BiBiERForEmotionClassification, logits: n
 
 
 def _inputs_of_split(
-    arguments: EvaluateArguments, splits: dict[str, DatasetDict], model: BiBiERForEmotionClassification, processor: BiBiERProcessor
+    arguments: EvaluateArguments,
+    splits: dict[str, DatasetDict],
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
 ) -> InputDataset:
     """What the model reads of the split that is scored, over all corpora; nothing is computed for the others."""
     split, cache = arguments.split, arguments.feature_cache
@@ -191,8 +216,8 @@ def robustness(
 
     Returns:
         `modalities.{split}.{corpus}.{both, audio, text}` (the only modality of a model of one), and with noise
-        `noise.{split}.{corpus}.{snr_db}` (the text as it is), `noise_audio` likewise (audio alone) and `noise_settings.{split}`; metrics as
-        in `results.json`. Draws `noise_<split>_<corpus>.png`.
+        `noise.{split}.{corpus}.{snr_db}` (the text as it is), `noise_audio` likewise (audio alone) and
+        `noise_settings.{split}`; metrics as in `results.json`. Draws `noise_<split>_<corpus>.png`.
     """
     split, temperature, conditions = arguments.split, model.config.temperature, conditions_of(model)
     try:
@@ -203,11 +228,16 @@ def robustness(
     def score(data: InputDataset, collate: Any, wanted: list[str], name: str) -> dict[str, dict[str, Any]]:
         """condition -> corpus -> metrics"""
         logits = predict_conditions(model, data, collate, arguments.batch_size, wanted, name)
-        answers = {condition: Predictions.from_logits(data.metadata, values, temperature) for condition, values in logits.items()}
+        answers = {
+            condition: Predictions.from_logits(data.metadata, values, temperature)
+            for condition, values in logits.items()
+        }
         return {condition: split_metrics(predictions)["metrics"] for condition, predictions in answers.items()}
 
     clean = score(dataset.select(rows), collator, conditions, "Missing modalities")
-    found: dict[str, Any] = {"modalities": {split: {corpus: {name: clean[name][corpus] for name in conditions} for corpus in splits}}}
+    found: dict[str, Any] = {
+        "modalities": {split: {corpus: {name: clean[name][corpus] for name in conditions} for corpus in splits}}
+    }
     if not arguments.noise_snr_db:
         return found
     noisy: dict[str, dict[str, dict[str, Any]]] = {}
@@ -220,7 +250,11 @@ def robustness(
         noisy[f"{snr_db:g}"] = score(data, RawCollator(processor), heard, f"{snr_db:g} dB")
     keys = {"noise": conditions[0]} | ({"noise_audio": "audio"} if len(conditions) > 1 else {})
     for key, condition in keys.items():
-        found[key] = {split: {corpus: {level: numbers[condition][corpus] for level, numbers in noisy.items()} for corpus in splits}}
+        found[key] = {
+            split: {
+                corpus: {level: numbers[condition][corpus] for level, numbers in noisy.items()} for corpus in splits
+            }
+        }
     found["noise_settings"] = {split: {"kind": arguments.noise, "seed": arguments.noise_seed}}
     for corpus in splits:
         curves = {
@@ -241,13 +275,17 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
     if arguments.calibrate and arguments.split == "test":
         raise ArgumentError("calibrate: what is fitted on test says nothing about test any more. Give --split dev.")
     if arguments.calibrate and not (Path(arguments.model) / CONFIG_NAME).is_file():
-        raise ArgumentError(f"calibrate: {arguments.model} is no folder with a {CONFIG_NAME} to keep the temperature in.")
+        raise ArgumentError(
+            f"calibrate: {arguments.model} is no folder with a {CONFIG_NAME} to keep the temperature in."
+        )
     if not arguments.add_to_results:
         return
     if not (arguments.modalities or levels):
         raise ArgumentError("add_to_results: there is nothing to add. Give --modalities true or --noise_snr_db.")
     if not (Path(arguments.model) / RESULTS_FILE).is_file():
-        raise ArgumentError(f"add_to_results: {arguments.model} holds no {RESULTS_FILE} of a training run. Leave it out.")
+        raise ArgumentError(
+            f"add_to_results: {arguments.model} holds no {RESULTS_FILE} of a training run. Leave it out."
+        )
 
 
 def _run_results(arguments: EvaluateArguments) -> dict[str, Any]:

@@ -18,7 +18,9 @@ from .common import guarded
 
 def export_main(source: str, output_dir: str, **options: Any) -> int:
     """[`export`] as a command; returns the exit code."""
-    return guarded(lambda: print(export(source, output_dir, **options)), lambda: f"Interrupted; {output_dir} is as it was.")
+    return guarded(
+        lambda: print(export(source, output_dir, **options)), lambda: f"Interrupted; {output_dir} is as it was."
+    )
 
 
 def export(
@@ -58,7 +60,8 @@ def export(
     lines = [
         f"{output_dir}: {part} of {source} as {format}, {_megabytes(Path(output_dir) / manifest['file']):.1f} MB",
         f"inputs {', '.join(manifest['inputs'])}; outputs {', '.join(manifest['outputs'])}",
-        f"largest difference of a logit from the model, {parity['cases']} batches of mixed lengths: {parity['largest_difference']:.1e}",
+        f"largest difference of a logit from the model, {parity['cases']} batches of mixed lengths: "
+        f"{parity['largest_difference']:.1e}",
     ]
     if int8:
         lines.append(f"in int8, on the same random inputs: {parity['int8']['largest_difference']:.1e}")
@@ -70,9 +73,15 @@ def export(
 
 
 def compare_answers(
-    model: BiBiERForEmotionClassification, processor: BiBiERProcessor, folder: str, corpus: str, data_dir: str | None, split: str
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    folder: str,
+    corpus: str,
+    data_dir: str | None,
+    split: str,
 ) -> Any:
-    """[`Drift`][bibier_hf.export.measuring.Drift] of an ONNX export on a split of a corpus, one utterance at a time."""
+    """[`Drift`][bibier_hf.export.measuring.Drift] of an ONNX export on a split of a corpus, one utterance at a
+    time."""
     from ..training.arguments import CorpusArguments, FeatureCacheArguments
     from ..training.fit import make_collator, make_inputs
     from ..training.run import load_corpora
@@ -80,7 +89,9 @@ def compare_answers(
 
     exported = OnnxModel(folder, backbones=model)
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")
-    dataset = make_inputs(load_corpora([CorpusArguments(name=corpus, data_dir=data_dir)]), model, processor, cache)[split]
+    dataset = make_inputs(load_corpora([CorpusArguments(name=corpus, data_dir=data_dir)]), model, processor, cache)[
+        split
+    ]
     collator = make_collator(model, processor, cache)
     exact, logits = (predict_logits(which, dataset, collator, batch_size=1) for which in (model, exported))
     return drift(logits, exact)

@@ -57,7 +57,9 @@ def parse_extract_arguments(arguments: Sequence[str]) -> tuple[RunArguments, int
         apply_overrides(content, rest, RunArguments)
         run = run_arguments(content)
     if not run.feature_cache.enabled:
-        raise ArgumentError("feature_cache.enabled: it is false, so that training would not look for any features. Leave it out.")
+        raise ArgumentError(
+            "feature_cache.enabled: it is false, so that training would not look for any features. Leave it out."
+        )
     return run, own.drift
 
 
@@ -79,7 +81,9 @@ def extract_features(run: RunArguments, drift_rows: int = 0) -> dict[str, dict[s
     extractor = make_extractor(model.to(state.device), processor, run.feature_cache)
     done = {}
     for name, corpus in splits.items():
-        pooled = concatenate_datasets([rows.select_columns(["audio", "text", "duration_s"]) for rows in corpus.values()])
+        pooled = concatenate_datasets(
+            [rows.select_columns(["audio", "text", "duration_s"]) for rows in corpus.values()]
+        )
         done[name] = extractor.extract(pooled)
         if state.is_main_process:
             for modality, extraction in done[name].items():
@@ -94,9 +98,14 @@ def extract_features(run: RunArguments, drift_rows: int = 0) -> dict[str, dict[s
 
 def describe_extraction(extractor: InputExtractor, modality: str, extraction: Extraction) -> str:
     """What was done, in one line."""
-    rate = f" in {extraction.seconds:.1f} s, {extraction.computed / extraction.seconds:.1f} a second" if extraction.computed else ""
+    rate = (
+        f" in {extraction.seconds:.1f} s, {extraction.computed / extraction.seconds:.1f} a second"
+        if extraction.computed
+        else ""
+    )
     return (
-        f"{extractor.specs[modality].name} ({extractor.specs[modality].dtype}): {extraction.computed} rows computed{rate}, "
+        f"{extractor.specs[modality].name} ({extractor.specs[modality].dtype}): {extraction.computed} rows "
+        f"computed{rate}, "
         f"{extraction.found} found; {extraction.size / 2**20:.1f} MiB in {extraction.folder}"
     )
 
@@ -107,4 +116,6 @@ def extract_help() -> str:
     lines += ["  --data_dir: short for --corpora.0.data_dir when there is one corpus"]
     lines += [line for line in section_help(RunArguments) if line.strip().removeprefix("--").startswith(_KEYS)]
     lines += ["  --model.audio_layer, --model.text_layer, --model.max_window_s, ...: as in training"]
-    return "\n".join([*lines, "  --drift [0]: compare so many stored rows a corpus with float32 features of one clip at a time"])
+    return "\n".join(
+        [*lines, "  --drift [0]: compare so many stored rows a corpus with float32 features of one clip at a time"]
+    )

@@ -1,4 +1,5 @@
-"""The commands behind `recipes/label.py`: labelling with a language model, recognising with one, reports on labels, a benchmark."""
+"""The commands behind `recipes/label.py`: labelling with a language model, recognising with one, reports on labels, a
+benchmark."""
 
 import argparse
 import time
@@ -19,7 +20,15 @@ from ..data.corpora import load_corpus
 from ..data.label_tables import read_label_table, write_label_table
 from ..errors import ArgumentError
 from ..evaluation.label_report import compare_labels, describe_labels, report_text, write_label_plots
-from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_atomically, write_json, write_split_report
+from ..evaluation.report import (
+    Predictions,
+    environment,
+    metrics_table,
+    recall_table,
+    write_atomically,
+    write_json,
+    write_split_report,
+)
 from ..llm import BACKENDS, LLMBackend, get_backend
 from ..model.labels_bibier import EMOTIONS
 from .common import guarded
@@ -33,7 +42,9 @@ def label_main(arguments: Sequence[str], description: str | None = None) -> int:
         description: for `--help`.
     """
     options = _parser(description).parse_args(arguments)
-    return guarded(lambda: options.run(options), lambda: "Interrupted; every answer so far is kept. Go on with the same command.")
+    return guarded(
+        lambda: options.run(options), lambda: "Interrupted; every answer so far is kept. Go on with the same command."
+    )
 
 
 def label_corpus(options: argparse.Namespace) -> None:
@@ -47,7 +58,9 @@ def label_corpus(options: argparse.Namespace) -> None:
         way=options.way,
         prompt=load_prompt(options.prompt or DEFAULT_PROMPTS[options.way, not options.hide_label]),
         parser=options.parser,
-        sampling=replace(DEFAULT_SAMPLING, temperature=options.temperature, seed=options.seed, max_new_tokens=options.max_new_tokens),
+        sampling=replace(
+            DEFAULT_SAMPLING, temperature=options.temperature, seed=options.seed, max_new_tokens=options.max_new_tokens
+        ),
         retries=options.retries,
         calibrate=not options.no_calibration,
         gold_weight=options.gold_weight,
@@ -59,7 +72,10 @@ def label_corpus(options: argparse.Namespace) -> None:
     table = _table(rows, labelled)
     write_atomically(output, lambda temporary: write_label_table(table, temporary))
     failed = [index for index, status in enumerate(labelled["label_status"]) if status == "failed"]
-    print(f"{len(rows) - len(failed)} rows labelled, {len(failed)} failed, {seconds:.1f} s with loading the model. {output}")
+    print(
+        f"{len(rows) - len(failed)} rows labelled, {len(failed)} failed, {seconds:.1f} s with loading the model. "
+        f"{output}"
+    )
     for index in failed[:5]:
         print(f"  failed: {rows[index]['id']}: {labelled['label_reason'][index]}")
     if failed:
@@ -80,7 +96,8 @@ def recognise_corpus(options: argparse.Namespace) -> None:
     )
     if recognise.prompt.states_label:
         raise ArgumentError(
-            f"prompt: {recognise.prompt.name} states the gold label; a recogniser must not see it. Take one without {{label}}."
+            f"prompt: {recognise.prompt.name} states the gold label; a recogniser must not see it. Take one without "
+            f"{{label}}."
         )
     labelled = recognise(rows[:])
     uniform = [1 / len(EMOTIONS)] * len(EMOTIONS)
@@ -105,7 +122,10 @@ def recognise_corpus(options: argparse.Namespace) -> None:
     print(f"{recognise.backend.public_model}, {options.shots} examples an emotion, {options.split}:\n")
     print(metrics_table(numbers["metrics"]))
     print(f"\n{recall_table(numbers['metrics'])}")
-    print(f"\n{failed} of {len(rows)} rows failed (scored with equal probabilities). The report is in {options.output_dir}.")
+    print(
+        f"\n{failed} of {len(rows)} rows failed (scored with equal probabilities). The report is in "
+        f"{options.output_dir}."
+    )
 
 
 def report_labels(options: argparse.Namespace) -> None:
@@ -118,7 +138,10 @@ def report_labels(options: argparse.Namespace) -> None:
         comparison = numbers["comparison"]
         divergence = comparison["jensen_shannon_bits"]["mean"]
         print(f"\nagainst {comparison['tables'][1]}: {comparison['rows']} rows in common")
-        print(f"equal arg-max {100 * comparison['agreement']:.2f} %, mean Jensen-Shannon divergence {divergence:.4f} bits")
+        print(
+            f"equal arg-max {100 * comparison['agreement']:.2f} %, mean Jensen-Shannon divergence {divergence:.4f} "
+            "bits"
+        )
     if options.json:
         write_json(options.json, numbers)
     if options.plots:
@@ -127,22 +150,31 @@ def report_labels(options: argparse.Namespace) -> None:
 
 
 def benchmark(options: argparse.Namespace) -> None:
-    """Rows a second of `score` against the published way: transformers in float32, one prompt at a time, a long generation."""
+    """Rows a second of `score` against the published way: transformers in float32, one prompt at a time, a long
+    generation."""
     texts, labels = template_rows(options.rows)
     first = slice(options.published_rows)
     published = published_rate(options.model, texts[first], labels[first], options.max_new_tokens, not options.quiet)
     fast = _backend(options)
     scored = score_rate(fast, texts, labels, not options.quiet)
-    print(f"published way: {published:.3f} rows/s ({len(texts[first])} rows one at a time, {options.max_new_tokens} new tokens at most)")
+    print(
+        f"published way: {published:.3f} rows/s ({len(texts[first])} rows one at a time, {options.max_new_tokens} new "
+        "tokens at most)"
+    )
     print(f"score, {fast.name}: {scored:.3f} rows/s ({len(texts)} rows)")
     print(f"{scored / published:.1f} times as many rows a second")
     if options.json:
-        numbers = {"published_rows_per_second": published, "score_rows_per_second": scored, "ratio": scored / published}
+        numbers = {
+            "published_rows_per_second": published,
+            "score_rows_per_second": scored,
+            "ratio": scored / published,
+        }
         write_json(options.json, numbers | {"backend": fast.name, "model": fast.public_model, **environment()})
 
 
 def _rows(options: argparse.Namespace, split: str) -> Dataset:
-    """The rows to ask about, without their audio; a row without text cannot be asked about and is left out with a word."""
+    """The rows to ask about, without their audio; a row without text cannot be asked about and is left out with a
+    word."""
     splits = load_corpus(options.corpus, options.data_dir, **_key_values(options.corpus_option))
     if split not in splits:
         raise ArgumentError(f"split: the corpus {options.corpus} has {', '.join(splits)}, not {split!r}.")
@@ -168,7 +200,9 @@ def _examples(options: argparse.Namespace) -> tuple[tuple[str, str, str, str], .
             raise ArgumentError(f"shots: train has {len(rows)} utterances of {name}, fewer than {options.shots}.")
         drawn += [(int(row), name) for row in generator.choice(rows, options.shots, replace=False)]
     order = generator.permutation(len(drawn))
-    return tuple((train[row]["text"], name, train[row]["language"], name) for row, name in (drawn[place] for place in order))
+    return tuple(
+        (train[row]["text"], name, train[row]["language"], name) for row, name in (drawn[place] for place in order)
+    )
 
 
 def _table(rows: Dataset, labelled: dict[str, list]) -> dict[str, list]:
@@ -209,22 +243,33 @@ def _key_values(pairs: Sequence[str]) -> dict[str, Any]:
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="recipes/label.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="recipes/label.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(required=True, metavar="label | recognise | report | benchmark")
 
     def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=(run.__doc__ or "").splitlines()[0], description=run.__doc__, allow_abbrev=False)
+        added = commands.add_parser(
+            name, help=(run.__doc__ or "").splitlines()[0], description=run.__doc__, allow_abbrev=False
+        )
         added.set_defaults(run=run)
         return added
 
     label = command("label", label_corpus)
     label.add_argument("--output", required=True, help="table to write, .csv or .parquet")
     label.add_argument("--hide_label", action="store_true", help="do not state the gold label in the prompt")
-    label.add_argument("--parser", choices=sorted(PARSERS), default="strict", help="strict, or as tolerant as the published code")
-    label.add_argument("--gold_weight", type=float, help="share of the gold label mixed in, more where it would not be highest")
+    label.add_argument(
+        "--parser", choices=sorted(PARSERS), default="strict", help="strict, or as tolerant as the published code"
+    )
+    label.add_argument(
+        "--gold_weight", type=float, help="share of the gold label mixed in, more where it would not be highest"
+    )
     label.add_argument("--temperature", type=float, default=DEFAULT_SAMPLING.temperature, help="0: greedy")
-    label.add_argument("--max_new_tokens", type=int, default=DEFAULT_SAMPLING.max_new_tokens, help="where an answer is cut off")
+    label.add_argument(
+        "--max_new_tokens", type=int, default=DEFAULT_SAMPLING.max_new_tokens, help="where an answer is cut off"
+    )
     label.add_argument("--retries", type=int, default=2, help="further tries for an answer that cannot be read")
     _add_model(label)
     _add_corpus(label, split="train", way="generate")
@@ -254,21 +299,31 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backend", choices=list(BACKENDS), default="vllm", help="where the language model runs")
     parser.add_argument(
-        "--model", default="Qwen/Qwen3-4B", help="Hub id or folder (microsoft/Phi-4-mini-instruct, ...), or the server's name for it"
+        "--model",
+        default="Qwen/Qwen3-4B",
+        help="Hub id or folder (microsoft/Phi-4-mini-instruct, ...), or the server's name for it",
     )
     parser.add_argument("--revision", help="its branch, tag or commit")
     parser.add_argument("--base_url", action="append", help="server of the back end openai; several times for several")
-    parser.add_argument("--backend_option", action="append", default=[], metavar="KEY=VALUE", help="any further option of the back end")
+    parser.add_argument(
+        "--backend_option", action="append", default=[], metavar="KEY=VALUE", help="any further option of the back end"
+    )
 
 
 def _add_corpus(parser: argparse.ArgumentParser, split: str, way: str) -> None:
     parser.add_argument("--corpus", required=True, help="corpus by its name; csv for any table")
     parser.add_argument("--data_dir", help="its folder, as it came or prepared")
-    parser.add_argument("--corpus_option", action="append", default=[], metavar="KEY=VALUE", help="option of its loader")
+    parser.add_argument(
+        "--corpus_option", action="append", default=[], metavar="KEY=VALUE", help="option of its loader"
+    )
     parser.add_argument("--split", default=split, help="rows to ask about")
     parser.add_argument("--limit", type=int, help="the first so many rows alone")
     parser.add_argument("--way", choices=WAYS, default=way, help="generate seven numbers, or score the seven words")
-    parser.add_argument("--prompt", help="template file, or one of the package's: " + ", ".join(sorted(DEFAULT_PROMPTS.values())))
-    parser.add_argument("--no_calibration", action="store_true", help="score: leave out the correction by a prompt without content")
+    parser.add_argument(
+        "--prompt", help="template file, or one of the package's: " + ", ".join(sorted(DEFAULT_PROMPTS.values()))
+    )
+    parser.add_argument(
+        "--no_calibration", action="store_true", help="score: leave out the correction by a prompt without content"
+    )
     parser.add_argument("--seed", type=int, default=42, help="of sampling and of the drawn examples")
     parser.add_argument("--store", help="file of answers, by which a killed run goes on")

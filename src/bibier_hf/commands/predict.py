@@ -1,4 +1,5 @@
-"""The command behind `bibier predict` and `recipes/predict.py`: emotions of clips and texts, for reading or as JSON lines."""
+"""The command behind `bibier predict` and `recipes/predict.py`: emotions of clips and texts, for reading or as JSON
+lines."""
 
 import json
 import sys
@@ -71,17 +72,25 @@ class PredictArguments:
         if not (self.inputs or self.text or self.demo):
             raise ArgumentError("Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo.")
         if self.asr_language is not None and self.asr is None:
-            raise ArgumentError("--asr_language is what --asr hears; give --asr, such as openai/whisper-base, as well.")
+            raise ArgumentError(
+                "--asr_language is what --asr hears; give --asr, such as openai/whisper-base, as well."
+            )
         if not self.windows:
             if self.output is not None:
-                raise ArgumentError("--output is for a timeline; give --chunk_length_s, such as 4, or --segmentation energy as well.")
+                raise ArgumentError(
+                    "--output is for a timeline; give --chunk_length_s, such as 4, or --segmentation energy as well."
+                )
             return
         if self.text or self.demo:
-            raise ArgumentError("--text and --demo come with a text that cannot be laid over windows; leave them out, or use --asr.")
+            raise ArgumentError(
+                "--text and --demo come with a text that cannot be laid over windows; leave them out, or use --asr."
+            )
         if self.output is None:
             return
         if len(self.inputs) != 1 or self.inputs[0] == STDIN or Path(self.inputs[0]).is_dir():
-            raise ArgumentError("--output holds the timeline of one recording; give one audio file, or --json for many.")
+            raise ArgumentError(
+                "--output holds the timeline of one recording; give one audio file, or --json for many."
+            )
         if Path(self.output).suffix.lower() not in TIMELINE_FORMATS:
             raise ArgumentError(f"--output: {self.output} must end in one of {', '.join(TIMELINE_FORMATS)}.")
 
@@ -103,7 +112,8 @@ class PredictArguments:
 def predict_main(**options: Any) -> int:
     """Answer every input, each as soon as it is there; returns the exit code.
 
-    An input that cannot be used is told on stderr (and as `{"input": ..., "error": ...}` among JSON lines), and the next one is answered.
+    An input that cannot be used is told on stderr (and as `{"input": ..., "error": ...}` among JSON lines), and the
+    next one is answered.
 
     Args:
         options: fields of [`PredictArguments`].
@@ -117,7 +127,9 @@ def predict_main(**options: Any) -> int:
         pipe = load_pipeline(arguments)
         show = show_json if arguments.as_json else partial(show_text, top_k=arguments.top_k)
         count = 0
-        for name, sample in tqdm(samples, desc="Predicting", unit="input", disable=isinstance(samples, list) and len(samples) < 2):
+        for name, sample in tqdm(
+            samples, desc="Predicting", unit="input", disable=isinstance(samples, list) and len(samples) < 2
+        ):
             count += 1
             try:
                 answer = answer_sample(pipe, sample, arguments)
@@ -149,13 +161,16 @@ def load_pipeline(arguments: PredictArguments) -> Any:
     try:
         return pipeline(TASK, model=model, processor=processor, asr=arguments.asr, asr_language=arguments.asr_language)
     except OSError as error:
-        raise ArgumentError(f"--asr: {arguments.asr} is no speech recognition model that can be had: {error}") from error
+        raise ArgumentError(
+            f"--asr: {arguments.asr} is no speech recognition model that can be had: {error}"
+        ) from error
     except ValueError as error:  # the language
         raise ArgumentError(str(error)) from error
 
 
 def answer_sample(pipe: Any, sample: dict[str, Any], arguments: PredictArguments) -> dict[str, Any]:
-    """`{"emotions": [{"label", "score"}, ...]}`, with windows also `"chunks"`; the timeline is written if one is asked for.
+    """`{"emotions": [{"label", "score"}, ...]}`, with windows also `"chunks"`; the timeline is written if one is asked
+    for.
 
     Raises:
         AudioError, OSError: an input that cannot be used.
@@ -169,7 +184,8 @@ def answer_sample(pipe: Any, sample: dict[str, Any], arguments: PredictArguments
 
 
 def read_samples(arguments: PredictArguments) -> Iterable[tuple[str, dict[str, Any]]]:
-    """(name, pipeline input) of everything to answer: a list, or an iterator where paths come on stdin as long as it is open.
+    """(name, pipeline input) of everything to answer: a list, or an iterator where paths come on stdin as long as it
+    is open.
 
     Raises:
         ArgumentError: a folder without audio files.
@@ -177,7 +193,9 @@ def read_samples(arguments: PredictArguments) -> Iterable[tuple[str, dict[str, A
     text = arguments.text or None
     if STDIN in arguments.inputs:
         return ((path, {"audio": path, "text": text}) for path in expand_inputs(arguments.inputs))
-    samples: list[tuple[str, dict[str, Any]]] = [(path, {"audio": path, "text": text}) for path in expand_inputs(arguments.inputs)]
+    samples: list[tuple[str, dict[str, Any]]] = [
+        (path, {"audio": path, "text": text}) for path in expand_inputs(arguments.inputs)
+    ]
     if text and not arguments.inputs:
         samples.append(("text", {"text": text}))
     return samples + (demo_samples() if arguments.demo else [])

@@ -31,12 +31,17 @@ def push_main(arguments: Sequence[str], description: str | None = None) -> int:
         print(f"Pushed {'privately' if private else 'for all to see'}: {url}")
 
     again = push_command(options.kind, options.path, options.repo_id, private)
-    return guarded(push, lambda: f"Interrupted. {options.path} is as it was, and so is what stood on the Hub. Go on with: {again}")
+    return guarded(
+        push, lambda: f"Interrupted. {options.path} is as it was, and so is what stood on the Hub. Go on with: {again}"
+    )
 
 
 def _parser(description: str | None) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="recipes/push.py", description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        prog="recipes/push.py",
+        description=description,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
     )
     commands = parser.add_subparsers(dest="kind", required=True, metavar=" | ".join(KINDS))
     for kind, source in KINDS.items():
@@ -45,5 +50,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
         command.add_argument("repo_id", metavar="OWNER/NAME", help="repository on the Hub; made if it is not there")
         command.add_argument("--public", action="store_true", help="for all to see; default: private")
         if kind == "dataset":
-            command.add_argument("--force_audio", action="store_true", help="also recordings that are not yours to publish (MELD)")
+            command.add_argument(
+                "--force_audio", action="store_true", help="also recordings that are not yours to publish (MELD)"
+            )
     return parser

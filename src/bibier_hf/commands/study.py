@@ -14,12 +14,22 @@ def study_main(arguments: Sequence[str]) -> int:
     """Run and compare as the command line says; returns the exit code.
 
     Args:
-        arguments: `STUDY.yaml [--only VARIANT[,VARIANT]] [--report] [--key value] ...`; what is left goes to every run.
+        arguments: `STUDY.yaml [--only VARIANT[,VARIANT]] [--report] [--key value] ...`; what is left goes to every
+            run.
     """
 
     def study() -> None:
         if not arguments or any(argument in ("-h", "--help") for argument in arguments):
-            print("\n".join([USAGE, "", "the study file:", *(line.replace("  --", "  ") for line in section_help(StudyArguments))]))
+            print(
+                "\n".join(
+                    [
+                        USAGE,
+                        "",
+                        "the study file:",
+                        *(line.replace("  --", "  ") for line in section_help(StudyArguments)),
+                    ]
+                )
+            )
             return
         file, *rest = arguments
         if file.startswith("-"):

@@ -29,7 +29,10 @@ def train_main(arguments: Sequence[str], default_file: Path | None = None) -> in
             print(f"\n{run.output_dir}, test:\n")
             print(metrics_table(results["metrics"]["test"]))
             print(f"\n{recall_table(results['metrics']['test'])}")
-            print(f"\nModel, card, results and predictions are in {run.output_dir} ({results['seconds'] / 60:.1f} minutes).")
+            print(
+                f"\nModel, card, results and predictions are in {run.output_dir} ({results['seconds'] / 60:.1f} "
+                "minutes)."
+            )
 
     def how_to_go_on() -> str:
         if run is None:
@@ -43,7 +46,8 @@ def train_main(arguments: Sequence[str], default_file: Path | None = None) -> in
 
 
 def public_command(arguments: Sequence[str]) -> str:
-    """The command line for a card: folders outside the working folder are written as PATH, and where the output went is left out."""
+    """The command line for a card: folders outside the working folder are written as PATH, and where the output went
+    is left out."""
     shown: list[str] = []
     skipped = False
     for argument in arguments:

@@ -1,7 +1,8 @@
-"""Files of a folder or of a tar archive, archives inside of them included, one after the other and without unpacking anything.
+"""Files of a folder or of a tar archive, archives inside of them included, one after the other and without unpacking
+anything.
 
-Nothing is ever written under a name that an archive gives, and links in it are not followed, so a hostile archive has nothing to get out
-through; one that tries is refused all the same.
+Nothing is ever written under a name that an archive gives, and links in it are not followed, so a hostile archive has
+nothing to get out through; one that tries is refused all the same.
 """
 
 import gzip
@@ -59,7 +60,9 @@ def _whole(path: PurePath) -> Iterator[None]:
     try:
         yield
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise CorpusError(f"{path} cannot be read to its end ({error}). Its archive may have been cut short: fetch it again.") from error
+        raise CorpusError(
+            f"{path} cannot be read to its end ({error}). Its archive may have been cut short: fetch it again."
+        ) from error
 
 
 def is_archive(name: str) -> bool:
@@ -93,7 +96,9 @@ def _walk_archive(archive: tarfile.TarFile, inside: PurePosixPath) -> Iterator[S
     for member in archive:
         name = PurePosixPath(member.name)
         if name.is_absolute() or ".." in name.parts:
-            raise CorpusError(f"The archive holds the path '{member.name}', which leads out of it. It is not the official one.")
+            raise CorpusError(
+                f"The archive holds the path '{member.name}', which leads out of it. It is not the official one."
+            )
         if not member.isreg():
             continue
         if is_archive(name.name) and not name.name.startswith("."):

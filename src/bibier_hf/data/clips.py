@@ -26,11 +26,13 @@ class Clip:
         id: unique, telling nothing about the label (see `neutral_id`).
         split: one of `SPLITS`.
         label: one of `EMOTIONS`.
-        audio: path of the recording, or a function that makes 16 kHz float32 samples, or None for a row that is text only.
+        audio: path of the recording, or a function that makes 16 kHz float32 samples, or None for a row that is text
+            only.
         text: transcript; "" for a row that is audio only.
         soft_label: seven probabilities in the order of `EMOTIONS`.
         where: for messages, such as `metadata.csv line 7`.
-        audio_key: with a function as audio, a full description of what it makes: another one means that a cache is made anew.
+        audio_key: with a function as audio, a full description of what it makes: another one means that a cache is
+            made anew.
         remarks: what was done to the row or is known of it; how often each of them was made stands in `corpus.json`.
         left_out: the row is not written, only its remarks (the reason is one) are counted.
         extra: values of the corpus's own columns (`Corpus.extra_features`).
@@ -57,18 +59,20 @@ class Clip:
 def neutral_id(corpus: str, name: str) -> str:
     """`corpus-` and twelve hex digits of SHA-256: an id that stays the same in every layout and order of a corpus.
 
-    The names of emotional recordings usually spell out the emotion (RESD: `32_happiness_enthusiasm_h_120`). An id made of them would put
-    the label into paths, logs, prompts and features; running numbers would do so too, as long as files are sorted by name.
+    The names of emotional recordings usually spell out the emotion (RESD: `32_happiness_enthusiasm_h_120`). An id made
+    of them would put the label into paths, logs, prompts and features; running numbers would do so too, as long as
+    files are sorted by name.
     """
     return f"{corpus}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
 
 
 def with_context(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """Each text followed by those of the `count` clips before it in its dialogue: `I can't believe it! | What happened? | Hey, Joey!`
+    """Each text followed by those of the `count` clips before it in its dialogue:
+    `I can't believe it! | What happened? | Hey, Joey!`
 
-    The utterance itself comes first, the nearest before it second, so that a text that is too long for a model loses what is farthest.
-    Emotions in a conversation answer what was said before (https://arxiv.org/abs/2108.12009). It does not help every model: see the results
-    in the README.
+    The utterance itself comes first, the nearest before it second, so that a text that is too long for a model loses
+    what is farthest. Emotions in a conversation answer what was said before (https://arxiv.org/abs/2108.12009). It
+    does not help every model: see the results in the README.
 
     Args:
         clips: in the order in which they were said within each dialogue; clips without a dialogue keep their text.
@@ -86,7 +90,9 @@ def with_context(clips: Sequence[Clip], count: int) -> list[Clip]:
             widened.append(clip)
             continue
         before = said[clip.dialogue]
-        widened.append(replace(clip, text=CONTEXT_SEPARATOR.join([clip.text, *before[: -count - 1 : -1]]) if clip.text else ""))
+        widened.append(
+            replace(clip, text=CONTEXT_SEPARATOR.join([clip.text, *before[: -count - 1 : -1]]) if clip.text else "")
+        )
         if clip.text:
             before.append(clip.text)
     return widened
@@ -112,8 +118,8 @@ def check_clips(clips: Sequence[Clip]) -> None:
     """Whatever can be wrong before audio is read.
 
     Raises:
-        CorpusError: lists every clip with an unknown split, label, language or source, without audio and text, with a soft label that
-            is no distribution, with an id that is taken, or whose file is missing.
+        CorpusError: lists every clip with an unknown split, label, language or source, without audio and text, with a
+            soft label that is no distribution, with an id that is taken, or whose file is missing.
     """
     faults = []
     seen: dict[str, Clip] = {}
@@ -133,12 +139,16 @@ def check_clips(clips: Sequence[Clip]) -> None:
         if clip.audio is None and not clip.text:
             faults.append(f"{name}: neither audio nor text")
         if clip.soft_label is not None and not _is_distribution(clip.soft_label):
-            faults.append(f"{name}: the soft label {list(clip.soft_label)} is not {len(EMOTIONS)} probabilities with the sum 1")
+            faults.append(
+                f"{name}: the soft label {list(clip.soft_label)} is not {len(EMOTIONS)} probabilities with the sum 1"
+            )
         if isinstance(clip.audio, Path) and not clip.audio.is_file():
             faults.append(f"{name}: no file {clip.audio}")
         if callable(clip.audio) and not clip.audio_key:
             faults.append(f"{name}: audio that a function makes, without an audio_key")
-    raise_faults(faults, "The corpus cannot be prepared", "Nothing was written. Mend or remove these rows and start again.")
+    raise_faults(
+        faults, "The corpus cannot be prepared", "Nothing was written. Mend or remove these rows and start again."
+    )
 
 
 def _is_distribution(values: Sequence[float]) -> bool:
@@ -155,6 +165,14 @@ def clips_fingerprint(clips: Iterable[Clip]) -> str:
         else:
             audio = clip.audio_key
         values = [clip.id, clip.split, clip.label, clip.language, clip.text, clip.speaker, clip.dialogue]
-        values += [clip.soft_label, clip.source, clip.license, list(clip.remarks), clip.left_out, dict(clip.extra), audio]
+        values += [
+            clip.soft_label,
+            clip.source,
+            clip.license,
+            list(clip.remarks),
+            clip.left_out,
+            dict(clip.extra),
+            audio,
+        ]
         digest.update(json.dumps(values, sort_keys=True).encode())
     return digest.hexdigest()

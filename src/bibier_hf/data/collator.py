@@ -11,7 +11,8 @@ from ..model.processing_bibier import BiBiERProcessor
 from .features import InputSpec
 
 UNIMODAL_LOGITS = {"audio": "audio_logits", "text": "text_logits"}
-"""Columns that rows may have beside the inputs: logits (7,) that the model takes in place of those of its own encoders."""
+"""Columns that rows may have beside the inputs: logits (7,) that the model takes in place of those of its own
+encoders."""
 
 
 class FeatureCollator:
@@ -27,10 +28,11 @@ class FeatureCollator:
         self.soft_labels = soft_labels
 
     def __call__(self, rows: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """B rows -> `{name: (B, T, D) or (B, T), mask: (B, T), "labels": (B,) or (B, 7)}`; T is that of the longest row.
+        """B rows -> `{name: (B, T, D) or (B, T), mask: (B, T), "labels": (B,) or (B, 7)}`; T is that of the longest
+        row.
 
-        A row without a modality has a mask of zeros; a modality that no row has is left out. Rows with [`UNIMODAL_LOGITS`] give them
-        as (B, 7).
+        A row without a modality has a mask of zeros; a modality that no row has is left out. Rows with
+        [`UNIMODAL_LOGITS`] give them as (B, 7).
         """
         batch = {}
         for modality, spec in self.specs.items():

@@ -1,4 +1,5 @@
-"""The command line of the scripts in `dataset_scripts/`: every keyword option of a corpus's reader becomes a `--option`."""
+"""The command line of the scripts in `dataset_scripts/`: every keyword option of a corpus's reader becomes a
+`--option`."""
 
 import argparse
 import inspect
@@ -57,7 +58,9 @@ def describe_counts(info: dict[str, Any]) -> str:
         for split, entry in info["splits"].items()
     ]
     widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines])
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]
+    )
 
 
 def describe_remarks(info: dict[str, Any]) -> list[str]:
@@ -65,17 +68,27 @@ def describe_remarks(info: dict[str, Any]) -> list[str]:
     lines = [f"{count} x {remark}" for remark, count in info["remarks"].items()]
     if info["asr"]:
         asr = info["asr"]
-        lines.append(f"{asr['filled']} transcripts written by {asr['model']['name']}; it heard nothing in {asr['no_speech']} recordings")
+        lines.append(
+            f"{asr['filled']} transcripts written by {asr['model']['name']}; it heard nothing in {asr['no_speech']} "
+            "recordings"
+        )
     return lines
 
 
 def _parser(corpus: Corpus, description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     if corpus.has_source:
         hub = ", or the id of its data set on the Hub" if corpus.on_hub else ""
         parser.add_argument("--source", required=True, help=f"the raw corpus ({corpus.homepage}){hub}")
-    parser.add_argument("--output_dir", required=True, help="folder for the Parquet files; a prepared corpus in it is replaced")
-    parser.add_argument("--asr", help="writes missing transcripts: id or folder of a speech recognition model, such as openai/whisper-base")
+    parser.add_argument(
+        "--output_dir", required=True, help="folder for the Parquet files; a prepared corpus in it is replaced"
+    )
+    parser.add_argument(
+        "--asr",
+        help="writes missing transcripts: id or folder of a speech recognition model, such as openai/whisper-base",
+    )
     explained = _explained_arguments(corpus.read.__doc__ or "")
     for name, default in corpus.complete_options({}).items():
         text = f"{explained.get(name, '')} (default: {default})".replace("%", "%%").strip()
@@ -84,7 +97,9 @@ def _parser(corpus: Corpus, description: str | None) -> argparse.ArgumentParser:
         elif isinstance(default, tuple):
             parser.add_argument(f"--{name}", nargs="+", default=default, help=text)
         else:
-            parser.add_argument(f"--{name}", type=str if default is None else type(default), default=default, help=text)
+            parser.add_argument(
+                f"--{name}", type=str if default is None else type(default), default=default, help=text
+            )
     return parser
 
 
@@ -92,7 +107,9 @@ def _explained_arguments(docstring: str) -> dict[str, str]:
     """Argument -> its description in the `Args:` section of a docstring"""
     section = re.search(r"^Args:\n(.*?)(?:\n\S|\Z)", inspect.cleandoc(docstring), re.DOTALL | re.MULTILINE)
     explained: dict[str, str] = {}
-    for names, text in re.findall(r"^    (\w[\w, ]*): (.*(?:\n {8,}.*)*)", section[1] if section else "", re.MULTILINE):
+    for names, text in re.findall(
+        r"^    (\w[\w, ]*): (.*(?:\n {8,}.*)*)", section[1] if section else "", re.MULTILINE
+    ):
         for name in names.split(", "):
             explained[name] = re.sub(r"\s+", " ", text)
     return explained

@@ -4,13 +4,14 @@
         manifest.json           what the values depend on beside the utterance, and the shards with their sizes
         <keys>.safetensors      the values of up to 64 rows of similar length
 
-A store is a folder for one *recipe* (backbone and revision, layer, front end, type of the numbers, ...), whose hash is in its name. A row
-is found by the hash of the utterance's own content. So whatever changes is a miss; folds, protocols and corpora that share utterances
-share their rows; and a corpus that grows costs its new rows only.
+A store is a folder for one *recipe* (backbone and revision, layer, front end, type of the numbers, ...), whose hash is
+in its name. A row is found by the hash of the utterance's own content. So whatever changes is a miss; folds, protocols
+and corpora that share utterances share their rows; and a corpus that grows costs its new rows only.
 
-The plan of the shards follows from keys and lengths alone, and each shard is written beside its place and renamed. A whole shard takes a
-whole stretch of the plan away, and leaves the rest of it as it was: killed at any moment and started again, the work ends with the bytes
-of an uninterrupted run. Several processes share the shards out; a second run waits for the first and finds its rows.
+The plan of the shards follows from keys and lengths alone, and each shard is written beside its place and renamed. A
+whole shard takes a whole stretch of the plan away, and leaves the rest of it as it was: killed at any moment and
+started again, the work ends with the bytes of an uninterrupted run. Several processes share the shards out; a second
+run waits for the first and finds its rows.
 """
 
 import contextlib
@@ -47,7 +48,8 @@ _LOCK_FILE = ".lock"
 _UNFINISHED = ".being-written"
 _KEY_BYTES = 16
 _LARGEST_PADDED_SHARE = 1.25
-"""A batch, padding included, is at most so many times what is in it: computing padding costs more than a batch of fewer rows saves."""
+"""A batch, padding included, is at most so many times what is in it: computing padding costs more than a batch of
+fewer rows saves."""
 
 Compute = Callable[[list[int]], list[torch.Tensor]]
 """Positions of rows -> their values, (T, D) or (T,) each."""
@@ -110,8 +112,8 @@ class FeatureStore:
 
         Args:
             keys: (N,) [`row_key`] of each row; None: nothing to compute.
-            lengths: (N,) what a row costs (seconds, letters); rows of similar length go through `compute` together, the longest first,
-                so that what does not fit into memory fails at once.
+            lengths: (N,) what a row costs (seconds, letters); rows of similar length go through `compute` together,
+                the longest first, so that what does not fit into memory fails at once.
             compute: gives the values of some of the N positions.
             batch_size: rows that go through `compute` together.
             batch_length: at most so many times their longest `lengths` together, if more than one; None: no limit.
@@ -171,11 +173,15 @@ class FeatureStore:
         index = self._index(self._shard_paths())
         missing = sorted(wanted.keys() - index.keys(), key=lambda key: (-lengths[wanted[key]], key))
         positions = [wanted[key] for key in missing]
-        return [positions[start : start + self.rows_per_shard] for start in range(0, len(positions), self.rows_per_shard)]
+        return [
+            positions[start : start + self.rows_per_shard] for start in range(0, len(positions), self.rows_per_shard)
+        ]
 
     def _index(self, paths: Sequence[Path]) -> dict[bytes, tuple[int, int]]:
         """Key -> number of its shard and place in it."""
-        return {key: (number, place) for number, path in enumerate(paths) for place, key in enumerate(_Shard(path).keys)}
+        return {
+            key: (number, place) for number, path in enumerate(paths) for place, key in enumerate(_Shard(path).keys)
+        }
 
     def _shard_paths(self) -> list[Path]:
         return sorted(self.folder.glob("*.safetensors"))
@@ -209,11 +215,15 @@ class FeatureStore:
         """`values` in the type to be stored."""
         name = self.recipe["name"]
         if values.dtype.is_floating_point and not torch.isfinite(values).all():
-            raise ValueError(f"{name}: the backbone gave NaN or infinite values; its weights are damaged or its type is too narrow.")
+            raise ValueError(
+                f"{name}: the backbone gave NaN or infinite values; its weights are damaged or its type is too narrow."
+            )
         stored = values.to(self.dtype).contiguous()
         if self.dtype.is_floating_point and not torch.isfinite(stored).all():
             largest = values.abs().max().item()
-            raise ValueError(f"{name}: values up to {largest:.3g} do not fit into {self.recipe['dtype']}. Take float32 or bfloat16.")
+            raise ValueError(
+                f"{name}: values up to {largest:.3g} do not fit into {self.recipe['dtype']}. Take float32 or bfloat16."
+            )
         return stored
 
     def _write(self, keys: Sequence[bytes], values: list[torch.Tensor]) -> None:
@@ -241,9 +251,15 @@ class FeatureStore:
         shards = {}
         for path in self._shard_paths():
             shard = _Shard(path)
-            shards[path.name] = {"rows": len(shard.keys), "steps": int(shard.offsets[-1]), "bytes": path.stat().st_size}
+            shards[path.name] = {
+                "rows": len(shard.keys),
+                "steps": int(shard.offsets[-1]),
+                "bytes": path.stat().st_size,
+            }
         totals = {name: sum(shard[name] for shard in shards.values()) for name in ("rows", "steps", "bytes")}
-        text = json.dumps({"recipe": self.recipe, "total": totals, "shards": shards}, indent=2, ensure_ascii=False) + "\n"
+        text = (
+            json.dumps({"recipe": self.recipe, "total": totals, "shards": shards}, indent=2, ensure_ascii=False) + "\n"
+        )
         unfinished = (self.folder / MANIFEST_FILE).with_suffix(_UNFINISHED)
         try:
             unfinished.write_text(text, encoding="utf-8")
@@ -253,13 +269,17 @@ class FeatureStore:
 
     def _unwritable(self, error: Exception) -> FeatureStoreError:
         return FeatureStoreError(
-            f"{self.folder} cannot be written ({error}). Make room or choose another folder (feature_cache.directory, or the environment "
+            f"{self.folder} cannot be written ({error}). Make room or choose another folder (feature_cache.directory, "
+            "or the environment "
             "variable BIBIER_CACHE); what was computed so far is kept."
         )
 
 
-def _batches(positions: Sequence[int], lengths: Sequence[float], size: int, length: float | None) -> Iterator[list[int]]:
-    """Cuts positions, longest first, into batches of at most `size` rows and `length` in all, with little padding in them."""
+def _batches(
+    positions: Sequence[int], lengths: Sequence[float], size: int, length: float | None
+) -> Iterator[list[int]]:
+    """Cuts positions, longest first, into batches of at most `size` rows and `length` in all, with little padding in
+    them."""
     batch: list[int] = []
     content = 0.0
     for position in positions:
@@ -334,7 +354,9 @@ class _Shard:
         return row
 
     def _damaged(self, reason: object) -> FeatureStoreError:
-        return FeatureStoreError(f"{self.path} is cut or damaged ({reason}). Delete it and start again: its rows are then computed anew.")
+        return FeatureStoreError(
+            f"{self.path} is cut or damaged ({reason}). Delete it and start again: its rows are then computed anew."
+        )
 
 
 class StoredRows(Sequence[torch.Tensor]):
@@ -366,7 +388,12 @@ class StoredRows(Sequence[torch.Tensor]):
     @property
     def lengths(self) -> np.ndarray:
         """(N,) steps T of each row; 0: not there."""
-        return np.array([0 if shard < 0 else np.diff(self.shards[shard].offsets[place : place + 2])[0] for shard, place in self.places])
+        return np.array(
+            [
+                0 if shard < 0 else np.diff(self.shards[shard].offsets[place : place + 2])[0]
+                for shard, place in self.places
+            ]
+        )
 
     @property
     def keys(self) -> list[bytes | None]:

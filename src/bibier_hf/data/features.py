@@ -1,6 +1,8 @@
-"""What a model reads, computed once: features of frozen backbones, and the front end's output for those that are trained.
+"""What a model reads, computed once: features of frozen backbones, and the front end's output for those that are
+trained.
 
-[`InputExtractor`] fills one store a modality ([`~bibier_hf.data.feature_store`]) and gives data sets that read from it.
+[`InputExtractor`] fills one store a modality ([`~bibier_hf.data.feature_store`]) and gives data sets that read from
+it.
 """
 
 import copy
@@ -49,7 +51,8 @@ class InputSpec:
     """How one modality reaches the model.
 
     Attributes:
-        name: argument of the model: `audio_features`, `input_values`, `input_features`, `text_features` or `input_ids`.
+        name: argument of the model: `audio_features`, `input_values`, `input_features`, `text_features` or
+            `input_ids`.
         mask: name of its mask.
         width: size D of one step of (T, D) values; None for (T,) ones.
         dtype: type of the stored numbers.
@@ -63,9 +66,11 @@ class InputSpec:
     from_backbone: bool
 
 
-def input_specs(model: BiBiERForEmotionClassification, processor: BiBiERProcessor, dtype: str = "float32") -> dict[str, InputSpec]:
-    """`{"audio": InputSpec, "text": InputSpec}`, of the modalities that the model has: backbone features where the backbone is frozen,
-    else what the backbone reads.
+def input_specs(
+    model: BiBiERForEmotionClassification, processor: BiBiERProcessor, dtype: str = "float32"
+) -> dict[str, InputSpec]:
+    """`{"audio": InputSpec, "text": InputSpec}`, of the modalities that the model has: backbone features where the
+    backbone is frozen, else what the backbone reads.
 
     Args:
         model: the model to be trained.
@@ -76,14 +81,18 @@ def input_specs(model: BiBiERForEmotionClassification, processor: BiBiERProcesso
     for modality in model.config.modalities:
         if getattr(model.config, f"freeze_{modality}_backbone"):
             width = model.config.feature_size(modality)
-            specs[modality] = InputSpec(f"{modality}_features", f"{modality}_features_mask", width, dtype, from_backbone=True)
+            specs[modality] = InputSpec(
+                f"{modality}_features", f"{modality}_features_mask", width, dtype, from_backbone=True
+            )
         elif modality == "text":
             specs[modality] = InputSpec("input_ids", "text_attention_mask", None, "int32", from_backbone=False)
         else:
             silence = processor(audio=[np.zeros(SAMPLING_RATE // 10, np.float32)], sampling_rate=SAMPLING_RATE)
             shape = silence[processor.audio_input_name].shape
             width = shape[2] if len(shape) == 3 else None
-            specs[modality] = InputSpec(processor.audio_input_name, "audio_attention_mask", width, dtype, from_backbone=False)
+            specs[modality] = InputSpec(
+                processor.audio_input_name, "audio_attention_mask", width, dtype, from_backbone=False
+            )
     return specs
 
 
@@ -134,13 +143,15 @@ class InputDataset(TorchDataset):
         columns = self.inputs[list(indices)]
         soft_labels = self._soft_labels[list(indices)]["soft_label"]
         return [
-            {name: values[row] for name, values in columns.items()} | {"label": self.labels[index], "soft_label": soft_labels[row]}
+            {name: values[row] for name, values in columns.items()}
+            | {"label": self.labels[index], "soft_label": soft_labels[row]}
             for row, index in enumerate(indices)
         ]
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) by which rows can be sorted into batches of similar cost: stored steps of all modalities, else seconds."""
+        """(N,) by which rows can be sorted into batches of similar cost: stored steps of all modalities, else
+        seconds."""
         if isinstance(self.inputs, StoredInputs):
             return np.sum([rows.lengths for rows in self.inputs.columns.values()], axis=0)
         return np.array([duration or 0.0 for duration in self.metadata["duration_s"]])
@@ -164,14 +175,18 @@ class InputDataset(TorchDataset):
 
 
 def raw_inputs(splits: Mapping[str, Dataset]) -> dict[str, InputDataset]:
-    """Splits of a corpus whose audio and text are processed batch by batch, by [`~bibier_hf.data.collator.RawCollator`]."""
-    return {split: InputDataset(_metadata(rows), rows.select_columns(["audio", "text"])) for split, rows in splits.items()}
+    """Splits of a corpus whose audio and text are processed batch by batch, by
+    [`~bibier_hf.data.collator.RawCollator`]."""
+    return {
+        split: InputDataset(_metadata(rows), rows.select_columns(["audio", "text"])) for split, rows in splits.items()
+    }
 
 
 def precomputed_inputs(
     splits: DatasetDict, model: BiBiERForEmotionClassification, processor: BiBiERProcessor, **options: Any
 ) -> dict[str, InputDataset]:
-    """Splits of one corpus with everything computed that no training step changes; arguments and errors: [`InputExtractor`]."""
+    """Splits of one corpus with everything computed that no training step changes; arguments and errors:
+    [`InputExtractor`]."""
     return InputExtractor(model, processor, **options).inputs(splits)
 
 
@@ -182,11 +197,12 @@ class InputExtractor:
         model: says which backbones are frozen, and runs them.
         processor: its processor.
         dtype: type of the stored numbers: `"float32"`, `"float16"` or `"bfloat16"`.
-        compute_dtype: type that the backbones work in: `"float32"`, `"bfloat16"` or `"int8"`, their linear layers alone, as
-            [`~bibier_hf.quantization.int8_copy`] says ([`drift`][InputExtractor.drift] measures what either costs).
+        compute_dtype: type that the backbones work in: `"float32"`, `"bfloat16"` or `"int8"`, their linear layers
+            alone, as [`~bibier_hf.quantization.int8_copy`] says ([`drift`][InputExtractor.drift] measures what either
+            costs).
         batch_size: clips that go through a backbone together; they are of similar length.
-        cache_dir: folder of the stores; default: `features` in the folder that BIBIER_CACHE names, else in `bibier_hf` in the Hugging
-            Face home.
+        cache_dir: folder of the stores; default: `features` in the folder that BIBIER_CACHE names, else in `bibier_hf`
+            in the Hugging Face home.
 
     Attributes:
         specs: [`input_specs`].
@@ -206,26 +222,33 @@ class InputExtractor:
         self.processor = processor
         self.compute_dtype = getattr(torch, compute_dtype)
         if self.compute_dtype == torch.bfloat16 and model.device.type == "cpu" and not cpu_has_bfloat16():
-            logger.warning("This CPU has no instructions for bfloat16: it is slower than float32 here. int8 is faster, on x86.")
+            logger.warning(
+                "This CPU has no instructions for bfloat16: it is slower than float32 here. int8 is faster, on x86."
+            )
         self.batch_size = batch_size
         self.specs = input_specs(model, processor, dtype)
         directory = Path(cache_dir) if cache_dir is not None else cache_folder().with_name("features")
         self.stores = {
-            modality: FeatureStore(directory, spec.name, self._recipe(modality, spec), spec.width, getattr(torch, spec.dtype))
+            modality: FeatureStore(
+                directory, spec.name, self._recipe(modality, spec), spec.width, getattr(torch, spec.dtype)
+            )
             for modality, spec in self.specs.items()
         }
         # Of this object, not of the class: a second extractor may have other weights.
         self._backbone = cache(self._cast_backbone)
 
     def inputs(self, splits: Mapping[str, Dataset]) -> dict[str, InputDataset]:
-        """Splits of a corpus in the common schema -> a data set a split for [`~bibier_hf.data.collator.FeatureCollator`].
+        """Splits of a corpus in the common schema -> a data set a split for
+        [`~bibier_hf.data.collator.FeatureCollator`].
 
         Raises:
             AudioError: a clip that cannot be decoded.
             FeatureStoreError: a store that cannot be read or written.
             ValueError: features that are not finite, or that the type cannot hold.
         """
-        pooled = concatenate_datasets([rows.select_columns(["audio", "text", "duration_s"]) for rows in splits.values()])
+        pooled = concatenate_datasets(
+            [rows.select_columns(["audio", "text", "duration_s"]) for rows in splits.values()]
+        )
         keys = row_keys(pooled)
         self.extract(pooled, keys)
         columns = {spec.name: self.stores[modality].rows(keys[modality]) for modality, spec in self.specs.items()}
@@ -235,7 +258,9 @@ class InputExtractor:
             datasets[split] = InputDataset(_metadata(rows), StoredInputs(columns).select(indices))
         return datasets
 
-    def extract(self, dataset: Dataset, keys: Mapping[str, Sequence[bytes | None]] | None = None) -> dict[str, Extraction]:
+    def extract(
+        self, dataset: Dataset, keys: Mapping[str, Sequence[bytes | None]] | None = None
+    ) -> dict[str, Extraction]:
         """Compute the rows that the stores lack.
 
         Args:
@@ -261,11 +286,13 @@ class InputExtractor:
         }
 
     def drift(self, dataset: Dataset, rows: int = 16) -> dict[str, dict[str, float]]:
-        """How far the stored features are from those of float32, one clip at a time; of so many rows, spread over all lengths.
+        """How far the stored features are from those of float32, one clip at a time; of so many rows, spread over all
+        lengths.
 
         Returns:
-            modality -> `relative` (root mean square of the differences over that of the values), `largest` (absolute difference) and
-            `cosine` (the smallest, of two steps). Modalities without a backbone to run, or without rows, are left out.
+            modality -> `relative` (root mean square of the differences over that of the values), `largest` (absolute
+            difference) and `cosine` (the smallest, of two steps). Modalities without a backbone to run, or without
+            rows, are left out.
         """
         drift = {}
         keys = row_keys(dataset)
@@ -277,12 +304,16 @@ class InputExtractor:
                 continue
             chosen = [by_length[place] for place in np.unique(np.linspace(0, len(by_length) - 1, rows).astype(int))]
             stored = self.stores[modality].rows([keys[modality][position] for position in chosen])
-            exact = torch.cat([self._compute(modality, dataset, [position], torch.float32)[0] for position in chosen]).double()
+            exact = torch.cat(
+                [self._compute(modality, dataset, [position], torch.float32)[0] for position in chosen]
+            ).double()
             drift[modality] = difference(torch.cat(list(stored)).double(), exact)
         return drift
 
     @torch.no_grad()
-    def _compute(self, modality: str, dataset: Dataset, positions: list[int], dtype: torch.dtype | None = None) -> list[torch.Tensor]:
+    def _compute(
+        self, modality: str, dataset: Dataset, positions: list[int], dtype: torch.dtype | None = None
+    ) -> list[torch.Tensor]:
         batch = dataset[positions]
         inputs = self.processor(**{modality: batch[modality]})
         if modality == "text":
@@ -293,7 +324,9 @@ class InputExtractor:
             config, backbone = self.model.config, self._backbone(modality, dtype or self.compute_dtype)
             values, mask = values.to(self.model.device), mask.to(self.model.device)
             if modality == "audio":
-                values, mask = encode_audio(backbone, values, mask, config.audio_layer, config.max_window_s, config.audio_cepstrum)
+                values, mask = encode_audio(
+                    backbone, values, mask, config.audio_layer, config.max_window_s, config.audio_cepstrum
+                )
             else:
                 values, mask = encode_text(backbone, values, mask, config.text_layer)
         return [row[keep.bool()].cpu() for row, keep in zip(values, mask, strict=True)]
@@ -338,13 +371,18 @@ def difference(values: torch.Tensor, exact: torch.Tensor) -> dict[str, float]:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Hash of all that makes token ids of a text: vocabulary, rules and special tokens, wherever they were loaded from."""
+    """Hash of all that makes token ids of a text: vocabulary, rules and special tokens, wherever they were loaded
+    from."""
     rules = tokenizer.get_vocab()
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         # How the last call padded and cut, which is no property of the tokenizer.
         rules |= {"padding": None, "truncation": None}
-    content = [type(tokenizer).__name__, rules, {name: str(token) for name, token in tokenizer.special_tokens_map.items()}]
+    content = [
+        type(tokenizer).__name__,
+        rules,
+        {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+    ]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 

@@ -1,4 +1,5 @@
-"""Tables of soft labels: what `recipes/label.py label` writes, and the published ones, keyed by the ids of prepared corpora.
+"""Tables of soft labels: what `recipes/label.py label` writes, and the published ones, keyed by the ids of prepared
+corpora.
 
 | column | meaning |
 |---|---|
@@ -61,7 +62,8 @@ class LabelTable:
         return ~np.isnan(self.probabilities).any(axis=1)
 
     def soft_labels(self) -> dict[str, np.ndarray]:
-        """`{id: (7,)}` of the rows that are labelled, made distributions: what lies below zero counts as zero, sum exactly one.
+        """`{id: (7,)}` of the rows that are labelled, made distributions: what lies below zero counts as zero, sum
+        exactly one.
 
         Raises:
             CorpusError: rows that hold no distribution at all.
@@ -80,20 +82,25 @@ class LabelTable:
 def read_label_table(path: str | Path) -> LabelTable:
     """A table of soft labels: `.csv`, `.tsv`, `.jsonl` or `.parquet`.
 
-    Names of published tables become ids: `32_happiness_enthusiasm_h_120` that of the RESD clip, `dia0_utt0` that of the MELD train clip.
+    Names of published tables become ids: `32_happiness_enthusiasm_h_120` that of the RESD clip, `dia0_utt0` that of
+    the MELD train clip.
 
     Raises:
         FileNotFoundError: no such file.
-        CorpusError: columns that are missing, values that are no numbers, unknown gold labels, an id that stands twice; all at once.
+        CorpusError: columns that are missing, values that are no numbers, unknown gold labels, an id that stands
+            twice; all at once.
     """
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"There is no table of soft labels at {path}.")
     rows = _read_rows(path)
-    id_column, label_column, best_column = ("id", "label", "prediction") if "id" in rows[0].values else PUBLISHED_COLUMNS
+    id_column, label_column, best_column = (
+        ("id", "label", "prediction") if "id" in rows[0].values else PUBLISHED_COLUMNS
+    )
     if missing := [name for name in (id_column, label_column, *EMOTIONS) if name not in rows[0].values]:
         raise CorpusError(
-            f"{path.name} lacks the columns {missing}. A table of soft labels has id (or video_name), label (or ground_truth) and the "
+            f"{path.name} lacks the columns {missing}. A table of soft labels has id (or video_name), label (or "
+            "ground_truth) and the "
             f"seven emotions; it has {list(rows[0].values)}."
         )
     ids: dict[str, None] = {}
@@ -116,7 +123,8 @@ def read_label_table(path: str | Path) -> LabelTable:
 
 
 def mean_label_table(tables: Sequence[LabelTable]) -> LabelTable:
-    """One table of the mean distributions of several, such as the answers of several teachers; a row counts where it is labelled.
+    """One table of the mean distributions of several, such as the answers of several teachers; a row counts where it
+    is labelled.
 
     Args:
         tables: at least one; a row may stand in some of them only. Its gold label is that of the first which has one.
@@ -161,7 +169,10 @@ def published_id(name: str) -> str:
 
 def _read_rows(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
-        rows = [Row(values, f"{path.name} row {number}") for number, values in enumerate(pq.read_table(path).to_pylist(), 1)]
+        rows = [
+            Row(values, f"{path.name} row {number}")
+            for number, values in enumerate(pq.read_table(path).to_pylist(), 1)
+        ]
         if not rows:
             raise CorpusError(f"{path} has no rows.")
         return rows

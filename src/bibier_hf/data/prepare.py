@@ -1,9 +1,10 @@
 """From the clips that a corpus reader found to Parquet in the common schema, whole or not at all.
 
-    reader -> list[Clip] -> checks (every fault at once) -> decode, 16 kHz mono FLAC (-> transcript, where it is missing and ASR is on)
-        -> <split>.parquet + corpus.json -> rename into place
+    reader -> list[Clip] -> checks (every fault at once) -> decode, 16 kHz mono FLAC (-> transcript, where it is
+        missing and ASR is on) -> <split>.parquet + corpus.json -> rename into place
 
-Equal input gives identical bytes (with the same versions of pyarrow and libsndfile); an interrupted run leaves the output folder as it was.
+Equal input gives identical bytes (with the same versions of pyarrow and libsndfile); an interrupted run leaves the
+output folder as it was.
 """
 
 import hashlib
@@ -37,7 +38,8 @@ from .transcribe import Transcriber, as_transcriber
 
 INFO_FILE = "corpus.json"
 FORMAT_VERSION = 3
-"""Raised when equal input gives another prepared corpus than before; older folders are then refused and caches made anew."""
+"""Raised when equal input gives another prepared corpus than before; older folders are then refused and caches made
+anew."""
 
 CACHE_VARIABLE = "BIBIER_CACHE"
 TRANSCRIPT_SOURCE = "text_source"
@@ -54,9 +56,9 @@ class Corpus:
     Args:
         name: key in the registry and value of the column `corpus`.
         title, homepage, license: facts for cards and `corpus.json`; the licence of a row stands in the row.
-        read: `read(data_dir, *, option=default, ...) -> list[Clip]`. It reads tables and lists files; it does not decode audio.
-            `data_dir` is None for a corpus that is made and not found (`has_source=False`), and may be the id of a data set on the
-            Hub (str) for one with `on_hub`.
+        read: `read(data_dir, *, option=default, ...) -> list[Clip]`. It reads tables and lists files; it does not
+            decode audio. `data_dir` is None for a corpus that is made and not found (`has_source=False`), and may be
+            the id of a data set on the Hub (str) for one with `on_hub`.
         extra_features: columns beyond the common schema.
         on_hub: may the source be the id of a data set on the Hub? An existing folder of that name comes first.
         column: `(options, data_dir) -> value of the column corpus`, where it is not `name`.
@@ -94,28 +96,38 @@ class Corpus:
             if name not in known:
                 close = get_close_matches(name, known, n=1)
                 hint = f" Did you mean {close[0]!r}?" if close else ""
-                raise TypeError(f"The corpus '{self.name}' has no option {name!r}.{hint} Allowed: {', '.join(known) or 'none'}.")
+                raise TypeError(
+                    f"The corpus '{self.name}' has no option {name!r}.{hint} Allowed: {', '.join(known) or 'none'}."
+                )
         return {**known, **options}
 
     def prepare(
-        self, source: str | os.PathLike | None, output_dir: str | os.PathLike, *, asr: str | Transcriber | None = None, **options: Any
+        self,
+        source: str | os.PathLike | None,
+        output_dir: str | os.PathLike,
+        *,
+        asr: str | Transcriber | None = None,
+        **options: Any,
     ) -> dict[str, Any]:
         """Read the raw corpus and write it to `output_dir` as Parquet; returns the content of its `corpus.json`.
 
         Args:
             source: folder, file or (RESD) Hub id of the raw corpus; None for a made one.
-            asr: writes the transcripts that are missing: id or folder of a speech recognition model, or a `Transcriber`. The column
-                `text_source` then says whose text it is. None leaves such rows without text.
+            asr: writes the transcripts that are missing: id or folder of a speech recognition model, or a
+                `Transcriber`. The column `text_source` then says whose text it is. None leaves such rows without text.
             options: the reader's.
 
         Raises:
             FileNotFoundError: `source` is not there.
-            CorpusError: whatever is wrong with the corpus: missing and unreadable files (all of them), unknown labels, wrong counts.
+            CorpusError: whatever is wrong with the corpus: missing and unreadable files (all of them), unknown labels,
+                wrong counts.
         """
         complete = self.complete_options(options)
         data_dir = self._check_source(source)
         transcriber = as_transcriber(asr)
-        return write_corpus(self.read(data_dir, **complete), self._facts(complete, data_dir), self.features, output_dir, transcriber)
+        return write_corpus(
+            self.read(data_dir, **complete), self._facts(complete, data_dir), self.features, output_dir, transcriber
+        )
 
     def load(
         self,
@@ -128,8 +140,9 @@ class Corpus:
         """The corpus in the common schema, from its raw or its prepared form.
 
         Args:
-            data_dir: a prepared folder (one with a `corpus.json`), or the raw corpus, which is then prepared into the cache, once for
-                each content, set of options and ASR model. For a made corpus: where to keep it, None for the cache.
+            data_dir: a prepared folder (one with a `corpus.json`), or the raw corpus, which is then prepared into the
+                cache, once for each content, set of options and ASR model. For a made corpus: where to keep it, None
+                for the cache.
             cache_dir: default: the environment variable BIBIER_CACHE, else `bibier_hf` in the Hugging Face home.
             asr, options: as in `prepare`. With a prepared folder they must agree with those that it was prepared with.
         """
@@ -155,7 +168,8 @@ class Corpus:
             return None
         if source is None:
             raise CorpusError(
-                f"The corpus '{self.name}' needs a folder: pass data_dir=... with its raw or prepared form ({self.homepage})."
+                f"The corpus '{self.name}' needs a folder: pass data_dir=... with its raw or prepared form "
+                f"({self.homepage})."
             )
         if Path(source).exists():
             return Path(source)
@@ -176,11 +190,20 @@ class Corpus:
                     "Pass the raw corpus, or prepare it again with that option."
                 )
         if transcriber is not None and (stored := info["asr"] and info["asr"]["model"]) != dict(transcriber.facts):
-            raise CorpusError(f"{folder} was prepared with asr={stored}, but {dict(transcriber.facts)} was asked for. Prepare it again.")
+            raise CorpusError(
+                f"{folder} was prepared with asr={stored}, but {dict(transcriber.facts)} was asked for. Prepare it "
+                "again."
+            )
 
     def _facts(self, options: Mapping[str, Any], data_dir: Path | str | None) -> dict[str, Any]:
         name = self.column(options, data_dir) if self.column else self.name
-        facts = {"name": name, "reader": self.name, "title": self.title, "homepage": self.homepage, "not_to_rehost": self.not_to_rehost}
+        facts = {
+            "name": name,
+            "reader": self.name,
+            "title": self.title,
+            "homepage": self.homepage,
+            "not_to_rehost": self.not_to_rehost,
+        }
         return facts | {"options": dict(options)}
 
 
@@ -205,7 +228,8 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Write clips as `<split>.parquet` (one file a split, in the given order) and `corpus.json` into `output_dir`.
 
-    The folder appears as a whole at the end. One that is there already is replaced if it is empty or a prepared corpus, else refused.
+    The folder appears as a whole at the end. One that is there already is replaced if it is empty or a prepared
+    corpus, else refused.
 
     Args:
         facts: what `corpus.json` says beyond counts: `name` (the column `corpus`), `reader`, `title`, `homepage`,
@@ -213,7 +237,8 @@ def write_corpus(
         transcriber: writes the texts of rows that have audio only; adds the column `text_source`.
 
     Raises:
-        CorpusError: what `check_clips` finds, audio that cannot be read (all of it is named), or a folder with something else in it.
+        CorpusError: what `check_clips` finds, audio that cannot be read (all of it is named), or a folder with
+            something else in it.
     """
     output_dir = Path(output_dir).absolute()
     remarks = Counter(remark for clip in clips for remark in clip.remarks)
@@ -240,7 +265,10 @@ def _write_files(
     filled = Counter()
     if transcriber is not None:
         features = Features({**features, TRANSCRIPT_SOURCE: Value("string")})
-    with tqdm(total=len(clips), desc=f"Preparing {facts['name']}", unit="clip") as bar, ThreadPoolExecutor(os.cpu_count()) as pool:
+    with (
+        tqdm(total=len(clips), desc=f"Preparing {facts['name']}", unit="clip") as bar,
+        ThreadPoolExecutor(os.cpu_count()) as pool,
+    ):
         for split in SPLITS:
             chosen = [clip for clip in clips if clip.split == split]
             if not chosen:
@@ -270,14 +298,18 @@ def _write_files(
                 "hours": round(seconds / 3600, 4),
                 "file": path.name,
             }
-    raise_faults(faults, "Audio that cannot be read", "Nothing was written. Replace or remove these files and start again.")
+    raise_faults(
+        faults, "Audio that cannot be read", "Nothing was written. Replace or remove these files and start again."
+    )
     for entry in splits.values():
         content = (folder / entry["file"]).read_bytes()
         entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
     return {
         "format_version": FORMAT_VERSION,
         **facts,
-        "asr": None if transcriber is None else {"model": dict(transcriber.facts), "filled": filled["text"], "no_speech": filled[""]},
+        "asr": None
+        if transcriber is None
+        else {"model": dict(transcriber.facts), "filled": filled["text"], "no_speech": filled[""]},
         "license": sorted({clip.license for clip in clips}),
         "source": sorted({clip.source for clip in clips}),
         "language": sorted({clip.language for clip in clips}),
@@ -298,7 +330,8 @@ def _read_audio(clip: Clip) -> tuple[dict[str, Any] | None, float | None, str | 
 
 
 def _fill_texts(rows: list[dict[str, Any]], transcriber: Transcriber) -> Counter:
-    """Write the missing texts, language by language, from the audio as it is stored; counts them as `text` or "" (nothing was heard)"""
+    """Write the missing texts, language by language, from the audio as it is stored; counts them as `text` or ""
+    (nothing was heard)"""
     missing: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         row[TRANSCRIPT_SOURCE] = "corpus" if row["text"] else "asr"
@@ -334,7 +367,9 @@ def _to_row(clip: Clip, corpus: str, audio: dict[str, Any] | None, duration_s: f
 
 def _check_replaceable(folder: Path) -> None:
     if folder.is_dir() and not (folder / INFO_FILE).is_file() and any(folder.iterdir()):
-        raise CorpusError(f"{folder} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder, or empty it.")
+        raise CorpusError(
+            f"{folder} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder, or empty it."
+        )
     if folder.exists() and not folder.is_dir():
         raise CorpusError(f"{folder} is a file. Choose a folder.")
 
@@ -365,7 +400,8 @@ def read_info(folder: str | os.PathLike) -> dict[str, Any]:
     info = json.loads(path.read_text(encoding="utf-8"))
     if info.get("format_version") != FORMAT_VERSION:
         raise CorpusError(
-            f"{folder} was prepared in format {info.get('format_version')}, this version reads format {FORMAT_VERSION}. Prepare it again."
+            f"{folder} was prepared in format {info.get('format_version')}, this version reads format "
+            f"{FORMAT_VERSION}. Prepare it again."
         )
     return info
 
@@ -375,7 +411,8 @@ def load_prepared(folder: str | os.PathLike) -> DatasetDict:
 
     Raises:
         FileNotFoundError: no prepared corpus there.
-        CorpusError: another version's format, or files that are not those that `corpus.json` describes (a copy that was cut short).
+        CorpusError: another version's format, or files that are not those that `corpus.json` describes (a copy that
+            was cut short).
     """
     folder = Path(folder)
     info = read_info(folder)
@@ -384,9 +421,13 @@ def load_prepared(folder: str | os.PathLike) -> DatasetDict:
         path = folder / entry["file"]
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:
-            faults.append(f"{split}: {entry['file']} has {'no' if size is None else size} bytes, expected {entry['bytes']}")
+            faults.append(
+                f"{split}: {entry['file']} has {'no' if size is None else size} bytes, expected {entry['bytes']}"
+            )
     raise_faults(faults, f"{folder} is damaged", "Copy or prepare it again.")
-    return DatasetDict({split: Dataset.from_parquet(str(folder / entry["file"])) for split, entry in info["splits"].items()})
+    return DatasetDict(
+        {split: Dataset.from_parquet(str(folder / entry["file"])) for split, entry in info["splits"].items()}
+    )
 
 
 def _cache_key(clips: Sequence[Clip], facts: Mapping[str, Any], transcriber: Transcriber | None) -> str:

@@ -1,9 +1,12 @@
 """Evaluation protocols: how a corpus becomes train, dev and test, the same in every process and on every machine.
 
-* `official`: the corpus's own test split. A corpus without a dev split gives up `dev_share` of its train split, stratified by label and
-  speaker: where test shares its speakers with train (RESD), a dev split that is grouped would select for another task than the one scored.
-* `dialogue_grouped`: all clips pooled and cut into five folds that keep dialogues whole; test is fold `i`, dev fold `i + 1`, train
-  the rest. The folds are the corpus's own where it has them (column `fold`), else stratified by label here.
+* `official`: the corpus's own test split. A corpus without a dev split gives up `dev_share` of its train split,
+  stratified by label and
+  speaker: where test shares its speakers with train (RESD), a dev split that is grouped would select for another task
+      than the one scored.
+* `dialogue_grouped`: all clips pooled and cut into five folds that keep dialogues whole; test is fold `i`, dev fold
+  `i + 1`, train the rest. The folds are the corpus's own where it has them (column `fold`), else stratified by label
+  here.
 * `speaker_independent`: the same with speakers kept whole; the folds are always made here.
 
 Choices are made by hashes of ids and seeds, not by a generator's state, so they do not depend on the order of rows.
@@ -19,12 +22,13 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict, concatenate_datasets
 
+from ..errors import UserError
 from .schema import COLUMNS, SPLITS
 
 NUM_FOLDS = 5
 
 
-class ProtocolError(ValueError):
+class ProtocolError(UserError, ValueError):
     """A protocol that is unknown or that the corpus does not allow."""
 
 
@@ -41,8 +45,8 @@ def apply_protocol(
         dev_share: share of train that becomes dev where the corpus has none (`official`).
 
     Returns:
-        train, dev, test with the columns of the common schema; `split` says the new split. No clip is in two of them and, with
-        a grouped protocol, no dialogue or speaker; both are checked.
+        train, dev, test with the columns of the common schema; `split` says the new split. No clip is in two of them
+        and, with a grouped protocol, no dialogue or speaker; both are checked.
 
     Raises:
         ProtocolError: unknown name, fold or share, or a corpus that lacks what the protocol needs.
@@ -62,21 +66,29 @@ def apply_protocol(
         _check_disjoint(splits, rows[GROUPED_BY[protocol]], GROUPED_BY[protocol])
     if empty := [split for split in SPLITS if split not in splits]:
         raise ProtocolError(
-            f"The protocol '{protocol}' leaves no clips for {', '.join(empty)}: the corpus is too small ({len(splits)} clips)."
+            f"The protocol '{protocol}' leaves no clips for {', '.join(empty)}: the corpus is too small "
+            f"({len(splits)} clips)."
         )
-    pooled = pooled.remove_columns("split").add_column("split", splits, feature=pooled.features["split"]).select_columns(list(COLUMNS))
+    pooled = (
+        pooled.remove_columns("split")
+        .add_column("split", splits, feature=pooled.features["split"])
+        .select_columns(list(COLUMNS))
+    )
     assigned = np.array(splits)
     return DatasetDict({split: pooled.select(np.flatnonzero(assigned == split)) for split in SPLITS})
 
 
 def _official(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) -> list[str]:
     if fold != 0:
-        raise ProtocolError(f"fold={fold}, but the official protocol has one split only. Leave fold out, or use {_names(GROUPED_BY)}.")
+        raise ProtocolError(
+            f"fold={fold}, but the official protocol has one split only. Leave fold out, or use {_names(GROUPED_BY)}."
+        )
     present = set(rows["split"])
     if not {"train", "test"} <= present:
         raise ProtocolError(
             f"The official protocol needs a train and a test split; the corpus has {', '.join(sorted(present))}. "
-            f"Use a protocol that makes its own: {_names(GROUPED_BY)}. (A table without a column 'split' is split when it is prepared.)"
+            f"Use a protocol that makes its own: {_names(GROUPED_BY)}. (A table without a column 'split' is split "
+            "when it is prepared.)"
         )
     splits = list(rows["split"])
     if "dev" not in present:
@@ -98,7 +110,9 @@ def _grouped(protocol: str, rows: Mapping[str, list], fold: int, seed: int, dev_
     if fold not in range(NUM_FOLDS):
         raise ProtocolError(f"fold={fold!r}; allowed: 0 to {NUM_FOLDS - 1}.")
     if missing := sum(group is None for group in rows[kind]):
-        raise ProtocolError(f"The protocol '{protocol}' needs the {kind} of every clip; {missing} of {len(rows['id'])} have none.")
+        raise ProtocolError(
+            f"The protocol '{protocol}' needs the {kind} of every clip; {missing} of {len(rows['id'])} have none."
+        )
     # A corpus's own folds are cut by dialogue.
     folds = rows.get("fold", [None]) if kind == "dialogue" else [None]
     if None in folds:
@@ -127,11 +141,13 @@ PROTOCOLS: Mapping[str, Callable[[Mapping[str, list], int, int, float], list[str
 """Name -> function of (columns, fold, seed, dev_share) that names the split of every row."""
 
 
-def stratified_sample(ids: Sequence[str], labels: Sequence[Any], roles: Sequence[Any], share: float, seed: int) -> list[int]:
+def stratified_sample(
+    ids: Sequence[str], labels: Sequence[Any], roles: Sequence[Any], share: float, seed: int
+) -> list[int]:
     """Indices of about `share` of the rows, in proportion from every label and, within it, from every role.
 
-    Each label gives `round(share * its rows)`, handed out to its roles by largest remainder; no role gives its last row. Which row of a
-    role is taken depends on its id and the seed alone.
+    Each label gives `round(share * its rows)`, handed out to its roles by largest remainder; no role gives its last
+    row. Which row of a role is taken depends on its id and the seed alone.
     """
     if not 0 < share < 1:
         raise ProtocolError(f"dev_share={share}; it must lie between 0 and 1.")
@@ -145,7 +161,9 @@ def stratified_sample(ids: Sequence[str], labels: Sequence[Any], roles: Sequence
         quotas = [share * size for size in sizes]
         taken = [min(math.floor(quota), size - 1) for quota, size in zip(quotas, sizes, strict=True)]
         # largest remainder first; equal ones by the hash of their first row
-        order = sorted(range(len(members)), key=lambda role: (taken[role] - quotas[role], _draw(seed, ids[members[role][0]])))
+        order = sorted(
+            range(len(members)), key=lambda role: (taken[role] - quotas[role], _draw(seed, ids[members[role][0]]))
+        )
         missing = round(share * sum(sizes)) - sum(taken)
         for role in [role for role in order if taken[role] < sizes[role] - 1][:missing]:
             taken[role] += 1
@@ -156,9 +174,11 @@ def stratified_sample(ids: Sequence[str], labels: Sequence[Any], roles: Sequence
 def stratified_group_split(
     labels: Sequence[Any], groups: Sequence[Hashable], shares: Mapping[str, float], seed: int, remainder: str = "train"
 ) -> list[str]:
-    """Name the split of every row such that groups stay whole and every label is divided as `shares` says, as well as that is possible.
+    """Name the split of every row such that groups stay whole and every label is divided as `shares` says, as well as
+    that is possible.
 
-    Greedy: the largest groups first (equal ones in the order of their hashes), each to the split that it brings closest to its goal.
+    Greedy: the largest groups first (equal ones in the order of their hashes), each to the split that it brings
+        closest to its goal.
 
     Args:
         shares: split -> share of the rows, between 0 and 1; `remainder` gets what is left.
@@ -193,7 +213,8 @@ def stratified_group_split(
 
 
 def _distance_change(have: Counter, group: Counter, totals: Counter, share: float) -> float:
-    """By how much the group changes the split's squared distance from its goal, over labels and in total, relative to the goal"""
+    """By how much the group changes the split's squared distance from its goal, over labels and in total, relative to
+    the goal"""
     change = 0.0
     for label, count in group.items():
         goal = share * totals[label]
@@ -203,7 +224,8 @@ def _distance_change(have: Counter, group: Counter, totals: Counter, share: floa
 
 
 def connected_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
-    """Rows that share a key, directly or through other rows, get the same group; a row without keys is its own group `row:<name>`."""
+    """Rows that share a key, directly or through other rows, get the same group; a row without keys is its own group
+    `row:<name>`."""
     parent: dict[str, str] = {}
 
     def find(key: str) -> str:
@@ -227,4 +249,6 @@ def _check_disjoint(splits: Sequence[str], values: Sequence[Any], kind: str) -> 
     home: dict[Any, str] = {}
     crossing = {value for split, value in zip(splits, values, strict=True) if home.setdefault(value, split) != split}
     if crossing:
-        raise ProtocolError(f"{len(crossing)} values of '{kind}' stand in more than one split, such as {sorted(crossing)[:3]}.")
+        raise ProtocolError(
+            f"{len(crossing)} values of '{kind}' stand in more than one split, such as {sorted(crossing)[:3]}."
+        )

@@ -18,7 +18,8 @@ A prepared corpus has one row an utterance:
 | `source` | string | `recorded`, `synthetic` or `stacked` |
 | `license` | string | licence of the row |
 
-A corpus may add columns of its own behind these (RESD adds `fold`, a stacked corpus `components`); whoever mixes corpora selects `COLUMNS`.
+A corpus may add columns of its own behind these (RESD adds `fold`, a stacked corpus `components`); whoever mixes
+corpora selects `COLUMNS`.
 """
 
 import difflib

@@ -24,7 +24,8 @@ from .prepare import write_corpus
 from .schema import COLUMNS, FEATURES
 
 ESPEAK_VOICES: Mapping[str, tuple[str, ...]] = {
-    language: tuple(f"{accent}+{variant}" for accent in accents for variant in VARIANTS["train"]) for language, accents in ACCENTS.items()
+    language: tuple(f"{accent}+{variant}" for accent in accents for variant in VARIANTS["train"])
+    for language, accents in ACCENTS.items()
 }
 """Language -> voices of eSpeak for synthetic training rows: those that the embedded corpus keeps for train."""
 
@@ -44,7 +45,8 @@ def plan_utterances(
 ) -> list[Utterance]:
     """Template utterances with their ids, voices and prosody.
 
-    An utterance is a function of the seed, its language and emotion, and its number: more of one do not change the others.
+    An utterance is a function of the seed, its language and emotion, and its number: more of one do not change the
+    others.
 
     Args:
         counts: language -> emotion -> number.
@@ -99,7 +101,8 @@ def write_utterances(
         license: of every row.
         options: how the utterances came to be, for `corpus.json`.
         checks, attempts, batch_size: see [`~bibier_hf.augmentation.tts.corpus.speak_all`].
-        speech_dir: where speech is kept until the corpus is written, so that an interrupted run can go on; default: beside `output_dir`.
+        speech_dir: where speech is kept until the corpus is written, so that an interrupted run can go on; default:
+            beside `output_dir`.
 
     Returns:
         content of `corpus.json`, whose `left_out` lists what could not be spoken, and the same as objects.
@@ -133,7 +136,9 @@ def write_utterances(
     facts = {"name": name, "reader": "tug", "title": "Template utterances", "homepage": "made by this package"}
     facts["not_to_rehost"] = ""
     facts |= {"options": dict(options or {}), "speech": None if tts is None else tts.settings}
-    facts["left_out"] = [{"id": failure.utterance.id, "text": failure.utterance.text, "reason": failure.reason} for failure in failures]
+    facts["left_out"] = [
+        {"id": failure.utterance.id, "text": failure.utterance.text, "reason": failure.reason} for failure in failures
+    ]
     return write_corpus(clips, facts, FEATURES, output_dir), failures
 
 
@@ -167,7 +172,17 @@ def _clips(rows: Dataset) -> list[Clip]:
                 where=row["id"],
                 **{
                     name: row[name]
-                    for name in ("id", "split", "language", "text", "speaker", "dialogue", "soft_label", "source", "license")
+                    for name in (
+                        "id",
+                        "split",
+                        "language",
+                        "text",
+                        "speaker",
+                        "dialogue",
+                        "soft_label",
+                        "source",
+                        "license",
+                    )
                 },
             )
         )

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..errors import UserError
+
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 
-class CorpusError(ValueError):
+class CorpusError(UserError, ValueError):
     """A corpus that cannot be read or prepared as it is. The message lists every fault found and how to mend it."""
 
 
@@ -31,7 +33,8 @@ def read_table(path: Path) -> list[Row]:
 
     Raises:
         FileNotFoundError: no such file.
-        CorpusError: another suffix, another encoding, no rows, or lines that do not fit the header; all of these lines are named.
+        CorpusError: another suffix, another encoding, no rows, or lines that do not fit the header; all of these lines
+            are named.
     """
     if path.suffix.lower() not in TABLE_SUFFIXES:
         raise CorpusError(f"{path} is no table that can be read. Allowed: {', '.join(TABLE_SUFFIXES)}.")
@@ -40,7 +43,9 @@ def read_table(path: Path) -> list[Row]:
         with open(path, encoding="utf-8-sig", newline="") as file:
             rows, faults = _read_jsonl(file, path.name) if path.suffix.lower() == ".jsonl" else _read_csv(file, path)
     except UnicodeDecodeError as error:
-        raise CorpusError(f"{path} is not UTF-8 (byte {error.start}: {error.reason}). Save it again as UTF-8.") from error
+        raise CorpusError(
+            f"{path} is not UTF-8 (byte {error.start}: {error.reason}). Save it again as UTF-8."
+        ) from error
     raise_faults(faults, f"{path} has lines that cannot be read")
     if not rows:
         raise CorpusError(f"{path} has no rows.")
@@ -65,7 +70,10 @@ def _read_csv(file: Any, path: Path) -> tuple[list[Row], list[str]]:
                 if twice:
                     raise CorpusError(f"{path} names the columns {twice} more than once.")
             elif len(cells) != len(header):
-                faults.append(f"{where}: {len(cells)} cells, but the header has {len(header)}; put text that holds the separator in quotes")
+                faults.append(
+                    f"{where}: {len(cells)} cells, but the header has {len(header)}; put text that holds the "
+                    "separator in quotes"
+                )
             else:
                 rows.append(Row(dict(zip(header, cells, strict=True)), where))
     except csv.Error as error:

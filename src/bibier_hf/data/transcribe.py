@@ -1,4 +1,5 @@
-"""Transcripts for recordings that come without, written while a corpus is prepared; what wrote them stands in its facts."""
+"""Transcripts for recordings that come without, written while a corpus is prepared; what wrote them stands in its
+facts."""
 
 import hashlib
 from collections.abc import Mapping, Sequence
@@ -18,7 +19,8 @@ class Transcriber(Protocol):
     """Anything that writes transcripts.
 
     Attributes:
-        facts: what the texts depend on, as JSON values. They stand in `corpus.json` and decide whether a cached corpus is still good.
+        facts: what the texts depend on, as JSON values. They stand in `corpus.json` and decide whether a cached corpus
+            is still good.
     """
 
     facts: Mapping[str, Any]
@@ -28,9 +30,11 @@ class Transcriber(Protocol):
 
 
 class AsrTranscriber:
-    """A speech recognition model of transformers. It is loaded at the first clip, so a corpus that stands in the cache costs nothing.
+    """A speech recognition model of transformers. It is loaded at the first clip, so a corpus that stands in the cache
+    costs nothing.
 
-    Clips are decoded in fixed batches ([`~bibier_hf.asr.SpeechRecogniser`]): equal clips give equal texts on equal hardware.
+    Clips are decoded in fixed batches ([`~bibier_hf.asr.SpeechRecogniser`]): equal clips give equal texts on equal
+    hardware.
 
     Args:
         model: Hub id or folder; with multilingual Whisper the language of the rows is passed on.
@@ -43,13 +47,16 @@ class AsrTranscriber:
 
     @cached_property
     def facts(self) -> Mapping[str, Any]:
-        """A folder is named by the hash of its files, a model on the Hub by its commit: no path of this machine gets into a corpus.
+        """A folder is named by the hash of its files, a model on the Hub by its commit: no path of this machine gets
+        into a corpus.
 
         Raises:
             CorpusError: no such model.
         """
         folder = Path(self.model)
-        name, revision = (folder.name, _hash_folder(folder)) if folder.is_dir() else (self.model, self._config._commit_hash)
+        name, revision = (
+            (folder.name, _hash_folder(folder)) if folder.is_dir() else (self.model, self._config._commit_hash)
+        )
         return {"name": name, "revision": revision, "batch_size": self.batch_size}
 
     @cached_property
@@ -58,14 +65,17 @@ class AsrTranscriber:
             return AutoConfig.from_pretrained(self.model)
         except (OSError, ValueError) as error:
             raise CorpusError(
-                f"asr={self.model!r} is no speech recognition model: neither a folder nor to be had from the Hub ({error}). "
+                f"asr={self.model!r} is no speech recognition model: neither a folder nor to be had from the Hub "
+                f"({error}). "
                 "Pass an id such as openai/whisper-base, or the folder of such a model."
             ) from error
 
     @cached_property
     def _recogniser(self) -> SpeechRecogniser:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return SpeechRecogniser(self.model, getattr(self._config, "_commit_hash", None), device)  # a folder has no commit
+        return SpeechRecogniser(
+            self.model, getattr(self._config, "_commit_hash", None), device
+        )  # a folder has no commit
 
     def __call__(self, clips: Sequence[np.ndarray], language: str) -> list[str]:
         return self._recogniser.transcribe(clips, language, self.batch_size)

@@ -1,7 +1,8 @@
 """The sound of video clips: ffmpeg once per clip -> 16 kHz mono FLAC in a work folder that outlives a kill.
 
-ffmpeg only decodes, with all channels and at the rate of the clip; the channels are averaged and resampled where all audio of the package
-is (`decode_audio`). Its own `-ac 1` would not average: of 5.1 it weighs the centre by 0.29 (a mean: 1/6) and drops the bass channel.
+ffmpeg only decodes, with all channels and at the rate of the clip; the channels are averaged and resampled where all
+audio of the package is (`decode_audio`). Its own `-ac 1` would not average: of 5.1 it weighs the centre by 0.29 (a
+mean: 1/6) and drops the bass channel.
 """
 
 import shutil
@@ -36,7 +37,8 @@ def find_ffmpeg() -> str:
     path = shutil.which("ffmpeg")
     if path is None:
         raise CorpusError(
-            "Video clips are decoded by ffmpeg, which is not installed (no 'ffmpeg' in PATH). Debian and Ubuntu: apt-get install ffmpeg; "
+            "Video clips are decoded by ffmpeg, which is not installed (no 'ffmpeg' in PATH). Debian and Ubuntu: "
+            "apt-get install ffmpeg; "
             "macOS: brew install ffmpeg; conda: conda install -c conda-forge ffmpeg."
         )
     return path
@@ -49,10 +51,26 @@ def decode_video(path: Path, ffmpeg: str = "ffmpeg") -> np.ndarray:
         AudioError: no sound, or none that ffmpeg can decode.
         CorpusError: ffmpeg was killed, which says nothing about the file.
     """
-    command = [ffmpeg, "-nostdin", "-v", "error", "-i", str(path), "-map", "0:a:0", "-c:a", "pcm_f32le", "-f", "wav", "pipe:1"]
+    command = [
+        ffmpeg,
+        "-nostdin",
+        "-v",
+        "error",
+        "-i",
+        str(path),
+        "-map",
+        "0:a:0",
+        "-c:a",
+        "pcm_f32le",
+        "-f",
+        "wav",
+        "pipe:1",
+    ]
     done = subprocess.run(command, capture_output=True, check=False)
     if done.returncode < 0:
-        raise CorpusError(f"ffmpeg was ended by signal {-done.returncode} at {path.name}. Start again: what is done is kept.")
+        raise CorpusError(
+            f"ffmpeg was ended by signal {-done.returncode} at {path.name}. Start again: what is done is kept."
+        )
     if done.returncode != 0:
         lines = done.stderr.decode(errors="replace").strip().splitlines() or ["no message"]
         raise AudioError(f"ffmpeg cannot decode it ({lines[-1].replace(str(path), path.name)})")
@@ -66,7 +84,8 @@ def convert_clips(
 
     Args:
         clips: names (`train/dia0_utt0`) and files, streamed; of a name that comes twice the first is taken.
-        folder: gets `<name>-<key of the file>.flac`, each whole or not at all. No two processes may write to it at once.
+        folder: gets `<name>-<key of the file>.flac`, each whole or not at all. No two processes may write to it at
+            once.
         total, description: of the progress bar.
 
     Returns:
@@ -81,7 +100,10 @@ def convert_clips(
     pending: dict[Future, str] = {}
     for left in folder.glob(f"{_SCRATCH}*"):  # of a run that was killed
         shutil.rmtree(left)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH) as scratch, tqdm(total=total, desc=description, unit="clip") as bar:
+    with (
+        tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH) as scratch,
+        tqdm(total=total, desc=description, unit="clip") as bar,
+    ):
         pool = ThreadPoolExecutor(workers)
         try:
             for name, file in clips:
@@ -108,7 +130,8 @@ def _collect(pending: dict[Future, str], results: dict[str, Path | str], bar: tq
 
 
 def _on_disk(file: SourceFile, name: str, scratch: Path) -> tuple[Path, Path]:
-    """(path that ffmpeg can read, scratch name of the result); a clip of an archive is copied out, as mp4 cannot be decoded in one pass"""
+    """(path that ffmpeg can read, scratch name of the result); a clip of an archive is copied out, as mp4 cannot be
+    decoded in one pass"""
     flat = scratch / name.replace("/", "-")
     if file.on_disk:
         return file.on_disk, flat.with_suffix(".flac")
@@ -140,5 +163,7 @@ def state_disk_need(clips: int, folder: Path, what: str) -> None:
     free = shutil.disk_usage(folder).free
     text = f"{what}: {clips} clips to convert need up to {need / 1e9:.2f} GB: half of it in {folder}, half for the prepared corpus"
     if need > free:
-        raise CorpusError(f"{text}; only {free / 1e9:.2f} GB are free there. Free some, or set BIBIER_CACHE to another disk.")
+        raise CorpusError(
+            f"{text}; only {free / 1e9:.2f} GB are free there. Free some, or set BIBIER_CACHE to another disk."
+        )
     tqdm.write(f"{text} ({free / 1e9:.0f} GB are free).", file=sys.stderr)

@@ -99,7 +99,8 @@ def analyse(pipe: Any, audio: str | None, text: str, limits: Limits, texts: Text
 
 
 def inspect_recording(path: str, limits: Limits, texts: Texts) -> Recording | None:
-    """Length and loudness of a recording, read in blocks; None where libsndfile cannot read it (the pipeline says why).
+    """Length and loudness of a recording, read in blocks; None where libsndfile cannot read it (the pipeline says
+    why).
 
     Raises:
         RefusedInput: larger or longer than allowed, or silent.

@@ -25,7 +25,8 @@ WAITING_LIMIT = 32
 """Visitors in the queue; further ones are told to come back."""
 
 _KEPT_S, _SWEEP_S = 3000, 600
-"""Seconds after which uploaded files are old, and between two looks for old ones: together an hour, as the notice says."""
+"""Seconds after which uploaded files are old, and between two looks for old ones: together an hour, as the notice
+says."""
 
 CSS = (
     STYLE
@@ -46,7 +47,11 @@ CSS = (
 )
 
 THEME = gr.themes.Soft(
-    primary_hue="teal", secondary_hue="teal", neutral_hue="slate", font=["system-ui", "sans-serif"], font_mono=["system-ui", "sans-serif"]
+    primary_hue="teal",
+    secondary_hue="teal",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],
+    font_mono=["system-ui", "sans-serif"],
 ).set(
     body_background_fill="*neutral_100",
     block_border_width="1px",
@@ -58,10 +63,11 @@ THEME = gr.themes.Soft(
     stat_background_fill="*primary_600",
     checkbox_label_background_fill_selected="*primary_700",
 )
-"""With the visitor's own fonts: nothing is fetched from elsewhere. Text on the colours is dark or light enough to be read."""
+"""With the visitor's own fonts: nothing is fetched from elsewhere. Text on the colours is dark or light enough to be
+read."""
 
 
-def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: Limits = Limits()) -> gr.Blocks:  # noqa: B008  frozen
+def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: Limits | None = None) -> gr.Blocks:
     """The page over a pipeline.
 
     Args:
@@ -69,11 +75,14 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
         examples_dir: folder with [`EXAMPLES_FILE`] and its clips; None: no examples.
         limits: of a visit.
     """
+    limits = limits or Limits()
     folder = _use_folder_of_its_own()
     modalities = pipe.model.config.modalities
     start = TEXTS["en"]
 
-    def answer(audio: str | None, text: str, language: str) -> tuple[dict[str, float], dict, str, list[list[str]], Answer]:
+    def answer(
+        audio: str | None, text: str, language: str
+    ) -> tuple[dict[str, float], dict, str, list[list[str]], Answer]:
         texts = TEXTS[language]
         try:
             found = analyse(pipe, audio, text, limits, texts)
@@ -128,7 +137,9 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
         with gr.Column(visible=False) as timeline:
             timeline_title = gr.Markdown(_timeline_heading(start, limits))
             strip = gr.HTML()
-            table = gr.Dataframe(headers=list(start.columns), interactive=False, show_label=False, max_height=420, elem_classes="table")
+            table = gr.Dataframe(
+                headers=list(start.columns), interactive=False, show_label=False, max_height=420, elem_classes="table"
+            )
         rows, names = ([], []) if examples_dir is None else read_examples(examples_dir)
         if rows:
             options = {"example_labels": names, "examples_per_page": len(rows), "cache_examples": False}
@@ -149,7 +160,13 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
                 *([gr.update(label=texts.examples)] if rows else []),
             ]
             if found is None:
-                return [*changes, gr.update(label=texts.result), gr.skip(), gr.skip(), gr.update(headers=list(texts.columns))]
+                return [
+                    *changes,
+                    gr.update(label=texts.result),
+                    gr.skip(),
+                    gr.skip(),
+                    gr.update(headers=list(texts.columns)),
+                ]
             scores, visible, fields, lines = show(found, texts)
             return [
                 *changes,
@@ -160,7 +177,16 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
             ]
 
         result = [bars, timeline, strip, table]
-        translated = [introduction, audio, text, button, timeline_title, notice, *([examples] if rows else []), *result]
+        translated = [
+            introduction,
+            audio,
+            text,
+            button,
+            timeline_title,
+            notice,
+            *([examples] if rows else []),
+            *result,
+        ]
         # One visitor at a time: the model uses every core there is.
         event = {"inputs": [audio, text, language], "outputs": [*result, last], "concurrency_limit": 1}
         button.click(answer, api_name="analyse", **event)
@@ -185,7 +211,9 @@ def load_pipeline(model: str | os.PathLike, asr: str | None = None) -> Pipeline:
     return pipeline("audio-text-emotion", model=os.fspath(model), trust_remote_code=True, **options)
 
 
-def serve(app: gr.Blocks, limits: Limits, *, host: str | None = None, port: int | None = None, wait: bool = True) -> None:
+def serve(
+    app: gr.Blocks, limits: Limits, *, host: str | None = None, port: int | None = None, wait: bool = True
+) -> None:
     """Serve the page; nothing is shared and nothing is reported.
 
     Args:
@@ -231,8 +259,8 @@ def read_examples(folder: str | os.PathLike) -> tuple[list[list[str | None]], li
 
 
 def _use_folder_of_its_own() -> Path:
-    """What visitors upload lies in a folder of this page. Gradio's default is one for all pages of a machine, and a page that ends removes
-    its files there, also those that another one shows."""
+    """What visitors upload lies in a folder of this page. Gradio's default is one for all pages of a machine, and a
+    page that ends removes its files there, also those that another one shows."""
     folder = tempfile.mkdtemp(prefix="bibier-demo-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     os.environ["GRADIO_TEMP_DIR"] = folder

@@ -1,4 +1,5 @@
-"""Examples for the page, spoken by eSpeak NG on the spot: short clips of both languages, and a longer one for the timeline."""
+"""Examples for the page, spoken by eSpeak NG on the spot: short clips of both languages, and a longer one for the
+timeline."""
 
 import json
 import os
@@ -22,7 +23,12 @@ SHORT = (
 LONG = (
     ("en", "neutral", "en+Andrea", "The train leaves at nine, and we have the tickets in the blue folder."),
     ("en", "neutral", "en+Alex", "My brother called the office an hour ago and asked about the boxes."),
-    ("en", "fear", "en+Andrea", "Wait, did you hear that? Somebody is at the door. I am scared, please don't open it!"),
+    (
+        "en",
+        "fear",
+        "en+Andrea",
+        "Wait, did you hear that? Somebody is at the door. I am scared, please don't open it!",
+    ),
     ("en", "anger", "en+Alex", "How dare you come here again! Get out of my house right now!"),
     ("en", "anger", "en+Alex", "You promised, and you lied to me. I will not listen to this any longer!"),
     ("en", "sad", "en+Andrea", "I miss him so much. Nothing is the way it was before, and the house is so empty."),

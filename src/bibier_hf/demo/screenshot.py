@@ -1,6 +1,7 @@
 """The page in a real browser, for a picture of it.
 
-python -m bibier_hf.demo.screenshot outputs/quickstart docs/demo.png    # needs playwright and a Chromium (Debian: chromium)
+python -m bibier_hf.demo.screenshot outputs/quickstart docs/demo.png    # needs playwright and a Chromium (Debian:
+chromium)
 """
 
 import argparse
@@ -49,7 +50,9 @@ def open_window(size: dict[str, int] = SIZE, language: str = "en-US") -> Iterato
         # Its sandbox refuses to run as root, which containers do; only our own page is opened.
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", *_MICROPHONE])
         try:
-            context = browser.new_context(viewport=size, color_scheme="light", locale=language, permissions=["microphone"])
+            context = browser.new_context(
+                viewport=size, color_scheme="light", locale=language, permissions=["microphone"]
+            )
             yield context.new_page()
         finally:
             browser.close()

@@ -1,4 +1,5 @@
-"""The demo as a Space: a folder that the Hub runs as it is, with the checkpoint's remote code and without this package."""
+"""The demo as a Space: a folder that the Hub runs as it is, with the checkpoint's remote code and without this
+package."""
 
 import os
 import shutil
@@ -49,7 +50,8 @@ def write_space(output_dir: str | os.PathLike, model_id: str) -> Path:
         model_id: `owner/name` of the checkpoint on the Hub.
 
     Returns:
-        the folder: `app.py`, `bibier_demo/`, `examples/`, `requirements.txt` (the versions that are installed here) and the card.
+        the folder: `app.py`, `bibier_demo/`, `examples/`, `requirements.txt` (the versions that are installed here)
+        and the card.
 
     Raises:
         ArgumentError: no Hub id, or a folder with something else in it.
@@ -58,7 +60,9 @@ def write_space(output_dir: str | os.PathLike, model_id: str) -> Path:
     folder = Path(output_dir)
     _check_id(model_id)
     if folder.exists() and not _is_replaceable(folder):
-        raise ArgumentError(f"space: {folder} holds something other than a Space of this command. Name another folder, or empty it.")
+        raise ArgumentError(
+            f"space: {folder} holds something other than a Space of this command. Name another folder, or empty it."
+        )
     new = folder.with_name(f".{folder.name}.{os.getpid()}")
     try:
         _write_files(new, model_id)

@@ -35,7 +35,8 @@ def clock(seconds: float) -> str:
 
 
 def timeline_strip(chunks: Sequence[dict[str, Any]], texts: Texts) -> str:
-    """HTML: a coloured field for each part, as wide as it is long, over a time axis and a legend; parts lie end to end.
+    """HTML: a coloured field for each part, as wide as it is long, over a time axis and a legend; parts lie end to
+    end.
 
     Args:
         chunks: `{"timestamp": (start, end) in seconds, "emotions": [best, ...]}`, in order.
@@ -51,8 +52,12 @@ def timeline_strip(chunks: Sequence[dict[str, Any]], texts: Texts) -> str:
         shown.append(best["label"])
         hint = f"{clock(start)} - {clock(end)}: {texts.emotions[best['label']]} {best['score']:.0%}"
         colour = COLOURS[best["label"]]
-        fields.append(f'<div style="flex: {end - start:.3f} 0 0; background: {colour}" title="{html.escape(hint)}"></div>')
-    ticks = "".join(f"<span>{clock(round(first + (last - first) * tick / (_TICKS - 1)))}</span>" for tick in range(_TICKS))
+        fields.append(
+            f'<div style="flex: {end - start:.3f} 0 0; background: {colour}" title="{html.escape(hint)}"></div>'
+        )
+    ticks = "".join(
+        f"<span>{clock(round(first + (last - first) * tick / (_TICKS - 1)))}</span>" for tick in range(_TICKS)
+    )
     legend = "".join(
         f'<span><i style="background: {colour}"></i>{html.escape(texts.emotions[label])}</span>'
         for label, colour in COLOURS.items()

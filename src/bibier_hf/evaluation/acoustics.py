@@ -1,6 +1,7 @@
 """Cheap acoustic features, without a backbone: what the baselines and the leakage audit hear.
 
-audio -> log-mel spectrogram (64 bands, 100 frames/s) -> 40 MFCC and their slopes -> mean, deviation, percentiles over time
+audio -> log-mel spectrogram (64 bands, 100 frames/s) -> 40 MFCC and their slopes -> mean, deviation, percentiles over
+time
 """
 
 from collections.abc import Iterator
@@ -58,7 +59,8 @@ def mfcc_functionals(mel: np.ndarray) -> np.ndarray:
 
 
 def decoded_clips(rows: Dataset) -> Iterator[np.ndarray | None]:
-    """16 kHz samples (S,) of every row of a corpus in the common schema, in order, with a progress bar; None for a row without audio.
+    """16 kHz samples (S,) of every row of a corpus in the common schema, in order, with a progress bar; None for a row
+    without audio.
 
     Raises:
         AudioError: a clip that cannot be decoded.

@@ -1,4 +1,5 @@
-"""Baselines that a model has to beat, by scikit-learn: each learns from train, chooses its strength on dev, and scores test once.
+"""Baselines that a model has to beat, by scikit-learn: each learns from train, chooses its strength on dev, and scores
+test once.
 
 | name | hears or reads |
 |---|---|
@@ -29,6 +30,7 @@ from sklearn.svm import SVC
 
 from ..data.features import precomputed_inputs
 from ..data.schema import SPLITS
+from ..errors import UserError
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -62,7 +64,7 @@ STRENGTHS = MappingProxyType(
 FUSION_WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
 
 
-class BaselineError(ValueError):
+class BaselineError(UserError, ValueError):
     """A baseline that a corpus does not allow; the message says what is missing."""
 
 
@@ -79,7 +81,9 @@ class Outcome:
     chosen: Mapping[str, Any]
 
 
-def corpus_features(name: str, corpus: DatasetDict, pooled: Callable[[DatasetDict], dict[str, np.ndarray]] | None) -> dict[str, Any]:
+def corpus_features(
+    name: str, corpus: DatasetDict, pooled: Callable[[DatasetDict], dict[str, np.ndarray]] | None
+) -> dict[str, Any]:
     """Id -> what the baseline reads of the row, for all rows of a corpus, whatever their split.
 
     Args:
@@ -94,12 +98,20 @@ def corpus_features(name: str, corpus: DatasetDict, pooled: Callable[[DatasetDic
     for split, rows in corpus.items():
         values = rows["text"] if modality == "text" else [value is not None for value in rows["duration_s"]]
         if missing := sum(not value for value in values):
-            raise BaselineError(f"{name} needs {modality} in every row; {missing} of {len(rows)} rows of {split} have none.")
+            raise BaselineError(
+                f"{name} needs {modality} in every row; {missing} of {len(rows)} rows of {split} have none."
+            )
     if name == "tfidf_logreg":
-        return {identity: text for rows in corpus.values() for identity, text in zip(rows["id"], rows["text"], strict=True)}
+        return {
+            identity: text for rows in corpus.values() for identity, text in zip(rows["id"], rows["text"], strict=True)
+        }
     if pooled is not None:
         return pooled(corpus)
-    return {identity: row for rows in corpus.values() for identity, row in zip(rows["id"], corpus_functionals(rows), strict=True)}
+    return {
+        identity: row
+        for rows in corpus.values()
+        for identity, row in zip(rows["id"], corpus_functionals(rows), strict=True)
+    }
 
 
 def pooled_features(
@@ -159,12 +171,25 @@ def run_baseline(
         model = _new_model(name, strength, class_weights, seed)
         answers = _fit(model, values["train"], labels["train"], speakers.get("train"))
         probabilities = answers(values["dev"])
-        tried.append((classification_metrics(labels["dev"], probabilities.argmax(1))["mean"], strength, answers, probabilities))
-    score, strength, answers, dev = max(tried, key=lambda entry: entry[0])  # of equal ones the first, which is the most regularised
+        tried.append(
+            (classification_metrics(labels["dev"], probabilities.argmax(1))["mean"], strength, answers, probabilities)
+        )
+    score, strength, answers, dev = max(
+        tried, key=lambda entry: entry[0]
+    )  # of equal ones the first, which is the most regularised
     if refit_on_dev:
-        both = values["train"] + values["dev"] if isinstance(values["train"], list) else np.concatenate([values["train"], values["dev"]])
+        both = (
+            values["train"] + values["dev"]
+            if isinstance(values["train"], list)
+            else np.concatenate([values["train"], values["dev"]])
+        )
         named = np.concatenate([speakers["train"], speakers["dev"]]) if speakers else None
-        answers = _fit(_new_model(name, strength, class_weights, seed), both, np.concatenate([labels["train"], labels["dev"]]), named)
+        answers = _fit(
+            _new_model(name, strength, class_weights, seed),
+            both,
+            np.concatenate([labels["train"], labels["dev"]]),
+            named,
+        )
     return Outcome({"dev": dev, "test": answers(values["test"])}, {"C": strength, "dev_score": score})
 
 
@@ -195,7 +220,9 @@ def _new_model(name: str, strength: float, class_weights: str, seed: int) -> Bas
     if name == "who_speaks":
         return speaker_classifier().set_params(svc__C=strength)
     if name == "mfcc_svm":
-        return make_pipeline(StandardScaler(), SVC(C=strength, class_weight=weights, break_ties=True, random_state=seed))
+        return make_pipeline(
+            StandardScaler(), SVC(C=strength, class_weight=weights, break_ties=True, random_state=seed)
+        )
     if name == "tfidf_logreg":
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)
@@ -203,7 +230,9 @@ def _new_model(name: str, strength: float, class_weights: str, seed: int) -> Bas
     return make_pipeline(StandardScaler(), regression)
 
 
-def _fit(model: BaseEstimator, values: Any, labels: np.ndarray, speakers: np.ndarray | None) -> Callable[[Any], np.ndarray]:
+def _fit(
+    model: BaseEstimator, values: Any, labels: np.ndarray, speakers: np.ndarray | None
+) -> Callable[[Any], np.ndarray]:
     """Learns; returns a function of N rows that gives probabilities (N, 7)"""
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)  # a model that did not converge is no baseline
@@ -214,7 +243,11 @@ def _fit(model: BaseEstimator, values: Any, labels: np.ndarray, speakers: np.nda
         model.fit(values, labels)
 
     def answer(rows: Any) -> np.ndarray:
-        known = model.predict_proba(rows) if hasattr(model, "predict_proba") else _from_margins(model.decision_function(rows))
+        known = (
+            model.predict_proba(rows)
+            if hasattr(model, "predict_proba")
+            else _from_margins(model.decision_function(rows))
+        )
         probabilities = np.zeros((len(known), len(EMOTIONS)))
         probabilities[:, model.classes_] = known
         return probabilities
@@ -223,7 +256,8 @@ def _fit(model: BaseEstimator, values: Any, labels: np.ndarray, speakers: np.nda
 
 
 def _from_margins(margins: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) that rank the classes as the margins of a support vector machine do; it has one margin alone if K is 2"""
+    """Probabilities (N, K) that rank the classes as the margins of a support vector machine do; it has one margin
+    alone if K is 2"""
     return softmax(np.stack([-margins, margins], axis=1) if margins.ndim == 1 else margins, axis=1)
 
 

@@ -1,4 +1,5 @@
-"""Do the probabilities say how often the model is right? Three measures, the bins of a reliability diagram, and temperature scaling.
+"""Do the probabilities say how often the model is right? Three measures, the bins of a reliability diagram, and
+temperature scaling.
 
 For N utterances with probabilities p over K classes and true classes y:
 
@@ -8,8 +9,9 @@ For N utterances with probabilities p over K classes and true classes y:
 | `brier` | Brier score over all classes: mean over the utterances of sum_k (p_k - [k = y])^2. 0 to 2; a uniform answer costs 1 - 1 / K |
 | `nll` | negative log-likelihood: mean over the utterances of -ln p_y, in nats; a uniform answer costs ln K |
 
-Less is better. Sources: Naeini et al., AAAI 2015 (ECE); Brier, Monthly Weather Review 78(1), 1950; Guo et al., ICML 2017 (temperature scaling).
-"""  # noqa: E501
+Less is better. Sources: Naeini et al., AAAI 2015 (ECE); Brier, Monthly Weather Review 78(1), 1950; Guo et al., ICML
+2017 (temperature scaling).
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -102,10 +104,11 @@ def reliability_bins(labels: Sequence[int], probabilities: np.ndarray, bins: int
 
 
 def fit_temperature(logits: np.ndarray, labels: Sequence[int], groups: Sequence[str]) -> TemperatureFit:
-    """The temperature T under which softmax(logits / T) has the lowest negative log-likelihood, every group counting the same.
+    """The temperature T under which softmax(logits / T) has the lowest negative log-likelihood, every group counting
+    the same.
 
-    One scalar changes no ranking, so no answer either. It is found by a bounded search over ln T, in which the likelihood has one
-    optimum; equal input gives equal bits.
+    One scalar changes no ranking, so no answer either. It is found by a bounded search over ln T, in which the
+    likelihood has one optimum; equal input gives equal bits.
 
     Where every answer is right, any smaller T would be better still; then nothing can be learned and T stays 1.
 
@@ -130,14 +133,21 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int], groups: Sequence[
 
     bounds = (float(np.log(LOWEST_TEMPERATURE)), float(np.log(HIGHEST_TEMPERATURE)))
     temperature = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
-    at_bound = next((bound for bound in (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE) if abs(temperature / bound - 1) < 1e-3), None)
-    return TemperatureFit(temperature, at_bound and f"the likelihood still grows at {at_bound:g}, the end of the range that is searched")
+    at_bound = next(
+        (bound for bound in (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE) if abs(temperature / bound - 1) < 1e-3), None
+    )
+    return TemperatureFit(
+        temperature, at_bound and f"the likelihood still grows at {at_bound:g}, the end of the range that is searched"
+    )
 
 
 def _checked(labels: Sequence[int], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, values = np.asarray(labels), np.asarray(values)
     if labels.ndim != 1 or values.ndim != 2 or len(labels) != len(values):
-        raise ValueError(f"Labels of shape {labels.shape} and values of shape {values.shape}: they must be (N,) and (N, {len(EMOTIONS)}).")
+        raise ValueError(
+            f"Labels of shape {labels.shape} and values of shape {values.shape}: they must be (N,) and (N, "
+            f"{len(EMOTIONS)})."
+        )
     if len(labels) == 0:
         raise ValueError("There are no samples to score.")
     return labels, values

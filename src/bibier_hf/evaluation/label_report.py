@@ -1,7 +1,7 @@
 """What a set of soft labels is like, how two sets differ, and pictures of both.
 
-`uar` is that of the arg-max against the gold label, the figure that is published for label sets. The gold label stands in most
-prompts, so it says how far a model followed it, not how well it recognises emotions.
+`uar` is that of the arg-max against the gold label, the figure that is published for label sets. The gold label stands
+in most prompts, so it says how far a model followed it, not how well it recognises emotions.
 """
 
 from pathlib import Path
@@ -25,9 +25,9 @@ def describe_labels(table: LabelTable) -> dict[str, Any]:
     """Numbers of a set of labels, over the rows that have a distribution and a gold label.
 
     Returns:
-        `rows, failed, without_gold, uar, war, mf1, wf1, mean, recall, confusion` (rows gold, columns arg-max), `entropy_bits`
-        (`mean, median, max`), `gold_probability` (`mean` and by emotion), `defects` (numbers of rows: `negative`, `above_one`,
-        `unnormalised`, `equal_values`, `gold_not_highest`, and the share of the last).
+        `rows, failed, without_gold, uar, war, mf1, wf1, mean, recall, confusion` (rows gold, columns arg-max),
+        `entropy_bits` (`mean, median, max`), `gold_probability` (`mean` and by emotion), `defects` (numbers of rows:
+        `negative`, `above_one`, `unnormalised`, `equal_values`, `gold_not_highest`, and the share of the last).
 
     Raises:
         CorpusError: a table without any such row.
@@ -46,9 +46,15 @@ def describe_labels(table: LabelTable) -> dict[str, Any]:
         "recall": recall_per_class(labels, predicted),
         "confusion": confusion_matrix(labels, predicted).tolist(),
         "labels": list(EMOTIONS),
-        "entropy_bits": {"mean": float(entropy.mean()), "median": float(np.median(entropy)), "max": float(entropy.max())},
+        "entropy_bits": {
+            "mean": float(entropy.mean()),
+            "median": float(np.median(entropy)),
+            "max": float(entropy.max()),
+        },
         "gold_probability": {"mean": float(gold.mean())}
-        | {name: float(gold[labels == index].mean()) for index, name in enumerate(EMOTIONS) if (labels == index).any()},
+        | {
+            name: float(gold[labels == index].mean()) for index, name in enumerate(EMOTIONS) if (labels == index).any()
+        },
         "defects": {
             "negative": int((probabilities < 0).any(axis=1).sum()),
             "above_one": int((probabilities > 1).any(axis=1).sum()),
@@ -64,8 +70,8 @@ def compare_labels(first: LabelTable, second: LabelTable) -> dict[str, Any]:
     """How two sets of labels differ on the rows that both have.
 
     Returns:
-        `rows`, `agreement` (share of equal arg-max), `jensen_shannon_bits` (`mean`, and by emotion of the gold label), and
-        `mean_difference` (by gold label: mean of the second minus the first, (7,)).
+        `rows`, `agreement` (share of equal arg-max), `jensen_shannon_bits` (`mean`, and by emotion of the gold label),
+        and `mean_difference` (by gold label: mean of the second minus the first, (7,)).
 
     Raises:
         CorpusError: no row in common.
@@ -97,7 +103,8 @@ def entropy_bits(probabilities: np.ndarray) -> np.ndarray:
 
 
 def write_label_plots(table: LabelTable, directory: str | Path) -> list[Path]:
-    """Draw `labels_confusion.png`, `labels_mean.png` (mean distribution of each gold label) and `labels_entropy.png`."""
+    """Draw `labels_confusion.png`, `labels_mean.png` (mean distribution of each gold label) and
+    `labels_entropy.png`."""
     labels, probabilities, predicted = _scored(table)
     directory = Path(directory)
     uar = classification_metrics(labels, predicted)["uar"]
@@ -118,7 +125,8 @@ def report_text(numbers: dict[str, Any]) -> str:
     lines = [
         f"{numbers['table']}: {numbers['rows']} rows, {numbers['failed']} failed",
         "",
-        f"UAR of the arg-max against gold {numbers['uar']:.5f}, WAR {numbers['war']:.5f}; mean probability of the gold label "
+        f"UAR of the arg-max against gold {numbers['uar']:.5f}, WAR {numbers['war']:.5f}; mean probability of the "
+        "gold label "
         f"{numbers['gold_probability']['mean']:.3f}; entropy {numbers['entropy_bits']['mean']:.3f} bits "
         f"(median {numbers['entropy_bits']['median']:.3f})",
         "",
@@ -131,7 +139,8 @@ def report_text(numbers: dict[str, Any]) -> str:
     defects = numbers["defects"]
     lines += [
         "",
-        f"rows with a value below zero {defects['negative']}, above one {defects['above_one']}, unnormalised {defects['unnormalised']}, "
+        f"rows with a value below zero {defects['negative']}, above one {defects['above_one']}, unnormalised "
+        f"{defects['unnormalised']}, "
         f"with equal values {defects['equal_values']}, gold label not highest {defects['gold_not_highest']} "
         f"({100 * defects['share_gold_not_highest']:.2f} %)",
     ]
@@ -147,7 +156,9 @@ def _scored(table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _plot_means(labels: np.ndarray, probabilities: np.ndarray, path: Path, title: str) -> None:
-    means = np.array([probabilities[labels == index].mean(axis=0) if (labels == index).any() else np.zeros(7) for index in range(7)])
+    means = np.array(
+        [probabilities[labels == index].mean(axis=0) if (labels == index).any() else np.zeros(7) for index in range(7)]
+    )
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(means, cmap="Blues", vmin=0, vmax=1)
@@ -168,7 +179,11 @@ def _plot_entropy(labels: np.ndarray, probabilities: np.ndarray, path: Path, tit
     present = [index for index in range(7) if (labels == index).any()]
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.boxplot([entropy[labels == index] for index in present], tick_labels=[EMOTIONS[index] for index in present], showfliers=False)
+    axes.boxplot(
+        [entropy[labels == index] for index in present],
+        tick_labels=[EMOTIONS[index] for index in present],
+        showfliers=False,
+    )
     axes.axhline(np.log2(7), linestyle=":", color="gray")
     axes.annotate("uniform", (0.55, np.log2(7)), va="bottom", fontsize=8, color="gray")
     axes.set_ylabel("entropy in bits")

@@ -9,7 +9,8 @@ All are computed globally over a group, never as a mean over batches, and lie in
 | `mf1` | macro F1: mean over the classes of F1 |
 | `wf1` | weighted F1: F1 weighted by the size of the class |
 
-`mean` is the average of the four. A checkpoint is selected by it on dev, averaged over the corpora (Section 3.2 of the method).
+`mean` is the average of the four. A checkpoint is selected by it on dev, averaged over the corpora (Section 3.2 of the
+method).
 """
 
 from collections.abc import Sequence
@@ -31,14 +32,15 @@ SELECTION_FORMULA = "mean of UAR, WAR, MF1 and WF1 on dev, averaged over the cor
 """What it is."""
 
 METRIC_MODULE = Path(__file__).parent / "bibier_metrics"
-"""Folder of the four metrics as a module of `evaluate`: `evaluate.load(str(METRIC_MODULE))`; as it stands it is a Space, too."""
+"""Folder of the four metrics as a module of `evaluate`: `evaluate.load(str(METRIC_MODULE))`; as it stands it is a
+Space, too."""
 
 
 def classification_metrics(labels: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
     """UAR, WAR, MF1, WF1 and their mean.
 
-    The averages run over the classes that occur in `labels`: the recall of a class without a sample is undefined, and a class
-    that is only predicted already costs the recall of the samples it was given to.
+    The averages run over the classes that occur in `labels`: the recall of a class without a sample is undefined, and
+    a class that is only predicted already costs the recall of the samples it was given to.
 
     Args:
         labels: (N,) indices of the true classes.
@@ -57,7 +59,8 @@ def recall_per_class(labels: Sequence[int], predictions: Sequence[int]) -> dict[
     """Recall of each emotion; None where no sample has it."""
     matrix = confusion_matrix(labels, predictions)
     return {
-        name: float(row[index] / row.sum()) if row.sum() else None for index, (name, row) in enumerate(zip(EMOTIONS, matrix, strict=True))
+        name: float(row[index] / row.sum()) if row.sum() else None
+        for index, (name, row) in enumerate(zip(EMOTIONS, matrix, strict=True))
     }
 
 
@@ -67,7 +70,9 @@ def confusion_matrix(labels: Sequence[int], predictions: Sequence[int]) -> np.nd
     return sklearn_confusion_matrix(labels, predictions, labels=np.arange(len(EMOTIONS)))
 
 
-def grouped_metrics(labels: Sequence[int], predictions: Sequence[int], groups: Sequence[str]) -> dict[str, dict[str, float]]:
+def grouped_metrics(
+    labels: Sequence[int], predictions: Sequence[int], groups: Sequence[str]
+) -> dict[str, dict[str, float]]:
     """[`classification_metrics`] of each group.
 
     Args:
@@ -82,7 +87,10 @@ def grouped_metrics(labels: Sequence[int], predictions: Sequence[int], groups: S
     groups = np.asarray(groups)
     if len(groups) != len(labels):
         raise ValueError(f"{len(labels)} labels, but {len(groups)} group names: give one for each sample.")
-    return {str(group): classification_metrics(labels[groups == group], predictions[groups == group]) for group in np.unique(groups)}
+    return {
+        str(group): classification_metrics(labels[groups == group], predictions[groups == group])
+        for group in np.unique(groups)
+    }
 
 
 def mean_over_groups(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
@@ -93,10 +101,14 @@ def mean_over_groups(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
 def _checked(labels: Sequence[int], predictions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1:
-        raise ValueError(f"Labels of shape {labels.shape} and predictions of shape {predictions.shape}: both must be (N,).")
+        raise ValueError(
+            f"Labels of shape {labels.shape} and predictions of shape {predictions.shape}: both must be (N,)."
+        )
     if len(labels) == 0:
         raise ValueError("There are no samples to score.")
     for what, values in (("label", labels), ("prediction", predictions)):
         if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= len(EMOTIONS):
-            raise ValueError(f"A {what} must be a class index from 0 to {len(EMOTIONS) - 1}, in the order {', '.join(EMOTIONS)}.")
+            raise ValueError(
+                f"A {what} must be a class index from 0 to {len(EMOTIONS) - 1}, in the order {', '.join(EMOTIONS)}."
+            )
     return labels, predictions

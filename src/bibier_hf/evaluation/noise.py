@@ -1,7 +1,7 @@
 """Noise in the audio of a corpus, to see what a model still knows.
 
-It is mixed into the waveform, before the backbone, and drawn from a generator of its own for each (seed, id): neither order nor batches
-change it, and every level scales the same noise.
+It is mixed into the waveform, before the backbone, and drawn from a generator of its own for each (seed, id): neither
+order nor batches change it, and every level scales the same noise.
 """
 
 import hashlib
@@ -20,12 +20,14 @@ BABBLE_VOICES = 6
 
 
 class NoisyInputs(InputDataset):
-    """Rows of raw audio and text, with noise mixed into the audio when it is read; nothing goes through a store of (clean) features.
+    """Rows of raw audio and text, with noise mixed into the audio when it is read; nothing goes through a store of
+    (clean) features.
 
     Args:
         clean: rows of `audio` and `text` ([`~bibier_hf.data.features.raw_inputs`]); text-only rows stay as they are.
         snr_db: power of the whole clip over that of the noise, in dB.
-        kind: `"white"` (Gaussian), or `"babble"`: six other clips of the corpus at equal power, each repeated from a random place on.
+        kind: `"white"` (Gaussian), or `"babble"`: six other clips of the corpus at equal power, each repeated from a
+            random place on.
         seed: of the draws.
 
     Raises:
@@ -44,14 +46,19 @@ class NoisyInputs(InputDataset):
                 self._recordings.setdefault(corpus, []).append(index)
         few = [corpus for corpus, rows in self._recordings.items() if len(rows) < 2]
         if kind == "babble" and few:
-            raise ValueError(f"Babble is made of other clips of a corpus, and {', '.join(few)} has one clip. Take white noise.")
+            raise ValueError(
+                f"Babble is made of other clips of a corpus, and {', '.join(few)} has one clip. Take white noise."
+            )
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = super().__getitems__(indices)
         for index, row in zip(indices, rows, strict=True):
             if row["audio"] is not None:
                 clip = decode_audio(row["audio"])
-                row["audio"] = {"array": mix(clip, self._noise(index, len(clip)), self.snr_db), "sampling_rate": SAMPLING_RATE}
+                row["audio"] = {
+                    "array": mix(clip, self._noise(index, len(clip)), self.snr_db),
+                    "sampling_rate": SAMPLING_RATE,
+                }
         return rows
 
     def _noise(self, index: int, length: int) -> np.ndarray:
@@ -60,7 +67,9 @@ class NoisyInputs(InputDataset):
         if self.kind == "white":
             return generator.standard_normal(length)
         # By id, not by place: the same clips whatever the order of the rows.
-        others = sorted((row for row in self._recordings[self._corpora[index]] if row != index), key=self._ids.__getitem__)
+        others = sorted(
+            (row for row in self._recordings[self._corpora[index]] if row != index), key=self._ids.__getitem__
+        )
         noise = np.zeros(length)
         for place in generator.choice(len(others), min(BABBLE_VOICES, len(others)), replace=False):
             voice = decode_audio(self.inputs[others[place]]["audio"]).astype(np.float64)
@@ -71,7 +80,8 @@ class NoisyInputs(InputDataset):
 
 
 def mix(clip: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Clip (S,) plus noise (S,) scaled so that 10 log10(power of the clip / power of the noise) = `snr_db`; float32, not clipped.
+    """Clip (S,) plus noise (S,) scaled so that 10 log10(power of the clip / power of the noise) = `snr_db`; float32,
+    not clipped.
 
     A clip or a noise without power has no such ratio: the clip comes back as it is.
     """
@@ -81,7 +91,9 @@ def mix(clip: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     return (clip + noise * np.sqrt(power / noise_power / 10 ** (snr_db / 10))).astype(np.float32)
 
 
-def noisy_inputs(splits: Mapping[str, DatasetDict], split: str, rows: np.ndarray, snr_db: float, kind: NoiseKind, seed: int) -> NoisyInputs:
+def noisy_inputs(
+    splits: Mapping[str, DatasetDict], split: str, rows: np.ndarray, snr_db: float, kind: NoiseKind, seed: int
+) -> NoisyInputs:
     """The split of all corpora one after the other, with noise; `rows` of it ([`complete_rows`])."""
     clean = InputDataset.concatenate([raw_inputs(parts)[split] for parts in splits.values()])
     return NoisyInputs(clean.select(rows), snr_db, kind, seed)

@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import Figure  # not pyplot: a picture is drawn into a file, whatever display or back end there is
+from matplotlib.figure import (
+    Figure,
+)  # not pyplot: a picture is drawn into a file, whatever display or back end there is
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
@@ -26,7 +28,9 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
     """
     matrix = np.asarray(matrix)
     if matrix.shape != (len(EMOTIONS), len(EMOTIONS)):
-        raise ValueError(f"A confusion matrix over {len(EMOTIONS)} classes must be square of that size, not {matrix.shape}.")
+        raise ValueError(
+            f"A confusion matrix over {len(EMOTIONS)} classes must be square of that size, not {matrix.shape}."
+        )
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
 
@@ -34,7 +38,9 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(EMOTIONS)), EMOTIONS, rotation=45, ha="right")
-    axes.set_yticks(range(len(EMOTIONS)), [f"{name} ({total})" for name, total in zip(EMOTIONS, totals[:, 0], strict=True)])
+    axes.set_yticks(
+        range(len(EMOTIONS)), [f"{name} ({total})" for name, total in zip(EMOTIONS, totals[:, 0], strict=True)]
+    )
     axes.set_xlabel("predicted")
     axes.set_ylabel("true (samples)")
     axes.set_title(title)
@@ -53,10 +59,11 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
 
 
 def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, title: str = "") -> None:
-    """Draw a reliability diagram: accuracy over confidence, under it how many answers have that confidence; a panel a series.
+    """Draw a reliability diagram: accuracy over confidence, under it how many answers have that confidence; a panel a
+    series.
 
-    A light red part stands on bars of over-confident answers and reaches up to their confidence; a dark one ends bars of under-confident
-    ones and reaches down to it.
+    A light red part stands on bars of over-confident answers and reaches up to their confidence; a dark one ends bars
+    of under-confident ones and reaches down to it.
 
     Args:
         series: name (may be empty) -> bins, e.g. before and after calibration.
@@ -71,7 +78,14 @@ def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, ti
         axes.bar(centres[filled], bins.accuracy[filled], width, color="C0", edgecolor="white", label="accuracy")
         gap = (bins.confidence - bins.accuracy)[filled]
         axes.bar(
-            centres[filled], gap, width, bottom=bins.accuracy[filled], color="C3", alpha=0.35, edgecolor="C3", label="gap to the confidence"
+            centres[filled],
+            gap,
+            width,
+            bottom=bins.accuracy[filled],
+            color="C3",
+            alpha=0.35,
+            edgecolor="C3",
+            label="gap to the confidence",
         )
         axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="calibrated")
         axes.set_title(f"{name}: ECE {bins.ece:.1%}".removeprefix(": "), fontsize=10)
@@ -91,7 +105,11 @@ def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, ti
 
 
 def plot_noise(
-    curves: Mapping[str, Mapping[float, float]], levels: Mapping[str, float], path: str | Path, title: str = "", noise: str = "white"
+    curves: Mapping[str, Mapping[float, float]],
+    levels: Mapping[str, float],
+    path: str | Path,
+    title: str = "",
+    noise: str = "white",
 ) -> None:
     """Draw UAR over the signal-to-noise ratio.
 
@@ -128,11 +146,12 @@ def plot_leakage(
     path: str | Path,
     title: str = "",
 ) -> None:
-    """Draw what tells the label of test rows without the emotion being heard, and how many test rows are touched, a colour a protocol.
+    """Draw what tells the label of test rows without the emotion being heard, and how many test rows are touched, a
+    colour a protocol.
 
     Args:
-        series: protocol -> (source of the label -> its UAR, what is shared with train -> share of the test rows), each value as (mean,
-            lowest, highest) over folds, None where it was not audited.
+        series: protocol -> (source of the label -> its UAR, what is shared with train -> share of the test rows), each
+            value as (mean, lowest, highest) over folds, None where it was not audited.
         chance_uar: UAR of answers that do not depend on the label.
         path: picture to write; the suffix decides the format.
         title: line over the picture.

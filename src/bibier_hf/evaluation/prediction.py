@@ -1,7 +1,7 @@
 """Answers of a model on rows of a data set, from all that they have or with a modality missing.
 
-A condition names what the model is given of each utterance: both modalities, audio alone, or text alone. Conditions are compared on the
-same rows, those that have everything the model reads.
+A condition names what the model is given of each utterance: both modalities, audio alone, or text alone. Conditions
+are compared on the same rows, those that have everything the model reads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,11 @@ def complete_rows(splits: Mapping[str, DatasetDict], split: str, modalities: Seq
 
 @torch.inference_mode()
 def predict_logits(
-    model: BiBiERForEmotionClassification, dataset: InputDataset, collator: Any, batch_size: int, name: str = "Predicting"
+    model: BiBiERForEmotionClassification,
+    dataset: InputDataset,
+    collator: Any,
+    batch_size: int,
+    name: str = "Predicting",
 ) -> np.ndarray:
     """Logits (N, 7) of the rows of a data set, in order, from all that they have.
 
@@ -74,11 +78,16 @@ def predict_conditions(
     conditions: Sequence[str],
     name: str = "Predicting",
 ) -> dict[str, np.ndarray]:
-    """`{condition: logits (N, 7)}` under some of `CONDITIONS`, of rows that have what these give; arguments: [`predict_logits`]."""
+    """`{condition: logits (N, 7)}` under some of `CONDITIONS`, of rows that have what these give; arguments:
+    [`predict_logits`]."""
     order = np.argsort(-dataset.lengths, kind="stable")
-    logits = {condition: np.empty((len(dataset), model.config.num_labels), dtype=np.float32) for condition in conditions}
+    logits = {
+        condition: np.empty((len(dataset), model.config.num_labels), dtype=np.float32) for condition in conditions
+    }
     loader = DataLoader(
-        dataset, batch_sampler=[part.tolist() for part in np.array_split(order, -(-len(order) // batch_size))], collate_fn=collator
+        dataset,
+        batch_sampler=[part.tolist() for part in np.array_split(order, -(-len(order) // batch_size))],
+        collate_fn=collator,
     )
     for rows, batch in zip(loader.batch_sampler, tqdm(loader, desc=name, unit="batch"), strict=True):
         batch = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
@@ -95,7 +104,9 @@ def _modality(name: str) -> str:
     return _MODALITY_OF_INPUT.get(name) or name.split("_")[0]
 
 
-def _with_audio_features(model: BiBiERForEmotionClassification, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _with_audio_features(
+    model: BiBiERForEmotionClassification, batch: dict[str, torch.Tensor]
+) -> dict[str, torch.Tensor]:
     """The batch with features in the place of raw audio, so that the backbone runs once for all conditions."""
     raw = next((batch[name] for name in ("input_values", "input_features") if name in batch), None)
     if raw is None or "audio" not in model.config.modalities:

@@ -1,4 +1,5 @@
-"""What a run leaves behind: `results.json`, `predictions_<split>.parquet`, pictures of confusion and reliability, tables.
+"""What a run leaves behind: `results.json`, `predictions_<split>.parquet`, pictures of confusion and reliability,
+tables.
 
 Every file is written beside its place and renamed, so that a reader never meets half of one.
 """
@@ -21,7 +22,14 @@ from scipy.special import softmax
 
 from ..model.labels_bibier import EMOTIONS
 from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_bins
-from .metrics import METRICS, classification_metrics, confusion_matrix, grouped_metrics, mean_over_groups, recall_per_class
+from .metrics import (
+    METRICS,
+    classification_metrics,
+    confusion_matrix,
+    grouped_metrics,
+    mean_over_groups,
+    recall_per_class,
+)
 from .plots import plot_confusion_matrix, plot_reliability
 
 RESULTS_FILE = "results.json"
@@ -62,13 +70,14 @@ class Predictions:
             raise ValueError(f"Every column of the predictions must have the same length; there are {sorted(sizes)}.")
         if not np.isfinite(self.probabilities).all():
             raise ValueError(
-                "The model gave NaN or infinite probabilities: training diverged. Lower `learning_rate` or set `max_grad_norm`."
+                "The model gave NaN or infinite probabilities: training diverged. Lower `learning_rate` or set "
+                "`max_grad_norm`."
             )
 
     @classmethod
     def from_logits(cls, dataset, logits: np.ndarray, temperature: float = 1.0) -> "Predictions":
-        """Softmax of `logits` (N, 7) over `temperature`, in the order of the rows of `dataset` (columns `id`, `corpus`, `language`,
-        `label`)."""
+        """Softmax of `logits` (N, 7) over `temperature`, in the order of the rows of `dataset` (columns `id`,
+        `corpus`, `language`, `label`)."""
         logits = np.asarray(logits, dtype=np.float64)
         return cls(
             ids=list(dataset["id"]),
@@ -103,7 +112,9 @@ class Predictions:
             probabilities=np.concatenate([part.probabilities for part in parts]),
             uncalibrated=None
             if all(part.uncalibrated is None for part in parts)
-            else np.concatenate([part.probabilities if part.uncalibrated is None else part.uncalibrated for part in parts]),
+            else np.concatenate(
+                [part.probabilities if part.uncalibrated is None else part.uncalibrated for part in parts]
+            ),
         )
 
     @property
@@ -123,7 +134,8 @@ class Predictions:
         return labels, probabilities.argmax(-1)
 
     def probabilities_of_corpus(self, corpus: str, calibrated: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Labels (n,) and probabilities (n, 7) of the rows of one corpus, as they are or as they were before a temperature was applied."""
+        """Labels (n,) and probabilities (n, 7) of the rows of one corpus, as they are or as they were before a
+        temperature was applied."""
         rows = np.asarray(self.corpora) == corpus
         probabilities = self.probabilities if calibrated or self.uncalibrated is None else self.uncalibrated
         return np.asarray(self.labels)[rows], np.asarray(probabilities)[rows]
@@ -131,7 +143,8 @@ class Predictions:
     def calibration_by_corpus(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
         """`{corpus: {"ece", "brier", "nll"}}`, corpora in alphabetical order."""
         return {
-            corpus: calibration_metrics(*self.probabilities_of_corpus(corpus, calibrated)) for corpus in sorted({*map(str, self.corpora)})
+            corpus: calibration_metrics(*self.probabilities_of_corpus(corpus, calibrated))
+            for corpus in sorted({*map(str, self.corpora)})
         }
 
     def save(self, path: str | Path) -> None:
@@ -180,7 +193,9 @@ def split_metrics(predictions: Predictions) -> dict[str, dict]:
     return {"metrics": by_corpus, "languages": predictions.by_language(), "mean": mean_over_groups(by_corpus)}
 
 
-def write_split_report(predictions: Predictions, split: str, directory: str | Path, title: str = "") -> dict[str, dict]:
+def write_split_report(
+    predictions: Predictions, split: str, directory: str | Path, title: str = ""
+) -> dict[str, dict]:
     """Write `predictions_<split>.parquet`, and of each corpus `confusion_matrix_<split>_<corpus>.png` and
     `reliability_<split>_<corpus>.png`; return [`split_metrics`]."""
     directory = Path(directory)
@@ -203,16 +218,22 @@ def write_split_report(predictions: Predictions, split: str, directory: str | Pa
             }
         write_atomically(
             directory / f"reliability_{split}_{corpus}.png",
-            lambda temporary, bins=bins, heading=f"{title or corpus}, {split}": plot_reliability(bins, temporary, heading),
+            lambda temporary, bins=bins, heading=f"{title or corpus}, {split}": plot_reliability(
+                bins, temporary, heading
+            ),
         )
     return split_metrics(predictions)
 
 
 def metrics_table(metrics: dict[str, dict[str, float]], head: str = "corpus") -> str:
     """Markdown table in percent, a line a group."""
-    lines = [f"| {head} | " + " | ".join(name.upper() for name in METRICS) + " | mean |", "|---" * (len(METRICS) + 2) + "|"]
+    lines = [
+        f"| {head} | " + " | ".join(name.upper() for name in METRICS) + " | mean |",
+        "|---" * (len(METRICS) + 2) + "|",
+    ]
     lines += [
-        f"| {group} | " + " | ".join(f"{100 * values[name]:.2f}" for name in (*METRICS, "mean")) + " |" for group, values in metrics.items()
+        f"| {group} | " + " | ".join(f"{100 * values[name]:.2f}" for name in (*METRICS, "mean")) + " |"
+        for group, values in metrics.items()
     ]
     return "\n".join(lines)
 
@@ -227,17 +248,22 @@ def recall_table(metrics: dict[str, dict]) -> str:
 
 
 def calibration_table(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> str:
-    """Markdown table of ECE in percent, Brier score and negative log-likelihood, before and after temperature scaling; two lines a corpus,
-    one where nothing was scaled.
+    """Markdown table of ECE in percent, Brier score and negative log-likelihood, before and after temperature scaling;
+    two lines a corpus, one where nothing was scaled.
 
     Args:
         before, after: corpus -> `{"ece", "brier", "nll"}`.
     """
-    lines = ["| corpus | | " + " | ".join(name.upper() for name in CALIBRATION_METRICS) + " |", "|---|---" + "|---" * 3 + "|"]
+    lines = [
+        "| corpus | | " + " | ".join(name.upper() for name in CALIBRATION_METRICS) + " |",
+        "|---|---" + "|---" * 3 + "|",
+    ]
     for corpus, values in after.items():
         scaled = any(before[corpus][name] != values[name] for name in CALIBRATION_METRICS)
         for when, numbers in (("before", before[corpus]), ("after", values)) if scaled else (("not scaled", values),):
-            lines.append(f"| {corpus} | {when} | {100 * numbers['ece']:.2f} | {numbers['brier']:.4f} | {numbers['nll']:.4f} |")
+            lines.append(
+                f"| {corpus} | {when} | {100 * numbers['ece']:.2f} | {numbers['brier']:.4f} | {numbers['nll']:.4f} |"
+            )
     return "\n".join(lines)
 
 
@@ -248,7 +274,10 @@ def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str)
         numbers: corpus -> condition -> its metrics.
         head: of the column of conditions.
     """
-    lines = [f"| corpus | {head} | samples | " + " | ".join(name.upper() for name in METRICS) + " | ECE | NLL |", "|---" * 9 + "|"]
+    lines = [
+        f"| corpus | {head} | samples | " + " | ".join(name.upper() for name in METRICS) + " | ECE | NLL |",
+        "|---" * 9 + "|",
+    ]
     for corpus, rows in numbers.items():
         for condition, values in rows.items():
             scores = " | ".join(f"{100 * values[name]:.2f}" for name in (*METRICS, "ece"))
@@ -272,17 +301,24 @@ def _versions() -> dict[str, str]:
 
 
 def _git_state() -> dict[str, str | bool] | None:
-    """Commit of the source tree that the package runs from; None when it is installed from a wheel or there is no git."""
+    """Commit of the source tree that the package runs from; None when it is installed from a wheel or there is no
+    git."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(["git", "-C", folder, *arguments], check=True, capture_output=True, text=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", folder, *arguments], check=True, capture_output=True, text=True
+        ).stdout.strip()
 
     try:
-        # Installed into a folder inside somebody else's work tree, the package is not under that repository's version control.
+        # Installed into a folder inside somebody else's work tree, the package is not under that repository's version
+        # control.
         if not git("ls-files", __file__):
             return None
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "--untracked-files=no"))}
+        return {
+            "commit": git("rev-parse", "HEAD"),
+            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
+        }
     except (OSError, subprocess.CalledProcessError):
         return None
 

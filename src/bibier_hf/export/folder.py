@@ -1,4 +1,5 @@
-"""An export as a folder that needs nothing else: the graph, configuration, processor, and a manifest that says what is what."""
+"""An export as a folder that needs nothing else: the graph, configuration, processor, and a manifest that says what is
+what."""
 
 import importlib
 import json
@@ -46,22 +47,23 @@ def export_model(
         output_dir: a new folder, or an earlier export, which is replaced.
         format: `"onnx"` or `"torch"` (`torch.export.load(folder / "model.pt2").module()`).
         part: `"features"`: above the backbones; `"whole"`: from what the processor gives.
-        int8: linear layers of an ONNX graph in dynamic int8 (ONNX Runtime). Its activations have one scale a tensor, so that a result
-            may depend on its batch a little.
+        int8: linear layers of an ONNX graph in dynamic int8 (ONNX Runtime). Its activations have one scale a tensor,
+            so that a result may depend on its batch a little.
 
     Returns:
-        the manifest: `format`, `part`, `file`, `int8`, `inputs`, `outputs`, `longest` (steps of each modality, null: any),
-        `parity` (`largest_difference` of a logit over `cases` batches of random inputs), `versions`.
+        the manifest: `format`, `part`, `file`, `int8`, `inputs`, `outputs`, `longest` (steps of each modality, null:
+        any), `parity` (`largest_difference` of a logit over `cases` batches of random inputs), `versions`.
 
     Raises:
-        ExportError: a model without such a graph, a graph that differs from the model, a folder that is something else, or packages that
-            are not there.
+        ExportError: a model without such a graph, a graph that differs from the model, a folder that is something
+            else, or packages that are not there.
     """
     if format not in FILES:
         raise ExportError(f"format={format!r} is not allowed; it must be one of {', '.join(FILES)}.")
     if int8 and format != "onnx":
         raise ExportError(
-            "int8=True is for format='onnx'. In torch, bibier_hf.quantization.int8_copy(model) makes a model with int8 layers."
+            "int8=True is for format='onnx'. In torch, bibier_hf.quantization.int8_copy(model) makes a model with "
+            "int8 layers."
         )
     if format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")
@@ -83,7 +85,8 @@ def export_model(
         parity = measure_parity(graph, run)
         if not parity["largest_difference"] <= TOLERANCE:
             raise ExportError(
-                f"The graph differs from the model by {parity['largest_difference']:.2g} in a logit, more than {TOLERANCE}; nothing was "
+                f"The graph differs from the model by {parity['largest_difference']:.2g} in a logit, more than "
+                f"{TOLERANCE}; nothing was "
                 "written. Please report the configuration of this model."
             )
         if int8:
@@ -98,7 +101,10 @@ def export_model(
             "outputs": graph.output_names,
             "longest": dict(zip(model.config.modalities, graph.longest, strict=True)),
             "parity": parity,
-            "versions": {name: importlib.import_module(name).__version__ for name in ("torch", *(_ONNX if format == "onnx" else ()))},
+            "versions": {
+                name: importlib.import_module(name).__version__
+                for name in ("torch", *(_ONNX if format == "onnx" else ()))
+            },
         }
         model.config.save_pretrained(part_folder)
         if processor is not None:
@@ -119,7 +125,9 @@ def require(*packages: str) -> None:
         try:
             importlib.import_module(package)
         except ImportError as error:
-            raise ExportError(f"ONNX needs the package {package} ({error}). Install it: pip install 'bibier-hf[export]'.") from error
+            raise ExportError(
+                f"ONNX needs the package {package} ({error}). Install it: pip install 'bibier-hf[export]'."
+            ) from error
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
@@ -131,29 +139,40 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise ExportError(
-            f"{folder} holds no export (there is no {MANIFEST} in it). Make one: bibier export CHECKPOINT --output_dir {folder}."
+            f"{folder} holds no export (there is no {MANIFEST} in it). Make one: bibier export CHECKPOINT "
+            f"--output_dir {folder}."
         )
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def _refuse_other(folder: Path) -> None:
     if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ExportError(f"output_dir: {folder} is there already and is no export, so it is left alone. Name another folder.")
+        raise ExportError(
+            f"output_dir: {folder} is there already and is no export, so it is left alone. Name another folder."
+        )
 
 
 def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) -> None:
     """Translate a traced graph; weights of more than 2 GB go into a file beside it."""
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)  # it misses torchvision, which no graph uses
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
+        logging.ERROR
+    )  # it misses torchvision, which no graph uses
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch, of torch
         exported = torch.onnx.export(
-            program, dynamo=True, input_names=graph.input_names, output_names=graph.output_names, verbose=False, optimize=True
+            program,
+            dynamo=True,
+            input_names=graph.input_names,
+            output_names=graph.output_names,
+            verbose=False,
+            optimize=True,
         )
     exported.save(file)
 
 
 def quantize_onnx(file: Path, target: Path) -> None:
-    """Matrix products with constant weights of a graph in dynamic int8, one scale a column of the weights, as `target` (or in place)."""
+    """Matrix products with constant weights of a graph in dynamic int8, one scale a column of the weights, as `target`
+    (or in place)."""
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -194,8 +213,8 @@ def torch_runner(program: torch.export.ExportedProgram) -> Runner:
 
 @torch.no_grad()
 def measure_parity(graph: Graph, run: Runner) -> dict[str, Any]:
-    """`largest_difference` of any output from the model's own, and over how many `cases`: batches of one and of many, mixed lengths from
-    one step on, none of them seen by the trace, samples without a modality."""
+    """`largest_difference` of any output from the model's own, and over how many `cases`: batches of one and of many,
+    mixed lengths from one step on, none of them seen by the trace, samples without a modality."""
     differences = []
     for seed, (batch, *lengths) in enumerate(_PARITY_SHAPES):
         lengths = lengths[: len(graph.inputs)]

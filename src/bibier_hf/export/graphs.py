@@ -1,4 +1,5 @@
-"""The two graphs that can be traced: `features` (everything above the backbones) and `whole` (from what the processor gives)."""
+"""The two graphs that can be traced: `features` (everything above the backbones) and `whole` (from what the processor
+gives)."""
 
 import copy
 from collections.abc import Sequence
@@ -25,7 +26,8 @@ from .tracing import traceable
 PARTS = ("features", "whole")
 
 _WHISPER_MARGIN = 2
-"""Frames of silence after a clip, without which a clip of one frame would need a graph of its own: Whisper halves the length."""
+"""Frames of silence after a clip, without which a clip of one frame would need a graph of its own: Whisper halves the
+length."""
 
 _WAVEFORM_MARGIN = SAMPLING_RATE // 50
 """Samples of silence after a clip: torch makes a graph of its own of a batch of one frame."""
@@ -35,7 +37,8 @@ OUTPUTS = ("logits", "audio_logits", "text_logits")
 
 
 class Graph(nn.Module):
-    """A model as a function of tensors alone, in the order of `input_names`, that returns tensors in the order of `output_names`.
+    """A model as a function of tensors alone, in the order of `input_names`, that returns tensors in the order of
+    `output_names`.
 
     Every input is given. A sample without a modality has a mask of zeros there (any values, one step at least).
 
@@ -51,7 +54,11 @@ class Graph(nn.Module):
         self.model = model
         modalities = model.config.modalities
         unimodal = len(modalities) == 1
-        heads = [] if unimodal else [f"{name}_logits" for name in modalities if getattr(model, f"{name}_encoder") is not None]
+        heads = (
+            []
+            if unimodal
+            else [f"{name}_logits" for name in modalities if getattr(model, f"{name}_encoder") is not None]
+        )
         self.output_names = ["logits", *heads]
 
     @property
@@ -64,8 +71,8 @@ class Graph(nn.Module):
         return [name for pair in self.inputs for name in pair]
 
     def example(self, batch: int, lengths: Sequence[int], seed: int = 0) -> dict[str, torch.Tensor]:
-        """Random inputs: `batch` samples of mixed lengths up to `lengths`, one a modality; of three samples or more, one lacks each
-        modality in turn."""
+        """Random inputs: `batch` samples of mixed lengths up to `lengths`, one a modality; of three samples or more,
+        one lacks each modality in turn."""
         generator = torch.Generator().manual_seed(seed)
         inputs = {}
         for place, ((name, mask_name), length) in enumerate(zip(self.inputs, lengths, strict=True)):
@@ -84,7 +91,8 @@ class Graph(nn.Module):
     def steps(self, lengths: Sequence[int]) -> list[int]:
         """Lengths in frames (audio) or tokens (text), one a modality -> in steps of the inputs."""
         return [
-            length * (SAMPLING_RATE // 50 if name == "input_values" else 1) for length, (name, _) in zip(lengths, self.inputs, strict=True)
+            length * (SAMPLING_RATE // 50 if name == "input_values" else 1)
+            for length, (name, _) in zip(lengths, self.inputs, strict=True)
         ]
 
     @property
@@ -98,7 +106,8 @@ class Graph(nn.Module):
 
 
 class FeaturesGraph(Graph):
-    """`{audio,text}_features` (B, T, D) float32 and their masks (B, T) int64 -> logits (B, K), those of each modality (B, K)."""
+    """`{audio,text}_features` (B, T, D) float32 and their masks (B, T) int64 -> logits (B, K), those of each modality
+    (B, K)."""
 
     part = "features"
 
@@ -107,15 +116,17 @@ class FeaturesGraph(Graph):
         return [(f"{modality}_features", f"{modality}_features_mask") for modality in self.model.config.modalities]
 
     def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(batch, length, self.model.config.feature_size(name.removesuffix("_features")), generator=generator)
+        return torch.randn(
+            batch, length, self.model.config.feature_size(name.removesuffix("_features")), generator=generator
+        )
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self._outputs(dict(zip(self.input_names, values, strict=True)))
 
 
 class WholeGraph(Graph):
-    """What the processor gives -> logits. `input_values` (B, S) or `input_features` (B, F, M), `audio_attention_mask`; `input_ids`,
-    `text_attention_mask` (B, T). Padding is on the right; audio is at most `max_window_s` long.
+    """What the processor gives -> logits. `input_values` (B, S) or `input_features` (B, F, M), `audio_attention_mask`;
+    `input_ids`, `text_attention_mask` (B, T). Padding is on the right; audio is at most `max_window_s` long.
 
     Raises:
         ExportError: a model without one of its backbones, or one whose backbone is not mask-safe.
@@ -129,13 +140,16 @@ class WholeGraph(Graph):
             backbone = getattr(model, f"{modality}_backbone")
             if backbone is None:
                 raise ExportError(
-                    f"part='whole': the model has no {modality} backbone, so there is nothing between raw {modality} and its features. "
+                    f"part='whole': the model has no {modality} backbone, so there is nothing between raw {modality} "
+                    "and its features. "
                     "Use part='features'."
                 )
             if runs_in_equal_lengths(backbone.config):
                 raise ExportError(
-                    f"part='whole': the {modality} backbone '{backbone.config.model_type}' mixes padding into its features, so it runs in "
-                    "groups of equal length, which one graph cannot do. Use part='features' and compute the features in torch."
+                    f"part='whole': the {modality} backbone '{backbone.config.model_type}' mixes padding into its "
+                    "features, so it runs in "
+                    "groups of equal length, which one graph cannot do. Use part='features' and compute the features "
+                    "in torch."
                 )
 
     @property
@@ -147,7 +161,9 @@ class WholeGraph(Graph):
 
     def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
         if name == "input_ids":
-            return torch.randint(3, min(259, self.model.config.text_config.vocab_size), (batch, length), generator=generator)
+            return torch.randint(
+                3, min(259, self.model.config.text_config.vocab_size), (batch, length), generator=generator
+            )
         if name == "input_values":
             return torch.randn(batch, length, generator=generator)
         return torch.randn(batch, length, spectral_bands(self.model.audio_backbone.config), generator=generator)
@@ -171,7 +187,8 @@ class WholeGraph(Graph):
         return self._outputs(inputs)
 
     def _encode_audio(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The model's `encode_audio` for one window, without a look at any value: absent rows run along and are masked afterwards."""
+        """The model's `encode_audio` for one window, without a look at any value: absent rows run along and are masked
+        afterwards."""
         backbone, config = self.model.audio_backbone, self.model.config
         lengths = mask.sum(1)
         present = lengths > 0
@@ -187,7 +204,9 @@ class WholeGraph(Graph):
 
     def _encode_text(self, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = mask.sum(1)
-        features, kept = text_states(self.model.text_backbone, input_ids, lengths.clamp(min=1), self.model.config.text_layer)
+        features, kept = text_states(
+            self.model.text_backbone, input_ids, lengths.clamp(min=1), self.model.config.text_layer
+        )
         return features, kept & (lengths > 0).unsqueeze(1)
 
 
@@ -202,12 +221,14 @@ def refuse_untraceable(model: BiBiERForEmotionClassification) -> None:
     if config.depends_on_batch:
         raise ExportError(
             "The model reproduces defects of the published code that make a result depend on its batch "
-            f"({', '.join(config.reproduced_defects)}); a graph for any batch size would not be that model. Export a corrected one."
+            f"({', '.join(config.reproduced_defects)}); a graph for any batch size would not be that model. Export a "
+            "corrected one."
         )
     for modality in config.modalities:
         if config.feature_size(modality) is None:
             raise ExportError(
-                f"The model mixes {modality} logits that are computed elsewhere (fusion='late', {modality}_encoder='none'): "
+                f"The model mixes {modality} logits that are computed elsewhere (fusion='late', "
+                f"{modality}_encoder='none'): "
                 "there is nothing above the backbone to export."
             )
 

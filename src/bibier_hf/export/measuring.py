@@ -1,4 +1,5 @@
-"""What an export costs and gains: time beside the model's, and how far answers are from the model's on real utterances."""
+"""What an export costs and gains: time beside the model's, and how far answers are from the model's on real
+utterances."""
 
 import statistics
 import time
@@ -42,7 +43,8 @@ def drift(logits: np.ndarray, exact: np.ndarray) -> Drift:
 def latencies(
     graph: Graph, runners: Mapping[str, Callable[[dict[str, torch.Tensor]], Any]], seconds_a_cell: float = 3.0
 ) -> dict[str, list]:
-    """Median seconds of each runner for one clip of 4 s and for a batch of 16 of them, with 16 tokens each; measured in turns.
+    """Median seconds of each runner for one clip of 4 s and for a batch of 16 of them, with 16 tokens each; measured
+    in turns.
 
     Args:
         graph: gives the inputs; the rows that lack a modality in its examples have both here.
@@ -78,6 +80,8 @@ def latency_table(table: Mapping[str, list[float]]) -> str:
     reference = next(iter(table.values()))
     lines = [f"{'':<16}{'1 clip of 4 s':>22}{'batch of 16':>22}"]
     for name, values in table.items():
-        cells = (f"{1000 * value:>10.1f} ms ({base / value:>5.2f}x)" for value, base in zip(values, reference, strict=True))
+        cells = (
+            f"{1000 * value:>10.1f} ms ({base / value:>5.2f}x)" for value, base in zip(values, reference, strict=True)
+        )
         lines.append(f"{name:<16}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join(lines)

@@ -14,11 +14,15 @@ from ..model.pipeline_bibier import AudioTextEmotionPipeline
 from ..model.processing_bibier import BiBiERProcessor
 from .folder import onnx_session, read_manifest, require
 
-_RAW_INPUTS = {"audio": (("input_values", "input_features"), "audio_attention_mask"), "text": (("input_ids",), "text_attention_mask")}
+_RAW_INPUTS = {
+    "audio": (("input_values", "input_features"), "audio_attention_mask"),
+    "text": (("input_ids",), "text_attention_mask"),
+}
 
 
 class OnnxModel:
-    """An ONNX graph in the place of [`BiBiERForEmotionClassification`]: the same inputs and outputs, computed by ONNX Runtime on the CPU.
+    """An ONNX graph in the place of [`BiBiERForEmotionClassification`]: the same inputs and outputs, computed by ONNX
+    Runtime on the CPU.
 
     Args:
         folder: what `bibier export --format onnx` wrote.
@@ -38,7 +42,8 @@ class OnnxModel:
         self.manifest = read_manifest(folder)
         if self.manifest["format"] != "onnx":
             raise ExportError(
-                f"{folder} holds a torch.export graph. Load it with torch.export.load({str(Path(folder) / self.manifest['file'])!r}), "
+                f"{folder} holds a torch.export graph. Load it with "
+                f"torch.export.load({str(Path(folder) / self.manifest['file'])!r}), "
                 "or export with --format onnx."
             )
         require("onnxruntime")
@@ -75,13 +80,16 @@ class OnnxModel:
         given = self._features(inputs) if self.manifest["part"] == "features" else inputs
         names = self.manifest["inputs"]
         pairs = list(zip(self.config.modalities, names[::2], names[1::2], strict=True))
-        others = {name for modality in MODALITIES if modality not in self.config.modalities for name in _all_names(modality)}
+        others = {
+            name for modality in MODALITIES if modality not in self.config.modalities for name in _all_names(modality)
+        }
         if unknown := sorted(set(given) - set(names) - others):
             raise ValueError(f"The graph has no input {', '.join(unknown)}. It has: {', '.join(names)}.")
         batch = next((len(given[name]) for _, name, _ in pairs if name in given), None)
         if batch is None:
             raise ValueError(
-                f"There is neither audio nor text that this graph reads. Pass {' and/or '.join(name for _, name, _ in pairs)}."
+                "There is neither audio nor text that this graph reads. Pass "
+                f"{' and/or '.join(name for _, name, _ in pairs)}."
             )
         fed = {}
         for modality, name, mask_name in pairs:
@@ -102,7 +110,8 @@ class OnnxModel:
                 continue
             if self.backbones is None:
                 raise ExportError(
-                    f"This graph reads {modality}_features, not raw {modality}. Pass backbones=..., a model that computes them, or export "
+                    f"This graph reads {modality}_features, not raw {modality}. Pass backbones=..., a model that "
+                    "computes them, or export "
                     "with --part whole."
                 )
             with torch.no_grad():
@@ -123,7 +132,11 @@ class OnnxModel:
         values, mask = kept_first(values.long() if ids else values.float(), mask.bool())
         longest = self.manifest["longest"][modality]
         if longest is not None and values.shape[1] > longest:
-            hint = f"{self.config.max_window_s} s: cut the recording, or use the torch pipeline" if modality == "audio" else "tokens"
+            hint = (
+                f"{self.config.max_window_s} s: cut the recording, or use the torch pipeline"
+                if modality == "audio"
+                else "tokens"
+            )
             raise ValueError(f"{name} has {values.shape[1]} steps; this graph takes up to {longest} ({hint}).")
         return values, mask
 
@@ -134,7 +147,8 @@ def _all_names(modality: str) -> tuple[str, ...]:
 
 
 class OnnxPipeline(AudioTextEmotionPipeline):
-    """[`AudioTextEmotionPipeline`] over an export: the same calls and answers, without a forward pass in torch (for `--part whole`).
+    """[`AudioTextEmotionPipeline`] over an export: the same calls and answers, without a forward pass in torch (for
+    `--part whole`).
 
     Decoding and tokenizing are the processor's, so that torch, whose tensors it gives, is still imported.
 

@@ -1,6 +1,7 @@
 """What stands in for code that looks at values, and so cannot be traced, while a model is being traced.
 
-The model's own code stays as it is: eager runs look at the data to save work (packed sequences, compiled kernels), a graph may not.
+The model's own code stays as it is: eager runs look at the data to save work (packed sequences, compiled kernels), a
+graph may not.
 """
 
 import contextlib
@@ -17,8 +18,9 @@ from ..model.encoders_bibier import LSTMBlock
 
 @contextlib.contextmanager
 def traceable() -> Iterator[None]:
-    """Within: the selective scan is one loop in the graph, LSTMs read padded sequences, and no compiled kernel or fused layer is used,
-    so that the graph needs nothing but torch (or ONNX). Of this process, not of one model: trace in one thread."""
+    """Within: the selective scan is one loop in the graph, LSTMs read padded sequences, and no compiled kernel or
+    fused layer is used, so that the graph needs nothing but torch (or ONNX). Of this process, not of one model: trace
+    in one thread."""
     replaced = [
         (mamba_bibier, "_compiled", lambda name, x: None),
         (mamba_bibier, "selective_scan", looped_scan),
@@ -49,7 +51,8 @@ def looped_scan(
     mask: torch.Tensor | None = None,
     reverse: bool = False,
 ) -> torch.Tensor:
-    """[`~bibier_hf.model.mamba_bibier.selective_scan`] as one loop over the steps, of any number: ONNX's `Scan`, torch's `scan`."""
+    """[`~bibier_hf.model.mamba_bibier.selective_scan`] as one loop over the steps, of any number: ONNX's `Scan`,
+    torch's `scan`."""
     exponential = decay == "exponential"
     keep = torch.ones_like(u[..., :1]) if mask is None else mask.unsqueeze(-1).to(u.dtype)
     if reverse:
@@ -72,15 +75,15 @@ def looped_scan(
 
 
 def scaled_rms_norm(self: mamba_bibier.RMSNorm, x: torch.Tensor) -> torch.Tensor:
-    """`RMSNorm.forward` of 1000 x, with eps a million times as large, which is the same. The optimiser of ONNX graphs takes an eps of 1e-8
-    for a zero and drops it, so that padding would become NaN."""
+    """`RMSNorm.forward` of 1000 x, with eps a million times as large, which is the same. The optimiser of ONNX graphs
+    takes an eps of 1e-8 for a zero and drops it, so that padding would become NaN."""
     scale = 1000 * torch.rsqrt((1000 * x).pow(2).mean(-1, keepdim=True) + 1e6 * self.eps)
     return x * scale * self.weight
 
 
 def padded_lstm(self: LSTMBlock, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """`LSTMBlock.forward` without packing, as loops: padding is on the right, so the forward direction never meets it, and the backward
-    direction reads each sample turned around within its own length."""
+    """`LSTMBlock.forward` without packing, as loops: padding is on the right, so the forward direction never meets it,
+    and the backward direction reads each sample turned around within its own length."""
     lengths = mask.sum(1, keepdim=True).clamp(min=1)
     step = torch.arange(x.shape[1], device=x.device)
     kept = step < lengths  # (B, T)
@@ -94,9 +97,13 @@ def padded_lstm(self: LSTMBlock, x: torch.Tensor, mask: torch.Tensor) -> torch.T
 
 def _looped_lstm(module: nn.LSTM, x: torch.Tensor, suffix: str) -> torch.Tensor:
     """One direction of a layer over x (B, T, size) -> (B, T, hidden); the gates stand in torch's order."""
-    w_x, w_h, b_x, b_h = (getattr(module, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh"))
+    w_x, w_h, b_x, b_h = (
+        getattr(module, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
 
-    def step(state: tuple[torch.Tensor, torch.Tensor], gates: torch.Tensor) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def step(
+        state: tuple[torch.Tensor, torch.Tensor], gates: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
         hidden, cell = state
         entry, forget, new, out = (gates + hidden @ w_h.T).chunk(4, dim=-1)
         cell = forget.sigmoid() * cell + entry.sigmoid() * new.tanh()

@@ -40,7 +40,8 @@ def take_facts(source: str | os.PathLike, folder: str | os.PathLike) -> None:
         write_json(folder / LABELS_FILE, label_facts(source))
     else:
         raise FileNotFoundError(
-            f"'{source}' is no finished run ({RESULTS_FILE}), no prepared corpus ({INFO_FILE}) and no table of soft labels."
+            f"'{source}' is no finished run ({RESULTS_FILE}), no prepared corpus ({INFO_FILE}) and no table of soft "
+            "labels."
         )
     write_card(folder)
 
@@ -60,11 +61,14 @@ def write_card(folder: str | os.PathLike) -> None:
         return
     name = next((name for name in (INFO_FILE, LABELS_FILE) if (folder / name).is_file()), None)
     if name is None:
-        raise FileNotFoundError(f"'{folder}' holds no facts to render a card from: {RESULTS_FILE}, {INFO_FILE} or {LABELS_FILE}.")
+        raise FileNotFoundError(
+            f"'{folder}' holds no facts to render a card from: {RESULTS_FILE}, {INFO_FILE} or {LABELS_FILE}."
+        )
     facts = json.loads((folder / name).read_text(encoding="utf-8"))
     if name == INFO_FILE and "with_audio" not in facts:
         raise ArgumentError(
-            f"'{folder}' is a prepared corpus: it gets its card when it is pushed, or in another folder: take {folder} FOLDER."
+            f"'{folder}' is a prepared corpus: it gets its card when it is pushed, or in another folder: take "
+            f"{folder} FOLDER."
         )
     card = render_dataset_card(facts) if name == INFO_FILE else render_labels_card(facts)
     write_atomically(folder / CARD_FILE, card.save)

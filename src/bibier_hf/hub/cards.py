@@ -48,7 +48,8 @@ PICTURES = {
 
 
 def read_results(folder: str | Path) -> dict[str, Any]:
-    """`results.json` of a run, with what `recipes/evaluate.py` measured later on the same test sets (`evaluation/evaluation_test.json`)."""
+    """`results.json` of a run, with what `recipes/evaluate.py` measured later on the same test sets
+    (`evaluation/evaluation_test.json`)."""
     folder = Path(folder)
     results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
     later = folder / LATER_EVALUATION
@@ -61,7 +62,9 @@ def read_results(folder: str | Path) -> dict[str, Any]:
     return results
 
 
-def render_model_card(results: dict[str, Any], model_id: str = PLACEHOLDER_ID, pictures: Sequence[str] = ()) -> ModelCard:
+def render_model_card(
+    results: dict[str, Any], model_id: str = PLACEHOLDER_ID, pictures: Sequence[str] = ()
+) -> ModelCard:
     """The card of a trained model.
 
     Args:
@@ -72,8 +75,12 @@ def render_model_card(results: dict[str, Any], model_id: str = PLACEHOLDER_ID, p
     languages = sorted({language for data in results["data"].values() for language in data["language"]})
     modalities = results["config"]["model"].get("modalities") or list(MODALITIES)
     backbones = {modality: results["model"][f"{modality}_backbone"] for modality in modalities}
-    licensing = model_licensing(results["data"], {modality: name for modality, name in backbones.items() if name != EMBEDDED})
-    title = f"BiBiER {results['model']['fusion'] if len(modalities) > 1 else modalities[0]} ({', '.join(results['data'])})"
+    licensing = model_licensing(
+        results["data"], {modality: name for modality, name in backbones.items() if name != EMBEDDED}
+    )
+    title = (
+        f"BiBiER {results['model']['fusion'] if len(modalities) > 1 else modalities[0]} ({', '.join(results['data'])})"
+    )
     card_data = ModelCardData(
         language=languages,
         **licensing.metadata,
@@ -114,10 +121,18 @@ def render_model_card(results: dict[str, Any], model_id: str = PLACEHOLDER_ID, p
         recall_table=recall_table(test),
         calibration_table=_calibration_table(test),
         calibration=calibration if calibration.get("fitted_on") else None,
-        input_tables={name: metrics_table(table, head="input") for name, table in _of_test(results, "modalities").items()},
-        noise_tables={name: metrics_table(table, head="signal to noise, dB") for name, table in _of_test(results, "noise").items()},
+        input_tables={
+            name: metrics_table(table, head="input") for name, table in _of_test(results, "modalities").items()
+        },
+        noise_tables={
+            name: metrics_table(table, head="signal to noise, dB")
+            for name, table in _of_test(results, "noise").items()
+        },
         pictures={
-            file.format(name): caption.format(name) for name in test for file, caption in PICTURES.items() if file.format(name) in pictures
+            file.format(name): caption.format(name)
+            for name in test
+            for file, caption in PICTURES.items()
+            if file.format(name) in pictures
         },
         selection=results["selection"],
         logit_adjustment=results.get("logit_adjustment"),
@@ -162,7 +177,10 @@ def _hub_task(modalities: Sequence[str]) -> str:
 
 
 def _tags(modalities: Sequence[str]) -> list[str]:
-    return ["speech-emotion-recognition" if "audio" in modalities else "emotion-recognition", *["multimodal"] * (len(modalities) > 1)]
+    return [
+        "speech-emotion-recognition" if "audio" in modalities else "emotion-recognition",
+        *["multimodal"] * (len(modalities) > 1),
+    ]
 
 
 def _eval_results(results: dict[str, Any], modalities: Sequence[str]) -> list[EvalResult]:
@@ -202,7 +220,8 @@ def _adapters(results: dict[str, Any], modalities: Sequence[str]) -> list[str]:
 
 
 def _stage_facts(stages: dict[str, Any] | None, modalities: Sequence[str]) -> dict[str, Any] | None:
-    """What the card says of a training in two stages: how each encoder did on dev, and whose logits the fusion read."""
+    """What the card says of a training in two stages: how each encoder did on dev, and whose logits the fusion
+    read."""
     if stages is None:
         return None
     return {
@@ -217,7 +236,9 @@ def _augmentation_text(entry: dict[str, Any]) -> str:
     parts = []
     if "sds" in entry:
         sds = entry["sds"]
-        draws = {1: "drawn once", "every_epoch": "drawn anew in every epoch"}.get(sds["draws"], f"{sds['draws']} draws in turn")
+        draws = {1: "drawn once", "every_epoch": "drawn anew in every epoch"}.get(
+            sds["draws"], f"{sds['draws']} draws in turn"
+        )
         parts.append(f"{sds['stacked']} of {sds['rows']} rows stacked from clips of the same label ({draws})")
     if "synthetic" in entry:
         parts.append(f"{sum(counts['used'] for counts in entry['synthetic'].values())} synthetic utterances added")
@@ -225,17 +246,26 @@ def _augmentation_text(entry: dict[str, Any]) -> str:
 
 
 def _backbone_facts(name: str, results: dict[str, Any], modality: str) -> dict[str, Any]:
-    """What the card says of a backbone and the encoder above it, which has no blocks where its number of layers is 0."""
+    """What the card says of a backbone and the encoder above it, which has no blocks where its number of layers is
+    0."""
     model = results["model"]
     url = f"https://huggingface.co/{name}" if "/" in name else None
-    shown = "a small one, trained from scratch with the rest" if name == EMBEDDED else f"[`{name}`]({url})" if url else f"`{name}`"
+    shown = (
+        "a small one, trained from scratch with the rest"
+        if name == EMBEDDED
+        else f"[`{name}`]({url})"
+        if url
+        else f"`{name}`"
+    )
     encoder = model.get(f"{modality}_encoder")
     if results["config"].get("model", {}).get(f"{modality}_encoder_layers") == 0:
         encoder = "pooled over time"
     elif encoder is not None:
         encoder = f"`{encoder}`"
     training = model[f"{modality}_backbone_training"]
-    frozen = [name.rstrip(".") for name in results["config"].get("frozen", ()) if name.startswith(f"{modality}_backbone")]
+    frozen = [
+        name.rstrip(".") for name in results["config"].get("frozen", ()) if name.startswith(f"{modality}_backbone")
+    ]
     if frozen and training == "trained":
         training += ", but for " + ", ".join(f"`{name.removeprefix(f'{modality}_backbone.')}`" for name in frozen)
     return {"name": shown, "encoder": encoder, "training": training}

@@ -1,16 +1,18 @@
 """The published system's weights -> one checkpoint of this package.
 
-    python -m bibier_hf.hub.convert_original --fusion best_model.pt --num_transformer_heads 8 --output_dir outputs/published
-    python -m bibier_hf.hub.convert_original --audio_head best_audio_model_2.pt --output_dir outputs/published_audio
-    python -m bibier_hf.hub.convert_original --audio_head A.pt --text_head T.pth --fusion F.pt --num_transformer_heads 8 --output_dir OUT
+    python -m bibier_hf.hub.convert_original --fusion best_model.pt --num_transformer_heads 8 --output_dir
+    outputs/published python -m bibier_hf.hub.convert_original --audio_head best_audio_model_2.pt --output_dir
+    outputs/published_audio python -m bibier_hf.hub.convert_original --audio_head A.pt --text_head T.pth --fusion F.pt
+    --num_transformer_heads 8 --output_dir OUT
 
-The result reproduces the original in evaluation mode (`original_behaviour=True`). Fusion weights alone give a model that takes what the
-original's fusion took: encoded frames as `audio_features` and `text_features`, and for the `...WithProb` variants `audio_logits` and
-`text_logits`. One head alone gives a unimodal model over backbone features. The three together give the whole system; its backbones are
-named by their ids and fetched when it is loaded (both are for non-commercial use).
+The result reproduces the original in evaluation mode (`original_behaviour=True`). Fusion weights alone give a model
+that takes what the original's fusion took: encoded frames as `audio_features` and `text_features`, and for the
+`...WithProb` variants `audio_logits` and `text_logits`. One head alone gives a unimodal model over backbone features.
+The three together give the whole system; its backbones are named by their ids and fetched when it is loaded (both are
+for non-commercial use).
 
-Files are opened with `weights_only=True`: no code in a pickle is run. Sizes are read from the tensors; the heads of the attention leave no
-trace in them and must be given.
+Files are opened with `weights_only=True`: no code in a pickle is run. Sizes are read from the tensors; the heads of
+the attention leave no trace in them and must be given.
 """
 
 import argparse
@@ -22,6 +24,7 @@ from pathlib import Path
 
 import torch
 
+from ..errors import UserError
 from ..model.backbones_bibier import load_backbone
 from ..model.configuration_bibier import MODALITIES, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
@@ -30,7 +33,8 @@ from ..model.processing_bibier import BiBiERProcessor
 AUDIO_BACKBONE = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
 TEXT_BACKBONE = "jinaai/jina-embeddings-v3-hf"
 UNCUT = 8192
-"""Tokens. The published system encodes the whole text and cuts its features afterwards, as the model does in original mode."""
+"""Tokens. The published system encodes the whole text and cuts its features afterwards, as the model does in original
+mode."""
 
 VARIANTS = {  # the original's class name: (fusion, add_unimodal_logits)
     "BiFormer": ("biformer", False),
@@ -48,13 +52,14 @@ VARIANTS = {  # the original's class name: (fusion, add_unimodal_logits)
 Weights = dict[str, torch.Tensor]
 
 
-class ConversionError(ValueError):
+class ConversionError(UserError, ValueError):
     """A file that is not what it was said to be. Names the keys."""
 
 
 @dataclass
 class Part:
-    """One converted file: weights under this package's names, the options that its sizes determine, keys that the original never used."""
+    """One converted file: weights under this package's names, the options that its sizes determine, keys that the
+    original never used."""
 
     weights: Weights
     options: dict
@@ -73,11 +78,19 @@ def read_weights(path: str | Path) -> Weights:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise ConversionError(f"'{path}' cannot be opened as plain weights, and code in a pickle is never run: {error}") from error
+        raise ConversionError(
+            f"'{path}' cannot be opened as plain weights, and code in a pickle is never run: {error}"
+        ) from error
     if isinstance(content, dict) and "model_state_dict" in content:
         content = content["model_state_dict"]
-    if not isinstance(content, dict) or not content or not all(isinstance(value, torch.Tensor) for value in content.values()):
-        raise ConversionError(f"'{path}' holds no state dict (a mapping of names to tensors, bare or under 'model_state_dict').")
+    if (
+        not isinstance(content, dict)
+        or not content
+        or not all(isinstance(value, torch.Tensor) for value in content.values())
+    ):
+        raise ConversionError(
+            f"'{path}' holds no state dict (a mapping of names to tensors, bare or under 'model_state_dict')."
+        )
     return dict(content)
 
 
@@ -156,7 +169,9 @@ def convert_fusion(weights: Weights, variant: str | None = None, num_transformer
     options["hidden_size"] = taken.shape("audio_proj.1.weight")[0]
     for modality in ("audio", "text"):
         projected = f"{modality}_proj.0.weight" in weights
-        options[f"{modality}_feature_size"] = weights[f"{modality}_proj.0.weight"].shape[1] if projected else options["hidden_size"]
+        options[f"{modality}_feature_size"] = (
+            weights[f"{modality}_proj.0.weight"].shape[1] if projected else options["hidden_size"]
+        )
     if fusion == "bimamba":
         _rename_bimamba(taken, options)
         options["seg_len"] = width - options["hidden_size"]
@@ -171,7 +186,8 @@ def recognise_variant(weights: Weights) -> str:
     if set(weights) == {"weights"}:
         return "PredictionsFusion"
     mamba, graph, gated, with_logits = (
-        any(key.startswith(prefix) for key in weights) for prefix in ("mamba_blocks.", "graph_fusion_feat.", "gated_feat.", "pred_fusion.")
+        any(key.startswith(prefix) for key in weights)
+        for prefix in ("mamba_blocks.", "graph_fusion_feat.", "gated_feat.", "pred_fusion.")
     )
     middle = "Mamba" if mamba else f"{'Gated' if gated else ''}{'Graph' if graph else ''}Former"
     name = f"Bi{middle}{'WithProb' if with_logits else ''}"
@@ -183,7 +199,8 @@ def recognise_variant(weights: Weights) -> str:
 def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | None) -> None:
     if heads is None:
         raise ConversionError(
-            "The number of attention heads leaves no trace in the weights; give --num_transformer_heads (published: 8 and 16)."
+            "The number of attention heads leaves no trace in the weights; give --num_transformer_heads (published: 8 "
+            "and 16)."
         )
     options["num_attention_heads"] = heads
     options["num_fusion_layers"] = taken.count(r"audio_to_text_attn\.(\d+)\.")
@@ -203,7 +220,9 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
         elif match := re.fullmatch(r"(audio_to_text_attn|text_to_audio_attn)\.(\d+)\.(.+)", key):
             for prefix, ours in parts.items():
                 if match[3].startswith(prefix):
-                    taken.rename(key, f"fusion.cross_modal.{sides[match[1]]}.{match[2]}.{ours}{match[3].removeprefix(prefix)}")
+                    taken.rename(
+                        key, f"fusion.cross_modal.{sides[match[1]]}.{match[2]}.{ours}{match[3].removeprefix(prefix)}"
+                    )
     if fusion in ("bigraph", "bigatedgraph"):
         _rename_graphs(taken, options, used_outputs=fusion == "bigraph")
     if fusion in ("bigated", "bigatedgraph"):
@@ -269,14 +288,17 @@ class _Renamer:
 
     def shape(self, key: str) -> torch.Size:
         if key not in self.all:
-            raise ConversionError(f"{self.name}: the key '{key}' is missing. Present: {', '.join(sorted(self.all)[:8])}, ...")
+            raise ConversionError(
+                f"{self.name}: the key '{key}' is missing. Present: {', '.join(sorted(self.all)[:8])}, ..."
+            )
         return self.all[key].shape
 
     def count(self, pattern: str) -> int:
         found = {int(match[1]) for key in self.all if (match := re.match(pattern, key))}
         if found != set(range(len(found))) or not found:
             raise ConversionError(
-                f"{self.name}: layers {sorted(found)} were found under '{pattern}'; they must be numbered from 0 without a gap."
+                f"{self.name}: layers {sorted(found)} were found under '{pattern}'; they must be numbered from 0 "
+                "without a gap."
             )
         return len(found)
 
@@ -319,7 +341,9 @@ class _Renamer:
 
     def part(self, options: dict) -> Part:
         if self.left:
-            raise ConversionError(f"{self.name}: keys that this variant does not have: {', '.join(sorted(self.left))}.")
+            raise ConversionError(
+                f"{self.name}: keys that this variant does not have: {', '.join(sorted(self.left))}."
+            )
         return Part(self.done, options, self.dead)
 
 
@@ -330,7 +354,8 @@ def build_model(
 
     Args:
         audio_head, text_head, fusion: converted parts.
-        backbones: speech and text backbone to put below them, Hub ids or folders. Hub ids are named in the config, not fetched.
+        backbones: speech and text backbone to put below them, Hub ids or folders. Hub ids are named in the config, not
+            fetched.
 
     Raises:
         ConversionError: widths that do not fit each other, or weights that are left over or missing.
@@ -340,21 +365,29 @@ def build_model(
     if not parts:
         raise ConversionError("Nothing to convert: give --audio_head, --text_head, --fusion, or several of them.")
     if fusion is None and len(parts) == 2:
-        raise ConversionError("Two heads without a fusion model are two models: convert them one by one, or give --fusion.")
+        raise ConversionError(
+            "Two heads without a fusion model are two models: convert them one by one, or give --fusion."
+        )
     options: dict = {"original_behaviour": True, **(fusion.options if fusion else {})}
-    options["modalities"] = ["audio", "text"] if fusion is not None else [name for name, head in heads.items() if head is not None]
+    options["modalities"] = (
+        ["audio", "text"] if fusion is not None else [name for name, head in heads.items() if head is not None]
+    )
     for modality, head in heads.items():
         if head is None:
             options[f"{modality}_encoder"] = "none"
             continue
         width, expected = head.options[f"{modality}_encoder_size"], options.get(f"{modality}_feature_size")
         if expected is not None and expected != width:
-            raise ConversionError(f"The {modality} head gives frames of width {width}, but the fusion model reads {expected}.")
+            raise ConversionError(
+                f"The {modality} head gives frames of width {width}, but the fusion model reads {expected}."
+            )
         options.update(head.options)
     if backbones is None:
         model = BiBiERForEmotionClassification(BiBiERConfig(**options))
     else:  # the widths of the features are checked against those of the backbones
-        model = BiBiERForEmotionClassification(BiBiERConfig.from_backbones(*backbones, **options), build_backbones=False)
+        model = BiBiERForEmotionClassification(
+            BiBiERConfig.from_backbones(*backbones, **options), build_backbones=False
+        )
         for modality, source in zip(MODALITIES, backbones, strict=True):
             if Path(source).is_dir():
                 model.attach_backbone(modality, load_backbone(source))
@@ -406,10 +439,19 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--audio_head", help="CustomMambaClassifier: .pt, .pth or .safetensors")
     parser.add_argument("--text_head", help="text Mamba")
     parser.add_argument("--fusion", help="fusion model")
-    parser.add_argument("--variant", help=f"class of the fusion model; recognised from the keys if left out. One of {', '.join(VARIANTS)}")
-    parser.add_argument("--num_transformer_heads", type=int, help="heads of the cross-modal attention; not in the tensors")
-    parser.add_argument("--audio_backbone", default=AUDIO_BACKBONE, help="used when all three parts are given (default: %(default)s)")
-    parser.add_argument("--text_backbone", default=TEXT_BACKBONE, help="used when all three parts are given (default: %(default)s)")
+    parser.add_argument(
+        "--variant",
+        help=f"class of the fusion model; recognised from the keys if left out. One of {', '.join(VARIANTS)}",
+    )
+    parser.add_argument(
+        "--num_transformer_heads", type=int, help="heads of the cross-modal attention; not in the tensors"
+    )
+    parser.add_argument(
+        "--audio_backbone", default=AUDIO_BACKBONE, help="used when all three parts are given (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--text_backbone", default=TEXT_BACKBONE, help="used when all three parts are given (default: %(default)s)"
+    )
     parser.add_argument("--output_dir", required=True)
     arguments = vars(parser.parse_args(argv))
     try:

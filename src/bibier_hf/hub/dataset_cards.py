@@ -1,4 +1,5 @@
-"""Cards of data sets: prepared corpora (recorded, stacked or synthetic) and tables of soft labels, each from what it says of itself."""
+"""Cards of data sets: prepared corpora (recorded, stacked or synthetic) and tables of soft labels, each from what it
+says of itself."""
 
 import json
 import os
@@ -24,7 +25,8 @@ _PROVENANCE = ("model", "revision", "backend", "way", "prompt", "seed")
 
 
 def corpus_facts(folder: str | os.PathLike) -> dict[str, Any]:
-    """What the card of a prepared corpus says: its `corpus.json`, `with_audio`, and `own_columns` (beyond the common schema).
+    """What the card of a prepared corpus says: its `corpus.json`, `with_audio`, and `own_columns` (beyond the common
+    schema).
 
     Raises:
         FileNotFoundError: no prepared corpus there.
@@ -41,8 +43,8 @@ def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> Dat
 
     Args:
         info: of [`corpus_facts`].
-        repo_id: its id on the Hub, for the example of use. Without one, the card of a corpus that is not to be published by others only
-            says where it is to be had.
+        repo_id: its id on the Hub, for the example of use. Without one, the card of a corpus that is not to be
+            published by others only says where it is to be had.
     """
     licensing = corpus_licensing(info["license"])
     link_only = repo_id is None and bool(info["not_to_rehost"])
@@ -53,7 +55,12 @@ def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> Dat
         **licensing.metadata,
         pretty_name=info["title"],
         task_categories=[*(["audio-classification"] if with_audio else []), "text-classification"],
-        tags=["emotion-recognition", "speech-emotion-recognition", *(["synthetic"] if "synthetic" in info["source"] else []), "bibier"],
+        tags=[
+            "emotion-recognition",
+            "speech-emotion-recognition",
+            *(["synthetic"] if "synthetic" in info["source"] else []),
+            "bibier",
+        ],
         configs=None if link_only else [{"config_name": "default", "data_files": data_files}],
     )
     return DatasetCard.from_template(
@@ -84,7 +91,8 @@ def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> Dat
 
 
 def label_facts(path: str | os.PathLike) -> dict[str, Any]:
-    """What the card of a table of soft labels says: its report, its columns, the languages, and how it was made as far as it says so.
+    """What the card of a table of soft labels says: its report, its columns, the languages, and how it was made as far
+    as it says so.
 
     Raises:
         FileNotFoundError, CorpusError: no such table, or one that cannot be used.

@@ -1,8 +1,10 @@
 """The Hub's own form of evaluation results: YAML files in `.eval_results/` beside the model, one a corpus.
 
-Format: https://huggingface.co/docs/hub/eval-results. An entry names the data set on the Hub, a task of it, a value and when it was
-measured; so a corpus that is not on the Hub has none. The Hub shows entries on the leaderboard of data sets that are registered there as
-benchmarks and define the task in their `eval.yaml`; for all others they are a record in a form that programs read. Nothing is called
+Format: https://huggingface.co/docs/hub/eval-results. An entry names the data set on the Hub, a task of it, a value and
+    when it was
+measured; so a corpus that is not on the Hub has none. The Hub shows entries on the leaderboard of data sets that are
+registered there as benchmarks and define the task in their `eval.yaml`; for all others they are a record in a form
+that programs read. Nothing is called
 verified: that takes a token of the Hub's own evaluation jobs.
 """
 
@@ -27,7 +29,11 @@ def render_eval_results(results: dict[str, Any], model_id: str | None = None) ->
         results: content of `results.json`.
         model_id: Hub id, if the model has one: its `results.json` is then named as the source.
     """
-    source = {"source_url": f"https://huggingface.co/{model_id}/blob/main/{RESULTS_FILE}", "source_name": RESULTS_FILE} if model_id else {}
+    source = (
+        {"source_url": f"https://huggingface.co/{model_id}/blob/main/{RESULTS_FILE}", "source_name": RESULTS_FILE}
+        if model_id
+        else {}
+    )
     rendered = {}
     for corpus, metrics in results["metrics"]["test"].items():
         if corpus not in facts()["corpora"]:
@@ -50,4 +56,6 @@ def render_eval_results(results: dict[str, Any], model_id: str | None = None) ->
 def write_eval_results(results: dict[str, Any], folder: str | Path) -> None:
     """Write the files of [`render_eval_results`] into the folder of a model."""
     for name, content in render_eval_results(results).items():
-        write_atomically(Path(folder) / name, lambda temporary, content=content: temporary.write_text(content, encoding="utf-8"))
+        write_atomically(
+            Path(folder) / name, lambda temporary, content=content: temporary.write_text(content, encoding="utf-8")
+        )

@@ -1,4 +1,5 @@
-"""Facts that cards state beside the numbers: licences of corpora and backbones, what follows from them, and the law (`facts.yaml`)."""
+"""Facts that cards state beside the numbers: licences of corpora and backbones, what follows from them, and the law
+(`facts.yaml`)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ class Licensing:
     """The licences of everything that went into something.
 
     Attributes:
-        sources: what it was made from -> licence as the Hub names it or as its rows say it; None where it is not known.
+        sources: what it was made from -> licence as the Hub names it or as its rows say it; None where it is not
+            known.
     """
 
     sources: dict[str, str | None]
@@ -31,11 +33,14 @@ class Licensing:
     def non_commercial(self) -> list[str]:
         """The sources that forbid commercial use."""
         table = facts()["licenses"]
-        return [name for name, license in self.sources.items() if license in table and not table[license]["commercial"]]
+        return [
+            name for name, license in self.sources.items() if license in table and not table[license]["commercial"]
+        ]
 
     @property
     def metadata(self) -> dict[str, str]:
-        """`license` of a card's metadata; with `license_name` where no single licence includes the others; {} if one is not known."""
+        """`license` of a card's metadata; with `license_name` where no single licence includes the others; {} if one
+        is not known."""
         if not self.known:
             return {}
         table = facts()["licenses"]
@@ -43,7 +48,10 @@ class Licensing:
         for license in licenses & table.keys():
             if licenses <= {license, *table[license].get("includes", ())}:
                 return {"license": license}
-        return {"license": "other", "license_name": "-and-".join(sorted(name.lower().replace(" ", "-") for name in licenses))}
+        return {
+            "license": "other",
+            "license_name": "-and-".join(sorted(name.lower().replace(" ", "-") for name in licenses)),
+        }
 
     def describe(self, source: str) -> str | None:
         """The licence of a source for reading; None where it is not known."""
@@ -66,7 +74,8 @@ def template(name: str) -> str:
 
 
 def license_id(text: str) -> str | None:
-    """A licence as rows or people write it -> the Hub's name of it; the text itself if it has none, None if it says that it is unknown."""
+    """A licence as rows or people write it -> the Hub's name of it; the text itself if it has none, None if it says
+    that it is unknown."""
     if text == UNKNOWN_LICENSE:
         return None
     name = text.strip().lower().replace(" ", "-")

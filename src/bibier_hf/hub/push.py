@@ -1,10 +1,11 @@
 """To the Hugging Face Hub: trained models, prepared corpora, tables of soft labels, and Spaces.
 
-Everything of a push becomes one commit, so a reader sees either the whole old state or the whole new one; files that are there already
-with the same content are not sent again. A push that breaks off leaves the local files as they were and nothing half done on the Hub; large
-files that had arrived by then are not sent a second time.
+Everything of a push becomes one commit, so a reader sees either the whole old state or the whole new one; files that
+are there already with the same content are not sent again. A push that breaks off leaves the local files as they were
+and nothing half done on the Hub; large files that had arrived by then are not sent a second time.
 
-Of a model only what belongs there is sent: no checkpoints, no predictions, and not `run.yaml`, which names folders of this machine.
+Of a model only what belongs there is sent: no checkpoints, no predictions, and not `run.yaml`, which names folders of
+this machine.
 """
 
 import json
@@ -38,7 +39,9 @@ _NOT_OF_A_SPACE = ("__pycache__", ".git", ".gitattributes", ".cache", ".gradio",
 
 def push_command(kind: str, path: str | os.PathLike, repo_id: str, private: bool) -> str:
     """The command line that pushes (again)."""
-    return shlex.join(["python", "recipes/push.py", kind, os.fspath(path), repo_id, *([] if private else ["--public"])])
+    return shlex.join(
+        ["python", "recipes/push.py", kind, os.fspath(path), repo_id, *([] if private else ["--public"])]
+    )
 
 
 def open_repository(
@@ -52,7 +55,8 @@ def open_repository(
         token: of the Hub; None takes that of the login.
 
     Raises:
-        PushError: no token, no permission, a name that is none, a repository that is more or less visible than asked for, no answer.
+        PushError: no token, no permission, a name that is none, a repository that is more or less visible than asked
+            for, no answer.
     """
     api = HfApi(token=token)
     with _told_errors(repo_id, ""):
@@ -63,8 +67,9 @@ def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True,
     """Push a trained model: weights, processor, code, results, pictures, adapters, and the card with its real id.
 
     Args:
-        folder: what a run left, or any folder of `save_pretrained` with a `README.md` of your own. A card that was changed by hand is
-            pushed as it is, with the id in place of its placeholder; one that was not is rendered anew.
+        folder: what a run left, or any folder of `save_pretrained` with a `README.md` of your own. A card that was
+            changed by hand is pushed as it is, with the id in place of its placeholder; one that was not is rendered
+            anew.
         repo_id, private, token: see [`open_repository`].
 
     Returns:
@@ -76,23 +81,37 @@ def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True,
     """
     folder = Path(folder)
     files: dict[str, Path | bytes] = {
-        path.relative_to(folder).as_posix(): path for pattern in MODEL_FILES for path in sorted(folder.glob(pattern)) if path.is_file()
+        path.relative_to(folder).as_posix(): path
+        for pattern in MODEL_FILES
+        for path in sorted(folder.glob(pattern))
+        if path.is_file()
     }
     if "config.json" not in files or not any(fnmatchcase(name, WEIGHTS[0]) for name in files):
-        raise FileNotFoundError(f"'{folder}' holds no trained model: there must be a config.json and a model.safetensors in it.")
+        raise FileNotFoundError(
+            f"'{folder}' holds no trained model: there must be a config.json and a model.safetensors in it."
+        )
     files |= {name: content.encode() for name, content in _model_texts(folder, files, repo_id).items()}
     command = push_command("model", folder, repo_id, private)
-    return _push(files, repo_id, "model", private, f"Model from {folder.resolve().name}", command, token, replaced=WEIGHTS)
+    return _push(
+        files, repo_id, "model", private, f"Model from {folder.resolve().name}", command, token, replaced=WEIGHTS
+    )
 
 
 def push_corpus(
-    folder: str | os.PathLike, repo_id: str, *, private: bool = True, force_audio: bool = False, token: str | None = None
+    folder: str | os.PathLike,
+    repo_id: str,
+    *,
+    private: bool = True,
+    force_audio: bool = False,
+    token: str | None = None,
 ) -> str:
-    """Push a prepared corpus with its card. Its Parquet files go up unchanged, so the hashes in `corpus.json` hold there too.
+    """Push a prepared corpus with its card. Its Parquet files go up unchanged, so the hashes in `corpus.json` hold
+    there too.
 
     Args:
         folder: what a script of `dataset_scripts/` (or `Corpus.prepare`) wrote.
-        force_audio: publish recordings that are not to be published by others (MELD) all the same: for those who have the right to.
+        force_audio: publish recordings that are not to be published by others (MELD) all the same: for those who have
+            the right to.
         repo_id, private, token: see [`open_repository`].
 
     Returns:
@@ -107,11 +126,16 @@ def push_corpus(
     info = corpus_facts(folder)
     if info["with_audio"] and info["not_to_rehost"] and not force_audio:
         raise CorpusError(
-            f"The recordings of '{info['name']}' are not published: {info['not_to_rehost']}. Publish what is yours to give: prepare the "
-            "corpus without its audio (text only; its licence still holds), or, if you have the right to, force it (--force_audio)."
+            f"The recordings of '{info['name']}' are not published: {info['not_to_rehost']}. Publish what is yours to "
+            "give: prepare the "
+            "corpus without its audio (text only; its licence still holds), or, if you have the right to, force it "
+            "(--force_audio)."
         )
     if not private and UNKNOWN_LICENSE in info["license"]:
-        raise CorpusError("Rows of unknown licence are not made public. Prepare the corpus with its licence, or publish it privately.")
+        raise CorpusError(
+            "Rows of unknown licence are not made public. Prepare the corpus with its licence, or publish it "
+            "privately."
+        )
     names = [INFO_FILE, *(entry["file"] for entry in info["splits"].values())]
     files = {name: folder / name for name in names} | {CARD_FILE: str(render_dataset_card(info, repo_id)).encode()}
     command = push_command("dataset", folder, repo_id, private) + (" --force_audio" if force_audio else "")
@@ -158,7 +182,9 @@ def push_space(folder: str | os.PathLike, repo_id: str, *, private: bool = True,
     card = folder / CARD_FILE
     sdk = RepoCard.load(card, ignore_metadata_errors=True).data.get("sdk") if card.is_file() else None
     if sdk is None:
-        raise FileNotFoundError(f"'{folder}' holds no Space: there must be a {CARD_FILE} in it whose metadata names the sdk (sdk: gradio).")
+        raise FileNotFoundError(
+            f"'{folder}' holds no Space: there must be a {CARD_FILE} in it whose metadata names the sdk (sdk: gradio)."
+        )
     files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
@@ -174,7 +200,8 @@ def _model_texts(folder: Path, names: Mapping[str, object], repo_id: str) -> dic
     if RESULTS_FILE not in names:
         if card is None:
             raise FileNotFoundError(
-                f"'{folder}' holds neither {RESULTS_FILE} nor {CARD_FILE}: a model is not pushed without a card. Write one."
+                f"'{folder}' holds neither {RESULTS_FILE} nor {CARD_FILE}: a model is not pushed without a card. "
+                "Write one."
             )
         return {CARD_FILE: card.replace(PLACEHOLDER_ID, repo_id)}
     results = read_results(folder)
@@ -196,13 +223,17 @@ def _push(
     replaced: Sequence[str] = (),
     sdk: str | None = None,
 ) -> str:
-    """One commit with `files`; removes what a former push left under the names `replaced`. `command` is how to go on after a failure."""
+    """One commit with `files`; removes what a former push left under the names `replaced`. `command` is how to go on
+    after a failure."""
     api = HfApi(token=token)
     with _told_errors(repo_id, f" Everything here is as it was. Go on with: {command}"):
         _open(api, repo_id, repo_type, private, sdk)
         there = api.list_repo_files(repo_id, repo_type=repo_type)
         stale = [name for name in there if name not in files and any(_fits(name, pattern) for pattern in replaced)]
-        operations = [*(CommitOperationAdd(name, content) for name, content in files.items()), *map(CommitOperationDelete, stale)]
+        operations = [
+            *(CommitOperationAdd(name, content) for name, content in files.items()),
+            *map(CommitOperationDelete, stale),
+        ]
         return api.create_commit(repo_id, operations, commit_message=message, repo_type=repo_type).commit_url
 
 
@@ -213,14 +244,19 @@ def _fits(name: str, pattern: str) -> bool:
 
 def _open(api: HfApi, repo_id: str, repo_type: str, private: bool, sdk: str | None) -> None:
     if not (api.token or get_token()):
-        raise PushError(f"'{repo_id}' cannot be pushed to: there is no token of the Hub. Log in with `hf auth login`, or set HF_TOKEN.")
+        raise PushError(
+            f"'{repo_id}' cannot be pushed to: there is no token of the Hub. Log in with `hf auth login`, or set "
+            "HF_TOKEN."
+        )
     if not api.repo_exists(repo_id, repo_type=repo_type):
         api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=sdk)
         return
     found = bool(api.repo_info(repo_id, repo_type=repo_type).private)
     if found != private:
         there, wanted = ("private", "public") if found else ("public", "private")
-        raise PushError(f"'{repo_id}' is there and {there}, but is to be {wanted}. Change that in its settings, or choose another.")
+        raise PushError(
+            f"'{repo_id}' is there and {there}, but is to be {wanted}. Change that in its settings, or choose another."
+        )
 
 
 @contextmanager
@@ -233,17 +269,23 @@ def _told_errors(repo_id: str, how_to_go_on: str) -> Iterator[None]:
     except HFValidationError as error:
         raise PushError(f"'{repo_id}' is no name on the Hub; it must be owner/name ({error}).") from error
     except OfflineModeIsEnabled as error:
-        raise PushError(f"The Hub is switched off here: unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE).{how_to_go_on}") from error
+        raise PushError(
+            f"The Hub is switched off here: unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE).{how_to_go_on}"
+        ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         meaning = {
             401: "it does not know the token: log in again with `hf auth login`, or set HF_TOKEN",
             403: "the token may not write there: it needs the right to write to this owner's repositories",
         }.get(status, "try again later" if status >= 500 else "see its words")
-        raise PushError(f"The Hub refused '{repo_id}' with status {status} ({meaning}): {_in_one_line(error)}.{how_to_go_on}") from error
+        raise PushError(
+            f"The Hub refused '{repo_id}' with status {status} ({meaning}): {_in_one_line(error)}.{how_to_go_on}"
+        ) from error
     except (HTTPError, RuntimeError) as error:  # RuntimeError: an upload of a large file, whose cause it carries
         cause = _in_one_line(error.__cause__ or type(error).__name__)
-        raise PushError(f"The push to '{repo_id}' broke off: {_in_one_line(error)} ({cause}).{how_to_go_on}") from error
+        raise PushError(
+            f"The push to '{repo_id}' broke off: {_in_one_line(error)} ({cause}).{how_to_go_on}"
+        ) from error
 
 
 def _in_one_line(text: object) -> str:

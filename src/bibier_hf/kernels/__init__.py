@@ -1,15 +1,16 @@
 """Compiled kernels for a CPU: the selective scan and the causal convolution of Mamba blocks.
 
-They are built from the C++ beside this file, once, in a few seconds, into the user's cache, and registered as the operators
-`torch.ops.bibier_hf.selective_scan` and `torch.ops.bibier_hf.causal_conv`. The model looks those up at each call and else does the same in
-plain torch, so that it needs neither this package nor a compiler: remote code gains from them as soon as `bibier_hf` is imported.
+They are built from the C++ beside this file, once, in a few seconds, into the user's cache, and registered as the
+operators `torch.ops.bibier_hf.selective_scan` and `torch.ops.bibier_hf.causal_conv`. The model looks those up at each
+call and else does the same in plain torch, so that it needs neither this package nor a compiler: remote code gains
+from them as soon as `bibier_hf` is imported.
 
     import bibier_hf                  loads what is built already, compiles nothing
-    load_kernels(build_missing=True)  what long work does first (training, extraction, the benchmark): compiles, and says so
-    python -m bibier_hf.kernels       compiles and prints where the library is
+    load_kernels(build_missing=True)  what long work does first (training, extraction, the benchmark): compiles, and
+    says so python -m bibier_hf.kernels       compiles and prints where the library is
 
-`BIBIER_KERNEL` chooses: `auto` (the default; whatever fails is told once, and the torch path is used), `torch` (never), `cpp` (compiled at
-import if need be; whatever fails is an error).
+`BIBIER_KERNEL` chooses: `auto` (the default; whatever fails is told once, and the torch path is used), `torch`
+(never), `cpp` (compiled at import if need be; whatever fails is an error).
 """
 
 import os
@@ -64,7 +65,10 @@ def load_kernels(build_missing: bool = False) -> bool:
         if choice == "cpp":
             raise
         _state["failed"] = error
-        logger.warning(f"{error} Mamba blocks run in plain torch, with equal results and more slowly (BIBIER_KERNEL=torch: not to try).")
+        logger.warning(
+            f"{error} Mamba blocks run in plain torch, with equal results and more slowly (BIBIER_KERNEL=torch: not "
+            "to try)."
+        )
         return False
     _state["loaded"] = path
     return True

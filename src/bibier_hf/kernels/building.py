@@ -12,6 +12,8 @@ from pathlib import Path
 import torch
 from filelock import FileLock
 
+from ..errors import UserError
+
 SOURCES = ("selective_scan.cpp", "causal_conv.cpp")
 HEADERS = ("vectors.h",)
 FLAGS = ("-std=c++17", "-O3", "-fPIC", "-shared", "-fopenmp")
@@ -19,10 +21,11 @@ VECTOR_FLAGS = {
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
 }
-"""What PyTorch found the processor to have -> flags. Never `-march=native`: a cache may be shared by machines that differ."""
+"""What PyTorch found the processor to have -> flags. Never `-march=native`: a cache may be shared by machines that
+differ."""
 
 
-class KernelError(RuntimeError):
+class KernelError(UserError, RuntimeError):
     """The kernels cannot be built or loaded here; the message says why and what would help."""
 
 
@@ -56,7 +59,9 @@ def build(path: Path) -> None:
             finally:
                 part.unlink(missing_ok=True)
     except OSError as error:
-        raise KernelError(f"The kernels cannot be built in {path.parent}: {error}. XDG_CACHE_HOME names another place.") from error
+        raise KernelError(
+            f"The kernels cannot be built in {path.parent}: {error}. XDG_CACHE_HOME names another place."
+        ) from error
 
 
 def _flags() -> tuple[str, ...]:
@@ -69,4 +74,6 @@ def _compiler() -> list[str]:
         program, *options = shlex.split(name)
         if found := shutil.which(program):
             return [found, *options]
-    raise KernelError(f"There is no C++ compiler (looked for {', '.join(names)}); install GCC or Clang, or name one in CXX.")
+    raise KernelError(
+        f"There is no C++ compiler (looked for {', '.join(names)}); install GCC or Clang, or name one in CXX."
+    )

@@ -1,4 +1,5 @@
-"""The compiled library as operators of torch, with gradients, and with shapes for `torch.compile` and `torch.export`."""
+"""The compiled library as operators of torch, with gradients, and with shapes for `torch.compile` and
+`torch.export`."""
 
 import ctypes
 from pathlib import Path
@@ -12,7 +13,8 @@ _library: ctypes.CDLL
 
 
 def register(path: Path) -> None:
-    """Load the library and define `torch.ops.bibier_hf.selective_scan` and `causal_conv` for tensors on the CPU; once a process.
+    """Load the library and define `torch.ops.bibier_hf.selective_scan` and `causal_conv` for tensors on the CPU; once
+    a process.
 
     Raises:
         KernelError: the file is not a library that this machine can load.
@@ -22,7 +24,9 @@ def register(path: Path) -> None:
         _library = ctypes.CDLL(str(path))
         _library.scan_chunk.restype = _library.scan_group.restype = ctypes.c_int64
     except (OSError, AttributeError) as error:
-        raise KernelError(f"The compiled kernels cannot be loaded: {error}. Delete {path} to build them anew.") from error
+        raise KernelError(
+            f"The compiled kernels cannot be loaded: {error}. Delete {path} to build them anew."
+        ) from error
     for name, function, shapes in (
         ("selective_scan", selective_scan, _scan_shapes),
         ("selective_scan_backward", _scan_backward, _scan_backward_shapes),
@@ -50,7 +54,8 @@ def selective_scan(
     """y (B, L, D), zero at masked steps, and the states before each chunk of steps, (B, chunks, N, D).
 
     Args:
-        u, dt, A, B, C, D: as in the model's `selective_scan`, all float32 or all float64; A is exp(A) where `exponential` is false.
+        u, dt, A, B, C, D: as in the model's `selective_scan`, all float32 or all float64; A is exp(A) where
+            `exponential` is false.
         mask: bool (B, L), True = keep.
         exponential: decay exp(dt A) instead of dt A.
         reverse: from the last step to the first.
@@ -85,7 +90,8 @@ def _scan_backward(
     batch, _, channels = u.shape
     groups = -(-channels // _library.scan_group(u.dtype == torch.float64))
     grads = [
-        u.new_empty(shape) for shape in (u.shape, u.shape, (batch, *A.T.shape), (groups, *B.shape), (groups, *C.shape), (batch, channels))
+        u.new_empty(shape)
+        for shape in (u.shape, u.shape, (batch, *A.T.shape), (groups, *B.shape), (groups, *C.shape), (batch, channels))
     ]
     grad_y = grad_y.contiguous()
     flags = (exponential, reverse)
@@ -113,7 +119,8 @@ def _scan_gradients(ctx, grad_y, _):
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, reverse: bool) -> Tensor:
-    """SiLU of the causal depthwise convolution of x (B, L, D) with weight (D, K) and bias (D,); masked steps count as, and give, zeros."""
+    """SiLU of the causal depthwise convolution of x (B, L, D) with weight (D, K) and bias (D,); masked steps count as,
+    and give, zeros."""
     inputs, mask, sizes = _conv_arguments(x, weight, bias, mask)
     y = x.new_empty(x.shape)
     _library.conv_forward(*_call(inputs, mask, sizes), reverse, _address(y))
@@ -171,7 +178,10 @@ def _check(tensors, shapes, mask):
     dtype = tensors[0].dtype
     given = [tuple(tensor.shape) for tensor in tensors]
     if given != [tuple(shape) for shape in shapes]:
-        raise ValueError(f"The shapes {given} do not fit together; with the first one, they must be {[tuple(shape) for shape in shapes]}.")
+        raise ValueError(
+            f"The shapes {given} do not fit together; with the first one, they must be "
+            f"{[tuple(shape) for shape in shapes]}."
+        )
     if dtype not in (torch.float32, torch.float64) or any(tensor.dtype != dtype for tensor in tensors):
         raise ValueError(f"All tensors must be float32 or all float64, got {[tensor.dtype for tensor in tensors]}.")
     if mask is not None and (mask.dtype != torch.bool or mask.shape != tensors[0].shape[:2]):

@@ -1,8 +1,10 @@
-"""Language models behind one small interface: text under a form that cannot break, and log-probabilities of given answers.
+"""Language models behind one small interface: text under a form that cannot break, and log-probabilities of given
+answers.
 
     backend = get_backend("openai", "Qwen/Qwen3-4B", base_urls=["http://localhost:8000/v1"])
     answers = backend.generate(["Name an emotion."], Sampling(max_new_tokens=8))       # [Answer(text="Joy")]
-    answers = backend.score(["Which emotion? 'Oh no!'"], ["happy", "sad"])            # [Answer(log_probabilities=(-4.1, -0.2))]
+    answers = backend.score(["Which emotion? 'Oh no!'"], ["happy", "sad"])            #
+    [Answer(log_probabilities=(-4.1, -0.2))]
 
 | back end | where the model runs | structured output | scores |
 |---|---|---|---|

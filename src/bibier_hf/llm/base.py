@@ -11,12 +11,14 @@ from typing import Any
 
 from huggingface_hub import snapshot_download
 
+from ..errors import UserError
+
 Message = Mapping[str, str]
 Prompt = str | Sequence[Message]
 """One user message, or a conversation `[{"role": "user", "content": ...}, ...]` that ends with one."""
 
 
-class LLMError(RuntimeError):
+class LLMError(UserError, RuntimeError):
     """A language model that cannot be used as it was asked to. The message says how to mend it."""
 
 
@@ -47,7 +49,8 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Structure:
-    """The form that an answer must have, in one or two ways of saying so; a back end takes the first that it can enforce.
+    """The form that an answer must have, in one or two ways of saying so; a back end takes the first that it can
+    enforce.
 
     Args:
         regex: a regular expression of the whole answer.
@@ -64,7 +67,8 @@ class Structure:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one prompt: a text, or log-probabilities (K,) of the choices, or the error that kept it from coming.
+    """What came back for one prompt: a text, or log-probabilities (K,) of the choices, or the error that kept it from
+    coming.
 
     Attributes:
         text: of `generate`.
@@ -88,7 +92,8 @@ OnAnswer = Callable[[int, Answer], None]
 class LLMBackend(ABC):
     """A language model that answers lists of prompts.
 
-    A back end loads or connects when it is first used. It can be pickled: the copy carries the options and loads for itself.
+    A back end loads or connects when it is first used. It can be pickled: the copy carries the options and loads for
+    itself.
 
     Args:
         model: folder or Hub id, or the name that a server knows.
@@ -114,7 +119,8 @@ class LLMBackend(ABC):
         """One text a prompt, thinking off.
 
         Args:
-            prompts: N of them. What they share should stand at their start: it is computed once where the back end caches prefixes.
+            prompts: N of them. What they share should stand at their start: it is computed once where the back end
+                caches prefixes.
             sampling: default: greedy.
             structure: form of the answers.
             on_answer: called in this thread with (index, answer) as soon as each answer is there.
@@ -123,19 +129,24 @@ class LLMBackend(ABC):
             N answers in the order of the prompts.
 
         Raises:
-            LLMError: a model that cannot be loaded, a server that cannot be reached or refuses every request, a structure that this
-                back end cannot enforce.
+            LLMError: a model that cannot be loaded, a server that cannot be reached or refuses every request, a
+                structure that this back end cannot enforce.
         """
         if structure is not None and not self.enforces_structure:
-            raise LLMError(f"The back end {self.name!r} has no structured output. Use 'vllm' or 'openai', or ask without a structure.")
+            raise LLMError(
+                f"The back end {self.name!r} has no structured output. Use 'vllm' or 'openai', or ask without a "
+                "structure."
+            )
         conversations = [_conversation(prompt) for prompt in prompts]
         return _collect(self._generate(conversations, sampling or Sampling(), structure), len(prompts), on_answer)
 
-    def score(self, prompts: Sequence[Prompt], choices: Sequence[str], on_answer: OnAnswer | None = None) -> list[Answer]:
+    def score(
+        self, prompts: Sequence[Prompt], choices: Sequence[str], on_answer: OnAnswer | None = None
+    ) -> list[Answer]:
         """Log-probability of each choice as the beginning of the answer to each prompt.
 
-        One forward pass a prompt where the first tokens tell the choices apart and are all of them; a choice of several tokens has the
-        probability of their sequence.
+        One forward pass a prompt where the first tokens tell the choices apart and are all of them; a choice of
+        several tokens has the probability of their sequence.
 
         Args:
             prompts: N of them.
@@ -180,7 +191,8 @@ class LLMBackend(ABC):
 
     @cached_property
     def revision(self) -> str | None:
-        """Which weights answer: the commit of a Hub id, the SHA-256 of the files of a folder, None where nobody knows."""
+        """Which weights answer: the commit of a Hub id, the SHA-256 of the files of a folder, None where nobody
+        knows."""
         return resolve_revision(self.model, self._asked_revision)
 
     @property
@@ -210,9 +222,14 @@ class ChoiceTrie:
             for depth, token in enumerate(path):
                 children.setdefault(path[:depth], {}).setdefault(token)
         self.nodes = {node: tuple(following) for node, following in children.items()}
-        inner = [choice for choice, path in zip(self.choices, self.paths, strict=True) if path in self.nodes or not path]
+        inner = [
+            choice for choice, path in zip(self.choices, self.paths, strict=True) if path in self.nodes or not path
+        ]
         if inner or len(set(self.paths)) < len(self.paths):
-            raise LLMError(f"The choices {list(choices)} cannot be told apart: {inner or 'two'} are empty, equal, or begin another.")
+            raise LLMError(
+                f"The choices {list(choices)} cannot be told apart: {inner or 'two'} are empty, equal, or begin "
+                "another."
+            )
 
     @property
     def single_token(self) -> bool:
@@ -225,11 +242,14 @@ class ChoiceTrie:
         Args:
             of_node: `{tokens so far: {next token: log-probability}}` for every one of `nodes`.
         """
-        return tuple(float(sum(of_node[path[:depth]][token] for depth, token in enumerate(path))) for path in self.paths)
+        return tuple(
+            float(sum(of_node[path[:depth]][token] for depth, token in enumerate(path))) for path in self.paths
+        )
 
 
 def resolve_revision(model: str, revision: str | None = None) -> str | None:
-    """The commit of a Hub id, or `sha256-...` over the files of a folder (a few seconds for a model of 4 B parameters).
+    """The commit of a Hub id, or `sha256-...` over the files of a folder (a few seconds for a model of 4 B
+    parameters).
 
     Raises:
         LLMError: a Hub id that cannot be found.
@@ -245,7 +265,9 @@ def resolve_revision(model: str, revision: str | None = None) -> str | None:
         # .../snapshots/<commit>
         return Path(snapshot_download(model, revision=revision, allow_patterns=["config.json"])).name
     except (OSError, ValueError) as error:
-        raise LLMError(f"{model} is neither a folder with a model nor one on the Hub that can be fetched: {error}") from error
+        raise LLMError(
+            f"{model} is neither a folder with a model nor one on the Hub that can be fetched: {error}"
+        ) from error
 
 
 def chat_token_ids(tokenizer: Any, conversation: Sequence[Message]) -> list[int]:
@@ -255,7 +277,10 @@ def chat_token_ids(tokenizer: Any, conversation: Sequence[Message]) -> list[int]
         LLMError: a tokenizer without a chat template.
     """
     if not tokenizer.chat_template:
-        raise LLMError(f"{tokenizer.name_or_path} has no chat template. Take an instruction-tuned model (its name often ends in Instruct).")
+        raise LLMError(
+            f"{tokenizer.name_or_path} has no chat template. Take an instruction-tuned model (its name often ends in "
+            "Instruct)."
+        )
     # Templates without a thinking mode ignore the switch.
     return list(
         tokenizer.apply_chat_template(
@@ -265,7 +290,9 @@ def chat_token_ids(tokenizer: Any, conversation: Sequence[Message]) -> list[int]
 
 
 def _conversation(prompt: Prompt) -> list[Message]:
-    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(message) for message in prompt]
+    messages = (
+        [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(message) for message in prompt]
+    )
     if not messages or messages[-1].get("role") != "user":
         raise LLMError("A prompt is a text, or messages with role and content of which the last one is the user's.")
     return messages

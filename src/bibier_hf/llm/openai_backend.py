@@ -19,16 +19,17 @@ _CHARACTERS_PER_TOKEN = 3  # a careful guess for the limit of tokens a minute
 class OpenAIBackend(LLMBackend):
     """Concurrent requests over HTTP, with retries, rate limits and several servers that stand in for each other.
 
-    A time-out, a broken connection, 408, 409, 429, 5xx and an answer that is no JSON of the expected shape are tried again after a
-    growing delay, or after the time that the server names in `Retry-After`; after `max_attempts` the answer carries the error. What
-    no second try can mend (a wrong key, an unknown model, no server that answers) stops the whole call.
+    A time-out, a broken connection, 408, 409, 429, 5xx and an answer that is no JSON of the expected shape are tried
+    again after a growing delay, or after the time that the server names in `Retry-After`; after `max_attempts` the
+    answer carries the error. What no second try can mend (a wrong key, an unknown model, no server that answers) stops
+    the whole call.
 
     Args:
         model: name that the servers know.
         base_urls: `http://host:port/v1` of each server; requests go to them in turn, and past the one that fails.
         revision: for the record alone; a server does not tell which weights it runs.
-        dialect: `"vllm"` uses the extensions of vLLM's server (regular expressions, scores, thinking off), `"openai"` only what every
-            server has (JSON schemas).
+        dialect: `"vllm"` uses the extensions of vLLM's server (regular expressions, scores, thinking off), `"openai"`
+            only what every server has (JSON schemas).
         api_key: default: the environment variable OPENAI_API_KEY; local servers need none.
         concurrency: requests under way at a time.
         max_attempts: tries a request.
@@ -57,7 +58,11 @@ class OpenAIBackend(LLMBackend):
         super().__init__(model, revision)
         if dialect not in DIALECTS:
             raise LLMError(f"dialect={dialect!r}; allowed: {', '.join(DIALECTS)}.")
-        if isinstance(base_urls, str) or not base_urls or not all(url.startswith(("http://", "https://")) for url in base_urls):
+        if (
+            isinstance(base_urls, str)
+            or not base_urls
+            or not all(url.startswith(("http://", "https://")) for url in base_urls)
+        ):
             raise LLMError(f"base_urls={base_urls!r}; give a list of addresses such as http://localhost:8000/v1.")
         if concurrency < 1 or max_attempts < 1:
             raise LLMError("concurrency and max_attempts must be at least 1.")
@@ -77,12 +82,18 @@ class OpenAIBackend(LLMBackend):
 
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         if self.dialect != "vllm":
-            raise LLMError("Answers can be scored by a vLLM server alone (dialect='vllm'). With other servers use generate.")
+            raise LLMError(
+                "Answers can be scored by a vLLM server alone (dialect='vllm'). With other servers use generate."
+            )
         self._connect()
         found = []
         for text in texts:
             body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-            found.append(tuple(self._asked_of_root("tokenize", body, lambda content: [int(token) for token in content["tokens"]])))
+            found.append(
+                tuple(
+                    self._asked_of_root("tokenize", body, lambda content: [int(token) for token in content["tokens"]])
+                )
+            )
         return found
 
     def close(self) -> None:
@@ -117,7 +128,9 @@ class OpenAIBackend(LLMBackend):
     def _score(self, conversations: Sequence[list[Message]], trie: ChoiceTrie) -> Iterator[tuple[int, Answer]]:
         # The server takes what was answered so far as text.
         begun = {
-            node: self._asked_of_root("detokenize", {"model": self.model, "tokens": list(node)}, lambda content: str(content["prompt"]))
+            node: self._asked_of_root(
+                "detokenize", {"model": self.model, "tokens": list(node)}, lambda content: str(content["prompt"])
+            )
             for node in trie.nodes
             if node
         }
@@ -139,12 +152,16 @@ class OpenAIBackend(LLMBackend):
                 if node:
                     body["messages"] = [*conversation, {"role": "assistant", "content": begun[node]}]
                     body |= {"add_generation_prompt": False, "continue_final_message": True}
-                answer = self._ask("chat/completions", body, lambda content, children=children: _score_answer(content, children), stop)
+                answer = self._ask(
+                    "chat/completions", body, lambda content, children=children: _score_answer(content, children), stop
+                )
                 if answer.error:
                     return answer
                 of_node[node] = dict(zip(children, answer.log_probabilities, strict=True))
                 prompt_tokens = prompt_tokens or answer.prompt_tokens
-            return Answer(log_probabilities=trie.log_probabilities(of_node), prompt_tokens=prompt_tokens, new_tokens=len(of_node))
+            return Answer(
+                log_probabilities=trie.log_probabilities(of_node), prompt_tokens=prompt_tokens, new_tokens=len(of_node)
+            )
 
         return self._concurrently(ask, conversations)
 
@@ -158,7 +175,10 @@ class OpenAIBackend(LLMBackend):
         if structure is None:
             return {}
         if structure.json_schema is None:
-            raise LLMError("An OpenAI server takes JSON schemas alone; this structure is a regular expression. Use dialect='vllm'.")
+            raise LLMError(
+                "An OpenAI server takes JSON schemas alone; this structure is a regular expression. Use "
+                "dialect='vllm'."
+            )
         schema = {"name": "answer", "strict": True, "schema": dict(structure.json_schema)}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
@@ -182,7 +202,11 @@ class OpenAIBackend(LLMBackend):
     # One request
 
     def _ask(
-        self, path: str, body: dict[str, Any], read: Callable[[Mapping[str, Any]], Answer], stop: threading.Event | None = None
+        self,
+        path: str,
+        body: dict[str, Any],
+        read: Callable[[Mapping[str, Any]], Answer],
+        stop: threading.Event | None = None,
     ) -> Answer:
         """The answer to one request, after as many tries as it takes and may take."""
         import openai
@@ -220,7 +244,8 @@ class OpenAIBackend(LLMBackend):
             pool.failed(url, retry_after_s)
         if unreachable == self.max_attempts:
             raise LLMError(
-                f"No server answers: {faults[-1]}. Tried {unreachable} times: {', '.join(self.base_urls)}. Start one, or mend base_urls."
+                f"No server answers: {faults[-1]}. Tried {unreachable} times: {', '.join(self.base_urls)}. Start one, "
+                "or mend base_urls."
             )
         return Answer(error=f"{self.max_attempts} tries: {'; '.join(dict.fromkeys(faults))}")
 
@@ -246,7 +271,12 @@ class OpenAIBackend(LLMBackend):
             raise LLMError("The back end 'openai' needs the package openai: pip install 'bibier-hf[llm]'") from error
         key = self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
         # The retries are made here, where other servers can stand in. The key goes to vLLM's own addresses too.
-        options = {"api_key": key, "default_headers": {"Authorization": f"Bearer {key}"}, "timeout": self.timeout_s, "max_retries": 0}
+        options = {
+            "api_key": key,
+            "default_headers": {"Authorization": f"Bearer {key}"},
+            "timeout": self.timeout_s,
+            "max_retries": 0,
+        }
         self._clients = {url: openai.OpenAI(base_url=url, **options) for url in self.base_urls}
         self._limiter = RateLimiter(self.requests_per_minute, self.tokens_per_minute)
         self._pool = ServerPool(list(self.base_urls), self.base_delay_s)

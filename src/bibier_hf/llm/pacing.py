@@ -66,7 +66,8 @@ class ServerPool:
         self._lock = threading.Lock()
 
     def next(self) -> tuple[str, float]:
-        """(server, seconds to wait for it): the next one in turn that does not rest, else the one that is rested first."""
+        """(server, seconds to wait for it): the next one in turn that does not rest, else the one that is rested
+        first."""
         with self._lock:
             now = self._clock()
             in_turn = self.servers[self._turn :] + self.servers[: self._turn]

@@ -14,13 +14,14 @@ from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, S
 class TransformersBackend(LLMBackend):
     """`AutoModelForCausalLM`, in batches of similar length padded on the left.
 
-    What all prompts of a call to `score` begin with is computed once. Greedy answers come in batches; sampled ones come one by one, so
-    that each follows from its own seed.
+    What all prompts of a call to `score` begin with is computed once. Greedy answers come in batches; sampled ones
+    come one by one, so that each follows from its own seed.
 
     Args:
         model: folder or Hub id.
         revision: branch, tag or commit on the Hub.
-        dtype: of the weights: `"float32"`, `"bfloat16"` or `"auto"`. The logits of bfloat16 tie often: score in float32 where it fits.
+        dtype: of the weights: `"float32"`, `"bfloat16"` or `"auto"`. The logits of bfloat16 tie often: score in
+            float32 where it fits.
         device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
         batch_size: prompts a forward pass.
     """
@@ -30,7 +31,12 @@ class TransformersBackend(LLMBackend):
     _live = frozenset({"_tokenizer", "_model"})
 
     def __init__(
-        self, model: str, revision: str | None = None, dtype: str = "float32", device: str | None = None, batch_size: int = 16
+        self,
+        model: str,
+        revision: str | None = None,
+        dtype: str = "float32",
+        device: str | None = None,
+        batch_size: int = 16,
     ) -> None:
         super().__init__(model, revision)
         if dtype not in ("float32", "bfloat16", "float16", "auto"):
@@ -62,7 +68,9 @@ class TransformersBackend(LLMBackend):
             if not sampling.greedy:
                 torch.manual_seed(sampling.seed)
             with torch.inference_mode():
-                output = model.generate(**inputs, **options, max_new_tokens=sampling.max_new_tokens, pad_token_id=tokenizer.pad_token_id)
+                output = model.generate(
+                    **inputs, **options, max_new_tokens=sampling.max_new_tokens, pad_token_id=tokenizer.pad_token_id
+                )
             stops = _stop_tokens(tokenizer, model)
             for row, index in enumerate(rows):
                 new = output[row, inputs["input_ids"].shape[1] :].tolist()
@@ -102,8 +110,17 @@ class TransformersBackend(LLMBackend):
                 if inner:
                     scores |= _score_inner_nodes(model, output.past_key_values, mask, inner, trie)
             for row, index in enumerate(rows):
-                of_node = {node: dict(zip(children, scores[node][row], strict=True)) for node, children in trie.nodes.items()}
-                yield index, Answer(log_probabilities=trie.log_probabilities(of_node), prompt_tokens=int(mask[row].sum()), new_tokens=0)
+                of_node = {
+                    node: dict(zip(children, scores[node][row], strict=True)) for node, children in trie.nodes.items()
+                }
+                yield (
+                    index,
+                    Answer(
+                        log_probabilities=trie.log_probabilities(of_node),
+                        prompt_tokens=int(mask[row].sum()),
+                        new_tokens=0,
+                    ),
+                )
 
     def _prompts(self, conversations: Sequence[list[Message]]) -> list[list[int]]:
         tokenizer, _ = self._load()
@@ -113,22 +130,30 @@ class TransformersBackend(LLMBackend):
     def _read(self, tokens: Sequence[int]) -> DynamicCache:
         """Keys and values of what all prompts begin with, (1, T): computed once."""
         _, model = self._load()
-        return model(input_ids=torch.tensor([tokens], device=model.device), use_cache=True, logits_to_keep=1).past_key_values
+        return model(
+            input_ids=torch.tensor([tokens], device=model.device), use_cache=True, logits_to_keep=1
+        ).past_key_values
 
-    def _batches(self, prompts: Sequence[Sequence[int]], batch_size: int) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
+    def _batches(
+        self, prompts: Sequence[Sequence[int]], batch_size: int
+    ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
         """(indices, padded inputs), the longest prompts first: what does not fit into memory fails at once"""
         tokenizer, model = self._load()
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            padded = tokenizer.pad({"input_ids": [list(prompts[index]) for index in rows]}, padding_side="left", return_tensors="pt")
+            padded = tokenizer.pad(
+                {"input_ids": [list(prompts[index]) for index in rows]}, padding_side="left", return_tensors="pt"
+            )
             yield rows, {name: padded[name].to(model.device) for name in ("input_ids", "attention_mask")}
 
     def _load(self) -> tuple[Any, Any]:
         if "_model" not in vars(self):
             try:
                 self._tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self._asked_revision or "main")
-                model = AutoModelForCausalLM.from_pretrained(self.model, revision=self._asked_revision or "main", dtype=self.dtype)
+                model = AutoModelForCausalLM.from_pretrained(
+                    self.model, revision=self._asked_revision or "main", dtype=self.dtype
+                )
             except (OSError, ValueError) as error:
                 raise LLMError(f"transformers cannot load the language model {self.model}: {error}") from error
             if self._tokenizer.pad_token_id is None:
@@ -140,7 +165,9 @@ class TransformersBackend(LLMBackend):
 def _common_start(prompts: Sequence[Sequence[int]]) -> list[int]:
     """The longest start of all prompts that leaves each at least one token"""
     first, last = min(prompts, default=[]), max(prompts, default=[])
-    length = next((place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
+    length = next(
+        (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
+    )
     return list(first[: min([length, *(len(prompt) - 1 for prompt in prompts)])])
 
 
@@ -166,7 +193,11 @@ def _score_inner_nodes(
     tokens = tokens.repeat(len(mask), 1)
     full = torch.cat([repeated, torch.ones_like(tokens)], dim=1)
     logits = model(
-        input_ids=tokens, attention_mask=full, position_ids=_positions(full)[:, -longest:], past_key_values=cache, use_cache=True
+        input_ids=tokens,
+        attention_mask=full,
+        position_ids=_positions(full)[:, -longest:],
+        past_key_values=cache,
+        use_cache=True,
     ).logits
     logits = logits.unflatten(0, (len(mask), len(nodes)))
     return {node: _scores(logits[:, place, len(node) - 1], trie.nodes[node]) for place, node in enumerate(nodes)}

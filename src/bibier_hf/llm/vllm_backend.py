@@ -84,11 +84,15 @@ class VLLMBackend(LLMBackend):
         from vllm import SamplingParams
 
         nodes = list(trie.nodes)
-        parameters = [SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=list(trie.nodes[node])) for node in nodes]
+        parameters = [
+            SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=list(trie.nodes[node])) for node in nodes
+        ]
         step = max(1, self.chunk_size // len(nodes))
         for start in range(0, len(conversations), step):
             prompts = self._prompts(conversations[start : start + step])
-            queries = [{"prompt_token_ids": prompt["prompt_token_ids"] + list(node)} for prompt in prompts for node in nodes]
+            queries = [
+                {"prompt_token_ids": prompt["prompt_token_ids"] + list(node)} for prompt in prompts for node in nodes
+            ]
             outputs = iter(self._llm.generate(queries, parameters * len(prompts), use_tqdm=False))
             for index, prompt in enumerate(prompts, start):
                 of_node = {}
@@ -114,7 +118,8 @@ class VLLMBackend(LLMBackend):
                 from vllm import LLM
             except ImportError as error:
                 raise LLMError(
-                    "The back end 'vllm' needs the package vllm in an environment of its own; constraints-vllm.txt says how to make it. "
+                    "The back end 'vllm' needs the package vllm in an environment of its own; constraints-vllm.txt "
+                    "says how to make it. "
                     "Or run its server and use the back end 'openai'."
                 ) from error
             try:

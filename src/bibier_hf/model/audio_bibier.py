@@ -1,6 +1,7 @@
 """Audio in any form a user hands in -> 16 kHz mono float32.
 
-The one place where audio is decoded, checked, mixed down and resampled; the processor, the pipeline and the corpora all call it.
+The one place where audio is decoded, checked, mixed down and resampled; the processor, the pipeline and the corpora
+all call it.
 """
 
 import io
@@ -46,13 +47,14 @@ def decode_audio(audio: Any, sampling_rate: int | None = None, target_rate: int 
         audio: one of
             * `str` or `os.PathLike`: a path, or an http(s) URL (at most 512 MiB);
             * `bytes`: an encoded audio file;
-            * array (NumPy, torch, nested lists) of shape (samples,), (channels, samples) or (samples, channels); the shorter
-              of two axes is taken as the channels. Integers are scaled to [-1, 1];
+            * array (NumPy, torch, nested lists) of shape (samples,), (channels, samples) or (samples, channels); the
+              shorter of two axes is taken as the channels. Integers are scaled to [-1, 1];
             * `{"array" | "raw": array, "sampling_rate": Hz}`;
             * `{"bytes": ..., "path": ...}`, an undecoded `datasets.Audio` value;
             * `(sampling_rate, array)`, a Gradio value;
             * an object with `get_all_samples()`, a torchcodec `AudioDecoder`.
-        sampling_rate: Hz, needed for a bare array and refused where it contradicts the rate that the audio carries itself.
+        sampling_rate: Hz, needed for a bare array and refused where it contradicts the rate that the audio carries
+            itself.
         target_rate: Hz of the result.
 
     Returns:
@@ -99,7 +101,8 @@ def locate_audio(audio: Any, sampling_rate: int | None = None) -> AudioSource:
             raise AudioError(f"The audio path is an empty string. Allowed: {INPUT_FORMS}.")
         if not os.path.exists(text):
             raise FileNotFoundError(
-                f"No audio file at '{text}'. A bare string is a path or URL, never text; for text pass {{'text': ...}}."
+                f"No audio file at '{text}'. A bare string is a path or URL, never text; for text pass "
+                f"{{'text': ...}}."
             )
         if os.path.isdir(text):
             raise AudioError(f"'{text}' is a folder, not an audio file. Pass one file, or a list of files.")
@@ -117,7 +120,8 @@ def locate_audio(audio: Any, sampling_rate: int | None = None) -> AudioSource:
         raise AudioError(f"Audio is {audio!r}. Allowed: {INPUT_FORMS}.")
     if sampling_rate is None:
         raise AudioError(
-            "An array of samples came without its sampling rate. Pass sampling_rate=..., or {'array': array, 'sampling_rate': ...}; "
+            "An array of samples came without its sampling rate. Pass sampling_rate=..., or {'array': array, "
+            "'sampling_rate': ...}; "
             "a guess would change the pitch and so the emotion."
         )
     return AudioSource("<array>", samples=audio, rate=sampling_rate)
@@ -128,7 +132,10 @@ def _locate_in_mapping(audio: Mapping, sampling_rate: int | None) -> AudioSource
         if audio.get(key) is not None:
             name = str(audio.get("path") or "<array>")
             if audio.get("sampling_rate") is None and sampling_rate is None:
-                raise AudioError(f"{name}: {{'{key}': ...}} has no 'sampling_rate' (Hz) beside it. Add it; a guess would change the pitch.")
+                raise AudioError(
+                    f"{name}: {{'{key}': ...}} has no 'sampling_rate' (Hz) beside it. Add it; a guess would change "
+                    "the pitch."
+                )
             return _array_source(name, audio[key], audio.get("sampling_rate", sampling_rate), sampling_rate)
     if audio.get("bytes") is not None:
         name = str(audio.get("path") or f"<{len(audio['bytes'])} bytes>")
@@ -146,7 +153,8 @@ def _array_source(name: str, samples: Any, rate: Any, expected_rate: int | None)
 def _check_agreement(rate: Any, expected_rate: int | None, name: str) -> None:
     if expected_rate is not None and rate is not None and int(expected_rate) != int(rate):
         raise AudioError(
-            f"{name} has a sampling rate of {rate} Hz, but sampling_rate={expected_rate} was passed. Leave one of the two out."
+            f"{name} has a sampling rate of {rate} Hz, but sampling_rate={expected_rate} was passed. Leave one of the "
+            "two out."
         )
 
 
@@ -166,14 +174,19 @@ def open_audio(source: AudioSource) -> Iterator[Any]:
             read = file.tell()
     except soundfile.LibsndfileError as error:
         raise AudioError(
-            f"{source.name} cannot be read as audio ({error.error_string}). Allowed: WAV, FLAC, OGG, MP3 and what else libsndfile reads; "
+            f"{source.name} cannot be read as audio ({error.error_string}). Allowed: WAV, FLAC, OGG, MP3 and what "
+            "else libsndfile reads; "
             "convert others (mp4, aac, m4a) first: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
         ) from error
     # libsndfile stops at the end of a cut file without a word, so the promise of the header is held against what came.
     if 0 <= promised < 2**62 and read < promised:
-        raise AudioError(f"{source.name} is cut: its header promises {promised} samples, {read} are there. Fetch the file again.")
+        raise AudioError(
+            f"{source.name} is cut: its header promises {promised} samples, {read} are there. Fetch the file again."
+        )
     if missing := _missing_riff_bytes(source.file, size):
-        raise AudioError(f"{source.name} is cut: {missing} bytes that its header promises are not there. Fetch the file again.")
+        raise AudioError(
+            f"{source.name} is cut: {missing} bytes that its header promises are not there. Fetch the file again."
+        )
 
 
 def _decode_file(source: AudioSource) -> tuple[np.ndarray, int]:
@@ -187,7 +200,8 @@ def mixed_down(frames: np.ndarray) -> np.ndarray:
 
 
 def _missing_riff_bytes(source: str | io.BytesIO, size: int) -> int:
-    """Bytes that the `data` chunk of a WAV file promises beyond the file's end; 0 for other formats and for streamed headers."""
+    """Bytes that the `data` chunk of a WAV file promises beyond the file's end; 0 for other formats and for streamed
+    headers."""
     if isinstance(source, str):
         with open(source, "rb") as file:
             return _missing_riff_bytes(io.BytesIO(file.read(64 * 1024)), size)
@@ -214,13 +228,17 @@ def _download(url: str) -> bytes:
             for piece in response.iter_bytes():
                 body += piece
                 if len(body) > DOWNLOAD_LIMIT_BYTES:
-                    raise AudioError(f"{url} is larger than {DOWNLOAD_LIMIT_BYTES >> 20} MiB. Download it yourself and pass the path.")
+                    raise AudioError(
+                        f"{url} is larger than {DOWNLOAD_LIMIT_BYTES >> 20} MiB. Download it yourself and pass the "
+                        "path."
+                    )
             return bytes(body)
     except AudioError:
         raise
     except Exception as error:  # the HTTP client's errors share no base class across the versions of huggingface_hub
         raise AudioError(
-            f"{url} could not be downloaded ({type(error).__name__}: {error}). Check the address, or pass a local file."
+            f"{url} could not be downloaded ({type(error).__name__}: {error}). Check the address, or pass a local "
+            "file."
         ) from error
 
 
@@ -230,7 +248,8 @@ def check_rate(rate: Any, name: str) -> int:
         raise AudioError(f"{name}: the sampling rate is {rate!r}; it must be a whole number of Hz, such as 16000.")
     if not LOWEST_RATE <= rate <= HIGHEST_RATE:
         raise AudioError(
-            f"{name}: a sampling rate of {rate} Hz is outside {LOWEST_RATE}..{HIGHEST_RATE}. Is it in kHz, or not the rate at all?"
+            f"{name}: a sampling rate of {rate} Hz is outside {LOWEST_RATE}..{HIGHEST_RATE}. Is it in kHz, or not the "
+            "rate at all?"
         )
     return int(rate)
 
@@ -241,12 +260,16 @@ def _as_float(samples: Any, name: str) -> np.ndarray:
     try:
         array = np.asarray(samples)
     except ValueError as error:
-        raise AudioError(f"{name}: the samples do not form an array ({error}). Pass one clip at a time, or a list of arrays.") from error
+        raise AudioError(
+            f"{name}: the samples do not form an array ({error}). Pass one clip at a time, or a list of arrays."
+        ) from error
     if array.dtype.kind == "u" and array.dtype.itemsize == 1:
         return (array.astype(np.float32) - 128.0) / 128.0
     if array.dtype.kind == "i":
         return (
-            array.astype(np.float32) / float(2 ** (8 * array.dtype.itemsize - 1)) if array.dtype.itemsize <= 4 else array.astype(np.float32)
+            array.astype(np.float32) / float(2 ** (8 * array.dtype.itemsize - 1))
+            if array.dtype.itemsize <= 4
+            else array.astype(np.float32)
         )
     if array.dtype.kind != "f":
         raise AudioError(f"{name}: samples of type {array.dtype} are not audio. Allowed: {INPUT_FORMS}.")
@@ -258,7 +281,9 @@ def as_mono(samples: Any, name: str) -> np.ndarray:
     samples = _mono(_as_float(samples, name), name)
     if not np.isfinite(samples).all():
         bad = int(np.count_nonzero(~np.isfinite(samples)))
-        raise AudioError(f"{name} has {bad} samples of {samples.size} that are NaN or infinite. Repair or drop the clip.")
+        raise AudioError(
+            f"{name} has {bad} samples of {samples.size} that are NaN or infinite. Repair or drop the clip."
+        )
     return samples
 
 
@@ -268,7 +293,10 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
     if samples.ndim == 1:
         return samples
     if samples.ndim != 2:
-        raise AudioError(f"{name} has the shape {samples.shape}; allowed are (samples,), (channels, samples) and (samples, channels).")
+        raise AudioError(
+            f"{name} has the shape {samples.shape}; allowed are (samples,), (channels, samples) and (samples, "
+            "channels)."
+        )
     channels = 0 if samples.shape[0] < samples.shape[1] else 1
     if samples.shape[channels] > _MAX_CHANNELS:
         raise AudioError(
@@ -280,7 +308,9 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
 
 def _resample(samples: np.ndarray, rate: int, target_rate: int, name: str) -> np.ndarray:
     if soxr is None:
-        raise ImportError(f"{name} is at {rate} Hz; resampling to {target_rate} Hz needs the package soxr: pip install soxr")
+        raise ImportError(
+            f"{name} is at {rate} Hz; resampling to {target_rate} Hz needs the package soxr: pip install soxr"
+        )
     resampled = soxr.resample(samples, rate, target_rate, quality="HQ")
     # A clip of a few samples may come out with none at all; one sample is still a clip.
     return resampled if resampled.size else samples[:1]

@@ -3,8 +3,10 @@
 Whatever the backbone, a sample's features are the same alone, padded, in any batch and at any place in it:
 
 * models that honour an attention mask get one;
-* Whisper's encoder ignores masks and wants 30 s: it is run here on a clip's own frames, with the first positions, masked at every layer;
-* models whose normalisation or down-sampling mixes padding in (group-norm wav2vec2, CANINE) run in groups of equal length, unpadded.
+* Whisper's encoder ignores masks and wants 30 s: it is run here on a clip's own frames, with the first positions,
+  masked at every layer;
+* models whose normalisation or down-sampling mixes padding in (group-norm wav2vec2, CANINE) run in groups of equal
+  length, unpadded.
 
 Audio longer than a window is encoded window by window, as if the windows were samples of their own.
 """
@@ -26,10 +28,12 @@ from transformers.modeling_utils import PreTrainedModel
 from .audio_bibier import SAMPLING_RATE
 
 SPECTRAL_INPUT_RATES = {"wav2vec2-bert": 50, "whisper": 100}
-"""Model type -> frames a second of its `input_features`; every other speech backbone takes the waveform as `input_values`."""
+"""Model type -> frames a second of its `input_features`; every other speech backbone takes the waveform as
+`input_values`."""
 
 _WINDOWS_AT_ONCE = 4
-"""Windows of long recordings that are encoded together: what a backbone holds meanwhile does not grow with the recording."""
+"""Windows of long recordings that are encoded together: what a backbone holds meanwhile does not grow with the
+recording."""
 
 _POSITIONS_OF_LENGTH_ONLY = frozenset({"canine"})
 
@@ -42,14 +46,17 @@ def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
 def load_backbone(source: str, revision: str | None = None, **kwargs) -> PreTrainedModel:
     """A pretrained backbone in float32, from a Hub id or a folder."""
     config = AutoConfig.from_pretrained(source, revision=revision, **kwargs)
-    backbone = _encoder(AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **_without_pooler(config), **kwargs))
+    backbone = _encoder(
+        AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **_without_pooler(config), **kwargs)
+    )
     if os.path.isdir(source):
         backbone.name_or_path = ""  # a folder of this machine means nothing in what is saved
     return backbone
 
 
 def load_adapter(backbone: PreTrainedModel, folder: str) -> None:
-    """Put the LoRA adapter of a folder into a backbone (needs peft). By its full name: wav2vec2 has another method of the same name."""
+    """Put the LoRA adapter of a folder into a backbone (needs peft). By its full name: wav2vec2 has another method of
+    the same name."""
     PeftAdapterMixin.load_adapter(backbone, folder)
 
 
@@ -76,7 +83,8 @@ def find_backbone_folder(backbone_dir: str | os.PathLike | dict | None, modality
     """The folder that stands in for a Hub id.
 
     Args:
-        backbone_dir: `{"audio": folder, "text": folder}`, or a folder that holds `<owner>/<name>`, `<name>` or `<owner>--<name>`.
+        backbone_dir: `{"audio": folder, "text": folder}`, or a folder that holds `<owner>/<name>`, `<name>` or
+            `<owner>--<name>`.
         modality: `"audio"` or `"text"`.
         backbone_id: the Hub id.
     """
@@ -84,11 +92,16 @@ def find_backbone_folder(backbone_dir: str | os.PathLike | dict | None, modality
         return None
     if isinstance(backbone_dir, dict):
         return os.fspath(backbone_dir[modality]) if modality in backbone_dir else None
-    tried = [os.path.join(backbone_dir, name) for name in (backbone_id, backbone_id.split("/")[-1], backbone_id.replace("/", "--"))]
+    tried = [
+        os.path.join(backbone_dir, name)
+        for name in (backbone_id, backbone_id.split("/")[-1], backbone_id.replace("/", "--"))
+    ]
     for folder in tried:
         if os.path.isdir(folder):
             return folder
-    raise FileNotFoundError(f"backbone_dir has no copy of the {modality} backbone '{backbone_id}'. Looked for: {', '.join(tried)}.")
+    raise FileNotFoundError(
+        f"backbone_dir has no copy of the {modality} backbone '{backbone_id}'. Looked for: {', '.join(tried)}."
+    )
 
 
 def audio_input_name(config: PreTrainedConfig) -> str:
@@ -122,7 +135,9 @@ def encode_audio(
     expected = 2 if waveform else 3
     if inputs.dim() != expected:
         shape = "(batch, samples)" if waveform else "(batch, frames, bands)"
-        raise ValueError(f"The audio backbone '{config.model_type}' takes a tensor of shape {shape}, got {tuple(inputs.shape)}.")
+        raise ValueError(
+            f"The audio backbone '{config.model_type}' takes a tensor of shape {shape}, got {tuple(inputs.shape)}."
+        )
     inputs, mask = kept_first(inputs, _as_mask(mask, inputs, "audio_attention_mask"))
     if waveform:  # what stands in the padding is nothing: a clip shorter than a frame is lengthened into it
         inputs = inputs.masked_fill(~mask, 0)
@@ -131,12 +146,15 @@ def encode_audio(
     if config.model_type == "whisper":
         window = min(window, 2 * config.max_source_positions)
 
-    # Windows become rows. A clip shorter than one frame is lengthened by silence; a tail shorter than one frame is dropped.
+    # Windows become rows. A clip shorter than one frame is lengthened by silence; a tail shorter than one frame is
+    # dropped.
     batch, length = mask.shape
     windows = -(-max(length, shortest) // window)
     step = window if windows > 1 else max(length, shortest)
     padding = windows * step - length
-    inputs = F.pad(inputs, (0, padding) if waveform else (0, 0, 0, padding)).reshape(batch * windows, step, *inputs.shape[2:])
+    inputs = F.pad(inputs, (0, padding) if waveform else (0, 0, 0, padding)).reshape(
+        batch * windows, step, *inputs.shape[2:]
+    )
     lengths = F.pad(mask, (0, padding)).reshape(batch, windows, step).sum(-1)
     lengths[:, 0] = torch.where(lengths[:, 0] > 0, lengths[:, 0].clamp(min=shortest), 0)
     lengths = torch.where(lengths < shortest, 0, lengths).flatten()
@@ -157,7 +175,8 @@ def encode_audio(
 def encode_text(
     backbone: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor | None, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of a batch of texts: ids (B, T) and mask (B, T) -> features (B, T, D), bool mask (B, T). A row of zeros has no text."""
+    """Features of a batch of texts: ids (B, T) and mask (B, T) -> features (B, T, D), bool mask (B, T). A row of zeros
+    has no text."""
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids must have the shape (batch, tokens), got {tuple(input_ids.shape)}.")
     input_ids, mask = kept_first(input_ids, _as_mask(mask, input_ids, "text_attention_mask"))
@@ -168,13 +187,16 @@ def _as_mask(mask: torch.Tensor | None, inputs: torch.Tensor, name: str) -> torc
     if mask is None:
         return torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
     if mask.shape != inputs.shape[:2]:
-        raise ValueError(f"{name} has the shape {tuple(mask.shape)}, its input {tuple(inputs.shape)}: the first two sizes must agree.")
+        raise ValueError(
+            f"{name} has the shape {tuple(mask.shape)}, its input {tuple(inputs.shape)}: the first two sizes must "
+            "agree."
+        )
     return mask.bool()
 
 
 def kept_first(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moves the kept steps of each sample of x (B, T, ...) to the front, in order: padding on the left or in between is as good as on the
-    right. Returns x and its bool mask (B, T)."""
+    """Moves the kept steps of each sample of x (B, T, ...) to the front, in order: padding on the left or in between
+    is as good as on the right. Returns x and its bool mask (B, T)."""
     if not torch.compiler.is_compiling() and not (mask[:, 1:] & ~mask[:, :-1]).any():
         return x, mask  # padded on the right already
     steps = torch.arange(mask.shape[1], device=mask.device)
@@ -199,7 +221,8 @@ def runs_in_equal_lengths(config: PreTrainedConfig) -> bool:
 def _run_present(
     run: Callable, backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int, width: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Calls `run` on the rows that are there, in one padded batch or in groups of equal length, and puts the results back in place."""
+    """Calls `run` on the rows that are there, in one padded batch or in groups of equal length, and puts the results
+    back in place."""
     equal_lengths = runs_in_equal_lengths(backbone.config)
     if not equal_lengths and bool((lengths > 0).all()):
         return run(backbone, inputs, lengths, layer)
@@ -233,26 +256,35 @@ def _hidden(outputs, layer: int) -> torch.Tensor:
 
 
 def audio_states_function(config: PreTrainedConfig, with_cepstrum: bool) -> Callable:
-    """What computes the features of a batch of windows: (backbone, inputs, lengths (B,), layer) -> features (B, T, D), bool mask (B, T)"""
+    """What computes the features of a batch of windows: (backbone, inputs, lengths (B,), layer) -> features (B, T, D),
+    bool mask (B, T)"""
     if with_cepstrum:
         return _whisper_states_and_cepstrum
     return whisper_states if config.model_type == "whisper" else audio_states
 
 
-def audio_states(backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+def audio_states(
+    backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     mask = _prefix_mask(lengths, inputs.shape[1])
     uniform = _all_kept(mask)
     name = audio_input_name(backbone.config)
     outputs = backbone(
-        **{name: inputs.to(backbone.dtype)}, attention_mask=None if uniform else mask.long(), output_hidden_states=layer != -1
+        **{name: inputs.to(backbone.dtype)},
+        attention_mask=None if uniform else mask.long(),
+        output_hidden_states=layer != -1,
     )
     features = _hidden(outputs, layer)
-    if name == "input_values" or features.shape[1] != inputs.shape[1]:  # in this order: a waveform's length is not compared in a trace
+    if (
+        name == "input_values" or features.shape[1] != inputs.shape[1]
+    ):  # in this order: a waveform's length is not compared in a trace
         lengths = backbone._get_feat_extract_output_lengths(lengths).long()
     return features, _prefix_mask(lengths, features.shape[1])
 
 
-def text_states(backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
+def text_states(
+    backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     tokens = input_ids.shape[1]
     shortest = getattr(backbone.config, "downsampling_rate", 1)
     if tokens < shortest:  # CANINE shortens sequences inside, and not below one step
@@ -262,16 +294,20 @@ def text_states(backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: tor
     return _hidden(outputs, layer)[:, :tokens], mask[:, :tokens]
 
 
-def whisper_states(encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whisper's encoder on as many frames as the clips have. Padding is zeroed before each convolution and masked in each attention;
-    layers above the wanted one are not run."""
+def whisper_states(
+    encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Whisper's encoder on as many frames as the clips have. Padding is zeroed before each convolution and masked in
+    each attention; layers above the wanted one are not run."""
     keep = _prefix_mask(lengths, inputs.shape[1]).unsqueeze(1)  # (B, 1, F)
     x = F.gelu(encoder.conv1(inputs.to(encoder.dtype).transpose(1, 2) * keep)) * keep
     x = F.gelu(encoder.conv2(x)).transpose(1, 2)  # stride 2: (B, ceil(F / 2), D)
     x = x + encoder.embed_positions.weight[: x.shape[1]]
     x = F.dropout(x, encoder.dropout, encoder.training)
     mask = _prefix_mask((lengths + 1) // 2, x.shape[1])
-    bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, torch.finfo(x.dtype).min)[:, None, None]
+    bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, torch.finfo(x.dtype).min)[
+        :, None, None
+    ]
     bias = bias.expand(-1, 1, x.shape[1], -1)
     depth = len(encoder.layers) if layer == -1 else layer
     for block in encoder.layers[:depth]:
@@ -287,10 +323,11 @@ def _whisper_states_and_cepstrum(
 
 
 def cepstrum(inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Cepstral coefficients of log-mel frames, at the rate of Whisper's encoder: (B, F, M), lengths (B,) -> (B, ceil(F / 2), M)
+    """Cepstral coefficients of log-mel frames, at the rate of Whisper's encoder: (B, F, M), lengths (B,) -> (B, ceil(F
+    / 2), M)
 
-    The orthonormal DCT-II over the bands (all M coefficients, as the high ones carry the pitch), averaged over the two frames under each
-    frame of the encoder; what lies behind a clip's end does not count.
+    The orthonormal DCT-II over the bands (all M coefficients, as the high ones carry the pitch), averaged over the two
+    frames under each frame of the encoder; what lies behind a clip's end does not count.
     """
     bands = inputs.shape[2]
     band, order = torch.arange(bands, device=inputs.device), torch.arange(bands, device=inputs.device).unsqueeze(1)

@@ -1,4 +1,5 @@
-"""BiBiER configuration: one typed object holds every size and option of the model, and refuses what does not fit together."""
+"""BiBiER configuration: one typed object holds every size and option of the model, and refuses what does not fit
+together."""
 
 import difflib
 import math
@@ -41,7 +42,8 @@ ORIGINAL_OPTIONS = {
 }
 """What `original_behaviour` sets together; the docstring of [`BiBiERConfig`] says what each defect does."""
 
-# Keys that transformers itself puts into a config.json or passes when it loads one; any other unknown key is a mistake.
+# Keys that transformers itself puts into a config.json or passes when it loads one; any other unknown key is a
+# mistake.
 _FOREIGN_KEYS = frozenset(
     """
     auto_map custom_pipelines name_or_path num_labels torch_dtype attn_implementation experts_implementation output_attentions
@@ -56,77 +58,93 @@ class BiBiERConfig(PreTrainedConfig):
     r"""Configuration of [`BiBiERForEmotionClassification`].
 
     Backbones
-        audio_config, text_config: configurations of the speech and the text backbone, of any type that `AutoConfig` knows (wav2vec2, wavlm,
-            hubert, wav2vec2-bert, whisper (its encoder); jina_embeddings_v3, xlm-roberta, bert, modernbert, ...). None: the model has no
-            such backbone and takes precomputed `audio_features` / `text_features` of width `audio_feature_size` / `text_feature_size`.
-        audio_backbone_id, audio_backbone_revision (text likewise): where the pretrained weights come from on the Hub; None for local ones.
+        audio_config, text_config: configurations of the speech and the text backbone, of any type that `AutoConfig`
+            knows (wav2vec2, wavlm, hubert, wav2vec2-bert, whisper (its encoder); jina_embeddings_v3, xlm-roberta,
+            bert, modernbert, ...). None: the model has no such backbone and takes precomputed `audio_features` /
+            `text_features` of width `audio_feature_size` / `text_feature_size`.
+        audio_backbone_id, audio_backbone_revision (text likewise): where the pretrained weights come from on the Hub;
+            None for local ones.
         freeze_audio_backbone, freeze_text_backbone: train the backbone or not.
         freeze_audio_encoder, freeze_text_encoder: likewise what stands above it, up to the unimodal logits.
-        save_backbones: `"auto"` stores trained and local backbones in the checkpoint and names frozen Hub ones by id and revision;
-            `"always"` stores both, `"never"` none.
+        save_backbones: `"auto"` stores trained and local backbones in the checkpoint and names frozen Hub ones by id
+            and revision; `"always"` stores both, `"never"` none.
         audio_backbone_stored, text_backbone_stored: written by `save_pretrained`: are the weights in the checkpoint?
-        audio_adapter_stored, text_adapter_stored: likewise: is there a LoRA adapter of the backbone (a folder `audio_adapter`)?
-        audio_layer, text_layer: which hidden state is the feature: -1 the backbone's output, k >= 0 the k-th of `hidden_states`.
+        audio_adapter_stored, text_adapter_stored: likewise: is there a LoRA adapter of the backbone (a folder
+            `audio_adapter`)?
+        audio_layer, text_layer: which hidden state is the feature: -1 the backbone's output, k >= 0 the k-th of
+            `hidden_states`.
         max_window_s: longer audio is encoded in windows of this many seconds.
         max_text_tokens: longer text is cut by the tokenizer, special tokens included.
 
     Encoders (Section 2.3 and 3.3 of the method: features of one modality -> frames and unimodal logits)
         modalities: `["audio", "text"]`, or one of them for a unimodal model (no fusion).
-        audio_encoder, text_encoder: architecture. `"mamba"`: residual selective state-space blocks; `"transformer"`; `"lstm"`;
-            `"frame_mlp"`: a residual perceptron on each frame by itself (what the published audio head is, under the name of Mamba);
-            `"none"`: the features are encoded already and go to the fusion as they are.
+        audio_encoder, text_encoder: architecture. `"mamba"`: residual selective state-space blocks; `"transformer"`;
+            `"lstm"`; `"frame_mlp"`: a residual perceptron on each frame by itself (what the published audio head is,
+            under the name of Mamba); `"none"`: the features are encoded already and go to the fusion as they are.
         audio_encoder_size, text_encoder_size: width of the residual stream.
         audio_encoder_layers, text_encoder_layers: number of blocks.
-        audio_input_projection, text_input_projection: a linear layer from the features to that width (False needs equal widths).
-        audio_statistics, text_statistics: give the unimodal classifier mean, standard deviation and quantiles of the features over time,
-            too, each standardised over the training set and sent through a hidden layer (statistics pooling, as in x-vectors).
-        audio_cepstrum: likewise the statistics of the cepstrum of Whisper's log-mel input (80 coefficients), which keep voice and
-            pitch. The coefficients stand behind the backbone's features in each frame of `audio_features`.
+        audio_input_projection, text_input_projection: a linear layer from the features to that width (False needs
+            equal widths).
+        audio_statistics, text_statistics: give the unimodal classifier mean, standard deviation and quantiles of the
+            features over time, too, each standardised over the training set and sent through a hidden layer
+            (statistics pooling, as in x-vectors).
+        audio_cepstrum: likewise the statistics of the cepstrum of Whisper's log-mel input (80 coefficients), which
+            keep voice and pitch. The coefficients stand behind the backbone's features in each frame of
+            `audio_features`.
         audio_cepstrum_size: how many there are: derived from the backbone, given where there is none.
         encoder_attention_heads: heads of `"transformer"` encoders.
         bidirectional: Mamba blocks and LSTMs read each utterance from its end, too.
         mamba_expand: width inside a block over `*_encoder_size` (published: 0.5).
-        mamba_state_size, mamba_conv_kernel, mamba_dt_rank: N, width of the causal convolution, rank of the step size (None: width / 16).
+        mamba_state_size, mamba_conv_kernel, mamba_dt_rank: N, width of the causal convolution, rank of the step size
+            (None: width / 16).
         encoder_dropout: rate in the encoders.
 
     Fusion
-        fusion: `"late"`: learned weights over the unimodal logits; `"biformer"`: cross-modal transformer; `"bigraph"`, `"bigated"`,
-            `"bigatedgraph"`: the same, then a two-node graph, a gate, or both over the pooled modalities; `"bimamba"`: Mamba blocks over
-            both sequences side by side.
-        add_unimodal_logits: mix the logits of fusion and encoders by learned weights (the published `...WithProb` models).
+        fusion: `"late"`: learned weights over the unimodal logits; `"biformer"`: cross-modal transformer; `"bigraph"`,
+            `"bigated"`, `"bigatedgraph"`: the same, then a two-node graph, a gate, or both over the pooled modalities;
+            `"bimamba"`: Mamba blocks over both sequences side by side.
+        add_unimodal_logits: mix the logits of fusion and encoders by learned weights (the published `...WithProb`
+            models).
         hidden_size, num_fusion_layers, num_attention_heads: width H, depth and heads.
         num_graph_heads: heads of the first graph layer.
         gated_size: width G of the gates.
-        fusion_mamba_expand, fusion_mamba_state_size, fusion_mamba_conv_kernel, fusion_mamba_dt_rank: the blocks of `"bimamba"`.
+        fusion_mamba_expand, fusion_mamba_state_size, fusion_mamba_conv_kernel, fusion_mamba_dt_rank: the blocks of
+            `"bimamba"`.
         seg_len: length that the feature-mean sequences are resampled to.
         classifier_size: width of the hidden layer of the classifier.
         positional_encoding: add sinusoids to both sequences.
         dropout: rate in the fusion and the classifier.
 
-    Original behaviour: each option's first value is the default, the second one reproduces a defect of the published code. None follows
-    `original_behaviour`.
+    Original behaviour: each option's first value is the default, the second one reproduces a defect of the published
+    code. None follows `original_behaviour`.
         original_behaviour: take the second value of all of them. Reproduces the published models in evaluation mode.
-        masked: True | False: padding takes part in pooling, attention and resampling, so a result depends on the batch.
-        attention_value: `"other"` | `"own"`: a modality attends with its own sequence as the value, so that the other one enters through
-            the attention weights only; both sequences are cut to one length for it.
-        graph_edges: `"per_sample"` | `"first_pair"`: only the first sample of a batch exchanges information between audio and text.
+        masked: True | False: padding takes part in pooling, attention and resampling, so a result depends on the
+            batch.
+        attention_value: `"other"` | `"own"`: a modality attends with its own sequence as the value, so that the other
+            one enters through the attention weights only; both sequences are cut to one length for it.
+        graph_edges: `"per_sample"` | `"first_pair"`: only the first sample of a batch exchanges information between
+            audio and text.
         gate: `"sigmoid"` | `"softmax"`: the gate is normalised over its width, so that the second modality dominates.
-        share_gate_projection: False | True: the projection of the feature gate serves the temporal gate, too, and its own one is dead.
+        share_gate_projection: False | True: the projection of the feature gate serves the temporal gate, too, and its
+            own one is dead.
         residual_dropout: `"branch"` | `"residual"`: dropout falls on the residual stream instead of the branch.
-        positional_encoding_at: `"input"` | `"layers"`: sinusoids are added again to queries, keys and values of every layer.
-        ssm_decay: `"exponential"` | `"product"`: the state decays by exp(-A) dt instead of exp(-dt exp(A_log)), which can exceed one;
-            D is the bias of the step size, too.
+        positional_encoding_at: `"input"` | `"layers"`: sinusoids are added again to queries, keys and values of every
+            layer.
+        ssm_decay: `"exponential"` | `"product"`: the state decays by exp(-A) dt instead of exp(-dt exp(A_log)), which
+            can exceed one; D is the bias of the step size, too.
         encoder_norms: True | False: no normalisation of the features before, nor of the frames after the encoder.
 
     Calibration
-        temperature: the pipeline divides the logits by it before the softmax, so that its scores say how often it is right (temperature
-            scaling; fitted on dev). It changes no ranking. The model's own `logits` and the loss know nothing of it.
+        temperature: the pipeline divides the logits by it before the softmax, so that its scores say how often it is
+            right (temperature scaling; fitted on dev). It changes no ranking. The model's own `logits` and the loss
+            know nothing of it.
 
     Training
-        audio_crop_frames: in training, longer clips are read through a random window of so many feature frames, another one in each epoch
-            (50 frames are a second for most speech backbones); None: as a whole, as always in evaluation.
-        mixup_alpha: in training, mix each sample and its label with another one of the batch by a weight from Beta(alpha, alpha), after the
-            linear layer of the encoders and in the statistics; 0: not.
+        audio_crop_frames: in training, longer clips are read through a random window of so many feature frames,
+            another one in each epoch (50 frames are a second for most speech backbones); None: as a whole, as always
+            in evaluation.
+        mixup_alpha: in training, mix each sample and its label with another one of the batch by a weight from
+            Beta(alpha, alpha), after the linear layer of the encoders and in the statistics; 0: not.
         modality_dropout: share of the training samples with both modalities that lose one, at random.
         unimodal_loss_weight: weight of each unimodal head's loss beside that of the fused one.
         class_weights: weight of each class in the loss, in label order; None: all one.
@@ -252,7 +270,8 @@ class BiBiERConfig(PreTrainedConfig):
         """The configuration for a pair of backbones; reads their `config.json`, not their weights.
 
         Args:
-            audio, text: a Hub id, a local folder, a configuration, `"embedded"` (small, trained from scratch), or None (features only).
+            audio, text: a Hub id, a local folder, a configuration, `"embedded"` (small, trained from scratch), or None
+                (features only).
             audio_revision, text_revision: revision of a Hub id.
             options: any other field of this class.
         """
@@ -279,7 +298,8 @@ class BiBiERConfig(PreTrainedConfig):
 
     @property
     def depends_on_batch(self) -> bool:
-        """Is a sample's result allowed to depend on the batch that it is computed in (defects of the published code)?"""
+        """Is a sample's result allowed to depend on the batch that it is computed in (defects of the published
+        code)?"""
         return not self.masked or (self.graph_edges == "first_pair" and self.fusion in ("bigraph", "bigatedgraph"))
 
     @property
@@ -301,15 +321,22 @@ class BiBiERConfig(PreTrainedConfig):
         if backbone is None:
             if given is None or not 0 < given < (self.audio_feature_size or 0):
                 raise ValueError(
-                    f"audio_cepstrum=True without audio_config (a backbone) needs audio_cepstrum_size, part of audio_feature_size="
+                    "audio_cepstrum=True without audio_config (a backbone) needs audio_cepstrum_size, part of "
+                    "audio_feature_size="
                     f"{self.audio_feature_size}; got {given}."
                 )
             return
         kind = backbone.model_type
-        _require(kind == "whisper", "audio_cepstrum", True, f"False for the audio backbone {kind!r}; it needs the log-mel input of Whisper")
+        _require(
+            kind == "whisper",
+            "audio_cepstrum",
+            True,
+            f"False for the audio backbone {kind!r}; it needs the log-mel input of Whisper",
+        )
         if given not in (None, backbone.num_mel_bins):
             raise ValueError(
-                f"audio_cepstrum_size={given} contradicts the audio backbone's {backbone.num_mel_bins} mel bins. Leave it out."
+                f"audio_cepstrum_size={given} contradicts the audio backbone's {backbone.num_mel_bins} mel bins. "
+                "Leave it out."
             )
         self.audio_cepstrum_size = backbone.num_mel_bins
 
@@ -319,7 +346,8 @@ class BiBiERConfig(PreTrainedConfig):
         if backbone is None:
             if given is None and modality in self.modalities and not self._takes_logits_only(modality):
                 raise ValueError(
-                    f"There is neither {modality}_config (a backbone) nor {modality}_feature_size (the width of precomputed features). "
+                    f"There is neither {modality}_config (a backbone) nor {modality}_feature_size (the width of "
+                    "precomputed features). "
                     f"Set one, or build the config with BiBiERConfig.from_backbones(audio, text)."
                 )
             return
@@ -332,7 +360,8 @@ class BiBiERConfig(PreTrainedConfig):
         width += self.cepstrum_size(modality)
         if given is not None and given != width:
             raise ValueError(
-                f"{modality}_feature_size={given} contradicts the {modality} backbone's width {width}. Leave {modality}_feature_size out."
+                f"{modality}_feature_size={given} contradicts the {modality} backbone's width {width}. Leave "
+                f"{modality}_feature_size out."
             )
         setattr(self, f"{modality}_feature_size", width)
 
@@ -341,7 +370,12 @@ class BiBiERConfig(PreTrainedConfig):
 
     def _refuse_contradictions(self) -> None:
         allowed_modalities = (["audio", "text"], ["audio"], ["text"])
-        _require(self.modalities in allowed_modalities, "modalities", self.modalities, f"one of {', '.join(map(str, allowed_modalities))}")
+        _require(
+            self.modalities in allowed_modalities,
+            "modalities",
+            self.modalities,
+            f"one of {', '.join(map(str, allowed_modalities))}",
+        )
         for name, allowed in (("audio_encoder", ENCODERS), ("text_encoder", ENCODERS), ("fusion", FUSIONS)):
             _require(getattr(self, name) in allowed, name, getattr(self, name), f"one of {', '.join(allowed)}")
         sizes = """
@@ -355,7 +389,12 @@ class BiBiERConfig(PreTrainedConfig):
         for name in ("encoder_dropout", "dropout", "modality_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         for name in ("mamba_dt_rank", "fusion_mamba_dt_rank", "audio_crop_frames"):
-            _require(getattr(self, name) is None or getattr(self, name) >= 1, name, getattr(self, name), "None or at least 1")
+            _require(
+                getattr(self, name) is None or getattr(self, name) >= 1,
+                name,
+                getattr(self, name),
+                "None or at least 1",
+            )
         for name in ("mamba_expand", "fusion_mamba_expand"):
             _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
         for name in ("unimodal_loss_weight", "mixup_alpha"):
@@ -370,7 +409,10 @@ class BiBiERConfig(PreTrainedConfig):
         )
         if self.positional_encoding:
             _require(
-                self.hidden_size % 2 == 0, "hidden_size", self.hidden_size, "even, as positional_encoding=True pairs sines with cosines"
+                self.hidden_size % 2 == 0,
+                "hidden_size",
+                self.hidden_size,
+                "even, as positional_encoding=True pairs sines with cosines",
             )
         if self.class_weights is not None:
             fits = len(self.class_weights) == self.num_labels and all(weight >= 0 for weight in self.class_weights)
@@ -387,20 +429,38 @@ class BiBiERConfig(PreTrainedConfig):
                     f"-1 (output) or 0..{depth}, the hidden states of '{backbone.model_type}'",
                 )
             if getattr(backbone, "model_type", None) == "canine":
-                _require(layer == -1, f"{modality}_layer", layer, "-1, as the inner states of 'canine' are shortened sequences")
+                _require(
+                    layer == -1,
+                    f"{modality}_layer",
+                    layer,
+                    "-1, as the inner states of 'canine' are shortened sequences",
+                )
             if backbone is None and not getattr(self, f"{modality}_backbone_stored"):
-                raise ValueError(f"{modality}_backbone_stored=False without {modality}_config: there is no backbone to fetch.")
+                raise ValueError(
+                    f"{modality}_backbone_stored=False without {modality}_config: there is no backbone to fetch."
+                )
             if not getattr(self, f"{modality}_backbone_stored") and getattr(self, f"{modality}_backbone_id") is None:
-                raise ValueError(f"{modality}_backbone_stored=False needs {modality}_backbone_id, the Hub id to fetch the weights from.")
+                raise ValueError(
+                    f"{modality}_backbone_stored=False needs {modality}_backbone_id, the Hub id to fetch the weights "
+                    "from."
+                )
 
     def _refuse_encoder_contradictions(self, modality: str) -> None:
         encoder, size = getattr(self, f"{modality}_encoder"), getattr(self, f"{modality}_encoder_size")
         if modality not in self.modalities:
             return
         if encoder == "none" and modality == "audio":
-            _require(not self.audio_cepstrum, "audio_cepstrum", True, "False with audio_encoder='none', which has nothing to read it")
+            _require(
+                not self.audio_cepstrum,
+                "audio_cepstrum",
+                True,
+                "False with audio_encoder='none', which has nothing to read it",
+            )
         if encoder == "none" and len(self.modalities) == 1:
-            raise ValueError(f"{modality}_encoder='none' leaves a model of {modality} alone without anything to train; name an encoder.")
+            raise ValueError(
+                f"{modality}_encoder='none' leaves a model of {modality} alone without anything to train; name an "
+                "encoder."
+            )
         if encoder == "transformer":
             heads = self.encoder_attention_heads
             _require(
@@ -411,9 +471,14 @@ class BiBiERConfig(PreTrainedConfig):
             )
         if encoder == "lstm" and self.bidirectional:
             _require(size % 2 == 0, f"{modality}_encoder_size", size, "even, as a bidirectional LSTM halves it")
-        if not getattr(self, f"{modality}_input_projection") and encoder != "none" and size != self.backbone_size(modality):
+        if (
+            not getattr(self, f"{modality}_input_projection")
+            and encoder != "none"
+            and size != self.backbone_size(modality)
+        ):
             raise ValueError(
-                f"{modality}_input_projection=False needs {modality}_encoder_size={size} to equal the width of the features, "
+                f"{modality}_input_projection=False needs {modality}_encoder_size={size} to equal the width of the "
+                "features, "
                 f"{self.backbone_size(modality)}."
             )
 
@@ -428,7 +493,9 @@ def _did_you_mean(key: str, known: set[str]) -> str:
     return f" (did you mean '{close[0]}'?)" if close else ""
 
 
-def _backbone_config(modality: str, source: str | PreTrainedConfig, revision: str | None) -> tuple[PreTrainedConfig, dict]:
+def _backbone_config(
+    modality: str, source: str | PreTrainedConfig, revision: str | None
+) -> tuple[PreTrainedConfig, dict]:
     """(the backbone's configuration, the options that follow from where it comes from)"""
     if isinstance(source, PreTrainedConfig):
         return source, {}
@@ -437,14 +504,18 @@ def _backbone_config(modality: str, source: str | PreTrainedConfig, revision: st
         config = embedded_audio_config() if modality == "audio" else embedded_text_config()
         options = {f"freeze_{modality}_backbone": False}
         return config, options if modality == "audio" else {**options, "max_text_tokens": 192}
-    # From here on a mutable revision ("main") is the commit that it stands for, as far as the Hub or the cache can tell.
+    # From here on a mutable revision ("main") is the commit that it stands for, as far as the Hub or the cache can
+    # tell.
     revision = resolve_revision(source, revision)
     config = AutoConfig.from_pretrained(source, revision=revision)
     config.dtype = None  # the weights are loaded in the dtype of the whole model
     config._name_or_path = ""  # a folder of this machine means nothing in a checkpoint
     if os.path.isdir(source):
         return config, {}
-    return config, {f"{modality}_backbone_id": source, f"{modality}_backbone_revision": getattr(revision, "resolved", revision)}
+    return config, {
+        f"{modality}_backbone_id": source,
+        f"{modality}_backbone_revision": getattr(revision, "resolved", revision),
+    }
 
 
 def embedded_audio_config() -> PreTrainedConfig:

@@ -44,7 +44,9 @@ class SelfAttentionLayer(nn.Module):
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         y = self.attention_norm(x)
-        ignore = ~mask & mask.any(1, keepdim=True)  # a row without any step attends to anything rather than to nothing (NaN)
+        ignore = ~mask & mask.any(
+            1, keepdim=True
+        )  # a row without any step attends to anything rather than to nothing (NaN)
         x = x + self.dropout(self.attention(y, y, y, key_padding_mask=ignore, need_weights=False)[0])
         return x + self.dropout(self.feed_forward(x))
 
@@ -65,7 +67,8 @@ class LSTMBlock(nn.Module):
 class FrameMLPLayer(nn.Module):
     """LayerNorm(x + Dropout(W_out ReLU(u + W_B u + W_C u))) with u = W_in x, each frame by itself.
 
-    The block of the published audio head, which carries the name of Mamba there but has neither a state nor a convolution.
+    The block of the published audio head, which carries the name of Mamba there but has neither a state nor a
+    convolution.
     """
 
     def __init__(self, size: int, dropout: float):
@@ -94,19 +97,22 @@ def _mamba(config: BiBiERConfig, size: int) -> nn.Module:
 
 ENCODER_LAYERS: dict[str, Callable[[BiBiERConfig, int], nn.Module]] = {
     "mamba": _mamba,
-    "transformer": lambda config, size: SelfAttentionLayer(size, config.encoder_attention_heads, config.encoder_dropout),
+    "transformer": lambda config, size: SelfAttentionLayer(
+        size, config.encoder_attention_heads, config.encoder_dropout
+    ),
     "lstm": lambda config, size: ResidualLayer(size, LSTMBlock(size, config.bidirectional), config.encoder_dropout),
     "frame_mlp": lambda config, size: FrameMLPLayer(size, config.encoder_dropout),
 }
-"""Name in the config -> what builds one layer: (config, size) -> module of (x (B, T, size), bool mask (B, T)) -> (B, T, size)."""
+"""Name in the config -> what builds one layer: (config, size) -> module of (x (B, T, size), bool mask (B, T)) -> (B,
+T, size)."""
 
 
 class StatisticsPooling(nn.Module):
     """Statistics of the features over time -> standardised -> hidden layer.
 
-    The statistics are mean and standard deviation (Snyder et al., 2018) and five quantiles, F = 7 D numbers. They differ far less between
-    clips than features do between frames, so each of them is brought to mean zero and variance one over the clips of the training set:
-    what [`fit`] was told, else nothing.
+    The statistics are mean and standard deviation (Snyder et al., 2018) and five quantiles, F = 7 D numbers. They
+    differ far less between clips than features do between frames, so each of them is brought to mean zero and variance
+    one over the clips of the training set: what [`fit`] was told, else nothing.
     """
 
     QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -116,7 +122,9 @@ class StatisticsPooling(nn.Module):
         inputs = (2 + len(self.QUANTILES)) * feature_size
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("std", torch.ones(inputs))
-        self.hidden = nn.Sequential(Dropout(dropout / 2), nn.Linear(inputs, size), nn.LayerNorm(size), nn.GELU(), Dropout(dropout))
+        self.hidden = nn.Sequential(
+            Dropout(dropout / 2), nn.Linear(inputs, size), nn.LayerNorm(size), nn.GELU(), Dropout(dropout)
+        )
         self.out = nn.Linear(size, size)
 
     @classmethod
@@ -153,7 +161,10 @@ class UnimodalEncoder(nn.Module):
     def __init__(self, config: BiBiERConfig, modality: str):
         super().__init__()
         name, size = getattr(config, f"{modality}_encoder"), getattr(config, f"{modality}_encoder_size")
-        layers, projects = getattr(config, f"{modality}_encoder_layers"), getattr(config, f"{modality}_input_projection")
+        layers, projects = (
+            getattr(config, f"{modality}_encoder_layers"),
+            getattr(config, f"{modality}_input_projection"),
+        )
         feature_size, cepstrum_size = config.backbone_size(modality), config.cepstrum_size(modality)
         self.widths = [feature_size, cepstrum_size]
         self.input_norm = nn.LayerNorm(feature_size) if config.encoder_norms else nn.Identity()
@@ -176,8 +187,8 @@ class UnimodalEncoder(nn.Module):
     def forward(
         self, features: torch.Tensor, mask: torch.Tensor, mixup: Mixup | None = None
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size) and their mask, one vector for all of them (B, size), logits (B, K);
-        of the mixed samples with `mixup`."""
+        """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size) and their mask, one vector for all of them (B,
+        size), logits (B, K); of the mixed samples with `mixup`."""
         statistics = [pooling(part, mask, mixup) for pooling, part in self.pooled_parts(features)]
         features = features[..., : self.widths[0]]
         x = self.input_proj(self.input_norm(features))

@@ -4,19 +4,20 @@
                                     |  (audio <-> text)         |                                         +-> combine -> (B, output_size)
     text  (B, T_t, D_t) -> project -+---------------------------+-> tau(text)  (B, H), phi(text)  (B, L) -+
 
-tau is the mean over time, phi the mean over features, a curve over time that is resampled to L = `seg_len` points. The four members of the
-Former family differ in how they combine the four vectors:
+tau is the mean over time, phi the mean over features, a curve over time that is resampled to L = `seg_len` points. The
+four members of the Former family differ in how they combine the four vectors:
 
     biformer       concatenation
     bigraph        a two-node graph (audio, text) for tau and one for phi
     bigated        a gate for tau and one for phi
     bigatedgraph   graphs, then gates over their nodes, added
 
-`bimamba` puts both sequences side by side, runs Mamba blocks over them and concatenates tau and phi of the result. `late` (in the model
-itself) mixes the unimodal logits.
+`bimamba` puts both sequences side by side, runs Mamba blocks over them and concatenates tau and phi of the result.
+`late` (in the model itself) mixes the unimodal logits.
 
-Keys and values of the attention come from the other modality, at its own length, and padding is masked everywhere, so that a result never
-depends on its batch. The options of `BiBiERConfig` under "Original behaviour" bring the published system's defects back, one by one.
+Keys and values of the attention come from the other modality, at its own length, and padding is masked everywhere, so
+that a result never depends on its batch. The options of `BiBiERConfig` under "Original behaviour" bring the published
+system's defects back, one by one.
 """
 
 import torch
@@ -31,12 +32,14 @@ from .sequence_bibier import Dropout, KeptSteps, drop, masked_mean, resample, si
 class UnevenLayerNorm(nn.LayerNorm):
     """LayerNorm whose weights start near one instead of at one.
 
-    At one, the mean over features of whatever it gives is zero, and so is phi: rounding noise, which the norms behind it blow up.
+    At one, the mean over features of whatever it gives is zero, and so is phi: rounding noise, which the norms behind
+    it blow up.
     """
 
 
 class Projection(nn.Sequential):
-    """Linear -> LayerNorm -> Dropout; `entrance`: of a modality into the fusion, without a linear layer between equal widths."""
+    """Linear -> LayerNorm -> Dropout; `entrance`: of a modality into the fusion, without a linear layer between equal
+    widths."""
 
     def __init__(self, in_size: int, out_size: int, dropout: float, entrance: bool = False):
         linear = nn.Identity() if entrance and in_size == out_size else nn.Linear(in_size, out_size)
@@ -65,20 +68,28 @@ class CrossModalLayer(nn.Module):
         size = config.hidden_size
         self.own_value = config.attention_value == "own"
         self.dropout_on_residual = config.residual_dropout == "residual"
-        self.attention = nn.MultiheadAttention(size, config.num_attention_heads, dropout=config.dropout, batch_first=True)
+        self.attention = nn.MultiheadAttention(
+            size, config.num_attention_heads, dropout=config.dropout, batch_first=True
+        )
         self.attention_norm = nn.LayerNorm(size)
         self.feed_forward = FeedForward(size, config.dropout)
         self.feed_forward_norm = nn.LayerNorm(size)
         self.dropout = Dropout(config.dropout)
 
-    def forward(self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps) -> torch.Tensor:
-        """The kept steps of both modalities, packed by `own_steps` and `other_steps`; every sample has one at least -> as `own`"""
+    def forward(
+        self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps
+    ) -> torch.Tensor:
+        """The kept steps of both modalities, packed by `own_steps` and `other_steps`; every sample has one at least ->
+        as `own`"""
         attended = self._attend(own, own_steps, other, other_steps)
         x = self.attention_norm(self._add(own, attended))
         return self.feed_forward_norm(self._add(x, self.feed_forward(x)))
 
-    def _attend(self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps) -> torch.Tensor:
-        """What `self.attention` computes, over the kept steps alone; where they are packed, sample by sample, so without any mask."""
+    def _attend(
+        self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps
+    ) -> torch.Tensor:
+        """What `self.attention` computes, over the kept steps alone; where they are packed, sample by sample, so
+        without any mask."""
         module, dropout = self.attention, self.attention.dropout if self.training else 0.0
         weight, bias, size = module.in_proj_weight, module.in_proj_bias, module.embed_dim
         if self.own_value:
@@ -87,7 +98,9 @@ class CrossModalLayer(nn.Module):
         else:
             query = F.linear(own, weight[:size], bias[:size])
             key, value = F.linear(other, weight[size:], bias[size:]).chunk(2, dim=-1)
-        query, key, value = (x.unflatten(-1, (module.num_heads, -1)) for x in (query, key, value))  # (..., heads, width)
+        query, key, value = (
+            x.unflatten(-1, (module.num_heads, -1)) for x in (query, key, value)
+        )  # (..., heads, width)
         if own_steps.index is None and other_steps.index is None:
             mask = None if other_steps.all_kept else other_steps.mask[:, None, None]
             attended = _attention(query, key, value, dropout, mask)
@@ -104,11 +117,14 @@ class CrossModalLayer(nn.Module):
 def _attention(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, dropout: float, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """(..., T, heads, width), keys and values (..., S, heads, width), mask that is broadcast to (..., heads, T, S) -> as the queries"""
+    """(..., T, heads, width), keys and values (..., S, heads, width), mask that is broadcast to (..., heads, T, S) ->
+    as the queries"""
     query, key, value = (x.transpose(-3, -2) for x in (query, key, value))
     if dropout == 0 or mask is not None or query.device.type != "cpu":
         lead = (None,) * (4 - query.dim())  # one sample: torch has its faster kernels for batches alone
-        attended = F.scaled_dot_product_attention(query[lead], key[lead], value[lead], attn_mask=mask, dropout_p=dropout)
+        attended = F.scaled_dot_product_attention(
+            query[lead], key[lead], value[lead], attn_mask=mask, dropout_p=dropout
+        )
         return attended.reshape(query.shape).transpose(-3, -2)
     # With dropout torch has but its general path on a CPU.
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
@@ -116,7 +132,8 @@ def _attention(
 
 
 class CrossModalEncoder(nn.Module):
-    """Projects both modalities to width H and lets them exchange information through `num_fusion_layers` pairs of cross-modal layers.
+    """Projects both modalities to width H and lets them exchange information through `num_fusion_layers` pairs of
+    cross-modal layers.
 
     Both layers of a pair read the same inputs, and their outputs are added to them.
     """
@@ -133,11 +150,14 @@ class CrossModalEncoder(nn.Module):
     def forward(
         self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """audio (B, T_a, D_a), its mask, text (B, T_t, D_t), its mask -> the same, of width H (and of one length for an "own" value)"""
+        """audio (B, T_a, D_a), its mask, text (B, T_t, D_t), its mask -> the same, of width H (and of one length for
+        an "own" value)"""
         audio_steps, text_steps = KeptSteps(audio_mask), KeptSteps(text_mask)
         audio, text = self.audio_proj(audio_steps.pack(audio)), self.text_proj(text_steps.pack(text))
         if self.same_length:
-            audio, audio_mask, text, text_mask = to_shorter(audio_steps.unpack(audio), audio_mask, text_steps.unpack(text), text_mask)
+            audio, audio_mask, text, text_mask = to_shorter(
+                audio_steps.unpack(audio), audio_mask, text_steps.unpack(text), text_mask
+            )
             audio_steps, text_steps = KeptSteps(audio_mask), KeptSteps(text_mask)
             audio, text = audio_steps.pack(audio), text_steps.pack(text)
         if self.encode_at == "input":
@@ -161,8 +181,9 @@ def _with_positions(x: torch.Tensor, steps: KeptSteps) -> torch.Tensor:
 def to_shorter(
     audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Resamples both modalities of each sample to the shorter one's length (B, T, H). A sequence of one step, such as the stand-in for a
-    missing modality, takes the other's length instead: cutting to it would leave nothing of the other."""
+    """Resamples both modalities of each sample to the shorter one's length (B, T, H). A sequence of one step, such as
+    the stand-in for a missing modality, takes the other's length instead: cutting to it would leave nothing of the
+    other."""
     a, t = audio_mask.sum(1), text_mask.sum(1)
     lengths = torch.where(torch.minimum(a, t) == 1, torch.maximum(a, t), torch.minimum(a, t))
     # A graph that is being compiled or exported must not look at the lengths: it takes what is enough for any.
@@ -171,12 +192,14 @@ def to_shorter(
 
 
 class GraphAttention(nn.Module):
-    """Graph attention (Velickovic et al., 2018; PyG's `GATConv`) on graphs of two nodes joined in both directions, with self-loops.
+    """Graph attention (Velickovic et al., 2018; PyG's `GATConv`) on graphs of two nodes joined in both directions,
+    with self-loops.
 
     Args:
         in_size, out_size: width of a node before and, a head, after.
         heads: heads, concatenated.
-        first_pair_only: edges between the nodes of the first sample only (published code); the others see themselves alone.
+        first_pair_only: edges between the nodes of the first sample only (published code); the others see themselves
+            alone.
     """
 
     def __init__(self, in_size: int, out_size: int, heads: int, first_pair_only: bool):
@@ -201,7 +224,8 @@ class GraphAttention(nn.Module):
 
 
 class PairGraph(nn.Module):
-    """One vector a modality -> two nodes -> two graph attention layers -> two nodes, (B, size) twice -> (B, 2, size)"""
+    """One vector a modality -> two nodes -> two graph attention layers -> two nodes, (B, size) twice -> (B, 2,
+    size)"""
 
     def __init__(self, size: int, config: BiBiERConfig):
         super().__init__()
@@ -219,7 +243,8 @@ class PairGraph(nn.Module):
 class Gate(nn.Module):
     """z h_1 + (1 - z) h_2 with h_i = tanh(W_i x_i) and z = sigmoid(W [x_1, x_2]) of width G.
 
-    `softmax`, as published: z is normalised over its G entries, so that z is about 1 / G and the second input dominates.
+    `softmax`, as published: z is normalised over its G entries, so that z is about 1 / G and the second input
+    dominates.
     """
 
     def __init__(self, size: int, config: BiBiERConfig):
@@ -247,20 +272,26 @@ class FormerFusion(nn.Module):
         self.seg_len = config.seg_len
         self.cross_modal = CrossModalEncoder(config)
 
-    def forward(self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+    ) -> torch.Tensor:
         """(B, T_a, D_a), bool (B, T_a), (B, T_t, D_t), bool (B, T_t) -> (B, output_size)"""
         audio, audio_mask, text, text_mask = self.cross_modal(audio, audio_mask, text, text_mask)
         return self.combine(
-            *temporal_and_feature_pools(audio, audio_mask, self.seg_len), *temporal_and_feature_pools(text, text_mask, self.seg_len)
+            *temporal_and_feature_pools(audio, audio_mask, self.seg_len),
+            *temporal_and_feature_pools(text, text_mask, self.seg_len),
         )
 
-    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+    def combine(
+        self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor
+    ) -> torch.Tensor:
         """tau (B, H) and phi (B, L) of both modalities -> (B, output_size)"""
         raise NotImplementedError
 
 
 def temporal_and_feature_pools(x: torch.Tensor, mask: torch.Tensor, length: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(B, T, H), bool (B, T) -> tau (B, H), the mean over time, and phi (B, length), the mean over features resampled"""
+    """(B, T, H), bool (B, T) -> tau (B, H), the mean over time, and phi (B, length), the mean over features
+    resampled"""
     return masked_mean(x, mask), resample(x.mean(-1, keepdim=True), mask, length)[0].squeeze(-1)
 
 
@@ -271,7 +302,9 @@ class BiFormerFusion(FormerFusion):
         super().__init__(config)
         self.output_size = 2 * (config.hidden_size + config.seg_len)
 
-    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+    def combine(
+        self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor
+    ) -> torch.Tensor:
         return torch.cat([tau_audio, phi_audio, tau_text, phi_text], dim=-1)
 
 
@@ -284,7 +317,9 @@ class BiGraphFusion(FormerFusion):
         self.graph_phi, self.graph_tau = PairGraph(config.seg_len, config), PairGraph(config.hidden_size, config)
         self.out_phi, self.out_tau = (Projection(size, size, 0.0) for size in (config.seg_len, config.hidden_size))
 
-    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+    def combine(
+        self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor
+    ) -> torch.Tensor:
         phi, tau = self.graph_phi(phi_audio, phi_text).mean(1), self.graph_tau(tau_audio, tau_text).mean(1)
         return torch.cat([self.out_phi(phi), self.out_tau(tau)], dim=-1)
 
@@ -297,7 +332,9 @@ class BiGatedFusion(FormerFusion):
         self.output_size = 2 * config.gated_size
         self.gate_phi, self.gate_tau = Gate(config.seg_len, config), Gate(config.hidden_size, config)
 
-    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+    def combine(
+        self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor
+    ) -> torch.Tensor:
         return torch.cat([self.gate_phi(phi_audio, phi_text), self.gate_tau(tau_audio, tau_text)], dim=-1)
 
 
@@ -310,11 +347,16 @@ class BiGatedGraphFusion(FormerFusion):
         self.output_size = 2 * width
         self.graph_phi, self.graph_tau = PairGraph(config.seg_len, config), PairGraph(config.hidden_size, config)
         self.gate_phi, self.gate_tau = Gate(config.seg_len, config), Gate(config.hidden_size, config)
-        self.nodes_phi, self.nodes_tau = Projection(config.seg_len, width, dropout), Projection(config.hidden_size, width, dropout)
+        self.nodes_phi, self.nodes_tau = (
+            Projection(config.seg_len, width, dropout),
+            Projection(config.hidden_size, width, dropout),
+        )
         self.gated_phi = Projection(width, width, dropout)
         self.gated_tau = None if config.share_gate_projection else Projection(width, width, dropout)
 
-    def combine(self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor) -> torch.Tensor:
+    def combine(
+        self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor
+    ) -> torch.Tensor:
         phi, tau = self.graph_phi(phi_audio, phi_text), self.graph_tau(tau_audio, tau_text)  # (B, 2, L), (B, 2, H)
         gated_tau = self.gated_phi if self.gated_tau is None else self.gated_tau
         f_phi = self.nodes_phi(phi.mean(1)) + self.gated_phi(self.gate_phi(phi[:, 0], phi[:, 1]))
@@ -347,13 +389,17 @@ class BiMambaFusion(nn.Module):
         )
         self.norms = nn.ModuleList(RMSNorm(size) for _ in range(config.num_fusion_layers))
 
-    def forward(self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+    ) -> torch.Tensor:
         """(B, T_a, D_a), bool (B, T_a), (B, T_t, D_t), bool (B, T_t) -> (B, output_size)"""
         audio, mask, text, _ = to_shorter(self.audio_proj(audio), audio_mask, self.text_proj(text), text_mask)
         u = self.fusion_proj(torch.cat([audio, text], dim=-1))
         for block, norm in zip(self.blocks, self.norms, strict=True):
             u = u + norm(block(u, mask))
-        if self.fills_with_zeros and u.shape[1] <= self.seg_len:  # as published: phi is lengthened by zeros instead of stretched
+        if (
+            self.fills_with_zeros and u.shape[1] <= self.seg_len
+        ):  # as published: phi is lengthened by zeros instead of stretched
             phi = F.pad(u.mean(-1), (0, self.seg_len - u.shape[1]))
             return torch.cat([u.mean(1), phi], dim=-1)
         return torch.cat(temporal_and_feature_pools(u, mask, self.seg_len), dim=-1)
@@ -395,7 +441,8 @@ class LogitMixture(nn.Module):
         self.weights = nn.Parameter(torch.empty(count, classes))
 
     def forward(self, logits: list[torch.Tensor], present: list[torch.Tensor]) -> torch.Tensor:
-        """M logits (B, K) and which samples have each, bool (B,) -> (B, K); the weights of absent ones go to the others."""
+        """M logits (B, K) and which samples have each, bool (B,) -> (B, K); the weights of absent ones go to the
+        others."""
         there = torch.stack(present, dim=1).unsqueeze(-1)  # (B, M, 1)
         there = there | ~there.any(1, keepdim=True)
         weights = self.weights.masked_fill(~there, -torch.inf).softmax(1)

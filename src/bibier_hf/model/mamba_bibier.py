@@ -1,7 +1,9 @@
 """Mamba: selective state-space blocks over sequences of features, masked and in either direction.
 
-Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), equations 1 to 4 and algorithm 2.
-The parameters of `SelectiveSSM` carry the names and shapes of the `mamba-ssm` package, whose CUDA kernels are used when they are installed.
+Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), equations 1 to 4 and
+    algorithm 2.
+The parameters of `SelectiveSSM` carry the names and shapes of the `mamba-ssm` package, whose CUDA kernels are used
+when they are installed.
 
     x (B, L, D) -- in_proj --+-- a -- conv1d, SiLU -- selective scan --+-- (*) -- out_proj -- (B, L, D)
                              +-- z -------------- SiLU ----------------+
@@ -23,11 +25,13 @@ except (ImportError, OSError, RuntimeError):  # what absent packages, broken bui
     _cuda_conv = _cuda_scan = None
 
 _CHUNK_ELEMENTS = 2**19
-"""State elements (steps x B x D x N) that are materialised at once: small enough for the cache, large enough to amortise a call."""
+"""State elements (steps x B x D x N) that are materialised at once: small enough for the cache, large enough to
+amortise a call."""
 
 
 def _compiled(name: str, x: torch.Tensor):
-    """The operator that `bibier_hf.kernels` compiles for CPUs, if it is loaded in this process and `x` is on the CPU."""
+    """The operator that `bibier_hf.kernels` compiles for CPUs, if it is loaded in this process and `x` is on the
+    CPU."""
     return getattr(torch.ops.bibier_hf, name, None) if x.device.type == "cpu" else None
 
 
@@ -46,7 +50,8 @@ def selective_scan(
 
         h_t = decay_t h_{t-1} + dt_t B_t u_t,    y_t = C_t h_t + D u_t,    h_0 = 0,    decay_t = exp(dt_t A)
 
-    Computed by the `mamba-ssm` kernel on CUDA and by the compiled kernel of `bibier_hf` on a CPU, where they are there, else in torch.
+    Computed by the `mamba-ssm` kernel on CUDA and by the compiled kernel of `bibier_hf` on a CPU, where they are
+    there, else in torch.
 
     Args:
         u: input, (B, L, D).
@@ -84,9 +89,10 @@ def selective_scan(
 class _ChunkedScan(torch.autograd.Function):
     """The scan without the skip term.
 
-    Chunks of time are materialised one after the other as (steps, B, N, D) tensors, so that all exponentials and products are a few
-    large calls and the recurrence itself is one fused multiply-add a step; D stands last because sums over N are then additions of long
-    rows. Backward keeps the state at each chunk's start and recomputes the rest. A comes as (N, D).
+    Chunks of time are materialised one after the other as (steps, B, N, D) tensors, so that all exponentials and
+    products are a few large calls and the recurrence itself is one fused multiply-add a step; D stands last because
+    sums over N are then additions of long rows. Backward keeps the state at each chunk's start and recomputes the
+    rest. A comes as (N, D).
     """
 
     @staticmethod
@@ -97,7 +103,9 @@ class _ChunkedScan(torch.autograd.Function):
         for begin in range(0, u.shape[1], steps):
             starts.append(state)
             part = slice(begin, begin + steps)
-            _, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], state, exponential, None if mask is None else mask[:, part])
+            _, states = _chunk_states(
+                u[:, part], dt[:, part], A, B[:, part], state, exponential, None if mask is None else mask[:, part]
+            )
             outputs.append(torch.matmul(C[:, part].transpose(0, 1).unsqueeze(-2), states).squeeze(-2))  # (steps, B, D)
             state = states[-1].clone()
         ctx.save_for_backward(u, dt, A, B, C, torch.stack(starts), mask)
@@ -116,7 +124,9 @@ class _ChunkedScan(torch.autograd.Function):
             part = slice(index * steps, (index + 1) * steps)
             u_c, dt_c, B_c, C_c, gy_c = (t[:, part].transpose(0, 1) for t in (u, dt, B, C, grad_y))  # (steps, B, ...)
             mask_c = None if mask is None else mask[:, part]
-            decay, states = _chunk_states(u[:, part], dt[:, part], A, B[:, part], starts[index], ctx.exponential, mask_c)
+            decay, states = _chunk_states(
+                u[:, part], dt[:, part], A, B[:, part], starts[index], ctx.exponential, mask_c
+            )
             # dL/dh_t = C_t dy_t + decay_{t+1} dL/dh_{t+1}
             grad_h = gy_c.unsqueeze(-2) * C_c.unsqueeze(-1)  # (steps, B, N, D)
             grad_h[-1] += carry
@@ -127,7 +137,8 @@ class _ChunkedScan(torch.autograd.Function):
             grad_C[:, part] = (gy_c.unsqueeze(-2) * states).sum(-1).transpose(0, 1)
             grad_B[:, part] = (x_c.unsqueeze(-2) * grad_h).sum(-1).transpose(0, 1)
             grad_x = torch.matmul(B_c.unsqueeze(-2), grad_h).squeeze(-2)  # of dt u, (steps, B, D)
-            # dL/d(dt A), from here on in place: decay_t h_{t-1} dL/dh_t, without the first factor where dt A is the decay itself
+            # dL/d(dt A), from here on in place: decay_t h_{t-1} dL/dh_t, without the first factor where dt A is the
+            # decay itself
             grad_dtA = decay.mul_(grad_h) if ctx.exponential else grad_h
             grad_dtA[0].mul_(starts[index])
             grad_dtA[1:].mul_(states[:-1])
@@ -174,7 +185,8 @@ def causal_conv(
         x: (B, L, D).
         weight: (D, K).
         bias: (D,).
-        mask: bool (B, L), True = keep: other steps count as zeros, and what stands there in the result is of no meaning.
+        mask: bool (B, L), True = keep: other steps count as zeros, and what stands there in the result is of no
+            meaning.
         reverse: from the last step to the first.
 
     Returns:
@@ -187,7 +199,9 @@ def causal_conv(
     if mask is not None:
         x = x * mask.unsqueeze(-1)
     taps, (_, length, size) = weight.shape[1], x.shape
-    if x.is_cuda and _cuda_conv is not None and taps in (2, 3, 4) and size % 8 == 0 and x.dtype == torch.float32:  # what it can do
+    if (
+        x.is_cuda and _cuda_conv is not None and taps in (2, 3, 4) and size % 8 == 0 and x.dtype == torch.float32
+    ):  # what it can do
         x = (x.flip(1) if reverse else x).contiguous()
         y = _cuda_conv(x.transpose(1, 2), weight, bias, activation="silu").transpose(1, 2)
         return (y.flip(1) if reverse else y).to(dtype)
@@ -220,8 +234,8 @@ class SelectiveSSM(nn.Module):
         state_size: N, states a channel.
         conv_kernel: width of the convolution.
         dt_rank: rank of the projection to the step sizes.
-        decay: `"exponential"`: decay exp(-dt exp(A_log)) and a bias of its own for the step size. `"product"`: the published code's
-            exp(-A) dt, where D is that bias, too; nothing keeps the decay below one.
+        decay: `"exponential"`: decay exp(-dt exp(A_log)) and a bias of its own for the step size. `"product"`: the
+            published code's exp(-A) dt, where D is that bias, too; nothing keeps the decay below one.
     """
 
     def __init__(self, size: int, state_size: int, conv_kernel: int, dt_rank: int, decay: str = "exponential"):
@@ -235,7 +249,8 @@ class SelectiveSSM(nn.Module):
         self.D = nn.Parameter(torch.empty(size))
 
     def init_parameters(self) -> None:
-        """The initialisation of the Mamba paper: A = -(1..N), step sizes log-uniform in 0.001..0.1, D = 1. `"product"`: A = 1..N, D = 1."""
+        """The initialisation of the Mamba paper: A = -(1..N), step sizes log-uniform in 0.001..0.1, D = 1.
+        `"product"`: A = 1..N, D = 1."""
         rates = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.D.device)
         init.ones_(self.D)
         if self.decay == "exponential":
@@ -261,13 +276,15 @@ class SelectiveSSM(nn.Module):
 
 
 class MambaBlock(nn.Module):
-    """Gated selective state-space block (module docstring), optionally with a second scan from the end of each sequence.
+    """Gated selective state-space block (module docstring), optionally with a second scan from the end of each
+    sequence.
 
     Args:
         size: width of input and output.
         inner_size: D of the scan.
         state_size, conv_kernel, dt_rank, decay: those of [`SelectiveSSM`]; dt_rank None: size / 16.
-        bidirectional: add a scan in the reverse direction, with parameters of its own; the two share the projections in and out.
+        bidirectional: add a scan in the reverse direction, with parameters of its own; the two share the projections
+            in and out.
     """
 
     def __init__(

@@ -1,6 +1,7 @@
 """BiBiER: bilingual bimodal emotion recognition, from speech and text to seven emotions.
 
-Paper: Ryumina et al., "BiBiER: A Bilingual Bimodal Emotion Recognition Method with Improved Generalization through Data Augmentation",
+Paper: Ryumina et al., "BiBiER: A Bilingual Bimodal Emotion Recognition Method with Improved Generalization through
+    Data Augmentation",
 Expert Systems with Applications, 2025.
 
     waveform -- audio backbone -- audio encoder --+-- frames --+-- fusion -- classifier -- logits
@@ -8,8 +9,9 @@ Expert Systems with Applications, 2025.
     text ------ text backbone --- text encoder ---+-- frames --+                  +------- fused_embedding
                                                   +-- text_logits
 
-A model of one modality ends after its encoder. Of two modalities either may be missing, in a whole batch or in some of its samples: a
-learned sequence of one step stands in for it. Padding is masked everywhere, so a sample's result does not depend on its batch.
+A model of one modality ends after its encoder. Of two modalities either may be missing, in a whole batch or in some of
+its samples: a learned sequence of one step stands in for it. Padding is masked everywhere, so a sample's result does
+not depend on its batch.
 """
 
 import contextlib
@@ -42,7 +44,9 @@ from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, Un
 from .mamba_bibier import SelectiveSSM
 from .sequence_bibier import Mixup, masked_mean, random_window
 
-if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the pipeline's and the processor's code beside the model's
+if (
+    TYPE_CHECKING
+):  # never run: it makes `save_pretrained` put the pipeline's and the processor's code beside the model's
     from .pipeline_bibier import AudioTextEmotionPipeline  # noqa: F401
     from .processing_bibier import BiBiERProcessor  # noqa: F401
 
@@ -72,7 +76,8 @@ class BiBiEROutput(ModelOutput):
     Args:
         loss: scalar, when `labels` are given.
         logits: (B, K), from the fused modalities.
-        audio_logits, text_logits: (B, K), from one modality; zeros (no preference) for a sample without it, None where the batch has none.
+        audio_logits, text_logits: (B, K), from one modality; zeros (no preference) for a sample without it, None where
+            the batch has none.
         fused_embedding: (B, E), the vector that the classifier reads; without one, the mean frames of the modalities.
     """
 
@@ -148,39 +153,52 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         Args:
             pretrained_model_name_or_path: Hub id or folder of the checkpoint.
             args: passed on.
-            backbone_dir: where to look for those backbones instead of the Hub: `{"audio": folder, "text": folder}`, or one folder with a
-                sub-folder for each (`<owner>/<name>`, `<name>` or `<owner>--<name>`).
+            backbone_dir: where to look for those backbones instead of the Hub: `{"audio": folder, "text": folder}`, or
+                one folder with a sub-folder for each (`<owner>/<name>`, `<name>` or `<owner>--<name>`).
             kwargs: passed on.
         """
         loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        fetch = {key: kwargs[key] for key in ("cache_dir", "token", "local_files_only", "force_download") if key in kwargs}
+        fetch = {
+            key: kwargs[key] for key in ("cache_dir", "token", "local_files_only", "force_download") if key in kwargs
+        }
         for modality in MODALITIES:
             if not getattr(model.config, f"{modality}_backbone_stored"):
                 model._fetch_backbone(modality, backbone_dir, fetch)
         adapted = [modality for modality in MODALITIES if getattr(model.config, f"{modality}_adapter_stored")]
         if adapted:
-            folder = _checkpoint_folder(pretrained_model_name_or_path, adapted, revision=kwargs.get("revision"), **fetch)
+            folder = _checkpoint_folder(
+                pretrained_model_name_or_path, adapted, revision=kwargs.get("revision"), **fetch
+            )
             for modality in adapted:
-                load_adapter(getattr(model, f"{modality}_backbone"), os.path.join(folder, ADAPTER_FOLDER.format(modality)))
+                load_adapter(
+                    getattr(model, f"{modality}_backbone"), os.path.join(folder, ADAPTER_FOLDER.format(modality))
+                )
         model.freeze()  # loading has made every parameter anew
         return loaded
 
     def save_pretrained(
-        self, save_directory: str | os.PathLike, state_dict: dict | None = None, save_original_format: bool = False, **kwargs: Any
+        self,
+        save_directory: str | os.PathLike,
+        state_dict: dict | None = None,
+        save_original_format: bool = False,
+        **kwargs: Any,
     ) -> None:
-        """As in transformers; leaves backbones out as `config.save_backbones` says and writes the code for `trust_remote_code=True`.
+        """As in transformers; leaves backbones out as `config.save_backbones` says and writes the code for
+        `trust_remote_code=True`.
 
         Args:
             save_directory: folder, made if needed.
             state_dict: weights to save instead of the model's.
-            save_original_format: False, unlike in transformers: keys are written as they are in memory, so that a training checkpoint
-                restores every backbone.
+            save_original_format: False, unlike in transformers: keys are written as they are in memory, so that a
+                training checkpoint restores every backbone.
             kwargs: passed on.
         """
         stored = {f"{modality}_backbone_stored": not self._is_external(modality) for modality in MODALITIES}
         state_dict = self.state_dict() if state_dict is None else state_dict
-        left_out = tuple(f"{modality}_backbone." for modality in MODALITIES if not stored[f"{modality}_backbone_stored"])
+        left_out = tuple(
+            f"{modality}_backbone." for modality in MODALITIES if not stored[f"{modality}_backbone_stored"]
+        )
         state_dict = {key: value for key, value in state_dict.items() if not key.startswith(left_out)}
         for modality in MODALITIES:
             backbone = getattr(self, f"{modality}_backbone")
@@ -194,7 +212,9 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         try:
             for key, value in stored.items():
                 setattr(self.config, key, value)
-            super().save_pretrained(save_directory, state_dict=state_dict, save_original_format=save_original_format, **kwargs)
+            super().save_pretrained(
+                save_directory, state_dict=state_dict, save_original_format=save_original_format, **kwargs
+            )
         finally:
             for key, value in before.items():
                 setattr(self.config, key, value)
@@ -234,7 +254,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
 
     Args:
         config: sizes and options.
-        build_backbones: build the backbones that belong into the checkpoint, with random weights; False leaves them to `attach_backbone`.
+        build_backbones: build the backbones that belong into the checkpoint, with random weights; False leaves them to
+            `attach_backbone`.
 
     Example:
         >>> model = BiBiERForEmotionClassification.from_backbones()  # the embedded pair
@@ -275,7 +296,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         """A new model over pretrained backbones.
 
         Args:
-            audio, text: Hub id or folder of a pretrained model, `"embedded"` (small, trained from scratch), or None (features only).
+            audio, text: Hub id or folder of a pretrained model, `"embedded"` (small, trained from scratch), or None
+                (features only).
             audio_revision, text_revision: revision of a Hub id; the commit that it stands for is kept in the config.
             options: fields of [`BiBiERConfig`].
         """
@@ -286,20 +308,26 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             if source == EMBEDDED:
                 model.attach_backbone(modality, build_backbone(getattr(config, f"{modality}_config")))
             elif source is not None:
-                model.attach_backbone(modality, load_backbone(source, getattr(config, f"{modality}_backbone_revision")))
+                model.attach_backbone(
+                    modality, load_backbone(source, getattr(config, f"{modality}_backbone_revision"))
+                )
         return model
 
     def attach_backbone(self, modality: str, backbone: PreTrainedModel) -> None:
         """Put a backbone in place; it must have the width that the encoder expects."""
         width, expected = backbone.config.hidden_size, self.config.backbone_size(modality)
         if width != expected:
-            raise ValueError(f"The {modality} backbone has width {width}, but the {modality} encoder of this model expects {expected}.")
+            raise ValueError(
+                f"The {modality} backbone has width {width}, but the {modality} encoder of this model expects "
+                f"{expected}."
+            )
         setattr(self, f"{modality}_backbone", backbone.to(device=self.device))
         self.freeze()
         self.train(self.training)
 
     def backbone_key(self, modality: str) -> str:
-        """What the features of a modality depend on: the backbone's id and revision (or the hash of its weights) and the layer."""
+        """What the features of a modality depend on: the backbone's id and revision (or the hash of its weights) and
+        the layer."""
         revision = getattr(self.config, f"{modality}_backbone_revision")
         source = getattr(self.config, f"{modality}_backbone_id")
         name = f"{source}@{revision}" if source and revision else weights_hash(self._require_backbone(modality))
@@ -317,7 +345,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         return [module for module in frozen if module is not None]
 
     def train(self, mode: bool = True) -> "BiBiERForEmotionClassification":
-        """What is frozen stays in evaluation mode: no dropout and no SpecAugment in features that nothing adapts to."""
+        """What is frozen stays in evaluation mode: no dropout and no SpecAugment in features that nothing adapts
+        to."""
         super().train(mode)
         for module in self._frozen_modules():
             module.eval()
@@ -327,20 +356,28 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         backbone = getattr(self, f"{modality}_backbone")
         if backbone is None:
             raise ValueError(
-                f"This model has no {modality} backbone, so it cannot read raw {modality}. Pass {modality}_features of width "
+                f"This model has no {modality} backbone, so it cannot read raw {modality}. Pass {modality}_features "
+                "of width "
                 f"{self.config.feature_size(modality)}, or load it with from_pretrained(..., backbone_dir=...) "
                 f"or attach_backbone('{modality}', model)."
             )
         return backbone
 
-    def encode_audio(self, inputs: torch.Tensor, audio_attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Backbone features of waveforms (B, S) or spectral frames (B, F, M) -> features (B, T, D), bool mask (B, T)"""
+    def encode_audio(
+        self, inputs: torch.Tensor, audio_attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Backbone features of waveforms (B, S) or spectral frames (B, F, M) -> features (B, T, D), bool mask (B,
+        T)"""
         backbone = self._require_backbone("audio")
         with self._grad_if_trained("audio"):
             config = self.config
-            return encode_audio(backbone, inputs, audio_attention_mask, config.audio_layer, config.max_window_s, config.audio_cepstrum)
+            return encode_audio(
+                backbone, inputs, audio_attention_mask, config.audio_layer, config.max_window_s, config.audio_cepstrum
+            )
 
-    def encode_text(self, input_ids: torch.Tensor, text_attention_mask: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
+    def encode_text(
+        self, input_ids: torch.Tensor, text_attention_mask: torch.Tensor | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Backbone features of token ids (B, T) -> features (B, T, D), bool mask (B, T)"""
         backbone = self._require_backbone("text")
         with self._grad_if_trained("text"):
@@ -371,13 +408,15 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         A modality is missing where its tensor is None, and for those samples whose mask is zero throughout.
 
         Args:
-            input_values: waveforms at 16 kHz, (B, S); for backbones that read spectral frames use `input_features`, (B, F, M).
+            input_values: waveforms at 16 kHz, (B, S); for backbones that read spectral frames use `input_features`,
+                (B, F, M).
             audio_attention_mask: mask of either, (B, S) or (B, F), 1 = keep.
             input_ids, text_attention_mask: tokens and their mask, (B, T).
-            audio_features, audio_features_mask: backbone features (B, T_a, D_a) in place of the waveform, and their mask (B, T_a).
+            audio_features, audio_features_mask: backbone features (B, T_a, D_a) in place of the waveform, and their
+                mask (B, T_a).
             text_features, text_features_mask: likewise, (B, T_t, D_t) and (B, T_t).
-            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders; features beside them say which
-                samples have the modality.
+            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders; features beside
+                them say which samples have the modality.
             labels: hard, integers (B,), or soft, (B, K) with rows that sum to one.
             num_items_in_batch: samples of the whole (global) batch; the loss is a sum divided by it. None: B.
             return_dict: False for a plain tuple.
@@ -386,12 +425,18 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             ValueError: nothing to work on, both forms of one modality, or shapes that do not fit; says which.
         """
         raw_audio = self._one_audio_input(input_values, input_features)
-        audio, audio_mask = self._features("audio", raw_audio, audio_attention_mask, audio_features, audio_features_mask)
+        audio, audio_mask = self._features(
+            "audio", raw_audio, audio_attention_mask, audio_features, audio_features_mask
+        )
         if self.training and audio is not None and self.config.audio_crop_frames is not None:
             audio, audio_mask = random_window(audio, audio_mask, self.config.audio_crop_frames)
         text, text_mask = self._features("text", input_ids, text_attention_mask, text_features, text_features_mask)
         batch = self._batch_size(audio=audio, text=text, audio_logits=audio_logits, text_logits=text_logits)
-        mixup = Mixup(batch, self.config.mixup_alpha, self.device) if self.training and self.config.mixup_alpha > 0 else None
+        mixup = (
+            Mixup(batch, self.config.mixup_alpha, self.device)
+            if self.training and self.config.mixup_alpha > 0
+            else None
+        )
         encoded_audio = self._encode("audio", audio, audio_mask, audio_logits, batch, mixup)
         encoded_text = self._encode("text", text, text_mask, text_logits, batch, mixup)
 
@@ -403,7 +448,11 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             heads = (encoded_audio, encoded_text)
         loss = None if labels is None else self._loss(labels, logits, heads, num_items_in_batch, mixup)
         output = BiBiEROutput(
-            loss=loss, logits=logits, audio_logits=encoded_audio.logits, text_logits=encoded_text.logits, fused_embedding=fused
+            loss=loss,
+            logits=logits,
+            audio_logits=encoded_audio.logits,
+            text_logits=encoded_text.logits,
+            fused_embedding=fused,
         )
         use_dict = self.config.return_dict if return_dict is None else return_dict
         return output if use_dict else output.to_tuple()
@@ -411,10 +460,14 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
     def _batch_size(self, **inputs: torch.Tensor | None) -> int:
         sizes = {name: tensor.shape[0] for name, tensor in inputs.items() if tensor is not None}
         if not sizes:
-            names = {"audio": "input_values (or input_features) or audio_features", "text": "input_ids or text_features"}
+            names = {
+                "audio": "input_values (or input_features) or audio_features",
+                "text": "input_ids or text_features",
+            }
             wanted = ", and/or ".join(names[modality] for modality in self.config.modalities)
             raise ValueError(
-                f"There is neither audio nor text that this model reads ({' and '.join(self.config.modalities)}). Pass {wanted}."
+                f"There is neither audio nor text that this model reads ({' and '.join(self.config.modalities)}). "
+                f"Pass {wanted}."
             )
         batch = next(iter(sizes.values()))
         if any(size != batch for size in sizes.values()):
@@ -425,7 +478,9 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         """(logits, embedding) of a model of one modality"""
         name = self.config.modalities[0]
         if encoded.logits is None or not (torch.compiler.is_compiling() or bool(encoded.has_logits.all())):
-            raise ValueError(f"This model reads {name} alone (modalities={[name]}), and a sample of the batch has no {name}.")
+            raise ValueError(
+                f"This model reads {name} alone (modalities={[name]}), and a sample of the batch has no {name}."
+            )
         return encoded.logits, encoded.pooled
 
     def _fuse(self, audio: _Encoded, text: _Encoded) -> tuple[torch.Tensor, torch.Tensor]:
@@ -444,17 +499,26 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             candidates = [(logits, torch.ones_like(audio.present))]
         # The mixture gives the weight of an absent modality to the others.
         for encoded in (text, audio):
-            logits = encoded.logits if encoded.logits is not None else embedding.new_zeros(embedding.shape[0], self.config.num_labels)
+            logits = (
+                encoded.logits
+                if encoded.logits is not None
+                else embedding.new_zeros(embedding.shape[0], self.config.num_labels)
+            )
             candidates.insert(0, (logits, encoded.has_logits))
         return self.mixture(*map(list, zip(*candidates, strict=True))), embedding
 
-    def _one_audio_input(self, input_values: torch.Tensor | None, input_features: torch.Tensor | None) -> torch.Tensor | None:
+    def _one_audio_input(
+        self, input_values: torch.Tensor | None, input_features: torch.Tensor | None
+    ) -> torch.Tensor | None:
         if (input_values is None and input_features is None) or "audio" not in self.config.modalities:
             return None
         expected = audio_input_name(self._require_backbone("audio").config)
         given = "input_values" if input_features is None else "input_features"
         if given != expected or (input_values is not None and input_features is not None):
-            raise ValueError(f"The audio backbone '{self.config.audio_config.model_type}' reads {expected}; leave the other one out.")
+            raise ValueError(
+                f"The audio backbone '{self.config.audio_config.model_type}' reads {expected}; leave the other one "
+                "out."
+            )
         return input_values if input_features is None else input_features
 
     def _features(
@@ -478,7 +542,9 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             return None, None
         width = self.config.feature_size(modality)
         if features.dim() != 3 or features.shape[-1] != width:
-            raise ValueError(f"{modality}_features must have the shape (batch, time, {width}), got {tuple(features.shape)}.")
+            raise ValueError(
+                f"{modality}_features must have the shape (batch, time, {width}), got {tuple(features.shape)}."
+            )
         features = features.to(self._compute_dtype)
         if features.shape[1] == 0:
             features = features.new_zeros(features.shape[0], 1, width)
@@ -486,7 +552,9 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if mask is None:
             return features, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
         if mask.shape != features.shape[:2]:
-            raise ValueError(f"{modality}_features_mask has the shape {tuple(mask.shape)}; it must be {tuple(features.shape[:2])}.")
+            raise ValueError(
+                f"{modality}_features_mask has the shape {tuple(mask.shape)}; it must be {tuple(features.shape[:2])}."
+            )
         return kept_first(features, mask.bool())
 
     @property
@@ -495,7 +563,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         return next(parameter.dtype for name, parameter in self.named_parameters() if name.startswith(_HEAD_PREFIXES))
 
     def _as_published(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The published code encodes the whole text, keeps the first `max_text_tokens` positions and fills up with zeros, unmasked."""
+        """The published code encodes the whole text, keeps the first `max_text_tokens` positions and fills up with
+        zeros, unmasked."""
         features = (features * mask.unsqueeze(-1))[:, : self.config.max_text_tokens]
         features = F.pad(features, (0, 0, 0, self.config.max_text_tokens - features.shape[1]))
         return features, mask.any(1, keepdim=True).expand(features.shape[:2])
@@ -529,14 +598,18 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         has_logits = present if own is not None else torch.zeros_like(present)
         if logits is not None:
             if logits.shape != (batch, self.config.num_labels):
-                raise ValueError(f"{modality}_logits must have the shape {(batch, self.config.num_labels)}, got {tuple(logits.shape)}.")
+                raise ValueError(
+                    f"{modality}_logits must have the shape {(batch, self.config.num_labels)}, got "
+                    f"{tuple(logits.shape)}."
+                )
             own = (logits if mixup is None else mixup(logits)).to(frames.dtype)
             # With features beside them, logits count for the samples that have the modality.
             has_logits = present if features_given else torch.ones_like(present)
         return _Encoded(frames, mask, present, pooled, own, has_logits)
 
     def _modality_dropout(self, has_audio: torch.Tensor, has_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """In training, hides one modality of some samples that have both, so that the model learns to do with the other."""
+        """In training, hides one modality of some samples that have both, so that the model learns to do with the
+        other."""
         if not self.training or self.config.modality_dropout == 0:
             return has_audio, has_text
         draw = torch.rand(len(has_audio), device=has_audio.device)
@@ -548,7 +621,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
     def _stand_in(
         stand_in: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor, present: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """For samples without the modality, a sequence of one learned step. Never a branch, so that the parameter always has a gradient."""
+        """For samples without the modality, a sequence of one learned step. Never a branch, so that the parameter
+        always has a gradient."""
         absent, first = ~present.unsqueeze(1), torch.arange(frames.shape[1], device=frames.device) == 0
         frames = torch.where((absent & first).unsqueeze(-1), stand_in, frames)
         return frames, (mask & ~absent) | (absent & first)
@@ -564,12 +638,20 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         targets = _as_distribution(labels, logits.shape[0], logits.shape[1]).to(logits.device)
         if mixup is not None:
             targets = mixup(targets)
-        weights = None if self.config.class_weights is None else torch.tensor(self.config.class_weights, device=logits.device)
+        weights = (
+            None
+            if self.config.class_weights is None
+            else torch.tensor(self.config.class_weights, device=logits.device)
+        )
         items = len(logits) if num_items_in_batch is None else num_items_in_batch
         loss = soft_cross_entropy(logits, targets, weights).sum()
         for head in heads:
             if head.logits is not None and self.config.unimodal_loss_weight > 0:
-                loss = loss + self.config.unimodal_loss_weight * (soft_cross_entropy(head.logits, targets, weights) * head.has_logits).sum()
+                loss = (
+                    loss
+                    + self.config.unimodal_loss_weight
+                    * (soft_cross_entropy(head.logits, targets, weights) * head.has_logits).sum()
+                )
         return loss / items
 
 
@@ -584,10 +666,14 @@ def _checkpoint_folder(name: str | os.PathLike, adapted: list[str], **fetch: Any
     """The folder of a checkpoint, fetched from the Hub (its adapters alone) where it is no folder."""
     if os.path.isdir(name):
         return os.fspath(name)
-    return snapshot_download(name, allow_patterns=[f"{ADAPTER_FOLDER.format(modality)}/*" for modality in adapted], **fetch)
+    return snapshot_download(
+        name, allow_patterns=[f"{ADAPTER_FOLDER.format(modality)}/*" for modality in adapted], **fetch
+    )
 
 
-def soft_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None) -> torch.Tensor:
+def soft_cross_entropy(
+    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
+) -> torch.Tensor:
     """-sum_c w_c q_c log p_c of each sample.
 
     Args:
@@ -608,11 +694,17 @@ def _as_distribution(labels: torch.Tensor, batch: int, classes: int) -> torch.Te
     checked = not torch.compiler.is_compiling()
     if labels.dim() == 1 and len(labels) == batch and not labels.is_floating_point():
         if checked and ((labels < 0) | (labels >= classes)).any():
-            raise ValueError(f"Hard labels must be in 0..{classes - 1}, got {sorted(set(labels.tolist()) - set(range(classes)))}.")
+            raise ValueError(
+                f"Hard labels must be in 0..{classes - 1}, got {sorted(set(labels.tolist()) - set(range(classes)))}."
+            )
         return F.one_hot(labels.long(), classes).float()
     if labels.shape == (batch, classes) and labels.is_floating_point():
-        if checked and not ((labels >= 0).all() and torch.allclose(labels.float().sum(-1), torch.ones(()).to(labels.device), atol=1e-3)):
-            raise ValueError("Soft labels must be distributions: no value below zero (or NaN), every row with the sum one.")
+        if checked and not (
+            (labels >= 0).all() and torch.allclose(labels.float().sum(-1), torch.ones(()).to(labels.device), atol=1e-3)
+        ):
+            raise ValueError(
+                "Soft labels must be distributions: no value below zero (or NaN), every row with the sum one."
+            )
         return labels
     raise ValueError(
         f"labels have the shape {tuple(labels.shape)} and the type {labels.dtype}; "

@@ -14,7 +14,14 @@ from transformers.utils import logging
 from .audio_bibier import AudioError, decode_audio
 from .configuration_bibier import TASK
 from .streaming_bibier import AudioStream
-from .timeline_bibier import TIMELINE_ARGUMENTS, Emotions, TimelineOptions, TimelineSession, mean_emotions, merge_chunks
+from .timeline_bibier import (
+    TIMELINE_ARGUMENTS,
+    Emotions,
+    TimelineOptions,
+    TimelineSession,
+    mean_emotions,
+    merge_chunks,
+)
 from .words_bibier import load_asr
 
 logger = logging.get_logger(__name__)
@@ -41,31 +48,37 @@ class AudioTextEmotionPipeline(Pipeline):
 
     Call arguments (all may be set when the pipeline is made, too):
         top_k: labels to return, best first; None: all.
-        threshold: between 0 and 1. Where the best score is below it, the list begins with `{"label": "unsure", "score": best score}`; the
-            labels follow as ever (`top_k` counts them alone). None: never.
+        threshold: between 0 and 1. Where the best score is below it, the list begins with
+            `{"label": "unsure", "score": best score}`; the labels follow as ever (`top_k` counts them alone). None:
+            never.
         sampling_rate: Hz of bare arrays.
-        asr: an `automatic-speech-recognition` pipeline or a model id; it fills in the text where there is audio and no text.
-        asr_language: ISO 639 code of what is spoken, for `asr` by its id; None: it guesses, which small models do badly.
+        asr: an `automatic-speech-recognition` pipeline or a model id; it fills in the text where there is audio and no
+            text.
+        asr_language: ISO 639 code of what is spoken, for `asr` by its id; None: it guesses, which small models do
+            badly.
         batch_size: samples (or chunks) a step; results do not depend on it.
-        chunk_length_s: analyse a recording of any length in windows of so many seconds. It is read from disk block by block: memory does
-            not grow with its length (that of a given segment is whole in memory).
-        stride_length_s: seconds from one window's start to the next one's (speech recognition pipelines mean the overlap by this name);
-            at most `chunk_length_s`, which is the default. The last window may be shorter.
-        segmentation: `"fixed"`, those windows, or `"energy"`: what is louder than the background, at most `chunk_length_s` (15) at once.
-        segments: `(start, end)` or `{"start": s, "end": s, "text": str}` in seconds, in place of windows; for one recording.
+        chunk_length_s: analyse a recording of any length in windows of so many seconds. It is read from disk block by
+            block: memory does not grow with its length (that of a given segment is whole in memory).
+        stride_length_s: seconds from one window's start to the next one's (speech recognition pipelines mean the
+            overlap by this name); at most `chunk_length_s`, which is the default. The last window may be shorter.
+        segmentation: `"fixed"`, those windows, or `"energy"`: what is louder than the background, at most
+            `chunk_length_s` (15) at once.
+        segments: `(start, end)` or `{"start": s, "end": s, "text": str}` in seconds, in place of windows; for one
+            recording.
         return_timestamps: tell the chunks, too (below).
         merge: neighbouring chunks of the same best label become one.
 
     Returns:
-        `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one. They are calibrated:
-        the logits are divided by `config.temperature` first. Of a recording in chunks it is the mean over time: an instant that several
-        windows cover counts once, divided evenly among them. With `return_timestamps=True` `{"emotions": that mean, "chunks":
-        [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`; each chunk's emotions are those of the same stretch
-        cut out and given to the pipeline by itself. Where nothing is louder than the background, both are empty lists.
+        `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one.
+        They are calibrated: the logits are divided by `config.temperature` first. Of a recording in chunks it is the
+        mean over time: an instant that several windows cover counts once, divided evenly among them. With
+        `return_timestamps=True`
+        `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`; each chunk's emotions are those of the same stretch cut out and given to the pipeline by itself. Where nothing is louder than the background, both are empty lists.
 
-    The text of a chunk: that of its segment; else the words whose middle lies in it, by `asr` if its model gives times (Whisper, CTC; then
-    they stand in `"words"`) or from `{"audio": ..., "text": [{"text": str, "timestamp": (start, end)}, ...]}`, the `chunks` of a
-    transcript; else what `asr` hears in the chunk alone. A plain text beside a recording in chunks is an error: nothing says when it is
+    The text of a chunk: that of its segment; else the words whose middle lies in it, by `asr` if its model gives times
+    (Whisper, CTC; then they stand in `"words"`) or from
+    `{"audio": ..., "text": [{"text": str, "timestamp": (start, end)}, ...]}`, the `chunks` of a transcript; else what
+    `asr` hears in the chunk alone. A plain text beside a recording in chunks is an error: nothing says when it is
     said.
     """
 
@@ -79,12 +92,16 @@ class AudioTextEmotionPipeline(Pipeline):
         self._timeline_arguments = {name: kwargs.pop(name) for name in TIMELINE_ARGUMENTS if name in kwargs}
         super().__init__(*args, **kwargs)
         if self.processor is None:
-            raise ValueError("The pipeline needs the model's processor: pass processor=AutoProcessor.from_pretrained(...).")
+            raise ValueError(
+                "The pipeline needs the model's processor: pass processor=AutoProcessor.from_pretrained(...)."
+            )
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
         if isinstance(inputs, (list, tuple)) and len(inputs) == 0:
             return []
-        if hasattr(inputs, "column_names") and hasattr(inputs, "features"):  # a datasets.Dataset is many inputs, not one
+        if hasattr(inputs, "column_names") and hasattr(
+            inputs, "features"
+        ):  # a datasets.Dataset is many inputs, not one
             inputs = (row for row in inputs)
         elif isinstance(inputs, Iterator):
             inputs = (item for item in inputs)
@@ -110,12 +127,18 @@ class AudioTextEmotionPipeline(Pipeline):
         return (analyse(item) for item in inputs) if many else analyse(inputs)
 
     def start_timeline(self, **kwargs: Any) -> TimelineSession:
-        """A recording that is still to come, to be pushed in pieces; takes the call arguments for chunks, `asr` and `batch_size`."""
+        """A recording that is still to come, to be pushed in pieces; takes the call arguments for chunks, `asr` and
+        `batch_size`."""
         options = self._timeline_options(kwargs)
         if not options.asked_for:
-            raise ValueError("A timeline needs chunks: pass chunk_length_s=4, segmentation='energy' or segments=[(start, end), ...].")
+            raise ValueError(
+                "A timeline needs chunks: pass chunk_length_s=4, segmentation='energy' or segments=[(start, end), "
+                "...]."
+            )
         arguments = self._session_arguments(kwargs)
-        return TimelineSession(arguments["classify"], options, arguments["batch_size"], arguments["preprocess"].get("asr"))
+        return TimelineSession(
+            arguments["classify"], options, arguments["batch_size"], arguments["preprocess"].get("asr")
+        )
 
     def _timeline_options(self, kwargs: dict[str, Any]) -> TimelineOptions:
         """Takes the arguments for chunks out of those of a call."""
@@ -144,11 +167,15 @@ class AudioTextEmotionPipeline(Pipeline):
     ) -> Emotions | dict[str, Any]:
         audio, text = _split(recording)
         if audio is None:
-            raise ValueError("A recording is analysed in chunks of its audio, and here is none. Leave the arguments for chunks out.")
+            raise ValueError(
+                "A recording is analysed in chunks of its audio, and here is none. Leave the arguments for chunks out."
+            )
         if isinstance(text, str) and text.strip():
             raise ValueError(
-                "A plain text says nothing of when it is said, so it cannot be laid over the chunks of a recording. Leave it out; or pass "
-                "asr=...; or segments=[{'start': ..., 'end': ..., 'text': ...}]; or as text the timed chunks of a transcript."
+                "A plain text says nothing of when it is said, so it cannot be laid over the chunks of a recording. "
+                "Leave it out; or pass "
+                "asr=...; or segments=[{'start': ..., 'end': ..., 'text': ...}]; or as text the timed chunks of a "
+                "transcript."
             )
         timed_texts = None if text is None or isinstance(text, str) else text
         session = TimelineSession(classify, options, batch_size, preprocess.get("asr"), timed_texts)
@@ -166,7 +193,10 @@ class AudioTextEmotionPipeline(Pipeline):
         if not options.return_timestamps:
             return emotions
         told = merge_chunks(chunks) if options.merge else chunks
-        return {"emotions": emotions, "chunks": [{**chunk, "emotions": choose(chunk["emotions"], **choice)} for chunk in told]}
+        return {
+            "emotions": emotions,
+            "chunks": [{**chunk, "emotions": choose(chunk["emotions"], **choice)} for chunk in told],
+        }
 
     def _sanitize_parameters(
         self,
@@ -180,19 +210,29 @@ class AudioTextEmotionPipeline(Pipeline):
         if unknown:
             raise TypeError(
                 f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "
-                f"Allowed: asr, asr_language, batch_size, num_workers, sampling_rate, threshold, top_k, {', '.join(TIMELINE_ARGUMENTS)}."
+                "Allowed: asr, asr_language, batch_size, num_workers, sampling_rate, threshold, top_k, "
+                f"{', '.join(TIMELINE_ARGUMENTS)}."
             )
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(f"top_k={top_k!r} is not allowed; it must be a whole number from 1, or None for all labels.")
-        if threshold is not None and (isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1):
-            raise ValueError(f"threshold={threshold!r} is not allowed; it must be a number from 0 to 1, or None to always name an emotion.")
+            raise ValueError(
+                f"top_k={top_k!r} is not allowed; it must be a whole number from 1, or None for all labels."
+            )
+        if threshold is not None and (
+            isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1
+        ):
+            raise ValueError(
+                f"threshold={threshold!r} is not allowed; it must be a number from 0 to 1, or None to always name an "
+                "emotion."
+            )
         preprocess: dict[str, Any] = {}
         if sampling_rate is not None:
             preprocess["sampling_rate"] = sampling_rate
         if asr is not None:
             preprocess["asr"] = _as_asr(asr, asr_language)
         elif asr_language is not None:
-            raise ValueError(f"asr_language={asr_language!r} is for speech recognition: pass asr='openai/whisper-base', too.")
+            raise ValueError(
+                f"asr_language={asr_language!r} is for speech recognition: pass asr='openai/whisper-base', too."
+            )
         postprocess = {"top_k": top_k, "threshold": threshold}
         return preprocess, {}, {name: value for name, value in postprocess.items() if value is not None}
 
@@ -213,10 +253,13 @@ class AudioTextEmotionPipeline(Pipeline):
     def postprocess(self, model_outputs: dict[str, torch.Tensor], **choice: Any) -> Emotions:
         scores = (model_outputs["logits"].float() / self.model.config.temperature).softmax(-1).flatten()
         order = scores.argsort(descending=True, stable=True).tolist()
-        return choose([{"label": self.model.config.id2label[index], "score": scores[index].item()} for index in order], **choice)
+        return choose(
+            [{"label": self.model.config.id2label[index], "score": scores[index].item()} for index in order], **choice
+        )
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Model, processor and the code of both: a folder that `pipeline(model=folder, trust_remote_code=True)` loads."""
+        """Model, processor and the code of both: a folder that `pipeline(model=folder, trust_remote_code=True)`
+        loads."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
@@ -230,7 +273,9 @@ def choose(emotions: Emotions, top_k: int | None = None, threshold: float | None
 
 
 def _is_gradio_value(value: tuple) -> bool:
-    return len(value) == 2 and np.ndim(value[0]) == 0 and not isinstance(value[0], (str, bytes)) and np.ndim(value[1]) > 0
+    return (
+        len(value) == 2 and np.ndim(value[0]) == 0 and not isinstance(value[0], (str, bytes)) and np.ndim(value[1]) > 0
+    )
 
 
 def _split(inputs: Any) -> tuple[Any, Any]:
@@ -251,5 +296,8 @@ def _as_asr(asr: Any, language: str | None) -> Any:
     if isinstance(asr, (str, os.PathLike)):
         return load_asr(asr, language)
     if language is not None:
-        raise ValueError("asr_language is for asr=... by its id; tell the pipeline that you made: generate_kwargs={'language': ...}.")
+        raise ValueError(
+            "asr_language is for asr=... by its id; tell the pipeline that you made: generate_kwargs={'language': "
+            "...}."
+        )
     return asr

@@ -15,15 +15,16 @@ from .audio_bibier import SAMPLING_RATE, decode_audio
 from .configuration_bibier import EMBEDDED, BiBiERConfig
 
 _SHORTEST_SPECTRAL_CLIP = 800
-"""Samples (50 ms). Spectral front ends need more than one window of samples; a shorter clip is lengthened by silence."""
+"""Samples (50 ms). Spectral front ends need more than one window of samples; a shorter clip is lengthened by
+silence."""
 
 
 class BiBiERProcessor(ProcessorMixin):
     """Speech at any rate and text -> padded tensors with a mask for each modality.
 
-    Audio is decoded, mixed down to mono (mean of the channels) and resampled to 16 kHz; each clip goes through the backbone's feature
-    extractor by itself, so that its values do not depend on its batch. The two masks carry the names of their modality, unlike those of
-    the two sub-processors, which would collide.
+    Audio is decoded, mixed down to mono (mean of the channels) and resampled to 16 kHz; each clip goes through the
+    backbone's feature extractor by itself, so that its values do not depend on its batch. The two masks carry the
+    names of their modality, unlike those of the two sub-processors, which would collide.
 
     Args:
         feature_extractor: of the speech backbone.
@@ -32,7 +33,9 @@ class BiBiERProcessor(ProcessorMixin):
         text_prefix: put before every text, for backbones that were trained with one (`"query: "` for E5).
     """
 
-    def __init__(self, feature_extractor: Any, tokenizer: Any, max_text_tokens: int = 95, text_prefix: str = "", **kwargs: Any):
+    def __init__(
+        self, feature_extractor: Any, tokenizer: Any, max_text_tokens: int = 95, text_prefix: str = "", **kwargs: Any
+    ):
         self.max_text_tokens = max_text_tokens
         self.text_prefix = text_prefix
         tokenizer.padding_side = "right"
@@ -57,10 +60,14 @@ class BiBiERProcessor(ProcessorMixin):
             text_prefix: None takes `"query: "` where the name of the text backbone says E5, else nothing.
         """
         if audio == EMBEDDED:
-            feature_extractor = SeamlessM4TFeatureExtractor(feature_size=80, num_mel_bins=80, stride=2, padding_value=0.0)
+            feature_extractor = SeamlessM4TFeatureExtractor(
+                feature_size=80, num_mel_bins=80, stride=2, padding_value=0.0
+            )
         else:
             feature_extractor = AutoFeatureExtractor.from_pretrained(audio, revision=audio_revision)
-        tokenizer = ByT5Tokenizer() if text == EMBEDDED else AutoTokenizer.from_pretrained(text, revision=text_revision)
+        tokenizer = (
+            ByT5Tokenizer() if text == EMBEDDED else AutoTokenizer.from_pretrained(text, revision=text_revision)
+        )
         if max_text_tokens is None:
             max_text_tokens = 192 if text == EMBEDDED else BiBiERConfig.max_text_tokens
         if text_prefix is None:
@@ -92,14 +99,16 @@ class BiBiERProcessor(ProcessorMixin):
         """One sample or a batch of them.
 
         Args:
-            audio: one clip in any form that [`decode_audio`] takes, or a list of clips; None in a list: this sample has no audio.
+            audio: one clip in any form that [`decode_audio`] takes, or a list of clips; None in a list: this sample
+                has no audio.
             text: one text, or a list; None or blank in a list: this sample has no text.
             sampling_rate: Hz of bare arrays.
             return_tensors: `"pt"`, the only form.
 
         Returns:
             `input_values` (B, S) or `input_features` (B, F, M) and `audio_attention_mask` if audio was given;
-            `input_ids` and `text_attention_mask` (B, T) if text was given. 1 = keep; a row of zeros has no such modality.
+            `input_ids` and `text_attention_mask` (B, T) if text was given. 1 = keep; a row of zeros has no such
+            modality.
 
         Raises:
             AudioError, FileNotFoundError: audio that cannot be used.
@@ -107,20 +116,25 @@ class BiBiERProcessor(ProcessorMixin):
             ValueError: nothing at all, or numbers of clips and texts that differ.
         """
         if return_tensors != "pt":
-            raise ValueError(f"return_tensors={return_tensors!r} is not supported; the model reads PyTorch tensors ('pt').")
+            raise ValueError(
+                f"return_tensors={return_tensors!r} is not supported; the model reads PyTorch tensors ('pt')."
+            )
         clips, texts = _as_clips(audio), _as_texts(text)
         if clips is None and texts is None:
             raise ValueError("There is neither audio nor text. Pass audio=, text=, or both.")
         if clips is not None and texts is not None and len(clips) != len(texts):
             raise ValueError(
-                f"There are {len(clips)} clips and {len(texts)} texts; they must be the same samples (None where one is missing)."
+                f"There are {len(clips)} clips and {len(texts)} texts; they must be the same samples (None where one "
+                "is missing)."
             )
         for index in range(len(clips if clips is not None else texts)):
             if (clips is None or clips[index] is None) and (texts is None or texts[index] is None):
                 raise ValueError(f"Sample {index} has neither audio nor text (a blank text counts as none).")
         data = {}
         if clips is not None:
-            data.update(self._audio_inputs([None if clip is None else decode_audio(clip, sampling_rate) for clip in clips]))
+            data.update(
+                self._audio_inputs([None if clip is None else decode_audio(clip, sampling_rate) for clip in clips])
+            )
         if texts is not None:
             data.update(self._text_inputs(texts))
         return BatchFeature(data)
@@ -148,7 +162,9 @@ class BiBiERProcessor(ProcessorMixin):
         spectral = self.audio_input_name == "input_features"
         if spectral and len(clip) < _SHORTEST_SPECTRAL_CLIP:
             clip = np.pad(clip, (0, _SHORTEST_SPECTRAL_CLIP - len(clip)))
-        out = self.feature_extractor(clip, sampling_rate=SAMPLING_RATE, padding="longest", truncation=False, return_tensors="np")
+        out = self.feature_extractor(
+            clip, sampling_rate=SAMPLING_RATE, padding="longest", truncation=False, return_tensors="np"
+        )
         values = np.asarray(out[self.audio_input_name][0], dtype=np.float32)
         if spectral and values.shape[0] == self._bands and values.shape[1] != self._bands:
             values = values.T  # Whisper puts the bands first
@@ -180,7 +196,9 @@ def _as_clips(audio: Any) -> list | None:
     """None, one clip or many -> None or a list"""
     if audio is None:
         return None
-    many = isinstance(audio, list) and not all(np.isscalar(value) and not isinstance(value, (str, bytes)) for value in audio)
+    many = isinstance(audio, list) and not all(
+        np.isscalar(value) and not isinstance(value, (str, bytes)) for value in audio
+    )
     if isinstance(audio, list) and not audio:
         raise ValueError("The list of clips is empty.")
     return audio if many else [audio]

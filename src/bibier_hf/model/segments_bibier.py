@@ -1,4 +1,5 @@
-"""Where the chunks of a recording begin and end: fixed windows, speech found by its energy, or segments that are given.
+"""Where the chunks of a recording begin and end: fixed windows, speech found by its energy, or segments that are
+given.
 
 Each segmenter takes the recording in pieces of any sizes and gives the same segments whatever the pieces are:
 `push(samples) -> [Segment, ...]` those that are complete by now, `close() -> [Segment, ...]` the rest.
@@ -45,7 +46,8 @@ def frame_levels(samples: np.ndarray) -> np.ndarray:
 
 
 class FixedWindows:
-    """Windows of one length, one hop from start to start, until the end of the recording is covered. The last one may be shorter.
+    """Windows of one length, one hop from start to start, until the end of the recording is covered. The last one may
+    be shorter.
 
     Args:
         length, hop: in samples, hop <= length.
@@ -74,12 +76,14 @@ class FixedWindows:
 
 
 class SpeechByEnergy:
-    """Stretches that are louder than the background, by the level of 20 ms frames. Deterministic; it knows nothing of speech but loudness.
+    """Stretches that are louder than the background, by the level of 20 ms frames. Deterministic; it knows nothing of
+    speech but loudness.
 
-    The background is the lowest level of the last 5 s, held within -70..-40 dB of full scale. A segment begins where the level exceeds
-    the background by `on_db` and ends where it has not exceeded it by `off_db` for `silence_s` (hysteresis: a sound that wavers between
-    the two does not break a segment). It is widened by `pad_s` on either side. What stays louder for `longest_s` is cut at the quietest
-    frame of the second half; a sound shorter than `speech_s` is a click and no segment.
+    The background is the lowest level of the last 5 s, held within -70..-40 dB of full scale. A segment begins where
+    the level exceeds the background by `on_db` and ends where it has not exceeded it by `off_db` for `silence_s`
+    (hysteresis: a sound that wavers between the two does not break a segment). It is widened by `pad_s` on either
+    side. What stays louder for `longest_s` is cut at the quietest frame of the second half; a sound shorter than
+    `speech_s` is a click and no segment.
 
     Args:
         longest_s: seconds of a segment at most.
@@ -101,7 +105,9 @@ class SpeechByEnergy:
         self._longest = max(2, _frames(longest_s) - 2 * self._pad)
         self._buffer = SampleBuffer()
         self._frame = 0  # frames that have been looked at
-        self._recent: deque[tuple[int, float]] = deque()  # (frame, level), levels rising: the first is the lowest of the last 5 s
+        self._recent: deque[tuple[int, float]] = (
+            deque()
+        )  # (frame, level), levels rising: the first is the lowest of the last 5 s
         self._start: int | None = None  # first frame of the segment that is open
         self._continued = False  # does it go on from a cut?
         self._last_loud = 0
@@ -167,10 +173,12 @@ class GivenSegments:
     """Segments that someone else has found, such as a diarisation or a transcript.
 
     Args:
-        segments: `(start, end)` or `{"start": s, "end": s, "text": str or None}`, in seconds, sorted by their starts; they may overlap.
+        segments: `(start, end)` or `{"start": s, "end": s, "text": str or None}`, in seconds, sorted by their starts;
+            they may overlap.
 
     Raises:
-        ValueError: at once for what is no such list; for a segment beyond the end of the recording by [`check_end`] and `close`.
+        ValueError: at once for what is no such list; for a segment beyond the end of the recording by [`check_end`]
+            and `close`.
     """
 
     def __init__(self, segments: Sequence[tuple[float, float] | Mapping[str, Any]]):
@@ -182,7 +190,9 @@ class GivenSegments:
         """Refuse segments beyond the end of a recording."""
         for index, (start, end, _) in enumerate(self._segments):
             if start >= duration_s or end > duration_s + ROUNDING_S:
-                raise ValueError(f"segments[{index}] is {start} to {end} s, but the recording ends at {duration_s:.3f} s.")
+                raise ValueError(
+                    f"segments[{index}] is {start} to {end} s, but the recording ends at {duration_s:.3f} s."
+                )
 
     def push(self, samples: np.ndarray) -> list[Segment]:
         self._buffer.append(samples)
@@ -224,12 +234,18 @@ def _checked_segments(segments: Any) -> list[tuple[float, float, str | None]]:
             raise ValueError(f"segments[{index}] is {segment!r:.80}; allowed: {form}.")
         numbers = all(isinstance(value, (int, float, np.number)) and math.isfinite(value) for value in (start, end))
         if not numbers or not (text is None or isinstance(text, str)):
-            raise ValueError(f"segments[{index}] is {segment!r:.80}; start and end must be numbers of seconds, and the text a string.")
+            raise ValueError(
+                f"segments[{index}] is {segment!r:.80}; start and end must be numbers of seconds, and the text a "
+                "string."
+            )
         if not 0 <= start < end or _samples(start) == _samples(end):
-            raise ValueError(f"segments[{index}] is {start} to {end} s; a segment must begin at 0 or later and end after its start.")
+            raise ValueError(
+                f"segments[{index}] is {start} to {end} s; a segment must begin at 0 or later and end after its start."
+            )
         if checked and start < checked[-1][0]:
             raise ValueError(
-                f"segments[{index}] begins at {start} s, before segments[{index - 1}] at {checked[-1][0]} s. Sort them by their starts."
+                f"segments[{index}] begins at {start} s, before segments[{index - 1}] at {checked[-1][0]} s. Sort "
+                "them by their starts."
             )
         checked.append((float(start), float(end), text))
     return checked

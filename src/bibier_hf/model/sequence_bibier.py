@@ -1,4 +1,5 @@
-"""Functions over padded sequences: kept steps packed, mean, quantiles, resampling to a length, mixing in pairs, sinusoids, dropout."""
+"""Functions over padded sequences: kept steps packed, mean, quantiles, resampling to a length, mixing in pairs,
+sinusoids, dropout."""
 
 import math
 
@@ -11,8 +12,8 @@ from torch.nn import functional as F
 class KeptSteps:
     """The kept steps of a padded batch, side by side, for what treats each step by itself: no work is done on padding.
 
-    On a CPU only, where that work is what a batch costs; on other devices, in compiled graphs and without padding, sequences stay as
-    they are. Functions of single steps take both forms alike.
+    On a CPU only, where that work is what a batch costs; on other devices, in compiled graphs and without padding,
+    sequences stay as they are. Functions of single steps take both forms alike.
     """
 
     def __init__(self, mask: torch.Tensor):
@@ -40,7 +41,9 @@ class KeptSteps:
         if self.index is None:
             return x
         padded = x.new_zeros(self.mask.numel(), x.shape[-1])
-        return padded.index_copy_(0, self.index, x).unflatten(0, self.mask.shape)  # in place: no second copy of the zeros
+        return padded.index_copy_(0, self.index, x).unflatten(
+            0, self.mask.shape
+        )  # in place: no second copy of the zeros
 
 
 def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -50,8 +53,8 @@ def masked_mean(x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
 
 
 def masked_quantiles(x: torch.Tensor, mask: torch.Tensor, levels: tuple[float, ...]) -> torch.Tensor:
-    """Quantiles over time of the kept steps, linear between them: (B, T, D), bool (B, T), Q levels in 0..1 -> (B, Q, D); zeros where no
-    step is kept."""
+    """Quantiles over time of the kept steps, linear between them: (B, T, D), bool (B, T), Q levels in 0..1 -> (B, Q,
+    D); zeros where no step is kept."""
     last = (mask.sum(1, keepdim=True) - 1).clamp(min=0)  # (B, 1)
     position = last * torch.tensor(levels, device=x.device, dtype=torch.float32)  # (B, Q)
     left = position.floor().long()
@@ -71,7 +74,8 @@ def _sorted_over_time(x: torch.Tensor) -> torch.Tensor:
 def resample(
     x: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor | int, size: int | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Linear interpolation along time (half-pixel centres, no anti-aliasing) of each sample's kept part to a length of its own.
+    """Linear interpolation along time (half-pixel centres, no anti-aliasing) of each sample's kept part to a length of
+    its own.
 
     Args:
         x: (B, T, D).
@@ -80,8 +84,8 @@ def resample(
         size: steps M of the padded result, at least the largest m_i; None: just that.
 
     Returns:
-        (B, M, D), for each sample what `F.interpolate(x[i, :n_i], size=m_i, mode="linear", align_corners=False)` gives, zeros after it, and
-        the bool mask (B, M) of the result.
+        (B, M, D), for each sample what `F.interpolate(x[i, :n_i], size=m_i, mode="linear", align_corners=False)`
+        gives, zeros after it, and the bool mask (B, M) of the result.
     """
     given = mask.sum(1, keepdim=True).clamp(min=1)  # (B, 1)
     if isinstance(lengths, int):
@@ -100,8 +104,8 @@ def resample(
 
 
 def random_window(x: torch.Tensor, mask: torch.Tensor, size: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """A window of `size` steps at a random place of each longer sample: (B, T, D), bool (B, T) with the kept steps first -> the same of
-    length min(T, size)."""
+    """A window of `size` steps at a random place of each longer sample: (B, T, D), bool (B, T) with the kept steps
+    first -> the same of length min(T, size)."""
     if x.shape[1] <= size:
         return x, mask
     lengths = mask.sum(1)
@@ -112,7 +116,8 @@ def random_window(x: torch.Tensor, mask: torch.Tensor, size: int) -> tuple[torch
 
 
 class Mixup:
-    """Mixes the samples of a batch in pairs, in training (Zhang et al., 2018): each with one partner by a weight of its own.
+    """Mixes the samples of a batch in pairs, in training (Zhang et al., 2018): each with one partner by a weight of
+    its own.
 
     Args:
         batch: number of samples B.
@@ -129,7 +134,8 @@ class Mixup:
         return torch.lerp(x[self.partner], x, self.weight.to(x.dtype).reshape(-1, *(1,) * (x.dim() - 1)))
 
     def sequences(self, x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same of sequences (B, T, D) with their bool mask (B, T), step by step; of different lengths the longer one counts."""
+        """The same of sequences (B, T, D) with their bool mask (B, T), step by step; of different lengths the longer
+        one counts."""
         return self(x * mask.unsqueeze(-1)), self.present(mask)
 
     def present(self, there: torch.Tensor) -> torch.Tensor:
@@ -138,7 +144,8 @@ class Mixup:
 
 
 def sinusoids(length: int, size: int, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """Positional encoding (length, size), size even: sines at even, cosines at odd dimensions, wavelengths 2 pi to 20000 pi."""
+    """Positional encoding (length, size), size even: sines at even, cosines at odd dimensions, wavelengths 2 pi to
+    20000 pi."""
     angle = torch.arange(length, device=device, dtype=torch.float32).unsqueeze(1) * torch.exp(
         torch.arange(0, size, 2, device=device, dtype=torch.float32) * (-math.log(10000.0) / size)
     )
@@ -153,8 +160,8 @@ class Dropout(nn.Dropout):
 
 
 def drop(x: torch.Tensor, p: float) -> torch.Tensor:
-    """`F.dropout(x, p)`. On a CPU one random number of 64 bits serves four elements, which takes a third of the time; p is rounded to
-    1/65536 for that."""
+    """`F.dropout(x, p)`. On a CPU one random number of 64 bits serves four elements, which takes a third of the time;
+    p is rounded to 1/65536 for that."""
     dropped = round(p * 2**16)  # of 65536 values
     if x.device.type != "cpu" or torch.compiler.is_compiling() or not 0 < dropped < 2**16:
         return F.dropout(x, p)

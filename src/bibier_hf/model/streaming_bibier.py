@@ -1,4 +1,5 @@
-"""Audio block by block: a recording of any length in bounded memory, equal to the bit to what `decode_audio` makes of the whole."""
+"""Audio block by block: a recording of any length in bounded memory, equal to the bit to what `decode_audio` makes of
+the whole."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -17,7 +18,8 @@ BLOCK_S = 10.0
 
 
 class StreamResampler:
-    """Mono samples at any rate, in pieces of any sizes -> 16 kHz: side by side, the results are those of the whole recording.
+    """Mono samples at any rate, in pieces of any sizes -> 16 kHz: side by side, the results are those of the whole
+    recording.
 
     Args:
         rate: Hz of what comes in.
@@ -32,14 +34,18 @@ class StreamResampler:
         self._filter = None
         if self.rate != target_rate:
             if soxr is None:
-                raise ImportError(f"{name} is at {rate} Hz; resampling to {target_rate} Hz needs the package soxr: pip install soxr")
+                raise ImportError(
+                    f"{name} is at {rate} Hz; resampling to {target_rate} Hz needs the package soxr: pip install soxr"
+                )
             self._filter = soxr.ResampleStream(self.rate, target_rate, 1, dtype="float32", quality="HQ")
 
     def push(self, samples: np.ndarray) -> np.ndarray:
         """float32 (n,) -> float32 (m,): what is certain by now; the filter looks ahead by some milliseconds."""
         if self._first is None and samples.size:
             self._first = samples[:1].copy()
-        return self._count(samples if self._filter is None else self._filter.resample_chunk(np.ascontiguousarray(samples)))
+        return self._count(
+            samples if self._filter is None else self._filter.resample_chunk(np.ascontiguousarray(samples))
+        )
 
     def close(self) -> np.ndarray:
         """The rest."""
@@ -56,7 +62,8 @@ class StreamResampler:
 
 
 class AudioStream:
-    """A recording as blocks of 16 kHz mono samples. Encoded files are decoded block by block and are never whole in memory.
+    """A recording as blocks of 16 kHz mono samples. Encoded files are decoded block by block and are never whole in
+    memory.
 
     Args:
         audio: any form of audio that [`decode_audio`] takes.
@@ -100,7 +107,9 @@ class AudioStream:
             samples = mixed_down(frames)
             if not np.isfinite(samples).all():
                 first = read + int(np.flatnonzero(~np.isfinite(samples))[0])
-                raise AudioError(f"{self._source.name}: sample {first} is NaN or infinite. Repair or drop the recording.")
+                raise AudioError(
+                    f"{self._source.name}: sample {first} is NaN or infinite. Repair or drop the recording."
+                )
             read += len(samples)
             yield samples
         if not read:

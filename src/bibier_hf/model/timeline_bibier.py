@@ -1,6 +1,8 @@
-"""Emotion over the time of a long recording: chunks, what is said in each, the model's answer to each, and means of answers.
+"""Emotion over the time of a long recording: chunks, what is said in each, the model's answer to each, and means of
+answers.
 
-samples -- (words, if there is speech recognition) -- segmenter -- batches of chunks -- model -- chunks with emotions -- merged, mean
+samples -- (words, if there is speech recognition) -- segmenter -- batches of chunks -- model -- chunks with emotions
+-- merged, mean
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -28,9 +30,9 @@ class TimelineOptions:
 
     Args:
         chunk_length_s: seconds of a window; with `segmentation="energy"`, of a segment at most.
-        stride_length_s: seconds from the start of one window to the start of the next (the hop; in speech recognition pipelines the
-            same name means the overlap at either side). None: `chunk_length_s`, windows side by side. Never more than that, which would
-            leave gaps.
+        stride_length_s: seconds from the start of one window to the start of the next (the hop; in speech recognition
+            pipelines the same name means the overlap at either side). None: `chunk_length_s`, windows side by side.
+            Never more than that, which would leave gaps.
         segmentation: `"fixed"`, windows of one length, or `"energy"`, [`SpeechByEnergy`].
         segments: those of [`GivenSegments`], in place of both.
         return_timestamps: tell the chunks, too, not their mean alone.
@@ -52,27 +54,37 @@ class TimelineOptions:
             named = [name for name in ("stride_length_s", "return_timestamps", "merge") if getattr(self, name)]
             if named:
                 raise ValueError(
-                    f"{' and '.join(named)} without chunks: pass chunk_length_s=4 for windows of 4 s, segmentation='energy' for speech "
+                    f"{' and '.join(named)} without chunks: pass chunk_length_s=4 for windows of 4 s, "
+                    "segmentation='energy' for speech "
                     "found by its energy, or segments=[(start, end), ...]."
                 )
             return
         if self.segmentation not in (None, *SEGMENTATIONS):
-            raise ValueError(f"segmentation={self.segmentation!r} is not allowed; it must be one of {', '.join(map(repr, SEGMENTATIONS))}.")
+            raise ValueError(
+                f"segmentation={self.segmentation!r} is not allowed; it must be one of "
+                f"{', '.join(map(repr, SEGMENTATIONS))}."
+            )
         for name, shortest in (("chunk_length_s", SHORTEST_CHUNK_S), ("stride_length_s", SHORTEST_HOP_S)):
             value = getattr(self, name)
             number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
             if value is not None and not (number and shortest <= value < float("inf")):
-                raise ValueError(f"{name}={value!r} is not allowed; it must be a number of seconds, at least {shortest:g}.")
+                raise ValueError(
+                    f"{name}={value!r} is not allowed; it must be a number of seconds, at least {shortest:g}."
+                )
         if self.segments is not None:
             self._refuse("segments", "chunk_length_s", "stride_length_s", "segmentation")
         elif self.segmentation == "energy":
             self._refuse("segmentation='energy'", "stride_length_s")
         elif self.chunk_length_s is None:
-            raise ValueError("segmentation='fixed' needs the length of its windows: pass chunk_length_s=4 for windows of 4 s.")
+            raise ValueError(
+                "segmentation='fixed' needs the length of its windows: pass chunk_length_s=4 for windows of 4 s."
+            )
         elif self.stride_length_s is not None and self.stride_length_s > self.chunk_length_s:
             raise ValueError(
-                f"stride_length_s={self.stride_length_s} is more than chunk_length_s={self.chunk_length_s}, which would leave gaps between "
-                "the windows. It is the hop from one window's start to the next; equal lengths put windows side by side."
+                f"stride_length_s={self.stride_length_s} is more than chunk_length_s={self.chunk_length_s}, which "
+                "would leave gaps between "
+                "the windows. It is the hop from one window's start to the next; equal lengths put windows side by "
+                "side."
             )
 
     def _refuse(self, given: str, *names: str) -> None:
@@ -98,17 +110,19 @@ TIMELINE_ARGUMENTS = tuple(field.name for field in fields(TimelineOptions))
 
 
 class TimelineSession:
-    """A recording that comes in pieces, analysed chunk by chunk. What it gives does not depend on the sizes of the pieces.
+    """A recording that comes in pieces, analysed chunk by chunk. What it gives does not depend on the sizes of the
+    pieces.
 
     Args:
         classify: answers a list of `{"audio": {...}, "text": ...}` with the scores of all labels for each.
         options: how to cut; `return_timestamps` and `merge` are for whoever puts the chunks together.
         batch_size: chunks that are answered together.
         asr: speech recognition, for chunks without a text of their own.
-        timed_texts: `[{"text": ..., "timestamp": (start, end)}, ...]`, a transcript with times, in place of speech recognition.
+        timed_texts: `[{"text": ..., "timestamp": (start, end)}, ...]`, a transcript with times, in place of speech
+            recognition.
 
-    A chunk is `{"timestamp": (start, end), "text": str or None, "emotions": [...]}`, seconds; with words whose times are known they stand
-    in `"words"`.
+    A chunk is `{"timestamp": (start, end), "text": str or None, "emotions": [...]}`, seconds; with words whose times
+    are known they stand in `"words"`.
     """
 
     def __init__(
@@ -138,7 +152,8 @@ class TimelineSession:
             self._segmenter.check_end(duration_s)
 
     def push(self, samples: np.ndarray, flush: bool = False) -> list[dict]:
-        """Takes mono samples at 16 kHz, float32 (n,); gives the chunks of whole batches, or with `flush` all that are complete."""
+        """Takes mono samples at 16 kHz, float32 (n,); gives the chunks of whole batches, or with `flush` all that are
+        complete."""
         if self._recogniser is not None:
             samples = self._recogniser.push(samples)
         self._waiting += self._segmenter.push(samples)
@@ -160,7 +175,9 @@ class TimelineSession:
                 {"audio": {"array": segment.samples, "sampling_rate": SAMPLING_RATE}, "text": chunk["text"]}
                 for segment, chunk in zip(batch, begun, strict=True)
             ]
-            chunks += [{**chunk, "emotions": emotions} for chunk, emotions in zip(begun, self._classify(inputs), strict=True)]
+            chunks += [
+                {**chunk, "emotions": emotions} for chunk, emotions in zip(begun, self._classify(inputs), strict=True)
+            ]
         return chunks
 
     def _begin(self, segment: Segment) -> dict:
@@ -176,7 +193,8 @@ class TimelineSession:
 
 
 def time_shares(spans: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Seconds of each span; an instant that several spans cover is divided evenly among them. So the shares add up to the time covered."""
+    """Seconds of each span; an instant that several spans cover is divided evenly among them. So the shares add up to
+    the time covered."""
     if not len(spans):
         return np.zeros(0)
     borders, places = np.unique(np.asarray(spans, dtype=np.float64), return_inverse=True)
@@ -189,8 +207,8 @@ def time_shares(spans: Sequence[tuple[float, float]]) -> np.ndarray:
 def mean_emotions(chunks: Sequence[Mapping[str, Any]]) -> Emotions:
     """Mean of the chunks' scores over time, best first; [] of none.
 
-    Each chunk counts by its duration. At an instant that several windows cover, each of them counts for an equal part of it: no stretch of
-    the recording weighs more than another because windows overlap there.
+    Each chunk counts by its duration. At an instant that several windows cover, each of them counts for an equal part
+    of it: no stretch of the recording weighs more than another because windows overlap there.
 
     Raises:
         ValueError: chunks that do not tell the scores of the same labels.
@@ -199,7 +217,10 @@ def mean_emotions(chunks: Sequence[Mapping[str, Any]]) -> Emotions:
         return []
     labels = [entry["label"] for entry in chunks[0]["emotions"]]
     if any({entry["label"] for entry in chunk["emotions"]} != set(labels) for chunk in chunks):
-        raise ValueError("The chunks tell the scores of different labels. Take means of chunks with all labels (top_k=None, no threshold).")
+        raise ValueError(
+            "The chunks tell the scores of different labels. Take means of chunks with all labels (top_k=None, no "
+            "threshold)."
+        )
     shares = time_shares([chunk["timestamp"] for chunk in chunks])
     sums = dict.fromkeys(labels, 0.0)
     for chunk, share in zip(chunks, shares.tolist(), strict=True):
@@ -212,9 +233,9 @@ def mean_emotions(chunks: Sequence[Mapping[str, Any]]) -> Emotions:
 def merge_chunks(chunks: Sequence[Mapping[str, Any]]) -> list[dict]:
     """Neighbours that touch or overlap and have the same best label become one chunk.
 
-    It lasts from the first one's start to the last one's end; its emotions are their mean over time ([`mean_emotions`]), its text what is
-    said in all of them: each word once where the times of words are known, else the texts one after the other. Chunks of different labels
-    overlap as their windows do.
+    It lasts from the first one's start to the last one's end; its emotions are their mean over time
+    ([`mean_emotions`]), its text what is said in all of them: each word once where the times of words are known, else
+    the texts one after the other. Chunks of different labels overlap as their windows do.
 
     Args:
         chunks: in the order of their starts, with the scores of all labels.
@@ -222,7 +243,11 @@ def merge_chunks(chunks: Sequence[Mapping[str, Any]]) -> list[dict]:
     runs: list[list[Mapping[str, Any]]] = []
     for chunk in chunks:
         last = runs[-1] if runs else None
-        if last and _best(last[-1]) == _best(chunk) and chunk["timestamp"][0] <= max(part["timestamp"][1] for part in last):
+        if (
+            last
+            and _best(last[-1]) == _best(chunk)
+            and chunk["timestamp"][0] <= max(part["timestamp"][1] for part in last)
+        ):
             last.append(chunk)
         else:
             runs.append([chunk])

@@ -29,8 +29,8 @@ class Words:
     def add(self, timed_texts: Sequence[Mapping[str, Any]], start_s: float = 0.0, end_s: float = math.inf) -> None:
         """Enter the `chunks` of a speech recognition pipeline for audio between start_s and end_s of the recording.
 
-        A text of several words is laid over its time in proportion to their letters. A time that the model leaves open is the end of what
-        was said before, or of the audio.
+        A text of several words is laid over its time in proportion to their letters. A time that the model leaves open
+        is the end of what was said before, or of the audio.
 
         Raises:
             ValueError: what has no such form.
@@ -59,8 +59,8 @@ def load_asr(model: str | os.PathLike, language: str | None = None, **options: A
 
     Args:
         model: Hub id or folder.
-        language: ISO 639 code of what is spoken, for models that can be told (multilingual Whisper); None: the model guesses, anew for
-            every 30 s, and small models guess badly.
+        language: ISO 639 code of what is spoken, for models that can be told (multilingual Whisper); None: the model
+            guesses, anew for every 30 s, and small models guess badly.
         options: those of `transformers.pipeline`.
 
     Raises:
@@ -72,15 +72,23 @@ def load_asr(model: str | os.PathLike, language: str | None = None, **options: A
     asr = pipeline("automatic-speech-recognition", model=model, **options)
     known = _whisper_languages(asr)  # only now
     if language and known and language not in known:
-        raise ValueError(f"asr_language={language!r} is not a language of {model}; it knows: {', '.join(sorted(known))}.")
+        raise ValueError(
+            f"asr_language={language!r} is not a language of {model}; it knows: {', '.join(sorted(known))}."
+        )
     if told := whisper_language(asr, language):
-        parts = {"model": asr.model, "tokenizer": asr.tokenizer, "feature_extractor": asr.feature_extractor, "device": asr.device}
+        parts = {
+            "model": asr.model,
+            "tokenizer": asr.tokenizer,
+            "feature_extractor": asr.feature_extractor,
+            "device": asr.device,
+        }
         asr = pipeline("automatic-speech-recognition", **parts, generate_kwargs=told)
     return asr
 
 
 def whisper_language(asr: Any, language: str | None) -> dict[str, str]:
-    """What tells a multilingual Whisper the language; {} for other models and languages, and for English-only ones, which refuse it."""
+    """What tells a multilingual Whisper the language; {} for other models and languages, and for English-only ones,
+    which refuse it."""
     return {"language": language, "task": "transcribe"} if language in _whisper_languages(asr) else {}
 
 
@@ -94,8 +102,8 @@ class Recogniser:
     """Words by speech recognition, in blocks of at most 30 s that are cut at a quiet place, so that memory is bounded.
 
     Args:
-        asr: a speech recognition pipeline whose model gives times: words from CTC models and from Whisper with alignment heads, else
-            Whisper's segments.
+        asr: a speech recognition pipeline whose model gives times: words from CTC models and from Whisper with
+            alignment heads, else Whisper's segments.
         words: where to enter them.
     """
 
@@ -109,7 +117,8 @@ class Recogniser:
 
     @staticmethod
     def can_use(asr: Any) -> bool:
-        """Does this pipeline give times? Others (plain sequence-to-sequence models, functions) transcribe each chunk by itself."""
+        """Does this pipeline give times? Others (plain sequence-to-sequence models, functions) transcribe each chunk
+        by itself."""
         return getattr(asr, "type", None) in ("ctc", "ctc_with_lm", "tdt", "seq2seq_whisper")
 
     def push(self, samples: np.ndarray) -> np.ndarray:
@@ -143,6 +152,10 @@ def joined(words: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def _checked_times(timed: Any) -> tuple[float | None, float | None]:
-    if not (isinstance(timed, Mapping) and isinstance(timed.get("text"), str) and len(timed.get("timestamp") or ()) == 2):
-        raise ValueError(f'{timed!r:.80} is no text with its time; allowed: {{"text": str, "timestamp": (start, end)}}, in seconds.')
+    if not (
+        isinstance(timed, Mapping) and isinstance(timed.get("text"), str) and len(timed.get("timestamp") or ()) == 2
+    ):
+        raise ValueError(
+            f'{timed!r:.80} is no text with its time; allowed: {{"text": str, "timestamp": (start, end)}}, in seconds.'
+        )
     return timed["timestamp"]

@@ -1,4 +1,5 @@
-"""What to do with the timeline of a recording: write it in the formats of other tools, draw it, make one of a live signal.
+"""What to do with the timeline of a recording: write it in the formats of other tools, draw it, make one of a live
+signal.
 
 A timeline is what the pipeline gives with `return_timestamps=True`:
 `{"emotions": [...], "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`.

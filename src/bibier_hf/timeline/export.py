@@ -1,4 +1,5 @@
-"""A timeline as a file: JSON and CSV for programs, RTTM for tools of diarisation, SRT for video players, PNG for people."""
+"""A timeline as a file: JSON and CSV for programs, RTTM for tools of diarisation, SRT for video players, PNG for
+people."""
 
 import csv
 import json
@@ -14,11 +15,14 @@ def save_timeline(result: Mapping[str, Any], path: str | Path, name: str | None 
     """Write the timeline of a recording; the suffix of the path decides the form.
 
     * `.json`: as the pipeline gives it.
-    * `.csv`: a row a chunk, `start,end,label,score,text` and a probability for each emotion (empty where it was not told, see `top_k`).
+    * `.csv`: a row a chunk, `start,end,label,score,text` and a probability for each emotion (empty where it was not
+      told, see `top_k`).
     * `.rttm`: a line a chunk, ten fields with blanks between them,
-      `SPEAKER <recording> 1 <start> <duration> <NA> <NA> <label> <score> <NA>`: the best label stands in the field of the speaker's name,
-      so that tools for RTTM group and draw emotions as they do speakers; its probability stands in the field of the confidence.
-    * `.srt`: subtitles, `<label> <score in %>` and below it what is said. Players show one at a time, so each ends where the next begins.
+      `SPEAKER <recording> 1 <start> <duration> <NA> <NA> <label> <score> <NA>`: the best label stands in the field of
+      the speaker's name, so that tools for RTTM group and draw emotions as they do speakers; its probability stands in
+      the field of the confidence.
+    * `.srt`: subtitles, `<label> <score in %>` and below it what is said. Players show one at a time, so each ends
+      where the next begins.
     * `.png`: the best label and its probability over time, and all probabilities below (needs matplotlib).
 
     Args:
@@ -35,10 +39,14 @@ def save_timeline(result: Mapping[str, Any], path: str | Path, name: str | None 
     path = Path(path)
     write = TIMELINE_FORMATS.get(path.suffix.lower())
     if write is None:
-        raise ValueError(f"'{path.name}' has the suffix '{path.suffix}'; a timeline is written as one of {', '.join(TIMELINE_FORMATS)}.")
+        raise ValueError(
+            f"'{path.name}' has the suffix '{path.suffix}'; a timeline is written as one of "
+            f"{', '.join(TIMELINE_FORMATS)}."
+        )
     if not (isinstance(result, Mapping) and isinstance(result.get("chunks"), list)):
         raise ValueError(
-            "This is no timeline: it has no 'chunks'. Call the pipeline with return_timestamps=True and, for instance, chunk_length_s=4."
+            "This is no timeline: it has no 'chunks'. Call the pipeline with return_timestamps=True and, for "
+            "instance, chunk_length_s=4."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
@@ -69,7 +77,9 @@ def _write_rttm(result: Mapping[str, Any], path: Path, name: str) -> None:
     lines = []
     for chunk in result["chunks"]:
         (start, end), best = chunk["timestamp"], chunk["emotions"][0]
-        lines.append(f"SPEAKER {recording} 1 {start:.3f} {end - start:.3f} <NA> <NA> {best['label']} {best['score']:.4f} <NA>\n")
+        lines.append(
+            f"SPEAKER {recording} 1 {start:.3f} {end - start:.3f} <NA> <NA> {best['label']} {best['score']:.4f} <NA>\n"
+        )
     path.write_text("".join(lines), encoding="utf-8")
 
 

@@ -13,12 +13,13 @@ from ..model.timeline_bibier import TimelineSession, mean_emotions
 class LiveEmotion:
     """Chunks of a microphone, a call or any stream, each as soon as it is complete.
 
-    Whatever the sizes of the pieces, the chunks are those that the pipeline gives for the whole recording (without `merge`).
+    Whatever the sizes of the pieces, the chunks are those that the pipeline gives for the whole recording (without
+    `merge`).
 
     Args:
         pipe: the pipeline.
-        options: its arguments for chunks: `chunk_length_s`, `stride_length_s`, `segmentation`, `segments`; also `batch_size`, and `asr`,
-            whose words come in blocks of up to 30 s, so that chunks wait for them.
+        options: its arguments for chunks: `chunk_length_s`, `stride_length_s`, `segmentation`, `segments`; also
+            `batch_size`, and `asr`, whose words come in blocks of up to 30 s, so that chunks wait for them.
 
     Example:
         >>> live = LiveEmotion(pipe, chunk_length_s=4, stride_length_s=2)  # doctest: +SKIP

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PolyCollection
-from matplotlib.figure import Figure  # not pyplot: a picture is drawn into a file, whatever display or back end there is
+from matplotlib.figure import (
+    Figure,
+)  # not pyplot: a picture is drawn into a file, whatever display or back end there is
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, MaxNLocator, PercentFormatter
 
@@ -27,8 +29,9 @@ EMOTION_COLOURS = {
 
 
 def draw_timeline(result: Mapping[str, Any], path: str | Path, title: str = "") -> None:
-    """Draw a timeline: above, a bar a chunk in the colour of its best label and as high as its probability; below, the probabilities of all
-    labels stacked. Where chunks overlap, the border between them is drawn in the middle of the overlap.
+    """Draw a timeline: above, a bar a chunk in the colour of its best label and as high as its probability; below, the
+    probabilities of all labels stacked. Where chunks overlap, the border between them is drawn in the middle of the
+    overlap.
 
     Args:
         result: a timeline.
@@ -69,7 +72,9 @@ def draw_timeline(result: Mapping[str, Any], path: str | Path, title: str = "") 
     figure.savefig(path, dpi=150)
 
 
-def _draw_bars(axes: Axes, spans: list[tuple[float, float]], bottoms: np.ndarray, tops: np.ndarray, label: str) -> None:
+def _draw_bars(
+    axes: Axes, spans: list[tuple[float, float]], bottoms: np.ndarray, tops: np.ndarray, label: str
+) -> None:
     """Bars of one label as one collection: an hour has thousands."""
     bars = [
         [(start, bottom), (start, top), (end, top), (end, bottom)]
@@ -88,7 +93,8 @@ def _edge(label: str) -> str:
 
 
 def drawn_spans(spans: list[tuple[float, float]]) -> list[tuple[float, float]]:
-    """Spans in the order of their starts -> the same without overlaps: neighbours meet in the middle of what they share."""
+    """Spans in the order of their starts -> the same without overlaps: neighbours meet in the middle of what they
+    share."""
     starts, ends = [start for start, _ in spans], [end for _, end in spans]
     for index, ((_, end), (start, _)) in enumerate(pairwise(spans)):
         if start < end:

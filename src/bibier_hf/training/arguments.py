@@ -7,7 +7,8 @@
 * `--data_dir` is short for `--corpora.0.data_dir` when there is one corpus.
 * An unknown key and a value of the wrong type are errors that name the key. `1e-4` is a number, in the file too.
 
-Keys are the fields of [`RunArguments`], and those of [`~transformers.TrainingArguments`] beside them on the same level.
+Keys are the fields of [`RunArguments`], and those of [`~transformers.TrainingArguments`] beside them on the same
+level.
 """
 
 import dataclasses
@@ -26,11 +27,28 @@ from ..evaluation.metrics import SELECTION_FORMULA, SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, BiBiERConfig
 from ..model.labels_bibier import EMOTIONS
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
-from .sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help, shown, unknown_key, validated
+from .sections import (
+    Section,
+    apply_overrides,
+    checked_section,
+    expand_data_dir,
+    load_yaml,
+    section_help,
+    shown,
+    unknown_key,
+    validated,
+)
 
 RUN_FILE = "run.yaml"
 
-OUTPUT_FIELDS = ("output_dir", "resume_from_checkpoint", "overwrite", "push_to_hub", "hub_model_id", "hub_private_repo")
+OUTPUT_FIELDS = (
+    "output_dir",
+    "resume_from_checkpoint",
+    "overwrite",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+)
 """Where the result of a run goes, on which it does not depend."""
 
 _SELECTION = f"checkpoints are always selected by the {SELECTION_FORMULA}"
@@ -42,7 +60,8 @@ RESERVED = {
     "lr_scheduler_kwargs": "use `scheduler`",
     "metric_for_best_model": _SELECTION,
     "greater_is_better": _SELECTION,
-    "label_smoothing_factor": "uniform smoothing is not supported; give soft labels (`corpora.0.labels`) and set `soft_labels: true`",
+    "label_smoothing_factor": "uniform smoothing is not supported; give soft labels (`corpora.0.labels`) and set "
+    "`soft_labels: true`",
     "label_names": "the labels are always called `labels`",
     "remove_unused_columns": "the collator hands the model what it needs",
     "train_sampling_strategy": "use `group_by_length` and `corpus_balanced_sampling`",
@@ -75,7 +94,8 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "restore_callback_states_from_checkpoint": True,
     "dataloader_pin_memory": False,
 }
-"""Where a run departs from the defaults of transformers: the published epochs and learning rate, and selection on dev."""
+"""Where a run departs from the defaults of transformers: the published epochs and learning rate, and selection on
+dev."""
 
 
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -92,10 +112,15 @@ class StackingArguments(Section):
     same_speaker: bool = Field(False, description="stack clips of one speaker only")
     top_k: int = Field(10, ge=1, description="how many of the longest clips to choose among where none is long enough")
     text: Literal["concat", "asr"] = Field("concat", description="joined texts, or a transcript of the stacked audio")
-    asr_model: str = Field("openai/whisper-base", description="Hub id or folder of the speech recogniser, for text asr")
-    mode: Literal["replace", "append"] = Field("replace", description="stacked rows in the place of their rows, or beside them")
+    asr_model: str = Field(
+        "openai/whisper-base", description="Hub id or folder of the speech recogniser, for text asr"
+    )
+    mode: Literal["replace", "append"] = Field(
+        "replace", description="stacked rows in the place of their rows, or beside them"
+    )
     draws: Annotated[int, Field(ge=1)] | Literal["every_epoch"] = Field(
-        1, description="1: drawn once; more: so many draws, one an epoch in turn; every_epoch: anew (with feature_cache.enabled false)"
+        1,
+        description="1: drawn once; more: so many draws, one an epoch in turn; every_epoch: anew (with feature_cache.enabled false)",
     )
     seed: int = Field(42, ge=0, description="of the draws")
 
@@ -127,7 +152,8 @@ class CorpusArguments(Section):
     split_seed: int = Field(42, ge=0, description="seed of the dev split where the corpus has none")
     dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev where the corpus has none")
     labels: str | Annotated[list[str], Field(min_length=1)] | None = Field(
-        None, description="table of soft labels for the training rows, joined by id, or a list of them, for their mean; see soft_labels"
+        None,
+        description="table of soft labels for the training rows, joined by id, or a list of them, for their mean; see soft_labels",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="options of this corpus' loader")
     augmentation: AugmentationArguments = Field(default_factory=AugmentationArguments)
@@ -142,10 +168,15 @@ class FeatureCacheArguments(Section):
     """What is computed from audio and text once, before the first epoch, instead of in each."""
 
     enabled: bool = Field(True, description="false: decode and preprocess each clip anew in every epoch")
-    directory: str | None = Field(None, description="where the stores are; null: features in BIBIER_CACHE or in the Hugging Face home")
-    dtype: Literal["float16", "bfloat16", "float32"] = Field("float32", description="type of stored features; 16 bits halve the files")
+    directory: str | None = Field(
+        None, description="where the stores are; null: features in BIBIER_CACHE or in the Hugging Face home"
+    )
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        "float32", description="type of stored features; 16 bits halve the files"
+    )
     compute_dtype: Literal["bfloat16", "float32", "int8"] = Field(
-        "float32", description="type that frozen backbones work in; int8: their linear layers, with scales found as they run (x86 CPUs)"
+        "float32",
+        description="type that frozen backbones work in; int8: their linear layers, with scales found as they run (x86 CPUs)",
     )
     batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
 
@@ -153,25 +184,35 @@ class FeatureCacheArguments(Section):
 class LoraArguments(Section):
     """Low-rank adapters in the backbones."""
 
-    backbones: list[Literal[MODALITIES]] = Field(list(MODALITIES), min_length=1, description="which backbones get one: audio, text")
+    backbones: list[Literal[MODALITIES]] = Field(
+        list(MODALITIES), min_length=1, description="which backbones get one: audio, text"
+    )
     r: int = Field(8, ge=1, description="rank")
     alpha: float = Field(16.0, gt=0, description="scale: the update counts alpha / r times")
     targets: list[str] | Literal["all-linear"] = Field(
-        "all-linear", description="linear layers that get one, by the end of their names: [q_proj, v_proj, query, value]"
+        "all-linear",
+        description="linear layers that get one, by the end of their names: [q_proj, v_proj, query, value]",
     )
     dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
-    save: Literal["merged", "adapter"] = Field("merged", description="in the checkpoint: merged into the backbone, or beside it")
+    save: Literal["merged", "adapter"] = Field(
+        "merged", description="in the checkpoint: merged into the backbone, or beside it"
+    )
 
 
 class StagesArguments(Section):
     """Whether encoders and fusion are trained together or, as published, one after the other."""
 
-    plan: Literal["joint", "two_stage"] = Field("joint", description="joint; or two_stage: each encoder by itself, then the fusion")
+    plan: Literal["joint", "two_stage"] = Field(
+        "joint", description="joint; or two_stage: each encoder by itself, then the fusion"
+    )
     logits: Literal["out_of_fold", "in_sample"] = Field(
-        "out_of_fold", description="unimodal logits of the training set in stage 2: from encoders that had not seen it, or that had"
+        "out_of_fold",
+        description="unimodal logits of the training set in stage 2: from encoders that had not seen it, or that had",
     )
     folds: int = Field(5, ge=2, description="parts of the training set for out_of_fold")
-    audio: dict[str, Any] = Field(default_factory=dict, description="keys of the run that differ while the audio encoder is trained")
+    audio: dict[str, Any] = Field(
+        default_factory=dict, description="keys of the run that differ while the audio encoder is trained"
+    )
     text: dict[str, Any] = Field(default_factory=dict, description="likewise for the text encoder")
     fusion: dict[str, Any] = Field(default_factory=dict, description="likewise for the fusion")
 
@@ -184,38 +225,65 @@ class RunArguments(Section):
 
     corpora: list[CorpusArguments] = Field(min_length=1, description="corpora that train, dev and test are made of")
     output_dir: str = Field(description="folder of checkpoints, model and results; default outputs/<name of the YAML>")
-    audio_backbone: str = Field(EMBEDDED, description="Hub id or folder of a speech model, or embedded (trained from scratch)")
+    audio_backbone: str = Field(
+        EMBEDDED, description="Hub id or folder of a speech model, or embedded (trained from scratch)"
+    )
     audio_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
-    text_backbone: str = Field(EMBEDDED, description="Hub id or folder of a text model, or embedded (trained from scratch)")
+    text_backbone: str = Field(
+        EMBEDDED, description="Hub id or folder of a text model, or embedded (trained from scratch)"
+    )
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
-    text_prefix: str | None = Field(None, description="put before every text; null: what the text backbone was trained with")
+    text_prefix: str | None = Field(
+        None, description="put before every text; null: what the text backbone was trained with"
+    )
     model: dict[str, Any] = Field(default_factory=dict, description="fields of BiBiERConfig, e.g. model.hidden_size")
-    frozen: list[str] = Field(default_factory=list, description="parameters that stay as they are, by how their names begin")
-    backbone_learning_rate: float | None = Field(None, gt=0, description="of backbones that are trained; null: learning_rate")
+    frozen: list[str] = Field(
+        default_factory=list, description="parameters that stay as they are, by how their names begin"
+    )
+    backbone_learning_rate: float | None = Field(
+        None, gt=0, description="of backbones that are trained; null: learning_rate"
+    )
     lora: LoraArguments | None = Field(None, description="train low-rank adapters in the backbones; null: none")
     optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
     scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
     class_weights: Literal["balanced", "sqrt", "none"] | Share = Field(
-        "balanced", description="weights of the classes in the loss, 1 / count^e: balanced (e = 1), sqrt (0.5), none (0), or e itself"
+        "balanced",
+        description="weights of the classes in the loss, 1 / count^e: balanced (e = 1), sqrt (0.5), none (0), or e itself",
     )
     corpus_balanced_sampling: bool = Field(True, description="with several corpora: draw as often from each")
     group_by_length: bool = Field(False, description="batches of clips of similar length")
     soft_labels: bool = Field(False, description="train on the soft labels of the rows that have one")
-    smoothing_probability: float = Field(1.0, ge=0, le=1, description="share of these rows that do, drawn anew in each epoch")
-    label_smoothing_mode: Literal["soft", "argmax"] = Field("soft", description="train on the distribution, or on its arg-max as published")
-    gold_weight: float | None = Field(None, ge=0, le=1, description="mix at least so much of the gold label into soft labels; null: none")
-    patience: int | None = Field(10, ge=1, description="stop after so many evaluations without a better dev score; null: never")
-    refit_on_dev: bool = Field(False, description="after selection train anew on train + dev, as long as the selected checkpoint was")
+    smoothing_probability: float = Field(
+        1.0, ge=0, le=1, description="share of these rows that do, drawn anew in each epoch"
+    )
+    label_smoothing_mode: Literal["soft", "argmax"] = Field(
+        "soft", description="train on the distribution, or on its arg-max as published"
+    )
+    gold_weight: float | None = Field(
+        None, ge=0, le=1, description="mix at least so much of the gold label into soft labels; null: none"
+    )
+    patience: int | None = Field(
+        10, ge=1, description="stop after so many evaluations without a better dev score; null: never"
+    )
+    refit_on_dev: bool = Field(
+        False, description="after selection train anew on train + dev, as long as the selected checkpoint was"
+    )
     logit_adjustment: Literal["dev"] | Annotated[float, Field(ge=-1, le=1)] | None = Field(
         None,
         description="after training take so many times the log share of a class off its logits; dev: what is best there; null: nothing",
     )
-    calibrate: bool | None = Field(None, description="fit the temperature of the pipeline on dev; null: unless model.original_behaviour")
+    calibrate: bool | None = Field(
+        None, description="fit the temperature of the pipeline on dev; null: unless model.original_behaviour"
+    )
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     stages: StagesArguments = Field(default_factory=StagesArguments)
-    resume_from_checkpoint: bool | str = Field(False, description="true: go on from the last whole checkpoint; or a checkpoint folder")
+    resume_from_checkpoint: bool | str = Field(
+        False, description="true: go on from the last whole checkpoint; or a checkpoint folder"
+    )
     overwrite: bool = Field(False, description="replace what an earlier run left in output_dir")
-    push_to_hub: bool = Field(False, description="push the finished model to the Hub; the right to is checked before training")
+    push_to_hub: bool = Field(
+        False, description="push the finished model to the Hub; the right to is checked before training"
+    )
     hub_model_id: str | None = Field(None, description="where: owner/name, made if it is not there")
     hub_private_repo: bool = Field(True, description="false: for all to see")
     training: dict[str, Any] = Field(default_factory=dict)
@@ -250,7 +318,8 @@ class RunArguments(Section):
         return content | TRAINING_DEFAULTS | self.training
 
     def public_dump(self) -> dict[str, Any]:
-        """[`dump`] without anything of this machine or its user: no folder of data, cache or output, local backbones by their last name."""
+        """[`dump`] without anything of this machine or its user: no folder of data, cache or output, local backbones
+        by their last name."""
         content = self.dump()
         for name in OUTPUT_FIELDS:
             content.pop(name)
@@ -278,10 +347,14 @@ def hide_folder(content: dict[str, Any], name: str) -> None:
 
 OWN_FIELDS = tuple(name for name in RunArguments.model_fields if name != "training")
 TRAINING_FIELDS = {
-    field.name: field for field in dataclasses.fields(TrainingArguments) if field.init and field.name not in (*RESERVED, *OWN_FIELDS)
+    field.name: field
+    for field in dataclasses.fields(TrainingArguments)
+    if field.init and field.name not in (*RESERVED, *OWN_FIELDS)
 }
 _TRAINING_FIELD_TYPES = {
-    name: annotation for name, annotation in typing.get_type_hints(TrainingArguments).items() if name in TRAINING_FIELDS
+    name: annotation
+    for name, annotation in typing.get_type_hints(TrainingArguments).items()
+    if name in TRAINING_FIELDS
 }
 _FITTED = {
     "class_weights": "computed from the training set; choose how by `class_weights`",
@@ -385,18 +458,26 @@ def _refuse_contradictions(run: RunArguments) -> None:
     if training["save_strategy"] not in ("best", training["eval_strategy"]):
         raise ArgumentError(f"save_strategy: must equal eval_strategy ({training['eval_strategy']}), or be best.")
     if training["save_strategy"] == "best" and run.resume_from_checkpoint:
-        raise ArgumentError("save_strategy: with 'best' the state after the last epoch is not kept, so the run cannot be resumed exactly.")
+        raise ArgumentError(
+            "save_strategy: with 'best' the state after the last epoch is not kept, so the run cannot be resumed "
+            "exactly."
+        )
     if run.refit_on_dev and run.scheduler == PLATEAU:
-        raise ArgumentError("refit_on_dev: the schedule 'plateau' needs a dev set, which a refit has not. Choose another scheduler.")
+        raise ArgumentError(
+            "refit_on_dev: the schedule 'plateau' needs a dev set, which a refit has not. Choose another scheduler."
+        )
     if run.stages.plan == "two_stage":
         _refuse_stages(run)
     if not run.soft_labels and any(corpus.labels for corpus in run.corpora):
-        raise ArgumentError("corpora: `labels` is given, but soft_labels is false. Set it to true, or leave `labels` out.")
+        raise ArgumentError(
+            "corpora: `labels` is given, but soft_labels is false. Set it to true, or leave `labels` out."
+        )
     for number, corpus in enumerate(run.corpora):
         sds = corpus.augmentation.sds
         if sds.draws != 1 and sds.share and run.stages.plan == "two_stage":
             raise ArgumentError(
-                f"corpora.{number}.augmentation.sds.draws: two stages hand one set of logits from the first to the second. Set it to 1."
+                f"corpora.{number}.augmentation.sds.draws: two stages hand one set of logits from the first to the "
+                "second. Set it to 1."
             )
         if sds.draws == "every_epoch" and sds.share:
             key = f"corpora.{number}.augmentation.sds"
@@ -406,25 +487,40 @@ def _refuse_contradictions(run: RunArguments) -> None:
                     "Set feature_cache.enabled to false, or give a number of draws."
                 )
             if sds.text == "asr":
-                raise ArgumentError(f"{key}.text: asr would transcribe anew in every epoch. Use concat, or give a number of draws.")
+                raise ArgumentError(
+                    f"{key}.text: asr would transcribe anew in every epoch. Use concat, or give a number of draws."
+                )
     if run.push_to_hub and run.hub_model_id is None:
         raise ArgumentError("hub_model_id: is missing. Say where to push to: --hub_model_id OWNER/NAME.")
     if run.overwrite and run.resume_from_checkpoint:
-        raise ArgumentError("overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them.")
+        raise ArgumentError(
+            "overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them."
+        )
 
 
 def _refuse_stages(run: RunArguments) -> None:
     if not run.feature_cache.enabled:
-        raise ArgumentError("stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly.")
+        raise ArgumentError(
+            "stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly."
+        )
     if run.lora:
-        raise ArgumentError("lora: not with two stages, whose encoders are trained on their own. Train jointly, or leave it out.")
+        raise ArgumentError(
+            "lora: not with two stages, whose encoders are trained on their own. Train jointly, or leave it out."
+        )
     if run.refit_on_dev:
-        raise ArgumentError("refit_on_dev: not with two stages, whose encoders have been selected on dev. Train jointly, or leave it out.")
+        raise ArgumentError(
+            "refit_on_dev: not with two stages, whose encoders have been selected on dev. Train jointly, or leave it "
+            "out."
+        )
     if len(run.model.get("modalities") or MODALITIES) != len(MODALITIES):
-        raise ArgumentError("stages.plan: two stages need both modalities (model.modalities). Train a model of one modality jointly.")
+        raise ArgumentError(
+            "stages.plan: two stages need both modalities (model.modalities). Train a model of one modality jointly."
+        )
     for modality in MODALITIES:
         if run.model.get(f"{modality}_encoder") == "none":
-            raise ArgumentError(f"stages.plan: there is no {modality} encoder to train first (model.{modality}_encoder: none).")
+            raise ArgumentError(
+                f"stages.plan: there is no {modality} encoder to train first (model.{modality}_encoder: none)."
+            )
     for stage in STAGES:
         stage_run(run, stage, run.output_dir)
 

@@ -1,6 +1,7 @@
 """Augmentation of the train split of each corpus, between the protocol and the features.
 
-    recorded rows -> SDS: one draw, K draws, or a fresh one each epoch -> synthetic rows beside them -> what the trainer reads
+    recorded rows -> SDS: one draw, K draws, or a fresh one each epoch -> synthetic rows beside them -> what the
+    trainer reads
 
 Dev and test are handed through as they are.
 """
@@ -82,7 +83,8 @@ class AugmentedCorpus:
         computed = make_inputs(DatasetDict(self.splits | dict(zip(names, self._stacked, strict=True))))
         train: InputDataset | EpochInputs = computed["train"]
         if self._stacked:
-            # The places count all recorded rows first and then the stacked ones; in the pool synthetic rows lie between them.
+            # The places count all recorded rows first and then the stacked ones; in the pool synthetic rows lie
+            # between them.
             added = len(train) - self._recorded
             places = [
                 [place if place < self._recorded else place + added for place in order]
@@ -110,7 +112,8 @@ def make_sds(arguments: StackingArguments) -> StackedDataSampling:
 
 
 def choose_synthetic(train: Dataset, arguments: SyntheticArguments) -> tuple[Dataset, dict[str, Any]]:
-    """Synthetic rows for a corpus, as rows of it: of each class floor(ratio * available), uniformly without replacement.
+    """Synthetic rows for a corpus, as rows of it: of each class floor(ratio * available), uniformly without
+    replacement.
 
     Args:
         train: the rows that they go to; only synthetic rows in the languages of these are available.
@@ -129,7 +132,8 @@ def choose_synthetic(train: Dataset, arguments: SyntheticArguments) -> tuple[Dat
     rows = prepared["train"].select_columns(list(COLUMNS))
     if others := set(rows["source"]) - {"synthetic"}:
         raise ArgumentError(
-            f"augmentation.synthetic.path: {arguments.path} holds rows that are {' and '.join(sorted(others))}, not synthetic. "
+            f"augmentation.synthetic.path: {arguments.path} holds rows that are {' and '.join(sorted(others))}, not "
+            "synthetic. "
             "Give them as a corpus of their own, which is then split by a protocol."
         )
     languages = set(train["language"])
@@ -277,7 +281,13 @@ def join_inputs(parts: Sequence[InputDataset | EpochInputs]) -> InputDataset | E
     """The rows of several data sets one after the other."""
     if all(isinstance(part, InputDataset) for part in parts):
         return InputDataset.concatenate(parts)
-    return EpochInputs([source for part in parts for source in (part.sources if isinstance(part, EpochInputs) else [Unchanging(part)])])
+    return EpochInputs(
+        [
+            source
+            for part in parts
+            for source in (part.sources if isinstance(part, EpochInputs) else [Unchanging(part)])
+        ]
+    )
 
 
 def _gather(

@@ -1,7 +1,8 @@
 """Checkpoints that are whole or not there.
 
-A checkpoint is written into a staging folder and renamed when its last file is in place, so a kill at any moment leaves the
-earlier checkpoints and no half one. Damage from elsewhere (a full disk, a lost file) is found before a run goes on from it.
+A checkpoint is written into a staging folder and renamed when its last file is in place, so a kill at any moment
+leaves the earlier checkpoints and no half one. Damage from elsewhere (a full disk, a lost file) is found before a run
+goes on from it.
 """
 
 import json
@@ -24,7 +25,9 @@ STAGING_FOLDER = ".checkpoint-being-written"
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
     """Checkpoint folders of a run, the newest first."""
     pattern = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
-    found = [(int(match.group(1)), path) for path in Path(output_dir).glob("*") if (match := pattern.fullmatch(path.name))]
+    found = [
+        (int(match.group(1)), path) for path in Path(output_dir).glob("*") if (match := pattern.fullmatch(path.name))
+    ]
     return [path for _, path in sorted(found, reverse=True) if path.is_dir()]
 
 
@@ -89,5 +92,7 @@ def remove_staging(output_dir: str | Path) -> None:
     """Remove what a killed run had not finished writing."""
     staging = Path(output_dir) / STAGING_FOLDER
     if staging.exists():
-        logger.warning(f"Removing {staging}: an earlier run was stopped while it wrote a checkpoint. Its earlier ones are whole.")
+        logger.warning(
+            f"Removing {staging}: an earlier run was stopped while it wrote a checkpoint. Its earlier ones are whole."
+        )
         shutil.rmtree(staging)

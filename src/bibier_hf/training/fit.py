@@ -38,11 +38,15 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
         seed: of the initial weights.
 
     Raises:
-        ArgumentError: options of the model that are unknown or contradict each other, or a backbone that cannot be used.
+        ArgumentError: options of the model that are unknown or contradict each other, or a backbone that cannot be
+            used.
     """
     set_seed(seed)
     read = run.model.get("modalities") or MODALITIES
-    audio, text = (name if modality in read else None for modality, name in (("audio", run.audio_backbone), ("text", run.text_backbone)))
+    audio, text = (
+        name if modality in read else None
+        for modality, name in (("audio", run.audio_backbone), ("text", run.text_backbone))
+    )
     revisions = {"audio_revision": run.audio_revision, "text_revision": run.text_revision}
     try:
         model = BiBiERForEmotionClassification.from_backbones(audio, text, **revisions, **run.model)
@@ -50,7 +54,8 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
         raise ArgumentError(str(error)) from error
     except OSError as error:
         raise ArgumentError(
-            f"audio_backbone {audio!r} or text_backbone {text!r} cannot be loaded; each is a Hub id, a folder with a config.json, "
+            f"audio_backbone {audio!r} or text_backbone {text!r} cannot be loaded; each is a Hub id, a folder with a "
+            "config.json, "
             f"or {EMBEDDED!r}: {error}"
         ) from error
     _freeze(model, run.frozen)
@@ -70,7 +75,9 @@ def _freeze(model: BiBiERForEmotionClassification, prefixes: Sequence[str]) -> N
         parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
         if not parameters:
             parts = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
-            raise ArgumentError(f"frozen: no parameter's name begins with '{prefix}'. They begin with {', '.join(parts)}.")
+            raise ArgumentError(
+                f"frozen: no parameter's name begins with '{prefix}'. They begin with {', '.join(parts)}."
+            )
         for parameter in parameters:
             parameter.requires_grad_(False)
 
@@ -86,19 +93,27 @@ def make_inputs(
     processor: BiBiERProcessor,
     cache: FeatureCacheArguments,
 ) -> dict[str, InputDataset | EpochInputs]:
-    """What the model reads of each split, over all corpora: computed once, by all processes, or to be computed batch by batch."""
+    """What the model reads of each split, over all corpora: computed once, by all processes, or to be computed batch
+    by batch."""
     inputs = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
-    corpora = [corpus.inputs(inputs) if isinstance(corpus, AugmentedCorpus) else inputs(corpus) for corpus in splits.values()]
+    corpora = [
+        corpus.inputs(inputs) if isinstance(corpus, AugmentedCorpus) else inputs(corpus) for corpus in splits.values()
+    ]
     return {split: join_inputs([corpus[split] for corpus in corpora]) for split in SPLITS}
 
 
-def make_extractor(model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments) -> InputExtractor:
+def make_extractor(
+    model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments
+) -> InputExtractor:
     """What fills the stores of a run."""
     return InputExtractor(model, processor, cache.dtype, cache.compute_dtype, cache.batch_size, cache.directory)
 
 
 def make_collator(
-    model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments, soft_labels: bool = False
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    cache: FeatureCacheArguments,
+    soft_labels: bool = False,
 ) -> FeatureCollator | RawCollator:
     """The collator for the rows of [`make_inputs`]."""
     if not cache.enabled:
@@ -107,7 +122,8 @@ def make_collator(
 
 
 def fit_statistics(model: BiBiERForEmotionClassification, train: InputDataset | EpochInputs) -> None:
-    """Standardise the statistics of encoders that pool them ([`~bibier_hf.model.encoders_bibier.StatisticsPooling`]) over the training set.
+    """Standardise the statistics of encoders that pool them ([`~bibier_hf.model.encoders_bibier.StatisticsPooling`])
+    over the training set.
 
     Raises:
         ArgumentError: features that are not stored, as the backbone is trained or nothing is computed beforehand.
@@ -148,7 +164,9 @@ def make_trainer(
     fit_statistics(model, train)
     draws = draws_per_sample(run, train)
     model.config.class_weights = class_weights(train.labels, len(EMOTIONS), run.class_weights, sample_weights=draws)
-    groups = None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
+    groups = (
+        None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
+    )
     lengths = train.lengths if run.group_by_length else None
     args = run.training_arguments(**overrides)
     if run.soft_labels:
@@ -185,10 +203,20 @@ def refit(
     adapters = add_adapters(run, model)
     folder = Path(run.output_dir) / REFIT_FOLDER
     trainer = make_trainer(
-        run, model, processor, data, None, output_dir=str(folder), eval_strategy="no", load_best_model_at_end=False, save_strategy="epoch"
+        run,
+        model,
+        processor,
+        data,
+        None,
+        output_dir=str(folder),
+        eval_strategy="no",
+        load_best_model_at_end=False,
+        save_strategy="epoch",
     )
     trainer.add_callback(_StopAfter(epochs))
-    trainer.train(resume_from_checkpoint=bool(run.resume_from_checkpoint) and last_whole_checkpoint(folder) is not None)
+    trainer.train(
+        resume_from_checkpoint=bool(run.resume_from_checkpoint) and last_whole_checkpoint(folder) is not None
+    )
     return trainer, adapters
 
 

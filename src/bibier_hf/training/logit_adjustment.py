@@ -2,9 +2,10 @@
 
     logit_k - strength * ln(share of class k in the training set)
 
-A positive strength serves UAR, as weights of the classes in the loss do, a negative one WAR and WF1. Weights that were 1 / count^e
-have already moved the logits by about e, so that from -e to 1 - e the answers go from those of an unweighted to those of a balanced
-training. The shift goes into the biases of the classifiers: the model that is saved needs nothing else to know of it.
+A positive strength serves UAR, as weights of the classes in the loss do, a negative one WAR and WF1. Weights that were
+1 / count^e have already moved the logits by about e, so that from -e to 1 - e the answers go from those of an
+unweighted to those of a balanced training. The shift goes into the biases of the classifiers: the model that is saved
+needs nothing else to know of it.
 
 Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, Section 4.1.
 """
@@ -29,7 +30,9 @@ STRENGTH_STEP = 0.05
 """Distance of the strengths that dev chooses among."""
 
 
-def adjustment_facts(run: RunArguments, logits: np.ndarray, train: InputDataset | EpochInputs, dev: InputDataset) -> dict[str, Any] | None:
+def adjustment_facts(
+    run: RunArguments, logits: np.ndarray, train: InputDataset | EpochInputs, dev: InputDataset
+) -> dict[str, Any] | None:
     """The shift that a run asks for, and how it was chosen; None where it asks for none.
 
     Args:
@@ -39,14 +42,18 @@ def adjustment_facts(run: RunArguments, logits: np.ndarray, train: InputDataset 
         dev: the N rows.
 
     Returns:
-        `strength`; `shift`, seven numbers to be added to the logits; `chosen_on`; and, where dev chose, `dev_scores`, the selection
-        metric under each strength (`{"strength", "score"}`).
+        `strength`; `shift`, seven numbers to be added to the logits; `chosen_on`; and, where dev chose, `dev_scores`,
+        the selection metric under each strength (`{"strength", "score"}`).
     """
     if run.logit_adjustment is None:
         return None
     log_prior = class_log_prior(train.labels, len(EMOTIONS), draws_per_sample(run, train))
     if run.logit_adjustment != "dev":
-        return {"strength": run.logit_adjustment, "shift": (-run.logit_adjustment * log_prior).tolist(), "chosen_on": None}
+        return {
+            "strength": run.logit_adjustment,
+            "shift": (-run.logit_adjustment * log_prior).tolist(),
+            "chosen_on": None,
+        }
     exponent = class_weight_exponent(run.class_weights)
     scores = strength_scores(logits, dev.labels, dev.metadata["corpus"], log_prior, strengths_to_try(exponent))
     strength = best_strength(scores)
@@ -58,8 +65,11 @@ def adjustment_facts(run: RunArguments, logits: np.ndarray, train: InputDataset 
     }
 
 
-def class_log_prior(labels: Sequence[int], num_classes: int, sample_weights: Sequence[float] | None = None) -> np.ndarray:
-    """Natural logarithm of each class's share of the training draw, less the mean over the classes; 0 for a class without a sample.
+def class_log_prior(
+    labels: Sequence[int], num_classes: int, sample_weights: Sequence[float] | None = None
+) -> np.ndarray:
+    """Natural logarithm of each class's share of the training draw, less the mean over the classes; 0 for a class
+    without a sample.
 
     Args:
         labels: (N,) class indices.
@@ -78,7 +88,8 @@ def class_log_prior(labels: Sequence[int], num_classes: int, sample_weights: Seq
 
 
 def strengths_to_try(exponent: float) -> list[float]:
-    """From the answers of an unweighted training (-e) to those of a balanced one (1 - e), for weights 1 / count^e; 0 is among them."""
+    """From the answers of an unweighted training (-e) to those of a balanced one (1 - e), for weights 1 / count^e; 0
+    is among them."""
     below, above = round(exponent / STRENGTH_STEP), round((1 - exponent) / STRENGTH_STEP)
     return [round(step * STRENGTH_STEP, 4) for step in range(-below, above + 1)]
 
@@ -111,7 +122,11 @@ def best_strength(scores: dict[float, float]) -> float:
     """
     strengths, values = list(scores), np.array(list(scores.values()))
     means = np.array([values[max(0, index - 1) : index + 2].mean() for index in range(len(values))])
-    best = [strength for strength, mean in zip(strengths, means, strict=True) if np.isclose(mean, means.max(), rtol=0, atol=1e-12)]
+    best = [
+        strength
+        for strength, mean in zip(strengths, means, strict=True)
+        if np.isclose(mean, means.max(), rtol=0, atol=1e-12)
+    ]
     return min(best, key=abs)
 
 
@@ -121,7 +136,11 @@ def shift_classifiers(model: BiBiERForEmotionClassification, shift: Sequence[flo
 
     A mixture gives each class weights that sum to one, so its logits move by the same.
     """
-    layers = [getattr(model, f"{modality}_encoder").classifier for modality in MODALITIES if getattr(model, f"{modality}_encoder")]
+    layers = [
+        getattr(model, f"{modality}_encoder").classifier
+        for modality in MODALITIES
+        if getattr(model, f"{modality}_encoder")
+    ]
     if model.classifier is not None:
         layers.append(model.classifier[-1])
     for layer in layers:

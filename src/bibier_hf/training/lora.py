@@ -1,7 +1,9 @@
-"""LoRA on the backbones: low-rank adapters are trained in place of the backbone's own weights (Hu et al., 2021), through peft.
+"""LoRA on the backbones: low-rank adapters are trained in place of the backbone's own weights (Hu et al., 2021),
+through peft.
 
 backbone (frozen) + adapter (trained) -- training --> merged: one ordinary backbone, stored in the checkpoint
-                                                 \\-> adapter: a folder `<modality>_adapter` beside a backbone that is named or stored
+                                                 \\-> adapter: a folder `<modality>_adapter` beside a backbone that is
+                                                 named or stored
 """
 
 import tempfile
@@ -26,35 +28,44 @@ class LoraAdapters:
         ArgumentError: a backbone that is trained from scratch, or targets that it does not have.
     """
 
-    def __init__(self, model: BiBiERForEmotionClassification, arguments: LoraArguments | None, sources: dict[str, str]):
+    def __init__(
+        self, model: BiBiERForEmotionClassification, arguments: LoraArguments | None, sources: dict[str, str]
+    ):
         self.model = model
         self.arguments = arguments
         self._wrapped: dict[str, PeftModel] = {}
         for modality in arguments.backbones if arguments else ():
             if sources[modality] == EMBEDDED:
                 raise ArgumentError(
-                    f"lora.backbones: the embedded {modality} backbone is trained from scratch; LoRA adapts a pretrained one. "
+                    f"lora.backbones: the embedded {modality} backbone is trained from scratch; LoRA adapts a "
+                    "pretrained one. "
                     f"Name one with {modality}_backbone, or leave '{modality}' out."
                 )
             self._wrapped[modality] = self._wrap(modality)
 
     def _wrap(self, modality: str) -> PeftModel:
         options = self.arguments
-        config = LoraConfig(r=options.r, lora_alpha=options.alpha, target_modules=options.targets, lora_dropout=options.dropout)
+        config = LoraConfig(
+            r=options.r, lora_alpha=options.alpha, target_modules=options.targets, lora_dropout=options.dropout
+        )
         backbone = getattr(self.model, f"{modality}_backbone")
         try:
             wrapped = get_peft_model(backbone, config)
         except ValueError as error:
-            linear = sorted({name.split(".")[-1] for name, module in backbone.named_modules() if type(module).__name__ == "Linear"})
+            linear = sorted(
+                {name.split(".")[-1] for name, module in backbone.named_modules() if type(module).__name__ == "Linear"}
+            )
             raise ArgumentError(
-                f"lora.targets: {options.targets} does not fit the {modality} backbone '{backbone.config.model_type}' ({error}). "
+                f"lora.targets: {options.targets} does not fit the {modality} backbone '{backbone.config.model_type}' "
+                f"({error}). "
                 f"Its linear layers are {', '.join(linear)}; 'all-linear' takes all of them."
             ) from error
         setattr(self.model.config, f"freeze_{modality}_backbone", False)  # gradients must pass through it
         return wrapped
 
     def finish(self) -> None:
-        """After training: turn the adapters into the form in which `save_pretrained` stores them. The model computes the same as before."""
+        """After training: turn the adapters into the form in which `save_pretrained` stores them. The model computes
+        the same as before."""
         for modality, wrapped in self._wrapped.items():
             if self.arguments.save == "merged":
                 backbone = wrapped.merge_and_unload()

@@ -1,4 +1,5 @@
-"""Optimisers and learning-rate schedules by the names of the published study (its training section and shipped search grid).
+"""Optimisers and learning-rate schedules by the names of the published study (its training section and shipped search
+grid).
 
 | optimiser | is |
 |---|---|
@@ -37,7 +38,9 @@ COSINE_FLOOR = 1e-6
 PLATEAU_OPTIONS = {"mode": "max", "factor": 0.5, "patience": 2, "min_lr": 1e-7}
 
 # The plain name "cosine" is the published epoch-wise annealing; transformers' own is reached as huggingface_cosine.
-_LIBRARY_SCHEDULES = tuple(kind.value for kind in SchedulerType if kind not in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY))
+_LIBRARY_SCHEDULES = tuple(
+    kind.value for kind in SchedulerType if kind not in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
+)
 SCHEDULERS = (
     PLATEAU,
     EPOCH_COSINE,
@@ -57,7 +60,8 @@ def optimizer_cls_and_kwargs(name: str, args: TrainingArguments) -> tuple[type[t
     options: dict[str, Any] = {"lr": args.learning_rate}
     match name:
         case "adam" | "adamw":
-            # One kernel for the whole update, as in transformers' own default: on a CPU several times the speed of torch's loop.
+            # One kernel for the whole update, as in transformers' own default: on a CPU several times the speed of
+            # torch's loop.
             options |= {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon, "fused": True}
             return (torch.optim.Adam if name == "adam" else torch.optim.AdamW), options
         case "lion":
@@ -106,7 +110,9 @@ def create_published_scheduler(
         steps_per_epoch: optimiser steps of one epoch.
     """
     if name == ONE_CYCLE:
-        return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=num_training_steps)
+        return OneCycleLR(
+            optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=num_training_steps
+        )
     if name == EPOCH_COSINE:
         epochs = math.ceil(num_training_steps / steps_per_epoch)
         floor = COSINE_FLOOR / learning_rate

@@ -62,16 +62,23 @@ def claim_output(run: RunArguments, main_process: bool = True) -> dict[str, Any]
     finished = (folder / RESULTS_FILE).is_file()
     if run.resume_from_checkpoint:
         if finished:
-            logger.warning(f"{folder} holds a finished run; there is nothing to resume. Give --overwrite true to run it again.")
+            logger.warning(
+                f"{folder} holds a finished run; there is nothing to resume. Give --overwrite true to run it again."
+            )
             return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
         if run.resume_from_checkpoint is True and last_progress(folder) is None:
-            raise ArgumentError(f"resume_from_checkpoint: {folder} holds no whole checkpoint. Leave it out to start anew.")
+            raise ArgumentError(
+                f"resume_from_checkpoint: {folder} holds no whole checkpoint. Leave it out to start anew."
+            )
         return None
     if finished:
-        raise ArgumentError(f"output_dir: {folder} holds a finished run. Give another output_dir, or --overwrite true to replace it.")
+        raise ArgumentError(
+            f"output_dir: {folder} holds a finished run. Give another output_dir, or --overwrite true to replace it."
+        )
     if list_checkpoints(folder) or (folder / STAGES_FOLDER).is_dir():
         raise ArgumentError(
-            f"output_dir: {folder} holds checkpoints or stages of a run that did not finish. Give --resume_from_checkpoint true to go on "
+            f"output_dir: {folder} holds checkpoints or stages of a run that did not finish. Give "
+            "--resume_from_checkpoint true to go on "
             "with it, --overwrite true to start anew, or another output_dir."
         )
     return None
@@ -111,7 +118,9 @@ def _try_to_write(folder: Path) -> None:
         probe.touch()
         probe.unlink()
     except OSError as error:
-        raise ArgumentError(f"output_dir: {folder} cannot be written ({error.strerror}). Choose another folder.") from error
+        raise ArgumentError(
+            f"output_dir: {folder} cannot be written ({error.strerror}). Choose another folder."
+        ) from error
 
 
 def _clear(folder: Path) -> None:

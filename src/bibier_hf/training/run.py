@@ -1,4 +1,5 @@
-"""A run from its arguments to a model folder: data, model, training, selection on dev, one scoring of test, report and card."""
+"""A run from its arguments to a model folder: data, model, training, selection on dev, one scoring of test, report and
+card."""
 
 import time
 from collections.abc import Sequence
@@ -34,9 +35,11 @@ from .stages import frozen_encoders, train_encoders
 def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any]:
     """Train, select on dev, score test once, and write everything into `run.output_dir`.
 
-    The folder then holds the model with its processor and code (`AutoModel.from_pretrained(folder, trust_remote_code=True)`), the
-    card `README.md`, `.eval_results`, `results.json`, `predictions_<split>.parquet`, `confusion_matrix_<split>_<corpus>.png`,
-    `reliability_<split>_<corpus>.png` and `run.yaml`. With `push_to_hub` it is then pushed, without predictions and `run.yaml`.
+    The folder then holds the model with its processor and code
+    (`AutoModel.from_pretrained(folder, trust_remote_code=True)`), the card `README.md`, `.eval_results`,
+    `results.json`, `predictions_<split>.parquet`, `confusion_matrix_<split>_<corpus>.png`,
+    `reliability_<split>_<corpus>.png` and `run.yaml`. With `push_to_hub` it is then pushed, without predictions and
+    `run.yaml`.
 
     Args:
         run: the arguments.
@@ -48,7 +51,8 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     Raises:
         ArgumentError: an output folder that is taken or cannot be written.
         FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
-        PushError: a Hub that cannot be pushed to, told before training; or a push that failed, with the folder complete.
+        PushError: a Hub that cannot be pushed to, told before training; or a push that failed, with the folder
+            complete.
     """
     clock = _Clock()
     args = run.training_arguments()
@@ -63,9 +67,12 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     load_kernels(build_missing=True)
     # The main process prepares and fetches; the others find it done.
     with args.main_process_first(desc="loading corpora and backbones"):
-        recorded, label_facts = attach_label_tables(load_corpora(run.corpora), [corpus.label_tables for corpus in run.corpora])
+        recorded, label_facts = attach_label_tables(
+            load_corpora(run.corpora), [corpus.label_tables for corpus in run.corpora]
+        )
         augmented = {
-            name: AugmentedCorpus(rows, corpus.augmentation) for corpus, (name, rows) in zip(run.corpora, recorded.items(), strict=True)
+            name: AugmentedCorpus(rows, corpus.augmentation)
+            for corpus, (name, rows) in zip(run.corpora, recorded.items(), strict=True)
         }
         splits = {name: corpus.splits for name, corpus in augmented.items()}
         model, processor = build_model(run, args.seed)
@@ -100,7 +107,9 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
             clock.lap("refit")
         if adjustment is not None:
             shift_classifiers(trainer.model, adjustment["shift"])
-        predictions["test"] = Predictions.from_logits(data["test"].metadata, trainer.predict_logits(data["test"]), temperature)
+        predictions["test"] = Predictions.from_logits(
+            data["test"].metadata, trainer.predict_logits(data["test"]), temperature
+        )
         clock.lap("test")
     model_facts = _model_facts(trainer.model, run)
     adapters.finish()
@@ -108,18 +117,27 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
 
     results = {
         "model": model_facts,
-        "protocol": {name: protocol_facts(corpus, rows) for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)},
+        "protocol": {
+            name: protocol_facts(corpus, rows)
+            for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)
+        },
         "selection": selection,
         "stages": stages,
         "logit_adjustment": adjustment,
         "calibration": calibration
-        | {"uncalibrated": {split: answers.calibration_by_corpus(calibrated=False) for split, answers in predictions.items()}},
+        | {
+            "uncalibrated": {
+                split: answers.calibration_by_corpus(calibrated=False) for split, answers in predictions.items()
+            }
+        },
         "date": datetime.now(UTC).date().isoformat(),
         "seed": args.seed,
         "command": command,
         "config": run.public_dump(),
         **environment(args.world_size),
-        "data_hash": content_hash(concatenate_datasets([splits[name][split] for name in splits for split in SPLITS]), DATA_COLUMNS),
+        "data_hash": content_hash(
+            concatenate_datasets([splits[name][split] for name in splits for split in SPLITS]), DATA_COLUMNS
+        ),
         "data": {name: _data_facts(rows) for name, rows in recorded.items()},
         "augmentation": {name: corpus.facts for name, corpus in augmented.items() if corpus.facts},
         "soft_labels": label_facts,
@@ -167,10 +185,14 @@ def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
     splits = {}
     for corpus in corpora:
         rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
-        rows = apply_protocol(rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share)
+        rows = apply_protocol(
+            rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share
+        )
         name = rows["train"]["corpus"][0]
         if name in splits:
-            raise ArgumentError(f"corpora: '{name}' stands twice, and results are kept by the name of the corpus. Leave one out.")
+            raise ArgumentError(
+                f"corpora: '{name}' stands twice, and results are kept by the name of the corpus. Leave one out."
+            )
         splits[name] = rows
     return splits
 
@@ -200,7 +222,9 @@ def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> di
 
 def protocol_facts(corpus: CorpusArguments, splits: DatasetDict) -> dict[str, Any]:
     """How a corpus was split, and into how many samples."""
-    facts = {"name": corpus.protocol, "fold": corpus.fold} if corpus.protocol != "official" else {"name": corpus.protocol}
+    facts = (
+        {"name": corpus.protocol, "fold": corpus.fold} if corpus.protocol != "official" else {"name": corpus.protocol}
+    )
     return facts | {"split_seed": corpus.split_seed, "samples": {split: len(rows) for split, rows in splits.items()}}
 
 

@@ -12,8 +12,8 @@ from torch.utils.data import Sampler
 class EpochSampler(Sampler[int]):
     """Random order of the samples, or draws that give every corpus the same share, newly shuffled in each epoch.
 
-    With several corpora the published system draws with replacement, each sample with weight 1 / |its corpus|, as many draws as
-    there are samples: every corpus then contributes the same number of samples on average.
+    With several corpora the published system draws with replacement, each sample with weight 1 / |its corpus|, as many
+    draws as there are samples: every corpus then contributes the same number of samples on average.
 
     Args:
         num_samples: size N of the training set.
@@ -23,7 +23,9 @@ class EpochSampler(Sampler[int]):
         group_size: samples of one optimiser step (global batch), with `lengths`.
     """
 
-    POOL = 50  # batches that are sorted by length together: enough to save padding, few enough to keep the order random
+    POOL = (
+        50  # batches that are sorted by length together: enough to save padding, few enough to keep the order random
+    )
 
     def __init__(
         self,
@@ -64,7 +66,8 @@ class EpochSampler(Sampler[int]):
         return iter(order.tolist())
 
     def _group_by_length(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Sort pools of the random order by length and shuffle the resulting batches; an incomplete batch stays last."""
+        """Sort pools of the random order by length and shuffle the resulting batches; an incomplete batch stays
+        last."""
         pool = self.POOL * self.group_size
         batches = []
         for start in range(0, len(order), pool):
@@ -89,9 +92,9 @@ def class_weights(
 ) -> list[float] | None:
     """Weights of the classes in the loss, from the label counts of the training draw.
 
-    `balanced` weighs a class by 1 / count, `sqrt` by 1 / sqrt(count), a number *e* by 1 / count^e: more of it serves UAR, less of it WAR
-    and WF1. Weights are scaled so that the mean weight of the drawn samples is 1, which leaves the size of the loss and so the meaning
-    of the learning rate alone. A class without a sample gets 0.
+    `balanced` weighs a class by 1 / count, `sqrt` by 1 / sqrt(count), a number *e* by 1 / count^e: more of it serves
+    UAR, less of it WAR and WF1. Weights are scaled so that the mean weight of the drawn samples is 1, which leaves the
+    size of the loss and so the meaning of the learning rate alone. A class without a sample gets 0.
 
     Args:
         labels: (N,) class indices.
@@ -113,7 +116,9 @@ def class_weights(
 def class_weight_exponent(mode: str | float) -> float:
     """e of the weights 1 / count^e that `mode` stands for: `"balanced"`, `"sqrt"`, `"none"` or e itself."""
     if isinstance(mode, str) and mode not in _EXPONENTS:
-        raise ValueError(f"Unknown class_weights {mode!r}. Use one of: {', '.join(_EXPONENTS)}; or an exponent from 0 to 1.")
+        raise ValueError(
+            f"Unknown class_weights {mode!r}. Use one of: {', '.join(_EXPONENTS)}; or an exponent from 0 to 1."
+        )
     return _EXPONENTS.get(mode, mode)
 
 

@@ -1,4 +1,5 @@
-"""Typed sections of arguments: read from YAML, overridden by dotted keys of a command line, refused with the key that is wrong.
+"""Typed sections of arguments: read from YAML, overridden by dotted keys of a command line, refused with the key that
+is wrong.
 
 Nothing here knows what the sections are about.
 """
@@ -33,13 +34,17 @@ class _Loader(yaml.SafeLoader):
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
             if key in seen:
-                raise ArgumentError(f"The key '{key}' stands twice (line {key_node.start_mark.line + 1}). Leave one of them out.")
+                raise ArgumentError(
+                    f"The key '{key}' stands twice (line {key_node.start_mark.line + 1}). Leave one of them out."
+                )
             seen.add(key)
         return super().construct_mapping(node, deep)
 
 
 # YAML 1.1 wants a dot and a signed exponent; 1.2, JSON and Python do not.
-_Loader.add_implicit_resolver("tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789."))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d[\d_]*\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+0123456789.")
+)
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:
@@ -65,11 +70,14 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def checked_section(section: type[Section], content: dict[str, Any]) -> Any:
-    """An instance of `section`, or an [`ArgumentError`] that names every key that is unknown, missing or of the wrong type."""
+    """An instance of `section`, or an [`ArgumentError`] that names every key that is unknown, missing or of the wrong
+    type."""
     try:
         return section(**content)
     except ValidationError as error:
-        raise ArgumentError("\n".join(_explain(problem, section) for problem in _one_a_value(error.errors()))) from error
+        raise ArgumentError(
+            "\n".join(_explain(problem, section) for problem in _one_a_value(error.errors()))
+        ) from error
 
 
 def expand_data_dir(content: dict[str, Any]) -> dict[str, Any]:
@@ -78,13 +86,18 @@ def expand_data_dir(content: dict[str, Any]) -> dict[str, Any]:
         return content
     corpora = content.get("corpora")
     if not isinstance(corpora, list) or len(corpora) != 1 or not isinstance(corpora[0], dict):
-        raise ArgumentError("data_dir: short for the only corpus' data_dir. With several corpora give --corpora.0.data_dir etc.")
+        raise ArgumentError(
+            "data_dir: short for the only corpus' data_dir. With several corpora give --corpora.0.data_dir etc."
+        )
     rest = {key: value for key, value in content.items() if key != "data_dir"}
     return rest | {"corpora": [corpora[0] | {"data_dir": content["data_dir"]}]}
 
 
 def apply_overrides(
-    content: dict[str, Any], arguments: Sequence[str], section: type[Section], more: Mapping[str, Any] = MappingProxyType({})
+    content: dict[str, Any],
+    arguments: Sequence[str],
+    section: type[Section],
+    more: Mapping[str, Any] = MappingProxyType({}),
 ) -> None:
     """Put `--key value`, `--key=value` and `--flag` of a command line into `content`.
 
@@ -98,7 +111,9 @@ def apply_overrides(
     while index < len(arguments):
         argument = arguments[index]
         if not argument.startswith("--") or len(argument) < 3:
-            raise ArgumentError(f"Cannot read '{argument}'. After the first argument everything is --key value, --key=value or --flag.")
+            raise ArgumentError(
+                f"Cannot read '{argument}'. After the first argument everything is --key value, --key=value or --flag."
+            )
         key, equals, text = argument[2:].partition("=")
         if not equals and index + 1 < len(arguments) and not arguments[index + 1].startswith("--"):
             index += 1
@@ -109,7 +124,8 @@ def apply_overrides(
 
 
 def _value(text: str, annotation: Any) -> Any:
-    """A text of the command line as a value of its type; what fits no reading is left for the check of the whole to refuse."""
+    """A text of the command line as a value of its type; what fits no reading is left for the check of the whole to
+    refuse."""
     try:
         value = yaml.load(text, _Loader)
     except yaml.YAMLError:
@@ -125,8 +141,13 @@ def _value(text: str, annotation: Any) -> Any:
 
 
 def _takes_text_first(annotation: Any) -> bool:
-    """A plain text (run_name 7, folder 2024) stays text; a union with another type (true or a folder) is read as YAML first."""
-    options = set(typing.get_args(annotation)) if typing.get_origin(annotation) in (typing.Union, types.UnionType) else {annotation}
+    """A plain text (run_name 7, folder 2024) stays text; a union with another type (true or a folder) is read as YAML
+    first."""
+    options = (
+        set(typing.get_args(annotation))
+        if typing.get_origin(annotation) in (typing.Union, types.UnionType)
+        else {annotation}
+    )
     return options <= {str, types.NoneType}
 
 
@@ -135,7 +156,10 @@ def _annotation(key: str, section: type[BaseModel] | None) -> Any:
     annotation: Any = section
     parts = key.split(".")
     while parts:
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)) or parts[0] not in annotation.model_fields:
+        if (
+            not (isinstance(annotation, type) and issubclass(annotation, BaseModel))
+            or parts[0] not in annotation.model_fields
+        ):
             return None
         annotation = annotation.model_fields[parts.pop(0)].annotation
         if typing.get_origin(annotation) is list and parts:
@@ -164,7 +188,9 @@ def _set(content: dict[str, Any], key: str, value: Any) -> None:
             place[part] = [] if following.isdigit() else {}
         place = place[part]
         if not isinstance(place, (dict, list)):
-            raise ArgumentError(f"{key}: {'.'.join(parts[: depth + 1])} is the value {place!r} and has no keys of its own.")
+            raise ArgumentError(
+                f"{key}: {'.'.join(parts[: depth + 1])} is the value {place!r} and has no keys of its own."
+            )
     if isinstance(place, list):
         position = _position(place, parts[-1], key, extend=True)
         place[position : position + 1] = [value]
@@ -181,13 +207,18 @@ def _position(values: list, part: str, key: str, extend: bool = False) -> int:
 def validated(annotation: Any, value: Any) -> Any:
     """`value` if it has the type (a whole number counts as a float, a text as a choice), as a plain Python value."""
     # pydantic forbids a config beside a model, which carries its own.
-    config = None if isinstance(annotation, type) and issubclass(annotation, BaseModel) else ConfigDict(arbitrary_types_allowed=True)
+    config = (
+        None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel)
+        else ConfigDict(arbitrary_types_allowed=True)
+    )
     checked = TypeAdapter(annotation, config=config).validate_python(value, strict=True)
     return float(checked) if annotation is float else value
 
 
 def _one_a_value(problems: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """pydantic lists a problem for each type that a value may have, under the value's key and the type: make these one."""
+    """pydantic lists a problem for each type that a value may have, under the value's key and the type: make these
+    one."""
     merged: dict[tuple, dict[str, Any]] = {}
     for problem in problems:
         *place, last = problem["loc"]

@@ -1,13 +1,16 @@
 """Training on soft labels: which target each sample has in each epoch (Section 3.4 of the method).
 
-A sample with a soft label q trains on it with probability `smoothing_probability`, drawn anew in each epoch, and on its gold label
-otherwise. `label_smoothing_mode`:
+A sample with a soft label q trains on it with probability `smoothing_probability`, drawn anew in each epoch, and on
+its gold label otherwise. `label_smoothing_mode`:
 
-* `soft`: the target is the distribution itself. The loss of a sample is -sum_c w_c q_c log p_c, with the class weights w_c of the gold
-  labels of the training set, scaled to mean one over it; the sum over samples is divided by their number.
-* `argmax`: the target is the one-hot arg-max of q, the effect of the published code, which took the arg-max before its loss.
+* `soft`: the target is the distribution itself. The loss of a sample is -sum_c w_c q_c log p_c, with the class weights
+  w_c of the gold labels of the training set, scaled to mean one over it; the sum over samples is divided by their
+  number.
+* `argmax`: the target is the one-hot arg-max of q, the effect of the published code, which took the arg-max before its
+  loss.
 
-The draw of a row follows from (seed, epoch, id), so it is the same whatever the number of workers and processes, and after a resume.
+The draw of a row follows from (seed, epoch, id), so it is the same whatever the number of workers and processes, and
+after a resume.
 """
 
 import hashlib
@@ -41,7 +44,9 @@ class SmoothedLabels(TorchDataset):
         seed: of the draws.
     """
 
-    def __init__(self, data: Any, probability: float = 1.0, mode: str = "soft", gold_weight: float | None = None, seed: int = 42):
+    def __init__(
+        self, data: Any, probability: float = 1.0, mode: str = "soft", gold_weight: float | None = None, seed: int = 42
+    ):
         if mode not in MODES or not 0 <= probability <= 1:
             raise ValueError(f"mode={mode!r}, probability={probability}; allowed: {', '.join(MODES)}, and 0 to 1.")
         self.data = data
@@ -61,7 +66,9 @@ class SmoothedLabels(TorchDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = self.data.__getitems__(indices)
-        return [row | {"soft_label": self._target(row, self._ids[index])} for row, index in zip(rows, indices, strict=True)]
+        return [
+            row | {"soft_label": self._target(row, self._ids[index])} for row, index in zip(rows, indices, strict=True)
+        ]
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose targets (and rows, where these change) are given, in this process and its workers."""
@@ -91,15 +98,16 @@ def draw_smoothing(seed: int, epoch: int, row_id: str, probability: float) -> bo
 
 
 def attach_soft_labels(splits: DatasetDict, table: LabelTable) -> tuple[DatasetDict, dict[str, Any]]:
-    """Put the labels of a table into the column `soft_label` of the training rows, joined by id; dev and test keep theirs.
+    """Put the labels of a table into the column `soft_label` of the training rows, joined by id; dev and test keep
+    theirs.
 
     Args:
         splits: a corpus in the common schema.
         table: its labels.
 
     Returns:
-        the corpus, and `{"table", "sha256", "rows", "soft", "hard", "unused", "other_gold"}`: training rows with and without a soft label,
-        labels for no row, and rows whose gold label in the table is another.
+        the corpus, and `{"table", "sha256", "rows", "soft", "hard", "unused", "other_gold"}`: training rows with and
+        without a soft label, labels for no row, and rows whose gold label in the table is another.
 
     Raises:
         CorpusError: a table that has no label for any training row.
@@ -111,20 +119,26 @@ def attach_soft_labels(splits: DatasetDict, table: LabelTable) -> tuple[DatasetD
     found = sum(soft is not None for soft in column)
     if not found:
         raise CorpusError(
-            f"labels: none of the {len(soft_labels)} ids of {table.name} (such as {next(iter(soft_labels), 'none')}) is that of a training "
+            f"labels: none of the {len(soft_labels)} ids of {table.name} (such as {next(iter(soft_labels), 'none')}) "
+            "is that of a training "
             f"row (such as {ids[0]}). Is it the table of this corpus?"
         )
     gold_of = dict(zip(table.ids, table.labels, strict=True))
-    other_gold = sum(gold_of.get(row_id, -1) not in (-1, label) for row_id, label in zip(ids, train["label"], strict=True))
+    other_gold = sum(
+        gold_of.get(row_id, -1) not in (-1, label) for row_id, label in zip(ids, train["label"], strict=True)
+    )
     facts = {"table": table.name, "sha256": table.sha256, "rows": len(ids), "soft": found, "hard": len(ids) - found}
     facts |= {"unused": len(soft_labels.keys() - set(ids)), "other_gold": other_gold}
     logger.warning_once(
-        f"{table.name}: {found} of {len(ids)} training rows have a soft label, {len(ids) - found} fall back to their gold label; "
+        f"{table.name}: {found} of {len(ids)} training rows have a soft label, {len(ids) - found} fall back to their "
+        "gold label; "
         f"{facts['unused']} labels are for no training row, {other_gold} rows have another gold label in the table."
     )
     features = train.features
     train = (
-        train.remove_columns("soft_label").add_column("soft_label", column, feature=features["soft_label"]).select_columns(list(features))
+        train.remove_columns("soft_label")
+        .add_column("soft_label", column, feature=features["soft_label"])
+        .select_columns(list(features))
     )
     return DatasetDict({**splits, "train": train}), facts
 
@@ -132,7 +146,8 @@ def attach_soft_labels(splits: DatasetDict, table: LabelTable) -> tuple[DatasetD
 def attach_label_tables(
     corpora: Mapping[str, DatasetDict], paths: Sequence[Sequence[str]]
 ) -> tuple[dict[str, DatasetDict], dict[str, Any]]:
-    """[`attach_soft_labels`] to each corpus that has tables, of several their mean; returns the corpora and the facts by their names."""
+    """[`attach_soft_labels`] to each corpus that has tables, of several their mean; returns the corpora and the facts
+    by their names."""
     attached, facts = {}, {}
     for (name, splits), of_corpus in zip(corpora.items(), paths, strict=True):
         attached[name] = splits

@@ -1,11 +1,13 @@
-"""Training in two stages, as published: each encoder by itself with its own classifier, then the fusion over both, frozen.
+"""Training in two stages, as published: each encoder by itself with its own classifier, then the fusion over both,
+frozen.
 
     stage 1   audio: (backbone ->) encoder -> audio logits     text: (backbone ->) encoder -> text logits
     stage 2   both encoders frozen -> fusion -> classifier (-> mixture with both logits) -> logits
 
-Encoders know the labels of their training samples, so their logits on these are better than on any others, and a mixture that is trained
-on them trusts them too much. Stage 2 therefore reads, on the training set, *out-of-fold* logits: the training set is cut into K parts that
-keep apart what dev keeps apart from train (dialogues, speakers or neither), and the logits of each part come from an encoder that was
+Encoders know the labels of their training samples, so their logits on these are better than on any others, and a
+mixture that is trained on them trusts them too much. Stage 2 therefore reads, on the training set, *out-of-fold*
+logits: the training set is cut into K parts that keep apart what dev keeps apart from train (dialogues, speakers or
+    neither), and the logits of each part come from an encoder that was
 trained on the others. Frames, and all logits on dev and test, come from the encoders that were trained on everything.
 
 A finished stage leaves `stages/<name>` with its model and `stage.json`, and is not done again after a kill.
@@ -57,12 +59,12 @@ def train_encoders(
         data: train, dev and test.
 
     Returns:
-        facts for `results.json`, a modality each and `logits`; and, where the fusion mixes unimodal logits in and they are to be
-        out-of-fold, `{"audio_logits": (N,), "text_logits": (N,)}` of the training set.
+        facts for `results.json`, a modality each and `logits`; and, where the fusion mixes unimodal logits in and they
+        are to be out-of-fold, `{"audio_logits": (N,), "text_logits": (N,)}` of the training set.
 
     Raises:
-        ArgumentError: a modality that no training sample has, a training set that cannot be cut into so many parts, or a finished
-            stage of a run with other arguments.
+        ArgumentError: a modality that no training sample has, a training set that cannot be cut into so many parts, or
+            a finished stage of a run with other arguments.
     """
     folder = Path(run.output_dir) / STAGES_FOLDER
     seed = run.training_arguments().seed
@@ -95,8 +97,8 @@ def train_encoders(
 
 
 def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: int) -> BiBiERForEmotionClassification:
-    """A new model of one modality with the options of a bimodal one; it reads features where the backbone is frozen, else it has a copy
-    of the backbone.
+    """A new model of one modality with the options of a bimodal one; it reads features where the backbone is frozen,
+    else it has a copy of the backbone.
 
     Args:
         model: the bimodal model.
@@ -148,13 +150,16 @@ def train_stage(
     given = {"train": train, "dev": dev} | ({} if test is None else {"test": test})
     samples = {split: len(rows) for split, rows in given.items()}
     if not all(samples.values()):
-        raise ArgumentError(f"stages: '{folder.name}' lacks samples to train, select or score it on ({samples}). Train jointly.")
+        raise ArgumentError(
+            f"stages: '{folder.name}' lacks samples to train, select or score it on ({samples}). Train jointly."
+        )
     if (folder / STAGE_FILE).is_file():
         facts = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
         changed = sorted(key for key, value in arguments.items() if facts["arguments"].get(key) != value)
         if changed or facts["samples"] != samples:
             raise ArgumentError(
-                f"{folder} was finished with other values of {', '.join(changed) or 'corpora'}. Go on with those, or start anew "
+                f"{folder} was finished with other values of {', '.join(changed) or 'corpora'}. Go on with those, or "
+                "start anew "
                 "(--overwrite true)."
             )
         head.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
@@ -209,30 +214,45 @@ def out_of_fold_logits(
     return StoredRows.concatenate(parts).spread(np.concatenate(indices), len(train))
 
 
-def _stored_logits(stage: RunArguments, head: BiBiERForEmotionClassification, processor: BiBiERProcessor, data: InputDataset) -> StoredRows:
+def _stored_logits(
+    stage: RunArguments, head: BiBiERForEmotionClassification, processor: BiBiERProcessor, data: InputDataset
+) -> StoredRows:
     """Logits of every row, from a store whose recipe names the model by its weights."""
     (modality,) = head.config.modalities
     (inputs,) = data.inputs.columns.values()
-    store = FeatureStore(Path(stage.output_dir) / "logits", f"{modality}_logits", {"head": weights_hash(head)}, None, torch.float32, 4096)
+    store = FeatureStore(
+        Path(stage.output_dir) / "logits",
+        f"{modality}_logits",
+        {"head": weights_hash(head)},
+        None,
+        torch.float32,
+        4096,
+    )
     collator = make_collator(head, processor, stage.feature_cache)
     head.eval()
 
     @torch.inference_mode()
     def compute(positions: list[int]) -> list[torch.Tensor]:
         batch = collator(data.__getitems__(positions))
-        return list(head(**{name: values.to(head.device) for name, values in batch.items() if name != "labels"}).logits.float().cpu())
+        return list(
+            head(**{name: values.to(head.device) for name, values in batch.items() if name != "labels"})
+            .logits.float()
+            .cpu()
+        )
 
     store.extract(inputs.keys, [len(row) for row in inputs], compute, stage.feature_cache.batch_size)
     return store.rows(inputs.keys)
 
 
 def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Cut the training set into parts that keep what belongs together whole, with every label of every corpus in proportion.
+    """Cut the training set into parts that keep what belongs together whole, with every label of every corpus in
+    proportion.
 
-    An encoder must be as good on its held-out part as it will be on dev, or the fusion learns to trust the wrong one: a split that has the
-    voices of train on dev, as RESD's official one, has them in every part, and one that keeps dialogues apart keeps them apart here. So
-    what belongs together, in each corpus, is what dev does not share with train: samples of a dialogue or a speaker, directly or through
-    others; where that ties most of them together, a dialogue; else a speaker; else nothing.
+    An encoder must be as good on its held-out part as it will be on dev, or the fusion learns to trust the wrong one:
+    a split that has the voices of train on dev, as RESD's official one, has them in every part, and one that keeps
+    dialogues apart keeps them apart here. So what belongs together, in each corpus, is what dev does not share with
+    train: samples of a dialogue or a speaker, directly or through others; where that ties most of them together, a
+        dialogue; else a speaker; else nothing.
 
     Args:
         train: N rows with `id`, `corpus`, `label`, `dialogue` and `speaker`.
@@ -254,7 +274,10 @@ def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[n
         shared = {column for column in _GROUPINGS[0] if (set(own[column]) & set(dev_rows[column])) - {None}}
         for columns in (*(grouping for grouping in _GROUPINGS if shared.isdisjoint(grouping)), ()):
             values = {column: own[column] for column in columns}
-            keys = [[f"{column}:{value[row]}" for column, value in values.items() if value[row] is not None] for row in range(len(rows))]
+            keys = [
+                [f"{column}:{value[row]}" for column, value in values.items() if value[row] is not None]
+                for row in range(len(rows))
+            ]
             found = connected_groups(own["id"], keys)
             sizes = Counter(found)
             if (any(keys) or not columns) and len(sizes) >= count and max(sizes.values()) <= len(rows) / 2:
@@ -264,7 +287,9 @@ def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[n
     names = [str(number) for number in range(count)]
     labels = list(zip(corpora.tolist(), train["label"], strict=True))
     try:
-        folds = stratified_group_split(labels, groups.tolist(), dict.fromkeys(names[1:], 1 / count), seed, remainder=names[0])
+        folds = stratified_group_split(
+            labels, groups.tolist(), dict.fromkeys(names[1:], 1 / count), seed, remainder=names[0]
+        )
     except ValueError as error:
         raise ArgumentError(f"stages.folds: {error} Take fewer, or stages.logits: in_sample.") from error
     return np.array([int(fold) for fold in folds]), {"count": count, "corpora": grouped_by}
@@ -272,13 +297,15 @@ def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[n
 
 @contextmanager
 def frozen_encoders(model: BiBiERForEmotionClassification) -> Iterator[None]:
-    """Stage 2: what stage 1 trained stays as it is, in evaluation mode. Afterwards the model is what joint training would have left."""
+    """Stage 2: what stage 1 trained stays as it is, in evaluation mode. Afterwards the model is what joint training
+    would have left."""
     config = model.config
     names = [f"freeze_{modality}_{part}" for modality in MODALITIES for part in ("backbone", "encoder")]
     options = {name: getattr(config, name) for name in [*names, "unimodal_loss_weight"]}
     for modality in MODALITIES:
         if not options[f"freeze_{modality}_backbone"]:
-            # No longer the weights of this id: they belong into the checkpoint, and their features have a key of their own.
+            # No longer the weights of this id: they belong into the checkpoint, and their features have a key of their
+            # own.
             setattr(config, f"{modality}_backbone_id", None)
             setattr(config, f"{modality}_backbone_revision", None)
     for name in names:

@@ -1,9 +1,10 @@
 """Several runs that are compared: variants of one run file, each with several seeds and over the folds of a protocol.
 
-    study.yaml -> variants x protocols x seeds x folds -> run_training of each -> folds pooled -> mean and deviation over the seeds
+    study.yaml -> variants x protocols x seeds x folds -> run_training of each -> folds pooled -> mean and deviation
+    over the seeds
 
-Every run has a folder of its own below `output_dir`; one that is finished is read instead of trained again, so a study that was stopped
-goes on where it was.
+Every run has a folder of its own below `output_dir`; one that is finished is read instead of trained again, so a study
+that was stopped goes on where it was.
 """
 
 import json
@@ -36,9 +37,13 @@ class StudyArguments(Section):
     output_dir: str = Field(description="folder of the runs and of the comparison")
     seeds: list[int] = Field(default_factory=lambda: [42], min_length=1, description="seed of each repetition")
     protocols: dict[str, list[int] | None] = Field(
-        default_factory=lambda: {OFFICIAL: None}, min_length=1, description="protocol of the first corpus -> its folds; null: all of them"
+        default_factory=lambda: {OFFICIAL: None},
+        min_length=1,
+        description="protocol of the first corpus -> its folds; null: all of them",
     )
-    common: dict[str, Any] = Field(default_factory=dict, description="dotted keys of the run and their values, for every variant")
+    common: dict[str, Any] = Field(
+        default_factory=dict, description="dotted keys of the run and their values, for every variant"
+    )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {"base": {}},
         min_length=1,
@@ -96,11 +101,17 @@ def plan_runs(study: StudyArguments, overrides: Sequence[str] = (), only: Sequen
             for seed in study.seeds:
                 for fold in [None] if protocol == OFFICIAL else range(NUM_FOLDS) if folds is None else folds:
                     place = Path(variant) / (protocol if fold is None else f"{protocol}-{fold}") / f"seed-{seed}"
-                    keys = {"corpora.0.protocol": protocol, "seed": seed, "output_dir": str(Path(study.output_dir) / place)}
+                    keys = {
+                        "corpora.0.protocol": protocol,
+                        "seed": seed,
+                        "output_dir": str(Path(study.output_dir) / place),
+                    }
                     keys |= {} if fold is None else {"corpora.0.fold": fold}
                     arguments = [*_as_options(study.common | changes), *overrides, *_as_options(keys)]
                     try:
-                        runs.append(StudyRun(variant, protocol, seed, fold, parse_run_arguments([study.run, *arguments])))
+                        runs.append(
+                            StudyRun(variant, protocol, seed, fold, parse_run_arguments([study.run, *arguments]))
+                        )
                     except ArgumentError as error:
                         raise ArgumentError(f"variant {variant!r}: {error}") from error
     return runs
@@ -130,7 +141,9 @@ def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable
             continue
         say(heading)
         resume = last_progress(run.folder) is not None
-        results = run_training(run.arguments.model_copy(update={"resume_from_checkpoint": resume, "overwrite": not resume}))
+        results = run_training(
+            run.arguments.model_copy(update={"resume_from_checkpoint": resume, "overwrite": not resume})
+        )
         if not keep_models:
             for path in (*run.folder.glob("model*.safetensors*"), *run.folder.glob("*_adapter/*.safetensors")):
                 path.unlink()
@@ -146,23 +159,26 @@ def _refuse_other_arguments(run: StudyRun) -> None:
     trained = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8"))["config"]
     wanted = json.loads(json.dumps(run.arguments.public_dump()))
     passing = ("overwrite", "resume_from_checkpoint")
-    changed = sorted(key for key in trained.keys() | wanted.keys() if key not in passing and trained.get(key) != wanted.get(key))
+    changed = sorted(
+        key for key in trained.keys() | wanted.keys() if key not in passing and trained.get(key) != wanted.get(key)
+    )
     if changed:
         raise ArgumentError(
-            f"{run.folder} was finished with other values of {', '.join(changed)}. Remove it, or give the study another output_dir."
+            f"{run.folder} was finished with other values of {', '.join(changed)}. Remove it, or give the study "
+            "another output_dir."
         )
 
 
 def compare(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
     """What the finished runs say.
 
-    Folds are pooled: every row of a corpus is answered once by a model that has not seen it. A variant is reported for the seeds whose
-    folds are all finished.
+    Folds are pooled: every row of a corpus is answered once by a model that has not seen it. A variant is reported for
+    the seeds whose folds are all finished.
 
     Returns:
         `{"runs": {"finished", "missing"}, "comparison": [{"variant", "protocol", "corpus", "split", "seeds", "metrics": {name: {"mean",
-        "std", "values"}}, "difference": the same, paired by seed with the first variant, or None}, ...]}`; `std` is the sample standard
-        deviation, None of one seed.
+        "std", "values"}}, "difference": the same, paired by seed with the first variant, or None},
+        ...]}`; `std` is the sample standard deviation, None of one seed.
     """
     finished = [run for run in runs if (run.folder / RESULTS_FILE).is_file()]
     rows: list[dict[str, Any]] = []
@@ -172,14 +188,22 @@ def compare(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
             for seed in study.seeds:
                 parts = [run for run in runs if (run.variant, run.protocol, run.seed) == (variant, protocol, seed)]
                 if parts and all(run in finished for run in parts):
-                    of_seed[seed] = {split: _pooled([run.folder for run in parts], split).by_corpus() for split in SCORED_SPLITS}
+                    of_seed[seed] = {
+                        split: _pooled([run.folder for run in parts], split).by_corpus() for split in SCORED_SPLITS
+                    }
             if not of_seed:
                 continue
             for split in SCORED_SPLITS:
                 for corpus in next(iter(of_seed.values()))[split]:
                     values = {seed: metrics[split][corpus] for seed, metrics in of_seed.items()}
-                    rows.append({"variant": variant, "protocol": protocol, "corpus": corpus, "split": split, "by_seed": values})
-    first = {(row["protocol"], row["corpus"], row["split"]): row for row in rows if row["variant"] == next(iter(study.variants))}
+                    rows.append(
+                        {"variant": variant, "protocol": protocol, "corpus": corpus, "split": split, "by_seed": values}
+                    )
+    first = {
+        (row["protocol"], row["corpus"], row["split"]): row
+        for row in rows
+        if row["variant"] == next(iter(study.variants))
+    }
     return {
         "runs": {"finished": len(finished), "missing": [str(run.folder) for run in runs if run not in finished]},
         "comparison": [_summary(row, first.get((row["protocol"], row["corpus"], row["split"]))) for row in rows],
@@ -195,7 +219,10 @@ def _summary(row: dict[str, Any], first: dict[str, Any] | None) -> dict[str, Any
     if first is not None and first is not row:
         shared = [seed for seed in values if seed in first["by_seed"]]
         if shared:
-            difference = {name: _spread([values[seed][name] - first["by_seed"][seed][name] for seed in shared]) for name in NUMBERS}
+            difference = {
+                name: _spread([values[seed][name] - first["by_seed"][seed][name] for seed in shared])
+                for name in NUMBERS
+            }
     return {
         **{key: row[key] for key in ("variant", "protocol", "corpus", "split")},
         "seeds": list(values),
@@ -210,9 +237,17 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
-    """Markdown table in percent: mean +- standard deviation over the seeds, and the difference to the first variant, paired by seed."""
+    """Markdown table in percent: mean +- standard deviation over the seeds, and the difference to the first variant,
+    paired by seed."""
     shown = ("uar", "wf1", "mean")
-    heads = ["variant", "protocol", "corpus", "split", "seeds", *(name.upper() if name in METRICS else name for name in shown)]
+    heads = [
+        "variant",
+        "protocol",
+        "corpus",
+        "split",
+        "seeds",
+        *(name.upper() if name in METRICS else name for name in shown),
+    ]
     heads += ["difference of the mean"]
     lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
     for row in comparison:

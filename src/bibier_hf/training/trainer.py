@@ -1,4 +1,5 @@
-"""[`BiBiERTrainer`]: transformers' Trainer with the loss, the sampling, the selection and the checkpoints of this project."""
+"""[`BiBiERTrainer`]: transformers' Trainer with the loss, the sampling, the selection and the checkpoints of this
+project."""
 
 import os
 import shutil
@@ -26,7 +27,8 @@ logger = logging.get_logger(__name__)
 
 BACKBONE_PREFIXES = tuple(f"{modality}_backbone." for modality in MODALITIES)
 
-# Only the fused logits are scored. The others may be absent from a batch in which nobody speaks (or writes), and differ in shape.
+# Only the fused logits are scored. The others may be absent from a batch in which nobody speaks (or writes), and
+# differ in shape.
 _UNSCORED_OUTPUTS = ["audio_logits", "text_logits", "fused_embedding"]
 
 
@@ -35,19 +37,23 @@ class BiBiERTrainer(Trainer):
 
     On top of transformers' Trainer:
 
-    * **Loss.** A sum over samples divided by the number of samples of the global batch: one process with batch 8, eight
-      accumulated steps of one sample and two processes with four each give the same gradient. (Where the training set does not
-      divide by the global batch, several processes fill the last one with repeated samples; `dataloader_drop_last` leaves it out.)
+    * **Loss.** A sum over samples divided by the number of samples of the global batch: one process with batch 8,
+      eight accumulated steps of one sample and two processes with four each give the same gradient. (Where the
+      training set does not divide by the global batch, several processes fill the last one with repeated samples;
+      `dataloader_drop_last` leaves it out.)
     * **Order.** A function of seed and epoch ([`EpochSampler`]), the same in every process and after every resume.
-    * **Selection.** Per corpus the mean of UAR, WAR, MF1 and WF1, averaged over the corpora, under the name `eval_score`.
-    * **Checkpoints.** Written aside and renamed. A resume takes the last whole one, and fails rather than restoring only a part.
+    * **Selection.** Per corpus the mean of UAR, WAR, MF1 and WF1, averaged over the corpora, under the name
+      `eval_score`.
+    * **Checkpoints.** Written aside and renamed. A resume takes the last whole one, and fails rather than restoring
+      only a part.
 
     Args:
         optimizer: a name of [`~bibier_hf.training.optimization.OPTIMIZERS`].
         scheduler: a name of [`~bibier_hf.training.optimization.SCHEDULERS`]. `args` must hold its
             [`~bibier_hf.training.optimization.scheduler_arguments`].
         backbone_learning_rate: highest learning rate of the backbones' parameters; None: that of all others.
-        train_corpora: (N,) corpus of each training sample for draws that give every corpus the same share; None: no such draws.
+        train_corpora: (N,) corpus of each training sample for draws that give every corpus the same share; None: no
+            such draws.
         train_lengths: (N,) length of each training sample for batches of similar length; None: random batches.
         eval_groups: `{"corpus": (M,) names, "language": (M,) names}` of the rows of `eval_dataset`, for the metrics.
         patience: evaluations without a better score after which training stops; None: never.
@@ -68,7 +74,8 @@ class BiBiERTrainer(Trainer):
         processing_class: BiBiERProcessor | None = None,
         **kwargs: Any,
     ):
-        # Not handed to the Trainer: it would write the tokenizer's special tokens into the configuration of the text backbone.
+        # Not handed to the Trainer: it would write the tokenizer's special tokens into the configuration of the text
+        # backbone.
         self.processor = processing_class
         self.scheduler_name = scheduler
         self.backbone_learning_rate = backbone_learning_rate
@@ -90,7 +97,8 @@ class BiBiERTrainer(Trainer):
     # Loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> torch.Tensor | None:
-        """Number of samples of the global batch; the Trainer counts numbers in `labels`, of which a soft one has seven."""
+        """Number of samples of the global batch; the Trainer counts numbers in `labels`, of which a soft one has
+        seven."""
         one_a_sample = [{"labels": torch.ones(len(batch["labels"]))} for batch in batch_samples if "labels" in batch]
         return super()._get_num_items_in_batch(one_a_sample, device)
 
@@ -117,7 +125,10 @@ class BiBiERTrainer(Trainer):
         """As in transformers, with a learning rate of the backbones' own."""
         if self.optimizer is None and self.backbone_learning_rate is not None:
             optimizer_class, options = self.optimizer_cls_and_kwargs
-            self.optimizer_cls_and_kwargs = optimizer_class, options | {"params": self._parameter_groups(model or self.model)}
+            self.optimizer_cls_and_kwargs = (
+                optimizer_class,
+                options | {"params": self._parameter_groups(model or self.model)},
+            )
         return super().create_optimizer(model)
 
     def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
@@ -142,7 +153,11 @@ class BiBiERTrainer(Trainer):
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             steps_per_epoch = max(1, samples // batch if self.args.dataloader_drop_last else -(-samples // batch))
             self.lr_scheduler = create_published_scheduler(
-                self.scheduler_name, optimizer or self.optimizer, self.args.learning_rate, num_training_steps, steps_per_epoch
+                self.scheduler_name,
+                optimizer or self.optimizer,
+                self.args.learning_rate,
+                num_training_steps,
+                steps_per_epoch,
             )
             self._created_lr_scheduler = self.lr_scheduler is not None
         return super().create_scheduler(num_training_steps, optimizer)
@@ -187,15 +202,20 @@ class BiBiERTrainer(Trainer):
             resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
             if resume_from_checkpoint is None:
                 raise ValueError(
-                    f"{self.args.output_dir} holds no whole checkpoint to resume from. Leave resume_from_checkpoint out to start anew."
+                    f"{self.args.output_dir} holds no whole checkpoint to resume from. Leave resume_from_checkpoint "
+                    "out to start anew."
                 )
         if resume_from_checkpoint:
             if problems := checkpoint_problems(resume_from_checkpoint):
-                raise ValueError(f"{resume_from_checkpoint} is not a whole checkpoint: {'; '.join(problems)}. Take an earlier one.")
+                raise ValueError(
+                    f"{resume_from_checkpoint} is not a whole checkpoint: {'; '.join(problems)}. Take an earlier one."
+                )
             self._stay_stopped(resume_from_checkpoint)
         if self.args.should_save:
             remove_staging(self.args.output_dir)
-        return super().train(resume_from_checkpoint=str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs)
+        return super().train(
+            resume_from_checkpoint=str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs
+        )
 
     def _stay_stopped(self, checkpoint: str | Path) -> None:
         """A run that was killed after its patience had ended, but before it closed, has no further step to do."""
@@ -203,7 +223,10 @@ class BiBiERTrainer(Trainer):
             return
         state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
         stored = state.stateful_callbacks.get(type(self.early_stopping).__name__)
-        if stored and stored["attributes"]["early_stopping_patience_counter"] >= self.early_stopping.early_stopping_patience:
+        if (
+            stored
+            and stored["attributes"]["early_stopping_patience_counter"] >= self.early_stopping.early_stopping_patience
+        ):
             self.args.max_steps = state.global_step
 
     def _save_checkpoint(self, model, trial) -> None:
@@ -255,7 +278,9 @@ class BiBiERTrainer(Trainer):
         """
         trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
-        frozen_modules = tuple({f"{name.split('.')[0]}." for name in frozen} - {f"{name.split('.')[0]}." for name in trained})
+        frozen_modules = tuple(
+            {f"{name.split('.')[0]}." for name in frozen} - {f"{name.split('.')[0]}." for name in trained}
+        )
         missing = [key for key in load_result.missing_keys if key in trained or not key.startswith(frozen_modules)]
         if missing or load_result.unexpected_keys:
             raise ValueError(
@@ -279,7 +304,8 @@ class _Bookkeeping(TrainerCallback):
             state.best_model_checkpoint = recorded if os.path.isdir(recorded) else moved
             if problems := checkpoint_problems(state.best_model_checkpoint):
                 raise ValueError(
-                    f"The best checkpoint of the run so far, {state.best_model_checkpoint}, is not whole: {'; '.join(problems)}. "
+                    f"The best checkpoint of the run so far, {state.best_model_checkpoint}, is not whole: "
+                    f"{'; '.join(problems)}. "
                     "Put it back, or start anew."
                 )
 

@@ -1,7 +1,8 @@
 """Text to speech behind one small interface.
 
     tts = get_tts("espeak")
-    samples = tts.synthesize("I can't believe it!", language="en", prosody=EMOTION_PROSODY["surprise"])  # (samples,) at 16 kHz
+    samples = tts.synthesize("I can't believe it!", language="en", prosody=EMOTION_PROSODY["surprise"])  # (samples,)
+    at 16 kHz
 
 | back end | what speaks | emotion |
 |---|---|---|
@@ -53,7 +54,11 @@ def get_tts(name: str = "espeak", **options: Any) -> TextToSpeech:
     backend = getattr(importlib.import_module(module, __name__), attribute)
     known = inspect.signature(backend).parameters
     if unknown := sorted(set(options) - set(known)):
-        raise SynthesisError(f"The speech back end {name!r} has no option {unknown[0]!r}. Allowed: {', '.join(known)}.")
-    if missing := [option for option, about in known.items() if about.default is about.empty and option not in options]:
+        raise SynthesisError(
+            f"The speech back end {name!r} has no option {unknown[0]!r}. Allowed: {', '.join(known)}."
+        )
+    if missing := [
+        option for option, about in known.items() if about.default is about.empty and option not in options
+    ]:
         raise SynthesisError(f"The speech back end {name!r} needs the option {missing[0]!r}.")
     return backend(**options)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from ...errors import UserError
 
-class SynthesisError(RuntimeError):
+
+class SynthesisError(UserError, RuntimeError):
     """An utterance that could not be spoken. There is never silence in its place."""
 
 
@@ -39,7 +41,12 @@ class Prosody:
     @classmethod
     def clipped(cls, **values: float) -> "Prosody":
         """Prosody with every value rounded and brought within its limits."""
-        return cls(**{name: round(min(max(value, cls.LIMITS[name][0]), cls.LIMITS[name][1])) for name, value in values.items()})
+        return cls(
+            **{
+                name: round(min(max(value, cls.LIMITS[name][0]), cls.LIMITS[name][1]))
+                for name, value in values.items()
+            }
+        )
 
 
 DEFAULT_PROSODY = Prosody()
@@ -55,7 +62,8 @@ EMOTION_PROSODY: Mapping[str, Prosody] = MappingProxyType(
         "surprise": Prosody(rate_wpm=150, pitch=92, pitch_range=99, volume=72),
     }
 )
-"""After the usual findings on vocal affect: arousal raises rate, pitch, range and loudness, sadness and disgust lower them."""
+"""After the usual findings on vocal affect: arousal raises rate, pitch, range and loudness, sadness and disgust lower
+them."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +98,8 @@ class TextToSpeech(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that its speech depends on beside the utterance, for fingerprints and reports; fit for JSON, no folder of this machine."""
+        """All that its speech depends on beside the utterance, for fingerprints and reports; fit for JSON, no folder
+        of this machine."""
 
     @abstractmethod
     def speak(self, utterance: Utterance) -> np.ndarray:

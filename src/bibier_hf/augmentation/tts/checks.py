@@ -20,7 +20,8 @@ class SpeechChecks:
     """Bounds of acceptable speech.
 
     Args:
-        min_s, max_s: duration. (The published system cut speech at 10 s; longer speech is left out here, as its text would not fit.)
+        min_s, max_s: duration. (The published system cut speech at 10 s; longer speech is left out here, as its text
+            would not fit.)
         min_level_db: level of the loudest 50 ms, relative to full scale (RMS); below it is silence.
         max_pause_s: longest stretch below `min_level_db` between the first and the last sound.
         max_clipped: share of samples at full scale.
@@ -38,7 +39,9 @@ class SpeechChecks:
 
     def __post_init__(self) -> None:
         if self.max_wer is not None and self.transcribe is None:
-            raise ValueError("SpeechChecks: max_wer needs transcribe=..., such as SpeechRecogniser('openai/whisper-base').")
+            raise ValueError(
+                "SpeechChecks: max_wer needs transcribe=..., such as SpeechRecogniser('openai/whisper-base')."
+            )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -74,7 +77,8 @@ class SpeechChecks:
 
 
 def word_error_rate(reference: str, heard: str) -> float:
-    """Edits (substitutions, insertions, deletions of words) per word of the reference; case, punctuation and ё for е do not count.
+    """Edits (substitutions, insertions, deletions of words) per word of the reference; case, punctuation and ё for е
+    do not count.
 
     Raises:
         ImportError: the package jiwer is not installed.
@@ -84,7 +88,9 @@ def word_error_rate(reference: str, heard: str) -> float:
         import jiwer
     except ImportError as error:
         raise ImportError("Word error rates need the package jiwer: pip install 'bibier-hf[tts]'") from error
-    words = [" ".join(re.findall(r"\w+", text.lower().replace("ё", "е").replace("'", ""))) for text in (reference, heard)]
+    words = [
+        " ".join(re.findall(r"\w+", text.lower().replace("ё", "е").replace("'", ""))) for text in (reference, heard)
+    ]
     if not words[0]:
         raise ValueError(f"The reference {reference!r} holds no words.")
     return jiwer.wer(*words)

@@ -24,9 +24,10 @@ class CommandTextToSpeech(TextToSpeech):
     """A program that is started for every utterance, without a shell: a text can hold quotes, dollars and semicolons.
 
     Args:
-        template: command line with `{text}` and `{output}` (path of the audio file that it must write), and as needed `{language}`,
-            `{voice}`, `{emotion}`, `{seed}` and the fields of `Prosody`: `"mytts --text={text} --rate {rate_wpm} --out {output}"`.
-            Write `--text={text}` in one word where a text may begin with a dash.
+        template: command line with `{text}` and `{output}` (path of the audio file that it must write), and as needed
+            `{language}`, `{voice}`, `{emotion}`, `{seed}` and the fields of `Prosody`:
+            `"mytts --text={text} --rate {rate_wpm} --out {output}"`. Write `--text={text}` in one word where a text
+            may begin with a dash.
         suffix: of the file that it writes, which tells many programs the format.
         sound_tags: hand tags such as "(sighs)" over in the text; else they are left out.
         seed: for `{seed}`.
@@ -40,7 +41,13 @@ class CommandTextToSpeech(TextToSpeech):
     PLACEHOLDERS = ("text", "output", "language", "voice", "emotion", "seed", *Prosody.LIMITS)
 
     def __init__(
-        self, template: str, suffix: str = ".wav", sound_tags: bool = False, seed: int = 42, jobs: int = 1, timeout_s: float = 120.0
+        self,
+        template: str,
+        suffix: str = ".wav",
+        sound_tags: bool = False,
+        seed: int = 42,
+        jobs: int = 1,
+        timeout_s: float = 120.0,
     ) -> None:
         found = _PLACEHOLDER.findall(template)
         unknown = sorted(set(found) - set(self.PLACEHOLDERS))
@@ -48,7 +55,8 @@ class CommandTextToSpeech(TextToSpeech):
         if unknown or missing:
             fault = f"has the unknown placeholders {unknown}" if unknown else f"lacks {{{'}, {'.join(missing)}}}"
             raise SynthesisError(
-                f"command: the template {template!r} {fault}. Allowed: {', '.join(f'{{{name}}}' for name in self.PLACEHOLDERS)}; "
+                f"command: the template {template!r} {fault}. Allowed: "
+                f"{', '.join(f'{{{name}}}' for name in self.PLACEHOLDERS)}; "
                 "{text} and {output} are needed."
             )
         self.words = shlex.split(template)  # before anything is filled in, so that no text can add a word
@@ -70,14 +78,24 @@ class CommandTextToSpeech(TextToSpeech):
             raise SynthesisError(f"command: the text {text!r} holds a null character.")
         with tempfile.TemporaryDirectory(prefix="bibier-tts-") as folder:
             output = Path(folder) / f"speech{self.suffix}"
-            values = {"text": text, "output": str(output), "language": utterance.language, "voice": utterance.voice or ""}
-            values |= {"emotion": utterance.emotion or "", "seed": str(self.seed if utterance.seed is None else utterance.seed)}
+            values = {
+                "text": text,
+                "output": str(output),
+                "language": utterance.language,
+                "voice": utterance.voice or "",
+            }
+            values |= {
+                "emotion": utterance.emotion or "",
+                "seed": str(self.seed if utterance.seed is None else utterance.seed),
+            }
             values |= {name: str(value) for name, value in asdict(utterance.prosody).items()}
             command = [_PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in self.words]
             try:
                 done = subprocess.run(command, capture_output=True, timeout=self.timeout_s, check=False)
             except FileNotFoundError as error:
-                raise SynthesisError(f"command: there is no program {command[0]!r}. Install it, or give its path.") from error
+                raise SynthesisError(
+                    f"command: there is no program {command[0]!r}. Install it, or give its path."
+                ) from error
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise SynthesisError(f"command: {error}") from error
             if done.returncode != 0:
@@ -86,7 +104,9 @@ class CommandTextToSpeech(TextToSpeech):
             try:
                 return decode_audio(output)
             except (AudioError, FileNotFoundError) as error:
-                raise SynthesisError(f"command: {command[0]} left no audio in {{output}} for {text!r}: {error}") from error
+                raise SynthesisError(
+                    f"command: {command[0]} left no audio in {{output}} for {text!r}: {error}"
+                ) from error
 
     def speak_batch(self, utterances: Sequence[Utterance]) -> list[np.ndarray | SynthesisError]:
         """As many at once as there are `jobs`."""

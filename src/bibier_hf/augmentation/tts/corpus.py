@@ -34,8 +34,8 @@ def speak_all(
 ) -> tuple[dict[str, Path], list[Failure]]:
     """Speak utterances into `<id>.flac` files, marked as synthetic.
 
-    The files lie in a sub-folder that is named after everything they depend on. A run that was interrupted goes on where it was, and one
-    with other texts, voices or bounds starts anew.
+    The files lie in a sub-folder that is named after everything they depend on. A run that was interrupted goes on
+    where it was, and one with other texts, voices or bounds starts anew.
 
     Args:
         utterances: with ids, each another one.
@@ -50,7 +50,8 @@ def speak_all(
         (id -> file of what was spoken, failures), both in the order of the utterances.
 
     Raises:
-        SynthesisError: a language that the back end does not speak, ids that are missing or not unique, or nothing that succeeded.
+        SynthesisError: a language that the back end does not speak, ids that are missing or not unique, or nothing
+            that succeeded.
     """
     checks = checks or SpeechChecks()
     _check_utterances(utterances, tts)
@@ -77,21 +78,27 @@ def speak_all(
                 if not waiting:
                     break
             bar.update(len(waiting))
-    failures = [Failure(utterance, reasons[utterance.id]) for utterance in utterances if not files[utterance.id].is_file()]
+    failures = [
+        Failure(utterance, reasons[utterance.id]) for utterance in utterances if not files[utterance.id].is_file()
+    ]
     if utterances and len(failures) == len(utterances):
         raise SynthesisError(f"None of {len(failures)} utterances could be spoken. The first: {failures[0].reason}")
     return {name: path for name, path in files.items() if path.is_file()}, failures
 
 
 def _check_utterances(utterances: Sequence[Utterance], tts: TextToSpeech) -> None:
-    if tts.languages is not None and (others := sorted({utterance.language for utterance in utterances} - set(tts.languages))):
+    if tts.languages is not None and (
+        others := sorted({utterance.language for utterance in utterances} - set(tts.languages))
+    ):
         raise SynthesisError(f"The back end does not speak {', '.join(others)}; it speaks {', '.join(tts.languages)}.")
     ids = [utterance.id for utterance in utterances]
     if len(set(ids)) < len(ids) or "" in ids:
         raise SynthesisError("Every utterance needs an id of its own: files are named by it.")
 
 
-def _fingerprint(utterances: Sequence[Utterance], tts: TextToSpeech, checks: SpeechChecks, attempts: int, seed: int) -> str:
+def _fingerprint(
+    utterances: Sequence[Utterance], tts: TextToSpeech, checks: SpeechChecks, attempts: int, seed: int
+) -> str:
     content = [[asdict(utterance) for utterance in utterances], tts.settings, checks.settings, attempts, seed]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,7 +1,7 @@
 """eSpeak NG (GPL-3.0) from the wheel `espeakng-loader`: offline speech in English and Russian.
 
-A formant synthesiser whose rate, pitch, pitch range and loudness carry the emotion. That is a caricature of emotional speech, good for
-trying a system and for tests, not for claims about people.
+A formant synthesiser whose rate, pitch, pitch range and loudness carry the emotion. That is a caricature of emotional
+speech, good for trying a system and for tests, not for claims about people.
 """
 
 import atexit
@@ -26,9 +26,10 @@ from .base import Prosody, SynthesisError, TextToSpeech, Utterance
 class EspeakTextToSpeech(TextToSpeech):
     """eSpeak NG in this process, through ctypes.
 
-    The library keeps state between utterances (phases, random numbers, voice data) that no call of its interface resets, so that the same
-    utterance would sound a little different each time. It is therefore loaded anew for every utterance, which takes about 5 ms, from a
-    private copy, since another user of the same file in this process would keep it loaded. One utterance is spoken at a time.
+    The library keeps state between utterances (phases, random numbers, voice data) that no call of its interface
+    resets, so that the same utterance would sound a little different each time. It is therefore loaded anew for every
+    utterance, which takes about 5 ms, from a private copy, since another user of the same file in this process would
+    keep it loaded. One utterance is spoken at a time.
 
     Args:
         seed: of the library's own random numbers (breath, jitter).
@@ -45,7 +46,9 @@ class EspeakTextToSpeech(TextToSpeech):
     @property
     def variants(self) -> tuple[str, ...]:
         """Voice variants (`f3`, `m1`, `Andrea`, ...) that may stand behind the "+" of a voice."""
-        return tuple(sorted(path.name for path in (_espeak_files().data / "voices" / "!v").iterdir() if " " not in path.name))
+        return tuple(
+            sorted(path.name for path in (_espeak_files().data / "voices" / "!v").iterdir() if " " not in path.name)
+        )
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -55,7 +58,9 @@ class EspeakTextToSpeech(TextToSpeech):
         """See `TextToSpeech.speak`; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
         text, language = utterance.text, utterance.language
         if language not in self.languages:
-            raise SynthesisError(f"espeak: the language {language!r} is not supported here. Allowed: {', '.join(self.languages)}.")
+            raise SynthesisError(
+                f"espeak: the language {language!r} is not supported here. Allowed: {', '.join(self.languages)}."
+            )
         voice = utterance.voice or self._DEFAULT_VOICES[language]
         accent, _, variant = voice.partition("+")
         if accent.split("-")[0] != language:
@@ -89,7 +94,9 @@ def _espeak_files() -> _EspeakFiles:
     try:
         import espeakng_loader
     except ImportError as error:
-        raise SynthesisError("Speech synthesis with espeak needs the package espeakng-loader: pip install 'bibier-hf[tts]'") from error
+        raise SynthesisError(
+            "Speech synthesis with espeak needs the package espeakng-loader: pip install 'bibier-hf[tts]'"
+        ) from error
     library, data = Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
     private = Path(tempfile.mkdtemp(prefix="bibier-espeak-"))
     atexit.register(_remove, private, os.getpid())
@@ -140,7 +147,9 @@ def _speak(files: _EspeakFiles, text: str, voice: str, prosody: Prosody, seed: i
         library.espeak_ng_SetRandSeed.argtypes = [ctypes.c_long]
         rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(files.data), _INITIALIZE_DONT_EXIT)
         if rate <= 0:
-            raise SynthesisError(f"espeak: the library could not read its data in {files.data}. Install espeakng-loader anew.")
+            raise SynthesisError(
+                f"espeak: the library could not read its data in {files.data}. Install espeakng-loader anew."
+            )
         try:
             library.espeak_SetSynthCallback(callback)
             library.espeak_ng_SetRandSeed(seed)
@@ -153,7 +162,10 @@ def _speak(files: _EspeakFiles, text: str, voice: str, prosody: Prosody, seed: i
             ):
                 _check(library.espeak_SetParameter(parameter, value, 0), f"{prosody} was refused")
             encoded = text.encode()
-            _check(library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _CHARS_UTF8, None, None), f"{text!r} could not be spoken")
+            _check(
+                library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _CHARS_UTF8, None, None),
+                f"{text!r} could not be spoken",
+            )
             _check(library.espeak_Synchronize(), f"{text!r} could not be spoken")
         finally:
             library.espeak_Terminate()

@@ -1,6 +1,7 @@
 """Speech by any model of the pipeline "text-to-audio" of transformers.
 
-Not run on the authors' machine with a large model (Dia needs a GPU); tested with a small random model of the same pipeline.
+Not run on the authors' machine with a large model (Dia needs a GPU); tested with a small random model of the same
+pipeline.
 """
 
 import hashlib
@@ -32,21 +33,23 @@ SOUND_TAG_SPELLINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """Model type -> how it spells the sound tags that it performs; the others are left out."""
 
 GENERATION_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"dia": {"max_new_tokens": 1720}})
-"""Model type -> arguments of `generate` that speech needs: the pipeline would cut Dia (86 tokens a second) after three seconds."""
+"""Model type -> arguments of `generate` that speech needs: the pipeline would cut Dia (86 tokens a second) after three
+seconds."""
 
 
 class TransformersTextToSpeech(TextToSpeech):
     """A model of the Hub, or a local one.
 
-    The model speaks one utterance at a time, with its own seed: what comes out depends on nothing that is spoken beside it, and the
-    pipeline cannot tell the true lengths of a padded batch.
+    The model speaks one utterance at a time, with its own seed: what comes out depends on nothing that is spoken
+    beside it, and the pipeline cannot tell the true lengths of a padded batch.
 
     Args:
         model: Hub id or folder.
         revision: its branch, tag or commit on the Hub.
         seed: of the model's random numbers, mixed with the text.
         speaker: tag that begins every text; None for what the model type needs (`[S1]` for Dia).
-        sound_tags: how tags are spelled, `{"sighs": "[sighs]"}`; None for what is known of the model type. Others are left out.
+        sound_tags: how tags are spelled, `{"sighs": "[sighs]"}`; None for what is known of the model type. Others are
+            left out.
         generate_kwargs, forward_params: handed to the pipeline, such as `{"temperature": 1.3}`.
         dtype: of the weights: `"auto"`, `"float16"`, ...
         device: where it runs.
@@ -110,9 +113,15 @@ class TransformersTextToSpeech(TextToSpeech):
                 spoken = self.pipeline(self.prompt(utterance.text), **options)
             except torch.OutOfMemoryError:
                 raise  # every other utterance would fail as well
-            except (RuntimeError, ValueError, IndexError) as error:  # what models raise on a text that they cannot take
+            except (
+                RuntimeError,
+                ValueError,
+                IndexError,
+            ) as error:  # what models raise on a text that they cannot take
                 raise SynthesisError(f"transformers: {self.model} failed on {utterance.text!r}: {error}") from error
         try:
             return decode_audio(np.atleast_1d(spoken["audio"]), sampling_rate=spoken["sampling_rate"])
         except AudioError as error:
-            raise SynthesisError(f"transformers: {self.model} gave no audio for {utterance.text!r}: {error}") from error
+            raise SynthesisError(
+                f"transformers: {self.model} gave no audio for {utterance.text!r}: {error}"
+            ) from error

@@ -2,8 +2,9 @@
 
     load_corpus("resd", "path/to/resd")  # raw: prepared into a cache first; or a folder that prepare_resd.py wrote
 
-A corpus of your own is one small file, anywhere. Checks, decoding, Parquet, caching, protocols, speech recognition for missing
-transcripts, publishing and the command line are common code; the file only turns tables and file names into `Clip`s:
+A corpus of your own is one small file, anywhere. Checks, decoding, Parquet, caching, protocols, speech recognition for
+missing transcripts, publishing and the command line are common code; the file only turns tables and file names into
+`Clip`s:
 
     # my_corpus.py
     from pathlib import Path
@@ -23,7 +24,8 @@ transcripts, publishing and the command line are common code; the file only turn
             speaker, emotion, number = path.stem.split("_")
             split = "test" if speaker == "s3" else "train"
             label = normalise_label(emotion)
-            clips.append(Clip(neutral_id("mine", path.stem), split, label, language, audio=path, speaker=speaker, where=path.name))
+            clips.append(Clip(neutral_id("mine", path.stem), split, label, language, audio=path, speaker=speaker,
+            where=path.name))
         return clips
 
     CORPUS = Corpus(name="mine", title="My corpus", homepage="https://example.org", license="CC BY 4.0", read=read)
@@ -34,8 +36,9 @@ The path of that file is then a name wherever a corpus has one:
     accelerate launch recipes/train.py recipes/resd.yaml --corpora.0.name my_corpus.py --data_dir path/to/recordings
     python dataset_scripts/prepare_corpus.py my_corpus.py --source path/to/recordings --output_dir data/mine
 
-`register_corpus(CORPUS)` gives it a name of its own in the running program; in the package itself, a module in this folder that ends in
-`CORPUS = ...` is found by itself. Keyword-only arguments of `read` are its options, with their lines in `Args:` as help.
+`register_corpus(CORPUS)` gives it a name of its own in the running program; in the package itself, a module in this
+folder that ends in `CORPUS = ...` is found by itself. Keyword-only arguments of `read` are its options, with their
+lines in `Args:` as help.
 """
 
 import importlib
@@ -87,7 +90,8 @@ def get_corpus(name: str) -> Corpus:
     close = get_close_matches(name, CORPORA, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     raise CorpusError(
-        f"Unknown corpus {name!r}.{hint} Allowed: {', '.join(CORPORA)} (any table of audio, text, label is 'csv'), or the path of a "
+        f"Unknown corpus {name!r}.{hint} Allowed: {', '.join(CORPORA)} (any table of audio, text, label is 'csv'), or "
+        "the path of a "
         "Python file that defines CORPUS."
     )
 
@@ -116,13 +120,16 @@ def load_corpus(
 
     Args:
         name: key of `CORPORA`, or the path of a Python file that defines `CORPUS`.
-        data_dir: its raw form (prepared into a cache first, once for each content and set of options), or a prepared folder.
-        cache_dir: where that cache is; default: the environment variable BIBIER_CACHE, else `bibier_hf` in the Hugging Face home.
+        data_dir: its raw form (prepared into a cache first, once for each content and set of options), or a prepared
+            folder.
+        cache_dir: where that cache is; default: the environment variable BIBIER_CACHE, else `bibier_hf` in the Hugging
+            Face home.
         asr: id or folder of a speech recognition model that writes the transcripts that are missing.
         options: of the corpus's reader, such as `enthusiasm="exclude"`.
 
     Returns:
-        the splits that the corpus has, among train, dev and test; `bibier_hf.data.protocols.apply_protocol` makes the three of them.
+        the splits that the corpus has, among train, dev and test; `bibier_hf.data.protocols.apply_protocol` makes the
+        three of them.
 
     Raises:
         FileNotFoundError: nothing at `data_dir`.
@@ -138,7 +145,8 @@ def load_meld(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:
 
 
 def load_resd(data_dir: str | os.PathLike = "Aniemore/resd_annotated", **options: Any) -> DatasetDict:
-    """`load_corpus("resd", ...)`, from the Hub unless a folder is given; options: `bibier_hf.data.corpora.resd.read_resd`."""
+    """`load_corpus("resd", ...)`, from the Hub unless a folder is given; options:
+    `bibier_hf.data.corpora.resd.read_resd`."""
     return load_corpus("resd", data_dir, **options)
 
 
@@ -148,10 +156,12 @@ def load_ravdess(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:
 
 
 def load_csv(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:
-    """`load_corpus("csv", ...)` for any CSV, TSV or JSON-lines file; options: `bibier_hf.data.corpora.table.read_csv`."""
+    """`load_corpus("csv", ...)` for any CSV, TSV or JSON-lines file; options:
+    `bibier_hf.data.corpora.table.read_csv`."""
     return load_corpus("csv", data_dir, **options)
 
 
 def load_quickstart(data_dir: str | os.PathLike | None = None, **options: Any) -> DatasetDict:
-    """`load_corpus("quickstart", ...)`, built when absent; options: `bibier_hf.data.corpora.quickstart.read_quickstart`."""
+    """`load_corpus("quickstart", ...)`, built when absent; options:
+    `bibier_hf.data.corpora.quickstart.read_quickstart`."""
     return load_corpus("quickstart", data_dir, **options)

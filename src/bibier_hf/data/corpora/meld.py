@@ -1,10 +1,11 @@
 """MELD, the Multimodal EmotionLines Dataset: 13708 utterances of 1432 dialogues from the series Friends.
 
-Licence of the annotation: GPL-3.0; the clips are excerpts of the series. Source: https://github.com/declare-lab/MELD, clips:
-http://web.eecs.umich.edu/~mihalcea/downloads/MELD.Raw.tar.gz (10.9 GB)
+Licence of the annotation: GPL-3.0; the clips are excerpts of the series. Source: https://github.com/declare-lab/MELD,
+clips: http://web.eecs.umich.edu/~mihalcea/downloads/MELD.Raw.tar.gz (10.9 GB)
 
-Most clips carry 5.1 sound; the mean of all channels is taken, as everywhere in the package. The original system takes channel 0 alone.
-Two clips cannot be decoded and three are cut wrongly (`KNOWN_FAULTS`): the original leaves the former out and keeps the latter.
+Most clips carry 5.1 sound; the mean of all channels is taken, as everywhere in the package. The original system takes
+channel 0 alone. Two clips cannot be decoded and three are cut wrongly (`KNOWN_FAULTS`): the original leaves the former
+out and keeps the latter.
 """
 
 import hashlib
@@ -51,7 +52,8 @@ TEXT_MENDED = "text mended (quotes, ellipses, wrongly decoded characters, blanks
 TREATMENTS = {"undecodable": ("text_only", "drop"), "outliers": ("keep", "text_only", "drop")}
 
 ROLES = frozenset(
-    "customer director doctor flight-attendant girl guy man nurse receptionist student the-casting-director the-director the-interviewer "
+    "customer director doctor flight-attendant girl guy man nurse receptionist student the-casting-director "
+    "the-director the-interviewer "
     "the-dry-cleaner the-instructor the-waiter teacher ticket-counter-attendant tour-guide waitress woman".split()
 )
 """Names in the column `Speaker` that mean another person in another episode."""
@@ -69,42 +71,47 @@ def read_meld(
     outliers: str = "keep",
     strict_counts: bool = True,
 ) -> list[Clip]:
-    """MELD from the official archive, or from a folder with what was unpacked of it, however far: inner archives or their folders.
+    """MELD from the official archive, or from a folder with what was unpacked of it, however far: inner archives or
+    their folders.
 
-    The tables are `train_sent_emo.csv`, `dev_sent_emo.csv`, `test_sent_emo.csv`, wherever they lie in it. The clips `dia0_utt0.mp4` etc.
-    lie in `train_splits`, `dev_splits_complete`, `output_repeated_splits_test`; other files are passed over. Each clip is converted once,
-    into the cache; after an interruption only those that are missing are. (Once the corpus is prepared, `meld-clips` there may be deleted.)
+    The tables are `train_sent_emo.csv`, `dev_sent_emo.csv`, `test_sent_emo.csv`, wherever they lie in it. The clips
+    `dia0_utt0.mp4` etc. lie in `train_splits`, `dev_splits_complete`, `output_repeated_splits_test`; other files are
+    passed over. Each clip is converted once, into the cache; after an interruption only those that are missing are.
+    (Once the corpus is prepared, `meld-clips` there may be deleted.)
 
     * Quotes, ellipses and wrongly decoded characters of the texts are mended (`mend_text`).
     * ids are `meld-train-dia0_utt0`, as the names of clips repeat across splits; `dialogue` is `meld-train-dia0`.
-    * `speaker` is `meld-rachel`; names that mean a role (`ROLES`) count within their episode: `meld-s03e07-woman`. Where several people
-      speak at once there is none.
+    * `speaker` is `meld-rachel`; names that mean a role (`ROLES`) count within their episode: `meld-s03e07-woman`.
+      Where several people speak at once there is none.
 
     Args:
         text_only: the texts alone, without clips and without ffmpeg.
-        context: how many of the utterances before it in its dialogue stand behind the text of an utterance, the nearest first (see
-            `with_context`). A model that is trained on such texts wants them when it predicts, too.
-        undecodable: what becomes of the two clips that are known not to be decodable: "text_only" keeps the row without audio, "drop"
-            leaves it out. Any other clip that cannot be decoded is an error.
-        outliers: what becomes of the three clips that are known to be cut wrongly (41 to 305 s for a few words): "keep", "text_only" or
-            "drop".
+        context: how many of the utterances before it in its dialogue stand behind the text of an utterance, the
+            nearest first (see `with_context`). A model that is trained on such texts wants them when it predicts, too.
+        undecodable: what becomes of the two clips that are known not to be decodable: "text_only" keeps the row
+            without audio, "drop" leaves it out. Any other clip that cannot be decoded is an error.
+        outliers: what becomes of the three clips that are known to be cut wrongly (41 to 305 s for a few words):
+            "keep", "text_only" or "drop".
         strict_counts: demand the published counts per split and label; False for a part of the corpus.
 
     Raises:
-        CorpusError: no tables or no clips, rows or counts that are not MELD's, clips that are missing or cannot be decoded (all of them),
-            a damaged archive, no ffmpeg, or too little space on the disk.
+        CorpusError: no tables or no clips, rows or counts that are not MELD's, clips that are missing or cannot be
+            decoded (all of them), a damaged archive, no ffmpeg, or too little space on the disk.
     """
     chosen = {"undecodable": undecodable, "outliers": outliers}
     for name, allowed in TREATMENTS.items():
         if chosen[name] not in allowed:
             raise CorpusError(f"{name}={chosen[name]!r}; allowed: {', '.join(allowed)}.")
         if text_only and chosen[name] != allowed[0]:
-            raise CorpusError(f"{name}={chosen[name]!r} is about clips, but text_only=True reads none. Leave one of the two out.")
+            raise CorpusError(
+                f"{name}={chosen[name]!r} is about clips, but text_only=True reads none. Leave one of the two out."
+            )
     tables, audio = _find_source(data_dir, text_only)
     rows = _read_tables(data_dir, tables)
     if not text_only and not audio:
         raise CorpusError(
-            f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). Pass text_only=True "
+            f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). Pass "
+            "text_only=True "
             "(--text_only) for the texts alone."
         )
     faults: list[str] = []
@@ -115,10 +122,18 @@ def read_meld(
         except (UnknownLabelError, CorpusError) as error:
             faults.append(f"{row.where}: {error}")
             continue
-        clips.append(clip if text_only else _with_audio(clip, name, audio.get(name, "there is no such clip"), chosen, faults))
-    raise_faults(faults, f"{data_dir} cannot be used as MELD", "What was converted is kept. Mend or fetch these again.")
+        clips.append(
+            clip if text_only else _with_audio(clip, name, audio.get(name, "there is no such clip"), chosen, faults)
+        )
+    raise_faults(
+        faults, f"{data_dir} cannot be used as MELD", "What was converted is kept. Mend or fetch these again."
+    )
     if strict_counts:
-        check_counts(clips, OFFICIAL_COUNTS, "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.")
+        check_counts(
+            clips,
+            OFFICIAL_COUNTS,
+            "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.",
+        )
     clips.sort(key=lambda clip: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", clip.id)])
     return with_context(clips, context)
 
@@ -131,7 +146,8 @@ def meld_id(split: str, name: str) -> str:
 def _read_tables(data_dir: Path, tables: Mapping[str, Path]) -> list[tuple[str, Row]]:
     if not tables:
         raise CorpusError(
-            f"{data_dir} has none of MELD's tables: {', '.join(TABLES)}. Pass the official archive or what was unpacked of it."
+            f"{data_dir} has none of MELD's tables: {', '.join(TABLES)}. Pass the official archive or what was "
+            "unpacked of it."
         )
     rows = []
     for split in (split for split in OFFICIAL_COUNTS if split in tables):
@@ -169,12 +185,17 @@ def _speaker(written: str, season: int, episode: int) -> str | None:
     name = mend_text(written)
     if _SEVERAL.search(name):
         return None
-    slug = re.sub(r"[^a-z0-9]+", "-", name.partition("/")[0].lower()).strip("-")  # "Joey/Drake": Joey in the role of Drake
-    return f"meld-s{season:02d}e{episode:02d}-{slug}" if slug in ROLES or "#" in name or "No." in name else f"meld-{slug}"
+    slug = re.sub(r"[^a-z0-9]+", "-", name.partition("/")[0].lower()).strip(
+        "-"
+    )  # "Joey/Drake": Joey in the role of Drake
+    return (
+        f"meld-s{season:02d}e{episode:02d}-{slug}" if slug in ROLES or "#" in name or "No." in name else f"meld-{slug}"
+    )
 
 
 def _with_audio(clip: Clip, name: str, audio: Path | str, chosen: Mapping[str, str], faults: list[str]) -> Clip:
-    """The clip with its recording, or what the options say about a known fault; a fault that is not known is appended to `faults`"""
+    """The clip with its recording, or what the options say about a known fault; a fault that is not known is appended
+    to `faults`"""
     known = KNOWN_FAULTS.get(name)
     if isinstance(audio, Path) and known != OUTLIER:
         return replace(clip, audio=audio)
@@ -192,7 +213,8 @@ def _with_audio(clip: Clip, name: str, audio: Path | str, chosen: Mapping[str, s
 
 
 def _find_source(data_dir: Path, text_only: bool) -> tuple[dict[str, Path], dict[str, Path | str]]:
-    """(split -> table, name of a clip -> FLAC file or why there is none); read from an index if this source was gone through before"""
+    """(split -> table, name of a clip -> FLAC file or why there is none); read from an index if this source was gone
+    through before"""
     folder = cache_folder() / "meld-clips"
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / f"index-{_source_key(data_dir)}{'-text' if text_only else ''}.json"
@@ -241,14 +263,17 @@ def _walk(data_dir: Path, folder: Path, tables: dict[str, Path]) -> Iterator[tup
             content = buffer.getvalue()
             path = folder / "tables" / hashlib.sha256(content).hexdigest()[:16] / file.path.name
             if tables.setdefault(TABLES[file.path.name], path) != path:
-                raise CorpusError(f"{data_dir} holds {file.path.name} twice, with other content: {file.path} is the second.")
+                raise CorpusError(
+                    f"{data_dir} holds {file.path.name} twice, with other content: {file.path} is the second."
+                )
             _write(path, content)
         elif name := _clip_name(file.path):
             yield name, file
 
 
 def _clip_name(path: PurePath) -> str | None:
-    """`train/dia0_utt0`; None for whatever is no clip, such as `._dia0_utt0.mp4` and `final_videos_testdia0_utt0.mp4`"""
+    """`train/dia0_utt0`; None for whatever is no clip, such as `._dia0_utt0.mp4` and
+    `final_videos_testdia0_utt0.mp4`"""
     split = CLIP_FOLDERS.get(path.parent.name)
     return f"{split}/{path.stem}" if split and re.fullmatch(r"dia\d+_utt\d+\.mp4", path.name) else None
 

@@ -1,12 +1,14 @@
-"""The embedded corpus: English and Russian sentences of the seven emotions, spoken by eSpeak NG on the spot, no download.
+"""The embedded corpus: English and Russian sentences of the seven emotions, spoken by eSpeak NG on the spot, no
+download.
 
-It is synthetic through and through: template sentences, a formant synthesiser, and prosody by a table (`EMOTION_PROSODY`). It exists
-so that training, evaluation and prediction can be tried offline. A score on it says that the system works; it says nothing about
-people.
+It is synthetic through and through: template sentences, a formant synthesiser, and prosody by a table
+(`EMOTION_PROSODY`). It exists so that training, evaluation and prediction can be tried offline. A score on it says
+that the system works; it says nothing about people.
 
 So that it is not trivial, and so that both modalities are needed:
 
-* a share of the sentences is emotionally neutral in its words ("My brother called the office this morning."), so only the voice tells;
+* a share of the sentences is emotionally neutral in its words ("My brother called the office this morning."), so only
+  the voice tells;
 * the prosody of each utterance is weakened or strengthened at random and jittered in rate, pitch, range and loudness;
 * no sentence and no voice of one split occurs in another. (Parts of sentences do: the templates are the same.)
 """
@@ -37,7 +39,16 @@ ACCENTS = {"en": ("en-us", "en"), "ru": ("ru",)}
 # Every first, second and third part fit together; each language gives 8 x 8 x 6 sentences.
 NEUTRAL_SENTENCES: dict[str, tuple[tuple[str, ...], ...]] = {
     "en": (
-        ("My brother", "The neighbor", "Our teacher", "Your cousin", "The driver", "My colleague", "The new guy", "Her friend"),
+        (
+            "My brother",
+            "The neighbor",
+            "Our teacher",
+            "Your cousin",
+            "The driver",
+            "My colleague",
+            "The new guy",
+            "Her friend",
+        ),
         (
             "called the office",
             "left the keys here",
@@ -51,7 +62,16 @@ NEUTRAL_SENTENCES: dict[str, tuple[tuple[str, ...], ...]] = {
         ("this morning", "last night", "on Friday", "before dinner", "after the game", "an hour ago"),
     ),
     "ru": (
-        ("Мой брат", "Наш сосед", "Твой учитель", "Её двоюродный брат", "Этот водитель", "Мой коллега", "Новый сотрудник", "Её приятель"),
+        (
+            "Мой брат",
+            "Наш сосед",
+            "Твой учитель",
+            "Её двоюродный брат",
+            "Этот водитель",
+            "Мой коллега",
+            "Новый сотрудник",
+            "Её приятель",
+        ),
         (
             "позвонил в офис",
             "оставил здесь ключи",
@@ -97,7 +117,9 @@ def read_quickstart(
     tts = EspeakTextToSpeech()
     # eSpeak cannot laugh or sigh: a text with the sound tag would not be what is heard.
     components = {
-        (emotion, language): load_components(emotion, language).without_sound_tags() for emotion in EMOTIONS for language in ACCENTS
+        (emotion, language): load_components(emotion, language).without_sound_tags()
+        for emotion in EMOTIONS
+        for language in ACCENTS
     }
     generation = TemplateUtteranceGeneration(seed, components)
     clips = []
@@ -111,7 +133,8 @@ def read_quickstart(
                 number_neutral = round(neutral_share * size)
                 if number_neutral > len(neutral[split]):
                     raise CorpusError(
-                        f"{number_neutral} neutral sentences per emotion are needed for {split}, but there are {len(neutral[split])}. "
+                        f"{number_neutral} neutral sentences per emotion are needed for {split}, but there are "
+                        f"{len(neutral[split])}. "
                         "Lower neutral_share or the number of utterances."
                     )
                 texts = rng.sample(neutral[split], number_neutral) + emotional[split][: size - number_neutral]
@@ -139,7 +162,8 @@ def read_quickstart(
 
 
 def vary_prosody(prosody: Prosody, rng: random.Random) -> Prosody:
-    """The prosody at a random strength (0.7 to 1.1 of its distance from the neutral one) with random deviations of every value."""
+    """The prosody at a random strength (0.7 to 1.1 of its distance from the neutral one) with random deviations of
+    every value."""
     strength = rng.uniform(0.7, 1.1)
     neutral = EMOTION_PROSODY["neutral"]
 
@@ -182,7 +206,8 @@ def _share_out(items: Sequence[str], sizes: dict[str, int]) -> dict[str, Sequenc
 
 
 def _voices(split: str, language: str, rng: random.Random) -> Iterator[str]:
-    """Every voice of the split in turn, so that no voice prefers an emotion; neutral and emotional sentences get all of them"""
+    """Every voice of the split in turn, so that no voice prefers an emotion; neutral and emotional sentences get all
+    of them"""
     accents = ACCENTS[language]
     names = [
         f"{accents[place // 2 % len(accents)]}+{variant}" for place, variant in enumerate(VARIANTS[split])

@@ -1,9 +1,12 @@
-"""RAVDESS, the Ryerson Audio-Visual Database of Emotional Speech and Song: its speech, 60 acted clips of each of 24 actors.
+"""RAVDESS, the Ryerson Audio-Visual Database of Emotional Speech and Song: its speech, 60 acted clips of each of 24
+actors.
 
-Licence: CC BY-NC-SA 4.0, not for commercial use. Source: https://zenodo.org/records/1188976 (Audio_Speech_Actors_01-24.zip)
+Licence: CC BY-NC-SA 4.0, not for commercial use. Source: https://zenodo.org/records/1188976
+    (Audio_Speech_Actors_01-24.zip)
 
-Every actor speaks the same two sentences in every emotion, so the text says nothing about the label. An eighth emotion, `calm`, is none
-of the seven and is left out: 52 clips an actor remain. The song recordings and the video files are no part of it.
+Every actor speaks the same two sentences in every emotion, so the text says nothing about the label. An eighth
+emotion, `calm`, is none of the seven and is left out: 52 clips an actor remain. The song recordings and the video
+files are no part of it.
 """
 
 import re
@@ -35,19 +38,24 @@ _AUDIO_SUFFIXES = (".wav", ".flac")
 def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
     """RAVDESS in either of its layouts.
 
-    * the original one: `Actor_01/03-01-06-01-02-01-12.wav`, at any depth; actors 1 to 16 are train, 17 to 20 dev, 21 to 24 test (each half
-      women, half men);
+    * the original one: `Actor_01/03-01-06-01-02-01-12.wav`, at any depth; actors 1 to 16 are train, 17 to 20 dev, 21
+      to 24 test (each half women, half men);
     * `metadata.csv` with `file_name, text, emotion, speaker, split`; its own splits are kept.
 
     No actor may be in two splits. File names spell out the emotion, so ids are hashes of them (`ravdess_id`).
 
     Args:
-        strict_counts: demand of every actor that is there the published 4 neutral clips and 8 of each other emotion; False for a part.
+        strict_counts: demand of every actor that is there the published 4 neutral clips and 8 of each other emotion;
+            False for a part.
 
     Raises:
         CorpusError: neither layout, names or labels that are not RAVDESS's, an actor in two splits, other counts.
     """
-    found = _read_metadata(data_dir) if (data_dir / "metadata.csv").is_file() else [(None, path) for path in _find_files(data_dir)]
+    found = (
+        _read_metadata(data_dir)
+        if (data_dir / "metadata.csv").is_file()
+        else [(None, path) for path in _find_files(data_dir)]
+    )
     clips = []
     faults = []
     for row, path in found:
@@ -101,25 +109,32 @@ def _read_metadata(data_dir: Path) -> list[tuple[Row, Path]]:
 
 def _find_files(data_dir: Path) -> list[Path]:
     if not data_dir.is_dir():
-        raise CorpusError(f"{data_dir} is a file. Unpack the archive and pass the folder that holds Actor_01, Actor_02, ...")
+        raise CorpusError(
+            f"{data_dir} is a file. Unpack the archive and pass the folder that holds Actor_01, Actor_02, ..."
+        )
     by_name = defaultdict(list)
     for path in sorted(data_dir.rglob("Actor_*/*")):
         if path.suffix.lower() in _AUDIO_SUFFIXES and not path.name.startswith("."):
             by_name[path.stem].append(path)
     if not by_name:
         raise CorpusError(
-            f"{data_dir} holds no recordings of RAVDESS. Allowed layouts: folders Actor_01, Actor_02, ... with files such as "
+            f"{data_dir} holds no recordings of RAVDESS. Allowed layouts: folders Actor_01, Actor_02, ... with files "
+            "such as "
             "03-01-06-01-02-01-12.wav, or metadata.csv (file_name, text, emotion, speaker, split) with its recordings."
         )
     # A common copy of the corpus holds all of it twice.
-    twice = {name: [str(path.relative_to(data_dir)) for path in paths] for name, paths in by_name.items() if len(paths) > 1}
+    twice = {
+        name: [str(path.relative_to(data_dir)) for path in paths] for name, paths in by_name.items() if len(paths) > 1
+    }
     faults = [f"{name}: {', '.join(paths)}" for name, paths in twice.items()]
     raise_faults(faults, f"{data_dir} holds recordings more than once", "Pass the folder of one copy.", shown=3)
     return [path for (path,) in by_name.values()]
 
 
 def _agrees(row: Row, emotion: str, sentence: str) -> bool:
-    named = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}.get(row.text("emotion"), row.text("emotion"))
+    named = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}.get(
+        row.text("emotion"), row.text("emotion")
+    )
     return named == emotion and row.text("text") == sentence
 
 
@@ -127,7 +142,11 @@ def _misplaced_actors(clips: list[Clip]) -> list[str]:
     splits = defaultdict(set)
     for clip in clips:
         splits[clip.speaker].add(clip.split)
-    return [f"{speaker} is in the splits {', '.join(sorted(found))}" for speaker, found in sorted(splits.items()) if len(found) > 1]
+    return [
+        f"{speaker} is in the splits {', '.join(sorted(found))}"
+        for speaker, found in sorted(splits.items())
+        if len(found) > 1
+    ]
 
 
 def _check_actors(clips: list[Clip]) -> None:

@@ -2,9 +2,10 @@
 
 Licence: MIT. Source: https://huggingface.co/datasets/Aniemore/resd_annotated
 
-Each dialogue is played by two roles with one emotion each, so within RESD the speaker of an utterance determines its emotion; every
-role of the official test split also speaks in train. Report the protocol `dialogue_grouped` beside `official` (see
-`bibier_hf.data.protocols`). The transcripts look like the output of speech recognition, errors included.
+Each dialogue is played by two roles with one emotion each, so within RESD the speaker of an utterance determines its
+emotion; every role of the official test split also speaks in train. Report the protocol `dialogue_grouped` beside
+`official` (see `bibier_hf.data.protocols`). The transcripts look like the output of speech recognition, errors
+included.
 """
 
 import re
@@ -36,12 +37,16 @@ OFFICIAL_FOLDS = (
     (10, 12, 18, 25, 27, 28, 38, 40, 42, 47),
     (3, 5, 6, 8, 20, 22, 23, 31, 32, 39, 46),
 )
-"""Dialogue numbers of the five folds (the `dialog_fold` of the metadata.csv layout), so that both layouts are grouped alike."""
+"""Dialogue numbers of the five folds (the `dialog_fold` of the metadata.csv layout), so that both layouts are grouped
+alike."""
 
 ENTHUSIASM = ("surprise", "keep", "exclude")
 
-# dialogue number _ emotion of one role _ emotion of the other, "_" or (dialogues 1 to 11) " ", letter of the spoken emotion _ number
-_NAME = re.compile(r"(?P<dialogue>\d\d)_(?P<first>[a-z]+)_(?P<second>[a-z]+)[_ ](?P<letter>[adefhns])_(?P<number>\d{3})")
+# dialogue number _ emotion of one role _ emotion of the other, "_" or (dialogues 1 to 11) " ", letter of the spoken
+# emotion _ number
+_NAME = re.compile(
+    r"(?P<dialogue>\d\d)_(?P<first>[a-z]+)_(?P<second>[a-z]+)[_ ](?P<letter>[adefhns])_(?P<number>\d{3})"
+)
 _AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _FOLD_OF_DIALOGUE = {dialogue: fold for fold, dialogues in enumerate(OFFICIAL_FOLDS) for dialogue in dialogues}
 
@@ -50,16 +55,19 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
     """RESD in any of its layouts.
 
     * `metadata.csv` with `file_name, text, emotion, split` (optionally `orig_name`), paths relative to the folder;
-    * `train.csv` and `test.csv` with `name, emotion, text` (optionally `path`), recordings anywhere below the folder, found by their name;
-    * its data set on the Hub, by id or cloned into a folder: Parquet with `name, speech, text, emotion`. `Aniemore/resd_annotated` has the
-      transcripts, `Aniemore/resd` does not (the texts are then empty).
+    * `train.csv` and `test.csv` with `name, emotion, text` (optionally `path`), recordings anywhere below the folder,
+      found by their name;
+    * its data set on the Hub, by id or cloned into a folder: Parquet with `name, speech, text, emotion`.
+      `Aniemore/resd_annotated` has the transcripts, `Aniemore/resd` does not (the texts are then empty).
 
-    File names and the names of dialogues and speakers spell out the emotion, so none of them is kept: ids are hashes of the original name
-    (`resd_id`, by which tables keyed by that name can still be joined), dialogues are `resd-07`, speakers `resd-07-a` and `resd-07-b`.
+    File names and the names of dialogues and speakers spell out the emotion, so none of them is kept: ids are hashes
+    of the original name (`resd_id`, by which tables keyed by that name can still be joined), dialogues are `resd-07`,
+    speakers `resd-07-a` and `resd-07-b`.
 
     Args:
-        enthusiasm: RESD has enthusiasm in the place of surprise. `"surprise"` counts it as surprise, as the published system does; `"keep"`
-            does so too and keeps it apart in a further column, `original_label`; `"exclude"` leaves these 198 clips out.
+        enthusiasm: RESD has enthusiasm in the place of surprise. `"surprise"` counts it as surprise, as the published
+            system does; `"keep"` does so too and keeps it apart in a further column, `original_label`; `"exclude"`
+            leaves these 198 clips out.
         strict_counts: demand the published counts per split and label; False for a part of the corpus.
 
     Raises:
@@ -108,13 +116,19 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
         expected = OFFICIAL_COUNTS
         if enthusiasm == "exclude":
             expected = {split: {**row, "surprise": 0} for split, row in expected.items()}
-        check_counts(clips, expected, "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.")
-    # By id, so that neither the layout nor the order of the tables matters, and neighbours tell nothing about each other.
+        check_counts(
+            clips,
+            expected,
+            "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.",
+        )
+    # By id, so that neither the layout nor the order of the tables matters, and neighbours tell nothing about each
+    # other.
     return sorted(clips, key=lambda clip: clip.id)
 
 
 def resd_id(name: str) -> str:
-    """Id of the clip with this original name (a blank in it and an underscore count the same, as copies differ in that)."""
+    """Id of the clip with this original name (a blank in it and an underscore count the same, as copies differ in
+    that)."""
     return neutral_id("resd", name.replace(" ", "_"))
 
 
@@ -133,14 +147,22 @@ def _read_rows(data_dir: Path | str) -> list[_Found]:
         rows = read_table(data_dir / "metadata.csv")
         demand_columns(rows, ("file_name", "text", "emotion", "split"), "metadata.csv")
         return [
-            (row, row.text("orig_name") or Path(row.text("file_name")).stem, row.text("split"), data_dir / row.text("file_name"), "")
+            (
+                row,
+                row.text("orig_name") or Path(row.text("file_name")).stem,
+                row.text("split"),
+                data_dir / row.text("file_name"),
+                "",
+            )
             for row in rows
         ]
     tables = {split: data_dir / f"{split}.csv" for split in ("train", "test")}
     if missing := [path.name for path in tables.values() if not path.is_file()]:
         raise CorpusError(
-            f"{data_dir} has no {' and no '.join(missing)}. Allowed layouts: metadata.csv (file_name, text, emotion, split) "
-            "with its recordings, train.csv and test.csv (name, emotion, text) with theirs, or a clone of Aniemore/resd_annotated. "
+            f"{data_dir} has no {' and no '.join(missing)}. Allowed layouts: metadata.csv (file_name, text, emotion, "
+            "split) "
+            "with its recordings, train.csv and test.csv (name, emotion, text) with theirs, or a clone of "
+            "Aniemore/resd_annotated. "
             "That id itself is allowed, too."
         )
     files = _files_by_name(data_dir)
@@ -162,7 +184,9 @@ def _read_hub(source: str) -> list[_Found]:
     try:
         splits = load_dataset(source)
     except ConnectionError as error:
-        raise CorpusError(f"The Hub cannot be reached for '{source}' ({error}). Try again, or pass a folder with the corpus.") from error
+        raise CorpusError(
+            f"The Hub cannot be reached for '{source}' ({error}). Try again, or pass a folder with the corpus."
+        ) from error
     found = []
     for split, dataset in splits.items():
         if missing := [name for name in ("name", "speech", "emotion") if name not in dataset.column_names]:

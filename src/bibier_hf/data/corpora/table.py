@@ -24,7 +24,20 @@ from ..protocols import connected_groups, stratified_group_split
 from ..schema import SPLITS, UnknownLabelError, describe_labels, normalise_label
 from ..tables import TABLE_SUFFIXES, CorpusError, Row, raise_faults, read_table
 
-COLUMNS = ("audio", "text", "label", "soft_label", *EMOTIONS, "split", "language", "speaker", "dialogue", "id", "license", "source")
+COLUMNS = (
+    "audio",
+    "text",
+    "label",
+    "soft_label",
+    *EMOTIONS,
+    "split",
+    "language",
+    "speaker",
+    "dialogue",
+    "id",
+    "license",
+    "source",
+)
 GROUP_BY = ("auto", "speaker", "dialogue", "none")
 _SPLIT_ALIASES = {"val": "dev", "valid": "dev", "validation": "dev"}
 
@@ -45,16 +58,20 @@ def read_csv(
 
     Args:
         data_dir: the file, or a folder with exactly one table in it (or one that is called `metadata`).
-        corpus: value of the column of that name; None takes the name of the file (or of the folder, if the file is called `metadata`).
+        corpus: value of the column of that name; None takes the name of the file (or of the folder, if the file is
+            called `metadata`).
         language: of all rows, where the table has no column for it.
         license: of all rows, where the table has no column for it.
-        group_by: without a column `split` the rows are split here, stratified by label. `"auto"` keeps speakers and dialogues whole, as
-            far as these columns are there; `"speaker"` or `"dialogue"` one of them; `"none"` neither (the scores will then flatter).
+        group_by: without a column `split` the rows are split here, stratified by label. `"auto"` keeps speakers and
+            dialogues whole, as far as these columns are there; `"speaker"` or `"dialogue"` one of them; `"none"`
+            neither (the scores will then flatter).
         dev_share, test_share, seed: of that split.
-        ignore_columns: columns that are known to be of no use here; any other unknown column is an error, as it may be a mistyped one.
+        ignore_columns: columns that are known to be of no use here; any other unknown column is an error, as it may be
+            a mistyped one.
 
     Raises:
-        CorpusError: unknown columns, labels or splits, rows with neither audio nor text, values that cannot be read; with their lines.
+        CorpusError: unknown columns, labels or splits, rows with neither audio nor text, values that cannot be read;
+            with their lines.
     """
     table = find_table(data_dir)
     rows = read_table(table)
@@ -87,7 +104,9 @@ def read_csv(
             continue
         split = _SPLIT_ALIASES.get(row.text("split").lower(), row.text("split").lower())
         if "split" in columns and split not in SPLITS:
-            faults.append(f"{row.where}: the split is {row.text('split')!r}; allowed: {', '.join((*SPLITS, *_SPLIT_ALIASES))}")
+            faults.append(
+                f"{row.where}: the split is {row.text('split')!r}; allowed: {', '.join((*SPLITS, *_SPLIT_ALIASES))}"
+            )
         clips.append(
             Clip(
                 id=row.text("id"),  # the rows without one get theirs below
@@ -107,7 +126,11 @@ def read_csv(
     faults += [f"{where}: unknown label {label!r} (first of its kind)" for label, where in unknown.items()]
     raise_faults(faults, f"{table} cannot be used", f"Allowed labels: {describe_labels()}." if unknown else "")
     clips = _with_ids(clips, corpus, table.parent)
-    return clips if "split" in columns else _with_splits(clips, columns, group_by, {"dev": dev_share, "test": test_share}, seed)
+    return (
+        clips
+        if "split" in columns
+        else _with_splits(clips, columns, group_by, {"dev": dev_share, "test": test_share}, seed)
+    )
 
 
 def find_table(data_dir: Path) -> Path:
@@ -119,7 +142,10 @@ def find_table(data_dir: Path) -> Path:
     found = tables if len(tables) == 1 else named
     if len(found) != 1:
         there = ", ".join(path.name for path in tables) or "none"
-        raise CorpusError(f"{data_dir} must hold exactly one table ({', '.join(TABLE_SUFFIXES)}) or be the path of one; found: {there}.")
+        raise CorpusError(
+            f"{data_dir} must hold exactly one table ({', '.join(TABLE_SUFFIXES)}) or be the path of one; found: "
+            f"{there}."
+        )
     return found[0]
 
 
@@ -142,9 +168,7 @@ def _check_columns(table: Path, columns: Sequence[str], ignored: Sequence[str], 
         faults.append("no column 'label' (nor soft labels)")
     if "language" not in columns and language is None:
         faults.append("no column 'language'; add one, or pass language='en' (--language en) for all rows")
-    remedy = (
-        f"Allowed columns: {', '.join(COLUMNS)}. Rename them, or pass ignore_columns=[...] (--ignore_columns NAME ...) for those of no use."
-    )
+    remedy = f"Allowed columns: {', '.join(COLUMNS)}. Rename them, or pass ignore_columns=[...] (--ignore_columns NAME ...) for those of no use."
     raise_faults(faults, f"The columns of {table} do not fit", remedy)
 
 
@@ -167,7 +191,10 @@ def _read_label(row: Row) -> tuple[str, list[float] | None]:
 def _read_distribution(row: Row, soft: Any) -> list[float]:
     if not isinstance(soft, Mapping):
         # A bare list would have to be trusted to be in the right order; published tables use at least two.
-        raise CorpusError(f'{row.where}: the soft label must name its emotions: {{"anger": 0.7, ...}}, or seven columns called like them')
+        raise CorpusError(
+            f'{row.where}: the soft label must name its emotions: {{"anger": 0.7, ...}}, or seven columns called like '
+            "them"
+        )
     values = dict.fromkeys(EMOTIONS, 0.0)
     for name, value in soft.items():
         try:
@@ -187,7 +214,11 @@ def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
     for clip in clips:
         if not clip.id:
             # relative to the table: a corpus that moved keeps its ids
-            name = clip.audio.relative_to(folder).as_posix() if clip.audio and clip.audio.is_relative_to(folder) else str(clip.audio or "")
+            name = (
+                clip.audio.relative_to(folder).as_posix()
+                if clip.audio and clip.audio.is_relative_to(folder)
+                else str(clip.audio or "")
+            )
             key = "\n".join((name, clip.text, clip.language))
             counts[key] = counts.get(key, 0) + 1
             clip = replace(clip, id=neutral_id(corpus, f"{key}\n{counts[key]}"))
@@ -195,17 +226,22 @@ def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
     return done
 
 
-def _with_splits(clips: Sequence[Clip], columns: Sequence[str], group_by: str, shares: Mapping[str, float], seed: int) -> list[Clip]:
+def _with_splits(
+    clips: Sequence[Clip], columns: Sequence[str], group_by: str, shares: Mapping[str, float], seed: int
+) -> list[Clip]:
     kinds = [kind for kind in ("speaker", "dialogue") if kind in columns] if group_by == "auto" else [group_by]
     if group_by in ("speaker", "dialogue") and group_by not in columns:
         raise CorpusError(f"group_by={group_by!r}, but the table has no column {group_by!r}.")
-    keys = [[f"{kind}:{value}" for kind in kinds if kind != "none" and (value := getattr(clip, kind))] for clip in clips]
+    keys = [
+        [f"{kind}:{value}" for kind in kinds if kind != "none" and (value := getattr(clip, kind))] for clip in clips
+    ]
     groups = connected_groups([clip.id for clip in clips], keys)
     try:
         splits = stratified_group_split([clip.label for clip in clips], groups, shares, seed)
     except ValueError as error:
         raise CorpusError(
-            f"The table has no column 'split' and cannot be split here: {error} Add the column, or choose another group_by={group_by!r} "
+            f"The table has no column 'split' and cannot be split here: {error} Add the column, or choose another "
+            f"group_by={group_by!r} "
             f"(allowed: {', '.join(GROUP_BY)})."
         ) from error
     return [replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)]

@@ -25,9 +25,9 @@ MINIMUM_WORDS = 4
 AUDIO_SIMILARITY = 0.55
 """Correlation of two fingerprints from which on two clips count as the same recording.
 
-In RAVDESS, one sentence read by two actors comes to 0.30 at most, read twice by one actor to 0.52; in RESD any two clips come to 0.28.
-Copies in another codec, at telephone band, cut, shifted or with noise 20 dB below them stay above 0.55 (of clips as quiet as RAVDESS's,
-coded in the smallest MP3, 2 of 60 do not), unless a quarter of the clip is gone.
+In RAVDESS, one sentence read by two actors comes to 0.30 at most, read twice by one actor to 0.52; in RESD any two
+clips come to 0.28. Copies in another codec, at telephone band, cut, shifted or with noise 20 dB below them stay above
+0.55 (of clips as quiet as RAVDESS's, coded in the smallest MP3, 2 of 60 do not), unless a quarter of the clip is gone.
 """
 
 MAX_SHIFT_S = 0.5
@@ -66,7 +66,9 @@ def hear(rows: Dataset) -> dict[str, HeardClip]:
     for name, samples in zip(rows["id"], decoded_clips(rows), strict=True):
         if samples is not None:
             mel = log_mel(samples)
-            heard[name] = HeardClip(hashlib.sha256(samples.tobytes()).hexdigest(), mfcc_functionals(mel), fingerprint(mel))
+            heard[name] = HeardClip(
+                hashlib.sha256(samples.tobytes()).hexdigest(), mfcc_functionals(mel), fingerprint(mel)
+            )
     return heard
 
 
@@ -95,7 +97,8 @@ def audit_texts(splits: DatasetDict, threshold: float = TEXT_SIMILARITY, seed: i
         seed: of the p-value.
 
     Returns:
-        `exact_rows`, `near_rows`: rows of test; `share_of_test_rows`: of both; `pairs`: `{test, train, similarity, same_label}`, one for
+        `exact_rows`, `near_rows`: rows of test; `share_of_test_rows`: of both; `pairs`:
+            `{test, train, similarity, same_label}`, one for
         each of them; `label_from_text`: [`give_away`] by the text of train that was found.
     """
     train, test = ([normalise_text(text) for text in splits[split]["text"]] for split in ("train", "test"))
@@ -116,7 +119,9 @@ def audit_texts(splits: DatasetDict, threshold: float = TEXT_SIMILARITY, seed: i
     }
 
 
-def _similar_texts(train: list[str], test: list[str], rows: list[int], threshold: float) -> dict[int, tuple[int, float]]:
+def _similar_texts(
+    train: list[str], test: list[str], rows: list[int], threshold: float
+) -> dict[int, tuple[int, float]]:
     """Row of test -> the most similar row of train and the cosine, for those that reach the threshold"""
     rows = [row for row in rows if len(test[row].split()) >= MINIMUM_WORDS]
     others = [row for row, text in enumerate(train) if len(text.split()) >= MINIMUM_WORDS]
@@ -139,9 +144,9 @@ def _similar_texts(train: list[str], test: list[str], rows: list[int], threshold
 def fingerprint(mel: np.ndarray) -> np.ndarray:
     """What is particular to a recording in a log-mel spectrogram (64, T): (31, T), in dB.
 
-    Differences of neighbouring bands, so that loudness and the rhythm of speech and pauses fall out, less their mean over a quarter of a
-    second, so that voice and microphone do; both are shared by recordings that have nothing else in common. A floor below the loudest
-    frame hides what codecs do to silence.
+    Differences of neighbouring bands, so that loudness and the rhythm of speech and pauses fall out, less their mean
+    over a quarter of a second, so that voice and microphone do; both are shared by recordings that have nothing else
+    in common. A floor below the loudest frame hides what codecs do to silence.
     """
     bands = mel.reshape(_FINGERPRINT_BANDS, -1, mel.shape[1]).mean(1)
     slopes = np.diff(np.maximum(bands, bands.max() - _FLOOR_DB), axis=0)
@@ -149,7 +154,8 @@ def fingerprint(mel: np.ndarray) -> np.ndarray:
 
 
 def fingerprint_similarity(one: np.ndarray, other: np.ndarray) -> float:
-    """Highest correlation of two fingerprints (31, T) over shifts of up to half a second that leave three quarters of the longer one."""
+    """Highest correlation of two fingerprints (31, T) over shifts of up to half a second that leave three quarters of
+    the longer one."""
     one, other = one.astype(np.float32), other.astype(np.float32)
     most = round(MAX_SHIFT_S * FRAMES_PER_SECOND)
     best = 0.0
@@ -164,8 +170,11 @@ def fingerprint_similarity(one: np.ndarray, other: np.ndarray) -> float:
     return best
 
 
-def audit_audio(splits: DatasetDict, heard: dict[str, HeardClip], threshold: float = AUDIO_SIMILARITY) -> dict[str, Any]:
-    """Recordings of test that stand in train: sample for sample, or coded anew, louder or softer, cut or shifted by up to half a second.
+def audit_audio(
+    splits: DatasetDict, heard: dict[str, HeardClip], threshold: float = AUDIO_SIMILARITY
+) -> dict[str, Any]:
+    """Recordings of test that stand in train: sample for sample, or coded anew, louder or softer, cut or shifted by up
+    to half a second.
 
     Args:
         splits: train, dev and test in the common schema.
@@ -175,7 +184,10 @@ def audit_audio(splits: DatasetDict, heard: dict[str, HeardClip], threshold: flo
     Returns:
         `exact_rows`, `near_rows`, `share_of_test_rows` (of those with audio), `pairs` as for texts.
     """
-    clips = {split: [(row, heard[name]) for row, name in enumerate(splits[split]["id"]) if name in heard] for split in ("train", "test")}
+    clips = {
+        split: [(row, heard[name]) for row, name in enumerate(splits[split]["id"]) if name in heard]
+        for split in ("train", "test")
+    }
     if not clips["train"] or not clips["test"]:
         return {"exact_rows": 0, "near_rows": 0, "share_of_test_rows": 0.0, "pairs": []}
     digests = {clip.digest: row for row, clip in reversed(clips["train"])}
@@ -183,9 +195,14 @@ def audit_audio(splits: DatasetDict, heard: dict[str, HeardClip], threshold: flo
     exact = len(found)
     rest = [(row, clip) for row, clip in clips["test"] if row not in found]
     if rest:
-        prints = {"train": [clip.fingerprint for _, clip in clips["train"]], "test": [clip.fingerprint for _, clip in rest]}
+        prints = {
+            "train": [clip.fingerprint for _, clip in clips["train"]],
+            "test": [clip.fingerprint for _, clip in rest],
+        }
         for (row, clip), candidates in zip(rest, _most_similar(prints["train"], prints["test"]), strict=True):
-            score, place = max((fingerprint_similarity(prints["train"][place], clip.fingerprint), place) for place in candidates)
+            score, place = max(
+                (fingerprint_similarity(prints["train"][place], clip.fingerprint), place) for place in candidates
+            )
             if score >= threshold:
                 found[row] = (clips["train"][place][0], score)
     return {

@@ -1,8 +1,8 @@
 """How much of the label a key gives away: the one question behind all parts of the audit.
 
-A key is anything that a row of test may share with rows of train: its speaker, its dialogue, its text, a field of its file name. Whoever
-knows the key, and nothing else, answers with the commonest label of the key in train. If that beats chance, a model can score without
-hearing the emotion.
+A key is anything that a row of test may share with rows of train: its speaker, its dialogue, its text, a field of its
+file name. Whoever knows the key, and nothing else, answers with the commonest label of the key in train. If that beats
+chance, a model can score without hearing the emotion.
 """
 
 from collections import Counter, defaultdict
@@ -17,13 +17,15 @@ LEAK_MARGIN = 0.05
 """UAR above chance from which on a key counts as giving the label away."""
 
 LEAK_P_VALUE = 0.01
-"""... provided that so much is that rare when labels are shuffled, which protects small test sets from false alarms."""
+"""... provided that so much is that rare when labels are shuffled, which protects small test sets from false
+alarms."""
 
 PERMUTATIONS = 1000
 
 
 def majority_labels(keys: Sequence[Hashable | None], labels: Sequence[int]) -> dict[Hashable, int]:
-    """Key -> its commonest label (of equally common ones the first in label order); rows whose key is None are left out."""
+    """Key -> its commonest label (of equally common ones the first in label order); rows whose key is None are left
+    out."""
     counts: dict[Hashable, Counter] = defaultdict(Counter)
     for key, label in zip(keys, labels, strict=True):
         if key is not None:
@@ -34,11 +36,14 @@ def majority_labels(keys: Sequence[Hashable | None], labels: Sequence[int]) -> d
 def answer_by_key(
     train_keys: Sequence[Hashable | None], train_labels: Sequence[int], test_keys: Sequence[Hashable | None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The commonest train label of each test row's key, and of all of train where the key is unknown: labels (N,), known (N,) bool."""
+    """The commonest train label of each test row's key, and of all of train where the key is unknown: labels (N,),
+    known (N,) bool."""
     table = majority_labels(train_keys, train_labels)
     (fallback,) = majority_labels([0] * len(train_labels), train_labels).values()
     known = np.array([key is not None and key in table for key in test_keys], dtype=bool)
-    return np.array([table[key] if is_known else fallback for key, is_known in zip(test_keys, known, strict=True)]), known
+    return np.array(
+        [table[key] if is_known else fallback for key, is_known in zip(test_keys, known, strict=True)]
+    ), known
 
 
 def score_answers(labels: Sequence[int], answers: Sequence[int], seed: int = 0) -> dict[str, Any]:
@@ -50,8 +55,9 @@ def score_answers(labels: Sequence[int], answers: Sequence[int], seed: int = 0) 
         seed: of the shuffles behind `p_value`.
 
     Returns:
-        `uar, war, mf1, wf1, mean`; `chance_uar`, the UAR of any answer that is independent of the label; `p_value`, the share of shuffles
-        of the labels that reach this UAR; `leaks`, whether UAR is above chance by `LEAK_MARGIN` and the p-value at most `LEAK_P_VALUE`.
+        `uar, war, mf1, wf1, mean`; `chance_uar`, the UAR of any answer that is independent of the label; `p_value`,
+        the share of shuffles of the labels that reach this UAR; `leaks`, whether UAR is above chance by `LEAK_MARGIN`
+        and the p-value at most `LEAK_P_VALUE`.
     """
     labels, answers = np.asarray(labels), np.asarray(answers)
     metrics = classification_metrics(labels, answers)

@@ -17,7 +17,8 @@ GROUPS = ("speaker", "dialogue")
 
 
 def audit_group(splits: DatasetDict, kind: str, seed: int = 0) -> dict[str, Any]:
-    """Which groups of a kind stand in more than one split, and what knowing the group of a test row tells about its label.
+    """Which groups of a kind stand in more than one split, and what knowing the group of a test row tells about its
+    label.
 
     Args:
         splits: train, dev and test in the common schema.
@@ -25,8 +26,10 @@ def audit_group(splits: DatasetDict, kind: str, seed: int = 0) -> dict[str, Any]
         seed: of the p-value.
 
     Returns:
-        `groups`: number in each split; `crossing`: names in both of two splits, such as `{"train+test": [...]}`; `unnamed_rows`: rows of
-        test without a group; `known_rows`, `share_of_test_rows`: rows of test whose group is in train; `label_from_group`: [`give_away`].
+        `groups`: number in each split; `crossing`: names in both of two splits, such as `{"train+test": [...]}`;
+            `unnamed_rows`: rows of
+        test without a group; `known_rows`, `share_of_test_rows`: rows of test whose group is in train;
+        `label_from_group`: [`give_away`].
     """
     names = {split: splits[split][kind] for split in SPLITS}
     sets = {split: set(values) - {None} for split, values in names.items()}
@@ -45,8 +48,8 @@ def audit_group(splits: DatasetDict, kind: str, seed: int = 0) -> dict[str, Any]
 def audit_voices(splits: DatasetDict, functionals: dict[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
     """Can it be heard who speaks, and what does that tell about the label?
 
-    A linear support vector machine learns the speakers of train from MFCC statistics; a clip of test gets the commonest label of the
-    speaker that it is taken for. It never sees an emotion.
+    A linear support vector machine learns the speakers of train from MFCC statistics; a clip of test gets the
+    commonest label of the speaker that it is taken for. It never sees an emotion.
 
     Args:
         splits: train, dev and test, whose train split has at least two speakers.
@@ -54,8 +57,10 @@ def audit_voices(splits: DatasetDict, functionals: dict[str, np.ndarray], seed: 
         seed: of the p-value.
 
     Returns:
-        `speakers`: number learnt; `known_rows`: clips of test by one of them; `speaker_accuracy` over these (None if there are none) and
-        `chance_speaker_accuracy`, that of the commonest speaker of train; `label_from_voice`: [`score_answers`] over all clips of test.
+        `speakers`: number learnt; `known_rows`: clips of test by one of them; `speaker_accuracy` over these (None if
+            there are none) and
+        `chance_speaker_accuracy`, that of the commonest speaker of train; `label_from_voice`: [`score_answers`] over
+        all clips of test.
     """
     speakers = {split: np.array(splits[split]["speaker"], dtype=object) for split in ("train", "test")}
     labels = {split: np.asarray(splits[split]["label"]) for split in ("train", "test")}
@@ -73,7 +78,9 @@ def audit_voices(splits: DatasetDict, functionals: dict[str, np.ndarray], seed: 
         "known_rows": int(known.sum()),
         "speaker_accuracy": float((taken_for == truth)[known].mean()) if known.any() else None,
         "chance_speaker_accuracy": float((truth == commonest)[known].mean()) if known.any() else None,
-        "label_from_voice": score_answers(labels["test"][heard["test"]], [label_of[name] for name in taken_for.tolist()], seed),
+        "label_from_voice": score_answers(
+            labels["test"][heard["test"]], [label_of[name] for name in taken_for.tolist()], seed
+        ),
     }
 
 

@@ -11,18 +11,23 @@ from ...model.labels_bibier import EMOTIONS
 from .give_away import LEAK_P_VALUE, give_away
 
 FIELD_MARGIN = 0.2
-"""UAR above chance from which on a field of a name counts as a code of the label; higher than for one key, since many fields are tried."""
+"""UAR above chance from which on a field of a name counts as a code of the label; higher than for one key, since many
+fields are tried."""
 
 MAXIMUM_FIELDS = 10
 """Fields that are tried, from the front; the p-value that is demanded of one is divided by how many there are."""
 
 EXAMPLES = 5
 
-_SPELLINGS = {index: {name, *(alias for alias, label in LABEL_ALIASES.items() if label == name)} for index, name in enumerate(EMOTIONS)}
+_SPELLINGS = {
+    index: {name, *(alias for alias, label in LABEL_ALIASES.items() if label == name)}
+    for index, name in enumerate(EMOTIONS)
+}
 
 
 def name_fields(name: str) -> list[str]:
-    """The fields of a file name, in lower case: runs of letters and runs of digits. `03-01-Happy_a01.wav` -> 03, 01, happy, a, 01, wav"""
+    """The fields of a file name, in lower case: runs of letters and runs of digits. `03-01-Happy_a01.wav` -> 03, 01,
+    happy, a, 01, wav"""
     return re.findall(r"[^\W\d_]+|\d+", name.lower())
 
 
@@ -35,12 +40,16 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
         seed: of the p-values.
 
     Returns:
-        `rows`; `word_rows`: names with a word for their own label; `examples` of these; `code_fields`: places (from 0) whose content
-        gives the label away on test, each with its `uar`; `leaks`.
+        `rows`; `word_rows`: names with a word for their own label; `examples` of these; `code_fields`: places (from 0)
+        whose content gives the label away on test, each with its `uar`; `leaks`.
     """
     fields, labels = {}, {}
     for split in SPLITS:
-        chosen = [(names[name], label) for name, label in zip(splits[split]["id"], splits[split]["label"], strict=True) if name in names]
+        chosen = [
+            (names[name], label)
+            for name, label in zip(splits[split]["id"], splits[split]["label"], strict=True)
+            if name in names
+        ]
         fields[split] = [name_fields(name) for name, _ in chosen]
         labels[split] = [label for _, label in chosen]
     spelt = [
@@ -53,7 +62,10 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
     longest = max((len(parts) for parts in fields["test"]), default=0) if fields["train"] else 0
     places = min(longest, MAXIMUM_FIELDS)
     for place in range(places):
-        keys = {split: [parts[place] if place < len(parts) else None for parts in fields[split]] for split in ("train", "test")}
+        keys = {
+            split: [parts[place] if place < len(parts) else None for parts in fields[split]]
+            for split in ("train", "test")
+        }
         if len(set(keys["train"])) > 1:
             told = give_away(keys["train"], labels["train"], keys["test"], labels["test"], seed)
             if told["uar"] - told["chance_uar"] >= FIELD_MARGIN and told["p_value"] <= LEAK_P_VALUE / places:
@@ -68,8 +80,12 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
 
 
 def label_words_in_texts(splits: DatasetDict) -> dict[str, int]:
-    """Rows of test whose English text holds a word for its own label: the speaker says it, so it is no leak, but worth knowing."""
+    """Rows of test whose English text holds a word for its own label: the speaker says it, so it is no leak, but worth
+    knowing."""
     test = splits["test"]
     rows = zip(test["text"], test["language"], test["label"], strict=True)
     english: Sequence[tuple[str, int]] = [(text, label) for text, language, label in rows if language == "en" and text]
-    return {"english_rows": len(english), "word_rows": sum(bool(_SPELLINGS[label] & set(name_fields(text))) for text, label in english)}
+    return {
+        "english_rows": len(english),
+        "word_rows": sum(bool(_SPELLINGS[label] & set(name_fields(text))) for text, label in english),
+    }

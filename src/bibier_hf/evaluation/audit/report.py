@@ -49,7 +49,11 @@ def audit_splits(
         if not named:
             skipped.append(f"{kind}s: train or test names none")
     recorded = {split: sum(name in heard for name in splits[split]["id"]) for split in ("train", "test")}
-    speakers = {name for name, clip in zip(splits["train"]["speaker"], splits["train"]["id"], strict=True) if name and clip in heard}
+    speakers = {
+        name
+        for name, clip in zip(splits["train"]["speaker"], splits["train"]["id"], strict=True)
+        if name and clip in heard
+    }
     who_speaks, audio = None, None
     if not min(recorded.values()):
         skipped.append("who speaks and duplicate recordings: train or test has no audio")
@@ -58,7 +62,9 @@ def audit_splits(
         if len(speakers) < 2:
             skipped.append(f"who speaks: {len(speakers)} named speakers with audio in train, at least 2 are needed")
         else:
-            who_speaks = audit_voices(splits, {split: functionals_of(splits[split], heard) for split in ("train", "test")}, seed)
+            who_speaks = audit_voices(
+                splits, {split: functionals_of(splits[split], heard) for split in ("train", "test")}, seed
+            )
     texts = None
     if all(any(splits[split]["text"]) for split in ("train", "test")):
         texts = audit_texts(splits, text_similarity, seed)
@@ -83,8 +89,9 @@ def audit_splits(
 def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
     """The verdict on an audit: what leaks, and what is worth knowing though it does not.
 
-    A leak is a group, a text or a voice that test shares with train and that tells the label better than chance; a recording that is in
-    both; an id that carries the label. A group that crosses the split but tells nothing is a note.
+    A leak is a group, a text or a voice that test shares with train and that tells the label better than chance; a
+    recording that is in both; an id that carries the label. A group that crosses the split but tells nothing is a
+    note.
     """
     reasons, notes = [], []
     tests = audit["samples"]["test"]
@@ -100,25 +107,32 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
     voices = audit["who_speaks"]
     if voices is not None and voices["known_rows"]:
         told = voices["label_from_voice"]
-        recognised = (
-            f"a classifier of speakers, which never sees an emotion, recognises {_percent(voices['speaker_accuracy'])} of the known voices"
-        )
+        recognised = f"a classifier of speakers, which never sees an emotion, recognises {_percent(voices['speaker_accuracy'])} of the known voices"
         if told["leaks"]:
             reasons.append(f"{recognised}; naming the speaker's commonest label scores {_score(told)}")
         else:
-            notes.append(f"{recognised}, but naming the speaker's commonest label is no better than chance ({_score(told)})")
+            notes.append(
+                f"{recognised}, but naming the speaker's commonest label is no better than chance ({_score(told)})"
+            )
     for what, duplicates in (("text", audit["duplicates"]["texts"]), ("recording", audit["duplicates"]["audio"])):
         count = duplicates and duplicates["exact_rows"] + duplicates["near_rows"]
         if not count:
             continue
-        shared = f"{count} of {tests} test rows have a {what} that is in train too ({duplicates['exact_rows']} exactly)"
+        shared = (
+            f"{count} of {tests} test rows have a {what} that is in train too ({duplicates['exact_rows']} exactly)"
+        )
         if what == "recording":
             reasons.append(shared)
         elif duplicates["label_from_text"]["leaks"]:
             reasons.append(f"{shared}; its label there scores {_score(duplicates['label_from_text'])}")
         else:
-            notes.append(f"{shared}, but its label there is no better than chance ({_score(duplicates['label_from_text'])})")
-    for what, names in (("ids", audit["label_tokens"]["ids"]), ("file names of the raw corpus", audit["label_tokens"]["file_names"])):
+            notes.append(
+                f"{shared}, but its label there is no better than chance ({_score(duplicates['label_from_text'])})"
+            )
+    for what, names in (
+        ("ids", audit["label_tokens"]["ids"]),
+        ("file names of the raw corpus", audit["label_tokens"]["file_names"]),
+    ):
         if names is None or not names["leaks"]:
             continue
         found = [f"{names['word_rows']} of {names['rows']} spell out their label"] if names["word_rows"] else []
@@ -128,7 +142,9 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
         (reasons if what == "ids" else notes).append(f"the {what} carry the label: {' and '.join(found)}")
     spoken = audit["label_tokens"]["texts"]
     if spoken["word_rows"]:
-        notes.append(f"{spoken['word_rows']} of {spoken['english_rows']} English test texts hold a word for their own label")
+        notes.append(
+            f"{spoken['word_rows']} of {spoken['english_rows']} English test texts hold a word for their own label"
+        )
     return {"leaks": bool(reasons), "reasons": reasons, "notes": notes}
 
 
@@ -151,7 +167,8 @@ def _overview(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "What scores on test without hearing the emotion (UAR / WF1 in percent; a dash: not to be had).",
         "",
-        "| split | test rows | speaker's label | dialogue's label | voice (SVM) | text's label | chance UAR | verdict |",
+        "| split | test rows | speaker's label | dialogue's label | voice (SVM) | text's label | chance UAR | verdict "
+        "|",
         "|---" * 8 + "|",
     ]
     for audit in audits:
@@ -165,7 +182,8 @@ def _overview(audits: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def label_sources(audit: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
-    """`{"speaker", "dialogue", "voice", "text"}` -> how well it tells the label of test rows (`score_answers`), None if not audited."""
+    """`{"speaker", "dialogue", "voice", "text"}` -> how well it tells the label of test rows (`score_answers`), None
+    if not audited."""
     groups, voices, texts = audit["groups"], audit["who_speaks"], audit["duplicates"]["texts"]
     return {
         **{kind: groups[kind] and groups[kind]["label_from_group"] for kind in GROUPS},
@@ -175,7 +193,8 @@ def label_sources(audit: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
 
 
 def shared_rows(audit: Mapping[str, Any]) -> dict[str, float | None]:
-    """`{"speaker", "dialogue", "text", "recording"}` -> share of the test rows that have it in common with train, None if not audited."""
+    """`{"speaker", "dialogue", "text", "recording"}` -> share of the test rows that have it in common with train, None
+    if not audited."""
     groups, duplicates = audit["groups"], audit["duplicates"]
     found = {kind: groups[kind] for kind in GROUPS} | {"text": duplicates["texts"], "recording": duplicates["audio"]}
     return {what: entry and entry["share_of_test_rows"] for what, entry in found.items()}
@@ -195,7 +214,9 @@ def _crossing(audit: Mapping[str, Any]) -> list[str]:
     for kind, group in audit["groups"].items():
         if group is not None:
             sizes = ", ".join(f"{count} in {split}" for split, count in group["groups"].items())
-            crossing = ", ".join(f"{len(names)} in {pair.replace('+', ' and ')}" for pair, names in group["crossing"].items())
+            crossing = ", ".join(
+                f"{len(names)} in {pair.replace('+', ' and ')}" for pair, names in group["crossing"].items()
+            )
             lines.append(f"| {kind}s | {sizes} | {crossing} | {_percent(group['share_of_test_rows'])} |")
     return ["", "| groups | number | crossing | test rows touched |", "|---" * 4 + "|", *lines] if lines else []
 
@@ -205,11 +226,18 @@ def _listed(what: str, duplicates: Mapping[str, Any] | None) -> list[str]:
         return []
     pairs = duplicates["pairs"]
     shown = [
-        f"| {pair['test']} | {pair['train']} | {pair['similarity']:.2f} | {'same' if pair['same_label'] else 'another'} |"
+        f"| {pair['test']} | {pair['train']} | {pair['similarity']:.2f} | "
+        f"{'same' if pair['same_label'] else 'another'} |"
         for pair in pairs[:LISTED_PAIRS]
     ]
     rest = [f"... and {len(pairs) - LISTED_PAIRS} more in the JSON file."] if len(pairs) > LISTED_PAIRS else []
-    return ["", f"| {what}: test | train | similarity | label |", "|---" * 4 + "|", *shown, *(["", *rest] if rest else [])]
+    return [
+        "",
+        f"| {what}: test | train | similarity | label |",
+        "|---" * 4 + "|",
+        *shown,
+        *(["", *rest] if rest else []),
+    ]
 
 
 def _score(told: Mapping[str, Any]) -> str:

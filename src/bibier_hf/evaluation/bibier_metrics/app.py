@@ -22,7 +22,11 @@ def score(rows: list[list[float]]) -> dict[str, float]:
 page = gr.Interface(
     fn=score,
     inputs=gr.Dataframe(
-        headers=["reference", "prediction"], datatype="number", type="array", value=[[0, 0], [0, 0], [0, 3], [3, 3]], label="Class indices"
+        headers=["reference", "prediction"],
+        datatype="number",
+        type="array",
+        value=[[0, 0], [0, 0], [0, 3], [3, 3]],
+        label="Class indices",
     ),
     outputs=gr.JSON(label="Metrics"),
     title="UAR, WAR, MF1, WF1",

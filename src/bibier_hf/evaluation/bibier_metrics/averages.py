@@ -1,4 +1,5 @@
-"""UAR, WAR, MF1 and WF1: the one place where they are computed, for this package and for the `evaluate` module beside this file."""
+"""UAR, WAR, MF1 and WF1: the one place where they are computed, for this package and for the `evaluate` module beside
+this file."""
 
 from collections.abc import Sequence
 
@@ -7,7 +8,8 @@ from sklearn.metrics import f1_score, recall_score
 
 
 def averages(references: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
-    """Recall and F1, averaged over the classes that occur in `references`, plainly and weighted by the size of the class.
+    """Recall and F1, averaged over the classes that occur in `references`, plainly and weighted by the size of the
+    class.
 
     Args:
         references: (N,) true classes.
