@@ -1,6 +1,7 @@
 """Shared fixtures: tiny models built in process, clips of every length, the optional folder of real corpora."""
 
 import os
+import signal
 from pathlib import Path
 
 # Before any import of transformers: nothing in the tests may reach the network.
@@ -82,6 +83,13 @@ def make_clip(seconds: float, seed: int = 0) -> np.ndarray:
     time = np.arange(round(16_000 * seconds)) / 16_000
     sweep = np.sin(2 * np.pi * (150 + 60 * seed + 40 * time) * time)
     return (0.3 * sweep + 0.02 * generator.standard_normal(len(time))).astype(np.float32)
+
+
+@pytest.fixture(scope="session")
+def takes_ctrl_c():
+    """`Popen(..., preexec_fn=takes_ctrl_c)`: the child reacts to SIGINT even where the test run ignores it (`nohup make
+    test`, a job of a script), which children inherit."""
+    return lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def about(values):

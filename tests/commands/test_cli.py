@@ -275,10 +275,11 @@ def test_completion_in_bash(environment, tmp_path):
     assert (command, option) == ("predict", "--chunk_length_s")
 
 
-def test_ctrl_c_keeps_what_is_answered(checkpoint, clips, environment):
+def test_ctrl_c_keeps_what_is_answered(checkpoint, clips, environment, takes_ctrl_c):
     process = subprocess.Popen(
         [*COMMAND, "predict", str(checkpoint), "-", "--json"],
         env=environment,
+        preexec_fn=takes_ctrl_c,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -3,7 +3,7 @@ from collections import Counter
 from itertools import chain
 
 import pytest
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import Dataset, DatasetDict, Features, List, Value
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -122,6 +122,28 @@ def test_the_order_of_rows_does_not_matter_but_the_seed_does(protocol):
 
     assert dev(corpus, 42) == dev(shuffled, 42)
     assert any(dev(corpus, 42) != dev(corpus, seed) for seed in range(3))
+
+
+def test_a_stacked_row_is_not_parted_from_its_clips():
+    corpus = make_corpus(with_dev=True)
+    names = list(corpus["train"]["id"])
+    parts = [[{"id": names[0]}, {"id": names[1]}]] + [None] * (len(names) - 1)
+    extended = {
+        split: Dataset.from_list(
+            [row | {"components": parts[index] if split == "train" else None} for index, row in enumerate(rows)],
+            features=Features({**FEATURES, "components": List({"id": Value("string")})}),
+        )
+        for split, rows in corpus.items()
+    }
+    assert ids(apply_protocol(DatasetDict(extended))) == ids(apply_protocol(corpus))
+    in_dev = corpus["dev"]["id"][0]
+    parts[0][1]["id"] = in_dev
+    extended["train"] = Dataset.from_list(
+        [row | {"components": part} for row, part in zip(corpus["train"], parts, strict=True)],
+        features=extended["dev"].features,
+    )
+    with pytest.raises(ProtocolError, match=f"1 clips, such as .*{in_dev}.* inside stacked rows"):
+        apply_protocol(DatasetDict(extended))
 
 
 @pytest.mark.parametrize(

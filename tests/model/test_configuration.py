@@ -20,6 +20,10 @@ def test_label_order(features_only: dict):
     assert config.label2id["surprise"] == 6
 
 
+def test_whole_numbers_are_class_weights_too(features_only: dict):
+    assert BiBiERConfig(class_weights=[1, 2, 0.5, 1, 1, 1, 1], **features_only).class_weights[1] == 2
+
+
 def test_another_label_set(features_only: dict):
     config = BiBiERConfig(id2label={0: "calm", 1: "upset"}, **features_only)
     assert (config.num_labels, config.label2id) == (2, {"calm": 0, "upset": 1})

@@ -26,7 +26,7 @@ def trained(launch, run_file, tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def start(repository, environment):
+def start(repository, environment, takes_ctrl_c):
     """`start(*arguments)` -> a running recipes/train.py, killed at the end of the test at the latest."""
     started = []
 
@@ -35,6 +35,7 @@ def start(repository, environment):
             [sys.executable, "recipes/train.py", *map(str, arguments)],
             cwd=repository,
             env=environment,
+            preexec_fn=takes_ctrl_c,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

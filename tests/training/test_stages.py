@@ -10,6 +10,7 @@ from datasets import Dataset
 from safetensors.torch import load_file
 
 from bibier_hf import BiBiERForEmotionClassification
+from bibier_hf.augmentation.sds import StackedDataSampling
 from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.feature_store import StoredRows
 from bibier_hf.data.features import InputDataset, StoredInputs, input_specs
@@ -21,11 +22,17 @@ from bibier_hf.training.stages import (
     assign_folds,
     frozen_encoders,
     out_of_fold_logits,
+    plan_folds,
     train_stage,
     unimodal_model,
     with_modality,
 )
 from bibier_hf.training.trainer import BiBiERTrainer
+
+
+class Killed(Exception):
+    pass
+
 
 FROZEN = {"freeze_audio_backbone": True, "freeze_text_backbone": True}
 
@@ -287,6 +294,74 @@ def test_too_few_samples_for_the_folds_are_named():
         assign_folds(metadata(["a", "b"], ["a", "b"]), ELSEWHERE, 5, seed=42)
 
 
+@pytest.mark.parametrize("mode", ["replace", "append"])
+@pytest.mark.parametrize("with_speakers", [True, False])
+def test_no_row_gets_logits_from_an_encoder_that_saw_one_of_its_clips(
+    staged_run, write_table, tmp_path, monkeypatch, mode, with_speakers
+):
+    """Counted over a whole run: the clips inside each row, and their speakers."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    table = write_table(folder, "many", train=84)  # six of each label and language
+    speaker_of = {}
+    lines = table.read_text(encoding="utf-8").splitlines()
+    if not with_speakers:
+        lines = [",".join(line.split(",")[:-1]) for line in lines]
+        table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    trained, answered, clips_of = {}, {}, {}
+    merge, stored_logits = StackedDataSampling.merge, stages._stored_logits
+
+    def stop(model):
+        raise Killed
+
+    def watched_merge(self, rows, draw=0):
+        merged = merge(self, rows, draw)
+        clips_of[merged["id"]] = [row["id"] for row in rows]
+        speaker_of.update((row["id"], row["speaker"]) for row in rows)
+        return merged
+
+    def fake_training(stage, head, processor, train, dev, test=None):
+        trained[Path(stage.output_dir).name] = list(train.metadata["id"])
+        return {}
+
+    def watched_logits(stage, head, processor, data):
+        answered[Path(stage.output_dir).name] = list(data.metadata["id"])
+        return stored_logits(stage, head, processor, data)
+
+    monkeypatch.setattr(StackedDataSampling, "merge", watched_merge)
+    monkeypatch.setattr(stages, "train_stage", fake_training)
+    monkeypatch.setattr(stages, "_stored_logits", watched_logits)
+    monkeypatch.setattr("bibier_hf.training.run.frozen_encoders", stop)
+    corpus = {"name": "csv", "data_dir": str(table)}
+    corpus["augmentation"] = {"sds": {"share": 0.7, "target_s": 0.6, "mode": mode}}
+    run = staged_run(corpora=[corpus], model={"add_unimodal_logits": True}, stages={"folds": 3})
+    with pytest.raises(Killed):
+        run_training(run)
+
+    stacked = len(clips_of)
+    assert stacked >= 40
+    assert len(answered) == 6  # three folds of two modalities
+    counted = 0
+    for fold, rows in answered.items():
+        seen = {clip for row in trained[fold] for clip in clips_of.get(row, [row])}
+        heard = {clip for row in rows for clip in clips_of.get(row, [row])}
+        assert not seen & heard
+        voices = [{speaker_of[clip] for clip in clips if speaker_of.get(clip)} for clips in (seen, heard)]
+        assert not voices[0] & voices[1]
+        counted += sum(row in clips_of for row in rows)
+    assert counted >= stacked
+    everyone = {row for name, rows in answered.items() if name.startswith("audio") for row in rows}
+    assert len(everyone) == 84 + (stacked if mode == "append" else 0)
+
+
+def test_a_corpus_that_is_stacked_already_has_no_out_of_fold_logits(feature_model, staged_run):
+    rows = Dataset.from_dict({"source": ["recorded", "stacked"]})
+    run = staged_run()
+    with pytest.raises(ArgumentError, match="'small' holds stacked clips"):
+        plan_folds(run, feature_model(add_unimodal_logits=True), {"small": {"train": rows, "dev": rows}})
+    assert plan_folds(run, feature_model(), {"small": {"train": rows, "dev": rows}}) == ({}, {})
+
+
 @pytest.mark.slow
 def test_in_sample_logits_are_those_of_the_final_encoder(staged_run, monkeypatch):
     columns = []
@@ -343,10 +418,6 @@ def test_a_corpus_of_text_alone_takes_part(staged_run, corpus_table, write_table
     assert set(results["stages"]["audio"]["metrics"]["test"]) == {"small"}
     assert set(results["stages"]["text"]["metrics"]["test"]) == {"small", "texts"}
     assert results["stages"]["text"]["samples"]["train"] == 10 + 21
-
-
-class Killed(Exception):
-    pass
 
 
 @pytest.mark.slow

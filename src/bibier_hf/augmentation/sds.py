@@ -105,7 +105,9 @@ class StackedDataSampling:
         if self.text == "asr" and self.transcribe is None:
             raise ValueError("SDS: text='asr' needs transcribe=..., such as SpeechRecogniser('openai/whisper-base').")
 
-    def __call__(self, dataset: Dataset, draw: int = 0, num_proc: int | None = None) -> Dataset:
+    def __call__(
+        self, dataset: Dataset, draw: int = 0, num_proc: int | None = None, parts: Sequence[int] | None = None
+    ) -> Dataset:
         """The split with its stacked rows, each in the place of its row or, with `mode="append"`, all behind the
         others.
 
@@ -113,6 +115,7 @@ class StackedDataSampling:
             dataset: rows of one split in the common schema.
             draw: number of the draw: another one selects and stacks anew.
             num_proc: processes of [`~datasets.Dataset.map`]; they change nothing but the time.
+            parts: as for [`plan`].
 
         Returns:
             the same columns and `components`. A stacked row keeps corpus, split, language and label; it has the source
@@ -124,13 +127,19 @@ class StackedDataSampling:
             ValueError: rows of several splits, or ids that are not unique.
             AudioError: a clip that cannot be decoded.
         """
-        plan = self.plan(dataset, draw)
+        plan = self.plan(dataset, draw, parts)
         pool = concatenate_datasets([with_components(dataset), self.stacked_rows(dataset, plan, draw, num_proc)])
         return pool.select(self.places(len(dataset), plan))
 
-    def plan(self, dataset: Dataset, draw: int = 0) -> StackingPlan:
-        """Select and draw, without reading any audio: a function of the seed, the draw and the set of rows."""
-        stock = _Stock.of(dataset, self.same_speaker)
+    def plan(self, dataset: Dataset, draw: int = 0, parts: Sequence[int] | None = None) -> StackingPlan:
+        """Select and draw, without reading any audio: a function of the seed, the draw and the set of rows.
+
+        Args:
+            dataset: N rows of one split.
+            draw: number of the draw.
+            parts: (N,) part of each row; clips of different parts are never stacked together. None: one part.
+        """
+        stock = _Stock.of(dataset, self.same_speaker, parts)
         target, gap, limit = (
             None if value is None else round(value * SAMPLING_RATE)
             for value in (self.target_s, self.gap_s, self.max_s)
@@ -179,7 +188,7 @@ class StackedDataSampling:
             # without the type Audio while writing: datasets would want torchcodec for it
             features=Features({**features, "audio": {"bytes": Value("binary"), "path": Value("string")}}),
             num_proc=num_proc,
-            new_fingerprint=Hasher.hash(["sds", dataset._fingerprint, self, draw]),
+            new_fingerprint=Hasher.hash(["sds", dataset._fingerprint, self, draw, list(plan.components.values())]),
             desc="Stacking clips",
         )
         return stacked.cast_column("audio", features["audio"])
@@ -266,7 +275,7 @@ class _Stock:
     position: Mapping[int, int]
 
     @classmethod
-    def of(cls, dataset: Dataset, same_speaker: bool) -> "_Stock":
+    def of(cls, dataset: Dataset, same_speaker: bool, parts: Sequence[int] | None = None) -> "_Stock":
         columns = dataset.select_columns(
             ["id", "corpus", "split", "language", "label", "speaker", "duration_s"]
         ).to_dict()
@@ -283,7 +292,8 @@ class _Stock:
         members: dict[tuple, list[int]] = defaultdict(list)
         for row, (corpus, language, label, speaker) in enumerate(keys):
             if lengths[row] and not (same_speaker and speaker is None):
-                members[corpus, language, label, speaker if same_speaker else None].append(row)
+                part = None if parts is None else int(parts[row])
+                members[part, corpus, language, label, speaker if same_speaker else None].append(row)
         groups, position = {}, {}
         for rows in members.values():
             rows.sort(key=lambda row: (lengths[row], ids[row]))

@@ -45,8 +45,8 @@ def apply_protocol(
         dev_share: share of train that becomes dev where the corpus has none (`official`).
 
     Returns:
-        train, dev, test with the columns of the common schema; `split` says the new split. No clip is in two of them
-        and, with a grouped protocol, no dialogue or speaker; both are checked.
+        train, dev, test with the columns of the common schema; `split` says the new split. No clip is in two of them,
+        stacked or by itself, and, with a grouped protocol, no dialogue or speaker; both are checked.
 
     Raises:
         ProtocolError: unknown name, fold or share, or a corpus that lacks what the protocol needs.
@@ -57,11 +57,13 @@ def apply_protocol(
         raise ProtocolError(f"Unknown splits {sorted(unknown)}. Allowed: {', '.join(SPLITS)}.")
     present = [split for split in SPLITS if split in dataset_dict]
     pooled = concatenate_datasets([dataset_dict[split] for split in present])
-    wanted = ["id", "label", "speaker", "dialogue", *(["fold"] if "fold" in pooled.column_names else [])]
+    optional = [name for name in ("fold", "components") if name in pooled.column_names]
+    wanted = ["id", "label", "speaker", "dialogue", *optional]
     rows = pooled.select_columns(wanted).to_dict()
     rows["split"] = [split for split in present for _ in range(len(dataset_dict[split]))]
     splits = PROTOCOLS[protocol](rows, fold, seed, dev_share)
     _check_disjoint(splits, rows["id"], "id")
+    _check_stacked(splits, rows)
     if protocol in GROUPED_BY:
         _check_disjoint(splits, rows[GROUPED_BY[protocol]], GROUPED_BY[protocol])
     if empty := [split for split in SPLITS if split not in splits]:
@@ -251,4 +253,21 @@ def _check_disjoint(splits: Sequence[str], values: Sequence[Any], kind: str) -> 
     if crossing:
         raise ProtocolError(
             f"{len(crossing)} values of '{kind}' stand in more than one split, such as {sorted(crossing)[:3]}."
+        )
+
+
+def _check_stacked(splits: Sequence[str], rows: Mapping[str, list]) -> None:
+    """A stacked row belongs where all its clips are."""
+    clips = [
+        [row_id] if not parts else [part["id"] for part in parts]
+        for row_id, parts in zip(rows["id"], rows.get("components") or [None] * len(splits), strict=True)
+    ]
+    home: dict[str, set[str]] = defaultdict(set)
+    for split, names in zip(splits, clips, strict=True):
+        for name in names:
+            home[name].add(split)
+    if crossing := sorted(name for name, found in home.items() if len(found) > 1):
+        raise ProtocolError(
+            f"{len(crossing)} clips, such as {crossing[:3]}, are in more than one split, by themselves or inside stacked "
+            "rows. Split the recorded corpus, and stack its train split after that (augmentation.sds of a run)."
         )

@@ -238,7 +238,7 @@ class BiBiERConfig(PreTrainedConfig):
     mixup_alpha: float | int = 0.0
     modality_dropout: float | int = 0.1
     unimodal_loss_weight: float | int = 0.3
-    class_weights: list[float] | None = None
+    class_weights: list[float | int] | None = None
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs):

@@ -37,14 +37,17 @@ class AugmentedCorpus:
     Attributes:
         splits: train, dev and test. With several draws, or fresh ones, train holds the rows that are drawn from.
         facts: what was done, for the report: counts of `sds` (of the first draw) and of `synthetic`.
+        folds: (N,) fold of each train row, where folds were given; else None.
     """
 
-    def __init__(self, rows: DatasetDict, arguments: AugmentationArguments):
+    def __init__(self, rows: DatasetDict, arguments: AugmentationArguments, folds: np.ndarray | None = None):
         """Draw what is drawn ahead.
 
         Args:
             rows: train, dev and test under their protocol.
-            arguments: what to do.
+            arguments: what to do; with folds a single draw.
+            folds: fold of each row of [`unstacked_train`]; clips of different folds are then never stacked together,
+                so that a fold that is held out is held out with every clip in it. None: no folds.
 
         Raises:
             ArgumentError: options of SDS that make no sense together, or synthetic rows that cannot be used.
@@ -52,17 +55,24 @@ class AugmentedCorpus:
         """
         train = rows["train"]
         self.facts: dict[str, Any] = {}
+        self.folds = folds
         self._stacked: list[Dataset] = []
         self._places: list[list[int]] = []
         self._fresh: StackedDataSampling | None = None
         self._recorded = len(train)
         if arguments.sds.share:
             sds = make_sds(arguments.sds)
-            self.facts["sds"] = dict(sds.plan(train).report) | {"draws": arguments.sds.draws}
+            recorded_folds = None if folds is None else folds[: len(train)]
+            plan = sds.plan(train, parts=recorded_folds)
+            self.facts["sds"] = dict(plan.report) | {"draws": arguments.sds.draws}
             if arguments.sds.draws == "every_epoch":
                 self._fresh = sds
             elif arguments.sds.draws == 1:
-                train = sds(train).select_columns(list(COLUMNS))
+                if folds is not None:  # a stacked row is in the fold of its first clip, as all its clips are
+                    first_clips = np.array([*range(len(train)), *plan.components])
+                    own = recorded_folds[first_clips[sds.places(len(train), plan)]]
+                    self.folds = np.concatenate([own, folds[len(train) :]])
+                train = sds(train, parts=recorded_folds).select_columns(list(COLUMNS))
             else:
                 for draw in range(arguments.sds.draws):
                     plan = sds.plan(train, draw)
@@ -95,6 +105,13 @@ class AugmentedCorpus:
         elif self._fresh is not None:
             train = EpochInputs([FreshDraws(self.splits["train"], self._recorded, self._fresh)])
         return {"train": train, "dev": computed["dev"], "test": computed["test"]}
+
+
+def unstacked_train(rows: DatasetDict, arguments: AugmentationArguments) -> Dataset:
+    """The train rows before anything is stacked: the recorded ones, then the synthetic ones that are added."""
+    if arguments.synthetic.path is None:
+        return rows["train"]
+    return concatenate_datasets([rows["train"], choose_synthetic(rows["train"], arguments.synthetic)[0]])
 
 
 def make_sds(arguments: StackingArguments) -> StackedDataSampling:

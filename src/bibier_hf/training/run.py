@@ -29,7 +29,7 @@ from .fit import add_adapters, build_model, calibration_facts, make_inputs, make
 from .logit_adjustment import adjustment_facts, shift_classifiers
 from .output import claim_output, complete_output
 from .soft_labels import attach_label_tables
-from .stages import frozen_encoders, train_encoders
+from .stages import frozen_encoders, plan_folds, train_encoders
 
 
 def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any]:
@@ -70,12 +70,13 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         recorded, label_facts = attach_label_tables(
             load_corpora(run.corpora), [corpus.label_tables for corpus in run.corpora]
         )
+        model, processor = build_model(run, args.seed)
+        folds, fold_facts = plan_folds(run, model, recorded)
         augmented = {
-            name: AugmentedCorpus(rows, corpus.augmentation)
+            name: AugmentedCorpus(rows, corpus.augmentation, folds.get(name))
             for corpus, (name, rows) in zip(run.corpora, recorded.items(), strict=True)
         }
         splits = {name: corpus.splits for name, corpus in augmented.items()}
-        model, processor = build_model(run, args.seed)
     adapters = add_adapters(run, model)
     model.to(args.device)
     clock.lap("load")
@@ -85,7 +86,9 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     stages = None
     with ExitStack() as until_fused:
         if run.stages.plan == "two_stage":
-            stages, logits = train_encoders(run, model, processor, data)
+            train_folds = np.concatenate([corpus.folds for corpus in augmented.values()]) if folds else None
+            stages, logits = train_encoders(run, model, processor, data, train_folds)
+            stages |= fold_facts
             clock.lap("encoders")
             until_fused.enter_context(frozen_encoders(model))
             data = make_inputs(augmented, model, processor, run.feature_cache)  # of the backbones that were trained

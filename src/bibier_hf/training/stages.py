@@ -7,8 +7,8 @@ frozen.
 Encoders know the labels of their training samples, so their logits on these are better than on any others, and a
 mixture that is trained on them trusts them too much. Stage 2 therefore reads, on the training set, *out-of-fold*
 logits: the training set is cut into K parts that keep apart what dev keeps apart from train (dialogues, speakers or
-    neither), and the logits of each part come from an encoder that was
-trained on the others. Frames, and all logits on dev and test, come from the encoders that were trained on everything.
+neither), and the logits of each part come from an encoder that was trained on the others. Clips of different parts are
+never stacked together. Frames, and all logits on dev and test, come from the encoders that were trained on everything.
 
 A finished stage leaves `stages/<name>` with its model and `stage.json`, and is not done again after a kill.
 """
@@ -17,14 +17,14 @@ import copy
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from safetensors.torch import load_file
 from transformers import set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -39,6 +39,7 @@ from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import ArgumentError, RunArguments, stage_run
+from .augmentation import unstacked_train
 from .checkpoints import last_whole_checkpoint, list_checkpoints
 from .fit import make_collator, make_trainer, selection_facts
 from .output import STAGES_FOLDER
@@ -48,7 +49,11 @@ _GROUPINGS = (("dialogue", "speaker"), ("dialogue",), ("speaker",))
 
 
 def train_encoders(
-    run: RunArguments, model: BiBiERForEmotionClassification, processor: BiBiERProcessor, data: dict[str, InputDataset]
+    run: RunArguments,
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    data: dict[str, InputDataset],
+    folds: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[str, StoredRows]]:
     """Stage 1: train the encoders, and the backbones that are not frozen, and put them into `model`.
 
@@ -57,24 +62,18 @@ def train_encoders(
         model: of both modalities; gets the trained weights.
         processor: its processor.
         data: train, dev and test.
+        folds: (N,) fold of each training sample ([`plan_folds`]); None: no out-of-fold logits.
 
     Returns:
-        facts for `results.json`, a modality each and `logits`; and, where the fusion mixes unimodal logits in and they
-        are to be out-of-fold, `{"audio_logits": (N,), "text_logits": (N,)}` of the training set.
+        facts for `results.json`, a modality each and `logits`; and, with folds, `{"audio_logits": (N,),
+        "text_logits": (N,)}` of the training set.
 
     Raises:
-        ArgumentError: a modality that no training sample has, a training set that cannot be cut into so many parts, or
-            a finished stage of a run with other arguments.
+        ArgumentError: a modality that no training sample has, or a finished stage of a run with other arguments.
     """
     folder = Path(run.output_dir) / STAGES_FOLDER
     seed = run.training_arguments().seed
-    mixes = model.config.fusion == "late" or model.config.add_unimodal_logits
-    facts: dict[str, Any] = {"logits": "not used"}
-    folds = None
-    if mixes:
-        facts["logits"] = run.stages.logits
-        if run.stages.logits == "out_of_fold":
-            folds, facts["folds"] = assign_folds(data["train"].metadata, data["dev"].metadata, run.stages.folds, seed)
+    facts: dict[str, Any] = {"logits": run.stages.logits if _mixes_unimodal_logits(model) else "not used"}
     logits = {}
     for modality in MODALITIES:
         head = unimodal_model(model, modality, seed)
@@ -242,6 +241,46 @@ def _stored_logits(
 
     store.extract(inputs.keys, [len(row) for row in inputs], compute, stage.feature_cache.batch_size)
     return store.rows(inputs.keys)
+
+
+def plan_folds(
+    run: RunArguments, model: BiBiERForEmotionClassification, corpora: Mapping[str, DatasetDict]
+) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """The folds of a run whose fusion reads out-of-fold logits; drawn before anything is stacked, since a stacked row
+    can be held out only if all its clips are.
+
+    Args:
+        run: its `stages`, `corpora` and seed.
+        model: says whether the fusion reads unimodal logits.
+        corpora: the splits of each corpus, as recorded.
+
+    Returns:
+        corpus -> fold of each row of [`~bibier_hf.training.augmentation.unstacked_train`], and `{"folds": ...}` for
+        the report; both empty where nothing is held out.
+
+    Raises:
+        ArgumentError: a training set that cannot be cut into so many parts, or one that holds stacked clips already.
+    """
+    if run.stages.plan != "two_stage" or run.stages.logits != "out_of_fold" or not _mixes_unimodal_logits(model):
+        return {}, {}
+    columns = ["id", "corpus", "label", "dialogue", "speaker"]
+    train = {}
+    for corpus, (name, rows) in zip(run.corpora, corpora.items(), strict=True):
+        if "stacked" in rows["train"]["source"]:
+            raise ArgumentError(
+                f"stages.logits: the corpus '{name}' holds stacked clips, so parts of it cannot be held out. Train on "
+                "the recorded corpus with augmentation.sds, or set stages.logits to in_sample."
+            )
+        train[name] = unstacked_train(rows, corpus.augmentation).select_columns(columns)
+    dev = concatenate_datasets([rows["dev"].select_columns(columns) for rows in corpora.values()])
+    seed = run.training_arguments().seed
+    folds, facts = assign_folds(concatenate_datasets(list(train.values())), dev, run.stages.folds, seed)
+    ends = np.cumsum([len(rows) for rows in train.values()])
+    return dict(zip(train, np.split(folds, ends[:-1]), strict=True)), {"folds": facts}
+
+
+def _mixes_unimodal_logits(model: BiBiERForEmotionClassification) -> bool:
+    return model.config.fusion == "late" or model.config.add_unimodal_logits
 
 
 def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
