@@ -17,8 +17,6 @@ from bibier_hf.evaluation.report import (
     environment,
     metrics_table,
     recall_table,
-    write_atomically,
-    write_json,
     write_split_report,
 )
 
@@ -66,25 +64,6 @@ def test_diverged_predictions_are_refused():
 def test_unequal_columns_are_refused():
     with pytest.raises(ValueError, match="same length"):
         Predictions(["a", "b"], ["x"], ["en"], np.array([0]), np.full((1, 7), 1 / 7))
-
-
-def test_a_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path):
-    path = tmp_path / "results.json"
-    write_json(path, {"seed": 1})
-
-    def fail(temporary: Path) -> None:
-        temporary.write_text("half of")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        write_atomically(path, fail)
-    assert json.loads(path.read_text()) == {"seed": 1}
-    assert [entry.name for entry in tmp_path.iterdir()] == ["results.json"]
-
-
-def test_nan_is_no_json(tmp_path):
-    with pytest.raises(ValueError, match="not JSON compliant"):
-        write_json(tmp_path / "results.json", {"uar": float("nan")})
 
 
 def test_tables_are_markdown_in_percent():

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import torch
 
-from ..evaluation.report import environment, write_atomically
+from ..evaluation.report import environment
+from ..files import write_text
 from ..kernels import load_kernels
 from ..quantization import cpu_has_bfloat16
 from .measuring import Row
@@ -67,7 +68,7 @@ def benchmark_main(arguments: Sequence[str], description: str | None = None) -> 
             profile_parts,
             options.picture and os.path.relpath(options.picture, options.markdown.parent),
         )
-        write_atomically(options.markdown, lambda path: path.write_text(text, encoding="utf-8"))
+        write_text(options.markdown, text)
     missed = [row.name for row in rows if not row.reached]
     goals = sum(row.goal is not None for row in rows)
     told = f"\n{goals - len(missed)} of {goals} goals reached" + (f"; not: {', '.join(missed)}" if missed else "")

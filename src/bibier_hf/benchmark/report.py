@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.report import write_atomically
+from ..files import write_atomically, write_text
 from .measuring import Row
 
 
@@ -26,7 +26,7 @@ def write_rows(
     `earlier` runs."""
     content = [*earlier, *(row.as_dict() | {"reached": row.reached, "run": dict(facts)} for row in rows)]
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    write_text(path, text)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

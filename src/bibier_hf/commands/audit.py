@@ -15,7 +15,8 @@ from ..data.protocols import apply_protocol
 from ..evaluation.audit.duplicates import AUDIO_SIMILARITY, TEXT_SIMILARITY, HeardClip, hear_corpus
 from ..evaluation.audit.report import audit_splits, label_sources, merge_folds, render_page, shared_rows
 from ..evaluation.plots import plot_leakage
-from ..evaluation.report import environment, write_atomically, write_json
+from ..evaluation.report import environment
+from ..files import write_atomically, write_json, write_text
 from ..training.arguments import CorpusArguments
 from ..training.run import protocol_facts
 from ..training.sections import Section, section_help
@@ -76,7 +77,7 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
     folder = Path(arguments.output_dir)
     write_json(folder / "audit.json", results)
     page = render_page(audits)
-    write_atomically(folder / "audit.md", lambda temporary: temporary.write_text(page, encoding="utf-8"))
+    write_text(folder / "audit.md", page)
     for name in dict.fromkeys(audit["corpus"] for audit in audits):
         _draw([audit for audit in audits if audit["corpus"] == name], folder / f"audit_{name}.png", name)
     return results

@@ -21,7 +21,7 @@ from ..data.corpora import get_corpus
 from ..data.prepare import load_prepared, read_info
 from ..data.synthetic import ESPEAK_VOICES, balancing_counts, plan_utterances, write_stacked, write_utterances
 from ..errors import ArgumentError
-from ..evaluation.report import write_atomically, write_json
+from ..files import write_json, write_text
 from ..llm import LLMError, Sampling, get_backend
 from ..model.labels_bibier import EMOTIONS
 from ..training.arguments import CorpusArguments, StackingArguments
@@ -263,7 +263,7 @@ def preview(arguments: PreviewCommand) -> None:
         )
         recorded = load_corpora([origin])[info["name"]]["train"]
     page = render_preview(augmented, recorded, f"{info['title']}: augmented rows", arguments.count, arguments.seed)
-    write_atomically(arguments.output, lambda path: path.write_text(page, encoding="utf-8"))
+    write_text(arguments.output, page)
     print(f"Written to {arguments.output}")
 
 

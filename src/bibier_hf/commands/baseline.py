@@ -31,9 +31,9 @@ from ..evaluation.report import (
     metrics_table,
     recall_table,
     split_metrics,
-    write_json,
     write_split_report,
 )
+from ..files import write_json
 from ..training.arguments import ArgumentError, CorpusArguments, FeatureCacheArguments
 from ..training.run import protocol_facts
 from ..training.sections import Section, section_help

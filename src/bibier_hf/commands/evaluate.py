@@ -30,10 +30,9 @@ from ..evaluation.report import (
     metrics_table,
     recall_table,
     split_metrics,
-    write_atomically,
-    write_json,
     write_split_report,
 )
+from ..files import write_atomically, write_json
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments

@@ -25,10 +25,9 @@ from ..evaluation.report import (
     environment,
     metrics_table,
     recall_table,
-    write_atomically,
-    write_json,
     write_split_report,
 )
+from ..files import write_atomically, write_json
 from ..llm import BACKENDS, LLMBackend, get_backend
 from ..model.labels_bibier import EMOTIONS
 from .common import guarded

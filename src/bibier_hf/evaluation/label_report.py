@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 
 from ..data.label_tables import LabelTable
 from ..data.tables import CorpusError
+from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
 from .metrics import classification_metrics, confusion_matrix, recall_per_class
 from .plots import plot_confusion_matrix
-from .report import write_atomically
 
 SUM_SLACK = 1e-6
 """A sum further from one than this counts as unnormalised; the values have five decimals."""

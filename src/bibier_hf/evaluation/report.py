@@ -1,15 +1,12 @@
 """What a run leaves behind: `results.json`, `predictions_<split>.parquet`, pictures of confusion and reliability,
 tables.
-
-Every file is written beside its place and renamed, so that a reader never meets half of one.
 """
 
-import json
 import os
 import platform
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +17,7 @@ import pyarrow.parquet as pq
 import torch
 from scipy.special import softmax
 
+from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
 from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_bins
 from .metrics import (
@@ -159,24 +157,6 @@ class Predictions:
         }
         columns |= {name: pa.array(self.probabilities[:, index], pa.float64()) for index, name in enumerate(EMOTIONS)}
         write_atomically(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
-
-
-def write_atomically(path: str | Path, write: Callable[[Path], None]) -> None:
-    """Let `write` fill a file beside `path` (same suffix), then put it in place in one step."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_json(path: str | Path, content: dict) -> None:
-    """Write `content` as JSON that is fit for reading, in one step; NaN is refused since it is no JSON."""
-    text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-    write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
 
 
 def split_metrics(predictions: Predictions) -> dict[str, dict]:

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from ..data.prepare import INFO_FILE
 from ..errors import ArgumentError
-from ..evaluation.report import RESULTS_FILE, write_atomically, write_json
+from ..evaluation.report import RESULTS_FILE
+from ..files import write_atomically, write_json
 from .cards import CARD_FILE, read_results, write_model_card
 from .dataset_cards import corpus_facts, label_facts, render_dataset_card, render_labels_card
 from .eval_results import write_eval_results

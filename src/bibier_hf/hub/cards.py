@@ -8,7 +8,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import RESULTS_FILE, metrics_table, recall_table, write_atomically
+from ..evaluation.report import RESULTS_FILE, metrics_table, recall_table
+from ..files import write_atomically
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
 from ..model.modeling_bibier import ADAPTER_FOLDER
 from .facts import facts, model_licensing, template

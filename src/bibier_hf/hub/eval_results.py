@@ -15,7 +15,8 @@ import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import RESULTS_FILE, write_atomically
+from ..evaluation.report import RESULTS_FILE
+from ..files import write_text
 from .cards import protocol_text
 from .facts import facts
 
@@ -56,6 +57,4 @@ def render_eval_results(results: dict[str, Any], model_id: str | None = None) ->
 def write_eval_results(results: dict[str, Any], folder: str | Path) -> None:
     """Write the files of [`render_eval_results`] into the folder of a model."""
     for name, content in render_eval_results(results).items():
-        write_atomically(
-            Path(folder) / name, lambda temporary, content=content: temporary.write_text(content, encoding="utf-8")
-        )
+        write_text(Path(folder) / name, content)

@@ -14,7 +14,8 @@ from ..data.corpora import load_corpus
 from ..data.features import DATA_COLUMNS, content_hash
 from ..data.protocols import apply_protocol
 from ..data.schema import SPLITS
-from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_json, write_split_report
+from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_split_report
+from ..files import write_json
 from ..hub.cards import CARD_FILE, write_model_card
 from ..hub.eval_results import write_eval_results
 from ..hub.push import open_repository, push_model

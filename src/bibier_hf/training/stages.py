@@ -33,7 +33,8 @@ from ..data.collator import UNIMODAL_LOGITS
 from ..data.feature_store import FeatureStore, StoredRows
 from ..data.features import InputDataset, StoredInputs, input_specs
 from ..data.protocols import connected_groups, stratified_group_split
-from ..evaluation.report import Predictions, split_metrics, write_json
+from ..evaluation.report import Predictions, split_metrics
+from ..files import write_json
 from ..model.backbones_bibier import weights_hash
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification

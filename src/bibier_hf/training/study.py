@@ -19,7 +19,8 @@ from pydantic import Field
 from ..data.protocols import NUM_FOLDS
 from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import RESULTS_FILE, Predictions, write_json
+from ..evaluation.report import RESULTS_FILE, Predictions
+from ..files import write_json
 from .arguments import RunArguments, parse_run_arguments
 from .output import last_progress
 from .run import run_training

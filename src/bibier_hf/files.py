@@ -1,0 +1,491 @@
+"""How the package writes: every file and folder appears as a whole, by one process at a time, and a disk that is full
+or cannot be written ends in one line.
+
+    with locked(folder):                        # a second writer is told who holds it
+        write_json(folder / "a.json", {...})    # the old file stays until the new one is whole
+
+    with replaced_folder(folder) as new:        # the old folder stays until the new one is whole
+        (new / "b.txt").write_text("...")
+
+Work in progress lives in hidden scratch folders beside its target, `.<name>.<random>.part`. Each holds a lock file that
+is locked while its process lives, so what a killed process left is told apart from what is in use. The next writer
+removes it. Locks are `flock`s: they end with their process, however it ends. They need Linux or macOS; elsewhere, and
+on file systems without locks, nothing is locked.
+"""
+
+import contextlib
+import ctypes
+import errno
+import functools
+import json
+import os
+import secrets
+import shlex
+import shutil
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from .errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+LOCK_FILE = ".lock"
+_SCRATCH_SUFFIX = ".part"
+_REPLACED = ".replaced"
+_POLL_S = 0.2
+
+
+class WriteError(UserError, OSError):
+    """A file or folder that cannot be written; the message says which one, what is left and how to go on."""
+
+
+class LockedError(UserError, RuntimeError):
+    """A folder that another process is writing; the message says which process."""
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+
+def write_atomically(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
+    """Let `write` fill a file of the same name in a scratch folder, then move it into place in one step.
+
+    Args:
+        path: the file; its folder is made if needed.
+        write: gets the path to write to.
+
+    Raises:
+        WriteError: the file cannot be written; an earlier one is as it was.
+    """
+    path = Path(path)
+    with write_errors(path, "An earlier file of that name is as it was."):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with scratch_folder(path) as scratch:
+            write(scratch / path.name)
+            os.replace(scratch / path.name, path)
+
+
+def write_text(path: str | os.PathLike, text: str) -> None:
+    """Write `text` in UTF-8, in one step."""
+    write_atomically(path, lambda new: new.write_text(text, encoding="utf-8"))
+
+
+def write_bytes(path: str | os.PathLike, content: bytes) -> None:
+    """Write `content`, in one step."""
+    write_atomically(path, lambda new: new.write_bytes(content))
+
+
+def write_json(path: str | os.PathLike, content: Any) -> None:
+    """Write `content` as indented JSON, in one step. NaN raises a ValueError, since JSON has none."""
+    write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+# --- folders -------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def scratch_folder(target: str | os.PathLike) -> Iterator[Path]:
+    """A new, empty, hidden folder beside `target`, on the same file system; it is removed at the end.
+
+    What killed processes left beside `target` is removed first.
+    """
+    target = Path(os.path.abspath(target))
+    if target.parent not in _tidied:
+        remove_leftovers(target.parent)
+        _tidied.add(target.parent)
+    folder, lock = _make_scratch(target)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _unlock(lock)
+
+
+def _make_scratch(target: Path) -> tuple[Path, int | None]:
+    """The folder and the descriptor of its lock."""
+    while True:
+        folder = target.parent / f".{target.name[:100]}.{secrets.token_hex(4)}{_SCRATCH_SUFFIX}"
+        folder.mkdir()
+        try:
+            return folder, _try_lock(folder / LOCK_FILE)
+        except (_Held, FileNotFoundError):  # another process took it for a leftover before it was locked
+            continue
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+
+_tidied: set[Path] = set()
+"""Folders that this process has cleared of leftovers: once is enough, and listing a large folder takes time."""
+
+
+def remove_leftovers(folder: str | os.PathLike) -> None:
+    """Remove the scratch folders in `folder` that no living process owns."""
+    try:
+        found = [entry.path for entry in os.scandir(folder) if _is_scratch(entry)]
+    except OSError:
+        return
+    for path in map(Path, found):
+        with contextlib.suppress(OSError, _Held):
+            lock = _try_lock(path / LOCK_FILE)
+            try:
+                _restore(path)
+                shutil.rmtree(path, ignore_errors=True)
+            finally:
+                _unlock(lock)
+
+
+def _is_scratch(entry: os.DirEntry) -> bool:
+    return (
+        entry.name.startswith(".")
+        and entry.name.endswith(_SCRATCH_SUFFIX)
+        and entry.is_dir(follow_symlinks=False)
+        and fcntl is not None
+        # A folder without a lock file is one whose process was killed, or is about to make it.
+        and (os.path.exists(os.path.join(entry.path, LOCK_FILE)) or time.time() - entry.stat().st_mtime > 60)
+    )
+
+
+@contextmanager
+def replaced_folder(target: str | os.PathLike) -> Iterator[Path]:
+    """An empty folder to fill; at the end it takes the place of `target` as a whole, with all that is in it.
+
+    After an error, and after a kill at any moment, `target` is as it was: the two folders are exchanged in one step
+    where the system can (Linux). Elsewhere the next writer completes or undoes what was cut off between the steps.
+
+    Raises:
+        LockedError: another process writes `target`.
+        WriteError: `target` cannot be written.
+    """
+    target = Path(os.path.realpath(target))
+    with locked(target, left="What was there before is as it was."), scratch_folder(target) as scratch:
+        new = scratch / target.name
+        new.mkdir()
+        yield new
+        lock = _try_lock(new / LOCK_FILE)  # the new folder is locked from its first moment
+        _swap(new, target, scratch / _REPLACED)
+        _take_over(target, lock)
+
+
+def _swap(new: Path, target: Path, aside: Path) -> None:
+    if not exchange(new, target):
+        aside.mkdir()
+        os.replace(target, aside / target.name)
+        try:
+            os.replace(new, target)
+        except BaseException:
+            os.replace(aside / target.name, target)
+            raise
+
+
+def _restore(scratch: Path) -> None:
+    """Put back a folder that a killed process had moved aside and not yet replaced."""
+    aside = scratch / _REPLACED
+    for old in aside.iterdir() if aside.is_dir() else ():
+        target = scratch.parent / old.name
+        if not target.exists():
+            os.replace(old, target)
+            (target / LOCK_FILE).unlink(missing_ok=True)
+
+
+def exchange(first: Path, second: Path) -> bool:
+    """Exchange two folders in one step; False where the system or the file system cannot."""
+    call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
+    if call is None:
+        return False
+    here, exchange_flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if call(here, os.fsencode(first), here, os.fsencode(second), exchange_flag) == 0:
+        return True
+    code = ctypes.get_errno()
+    if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
+        return False
+    raise OSError(code, os.strerror(code), str(second))
+
+
+# --- locks ---------------------------------------------------------------------------------------------------------
+
+
+class _Held(Exception):
+    """Another process holds the lock; the message says which one."""
+
+
+class _Lock:
+    """A lock that this process holds: on a folder, or on a file that it writes."""
+
+    def __init__(self, path: Path, descriptors: list[int], made: bool):
+        self.path = path
+        self.descriptors = descriptors
+        self.made = made
+        self.depth = 1
+        self.thread = threading.get_ident()
+
+
+_locks: dict[Path, _Lock] = {}
+_descriptors: set[int] = set()
+
+
+@contextmanager
+def locked(
+    path: str | os.PathLike,
+    *,
+    left: str | Callable[[], str] = "",
+    file: bool = False,
+    wait: bool = False,
+    reading: bool = False,
+) -> Iterator[None]:
+    """Be the only process that writes a folder; turns errors of writing within the block into a [`WriteError`].
+
+    The thread that has the lock may take it again.
+
+    Args:
+        path: the folder, which is made if needed and removed if it is still empty at the end.
+        left: what is left after an error of writing, as a sentence.
+        file: `path` is a file.
+        wait: wait for the other process instead of raising.
+        reading: nothing is written, but nobody else should meanwhile: a folder that cannot be written needs no lock.
+
+    Raises:
+        LockedError: another process has it.
+        WriteError: the folder cannot be written.
+    """
+    path = Path(os.path.realpath(path))
+    with write_errors(path, left):
+        held = _locks.get(path)
+        if held is not None and held.thread == threading.get_ident():
+            held.depth += 1
+            try:
+                yield
+            finally:
+                held.depth -= 1
+            return
+        held = _acquire(path, file, wait, reading)
+        _locks[path] = held
+        try:
+            yield
+        finally:
+            del _locks[path]
+            _release(held)
+
+
+def _acquire(path: Path, is_file: bool, wait: bool, reading: bool) -> _Lock:
+    folder = path.parent if is_file else path
+    remove_leftovers(path.parent)
+    made = not folder.exists()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = folder / (f".{path.name}{LOCK_FILE}" if is_file else LOCK_FILE)
+        while True:
+            try:
+                descriptor = _try_lock(file)
+                break
+            except FileNotFoundError:  # its last owner removed a folder that it had made and not filled
+                folder.mkdir(parents=True, exist_ok=True)
+            except _Held as error:
+                if not wait:
+                    raise LockedError(
+                        f"{path} is being written by {error}. Wait until it has ended, or choose another place."
+                    ) from error
+                time.sleep(_POLL_S)
+    except OSError as error:
+        if reading and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+            return _Lock(path, [], False)
+        raise
+    if not is_file:
+        remove_leftovers(folder)
+    return _Lock(file, [] if descriptor is None else [descriptor], made)
+
+
+def _take_over(target: Path, descriptor: int | None) -> None:
+    """The folder under a held lock has been replaced by one that is locked by `descriptor`."""
+    if target in _locks and descriptor is not None:
+        _locks[target].descriptors.append(descriptor)
+        _locks[target].made = False
+
+
+def _release(held: _Lock) -> None:
+    if held.descriptors:
+        held.path.unlink(missing_ok=True)
+    if held.made:
+        with contextlib.suppress(OSError):
+            held.path.parent.rmdir()
+    for descriptor in held.descriptors:
+        _unlock(descriptor)
+
+
+def _unlock(descriptor: int | None) -> None:
+    if descriptor is not None:
+        _descriptors.discard(descriptor)
+        os.close(descriptor)
+
+
+def _try_lock(file: Path) -> int | None:
+    """Lock `file`, which is made if needed; returns its descriptor, None where there are no locks.
+
+    Raises:
+        _Held: another process holds it.
+        OSError: the file cannot be made.
+    """
+    if fcntl is None:
+        return None
+    while True:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if not _is_still(file, descriptor):  # its last owner removed it meanwhile
+                os.close(descriptor)
+                continue
+            with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
+                os.ftruncate(descriptor, 0)
+                os.write(descriptor, _this_process().encode())
+            _descriptors.add(descriptor)
+            return descriptor
+        except BlockingIOError:
+            holder = os.pread(descriptor, 1000, 0).decode(errors="replace").strip()
+            os.close(descriptor)
+            raise _Held(holder or "another process") from None
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno in (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL):
+                return None
+            raise
+
+
+def _is_still(file: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(file), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _this_process() -> str:
+    since = time.strftime("%Y-%m-%d %H:%M:%S")
+    program = shlex.join([os.path.basename(sys.argv[0]), *sys.argv[1:2]]) if sys.argv and sys.argv[0] else "python"
+    return f"process {os.getpid()} on {socket.gethostname()} since {since} ({program})"
+
+
+def _forget_locks() -> None:
+    """A forked worker does not own its parent's locks, and must not keep them alive when the parent is killed."""
+    for descriptor in _descriptors:
+        with contextlib.suppress(OSError):
+            os.close(descriptor)
+    _descriptors.clear()
+    _locks.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_locks)
+
+
+# --- errors --------------------------------------------------------------------------------------------------------
+
+_FULL = "no space is left on the disk. Free some, or choose a place on another disk."
+_FORBIDDEN = "permission denied. Change the permissions, or choose another place."
+_WRITE_ERRORS = {
+    errno.ENOSPC: _FULL,
+    errno.EDQUOT: "the disk quota is used up. Free some space, or choose a place on another disk.",
+    errno.EFBIG: "the file is too large for this file system. Choose a place on another disk.",
+    errno.EROFS: "the file system is read-only. Choose another place.",
+    errno.EACCES: _FORBIDDEN,
+    errno.EPERM: _FORBIDDEN,
+    errno.ENOTDIR: "a part of the path is a file, not a folder. Choose another place.",
+    errno.EEXIST: "it is a file, not a folder. Choose another place.",
+    errno.EISDIR: "it is a folder, not a file. Choose another name.",
+    errno.ENAMETOOLONG: "the name is too long. Choose a shorter one.",
+    errno.EBUSY: "it is in use or a mount point. Choose a folder within it.",
+    errno.EIO: "the disk reports an error. Check it, or choose a place on another disk.",
+}
+
+_FULL_TEXTS = (
+    "no space left on device",
+    "os error 28",
+    "errno 28",
+    "disk quota exceeded",
+    "os error 122",
+    "database or disk is full",
+    "enforce fail at inline_container",  # torch.save
+    "pytorchstreamwriter failed",
+    "requested and ",  # NumPy: "4096 requested and 512 written"
+)
+_READ_ONLY_TEXTS = (
+    "read-only file system",
+    "os error 30",
+    "attempt to write a readonly database",
+    "unable to open database file",
+)
+
+
+def describe_write_error(error: BaseException) -> str | None:
+    """What an error of writing means and how to go on, in a sentence or two; None: it is another error.
+
+    Errors of safetensors, PyTorch, PyArrow and SQLite are known by their text, as they carry no number.
+    """
+    if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
+        return _WRITE_ERRORS[error.errno]
+    text = str(error).lower()
+    if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.startswith(("safetensors", "sqlite3")):
+        if any(part in text for part in _FULL_TEXTS):
+            return _FULL
+        if any(part in text for part in _READ_ONLY_TEXTS):
+            return _FORBIDDEN
+    return None
+
+
+@contextmanager
+def write_errors(path: str | os.PathLike, left: str | Callable[[], str] = "") -> Iterator[None]:
+    """Turn errors of writing within the block into a [`WriteError`] of one line.
+
+    Args:
+        path: what is written; named unless the error names a file itself.
+        left: what is left now, as a sentence.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        meaning = describe_write_error(error)
+        if meaning is None:
+            raise
+        raise as_write_error(error, path, meaning, left() if callable(left) else left) from error
+
+
+def as_write_error(error: BaseException, path: str | os.PathLike, meaning: str, left: str = "") -> WriteError:
+    """The [`WriteError`] of an error with a known `meaning`."""
+    named = getattr(error, "filename", None)
+    named = None if named is None or isinstance(named, int) else os.path.realpath(os.fsdecode(named))
+    root = os.path.realpath(path)
+    if named is None or _SCRATCH_SUFFIX in named:
+        named = os.fspath(path)
+    verb = "write" if os.path.realpath(named).startswith(root) or root.startswith(named) else "use"
+    found = WriteError(" ".join(filter(None, [f"Cannot {verb} {named}: {meaning}", left])))
+    found.errno = getattr(error, "errno", None)
+    return found
+
+
+def writes(folder: Callable[..., str | os.PathLike | None], left: str = "") -> Callable:
+    """Decorator: the function runs under the lock of the folder that `folder(*args, **kwargs)` names (None: none).
+
+    Where a launcher started several processes, the first one takes it for all.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            path = folder(*args, **kwargs)
+            first = int(os.environ.get("RANK", "0")) == 0
+            with contextlib.nullcontext() if path is None or not first else locked(path, left=left):
+                return function(*args, **kwargs)
+
+        return run
+
+    return decorate
