@@ -14,7 +14,7 @@ from bibier_hf.augmentation.ls_llm_answers import LS_ORDER, softmax
 from bibier_hf.augmentation.ls_llm_prompts import PromptTemplate, load_prompt
 from bibier_hf.augmentation.ls_llm_store import AnswerStore, request_key
 from bibier_hf.errors import ArgumentError
-from bibier_hf.llm import Answer, LLMBackend, LLMError
+from bibier_hf.llm import Answer, LLMBackend, LLMError, Sampling, get_backend
 
 GOOD = "0.10000, 0.50000, 0.05000, 0.15000, 0.12000, 0.05000, 0.03000"
 
@@ -24,6 +24,11 @@ class ScriptedBackend(LLMBackend):
 
     name = "scripted"
     revision = "r1"
+    extra = {}
+
+    @property
+    def settings(self):
+        return super().settings | self.extra
 
     def __init__(self, respond, single_token=True):
         super().__init__("scripted-model")
@@ -121,6 +126,73 @@ def test_nothing_is_asked_twice_and_nothing_lost(tmp_path):
     assert again[0].probabilities[EMOTIONS.index("happy")] > rows[0].probabilities[EMOTIONS.index("happy")]
     label(smoothing(second, store=store), ["first"], "sad")  # another label is another question
     assert len(second.asked) == 3
+
+
+def test_what_determines_an_answer_is_asked_for_anew_when_it_changes(tmp_path):
+    """A store of one precision, back end, revision, prompt or way of sampling never answers for another."""
+    store = tmp_path / "answers.sqlite"
+
+    def asks(sampling=None, prompt="distribution_gold", structured=False, **changes):
+        backend = ScriptedBackend(lambda *_: GOOD)
+        backend.enforces_structure = True
+        for name, value in changes.items():
+            setattr(backend, name, value)
+        options = {"prompt": load_prompt(prompt), "structured": structured}
+        options |= {} if sampling is None else {"sampling": sampling}
+        label(smoothing(backend, store=store, **options), ["x"])
+        return len(backend.asked)
+
+    assert asks() == 1
+    variants = [
+        {"name": "another"},
+        {"revision": "r2"},
+        {"extra": {"dtype": "bfloat16"}},
+        {"extra": {"dtype": "float32"}},
+        {"prompt": "distribution"},
+        {"structured": True},
+        {"sampling": Sampling(max_new_tokens=8)},
+        {"sampling": Sampling(temperature=0.5, max_new_tokens=192)},
+        {"sampling": Sampling(top_p=0.5, max_new_tokens=192)},
+        {"sampling": Sampling(seed=1, max_new_tokens=192)},
+    ]
+    for first in (1, 0):
+        for changes in ({}, *variants):
+            assert asks(**changes) == (first if changes else 0), changes
+
+
+def test_back_ends_name_what_determines_their_answers(tmp_path):
+    def settings(name, **options):
+        urls = {"base_urls": ["http://a/v1"]} if name == "openai" else {}
+        (tmp_path / "merges.txt").write_text("a b")
+        return get_backend(name, str(tmp_path), **(urls | options)).settings
+
+    for name, options in [
+        ("transformers", {"dtype": "bfloat16"}),
+        ("openai", {"dialect": "openai"}),
+        ("openai", {"revision": "int8"}),
+        ("vllm", {"dtype": "float32"}),
+        ("vllm", {"quantization": "fp8"}),
+        ("vllm", {"max_model_len": 64}),
+    ]:
+        assert settings(name) != settings(name, **options), options
+        json.dumps(settings(name, **options))
+    for name, options in [
+        ("transformers", {"batch_size": 3, "device": "cpu"}),
+        ("openai", {"base_urls": ["http://b/v1"], "concurrency": 3}),
+        ("vllm", {"gpu_memory_utilization": 0.5, "chunk_size": 3}),
+    ]:
+        assert settings(name) == settings(name, **options), options
+    before = settings("vllm")
+    (tmp_path / "merges.txt").unlink()  # a part of the tokenizer
+    (tmp_path / "vocab.txt").write_text("a b")
+    assert settings("vllm") != before
+
+
+def test_an_answer_that_was_cut_off_in_its_thoughts_is_not_asked_for_again():
+    backend = ScriptedBackend(lambda *_: Answer(text="<think>Let me", finish_reason="length"))
+    (row,) = label(smoothing(backend, retries=3), ["x"])
+    assert (row.status, row.attempts, len(backend.asked)) == ("failed", 1, 1)
+    assert "raise max_new_tokens (192)" in row.reason
 
 
 def test_failures_of_transport_are_asked_again(tmp_path):

@@ -19,9 +19,12 @@ from bibier_hf.augmentation.ls_llm_answers import (
     parse_original,
     softmax,
 )
+from bibier_hf.llm.reading import UnfinishedAnswerError
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "label_smoothing.json").read_text())
 GOOD = "0.10000, 0.50000, 0.05000, 0.15000, 0.12000, 0.05000, 0.03000"
+NUMBERS = dict(zip(LS_ORDER, map(float, GOOD.split(",")), strict=True))
+AS_JSON = json.dumps(NUMBERS)
 
 
 def in_ls_order(values: np.ndarray) -> list[float]:
@@ -51,26 +54,66 @@ def test_the_original_parser_is_fooled_where_the_strict_one_refuses():
 def test_the_strict_parser_reads_what_was_asked_for():
     assert in_ls_order(parse_distribution(GOOD)) == [0.1, 0.5, 0.05, 0.15, 0.12, 0.05, 0.03]
     assert in_ls_order(parse_distribution("1, 0, 0, 0, 0, 0, 0")) == [1, 0, 0, 0, 0, 0, 0]
-    as_json = json.dumps(dict(zip(LS_ORDER, map(float, GOOD.split(",")), strict=True)))
-    assert in_ls_order(parse_distribution(as_json)) == in_ls_order(parse_distribution(GOOD))
+    assert in_ls_order(parse_distribution(AS_JSON)) == in_ls_order(parse_distribution(GOOD))
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        f"<think>First 0.9, then {{0.1}}</think>\n\n{GOOD}",
+        f"<think>one</think><think>two</think>{AS_JSON}",
+        f"<think>a <think>b</think> c</think> {GOOD}",
+        f"The template began the thought.</think>{GOOD}",
+        f"[THINK]hm[/THINK]{GOOD}",
+        f"{GOOD}\n<think>Is that right",
+        f"```json\n{AS_JSON}\n```",
+        f"```\n{GOOD}\n```",
+        f"Here you are:\n```json\n{AS_JSON}\n```\nI hope it helps: ask me.",
+        f"```json\n{AS_JSON}",
+        f"{AS_JSON}\n\nNote: the speaker sounds {{happy}}.",
+        f'{{"emotions": {AS_JSON}, "why": "she laughs: ha"}}',
+        AS_JSON.replace('"', "'"),
+        AS_JSON.replace('"', ""),
+        AS_JSON.replace("happy", "Happiness").replace("anger", "Angry"),
+        AS_JSON.replace("}", ",}"),
+        f"[{GOOD}]",
+        "10%, 50%, 5 %, 15%, 12%, 5%, 3%",
+        str({name: f"{100 * value:g}%" for name, value in NUMBERS.items()}),
+        "0,1; 0,5; 0,05; 0,15; 0,12; 0,05; 0,03",
+        "0,1, 0,5, 0,05, 0,15, 0,12, 0,05, 0,03",
+        "\n".join(f"- **{name}**: {str(value).replace('.', ',')}" for name, value in NUMBERS.items()),
+    ],
+)
+def test_what_models_put_around_the_numbers_does_not_matter(answer):
+    assert in_ls_order(parse_distribution(answer)) == pytest.approx(list(NUMBERS.values()), abs=1e-12)
+
+
+def test_an_answer_that_was_cut_off_while_thinking_is_none():
+    for parse in (parse_distribution, parse_leniently):
+        with pytest.raises(UnfinishedAnswerError, match="cut off"):
+            parse(f"<think>Maybe {GOOD}")
 
 
 @pytest.mark.parametrize(
     ("answer", "reason"),
     [
-        ("", "1 parts"),
+        ("", "empty"),
+        ("<think>It is 0.1, 0.2 or</think>", "empty"),
         ("I think she is happy.", "1 parts"),
         (GOOD.rpartition(",")[0], "6 parts"),
         (GOOD + ", 0.0", "8 parts"),
         (GOOD.replace("0.05000", "-0.05000", 1), "outside 0..1"),
         (GOOD.replace("0.05000", "nan", 1), "not a number"),
-        ("Here you are: " + GOOD, "not a number"),
+        ("Here you are: " + GOOD, "no pair"),
         (GOOD + "\nassistant", "not a number"),
         ("10, 50, 5, 15, 12, 5, 3", "outside 0..1"),
         ("0.9, 0.9, 0.9, 0.1, 0.1, 0.1, 0.1", "add up to 3.1"),
         ('{"neutral": 1.0}', "not the seven emotions"),
-        ('{"neutral": ', "no valid JSON"),
-        (json.dumps(dict.fromkeys(LS_ORDER, "0.1")), "not a number"),
+        ('{"neutral": ', "no pair"),
+        (json.dumps(dict.fromkeys(LS_ORDER, "much")), "not a number"),
+        (json.dumps(dict.fromkeys(LS_ORDER, True)), "not a number"),
+        (f"{AS_JSON} or {AS_JSON.replace('0.5', '0.45').replace('0.1,', '0.15,')}", "2 different distributions"),
+        ("0,10,0,50,0,05,0,15,0,12,0,05,0,03", "14 parts"),  # decimal commas that could be separators
     ],
 )
 def test_the_strict_parser_says_what_is_wrong(answer, reason):

@@ -75,12 +75,37 @@ def test_every_row_ends_as_ok_or_failed_exactly_once(serve, respond, corpus, tmp
     assert rows["dead"].text("raw") == ""
     assert "503" in rows["dead"].text("reason")
     assert json.loads(rows["good"].text("sampling"))["parser"] == "strict"
-    assert f"{len(FAILED)} failed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{len(FAILED)} failed" in said
+    assert "1 failed, such as row-dead: 5 tries: 503" in said
+    assert "2 failed, such as row-six: 6 parts between commas instead of 7" in said  # six and eight
 
     asked = len(server.requests)
     assert label_main(command) == 0  # again: the row that never got an answer is all that is asked
     again = [text.rpartition(" ")[2] for text in server.questions()[asked:]]
     assert set(again) == {"dead"}
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ({"body": {"error": {"message": "too long"}}, "status": 400}, "400: too long"),
+        ({"body": {"choices": [{"message": {"content": None}, "finish_reason": "stop"}]}}, "the answer is empty"),
+    ],
+)
+def test_a_run_in_which_every_row_failed_says_so(fake, serve, corpus, tmp_path, capsys, reply, reason):
+    server = serve(lambda *_: fake.Reply(**reply))
+    common = ["--corpus", "csv", "--data_dir", str(corpus), *options(server)]
+    output = tmp_path / "labels.csv"
+    assert label_main(["label", *common, "--output", str(output)]) == 2
+    said = capsys.readouterr()
+    assert f"{len(NAMES)} failed, such as row-good: {reason}" in said.out
+    assert said.err.strip().splitlines()[-1].startswith(f"error: All {len(NAMES)} rows failed")
+    assert {row.text("status") for row in read_table(output)} == {"failed"}
+    folder = tmp_path / "recognition"
+    assert label_main(["recognise", *common, "--way", "generate", "--output_dir", str(folder)]) == 2
+    assert "error: All 7 rows failed" in capsys.readouterr().err
+    assert not list(folder.glob("*.json"))
 
 
 def test_a_recogniser_is_scored_like_any_model(serve, respond, corpus, tmp_path, capsys):

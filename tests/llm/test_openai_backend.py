@@ -1,7 +1,9 @@
 """The HTTP back end against a scripted server: what it sends, what it tries again, when it gives up."""
 
+import base64
 import pickle
 import time
+import traceback
 
 import pytest
 
@@ -15,15 +17,14 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", [*FAULTS, "malformed JSON", "no choices", "no text", "a page"])
+@pytest.mark.parametrize("fault", [*FAULTS, "malformed JSON", "no choices", "a page", "an error as a reply"])
 def test_a_fault_that_passes_is_tried_again(fake, serve, backend_to, fault):
     bodies = {"malformed JSON": b'{"choices": [', "no choices": {"detail": "?"}, "a page": b"<html>busy</html>"}
+    bodies["an error as a reply"] = {"error": {"code": 503, "message": "busy"}}
 
     def respond(path, body, seen):
         if seen >= 2:
             return fake.text_reply("fine")
-        if fault == "no text":
-            return fake.text_reply(None)
         return fake.Reply(bodies.get(fault, {"error": {"message": "busy"}}), **FAULTS.get(fault, {}))
 
     server = serve(respond)
@@ -49,6 +50,47 @@ def test_what_the_request_itself_is_to_blame_for_is_not_tried_again(fake, serve,
     server = serve(lambda *_: fake.Reply({"message": "prompt too long"}, status=400))
     (answer,) = backend_to(server).generate(["hello"])
     assert "prompt too long" in answer.error
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("message", "finish_reason", "text"),
+    [
+        ({"content": None}, "stop", ""),
+        ({"content": ""}, "length", ""),
+        ({"content": "", "reasoning_content": "0.1, 0.9"}, "stop", "0.1, 0.9"),
+        ({"content": None, "reasoning": "0.1, 0.9"}, "stop", "0.1, 0.9"),
+        ({"content": "0.1, 0.9", "reasoning_content": "Let me see: 0.5, 0.5"}, "stop", "0.1, 0.9"),
+        ({"content": None, "reasoning_content": "0.5, 0.5 or"}, "length", "<think>0.5, 0.5 or"),
+        ({"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "0.1"}]}, "stop", "0.1"),
+        ({"content": None, "refusal": "I cannot"}, "stop", "I cannot"),
+    ],
+)
+def test_the_text_is_where_the_server_puts_it_and_asked_for_once(
+    fake, serve, backend_to, message, finish_reason, text
+):
+    """Even a reply without any text is asked for once: a greedy model would say the same again."""
+    server = serve(lambda *_: fake.Reply({"choices": [{"message": message, "finish_reason": finish_reason}]}))
+    (answer,) = backend_to(server).generate(["hello"])
+    assert (answer.text, answer.finish_reason, answer.error) == (text, finish_reason, None)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "body", [{"choices": [{"text": "another interface"}]}, {"error": {"code": 400, "message": "too long"}}]
+)
+def test_a_reply_that_will_not_change_is_asked_for_once(fake, serve, backend_to, body):
+    server = serve(lambda *_: fake.Reply(body))
+    (answer,) = backend_to(server).generate(["hello"])
+    assert answer.error
+    assert len(server.requests) == 1
+
+
+def test_an_exhausted_quota_stops_the_call(fake, serve, backend_to):
+    body = {"error": {"code": "insufficient_quota", "message": "You exceeded your quota"}}
+    server = serve(lambda *_: fake.Reply(body, status=429))
+    with pytest.raises(LLMError, match="exceeded your quota"):
+        backend_to(server, concurrency=1).generate(["hello"] * 5)
     assert len(server.requests) == 1
 
 
@@ -155,11 +197,53 @@ def test_the_key_is_sent_and_not_pickled(fake, serve, backend_to):
     assert pickle.loads(content).generate(["hello"])[0].text == fake.GOOD
 
 
+def test_passwords_in_an_address_are_sent_and_never_shown(fake, serve, backend_to):
+    server = serve(lambda *_: fake.text_reply())
+    url = server.url.replace("//", "//ann:pa%20ssword@") + "?token=to-ken"
+    backend = get_backend("openai", "tiny", base_urls=[url])
+    backend.generate(["hello"])
+    assert server.headers[0]["authorization"] == f"Basic {base64.b64encode(b'ann:pa ssword').decode()}"
+    assert server.requests[0][0] == "/v1/chat/completions?token=to-ken"
+    assert backend.base_urls == (server.url,)
+    assert b"ssword" not in pickle.dumps(backend)
+    assert b"to-ken" not in pickle.dumps(backend)
+
+
+@pytest.mark.parametrize("status", [401, 400, 503, None])
+def test_errors_show_no_password(fake, serve, backend_to, status):
+    def respond(path, body, seen):
+        return fake.Reply({"error": {"message": "pa ssword, to-ken and pa%20ssword are wrong"}}, status=status)
+
+    address = "http://127.0.0.1:9/v1" if status is None else serve(respond).url
+    url = address.replace("//", "//ann:pa%20ssword@") + "?token=to-ken"
+    backend = get_backend("openai", "tiny", base_urls=[url], max_attempts=2, base_delay_s=0.01)
+    try:
+        text = backend.generate(["hello"])[0].error
+    except LLMError as error:
+        text = "".join(traceback.format_exception(error, chain=True)[-1:])
+    assert text
+    assert "ssword" not in text
+    assert "to-ken" not in text
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["ann:password@host/v1", "http://ann:password/@host/v1", "http://ann:12/password@host", "ftp://a:password@b"],
+)
+def test_an_address_that_cannot_be_read_is_shown_without_its_password(url):
+    for given in (url, [url]):
+        with pytest.raises(LLMError) as caught:
+            get_backend("openai", "tiny", base_urls=given)
+        assert "password" not in str(caught.value).replace("user's name or password", "")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         ({"dialect": "vlm"}, "allowed: vllm, openai"),
         ({"base_urls": "http://x/v1"}, "give a list"),
+        ({"base_url": ["http://x/v1"]}, "no option base_url.*base_urls"),
+        ({"base_urls": ["http://x:port/v1"]}, "is no address"),
         ({"base_urls": []}, "give a list"),
         ({"concurrency": 0}, "at least 1"),
     ],

@@ -14,6 +14,7 @@ from importlib import resources
 from pathlib import Path
 from string import Template
 
+from ..llm.reading import UnfinishedAnswerError, without_thinking
 from ..model.labels_bibier import EMOTIONS
 from .tug import PUBLISHED_SIZES, PUBLISHED_WORDS, SOUND_TAGS, ComponentError, Components, schema_faults
 
@@ -102,8 +103,12 @@ def generate_components(
 def read_answer(answer: str, name: str) -> tuple[Components | None, list[str]]:
     """(components, []) of an answer that meets the schema, or (None, all faults).
 
-    Text around the JSON object, such as a code fence, does not matter; a second object does.
+    Text around the JSON object, such as thoughts (`<think>`) or a code fence, does not matter; a second object does.
     """
+    try:
+        answer = without_thinking(answer)
+    except UnfinishedAnswerError as error:
+        return None, [str(error)]
     decoder = json.JSONDecoder()
     start = answer.find("{")
     if start < 0:

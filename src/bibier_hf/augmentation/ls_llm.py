@@ -32,6 +32,7 @@ from tqdm.auto import tqdm
 from ..errors import ArgumentError
 from ..llm import Answer, LLMBackend, Sampling
 from ..llm.base import Message
+from ..llm.reading import UnfinishedAnswerError
 from ..model.labels_bibier import EMOTIONS
 from .ls_llm_answers import DISTRIBUTION_FORM, PARSERS, AnswerError, finish_distribution, softmax
 from .ls_llm_prompts import PromptTemplate, load_prompt
@@ -193,8 +194,8 @@ class LLMLabelSmoothing:
         return [self._finished(*outcome, gold) for outcome, gold in zip(found, names, strict=True)]
 
     def provenance(self) -> dict[str, Any]:
-        """What the labels came from: `way`, `backend`, `model`, `revision`, `prompt`, `prompt_hash`, `sampling`
-        (JSON), `seed`."""
+        """What the labels came from: `way`, `backend`, `model`, `revision`, `settings` (JSON: precision and other
+        options of the back end), `prompt`, `prompt_hash`, `sampling` (JSON), `seed`."""
         if self.way == "generate":
             sampling = asdict(self.sampling) | {
                 "structured": self.structured,
@@ -204,11 +205,12 @@ class LLMLabelSmoothing:
             sampling |= {"retry_temperature": self.retry_temperature}
         else:
             sampling = {"calibrate": self.calibrate, "choice_prefix": self.choice_prefix}
+        settings = self.backend.settings
+        named = {name: settings.pop(name) for name in ("backend", "model", "revision")}
         return {
             "way": self.way,
-            "backend": self.backend.name,
-            "model": self.backend.public_model,
-            "revision": self.backend.revision,
+            **named,
+            "settings": json.dumps(settings, sort_keys=True),
             "prompt": self.prompt.name,
             "prompt_hash": self.prompt.hash,
             "sampling": json.dumps(sampling | {"gold_weight": self.gold_weight}, sort_keys=True),
@@ -237,8 +239,9 @@ class LLMLabelSmoothing:
             if attempt:
                 temperature = max(sampling.temperature, self.retry_temperature)
                 sampling = replace(sampling, temperature=temperature, seed=sampling.seed + attempt)
-            request = {"way": "generate", "sampling": asdict(sampling), "structured": self.structured}
             structure = DISTRIBUTION_FORM if self.structured else None
+            form = None if structure is None else asdict(structure)
+            request = {"way": "generate", "sampling": asdict(sampling), "structure": form}
 
             def ask(
                 prompts: Sequence[list[Message]], on_answer: Callable, sampling=sampling, structure=structure
@@ -254,6 +257,10 @@ class LLMLabelSmoothing:
                     continue
                 try:
                     outcomes[row] = (PARSERS[self.parser](answer.text), answer.text, None, attempt + 1)
+                except UnfinishedAnswerError as error:
+                    # The next answer would be cut off as well: it is not asked for.
+                    reason = f"{error}; raise max_new_tokens ({sampling.max_new_tokens}) or turn thinking off"
+                    outcomes[row] = (None, answer.text, reason, attempt + 1)
                 except AnswerError as error:
                     outcomes[row] = (None, answer.text, str(error), attempt + 1)
                     unread.append(row)
@@ -321,8 +328,8 @@ class LLMLabelSmoothing:
         description: str,
     ) -> list[Answer]:
         """An answer a conversation: from the store, or asked now and put there. Equal conversations are asked once."""
-        model = {"model": self.backend.public_model, "revision": self.backend.revision}
-        keys = [request_key({**request, **model, "messages": conversation}) for conversation in conversations]
+        asked = {**request, "settings": self.backend.settings}
+        keys = [request_key({**asked, "messages": conversation}) for conversation in conversations]
         answers = store.get(list(dict.fromkeys(keys)))
         missing = {
             key: conversation for key, conversation in zip(keys, conversations, strict=True) if key not in answers

@@ -7,13 +7,14 @@
 Numbers come in the published order `LS_ORDER`; everything that leaves this module is in the order of `EMOTIONS`.
 """
 
-import json
 import re
 from collections.abc import Sequence
 
 import numpy as np
 
+from ..data.schema import LABEL_ALIASES
 from ..llm import Structure
+from ..llm.reading import without_fence, without_thinking
 from ..model.labels_bibier import EMOTIONS
 
 LS_ORDER = ("neutral", "happy", "sad", "anger", "surprise", "disgust", "fear")
@@ -41,6 +42,13 @@ _TO_EMOTIONS = [LS_ORDER.index(name) for name in EMOTIONS]
 _DECIMAL = re.compile(r"\d+\.\d+")
 _COLON_DECIMAL = re.compile(r":\s*(\d+\.\d+)")
 
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00ab\u00bb"
+_READABLE = re.compile(r"(?P<number>-?(?:\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?)\s*(?P<percent>%?)")
+_PAIR = re.compile(
+    rf"\s*[-*]*\s*[{_QUOTES}*]*(?P<name>[^\W\d]+)[{_QUOTES}*]*\s*[:=]\s*"
+    rf"(?P<value>[{_QUOTES}]?[-+\w.%]+(?:,\d+)?\s*%?[{_QUOTES}]?)\s*(?:[,;\n]|$)"
+)
+
 
 class AnswerError(ValueError):
     """An answer that is no distribution; the message says what is wrong with it."""
@@ -49,36 +57,82 @@ class AnswerError(ValueError):
 def parse_distribution(answer: str) -> np.ndarray:
     """Seven numbers, (7,) in the order of `EMOTIONS`, not yet normalised.
 
-    The answer must be the seven numbers separated by commas, in `LS_ORDER`, or a JSON object that names the seven
-    emotions, and nothing else; each number in [0, 1], the sum within `SUM_TOLERANCE` of one.
+    The answer is either seven numbers in `LS_ORDER`, and nothing else, or seven numbers with their emotions' names,
+    such as a JSON object, around which there may be other text. Thoughts (`<think>`) and a code fence are skipped.
+    Quotes of any kind, percent signs and decimal commas are read where they can mean only one thing. Each number must
+    be in [0, 1], and the sum within `SUM_TOLERANCE` of one.
 
     Raises:
         AnswerError: anything else.
+        UnfinishedAnswerError: an answer that was cut off before it came to the numbers.
     """
-    text = answer.strip()
-    if text.startswith("{"):
-        try:
-            content = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise AnswerError(f"no valid JSON: {error.msg}") from error
-        if set(content) != set(LS_ORDER):
-            raise AnswerError(f"the keys {sorted(content)} are not the seven emotions")
-        parts = [content[name] for name in LS_ORDER]
-        if not all(isinstance(part, (int, float)) and not isinstance(part, bool) for part in parts):
-            raise AnswerError("a value is not a number")
+    text = without_fence(without_thinking(answer)).strip()
+    if not text:
+        raise AnswerError("the answer is empty")
+    if "{" in text or ":" in text:
+        numbers = _read_named(text)
     else:
-        parts = text.split(",")
-        if len(parts) != len(LS_ORDER):
-            raise AnswerError(f"{len(parts)} parts between commas instead of {len(LS_ORDER)}")
-        # Not everything that float() reads: no "nan", no "1_0", no exponent.
-        if bad := [part.strip() for part in parts if not re.fullmatch(r"\s*-?(\d+(\.\d*)?|\.\d+)\s*", part)]:
-            raise AnswerError(f"{bad[0][:40]!r} is not a number")
-    values = np.array([float(part) for part in parts])[_TO_EMOTIONS]
+        numbers = [_read_number(part) for part in _split_numbers(text.strip("[]()"))]
+    values = np.array(numbers)[_TO_EMOTIONS]
     if (values < 0).any() or (values > 1).any():
         raise AnswerError(f"the number {values[(values < 0) | (values > 1)][0]:g} is outside 0..1")
     if abs(values.sum() - 1) > SUM_TOLERANCE:
         raise AnswerError(f"the numbers add up to {values.sum():g}")
     return values
+
+
+def _split_numbers(text: str) -> list[str]:
+    """Parts between commas, semicolons or line breaks. A comma within a number is a decimal comma where blanks or
+    other separators part the numbers: `0,1; 0,5; ...`."""
+    parts = [part for part in re.split(r",\s+|[;\n\t]\s*", text.strip()) if part]
+    if len(parts) != len(LS_ORDER) or (any("," in part for part in parts) and any("." in part for part in parts)):
+        parts = text.split(",")
+    if len(parts) != len(LS_ORDER):
+        raise AnswerError(f"{len(parts)} parts between commas instead of {len(LS_ORDER)}")
+    return parts
+
+
+def _read_named(text: str) -> list[float]:
+    """The numbers in `LS_ORDER` of the one set of `name: number` pairs, in braces or not, that names the seven."""
+    groups = [group for group in re.findall(r"\{([^{}]*)\}", text) if ":" in group] or [text.strip("{}")]
+    found: list[list[float]] = []
+    fault = None
+    for group in groups:
+        try:
+            numbers = _read_pairs(group)
+        except AnswerError as error:
+            fault = fault or error
+        else:
+            if numbers not in found:
+                found.append(numbers)
+    if not found:
+        raise fault
+    if len(found) > 1:
+        raise AnswerError(f"{len(found)} different distributions in one answer")
+    return found[0]
+
+
+def _read_pairs(text: str) -> list[float]:
+    pairs = []
+    place = 0
+    while text[place:].strip():
+        if not (match := _PAIR.match(text, place)):
+            raise AnswerError(f"{text[place:].strip()[:40]!r} is no pair of a name and a number")
+        pairs.append((match["name"].lower(), match["value"]))
+        place = match.end()
+    names = [LABEL_ALIASES.get(name, name) for name, _ in pairs]
+    if sorted(names) != sorted(LS_ORDER):
+        raise AnswerError(f"the keys {sorted(names)} are not the seven emotions")
+    values = dict(zip(names, (value for _, value in pairs), strict=True))
+    return [_read_number(values[name]) for name in LS_ORDER]
+
+
+def _read_number(text: str) -> float:
+    # Not everything that float() reads: no "nan", no "1_0".
+    if not (match := _READABLE.fullmatch(text.strip(_QUOTES + " \n\t"))):
+        raise AnswerError(f"{text.strip()[:40]!r} is not a number")
+    value = float(match["number"].replace(",", "."))
+    return value / 100 if match["percent"] else value
 
 
 def parse_original(answer: str) -> np.ndarray:
@@ -103,12 +157,13 @@ def parse_original(answer: str) -> np.ndarray:
 
 
 def parse_leniently(answer: str) -> np.ndarray:
-    """[`parse_original`], with the reason where it finds nothing.
+    """[`parse_original`], with the reason where it finds nothing; thoughts (`<think>`) are skipped.
 
     Raises:
+        UnfinishedAnswerError: an answer that was cut off while the model was thinking.
         AnswerError: no seven numbers, where the published code puts the one-hot label.
     """
-    values = parse_original(answer)
+    values = parse_original(without_thinking(answer))
     if not values.any():
         raise AnswerError("no seven decimal numbers")
     return values

@@ -2,6 +2,7 @@
 benchmark."""
 
 import argparse
+import re
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -28,7 +29,7 @@ from ..evaluation.report import (
     write_split_report,
 )
 from ..files import write_atomically, write_json
-from ..llm import BACKENDS, LLMBackend, get_backend
+from ..llm import BACKENDS, LLMBackend, LLMError, get_backend
 from ..model.labels_bibier import EMOTIONS
 from .common import guarded
 
@@ -70,15 +71,12 @@ def label_corpus(options: argparse.Namespace) -> None:
     seconds = time.perf_counter() - start
     table = _table(rows, labelled)
     write_atomically(output, lambda temporary: write_label_table(table, temporary))
-    failed = [index for index, status in enumerate(labelled["label_status"]) if status == "failed"]
-    print(
-        f"{len(rows) - len(failed)} rows labelled, {len(failed)} failed, {seconds:.1f} s with loading the model. "
-        f"{output}"
-    )
-    for index in failed[:5]:
-        print(f"  failed: {rows[index]['id']}: {labelled['label_reason'][index]}")
+    failed = labelled["label_status"].count("failed")
+    print(f"{len(rows) - failed} rows labelled, {failed} failed, {seconds:.1f} s with loading the model. {output}")
+    print_failures(table["id"], labelled["label_status"], labelled["label_reason"])
+    _check_some_succeeded(len(rows), failed, f"{output} holds the raw answers and the reasons.")
     if failed:
-        print("Failed rows have no distribution; training falls back to their gold label and counts them.")
+        print("Failed rows have no distribution; training uses their gold label and counts them.")
 
 
 def recognise_corpus(options: argparse.Namespace) -> None:
@@ -100,6 +98,9 @@ def recognise_corpus(options: argparse.Namespace) -> None:
         )
     labelled = recognise(rows[:])
     uniform = [1 / len(EMOTIONS)] * len(EMOTIONS)
+    failed = labelled["label_status"].count("failed")
+    print_failures(rows["id"], labelled["label_status"], labelled["label_reason"])
+    _check_some_succeeded(len(rows), failed, "No report was written.")
     predictions = Predictions(
         ids=list(rows["id"]),
         corpora=list(rows["corpus"]),
@@ -108,7 +109,6 @@ def recognise_corpus(options: argparse.Namespace) -> None:
         probabilities=np.array([uniform if soft is None else soft for soft in labelled["soft_label"]]),
     )
     numbers = write_split_report(predictions, options.split, options.output_dir, recognise.backend.public_model)
-    failed = labelled["label_status"].count("failed")
     results = {
         "recogniser": recognise.provenance() | {"shots": options.shots},
         "failed": failed,
@@ -185,6 +185,26 @@ def _rows(options: argparse.Namespace, split: str) -> Dataset:
     return rows.select(range(min(len(rows), options.limit))) if options.limit else rows
 
 
+def print_failures(ids: Sequence[str], status: Sequence[str], reasons: Sequence[str | None], shown: int = 10) -> None:
+    """Print how many rows failed for each reason, the most frequent first, with one row of each."""
+    found: dict[str, list[int]] = {}
+    for index, reason in enumerate(reasons):
+        if status[index] == "failed":
+            # Reasons that differ only in numbers and quoted text are one.
+            kind = re.sub(r"(['\"]).*?\1|\d+(\.\d+)?", "…", reason or "no reason")
+            found.setdefault(kind, []).append(index)
+    kinds = sorted(found.values(), key=len, reverse=True)
+    for members in kinds[:shown]:
+        print(f"  {len(members)} failed, such as {ids[members[0]]}: {reasons[members[0]]}")
+    if len(kinds) > shown:
+        print(f"  {sum(map(len, kinds[shown:]))} failed for {len(kinds) - shown} other reasons")
+
+
+def _check_some_succeeded(rows: int, failed: int, remark: str) -> None:
+    if rows and failed == rows:
+        raise LLMError(f"All {rows} rows failed; the reasons are listed above. {remark}")
+
+
 def _examples(options: argparse.Namespace) -> tuple[tuple[str, str, str, str], ...]:
     """`--shots` training utterances an emotion, drawn by the seed, with their labels as answers."""
     limit, options.limit = options.limit, None
@@ -224,10 +244,7 @@ def _backend(options: argparse.Namespace) -> LLMBackend:
         given["revision"] = options.revision
     if options.base_url:
         given["base_urls"] = options.base_url
-    try:
-        return get_backend(options.backend, options.model, **given)
-    except TypeError as error:
-        raise ArgumentError(f"backend_option: the back end {options.backend!r} refuses {given}: {error}") from error
+    return get_backend(options.backend, options.model, **given)
 
 
 def _key_values(pairs: Sequence[str]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Transcripts for recordings that come without, written while a corpus is prepared; what wrote them stands in its
 facts."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,6 +11,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from ..asr import SpeechRecogniser
+from ..llm.base import resolve_revision
 from .tables import CorpusError
 
 
@@ -55,7 +55,7 @@ class AsrTranscriber:
         """
         folder = Path(self.model)
         name, revision = (
-            (folder.name, _hash_folder(folder)) if folder.is_dir() else (self.model, self._config._commit_hash)
+            (folder.name, resolve_revision(self.model)) if folder.is_dir() else (self.model, self._config._commit_hash)
         )
         return {"name": name, "revision": revision, "batch_size": self.batch_size}
 
@@ -91,11 +91,3 @@ def as_transcriber(asr: str | Transcriber | None) -> Transcriber | None:
     if transcriber is not None:
         _ = transcriber.facts
     return transcriber
-
-
-def _hash_folder(folder: Path) -> str:
-    digest = hashlib.sha256()
-    for path in sorted(path for path in folder.iterdir() if path.is_file()):
-        with open(path, "rb") as file:
-            digest.update(f"{path.name} {hashlib.file_digest(file, 'sha256').hexdigest()}\n".encode())
-    return digest.hexdigest()[:40]

@@ -16,6 +16,7 @@ This package imports nothing of the model and works with the older transformers 
 """
 
 import importlib
+import inspect
 from typing import Any
 
 from .base import Answer, LLMBackend, LLMError, Prompt, Sampling, Structure
@@ -39,9 +40,19 @@ def get_backend(name: str, model: str, **options: Any) -> LLMBackend:
         options: of its class, such as `revision`.
 
     Raises:
-        LLMError: an unknown name, or a package that is not installed.
+        LLMError: an unknown name or option, or a package that is not installed.
     """
     if name not in BACKENDS:
         raise LLMError(f"Unknown language model back end {name!r}. Allowed: {', '.join(BACKENDS)}.")
     module, attribute = BACKENDS[name]
-    return getattr(importlib.import_module(module, __name__), attribute)(model, **options)
+    backend = getattr(importlib.import_module(module, __name__), attribute)
+    parameters = inspect.signature(backend).parameters
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    if not takes_any and (unknown := sorted(options.keys() - parameters.keys())):
+        # Names only: a value may be a key.
+        allowed = ", ".join(sorted(parameters.keys() - {"model"}))
+        raise LLMError(f"The back end {name!r} has no option {', '.join(unknown)}. Allowed: {allowed}.")
+    try:
+        return backend(model, **options)
+    except TypeError as error:
+        raise LLMError(f"The back end {name!r} cannot use {', '.join(sorted(options))}: {error}") from error

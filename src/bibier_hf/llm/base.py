@@ -191,9 +191,15 @@ class LLMBackend(ABC):
 
     @cached_property
     def revision(self) -> str | None:
-        """Which weights answer: the commit of a Hub id, the SHA-256 of the files of a folder, None where nobody
-        knows."""
+        """Which weights answer: the commit of a Hub id, a hash of the files of a folder, None where nobody knows."""
         return resolve_revision(self.model, self._asked_revision)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Everything that an answer depends on besides the question: back end, model, revision, precision and so on,
+        fit for JSON. Answers kept on disk are found by it, so a back end adds each option that can change an answer.
+        What only changes speed or memory (batch size, device, number of GPUs) stays out."""
+        return {"backend": self.name, "model": self.public_model, "revision": self.revision}
 
     @property
     def public_model(self) -> str:
@@ -257,9 +263,10 @@ def resolve_revision(model: str, revision: str | None = None) -> str | None:
     if os.path.isdir(model):
         digest = hashlib.sha256()
         for path in sorted(Path(model).iterdir()):
-            if path.suffix in (".json", ".jinja", ".safetensors", ".bin", ".model"):
+            # Every file counts (a tokenizer may be merges.txt, weights may be .gguf), except the model card.
+            if path.is_file() and not path.name.startswith(".") and path.suffix != ".md":
                 with open(path, "rb") as file:
-                    digest.update(path.name.encode() + hashlib.file_digest(file, "sha256").digest())
+                    digest.update(os.fsencode(path.name) + hashlib.file_digest(file, "sha256").digest())
         return f"sha256-{digest.hexdigest()[:32]}"
     try:
         # .../snapshots/<commit>

@@ -1,11 +1,15 @@
 """A language model behind one or several OpenAI-compatible servers, such as `vllm serve`."""
 
+import base64
 import json
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, Structure
 from .pacing import RateLimiter, ServerPool, parse_retry_after
@@ -19,15 +23,18 @@ _CHARACTERS_PER_TOKEN = 3  # a careful guess for the limit of tokens a minute
 class OpenAIBackend(LLMBackend):
     """Concurrent requests over HTTP, with retries, rate limits and several servers that stand in for each other.
 
-    A time-out, a broken connection, 408, 409, 429, 5xx and an answer that is no JSON of the expected shape are tried
-    again after a growing delay, or after the time that the server names in `Retry-After`; after `max_attempts` the
-    answer carries the error. What no second try can mend (a wrong key, an unknown model, no server that answers) stops
-    the whole call.
+    A time-out, a broken connection, 408, 409, 429, 5xx and a reply that is no completion are tried again after a
+    growing delay, or after the time that the server names in `Retry-After`; after `max_attempts` the answer carries
+    the error. A completion is never asked for again, even an empty one: the same request would bring the same answer.
+    What no second try can mend (a wrong key, an unknown model, an exhausted quota, no server that answers) stops the
+    whole call.
 
     Args:
         model: name that the servers know.
         base_urls: `http://host:port/v1` of each server; requests go to them in turn, and past the one that fails.
-        revision: for the record alone; a server does not tell which weights it runs.
+            `user:password@` and a query are sent, but never printed, stored or pickled.
+        revision: a name for the weights and precision that the servers run, which they do not tell. Answers under
+            another revision are asked for anew.
         dialect: `"vllm"` uses the extensions of vLLM's server (regular expressions, scores, thinking off), `"openai"`
             only what every server has (JSON schemas).
         api_key: default: the environment variable OPENAI_API_KEY; local servers need none.
@@ -39,7 +46,7 @@ class OpenAIBackend(LLMBackend):
     """
 
     name = "openai"
-    _live = frozenset({"_clients", "_limiter", "_pool"})
+    _live = frozenset({"_clients", "_limiter", "_pool", "_access"})
 
     def __init__(
         self,
@@ -61,12 +68,15 @@ class OpenAIBackend(LLMBackend):
         if (
             isinstance(base_urls, str)
             or not base_urls
-            or not all(url.startswith(("http://", "https://")) for url in base_urls)
+            or not all(isinstance(url, str) and url.startswith(("http://", "https://")) for url in base_urls)
         ):
-            raise LLMError(f"base_urls={base_urls!r}; give a list of addresses such as http://localhost:8000/v1.")
+            given = [base_urls] if isinstance(base_urls, str) else base_urls
+            shown = ", ".join(public_url(str(url)) for url in given) or "none"
+            raise LLMError(f"base_urls: give a list of addresses such as http://localhost:8000/v1, not {shown}.")
         if concurrency < 1 or max_attempts < 1:
             raise LLMError("concurrency and max_attempts must be at least 1.")
-        self.base_urls = tuple(url.rstrip("/") for url in base_urls)
+        self._access = {public_url(url): _read_access(url) for url in base_urls}
+        self.base_urls = tuple(self._access)
         self.dialect = dialect
         self.api_key = api_key
         self.concurrency = concurrency
@@ -79,6 +89,10 @@ class OpenAIBackend(LLMBackend):
     @property
     def revision(self) -> str | None:
         return self._asked_revision
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return super().settings | {"dialect": self.dialect}
 
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         if self.dialect != "vllm":
@@ -103,7 +117,7 @@ class OpenAIBackend(LLMBackend):
             vars(self).pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        # The key stays in memory: a pickle may be written to disk. A copy reads the environment.
+        # Keys and passwords stay in memory: a pickle may be written to disk. A copy reads the environment.
         return super().__getstate__() | {"api_key": None}
 
     # One task a prompt
@@ -199,6 +213,17 @@ class OpenAIBackend(LLMBackend):
             raise
         executor.shutdown()
 
+    def _key(self) -> str:
+        return self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
+
+    def _hide(self, text: str) -> str:
+        """A message of a server or a library without the keys and passwords that it may repeat."""
+        secrets = [secret for access in vars(self).get("_access", {}).values() for secret in access.secrets]
+        for secret in (*secrets, self._key()):
+            if len(secret) > 3 and secret != "none":
+                text = text.replace(secret, "***")
+        return " ".join(text.split())[:300]
+
     # One request
 
     def _ask(
@@ -221,23 +246,33 @@ class OpenAIBackend(LLMBackend):
             if stop.wait(rest_s + self._limiter.reserve(tokens)):
                 return Answer(error="stopped")
             retry_after_s = None
+            content = None
             try:
                 content = json.loads(clients[url].post(f"{url}/{path}", cast_to=str, body=body))
+                if status := _error_within(content):
+                    message = self._hide(_message_of(content["error"]))
+                    if not _passes(status):
+                        return Answer(error=f"{status}: {message}")
+                    raise ValueError(message)
                 answer = read(content)
             except openai.APITimeoutError:
                 faults.append(f"no answer within {self.timeout_s:g} s")
             except openai.APIConnectionError as error:
                 unreachable += 1
-                faults.append(f"no connection to {url} ({error.__cause__ or error})")
+                faults.append(f"no connection to {url} ({self._hide(str(error.__cause__ or error))})")
             except openai.APIStatusError as error:
-                if error.status_code in (401, 403, 404):
-                    raise LLMError(f"{url} refuses every request ({error.status_code}): {_message(error)}") from error
-                if error.status_code not in (408, 409, 429) and error.status_code < 500:
-                    return Answer(error=f"{error.status_code}: {_message(error)}")
+                message = self._hide(_message_of(error.body) or str(error))
+                if error.status_code in (401, 403, 404) or error.code == "insufficient_quota":
+                    raise LLMError(f"{url} refuses every request ({error.status_code}): {message}") from None
+                if not _passes(error.status_code):
+                    return Answer(error=f"{error.status_code}: {message}")
                 retry_after_s = parse_retry_after(error.response.headers.get("retry-after"))
-                faults.append(f"{error.status_code}: {_message(error)}")
+                faults.append(f"{error.status_code}: {message}")
             except (ValueError, KeyError, TypeError, IndexError) as error:  # no JSON, or JSON of another shape
-                faults.append(f"an answer that cannot be read ({type(error).__name__}: {error})")
+                fault = f"an answer that cannot be read ({type(error).__name__}: {self._hide(str(error))})"
+                if isinstance(content, Mapping) and content.get("choices"):  # the same request brings the same again
+                    return Answer(error=fault)
+                faults.append(fault)
             else:
                 pool.succeeded(url)
                 return answer
@@ -269,25 +304,45 @@ class OpenAIBackend(LLMBackend):
             import openai
         except ImportError as error:
             raise LLMError("The back end 'openai' needs the package openai: pip install 'bibier-hf[llm]'") from error
-        key = self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
-        # The retries are made here, where other servers can stand in. The key goes to vLLM's own addresses too.
-        options = {
-            "api_key": key,
-            "default_headers": {"Authorization": f"Bearer {key}"},
-            "timeout": self.timeout_s,
-            "max_retries": 0,
-        }
-        self._clients = {url: openai.OpenAI(base_url=url, **options) for url in self.base_urls}
+        key = self._key()
+        self._clients = {}
+        for url in self.base_urls:
+            access = vars(self).get("_access", {}).get(url, _Access())
+            # Sent with every request, to vLLM's own addresses too.
+            authorization = f"Basic {access.basic}" if access.basic else f"Bearer {key}"
+            self._clients[url] = openai.OpenAI(
+                base_url=url,
+                api_key=key,
+                default_headers={"Authorization": authorization},
+                default_query=dict(access.query),
+                timeout=self.timeout_s,
+                max_retries=0,  # retries are made here, where other servers can stand in
+            )
         self._limiter = RateLimiter(self.requests_per_minute, self.tokens_per_minute)
         self._pool = ServerPool(list(self.base_urls), self.base_delay_s)
 
 
 def _text_answer(content: Mapping[str, Any]) -> Answer:
     choice = content["choices"][0]
-    text = choice["message"]["content"]
-    if not isinstance(text, str):
-        raise ValueError(f"the message has no text but {text!r}")
-    return Answer(text=text, finish_reason=choice.get("finish_reason"), **_usage(content))
+    message, finish_reason = choice["message"], choice.get("finish_reason")
+    text = _joined_text(message.get("content"))
+    if not text.strip():
+        thoughts = message.get("reasoning_content") or message.get("reasoning")
+        if isinstance(thoughts, str):
+            # Some servers put the whole answer here when thinking is off. What was cut off here is no answer yet.
+            text = f"<think>{thoughts}" if finish_reason == "length" else thoughts
+        elif isinstance(message.get("refusal"), str):
+            text = message["refusal"]
+    return Answer(text=text, finish_reason=finish_reason, **_usage(content))
+
+
+def _joined_text(content: Any) -> str:
+    """The text of a message: a string, or parts of which some may be thoughts; "" where there is none."""
+    if isinstance(content, list):
+        return "".join(part["text"] for part in content if part.get("type") in ("text", "output_text"))
+    if content is not None and not isinstance(content, str):
+        raise ValueError(f"the message has no text but {content!r:.100}")
+    return content or ""
 
 
 def _score_answer(content: Mapping[str, Any], tokens: Sequence[int]) -> Answer:
@@ -302,8 +357,55 @@ def _usage(content: Mapping[str, Any]) -> dict[str, int | None]:
     return {"prompt_tokens": usage.get("prompt_tokens"), "new_tokens": usage.get("completion_tokens")}
 
 
-def _message(error: Any) -> str:
-    """What a server said, in one line."""
-    body = error.body
-    text = body.get("message") if isinstance(body, Mapping) else body
-    return " ".join(str(text or error).split())[:300]
+def _passes(status: int) -> bool:
+    """May the same request succeed later?"""
+    return status in (408, 409, 429) or status >= 500
+
+
+def _error_within(content: Any) -> int:
+    """The status of an error that a server sent as a successful reply; 0 where it sent none."""
+    if not isinstance(content, Mapping) or not content.get("error") or content.get("choices"):
+        return 0
+    code = content["error"].get("code") if isinstance(content["error"], Mapping) else None
+    return code if isinstance(code, int) and 400 <= code < 600 else 500
+
+
+def _message_of(body: Any) -> str:
+    """What a server said."""
+    return str((body.get("message") if isinstance(body, Mapping) else body) or "")
+
+
+@dataclass(frozen=True)
+class _Access:
+    """What an address holds beside the address.
+
+    Attributes:
+        basic: user and password in Base64; "" for none.
+        query: its names and values.
+        secrets: what must never be printed.
+    """
+
+    basic: str = ""
+    query: tuple[tuple[str, str], ...] = ()
+    secrets: tuple[str, ...] = ()
+
+
+def public_url(url: str) -> str:
+    """An address without user, password, query and a slash at its end."""
+    return re.sub(r"[?#].*", "", re.sub(r"^(\w+://)?.*@", r"\1", url)).rstrip("/")
+
+
+def _read_access(url: str) -> _Access:
+    try:
+        parts = urlsplit(url)
+        user, password, _ = unquote(parts.username or ""), unquote(parts.password or ""), parts.port
+        if "@" in parts.path:
+            raise ValueError("an @ behind the host")
+    except ValueError as error:
+        raise LLMError(
+            f"base_urls: {public_url(url)!r} is no address. In a user's name or password write / as %2F, @ as %40."
+        ) from error
+    basic = base64.b64encode(f"{user}:{password}".encode()).decode() if user or password else ""
+    query = tuple(parse_qsl(parts.query))
+    secrets = (password, quote(password, safe=""), basic, *(value for _, value in query))
+    return _Access(basic, query, tuple(filter(None, secrets)))

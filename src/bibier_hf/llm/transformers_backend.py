@@ -47,6 +47,10 @@ class TransformersBackend(LLMBackend):
         self.device = device
         self.batch_size = batch_size
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        return super().settings | {"dtype": self.dtype}
+
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         tokenizer, _ = self._load()
         return [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]

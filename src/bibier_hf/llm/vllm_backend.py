@@ -9,6 +9,25 @@ from typing import Any
 
 from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, Structure, chat_token_ids
 
+RESOURCE_OPTIONS = frozenset(
+    {
+        "block_size",
+        "cpu_offload_gb",
+        "disable_log_stats",
+        "distributed_executor_backend",
+        "download_dir",
+        "enforce_eager",
+        "gpu_memory_utilization",
+        "max_num_batched_tokens",
+        "max_num_seqs",
+        "pipeline_parallel_size",
+        "swap_space",
+        "tensor_parallel_size",
+    }
+)
+"""Arguments of `vllm.LLM` that change memory and speed but not what is computed. Any other one, such as `quantization`
+or `kv_cache_dtype`, may change an answer."""
+
 
 class VLLMBackend(LLMBackend):
     """`vllm.LLM` with prefix caching: what prompts share at their start is computed once.
@@ -39,6 +58,11 @@ class VLLMBackend(LLMBackend):
         self.max_model_len = max_model_len
         self.chunk_size = chunk_size
         self.options = options
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        options = {name: str(value) for name, value in self.options.items() if name not in RESOURCE_OPTIONS}
+        return super().settings | {"dtype": self.dtype, "max_model_len": self.max_model_len, "options": options}
 
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         tokenizer = self._load().get_tokenizer()
