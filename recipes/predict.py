@@ -5,7 +5,7 @@ python recipes/predict.py outputs/resd clip.wav other.wav
 python recipes/predict.py outputs/resd clip.wav --text "I can't believe it!"
 python recipes/predict.py outputs/resd --text "I can't believe it!"
 python recipes/predict.py outputs/resd recordings/ --json  # every audio file of a folder, a JSON object a line
-python recipes/predict.py outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt
+python recipes/predict.py outputs/resd talk.wav --chunk_length_s 4 --hop_length_s 2 --output talk.srt
 """
 
 import sys

@@ -81,9 +81,7 @@ COMMANDS: dict[str, Run | Skip] = {
     "README.md, Python block 1": Run(),
     "README.md, Python block 2": Run(slow=True),
     "README.md, Python block 3": Run(),
-    "bibier predict outputs/quickstart talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(
-        slow=True
-    ),
+    "bibier predict outputs/quickstart talk.wav --chunk_length_s 4 --hop_length_s 2 --output talk.srt": Run(slow=True),
     "bibier demo outputs/quickstart --port 7860": Skip(
         "serves until it is interrupted; tests/demo/test_browser.py uses the page"
     ),
@@ -176,7 +174,7 @@ COMMANDS: dict[str, Run | Skip] = {
     "find recordings -name '*.wav' | bibier predict outputs/resd - --json": Run(
         slow=True, expect='{"input": "recordings/'
     ),
-    "bibier predict outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt": Run(slow=True),
+    "bibier predict outputs/resd talk.wav --chunk_length_s 4 --hop_length_s 2 --output talk.srt": Run(slow=True),
     "python recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd": Run(
         slow=True, append=WHISPER_E5
     ),

@@ -64,8 +64,8 @@ def predict(
     chunk_length_s: Annotated[
         float | None, typer.Option("--chunk_length_s", help="seconds of the windows of long recordings")
     ] = None,
-    stride_length_s: Annotated[
-        float | None, typer.Option("--stride_length_s", help="from one window's start to the next [--chunk_length_s]")
+    hop_length_s: Annotated[
+        float | None, typer.Option("--hop_length_s", help="from one window's start to the next [--chunk_length_s]")
     ] = None,
     segmentation: Annotated[
         str | None,
@@ -91,7 +91,7 @@ def predict(
       bibier predict outputs/resd recordings/ other.flac --json > answers.jsonl
       find recordings -name '*.wav' | bibier predict outputs/resd - --json
       bibier predict outputs/resd --text "I can't believe it!"
-      bibier predict outputs/resd talk.wav --chunk_length_s 4 --stride_length_s 2 --output talk.srt
+      bibier predict outputs/resd talk.wav --chunk_length_s 4 --hop_length_s 2 --output talk.srt
       bibier predict outputs/resd talk.wav --segmentation energy --merge --asr openai/whisper-base --asr_language ru
 
     \b
@@ -111,7 +111,7 @@ def predict(
         asr=asr,
         asr_language=asr_language,
         chunk_length_s=chunk_length_s,
-        stride_length_s=stride_length_s,
+        hop_length_s=hop_length_s,
         segmentation=segmentation,
         merge=merge,
         output=output,

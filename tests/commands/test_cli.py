@@ -102,7 +102,7 @@ def test_paths_from_stdin(checkpoint, clips):
 
 def test_a_long_recording(checkpoint, tmp_path, clip):
     soundfile.write(tmp_path / "talk.wav", clip(5.0, 3), 16_000)
-    arguments = ["predict", checkpoint, tmp_path / "talk.wav", "--chunk_length_s", 2, "--stride_length_s", 1.5]
+    arguments = ["predict", checkpoint, tmp_path / "talk.wav", "--chunk_length_s", 2, "--hop_length_s", 1.5]
     done = bibier(*arguments, "--json", "--output", tmp_path / "talk.csv")
     assert done.exit_code == 0, done.output
     (answer,) = json_lines(done.stdout)
@@ -131,7 +131,7 @@ def test_a_long_recording(checkpoint, tmp_path, clip):
         (["a.wav", "--merge"], "merge without chunks"),
         (["a.wav", "--chunk_length_s", "4", "--output", "talk.doc"], "must end in one of .json, .csv"),
         (["a.wav", "b.wav", "--chunk_length_s", "4", "--output", "talk.srt"], "the timeline of one recording"),
-        (["a.wav", "--chunk_length_s", "2", "--stride_length_s", "3"], "would leave gaps"),
+        (["a.wav", "--chunk_length_s", "2", "--hop_length_s", "3"], "would leave gaps"),
         (["a.wav", "--chunk_length_s", "2", "--text", "Hello"], "a text that cannot be laid over windows"),
         (["a.wav", "--asr_language", "ru"], "give --asr, such as"),
         (["a.wav", "--asr", "nowhere/at-all"], "no speech recognition model"),

@@ -76,7 +76,7 @@ def test_a_recording_in_chunks(onnx_pipe, torch_pipe, clip):
     recording = {"array": clip(3.0, 5), "sampling_rate": 16_000}
     options = {
         "chunk_length_s": 1.2,
-        "stride_length_s": 0.8,
+        "hop_length_s": 0.8,
         "return_timestamps": True,
         "batch_size": 2,
         "threshold": 0.99,

@@ -16,7 +16,7 @@ from bibier_hf import AudioError, AudioTextEmotionPipeline, decode_audio
 from bibier_hf.model.timeline_bibier import mean_emotions, merge_chunks, time_shares
 from bibier_hf.model.words_bibier import Recogniser, Words, whisper_language
 
-WINDOWS = {"chunk_length_s": 1.0, "stride_length_s": 0.5, "return_timestamps": True}
+WINDOWS = {"chunk_length_s": 1.0, "hop_length_s": 0.5, "return_timestamps": True}
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +81,7 @@ def test_the_form_of_the_result(pipe: AudioTextEmotionPipeline, talk: Path):
     ]
     assert set(result) == {"emotions", "chunks"}
     assert all(set(chunk) == {"timestamp", "text", "emotions"} and chunk["text"] is None for chunk in result["chunks"])
-    assert pipe(str(talk), chunk_length_s=1.0, stride_length_s=0.5) == result["emotions"]
+    assert pipe(str(talk), chunk_length_s=1.0, hop_length_s=0.5) == result["emotions"]
     best = pipe(str(talk), **WINDOWS, top_k=1)
     assert best["emotions"] == result["emotions"][:1]
     assert [chunk["emotions"] for chunk in best["chunks"]] == [chunk["emotions"][:1] for chunk in result["chunks"]]
@@ -114,7 +114,7 @@ def test_all_forms_of_input_and_batch_sizes_agree(pipe: AudioTextEmotionPipeline
 def test_arguments_may_be_set_when_the_pipeline_is_made(pipe: AudioTextEmotionPipeline, talk: Path):
     made = AudioTextEmotionPipeline(model=pipe.model, processor=pipe.processor, device="cpu", **WINDOWS)
     assert len(made(str(talk))["chunks"]) == 6
-    assert len(made(str(talk), stride_length_s=1.0)["chunks"]) == 4
+    assert len(made(str(talk), hop_length_s=1.0)["chunks"]) == 4
     assert made(str(talk), return_timestamps=False) == made(str(talk))["emotions"]
 
 
@@ -132,18 +132,18 @@ def test_very_short_empty_and_silent_recordings(pipe: AudioTextEmotionPipeline, 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"stride_length_s": 2}, "stride_length_s without chunks: pass chunk_length_s=4"),
+        ({"hop_length_s": 2}, "hop_length_s without chunks: pass chunk_length_s=4"),
         ({"return_timestamps": True, "merge": True}, "return_timestamps and merge without chunks"),
-        ({"chunk_length_s": 2, "stride_length_s": 3}, "would leave gaps"),
+        ({"chunk_length_s": 2, "hop_length_s": 3}, "would leave gaps"),
         ({"chunk_length_s": -1}, "chunk_length_s=-1 is not allowed; it must be a number of seconds, at least 0.1"),
         ({"chunk_length_s": float("inf")}, "not allowed"),
         ({"chunk_length_s": True}, "not allowed"),
-        ({"chunk_length_s": 2, "stride_length_s": 0}, "stride_length_s=0 is not allowed"),
+        ({"chunk_length_s": 2, "hop_length_s": 0}, "hop_length_s=0 is not allowed"),
         ({"segmentation": "vad"}, "must be one of 'fixed', 'energy'"),
         ({"segmentation": "fixed"}, "pass chunk_length_s=4"),
         (
-            {"segmentation": "energy", "stride_length_s": 1},
-            "segmentation='energy' and stride_length_s exclude each other",
+            {"segmentation": "energy", "hop_length_s": 1},
+            "segmentation='energy' and hop_length_s exclude each other",
         ),
         ({"segments": [(0, 1)], "chunk_length_s": 1}, "segments and chunk_length_s exclude each other"),
         ({"segments": [(0, 1), (2, 9)]}, r"segments\[1\] is 2.0 to 9.0 s, but the recording ends at 3.200 s"),
@@ -153,6 +153,19 @@ def test_very_short_empty_and_silent_recordings(pipe: AudioTextEmotionPipeline, 
 def test_refused_arguments(pipe: AudioTextEmotionPipeline, talk: Path, options: dict, message: str):
     with pytest.raises(ValueError, match=message):
         pipe(str(talk), **options)
+
+
+@pytest.mark.parametrize("options", [{"chunk_length_s": 2, "stride_length_s": 1}, {"stride_length_s": 1}])
+def test_the_overlap_of_speech_recognition_is_no_argument(pipe: AudioTextEmotionPipeline, talk: Path, options: dict):
+    """The same number means another thing there, so that it is never taken for the hop."""
+    calls = [
+        lambda: pipe(str(talk), **options),
+        lambda: pipe.start_timeline(**{"chunk_length_s": 2, **options}),
+        lambda: AudioTextEmotionPipeline(model=pipe.model, processor=pipe.processor, device="cpu", **options),
+    ]
+    for call in calls:
+        with pytest.raises(TypeError, match="overlap of two windows"):
+            call()
 
 
 def test_refused_inputs(pipe: AudioTextEmotionPipeline, talk: Path):
@@ -357,7 +370,7 @@ def watched(*args, **kwargs):
     peak = max(peak, psutil.Process().memory_info().rss)
     return answer
 pipe.forward = watched
-result = pipe(path, chunk_length_s=8, stride_length_s=7.5, return_timestamps=True, batch_size=8)
+result = pipe(path, chunk_length_s=8, hop_length_s=7.5, return_timestamps=True, batch_size=8)
 chunks = result["chunks"]
 assert len(chunks) == math.ceil((seconds - 8) / 7.5) + 1, len(chunks)
 worst = 0.0

@@ -25,7 +25,7 @@ def signal(clip) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    "options", [{"chunk_length_s": 1.0, "stride_length_s": 0.5}, {"segmentation": "energy", "chunk_length_s": 1.0}]
+    "options", [{"chunk_length_s": 1.0, "hop_length_s": 0.5}, {"segmentation": "energy", "chunk_length_s": 1.0}]
 )
 @pytest.mark.parametrize("longest", [500, 9000, 200_000])
 def test_chunks_equal_those_of_the_whole(

@@ -45,7 +45,7 @@ class PredictArguments:
         threshold: where the best score is below it, `unsure` stands first.
         asr: id or folder of a speech recognition model for clips without text.
         asr_language: ISO 639 code of what is spoken; None: that model guesses.
-        chunk_length_s, stride_length_s, segmentation, merge: how long recordings are cut
+        chunk_length_s, hop_length_s, segmentation, merge: how long recordings are cut
             ([`~bibier_hf.model.timeline_bibier.TimelineOptions`]); all unset: a recording is one utterance.
         output: file for the timeline of one recording; its suffix says in which form.
         as_json: one JSON object a line for each input.
@@ -61,7 +61,7 @@ class PredictArguments:
     asr: str | None = None
     asr_language: str | None = None
     chunk_length_s: float | None = None
-    stride_length_s: float | None = None
+    hop_length_s: float | None = None
     segmentation: str | None = None
     merge: bool = False
     output: str | None = None
@@ -101,7 +101,7 @@ class PredictArguments:
         Raises:
             ArgumentError: what does not fit together.
         """
-        given = {name: getattr(self, name) for name in ("chunk_length_s", "stride_length_s", "segmentation", "merge")}
+        given = {name: getattr(self, name) for name in ("chunk_length_s", "hop_length_s", "segmentation", "merge")}
         try:
             asked_for = TimelineOptions(**given).asked_for
         except ValueError as error:

@@ -59,8 +59,8 @@ class AudioTextEmotionPipeline(Pipeline):
         batch_size: samples (or chunks) a step; results do not depend on it.
         chunk_length_s: analyse a recording of any length in windows of so many seconds. It is read from disk block by
             block: memory does not grow with its length (that of a given segment is whole in memory).
-        stride_length_s: seconds from one window's start to the next one's (speech recognition pipelines mean the
-            overlap by this name); at most `chunk_length_s`, which is the default. The last window may be shorter.
+        hop_length_s: seconds from one window's start to the next one's; at most `chunk_length_s`, which is the default.
+            The last window may be shorter. (Not `stride_length_s`, which means the overlap in speech recognition.)
         segmentation: `"fixed"`, those windows, or `"energy"`: what is louder than the background, at most
             `chunk_length_s` (15) at once.
         segments: `(start, end)` or `{"start": s, "end": s, "text": str}` in seconds, in place of windows; for one
@@ -207,6 +207,12 @@ class AudioTextEmotionPipeline(Pipeline):
         threshold: float | None = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
+        if "stride_length_s" in unknown:
+            raise TypeError(
+                "stride_length_s is not an argument of this pipeline: in speech recognition it means the overlap of "
+                "two windows. Pass hop_length_s, the seconds from one window's start to the next one's "
+                "(chunk_length_s=4, hop_length_s=2)."
+            )
         if unknown:
             raise TypeError(
                 f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "

@@ -30,9 +30,8 @@ class TimelineOptions:
 
     Args:
         chunk_length_s: seconds of a window; with `segmentation="energy"`, of a segment at most.
-        stride_length_s: seconds from the start of one window to the start of the next (the hop; in speech recognition
-            pipelines the same name means the overlap at either side). None: `chunk_length_s`, windows side by side.
-            Never more than that, which would leave gaps.
+        hop_length_s: seconds from the start of one window to the start of the next; at most `chunk_length_s`, which is
+            the default (no overlap).
         segmentation: `"fixed"`, windows of one length, or `"energy"`, [`SpeechByEnergy`].
         segments: those of [`GivenSegments`], in place of both.
         return_timestamps: tell the chunks, too, not their mean alone.
@@ -43,7 +42,7 @@ class TimelineOptions:
     """
 
     chunk_length_s: float | None = None
-    stride_length_s: float | None = None
+    hop_length_s: float | None = None
     segmentation: str | None = None
     segments: Sequence | None = None
     return_timestamps: bool = False
@@ -51,7 +50,7 @@ class TimelineOptions:
 
     def __post_init__(self):
         if not self.asked_for:
-            named = [name for name in ("stride_length_s", "return_timestamps", "merge") if getattr(self, name)]
+            named = [name for name in ("hop_length_s", "return_timestamps", "merge") if getattr(self, name)]
             if named:
                 raise ValueError(
                     f"{' and '.join(named)} without chunks: pass chunk_length_s=4 for windows of 4 s, "
@@ -64,7 +63,7 @@ class TimelineOptions:
                 f"segmentation={self.segmentation!r} is not allowed; it must be one of "
                 f"{', '.join(map(repr, SEGMENTATIONS))}."
             )
-        for name, shortest in (("chunk_length_s", SHORTEST_CHUNK_S), ("stride_length_s", SHORTEST_HOP_S)):
+        for name, shortest in (("chunk_length_s", SHORTEST_CHUNK_S), ("hop_length_s", SHORTEST_HOP_S)):
             value = getattr(self, name)
             number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
             if value is not None and not (number and shortest <= value < float("inf")):
@@ -72,18 +71,18 @@ class TimelineOptions:
                     f"{name}={value!r} is not allowed; it must be a number of seconds, at least {shortest:g}."
                 )
         if self.segments is not None:
-            self._refuse("segments", "chunk_length_s", "stride_length_s", "segmentation")
+            self._refuse("segments", "chunk_length_s", "hop_length_s", "segmentation")
         elif self.segmentation == "energy":
-            self._refuse("segmentation='energy'", "stride_length_s")
+            self._refuse("segmentation='energy'", "hop_length_s")
         elif self.chunk_length_s is None:
             raise ValueError(
                 "segmentation='fixed' needs the length of its windows: pass chunk_length_s=4 for windows of 4 s."
             )
-        elif self.stride_length_s is not None and self.stride_length_s > self.chunk_length_s:
+        elif self.hop_length_s is not None and self.hop_length_s > self.chunk_length_s:
             raise ValueError(
-                f"stride_length_s={self.stride_length_s} is more than chunk_length_s={self.chunk_length_s}, which "
+                f"hop_length_s={self.hop_length_s} is more than chunk_length_s={self.chunk_length_s}, which "
                 "would leave gaps between "
-                "the windows. It is the hop from one window's start to the next; equal lengths put windows side by "
+                "the windows. It is the time from one window's start to the next; equal lengths put windows side by "
                 "side."
             )
 
@@ -102,7 +101,7 @@ class TimelineOptions:
         if self.segmentation == "energy":
             return SpeechByEnergy(self.chunk_length_s or LONGEST_SPEECH_S)
         length = round(self.chunk_length_s * SAMPLING_RATE)
-        hop = length if self.stride_length_s is None else round(self.stride_length_s * SAMPLING_RATE)
+        hop = length if self.hop_length_s is None else round(self.hop_length_s * SAMPLING_RATE)
         return FixedWindows(length, hop)
 
 

@@ -18,11 +18,11 @@ class LiveEmotion:
 
     Args:
         pipe: the pipeline.
-        options: its arguments for chunks: `chunk_length_s`, `stride_length_s`, `segmentation`, `segments`; also
+        options: its arguments for chunks: `chunk_length_s`, `hop_length_s`, `segmentation`, `segments`; also
             `batch_size`, and `asr`, whose words come in blocks of up to 30 s, so that chunks wait for them.
 
     Example:
-        >>> live = LiveEmotion(pipe, chunk_length_s=4, stride_length_s=2)  # doctest: +SKIP
+        >>> live = LiveEmotion(pipe, chunk_length_s=4, hop_length_s=2)  # doctest: +SKIP
         >>> for samples in microphone:  # doctest: +SKIP
         ...     for chunk in live.push(samples, sampling_rate=48_000):
         ...         print(chunk["timestamp"], chunk["emotions"][0])
