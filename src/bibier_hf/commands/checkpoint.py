@@ -1,11 +1,18 @@
 """How commands load the trained model that their first argument names."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+from transformers.utils import CONFIG_NAME
 
 from ..errors import ArgumentError
+from ..model.configuration_bibier import BiBiERConfig, CheckpointError, one_line
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
+
+T = TypeVar("T")
 
 
 def load_checkpoint(
@@ -18,14 +25,39 @@ def load_checkpoint(
         backbone_dir: folder with local copies of backbones that the checkpoint only names.
 
     Raises:
-        ArgumentError: no checkpoint there.
+        ArgumentError: no checkpoint there, or one that cannot be used; in one line, with the file.
     """
-    if os.path.isdir(name) and not (Path(name) / "config.json").is_file():
-        raise ArgumentError(f"model: {name} holds no checkpoint (there is no config.json in it).")
+    model = _load(name, lambda: BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir))
+    return model, load_processor(name)
+
+
+def load_config(name: str) -> BiBiERConfig:
+    """The configuration of a checkpoint; arguments and errors: [`load_checkpoint`]."""
+    return _load(name, lambda: BiBiERConfig.from_pretrained(name))
+
+
+def load_processor(name: str) -> BiBiERProcessor:
+    """The processor of a checkpoint; arguments and errors: [`load_checkpoint`]."""
     try:
-        model = BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir)
-        return model, BiBiERProcessor.from_pretrained(name)
-    except OSError as error:
+        return BiBiERProcessor.from_pretrained(name)
+    except Exception as error:  # whatever damaged files make of the library that reads them
         raise ArgumentError(
-            f"model: {name} is neither a folder with a checkpoint nor one on the Hub that can be fetched: {error}"
+            f"model: {name} has no usable processor (processor_config.json, tokenizer_config.json and its vocabulary): "
+            f"{one_line(error)}"
         ) from error
+
+
+def _load(name: str, read: Callable[[], T]) -> T:
+    if os.path.isdir(name) and not (Path(name) / CONFIG_NAME).is_file():
+        raise ArgumentError(f"model: {name} holds no checkpoint (there is no {CONFIG_NAME} in it).")
+    try:
+        return read()
+    except CheckpointError as error:
+        raise ArgumentError(f"model: {error}") from error
+    except OSError as error:
+        where = (
+            "cannot be read"
+            if os.path.isdir(name)
+            else "is neither a folder with a checkpoint nor one on the Hub that can be fetched"
+        )
+        raise ArgumentError(f"model: {name} {where}: {one_line(error)}") from error

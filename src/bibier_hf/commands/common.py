@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from ..errors import UserError
 from ..model.audio_bibier import AudioError
+from ..model.configuration_bibier import CheckpointError
 
-USER_ERRORS = (UserError, AudioError, FileNotFoundError)
+USER_ERRORS = (UserError, AudioError, CheckpointError, FileNotFoundError)
 """What a user can mend: told without a traceback."""
 
 EXIT_USER_ERROR = 2

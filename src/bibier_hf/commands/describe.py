@@ -5,18 +5,17 @@ import copy
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
 
 from ..model.configuration_bibier import MODALITIES, ORIGINAL_OPTIONS, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
+from .checkpoint import load_config as load_checkpoint_config
 
 
 def load_config(source: str | Path) -> BiBiERConfig:
     """The configuration behind a checkpoint (folder or Hub id) or a run file (`.yaml`); no weights are read.
 
     Raises:
-        ArgumentError: a run file that cannot be followed.
-        OSError: no such checkpoint.
+        ArgumentError: a run file that cannot be followed; no such checkpoint, or one that cannot be used.
     """
     if Path(source).suffix in (".yaml", ".yml"):
         from ..training.arguments import parse_run_arguments
@@ -25,10 +24,7 @@ def load_config(source: str | Path) -> BiBiERConfig:
         return BiBiERConfig.from_backbones(
             run.audio_backbone, run.text_backbone, run.audio_revision, run.text_revision, **run.model
         )
-    config = AutoConfig.from_pretrained(source)
-    if not isinstance(config, BiBiERConfig):
-        raise OSError(f"'{source}' is a checkpoint of {config.model_type}, not of bibier.")
-    return config
+    return load_checkpoint_config(str(source))
 
 
 def describe(source: str | Path) -> str:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from ..data.features import InputDataset
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.sequence_bibier import finite_logits
 
 CONDITIONS = {"both": MODALITIES, "audio": ("audio",), "text": ("text",)}
 """Condition -> what the model is given."""
@@ -95,7 +96,7 @@ def predict_conditions(
             batch = _with_audio_features(model, batch)
         for condition, answers in logits.items():
             given = {name: values for name, values in batch.items() if _modality(name) in CONDITIONS[condition]}
-            answers[rows] = model(**given).logits.float().cpu().numpy()
+            answers[rows] = finite_logits(model(**given).logits).float().cpu().numpy()
     return logits
 
 

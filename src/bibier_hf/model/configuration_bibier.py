@@ -4,15 +4,19 @@ together."""
 import difflib
 import math
 import os
+import re
 from dataclasses import fields
 from typing import Any, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
+from transformers.utils import CONFIG_NAME, logging
 from transformers.utils.hub import resolve_revision
 
 from .labels_bibier import EMOTIONS
+
+logger = logging.get_logger(__name__)
 
 TASK = "audio-text-emotion"
 """Name of the pipeline task."""
@@ -42,8 +46,14 @@ ORIGINAL_OPTIONS = {
 }
 """What `original_behaviour` sets together; the docstring of [`BiBiERConfig`] says what each defect does."""
 
-# Keys that transformers itself puts into a config.json or passes when it loads one; any other unknown key is a
-# mistake.
+_MOST_LAYERS = 1_000
+_LARGEST_SIZE = 2**24
+"""Beyond these a configuration is damaged: building the model would not end, or not fit into any memory."""
+
+_COUNTS = re.compile("size|dim|width|rank|heads|kernel|len|tokens|frames|positions|embeddings|experts|bins|d_model")
+"""What the names of sizes have in them, in the configurations of all backbones."""
+
+# Keyword arguments that transformers passes to every configuration; any other unknown one is a mistake.
 _FOREIGN_KEYS = frozenset(
     """
     auto_map custom_pipelines name_or_path num_labels torch_dtype attn_implementation experts_implementation output_attentions
@@ -51,6 +61,10 @@ _FOREIGN_KEYS = frozenset(
     _attn_implementation_internal _experts_implementation_internal
     """.split()
 )
+
+
+class CheckpointError(RuntimeError, ValueError):
+    """A checkpoint that cannot be used. Says in one line what is wrong with which file."""
 
 
 @strict
@@ -150,7 +164,8 @@ class BiBiERConfig(PreTrainedConfig):
         class_weights: weight of each class in the loss, in label order; None: all one.
 
     Raises:
-        ValueError: an unknown option or a contradiction, with the remedy.
+        ValueError: an unknown option or a contradiction, with the remedy. From `from_pretrained` and `from_dict`, where
+            unknown keys are kept as they are, [`CheckpointError`].
 
     Example:
         >>> config = BiBiERConfig.from_backbones("facebook/w2v-bert-2.0", "intfloat/multilingual-e5-small")  # doctest: +SKIP
@@ -245,8 +260,9 @@ class BiBiERConfig(PreTrainedConfig):
         self._refuse_unknown(kwargs)
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(EMOTIONS))
+        label2id = self.label2id
         super().__post_init__(**kwargs)
-        self.label2id = {name: index for index, name in self.id2label.items()}
+        self._check_labels(label2id)
         self.modalities = list(MODALITIES) if self.modalities is None else list(self.modalities)
         for option, (corrected, original) in ORIGINAL_OPTIONS.items():
             if getattr(self, option) is None:
@@ -283,6 +299,48 @@ class BiBiERConfig(PreTrainedConfig):
                 options.setdefault(key, value)
         return cls(**options)
 
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
+        """As in transformers; new labels (`id2label`, `num_labels`) reset what belongs to the old ones.
+
+        Raises:
+            CheckpointError: a `config.json` that cannot be used.
+            OSError: no `config.json` there.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except CheckpointError as error:
+            raise CheckpointError(f"{os.path.join(pretrained_model_name_or_path, CONFIG_NAME)}: {error}") from error
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        try:
+            content = super()._dict_from_json_file(json_file)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"This is not valid JSON ({one_line(error)}).") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"This is a JSON {type(content).__name__}; it must be an object of options.")
+        return content
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As in transformers. Keys that are no options (the Trainer, peft, or attributes set by a user write them) are
+        kept."""
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise CheckpointError(f"This is a checkpoint of {kind!r}; it must be one of {cls.model_type!r}.")
+        known = {field.name for field in fields(cls)} | _FOREIGN_KEYS
+        others = {key: value for key, value in config_dict.items() if key not in known and not hasattr(cls, key)}
+        options = {key: value for key, value in config_dict.items() if key in known}
+        try:
+            loaded = super().from_dict(_with_labels(options, kwargs), **kwargs)
+        except Exception as error:  # whatever the values make of the code that they reach
+            raise CheckpointError(one_line(error)) from error
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for key, value in others.items():
+            setattr(config, key, value)
+        return loaded
+
     def feature_size(self, modality: str) -> int:
         """Width D of the features of `"audio"` or `"text"`."""
         return getattr(self, f"{modality}_feature_size")
@@ -313,6 +371,20 @@ class BiBiERConfig(PreTrainedConfig):
         if unknown:
             hints = [f"'{key}'" + _did_you_mean(key, known) for key in unknown]
             raise ValueError(f"BiBiERConfig has no option {', '.join(hints)}. Allowed: {', '.join(sorted(known))}.")
+
+    def _check_labels(self, label2id: dict | None) -> None:
+        """Derives `label2id`; refuses labels that do not name each output once."""
+        names = [self.id2label.get(index) for index in range(len(self.id2label))]
+        named = all(isinstance(name, str) and name for name in names)
+        _require(
+            names and named and len(set(names)) == len(names),
+            "id2label",
+            self.id2label,
+            "a name for each of 0, 1, 2, ..., no two of them equal",
+        )
+        self.label2id = {name: index for index, name in enumerate(names)}
+        if label2id and label2id != self.label2id:
+            raise ValueError(f"label2id={label2id} contradicts id2label={self.id2label}. Leave label2id out.")
 
     def _derive_cepstrum_size(self) -> None:
         if not self.audio_cepstrum or "audio" not in self.modalities:
@@ -386,6 +458,11 @@ class BiBiERConfig(PreTrainedConfig):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         for name in ("audio_encoder_layers", "text_encoder_layers", "num_fusion_layers"):
             _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+        own = {field.name: getattr(self, field.name) for field in fields(self)}
+        _refuse_absurd_sizes("", {name: own[name] for name in own if name not in ("audio_config", "text_config")})
+        for modality in MODALITIES:
+            if (backbone := own[f"{modality}_config"]) is not None:
+                _refuse_absurd_sizes(f"{modality}_config.", backbone.to_dict())
         for name in ("encoder_dropout", "dropout", "modality_dropout"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "in [0, 1)")
         for name in ("mamba_dt_rank", "fusion_mamba_dt_rank", "audio_crop_frames"):
@@ -396,11 +473,11 @@ class BiBiERConfig(PreTrainedConfig):
                 "None or at least 1",
             )
         for name in ("mamba_expand", "fusion_mamba_expand"):
-            _require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("unimodal_loss_weight", "mixup_alpha"):
-            _require(getattr(self, name) >= 0, name, getattr(self, name), "at least 0")
+            _require(0 < getattr(self, name) <= _MOST_LAYERS, name, getattr(self, name), f"in (0, {_MOST_LAYERS}]")
+        for name in ("unimodal_loss_weight", "mixup_alpha", "initializer_range"):
+            _require(0 <= getattr(self, name) < math.inf, name, getattr(self, name), "at least 0 and finite")
         _require(0 < self.temperature < math.inf, "temperature", self.temperature, "above 0 and finite")
-        _require(self.max_window_s >= 1, "max_window_s", self.max_window_s, "at least 1 second")
+        _require(1 <= self.max_window_s < math.inf, "max_window_s", self.max_window_s, "at least 1 second and finite")
         _require(
             self.hidden_size % self.num_attention_heads == 0,
             "hidden_size",
@@ -415,7 +492,9 @@ class BiBiERConfig(PreTrainedConfig):
                 "even, as positional_encoding=True pairs sines with cosines",
             )
         if self.class_weights is not None:
-            fits = len(self.class_weights) == self.num_labels and all(weight >= 0 for weight in self.class_weights)
+            fits = len(self.class_weights) == self.num_labels and all(
+                0 <= weight < math.inf for weight in self.class_weights
+            )
             _require(fits, "class_weights", self.class_weights, f"{self.num_labels} numbers >= 0, one a label")
         for modality in MODALITIES:
             self._refuse_encoder_contradictions(modality)
@@ -486,6 +565,52 @@ class BiBiERConfig(PreTrainedConfig):
 def _require(holds: bool, name: str, value: Any, allowed: str) -> None:
     if not holds:
         raise ValueError(f"BiBiERConfig: {name}={value!r} is not allowed; it must be {allowed}.")
+
+
+def _refuse_absurd_sizes(prefix: str, options: dict[str, Any]) -> None:
+    """Refuses numbers of layers and sizes that no model has, in a configuration and those inside of it."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            _refuse_absurd_sizes(f"{prefix}{name}.", value)
+        elif isinstance(value, (list, tuple)):
+            largest = max((step for step in value if isinstance(step, int)), default=0)
+            fits = len(value) <= _MOST_LAYERS or not largest
+            _require(fits, prefix + name, f"[{len(value)} numbers]", f"at most {_MOST_LAYERS} numbers")
+        elif isinstance(value, int):
+            limit = _MOST_LAYERS if "layers" in name else _LARGEST_SIZE if _COUNTS.search(name) else math.inf
+            _require(value <= limit, prefix + name, value, f"at most {limit}")
+
+
+def _with_labels(config_dict: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`config_dict` with the labels of `new`, from which they are taken. Other labels than before come with no class
+    weights and no temperature: these belong to the old ones."""
+    new_labels = {key: new[key] for key in ("id2label", "label2id", "num_labels") if new.get(key) is not None}
+    if not new_labels:
+        return config_dict
+    for key in new_labels:
+        del new[key]
+    before = config_dict.get("id2label") or dict(enumerate(EMOTIONS))
+    if new_labels.keys() == {"num_labels"} and new_labels["num_labels"] == len(before):
+        return config_dict
+    if new_labels.keys() == {"label2id"}:
+        new_labels["id2label"] = {index: name for name, index in new_labels["label2id"].items()}
+    after = new_labels.get("id2label")
+    if after is not None:
+        count = new_labels.pop("num_labels", len(after))
+        if count != len(after):
+            raise CheckpointError(f"num_labels={count} contradicts id2label={after}. Leave num_labels out.")
+        if {int(index): name for index, name in after.items()} == {int(index): name for index, name in before.items()}:
+            return config_dict
+    config_dict = {key: value for key, value in config_dict.items() if key not in ("id2label", "label2id")}
+    reset = [key for key in ("class_weights", "temperature") if config_dict.pop(key, None) not in (None, 1.0)]
+    if reset:
+        logger.warning(f"The labels are new, so {' and '.join(reset)} of the old ones are reset.")
+    return config_dict | new_labels
+
+
+def one_line(error: BaseException) -> str:
+    """Message of an error without line breaks; its kind where it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def _did_you_mean(key: str, known: set[str]) -> str:

@@ -16,6 +16,7 @@ not depend on its batch.
 
 import contextlib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,7 @@ from .backbones_bibier import (
     load_backbone,
     weights_hash,
 )
-from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig
+from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig, CheckpointError, one_line
 from .encoders_bibier import StatisticsPooling, UnimodalEncoder
 from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
 from .mamba_bibier import SelectiveSSM
@@ -137,6 +138,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             for name in ("missing_audio", "missing_text"):
                 if hasattr(module, name):
                     init.normal_(getattr(module, name), std=self.config.initializer_range)
+            init.copy_(module.trained_labels, encoded_labels(self.config).to(module.trained_labels.device))
         else:
             super()._init_weights(module)
 
@@ -155,13 +157,29 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             args: passed on.
             backbone_dir: where to look for those backbones instead of the Hub: `{"audio": folder, "text": folder}`, or
                 one folder with a sub-folder for each (`<owner>/<name>`, `<name>` or `<owner>--<name>`).
-            kwargs: passed on.
+            kwargs: passed on. `ignore_mismatched_sizes=True` allows labels other than those of the weights: the
+                classifiers then start from random weights.
+
+        Raises:
+            CheckpointError: a `config.json` or weights that cannot be used; weights that do not fit the configuration.
+            OSError: no checkpoint there.
         """
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        source = pretrained_model_name_or_path
+        try:
+            loaded = super().from_pretrained(source, *args, **kwargs)
+        except (CheckpointError, OSError):
+            raise
+        except Exception as error:  # whatever damaged weights, or sizes that nothing can have, end in
+            if not isinstance(kwargs.get("config"), BiBiERConfig):
+                BiBiERConfig.from_pretrained(
+                    source, **_download_options(kwargs)
+                )  # says more where the config is wrong
+            if source is None or (isinstance(error, TypeError) and "unexpected keyword argument" in str(error)):
+                raise
+            raise CheckpointError(f"{source}: the weights cannot be loaded: {one_line(error)}") from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        fetch = {
-            key: kwargs[key] for key in ("cache_dir", "token", "local_files_only", "force_download") if key in kwargs
-        }
+        model._check_labels(source, kwargs.get("ignore_mismatched_sizes", False))
+        fetch = _download_options(kwargs)
         for modality in MODALITIES:
             if not getattr(model.config, f"{modality}_backbone_stored"):
                 model._fetch_backbone(modality, backbone_dir, fetch)
@@ -218,6 +236,33 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         finally:
             for key, value in before.items():
                 setattr(self.config, key, value)
+
+    @staticmethod
+    def _finalize_model_loading(model: "BiBiERPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
+        """Refuses weights that do not fit, where transformers only warns, before anything gets random numbers."""
+        model.mark_tied_weights_as_initialized(loading_info)
+        model._adjust_missing_and_unexpected_keys(loading_info)
+        source, replace = load_config.pretrained_model_name_or_path, load_config.ignore_mismatched_sizes
+        mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in loading_info.mismatched_keys}
+        if mismatched.keys() == {"trained_labels"} and not replace:
+            raise model._label_error(source)
+        problems = {
+            "missing": loading_info.missing_keys - model.all_tied_weights_keys.keys(),
+            "unknown to the model": loading_info.unexpected_keys,
+            "of another shape": [f"{name} {found}, not {wanted}" for name, (found, wanted) in mismatched.items()],
+        }
+        if replace:
+            del problems["of another shape"]
+        if source is not None and any(problems.values()):  # without a source the caller has given the weights
+            told = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+            hint = "; or replace them: ignore_mismatched_sizes=True" if problems.get("of another shape") else ""
+            raise CheckpointError(
+                f"{source}: the weights do not fit config.json ({told}). Restore the file that was changed{hint}."
+            )
+        loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
+        if "trained_labels" in mismatched:
+            model.trained_labels = model.trained_labels[:0]  # unlike any labels
+        return loading_info
 
     def _is_external(self, modality: str) -> bool:
         """Is this backbone left out of a checkpoint and fetched from the Hub by its id?"""
@@ -281,8 +326,48 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             self.classifier = Classifier(self.fusion.output_size, config)
         if bimodal and (config.fusion == "late" or config.add_unimodal_logits):
             self.mixture = LogitMixture(2 if config.fusion == "late" else 3, config.num_labels)
+        # Saved with the weights, so that a config.json with other labels or another order of them is noticed.
+        self.register_buffer("trained_labels", encoded_labels(config))
         self.post_init()
         self.freeze()
+
+    def _label_error(self, source: str | os.PathLike | None, trained: str = "others") -> CheckpointError:
+        return CheckpointError(
+            f"{source}: config.json has the labels {', '.join(self.config.id2label.values())}; the weights were trained "
+            f"with {trained}. Restore id2label, or pass ignore_mismatched_sizes=True to train new classifiers."
+        )
+
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
+        # Weights from elsewhere have no record of their labels.
+        state_dict.setdefault(f"{prefix}trained_labels", self.trained_labels)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _check_labels(self, source: str | os.PathLike | None, replace: bool) -> None:
+        """Compares the labels of the configuration with those that the weights were trained with.
+
+        Args:
+            source: named in the error.
+            replace: start the classifiers from random weights where the labels differ.
+
+        Raises:
+            CheckpointError: other labels, or another order.
+        """
+        expected = encoded_labels(self.config).to(self.trained_labels.device)
+        if self.trained_labels.is_meta or torch.equal(self.trained_labels, expected):
+            return
+        if not replace:
+            names = bytes(self.trained_labels.tolist()).decode(errors="replace").splitlines()
+            raise self._label_error(source, f"{', '.join(names)}, in this order")
+        logger.warning("The labels are not those of the weights: the classifiers start from random weights.")
+        self.trained_labels = expected
+        for module in self.modules():
+            if isinstance(module, LogitMixture):
+                nn.init.uniform_(module.weights)
+        for module in (self.classifier, *(getattr(self, f"{modality}_encoder") for modality in MODALITIES)):
+            if module is not None:
+                head = module[-1] if isinstance(module, Classifier) else module.classifier
+                nn.init.xavier_uniform_(head.weight)
+                nn.init.zeros_(head.bias)
 
     @classmethod
     def from_backbones(
@@ -653,6 +738,22 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
                     * (soft_cross_entropy(head.logits, targets, weights) * head.has_logits).sum()
                 )
         return loss / items
+
+
+def encoded_labels(config: BiBiERConfig) -> torch.Tensor:
+    """Names of the labels in order, as UTF-8 with a line each: uint8 (N,)"""
+    names = "\n".join(config.id2label[index] for index in range(config.num_labels))
+    return torch.tensor(list(names.encode()), dtype=torch.uint8)
+
+
+def _download_options(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """Of the arguments of `from_pretrained`, those that say how to fetch from the Hub."""
+    return {key: kwargs[key] for key in ("cache_dir", "token", "local_files_only", "force_download") if key in kwargs}
+
+
+def _some(names: Iterable[str], limit: int = 5) -> str:
+    names = sorted(names)
+    return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
 def _without_adapter(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

@@ -13,6 +13,7 @@ from transformers.utils import logging
 
 from .audio_bibier import AudioError, decode_audio
 from .configuration_bibier import TASK
+from .sequence_bibier import finite_logits
 from .streaming_bibier import AudioStream
 from .timeline_bibier import (
     TIMELINE_ARGUMENTS,
@@ -254,7 +255,7 @@ class AudioTextEmotionPipeline(Pipeline):
         return dict(self.processor(audio=[audio], text=[text], sampling_rate=self.processor.sampling_rate))
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"logits": self.model(**model_inputs).logits}
+        return {"logits": finite_logits(self.model(**model_inputs).logits)}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], **choice: Any) -> Emotions:
         scores = (model_outputs["logits"].float() / self.model.config.temperature).softmax(-1).flatten()

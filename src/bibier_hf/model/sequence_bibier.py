@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .configuration_bibier import CheckpointError
+
 
 class KeptSteps:
     """The kept steps of a padded batch, side by side, for what treats each step by itself: no work is done on padding.
@@ -168,3 +170,17 @@ def drop(x: torch.Tensor, p: float) -> torch.Tensor:
     bits = torch.empty((x.numel() + 3) // 4, dtype=torch.int64).random_(-(2**63), None).view(torch.int16)
     keep = (bits[: x.numel()].view(x.shape) >= dropped - 2**15).to(x.dtype)
     return x * keep.mul_(2**16 / (2**16 - dropped))
+
+
+def finite_logits(logits: torch.Tensor) -> torch.Tensor:
+    """The logits as they are.
+
+    Raises:
+        CheckpointError: NaN or infinite ones.
+    """
+    if not bool(torch.isfinite(logits).all()):
+        raise CheckpointError(
+            "The model's answer is not finite (NaN or infinity): its weights are damaged, or its number type is too "
+            "narrow. Train it again or load it with dtype=torch.float32."
+        )
+    return logits

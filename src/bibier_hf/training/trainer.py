@@ -19,6 +19,7 @@ from transformers.utils import logging
 from ..evaluation.metrics import METRICS, SELECTION_METRIC, grouped_metrics, mean_over_groups
 from ..model.configuration_bibier import MODALITIES
 from ..model.processing_bibier import BiBiERProcessor
+from ..model.sequence_bibier import finite_logits
 from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
 from .optimization import create_published_scheduler, optimizer_cls_and_kwargs
 from .samplers import EpochSampler
@@ -83,8 +84,6 @@ class BiBiERTrainer(Trainer):
         self.train_lengths = train_lengths
         self.eval_groups = eval_groups
         super().__init__(optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(optimizer, kwargs["args"]), **kwargs)
-        # The Trainer leaves an option of text generators in every configuration; ours refuses what it does not know.
-        vars(self.model.config).pop("use_cache", None)
         if eval_groups is not None:
             self.compute_metrics = self._score
         self.early_stopping = EarlyStoppingCallback(patience) if patience is not None else None
@@ -169,11 +168,15 @@ class BiBiERTrainer(Trainer):
         return super().prediction_step(model, inputs, prediction_loss_only, [*(ignore_keys or []), *_UNSCORED_OUTPUTS])
 
     def predict_logits(self, dataset) -> np.ndarray:
-        """Logits (N, 7) of the rows of a dataset, in order; the same in every process."""
+        """Logits (N, 7) of the rows of a dataset, in order; the same in every process.
+
+        Raises:
+            CheckpointError: NaN or infinite ones.
+        """
         # The metrics know the rows of the evaluation set only.
         compute_metrics, self.compute_metrics = self.compute_metrics, None
         try:
-            return self.predict(dataset).predictions
+            return finite_logits(torch.from_numpy(self.predict(dataset).predictions)).numpy()
         finally:
             self.compute_metrics = compute_metrics
 
