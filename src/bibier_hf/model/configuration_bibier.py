@@ -608,9 +608,10 @@ def _with_labels(config_dict: dict[str, Any], new: dict[str, Any]) -> dict[str, 
     return config_dict | new_labels
 
 
-def one_line(error: BaseException) -> str:
-    """Message of an error without line breaks; its kind where it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+def one_line(error: BaseException, longest: int = 800) -> str:
+    """Message of an error without line breaks, cut where it lists hundreds of names; its kind where it has none."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= longest else f"{message[:longest]} ..."
 
 
 def _did_you_mean(key: str, known: set[str]) -> str:
