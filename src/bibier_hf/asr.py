@@ -2,12 +2,15 @@
 synthetic speech."""
 
 import functools
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from .llm.base import resolve_revision
 from .model.audio_bibier import SAMPLING_RATE
 from .model.words_bibier import load_asr, whisper_language
 
@@ -30,6 +33,16 @@ class SpeechRecogniser:
     model: str = "openai/whisper-base"
     revision: str | None = None
     device: str = "cpu"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the transcripts depend on, fit for JSON: the model's name and the commit or hash of its files.
+
+        Raises:
+            LLMError: no such model.
+        """
+        name = Path(self.model).resolve().name if os.path.isdir(self.model) else self.model
+        return {"model": name, "revision": resolve_revision(self.model, self.revision)}
 
     def __call__(self, samples: np.ndarray, language: str) -> str:
         """The transcript of one clip by itself, so that it does not depend on the clips beside it.

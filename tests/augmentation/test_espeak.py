@@ -1,4 +1,6 @@
+import ctypes
 import pickle
+import signal
 import threading
 from pathlib import Path
 
@@ -111,6 +113,32 @@ def test_silence_is_an_error(espeak, monkeypatch):
     monkeypatch.setattr(espeak_module, "_speak", lambda *arguments: (bytes(4000), 22_050))
     with pytest.raises(SynthesisError, match="no sound came out"):
         espeak.synthesize(TEXT, language="en")
+
+
+@pytest.mark.parametrize(
+    ("what_happens", "error"),
+    [(lambda: signal.raise_signal(signal.SIGINT), KeyboardInterrupt), (lambda: [][0], IndexError)],
+)
+def test_nothing_that_happens_in_the_callback_shortens_a_clip(espeak, monkeypatch, what_happens, error):
+    whole = espeak.synthesize(TEXT, language="en")
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    copy, calls = ctypes.string_at, []
+
+    def copies_and_more(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            what_happens()
+        return copy(*arguments)
+
+    monkeypatch.setattr(espeak_module.ctypes, "string_at", copies_and_more)
+    try:
+        with pytest.raises(error):
+            espeak.synthesize(TEXT, language="en")
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        monkeypatch.undo()
+    assert len(calls) >= 2
+    assert np.array_equal(espeak.synthesize(TEXT, language="en"), whole)
 
 
 def test_an_unknown_back_end_is_refused():

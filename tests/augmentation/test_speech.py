@@ -5,6 +5,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import soundfile
 import torch
 from transformers import VitsConfig, VitsModel, VitsTokenizer
 
+from bibier_hf.asr import SpeechRecogniser
 from bibier_hf.augmentation.tts import EMOTION_PROSODY, SynthesisError, TextToSpeech, Utterance, get_tts
 from bibier_hf.augmentation.tts.checks import SpeechChecks, word_error_rate
 from bibier_hf.augmentation.tts.corpus import speak_all
@@ -189,6 +191,30 @@ def test_settings_name_no_folder_of_this_machine(program, tiny_vits):
         for folder in (program.parent, tiny_vits.parent, Path(sys.executable).parent)
     )
     assert settings[1]["model"] == tiny_vits.name
+
+
+def test_what_speech_depends_on_is_in_the_settings(program, tiny_vits, tmp_path):
+    """Files of another content under the same name never share clips."""
+    before = command(program).settings
+    assert command(program, suffix=".flac").settings != before
+    assert command(program, jobs=2).settings == before
+    program.write_text(PROGRAM + "\n# another version")
+    assert command(program).settings != before
+
+    folder = tmp_path / tiny_vits.name
+    shutil.copytree(tiny_vits, folder)
+    first = get_tts("transformers", model=str(tiny_vits)).settings
+    assert get_tts("transformers", model=str(folder)).settings == first
+    (folder / "generation_config.json").write_text("{}")
+    assert get_tts("transformers", model=str(folder)).settings != first
+
+    def checks():
+        return SpeechChecks(max_wer=0.5, transcribe=SpeechRecogniser(str(folder))).settings
+
+    heard = checks()
+    assert str(tmp_path) not in json.dumps(heard)
+    (folder / "generation_config.json").write_text('{"do_sample": false}')
+    assert checks() != heard
 
 
 def test_sound_tags_are_handed_over_or_left_out(program):

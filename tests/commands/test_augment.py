@@ -4,7 +4,9 @@ import hashlib
 import io
 import json
 import re
+import threading
 from collections import Counter
+from importlib import metadata
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +20,7 @@ from bibier_hf.commands.augment import augment_main
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.prepare import load_prepared, read_info
 from bibier_hf.data.synthetic import balancing_counts
+from bibier_hf.files import locked
 from bibier_hf.model.audio_bibier import decode_audio
 
 
@@ -81,8 +84,32 @@ def test_template_utterances_balance_a_corpus(table, tmp_path, capsys):
         assert row["speaker"].startswith("en")
     info = read_info(out)
     assert info["left_out"] == []
-    assert info["speech"] == {"backend": "espeak", "seed": 42}
+    assert info["speech"] == {"backend": "espeak", "version": metadata.version("espeakng-loader"), "seed": 42}
     assert not (tmp_path / "tug.speech").exists()
+
+
+def test_a_second_process_is_told_who_writes(tmp_path, capsys):
+    """Without the lock it lost the clips that the first one removed at its end ("No audio file at ...")."""
+    out = tmp_path / "corpus"
+    command = ["tug", "--counts.sad", 2, "--languages", "[en]", "--output_dir", out]
+    inside, done = threading.Event(), threading.Event()
+
+    def hold():
+        with locked(tmp_path / "corpus.speech"):
+            inside.set()
+            done.wait(60)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(60)
+    assert run(*command) == 2
+    done.set()
+    holder.join()
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
+    assert "corpus.speech is being written by process" in line
+    assert not out.exists()
+    assert run(*command) == 0
+    assert {path.name for path in tmp_path.iterdir()} == {"corpus"}
 
 
 def test_utterances_may_be_text_only_and_counts_given(tmp_path):

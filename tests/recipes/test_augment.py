@@ -1,6 +1,11 @@
 """recipes/augment.py as a user launches it."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -23,6 +28,37 @@ def test_utterances_are_written_and_trained_on(launch, run_file, tmp_path):
     facts = json.loads((tmp_path / "run" / "results.json").read_text())["augmentation"]["small"]
     assert facts["sds"]["stacked"] == 4  # of 16 rows, two pairs share language and label
     assert {counts["used"] for counts in facts["synthetic"].values()} == {4}
+
+
+@pytest.mark.slow
+def test_ctrl_c_among_workers_is_one_line(environment, run_file, takes_ctrl_c, tmp_path):
+    arguments = ["sds", "--corpus", "csv", "--num_proc", "2"]
+    arguments += ["--data_dir", str(run_file.parent / "small.csv"), "--output_dir", str(tmp_path / "out")]
+    # The clips are stacked slowly, in each worker.
+    slow = "import time, bibier_hf.augmentation.sds as sds\nmerge = sds.StackedDataSampling.merge\n"
+    slow += "sds.StackedDataSampling.merge = lambda *a, **k: (time.sleep(2), merge(*a, **k))[1]\n"
+    script = tmp_path / "slow.py"
+    start = "import sys\nfrom bibier_hf.commands.augment import augment_main\nsys.exit(augment_main(sys.argv[1:]))"
+    script.write_text(slow + start)
+    process = subprocess.Popen(
+        [sys.executable, str(script), *arguments],
+        env=environment | {"HF_DATASETS_CACHE": str(tmp_path / "datasets")},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        preexec_fn=takes_ctrl_c,
+    )
+    said = ""
+    while "Stacking clips" not in said:
+        said += (character := process.stdout.read(1))
+        assert character, said
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+    assert "Interrupted." in said
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(launch):

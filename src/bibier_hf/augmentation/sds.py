@@ -30,6 +30,7 @@ from datasets import Dataset, Features, List, Value, concatenate_datasets
 from datasets.fingerprint import Hasher
 
 from ..flac import encode_flac
+from ..interrupts import quiet_workers
 from ..model.audio_bibier import SAMPLING_RATE, decode_audio
 from ..model.labels_bibier import EMOTIONS
 
@@ -182,15 +183,19 @@ class StackedDataSampling:
         features = with_components(dataset).features
         if not bases:
             return with_components(dataset.select([]))
-        stacked = dataset.select(bases).map(
-            _StackedRow(self, dataset, list(plan.components.values()), draw),
-            with_indices=True,
-            # without the type Audio while writing: datasets would want torchcodec for it
-            features=Features({**features, "audio": {"bytes": Value("binary"), "path": Value("string")}}),
-            num_proc=num_proc,
-            new_fingerprint=Hasher.hash(["sds", dataset._fingerprint, self, draw, list(plan.components.values())]),
-            desc="Stacking clips",
-        )
+        # The recogniser's weights count too: a folder of the same name may hold others.
+        facts = getattr(self.transcribe, "facts", None) if self.text == "asr" else None
+        determined_by = ["sds", dataset._fingerprint, self, facts, draw, list(plan.components.values())]
+        with quiet_workers():
+            stacked = dataset.select(bases).map(
+                _StackedRow(self, dataset, list(plan.components.values()), draw),
+                with_indices=True,
+                # without the type Audio while writing: datasets would want torchcodec for it
+                features=Features({**features, "audio": {"bytes": Value("binary"), "path": Value("string")}}),
+                num_proc=num_proc,
+                new_fingerprint=Hasher.hash(determined_by),
+                desc="Stacking clips",
+            )
         return stacked.cast_column("audio", features["audio"])
 
     def places(self, rows: int, plan: StackingPlan) -> list[int]:

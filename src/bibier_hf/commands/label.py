@@ -28,7 +28,7 @@ from ..evaluation.report import (
     recall_table,
     write_split_report,
 )
-from ..files import write_atomically, write_json
+from ..files import locked, write_atomically, write_json, writes
 from ..llm import BACKENDS, LLMBackend, LLMError, get_backend
 from ..model.labels_bibier import EMOTIONS
 from .common import guarded
@@ -52,6 +52,11 @@ def label_corpus(options: argparse.Namespace) -> None:
     output = Path(options.output)
     if output.suffix not in (".csv", ".parquet"):
         raise ArgumentError(f"output: {output} must end in .csv or .parquet.")
+    with locked(output, file=True):
+        _label_rows(options, output)
+
+
+def _label_rows(options: argparse.Namespace, output: Path) -> None:
     rows = _rows(options, options.split)
     smooth = LLMLabelSmoothing(
         _backend(options),
@@ -79,6 +84,7 @@ def label_corpus(options: argparse.Namespace) -> None:
         print("Failed rows have no distribution; training uses their gold label and counts them.")
 
 
+@writes(lambda options: options.output_dir)
 def recognise_corpus(options: argparse.Namespace) -> None:
     """Classify a split without its labels and score it like any model."""
     rows = _rows(options, options.split)

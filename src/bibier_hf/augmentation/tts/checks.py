@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -45,8 +45,12 @@ class SpeechChecks:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The bounds, fit for JSON."""
-        return asdict(self) | {"transcribe": None if self.transcribe is None else str(self.transcribe)}
+        """The bounds and the recogniser, fit for JSON."""
+        bounds = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "transcribe"}
+        if self.transcribe is None:
+            return bounds | {"transcribe": None}
+        facts = getattr(self.transcribe, "facts", None)
+        return bounds | {"transcribe": str(self.transcribe) if facts is None else dict(facts)}
 
     def fault(self, samples: np.ndarray, utterance: Utterance) -> str | None:
         """What is wrong with the speech of an utterance; None where nothing is.

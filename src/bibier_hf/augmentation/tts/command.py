@@ -1,8 +1,10 @@
 """Any program that speaks, by a template of its command line."""
 
+import hashlib
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
@@ -69,7 +71,17 @@ class CommandTextToSpeech(TextToSpeech):
     @property
     def settings(self) -> dict[str, Any]:
         template = shlex.join(Path(word).name if os.path.isabs(word) else word for word in self.words)
-        return {"backend": "command", "template": template, "sound_tags": self.sound_tags, "seed": self.seed}
+        # Of files that the template names, such as a script or a voice, the content counts.
+        paths = [shutil.which(self.words[0]), *(word.rpartition("=")[2] for word in self.words[1:])]
+        files = {Path(path).name: _short_hash(path) for path in paths if path and os.path.isfile(path)}
+        return {
+            "backend": "command",
+            "template": template,
+            "files": files,
+            "suffix": self.suffix,
+            "sound_tags": self.sound_tags,
+            "seed": self.seed,
+        }
 
     def speak(self, utterance: Utterance) -> np.ndarray:
         """See `TextToSpeech.speak`."""
@@ -112,3 +124,8 @@ class CommandTextToSpeech(TextToSpeech):
         """As many at once as there are `jobs`."""
         with ThreadPoolExecutor(self.jobs) as pool:
             return list(pool.map(self.try_to_speak, utterances))
+
+
+def _short_hash(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -13,11 +13,13 @@ import sys
 import tempfile
 import threading
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from ...interrupts import deferred_signals
 from ...model.audio_bibier import decode_audio
 from ..tug import strip_sound_tags
 from .base import Prosody, SynthesisError, TextToSpeech, Utterance
@@ -52,7 +54,7 @@ class EspeakTextToSpeech(TextToSpeech):
 
     @property
     def settings(self) -> dict[str, Any]:
-        return {"backend": "espeak", "seed": self.seed}
+        return {"backend": "espeak", "version": metadata.version("espeakng-loader"), "seed": self.seed}
 
     def speak(self, utterance: Utterance) -> np.ndarray:
         """See `TextToSpeech.speak`; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
@@ -74,7 +76,7 @@ class EspeakTextToSpeech(TextToSpeech):
         if "\0" in spoken:
             raise SynthesisError(f"espeak: the text {text!r} holds a null character.")
         seed = self.seed if utterance.seed is None else utterance.seed
-        with self._lock:
+        with self._lock, deferred_signals():
             pcm, rate = _speak(_espeak_files(), spoken, voice, utterance.prosody, seed)
         samples = np.frombuffer(pcm, dtype=np.int16)
         if not samples.any():
@@ -125,11 +127,16 @@ _SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short),
 def _speak(files: _EspeakFiles, text: str, voice: str, prosody: Prosody, seed: int) -> tuple[bytes, int]:
     """(16-bit mono samples, rate in Hz) of one utterance by a freshly loaded library"""
     chunks: list[bytes] = []
+    errors: list[Exception] = []
 
     def collect(samples: Any, count: int, _events: Any) -> int:
-        if samples and count > 0:
-            chunks.append(ctypes.string_at(samples, count * 2))
-        return 0
+        # ctypes would print an exception and go on: the clip would lack a part.
+        try:
+            if samples and count > 0:
+                chunks.append(ctypes.string_at(samples, count * 2))
+        except Exception as error:
+            errors.append(error)
+        return len(errors)  # anything but 0 ends the synthesis
 
     callback = _SYNTH_CALLBACK(collect)  # must outlive the synthesis
     library = ctypes.CDLL(str(files.library))
@@ -162,11 +169,13 @@ def _speak(files: _EspeakFiles, text: str, voice: str, prosody: Prosody, seed: i
             ):
                 _check(library.espeak_SetParameter(parameter, value, 0), f"{prosody} was refused")
             encoded = text.encode()
-            _check(
+            statuses = [
                 library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _CHARS_UTF8, None, None),
-                f"{text!r} could not be spoken",
-            )
-            _check(library.espeak_Synchronize(), f"{text!r} could not be spoken")
+                library.espeak_Synchronize(),
+            ]
+            if errors:
+                raise errors[0]
+            _check(max(statuses, key=abs), f"{text!r} could not be spoken")
         finally:
             library.espeak_Terminate()
     finally:

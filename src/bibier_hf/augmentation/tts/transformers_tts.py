@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -15,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ...llm.base import resolve_revision
 from ...model.audio_bibier import AudioError, decode_audio
 from ..tug import SOUND_TAGS, clean_utterance, strip_sound_tags
 from .base import SynthesisError, TextToSpeech, Utterance
@@ -86,8 +88,14 @@ class TransformersTextToSpeech(TextToSpeech):
     @property
     def settings(self) -> dict[str, Any]:
         model = Path(self.model).resolve().name if os.path.isdir(self.model) else self.model
-        names = ("revision", "seed", "dtype", "speaker", "sound_tags", "generate_kwargs", "forward_params")
-        return {"backend": "transformers", "model": model, **{name: getattr(self, name) for name in names}}
+        names = ("seed", "dtype", "speaker", "sound_tags", "generate_kwargs", "forward_params")
+        own = {name: getattr(self, name) for name in names}
+        return {"backend": "transformers", "model": model, "revision": self._weights, **own}
+
+    @cached_property
+    def _weights(self) -> str | None:
+        """The commit of a Hub id, a hash of the files of a folder: a branch may move, a folder may change."""
+        return resolve_revision(self.model, self.revision)
 
     def prompt(self, text: str) -> str:
         """The text as the model reads it: speaker tag in front, sound tags in its spelling."""
