@@ -6,12 +6,16 @@ all call it.
 
 import io
 import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from .containers_bibier import Container, inspect_container
+from .ffmpeg_bibier import FfmpegError, ffmpeg_path, open_with_ffmpeg
 
 try:
     import soundfile
@@ -27,12 +31,29 @@ SAMPLING_RATE = 16_000
 
 LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 DOWNLOAD_LIMIT_BYTES = 512 * 2**20
+"""Of a download, an open file or a pipe; these are in memory as a whole."""
+
 DOWNLOAD_TIMEOUT_S = 30.0
+LARGEST_CLIP_SAMPLES = 2**28
+"""At the rate of the file: 1 GiB of float32, or 93 minutes at 48 kHz. Longer recordings are read in chunks."""
+
+LOUDEST = 10.0
+"""Largest amplitude that passes for sound in [-1, 1]: 20 dB over full scale."""
+
+SILENCE = 1e-4
+"""Recordings that stay within so much of one value are silent: 80 dB below full scale."""
+
+CANCELLED = 1e-3
+"""Channels cancel where the energy of their mean is below this share of the mean energy of the channels."""
+
 _MAX_CHANNELS = 64
+_BLOCK_VALUES = 2**20
+"""Values (samples x channels) that are decoded at once."""
 
 INPUT_FORMS = (
-    "a path or an http(s) URL, the bytes of an audio file, an array with its sampling_rate, "
-    '{"array": ..., "sampling_rate": ...}, {"raw": ..., "sampling_rate": ...} or {"path": ..., "bytes": ...}'
+    "a path or an http(s) URL, the bytes of an audio file or an open one, an array with its sampling_rate, "
+    '(array, rate), {"array": ..., "sampling_rate": ...}, {"raw": ..., "sampling_rate": ...} or '
+    '{"path": ..., "bytes": ...}'
 )
 
 
@@ -40,22 +61,38 @@ class AudioError(ValueError):
     """Audio that cannot be used. The message says what was given, what is allowed and how to mend it."""
 
 
-def decode_audio(audio: Any, sampling_rate: int | None = None, target_rate: int = SAMPLING_RATE) -> np.ndarray:
-    """Decode, check, mix down to mono (mean of the channels) and resample.
+class SilentAudioError(AudioError):
+    """A recording without sound, or one whose channels cancel when they are averaged."""
+
+
+def decode_audio(
+    audio: Any,
+    sampling_rate: int | None = None,
+    target_rate: int = SAMPLING_RATE,
+    channel: int | None = None,
+    refuse_silence: bool = False,
+) -> np.ndarray:
+    """Decode, check, mix down to mono (the mean of the channels, or one of them) and resample.
 
     Args:
         audio: one of
             * `str` or `os.PathLike`: a path, or an http(s) URL (at most 512 MiB);
-            * `bytes`: an encoded audio file;
+            * `bytes`, or a binary file that is open for reading (read from its position, which is then restored):
+              an encoded audio file;
             * array (NumPy, torch, nested lists) of shape (samples,), (channels, samples) or (samples, channels); the
-              shorter of two axes is taken as the channels. Integers are scaled to [-1, 1];
-            * `{"array" | "raw": array, "sampling_rate": Hz}`;
+              shorter of two axes is taken as the channels. Floats are samples in [-1, 1]; int8, int16, int32 and
+              uint8 are scaled to it; other integers (lists of Python ints, too) are refused, as their scale is
+              unknown, and so are amplitudes above 10;
+            * `{"array" | "raw" | "waveform": array, "sampling_rate" | "sample_rate": Hz}`;
+            * `{"audio": any of these, "sampling_rate": Hz}`;
             * `{"bytes": ..., "path": ...}`, an undecoded `datasets.Audio` value;
-            * `(sampling_rate, array)`, a Gradio value;
+            * `(rate, array)`, a Gradio value, or `(array, rate)`, as soundfile, librosa and torchaudio give it;
             * an object with `get_all_samples()`, a torchcodec `AudioDecoder`.
         sampling_rate: Hz, needed for a bare array and refused where it contradicts the rate that the audio carries
             itself.
         target_rate: Hz of the result.
+        channel: use this channel (from 0) in place of the mean of all.
+        refuse_silence: raise [`SilentAudioError`] for silence, and where the channels cancel in their mean.
 
     Returns:
         float32 array of shape (samples,), at least one sample, every value finite.
@@ -65,9 +102,22 @@ def decode_audio(audio: Any, sampling_rate: int | None = None, target_rate: int 
         AudioError: anything else that is wrong with the audio or its rate.
     """
     source = locate_audio(audio, sampling_rate)
-    samples, rate = (source.samples, source.rate) if source.file is None else _decode_file(source)
-    rate = check_rate(rate, source.name)
-    samples = as_mono(samples, source.name)
+    if source.file is None:
+        rate, mixer = check_rate(source.rate, source.name), Mixer(source.name, channel)
+        samples = mixer.mix(as_frames(source.samples, source.name))
+    else:
+        with open_audio(source) as reader:
+            rate, mixer, parts = reader.rate, Mixer(source.name, channel), []
+            for frames in reader.blocks():
+                parts.append(mixer.mix(frames))
+                if mixer.count > LARGEST_CLIP_SAMPLES:
+                    raise AudioError(
+                        f"{source.name} is longer than {LARGEST_CLIP_SAMPLES / rate / 60:.0f} minutes. Analyse it in "
+                        "chunks (chunk_length_s=...), or cut it."
+                    )
+        samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    if refuse_silence:
+        mixer.refuse_silence()
     if rate != target_rate:
         samples = _resample(samples, rate, target_rate, source.name)
     return np.ascontiguousarray(samples, dtype=np.float32)
@@ -94,54 +144,161 @@ class AudioSource:
 def locate_audio(audio: Any, sampling_rate: int | None = None) -> AudioSource:
     """Find the samples in any form of audio (see [`decode_audio`]) without decoding a file."""
     if isinstance(audio, (str, os.PathLike)):
-        text = os.fspath(audio)
-        if text.startswith(("http://", "https://")):
-            return AudioSource(text, io.BytesIO(_download(text)), expected_rate=sampling_rate)
-        if not text:
-            raise AudioError(f"The audio path is an empty string. Allowed: {INPUT_FORMS}.")
-        if not os.path.exists(text):
-            raise FileNotFoundError(
-                f"No audio file at '{text}'. A bare string is a path or URL, never text; for text pass "
-                f"{{'text': ...}}."
-            )
-        if os.path.isdir(text):
-            raise AudioError(f"'{text}' is a folder, not an audio file. Pass one file, or a list of files.")
-        return AudioSource(text, text, expected_rate=sampling_rate)
+        return _locate_path(os.fspath(audio), sampling_rate)
     if isinstance(audio, (bytes, bytearray, memoryview)):
         return AudioSource(f"<{len(audio)} bytes>", io.BytesIO(bytes(audio)), expected_rate=sampling_rate)
+    if is_file(audio):
+        return _locate_in_file(audio, sampling_rate)
     if isinstance(audio, Mapping):
         return _locate_in_mapping(audio, sampling_rate)
-    if isinstance(audio, tuple) and len(audio) == 2 and np.ndim(audio[0]) == 0 and np.ndim(audio[1]) > 0:
-        return _array_source("<array>", audio[1], audio[0], sampling_rate)
+    if is_rated_array(audio):
+        rate, samples = audio if np.ndim(audio[0]) == 0 else reversed(audio)
+        return _array_source("<array>", samples, rate, sampling_rate)
     if hasattr(audio, "get_all_samples"):
         decoded = audio.get_all_samples()
         return _array_source("<decoder>", decoded.data, decoded.sample_rate, sampling_rate)
     if audio is None or isinstance(audio, (bool, int, float)):
         raise AudioError(f"Audio is {audio!r}. Allowed: {INPUT_FORMS}.")
+    if not is_samples(audio):
+        several = "; for several clips, call the pipeline with all of them" if isinstance(audio, Iterable) else ""
+        kind = f" of type {audio.dtype}" if hasattr(audio, "dtype") else ""
+        raise AudioError(f"A {type(audio).__name__}{kind} is not one clip. Allowed: {INPUT_FORMS}{several}.")
     if sampling_rate is None:
         raise AudioError(
             "An array of samples came without its sampling rate. Pass sampling_rate=..., or {'array': array, "
-            "'sampling_rate': ...}; "
-            "a guess would change the pitch and so the emotion."
+            "'sampling_rate': ...}; a guess would change the pitch and so the emotion."
         )
     return AudioSource("<array>", samples=audio, rate=sampling_rate)
 
 
+def is_file(value: Any) -> bool:
+    """Is it an open file (of whatever mode), or looks like one?"""
+    return callable(getattr(value, "read", None)) and not hasattr(value, "get_all_samples")
+
+
+def is_rated_array(value: Any) -> bool:
+    """Is it one clip as `(rate, array)` or `(array, rate)`?"""
+    if not isinstance(value, tuple) or len(value) != 2:
+        return False
+    for rate, samples in (value, value[::-1]):
+        if isinstance(rate, (int, float, np.number)) and not isinstance(samples, (str, bytes, Mapping)):
+            return np.ndim(samples) > 0
+    return False
+
+
+def is_samples(value: Any) -> bool:
+    """Is it numbers, in an array of any library or in nested lists?"""
+    if isinstance(value, (list, tuple)):
+        return len(value) == 0 or is_samples(value[0])
+    if isinstance(value, (int, float, np.number)) or hasattr(value, "detach"):
+        return True
+    return hasattr(value, "__array__") and np.asarray(value).dtype.kind not in "OUSMm"
+
+
+def as_many(inputs: Any) -> Any:
+    """A collection of clips that is no list (a column of a data set or a table, an array of paths, a set) -> a list
+    or an iterator of them; whatever else comes back as it is."""
+    if isinstance(inputs, (str, bytes, bytearray, memoryview, os.PathLike, Mapping, list, tuple)):
+        return inputs
+    if is_file(inputs) or hasattr(inputs, "get_all_samples"):
+        return inputs
+    if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
+        columns = ", ".join(map(str, inputs.columns))
+        raise AudioError(
+            f"A table ({type(inputs).__name__}) with the columns {columns} is not audio. Pass a column of paths, "
+            "table['audio'], or its rows: table.to_dict('records')."
+        )
+    if isinstance(inputs, Iterator) or not isinstance(inputs, Iterable) or is_samples(inputs):
+        return inputs
+    return list(inputs) if hasattr(inputs, "__array__") else (item for item in inputs)
+
+
+def _locate_path(path: str | bytes, sampling_rate: int | None) -> AudioSource:
+    path = os.fsdecode(path)
+    name = printable(path)
+    if path.startswith(("http://", "https://")):
+        return AudioSource(name, io.BytesIO(_download(path)), expected_rate=sampling_rate)
+    if not path:
+        raise AudioError(f"The audio path is an empty string. Allowed: {INPUT_FORMS}.")
+    try:
+        mode = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"No audio file at '{name}'. A bare string is a path or URL, never text; for text pass {{'text': ...}}."
+        ) from error
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise _not_readable(name, error) from error
+    if stat.S_ISDIR(mode):
+        raise AudioError(f"'{name}' is a folder, not an audio file. Pass one file, or a list of files.")
+    if stat.S_ISREG(mode):
+        return AudioSource(name, path, expected_rate=sampling_rate)
+    try:
+        with open(path, "rb", buffering=0) as pipe:
+            return AudioSource(name, io.BytesIO(_read_all(pipe, name)), expected_rate=sampling_rate)
+    except OSError as error:
+        raise _not_readable(name, error) from error
+
+
+def _locate_in_file(file: Any, sampling_rate: int | None) -> AudioSource:
+    name = getattr(file, "name", None)
+    name = printable(os.fsdecode(name)) if isinstance(name, (str, bytes)) else f"<{type(file).__name__}>"
+    try:
+        position = file.tell() if getattr(file, "seekable", bool)() else None
+        content = _read_all(file, name)
+        if not content and position:
+            raise AudioError(f"{name} is at its end: call .seek(0) to read it again.")
+        if position is not None:
+            file.seek(position)
+    except AudioError:
+        raise
+    except Exception as error:  # a closed file, one that is open for writing, a network's
+        raise _not_readable(name, error) from error
+    return AudioSource(name, io.BytesIO(content), expected_rate=sampling_rate)
+
+
+def _read_all(file: Any, name: str) -> bytes:
+    content = bytearray()
+    while part := file.read(2**20):
+        if not isinstance(part, (bytes, bytearray)):
+            raise AudioError(f"{name} is open as text. Open it with mode 'rb'.")
+        content += part
+        if len(content) > DOWNLOAD_LIMIT_BYTES:
+            raise AudioError(f"{name} gives more than {DOWNLOAD_LIMIT_BYTES >> 20} MiB. Pass the path of a file.")
+    return bytes(content)
+
+
+def printable(name: str) -> str:
+    """A path for messages: bytes that are not UTF-8 as escapes, so that any terminal can print it."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace") if not name.isprintable() else name
+
+
+def _not_readable(name: str, error: Exception) -> AudioError:
+    if isinstance(error, PermissionError):
+        return AudioError(f"{name} cannot be read: permission denied. Ask its owner, or: chmod +r FILE")
+    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return AudioError(f"{name} cannot be read ({reason}).")
+
+
 def _locate_in_mapping(audio: Mapping, sampling_rate: int | None) -> AudioSource:
-    for key in ("array", "raw"):
+    rate = next((audio[key] for key in ("sampling_rate", "sample_rate") if audio.get(key) is not None), None)
+    for key in ("array", "raw", "waveform"):
         if audio.get(key) is not None:
-            name = str(audio.get("path") or "<array>")
-            if audio.get("sampling_rate") is None and sampling_rate is None:
+            name = printable(str(audio.get("path") or "<array>"))
+            if rate is None and sampling_rate is None:
                 raise AudioError(
-                    f"{name}: {{'{key}': ...}} has no 'sampling_rate' (Hz) beside it. Add it; a guess would change "
-                    "the pitch."
+                    f"{name}: {{'{key}': ...}} has no 'sampling_rate' (Hz). Add it; a guess would change the pitch."
                 )
-            return _array_source(name, audio[key], audio.get("sampling_rate", sampling_rate), sampling_rate)
+            return _array_source(name, audio[key], sampling_rate if rate is None else rate, sampling_rate)
     if audio.get("bytes") is not None:
-        name = str(audio.get("path") or f"<{len(audio['bytes'])} bytes>")
-        return AudioSource(name, io.BytesIO(audio["bytes"]), expected_rate=sampling_rate)
+        content = bytes(audio["bytes"])
+        name = printable(str(audio.get("path") or f"<{len(content)} bytes>"))
+        return AudioSource(name, io.BytesIO(content), expected_rate=sampling_rate)
     if audio.get("path") is not None:
         return locate_audio(audio["path"], sampling_rate)
+    if audio.get("audio") is not None:
+        if rate is not None:
+            _check_agreement(rate, sampling_rate, "<audio>")
+        return locate_audio(audio["audio"], sampling_rate if rate is None else rate)
     raise AudioError(f"A mapping with the keys {sorted(map(str, audio))} holds no audio. Allowed: {INPUT_FORMS}.")
 
 
@@ -151,71 +308,144 @@ def _array_source(name: str, samples: Any, rate: Any, expected_rate: int | None)
 
 
 def _check_agreement(rate: Any, expected_rate: int | None, name: str) -> None:
-    if expected_rate is not None and rate is not None and int(expected_rate) != int(rate):
+    if expected_rate is not None and rate is not None and check_rate(expected_rate, name) != check_rate(rate, name):
         raise AudioError(
             f"{name} has a sampling rate of {rate} Hz, but sampling_rate={expected_rate} was passed. Leave one of the "
             "two out."
         )
 
 
+class AudioReader:
+    """An encoded file that is open: its samples in blocks, and a check of its end.
+
+    Args:
+        name: for messages.
+        decoder: gives `samplerate`, `channels` and `read(n) -> (at most n, channels)`.
+        container: what the structure of the file says.
+    """
+
+    def __init__(self, name: str, decoder: Any, container: Container):
+        self.name = name
+        self.rate = check_rate(decoder.samplerate, name)
+        self.channels: int = decoder.channels
+        self._decoder, self._container = decoder, container
+        if self.channels > _MAX_CHANNELS:
+            raise AudioError(f"{name} has {self.channels} channels; at most {_MAX_CHANNELS} are allowed.")
+        frames = decoder.frames if 0 < decoder.frames < 2**40 else None
+        self.duration_s: float | None = container.duration_s or (frames and frames / self.rate)
+        """Seconds; None: unknown before the end."""
+
+    def blocks(self, samples: int | None = None) -> Iterator[np.ndarray]:
+        """float32 (at most `samples`, channels) up to the end of the file.
+
+        Raises:
+            AudioError: damage, no samples, or an end that is missing.
+        """
+        size = max(1, _BLOCK_VALUES // self.channels)
+        size = size if samples is None else min(size, samples)
+        read = 0
+        while True:
+            with _decoding(self.name):
+                block = self._decoder.read(size, dtype="float32", always_2d=True)
+            if not len(block):
+                break
+            read += len(block)
+            yield block
+        if (promised := self._container.frames) and read < promised:
+            raise AudioError(
+                f"{self.name} is cut: its header promises {promised} samples, {read} are there. Fetch the file again."
+            )
+        if self._container.cut:
+            raise AudioError(f"{self.name} is cut: {self._container.cut}. Fetch the file again.")
+        if read < self._container.at_least * 0.99 - 5 * 1152:
+            raise AudioError(f"{self.name}: {read} of {self._container.at_least} samples could be decoded. {_CONVERT}")
+        if not read:
+            raise AudioError(f"{self.name} holds no samples.")
+
+
+_CONVERT = "Convert it first: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
+
+
 @contextmanager
-def open_audio(source: AudioSource) -> Iterator[Any]:
-    """The `soundfile.SoundFile` of an encoded file, its damages and its end checked."""
+def _decoding(name: str) -> Iterator[None]:
+    """Whatever a decoder raises -> AudioError with the file's name."""
+    try:
+        yield
+    except (AudioError, ImportError, MemoryError):
+        raise
+    except Exception as error:  # libsndfile's errors, and those that soundfile raises around them, have no common base
+        reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
+        raise AudioError(f"{name} cannot be read as audio ({reason}). {_CONVERT}") from error
+
+
+@contextmanager
+def open_audio(source: AudioSource) -> Iterator[AudioReader]:
+    """The reader of an encoded file: by libsndfile, else by ffmpeg where it is installed.
+
+    Raises:
+        AudioError: a file that cannot be opened or read.
+    """
     if soundfile is None:
         raise ImportError("Reading audio files needs the package soundfile: pip install soundfile")
-    size = os.path.getsize(source.file) if isinstance(source.file, str) else len(source.file.getbuffer())
-    if size == 0:
-        raise AudioError(f"{source.name} is empty (0 bytes).")
+    with ExitStack() as stack:
+        if isinstance(source.file, str):
+            try:
+                file = stack.enter_context(open(source.file, "rb", buffering=0))
+                size = os.fstat(file.fileno()).st_size
+            except OSError as error:
+                raise _not_readable(source.name, error) from error
+        else:
+            file, size = source.file, len(source.file.getbuffer())
+        if size == 0:
+            raise AudioError(f"{source.name} is empty (0 bytes).")
+        decoder, container = _find_decoder(source, file, size, stack)
+        _check_agreement(decoder.samplerate, source.expected_rate, source.name)
+        yield AudioReader(source.name, decoder, container)
+
+
+def _find_decoder(source: AudioSource, file: BinaryIO, size: int, stack: ExitStack) -> tuple[Any, Container]:
+    with _decoding(source.name):
+        container = inspect_container(file, size)
     try:
-        with soundfile.SoundFile(source.file) as file:
-            _check_agreement(file.samplerate, source.expected_rate, source.name)
-            promised = file.frames
-            yield file
-            read = file.tell()
-    except soundfile.LibsndfileError as error:
+        return stack.enter_context(_open_soundfile(file, container)), container
+    except Exception as error:
+        refusal = error
+    with _decoding(source.name):
+        found = inspect_container(file, size, search=True)
+    if found.view is not None:
+        try:
+            return stack.enter_context(_open_soundfile(file, found)), found
+        except Exception as error:
+            refusal = error
+    try:
+        return stack.enter_context(open_with_ffmpeg(source.file)), Container(cut=container.cut)
+    except FfmpegError as error:
+        reason = getattr(refusal, "error_string", None) or str(refusal)
+        if ffmpeg_path() is None:
+            remedy = (
+                "m4a, mp4, webm, aac and wma need the program ffmpeg, which is not installed: install it, or convert "
+                "them elsewhere: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
+            )
+        else:
+            remedy = f"What else ffmpeg reads is allowed, too, but not this: {error}."
         raise AudioError(
-            f"{source.name} cannot be read as audio ({error.error_string}). Allowed: WAV, FLAC, OGG, MP3 and what "
-            "else libsndfile reads; "
-            "convert others (mp4, aac, m4a) first: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
-        ) from error
-    # libsndfile stops at the end of a cut file without a word, so the promise of the header is held against what came.
-    if 0 <= promised < 2**62 and read < promised:
-        raise AudioError(
-            f"{source.name} is cut: its header promises {promised} samples, {read} are there. Fetch the file again."
-        )
-    if missing := _missing_riff_bytes(source.file, size):
-        raise AudioError(
-            f"{source.name} is cut: {missing} bytes that its header promises are not there. Fetch the file again."
-        )
+            f"{source.name} cannot be read as audio ({reason.rstrip('.')}). Allowed: WAV, FLAC, OGG, MP3 and what else "
+            f"libsndfile reads. {remedy} Samples without a header are passed as an array with sampling_rate=..."
+        ) from refusal
 
 
-def _decode_file(source: AudioSource) -> tuple[np.ndarray, int]:
-    with open_audio(source) as file:
-        return mixed_down(file.read(dtype="float32", always_2d=True)), file.samplerate
-
-
-def mixed_down(frames: np.ndarray) -> np.ndarray:
-    """(samples, channels) of a file -> (samples,)"""
-    return frames.mean(axis=1, dtype=np.float32)
-
-
-def _missing_riff_bytes(source: str | io.BytesIO, size: int) -> int:
-    """Bytes that the `data` chunk of a WAV file promises beyond the file's end; 0 for other formats and for streamed
-    headers."""
-    if isinstance(source, str):
-        with open(source, "rb") as file:
-            return _missing_riff_bytes(io.BytesIO(file.read(64 * 1024)), size)
-    head = bytes(source.getbuffer()[: 64 * 1024])
-    if head[:4] != b"RIFF" or head[8:12] != b"WAVE":
-        return 0
-    position = 12
-    while position + 8 <= len(head):
-        chunk, length = head[position : position + 4], int.from_bytes(head[position + 4 : position + 8], "little")
-        if chunk == b"data":
-            streamed = length in (0, 0xFFFFFFFF, 0x7FFFFFFF)  # what writers to a pipe put there
-            return 0 if streamed else max(0, position + 8 + length - size)
-        position += 8 + length + length % 2
-    return 0
+def _open_soundfile(file: BinaryIO, container: Container) -> Any:
+    target = file if container.view is None else container.view
+    target.seek(0)
+    if target is file and not isinstance(file, io.BytesIO) and os.name == "posix":
+        # By its number: libsndfile then reads without Python, and the name (its bytes, its ".raw") plays no part.
+        opened = soundfile.SoundFile(file.fileno(), closefd=False)
+    else:
+        opened = soundfile.SoundFile(target)
+    # soundfile seeks around each read of a file that can be sought in. Reading straight on needs none of that, and
+    # seeking fails in a FLAC file of unknown length.
+    opened._info.seekable = 0
+    return opened
 
 
 def _download(url: str) -> bytes:
@@ -254,44 +484,42 @@ def check_rate(rate: Any, name: str) -> int:
     return int(rate)
 
 
+_SCALED = {"i1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31}
+
+
 def _as_float(samples: Any, name: str) -> np.ndarray:
     if hasattr(samples, "detach"):
-        samples = samples.detach().cpu().numpy()
+        samples = samples.detach().cpu()
+        samples = (samples.float() if samples.is_floating_point() else samples).numpy()
     try:
         array = np.asarray(samples)
-    except ValueError as error:
+    except (ValueError, TypeError) as error:
         raise AudioError(
             f"{name}: the samples do not form an array ({error}). Pass one clip at a time, or a list of arrays."
         ) from error
-    if array.dtype.kind == "u" and array.dtype.itemsize == 1:
+    kind = f"{array.dtype.kind}{array.dtype.itemsize}"
+    if kind == "u1":
         return (array.astype(np.float32) - 128.0) / 128.0
-    if array.dtype.kind == "i":
-        return (
-            array.astype(np.float32) / float(2 ** (8 * array.dtype.itemsize - 1))
-            if array.dtype.itemsize <= 4
-            else array.astype(np.float32)
-        )
-    if array.dtype.kind != "f":
-        raise AudioError(f"{name}: samples of type {array.dtype} are not audio. Allowed: {INPUT_FORMS}.")
-    return array.astype(np.float32, copy=False)
-
-
-def as_mono(samples: Any, name: str) -> np.ndarray:
-    """Samples of any type and any order of axes -> float32 (samples,), every value finite."""
-    samples = _mono(_as_float(samples, name), name)
-    if not np.isfinite(samples).all():
-        bad = int(np.count_nonzero(~np.isfinite(samples)))
+    if kind in _SCALED:
+        return array.astype(np.float32) / np.float32(_SCALED[kind])
+    if array.dtype.kind in "iu" and array.size:
         raise AudioError(
-            f"{name} has {bad} samples of {samples.size} that are NaN or infinite. Repair or drop the clip."
+            f"{name}: the scale of {array.dtype} samples is unknown (they reach from {array.min()} to {array.max()}). "
+            "Pass int16 (array.astype('int16') for 16-bit samples), int8, int32, uint8, or floats in [-1, 1]."
         )
-    return samples
+    if array.dtype.kind != "f" and array.size:
+        raise AudioError(f"{name}: samples of type {array.dtype} are not audio. Allowed: {INPUT_FORMS}.")
+    with np.errstate(over="ignore"):  # an infinite value is told below
+        return array.astype(np.float32, copy=False)
 
 
-def _mono(samples: np.ndarray, name: str) -> np.ndarray:
+def as_frames(samples: Any, name: str) -> np.ndarray:
+    """Samples of any type and any order of axes -> float32 (samples, channels)"""
+    samples = _as_float(samples, name)
     if samples.size == 0:
         raise AudioError(f"{name} holds no samples (shape {samples.shape}).")
     if samples.ndim == 1:
-        return samples
+        return samples[:, None]
     if samples.ndim != 2:
         raise AudioError(
             f"{name} has the shape {samples.shape}; allowed are (samples,), (channels, samples) and (samples, "
@@ -303,7 +531,79 @@ def _mono(samples: np.ndarray, name: str) -> np.ndarray:
             f"{name} has the shape {samples.shape}: neither axis can be the channels (at most {_MAX_CHANNELS}). "
             "Pass several clips as a list of one-dimensional arrays."
         )
-    return mixed_down(samples if channels == 1 else samples.T)
+    return samples if channels == 1 else samples.T
+
+
+class Mixer:
+    """Blocks of a recording -> mono, each value checked.
+
+    Args:
+        name: of the recording, for messages.
+        channel: the channel to take; None: the mean of all.
+    """
+
+    def __init__(self, name: str, channel: int | None = None):
+        if channel is not None and (isinstance(channel, bool) or not isinstance(channel, int) or channel < 0):
+            raise AudioError(f"channel={channel!r} is not allowed; it must be a whole number from 0, or None.")
+        self.name, self.channel = name, channel
+        self.count = 0
+        """Samples that were mixed so far."""
+        self.peak = 0.0
+        """Largest absolute value so far."""
+        self._low, self._high = np.inf, -np.inf
+        self._mean_energy = self._channel_energy = 0.0
+
+    def mix(self, frames: np.ndarray) -> np.ndarray:
+        """float32 (n, channels) -> (n,)
+
+        Raises:
+            AudioError: NaN, infinite or far too large values, or no such channel.
+        """
+        channels = frames.shape[1]
+        if self.channel is not None and self.channel >= channels:
+            raise AudioError(
+                f"{self.name} has no channel {self.channel}: it has {channels}, counted from 0. Leave channel= out for "
+                "their mean."
+            )
+        if channels == 1 or self.channel is not None:
+            samples = frames[:, self.channel or 0]
+        else:
+            samples = frames.mean(axis=1, dtype=np.float32)
+        low, high = float(samples.min()), float(samples.max())
+        if not np.isfinite(low + high):
+            first = self.count + int(np.flatnonzero(~np.isfinite(samples))[0])
+            raise AudioError(f"{self.name}: sample {first} is NaN or infinite. Repair or drop the recording.")
+        self.peak = max(self.peak, high, -low)
+        if self.peak > LOUDEST:
+            raise AudioError(
+                f"{self.name}: the amplitude {self.peak:.6g} is far outside [-1, 1]. Floating-point samples must be "
+                "scaled to it: divide 16-bit values by 32768, or pass them as int16."
+            )
+        self._low, self._high = min(self._low, low), max(self._high, high)
+        if channels > 1 and self.channel is None:
+            values = np.ascontiguousarray(frames).reshape(-1)
+            self._channel_energy += float(np.dot(values, values)) / channels
+            self._mean_energy += float(np.dot(samples, samples))
+        self.count += len(samples)
+        return samples
+
+    def refuse_silence(self) -> None:
+        """Say whether everything so far was silent.
+
+        Raises:
+            SilentAudioError: nothing to hear, or channels that cancel in their mean.
+        """
+        loud = self._channel_energy > self.count * SILENCE**2
+        if loud and self._mean_energy < CANCELLED * self._channel_energy:
+            raise SilentAudioError(
+                f"{self.name}: the channels cancel each other in their mean (one of them is inverted), so that nothing "
+                "is left to judge. Choose one: channel=0 (--channel 0)."
+            )
+        if self._high - self._low < 2 * SILENCE:
+            raise SilentAudioError(
+                f"{self.name} is silent: no amplitude is above {max(self.peak, 0.0):.1e} of full scale. There is no "
+                "emotion in it; leave it out, or pass its text alone."
+            )
 
 
 def _resample(samples: np.ndarray, rate: int, target_rate: int, name: str) -> np.ndarray:

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from transformers import Pipeline
 from transformers.utils import logging
 
-from .audio_bibier import AudioError, decode_audio
+from .audio_bibier import AudioError, as_many, decode_audio, is_file, is_rated_array
 from .configuration_bibier import TASK
 from .sequence_bibier import finite_logits
 from .streaming_bibier import AudioStream
@@ -30,7 +30,8 @@ logger = logging.get_logger(__name__)
 UNSURE = "unsure"
 """Label that stands first where the best score is below the threshold."""
 
-_AUDIO_KEYS = ("array", "raw", "bytes", "path")
+_AUDIO_KEYS = ("array", "raw", "waveform", "bytes", "path")
+_RATE_KEYS = ("sampling_rate", "sample_rate")
 
 
 class AudioTextEmotionPipeline(Pipeline):
@@ -41,9 +42,9 @@ class AudioTextEmotionPipeline(Pipeline):
         >>> pipe({"audio": "clip.wav", "text": "I can't believe it!"}, top_k=1)  # doctest: +SKIP
         [{'label': 'surprise', 'score': 0.71}]
 
-    Inputs, one or a list, a generator or a dataset (streamed) of:
-        * a path or an http(s) URL of an audio file (a bare string is never text), or its bytes;
-        * an array with `sampling_rate=...`, or a Gradio value `(rate, array)`;
+    Inputs, one or a list, a generator, a dataset (streamed) or a column of a dataset or table, of:
+        * a path or an http(s) URL of an audio file (a bare string is never text), its bytes, or an open file;
+        * an array with `sampling_rate=...`, `(array, rate)`, or a Gradio value `(rate, array)`;
         * `{"array" | "raw": ..., "sampling_rate": Hz}` or an undecoded `datasets` value `{"bytes": ..., "path": ...}`;
         * `{"audio": any of these or None, "text": str or None}`; further keys of a dataset's row are ignored.
 
@@ -53,6 +54,7 @@ class AudioTextEmotionPipeline(Pipeline):
             `{"label": "unsure", "score": best score}`; the labels follow as ever (`top_k` counts them alone). None:
             never.
         sampling_rate: Hz of bare arrays.
+        channel: judge this channel (from 0) of recordings with a speaker on each; None: the mean of all.
         asr: an `automatic-speech-recognition` pipeline or a model id; it fills in the text where there is audio and no
             text.
         asr_language: ISO 639 code of what is spoken, for `asr` by its id; None: it guesses, which small models do
@@ -104,12 +106,14 @@ class AudioTextEmotionPipeline(Pipeline):
             inputs, "features"
         ):  # a datasets.Dataset is many inputs, not one
             inputs = (row for row in inputs)
-        elif isinstance(inputs, Iterator):
+        elif isinstance(inputs, Iterator) and not is_file(inputs):
             inputs = (item for item in inputs)
-        elif isinstance(inputs, tuple) and not _is_gradio_value(inputs):
+        elif isinstance(inputs, tuple) and not is_rated_array(inputs):
             inputs = list(inputs)
         elif isinstance(inputs, list) and all(isinstance(value, (int, float)) for value in inputs):
-            inputs = np.asarray(inputs, dtype=np.float32)  # one clip as bare numbers
+            inputs = np.asarray(inputs)  # one clip as bare numbers
+        elif not isinstance(inputs, Dataset):
+            inputs = as_many(inputs)
         if self.model.config.depends_on_batch and (kwargs.get("batch_size") or self._batch_size or 1) > 1:
             logger.warning_once(
                 "This model reproduces defects of the published code that make a result depend on its batch "
@@ -181,7 +185,7 @@ class AudioTextEmotionPipeline(Pipeline):
         timed_texts = None if text is None or isinstance(text, str) else text
         session = TimelineSession(classify, options, batch_size, preprocess.get("asr"), timed_texts)
         chunks: list[dict] = []
-        stream = AudioStream(audio, preprocess.get("sampling_rate"))
+        stream = AudioStream(audio, preprocess.get("sampling_rate"), channel=preprocess.get("channel"))
         with logging.tqdm(desc="Timeline", unit="s", leave=False, disable=None) as progress:
             for block in stream:
                 if progress.n == 0:
@@ -190,6 +194,8 @@ class AudioTextEmotionPipeline(Pipeline):
                 chunks += session.push(block)
                 progress.update(round(len(block) / self.processor.sampling_rate))
         chunks += session.close()
+        if chunks:  # without any, nobody's emotion is told
+            stream.refuse_silence()
         emotions = choose(mean_emotions(chunks), **choice)
         if not options.return_timestamps:
             return emotions
@@ -206,6 +212,7 @@ class AudioTextEmotionPipeline(Pipeline):
         asr: Any = None,
         asr_language: str | None = None,
         threshold: float | None = None,
+        channel: int | None = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if "stride_length_s" in unknown:
@@ -217,7 +224,7 @@ class AudioTextEmotionPipeline(Pipeline):
         if unknown:
             raise TypeError(
                 f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "
-                "Allowed: asr, asr_language, batch_size, num_workers, sampling_rate, threshold, top_k, "
+                "Allowed: asr, asr_language, batch_size, channel, num_workers, sampling_rate, threshold, top_k, "
                 f"{', '.join(TIMELINE_ARGUMENTS)}."
             )
         if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
@@ -234,6 +241,8 @@ class AudioTextEmotionPipeline(Pipeline):
         preprocess: dict[str, Any] = {}
         if sampling_rate is not None:
             preprocess["sampling_rate"] = sampling_rate
+        if channel is not None:
+            preprocess["channel"] = channel
         if asr is not None:
             preprocess["asr"] = _as_asr(asr, asr_language)
         elif asr_language is not None:
@@ -243,12 +252,14 @@ class AudioTextEmotionPipeline(Pipeline):
         postprocess = {"top_k": top_k, "threshold": threshold}
         return preprocess, {}, {name: value for name, value in postprocess.items() if value is not None}
 
-    def preprocess(self, inputs: Any, sampling_rate: int | None = None, asr: Any = None) -> dict[str, torch.Tensor]:
+    def preprocess(
+        self, inputs: Any, sampling_rate: int | None = None, asr: Any = None, channel: int | None = None
+    ) -> dict[str, torch.Tensor]:
         audio, text = _split(inputs)
         if text is not None and not isinstance(text, str):
             raise TypeError(f"Text must be a string, got {type(text).__name__}: {text!r:.80}.")
         if audio is not None:
-            audio = decode_audio(audio, sampling_rate)
+            audio = decode_audio(audio, sampling_rate, channel=channel, refuse_silence=True)
             if asr is not None and not (text and text.strip()):
                 text = asr({"raw": audio, "sampling_rate": self.processor.sampling_rate})["text"]
         # Lists of one: both modalities always have their tensors, so that any samples can share a batch.
@@ -279,18 +290,15 @@ def choose(emotions: Emotions, top_k: int | None = None, threshold: float | None
     return told
 
 
-def _is_gradio_value(value: tuple) -> bool:
-    return (
-        len(value) == 2 and np.ndim(value[0]) == 0 and not isinstance(value[0], (str, bytes)) and np.ndim(value[1]) > 0
-    )
-
-
 def _split(inputs: Any) -> tuple[Any, Any]:
     """(audio or None, text or None) of one input"""
     if not isinstance(inputs, Mapping):
         return inputs, None
     if "audio" in inputs or "text" in inputs:
-        return inputs.get("audio"), inputs.get("text")
+        audio = inputs.get("audio")
+        if audio is not None and any(inputs.get(key) is not None for key in _RATE_KEYS):
+            audio = {key: inputs.get(key) for key in ("audio", *_RATE_KEYS)}
+        return audio, inputs.get("text")
     if any(key in inputs for key in _AUDIO_KEYS):
         return inputs, None
     raise AudioError(

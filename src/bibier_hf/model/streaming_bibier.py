@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from .audio_bibier import SAMPLING_RATE, AudioError, as_mono, check_rate, locate_audio, mixed_down, open_audio
+from .audio_bibier import SAMPLING_RATE, Mixer, as_frames, check_rate, locate_audio, open_audio
 
 try:
     import soxr
@@ -69,51 +69,54 @@ class AudioStream:
         audio: any form of audio that [`decode_audio`] takes.
         sampling_rate: Hz of a bare array.
         block_s: seconds of a block.
+        channel: use this channel (from 0) in place of the mean of all.
 
     Iterating gives float32 arrays (samples,), and raises what [`decode_audio`] raises, where the fault stands.
     """
 
-    def __init__(self, audio: Any, sampling_rate: int | None = None, block_s: float = BLOCK_S):
+    def __init__(
+        self, audio: Any, sampling_rate: int | None = None, block_s: float = BLOCK_S, channel: int | None = None
+    ):
         self._source = locate_audio(audio, sampling_rate)
         self._block_s = block_s
+        self._mixer = Mixer(self._source.name, channel)
         self.duration_s: float | None = None
-        """Seconds of the recording, once iteration has begun; None: its header does not say."""
+        """Seconds of the recording, once iteration has begun; None: unknown before its end."""
+
+    @property
+    def peak(self) -> float:
+        """Largest absolute sample so far, before resampling (1 = full scale)."""
+        return self._mixer.peak
+
+    def refuse_silence(self) -> None:
+        """Say whether what came so far is silent.
+
+        Raises:
+            SilentAudioError: nothing to hear, or channels that cancel in their mean.
+        """
+        self._mixer.refuse_silence()
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        self._mixer = Mixer(self._source.name, self._mixer.channel)
         if self._source.file is not None:
             return self._of_file()
         return self._of_array()
 
     def _of_array(self) -> Iterator[np.ndarray]:
         rate = check_rate(self._source.rate, self._source.name)
-        samples = as_mono(self._source.samples, self._source.name)
+        samples = self._mixer.mix(as_frames(self._source.samples, self._source.name))
         self.duration_s = len(samples) / rate
-        block = max(1, round(self._block_s * rate))
+        block = self._block(rate)
         yield from self._resampled(rate, (samples[begin : begin + block] for begin in range(0, len(samples), block)))
 
     def _of_file(self) -> Iterator[np.ndarray]:
-        name = self._source.name
-        with open_audio(self._source) as file:
-            rate = check_rate(file.samplerate, name)
-            if 0 < file.frames < 2**62:
-                self.duration_s = file.frames / rate
-            block = max(1, round(self._block_s * rate))
-            yield from self._resampled(rate, self._checked(file, block))
+        with open_audio(self._source) as reader:
+            self.duration_s = reader.duration_s
+            blocks = reader.blocks(self._block(reader.rate))
+            yield from self._resampled(reader.rate, map(self._mixer.mix, blocks))
 
-    def _checked(self, file: Any, block: int) -> Iterator[np.ndarray]:
-        """Mono blocks of an open file."""
-        read = 0
-        while len(frames := file.read(block, dtype="float32", always_2d=True)):
-            samples = mixed_down(frames)
-            if not np.isfinite(samples).all():
-                first = read + int(np.flatnonzero(~np.isfinite(samples))[0])
-                raise AudioError(
-                    f"{self._source.name}: sample {first} is NaN or infinite. Repair or drop the recording."
-                )
-            read += len(samples)
-            yield samples
-        if not read:
-            raise AudioError(f"{self._source.name} holds no samples.")
+    def _block(self, rate: int) -> int:
+        return max(1, round(self._block_s * rate))
 
     def _resampled(self, rate: int, blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
         resampler = StreamResampler(rate, name=self._source.name)

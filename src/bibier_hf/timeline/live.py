@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from ..model.audio_bibier import AudioError, as_mono
+from ..model.audio_bibier import AudioError, Mixer, as_frames
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
 from ..model.streaming_bibier import StreamResampler
 from ..model.timeline_bibier import TimelineSession, mean_emotions
@@ -18,6 +18,7 @@ class LiveEmotion:
 
     Args:
         pipe: the pipeline.
+        channel: use this channel (from 0) in place of the mean of all.
         options: its arguments for chunks: `chunk_length_s`, `hop_length_s`, `segmentation`, `segments`; also
             `batch_size`, and `asr`, whose words come in blocks of up to 30 s, so that chunks wait for them.
 
@@ -29,7 +30,8 @@ class LiveEmotion:
         >>> live.close()  # doctest: +SKIP
     """
 
-    def __init__(self, pipe: AudioTextEmotionPipeline, **options: Any):
+    def __init__(self, pipe: AudioTextEmotionPipeline, channel: int | None = None, **options: Any):
+        self._mixer = Mixer("<live>", channel)
         self._session: TimelineSession = pipe.start_timeline(**options)
         self._resampler: StreamResampler | None = None
         self._closed = False
@@ -52,7 +54,9 @@ class LiveEmotion:
             )
         if np.size(samples) == 0:
             return []
-        return self._keep(self._session.push(self._resampler.push(as_mono(samples, "<live>")), flush=True))
+        return self._keep(
+            self._session.push(self._resampler.push(self._mixer.mix(as_frames(samples, "<live>"))), flush=True)
+        )
 
     def close(self) -> list[dict]:
         """The signal is over: gives the chunks that were still open, the last one as short as it is."""
