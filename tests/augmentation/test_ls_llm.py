@@ -195,6 +195,19 @@ def test_an_answer_that_was_cut_off_in_its_thoughts_is_not_asked_for_again():
     assert "raise max_new_tokens (192)" in row.reason
 
 
+@pytest.mark.parametrize("changed", ["model", "revision"])
+@pytest.mark.parametrize("way", ["generate", "score"])
+def test_an_answer_is_that_of_its_model_and_revision(tmp_path, changed, way):
+    store, asked = tmp_path / "answers.sqlite", []
+    for value in ("one", "other", "one"):
+        backend = ScriptedBackend(lambda *_: GOOD if way == "generate" else [-1.0] * 7)
+        setattr(backend, changed, value)
+        options = {"prompt": load_prompt("word"), "calibrate": False} if way == "score" else {}
+        label(smoothing(backend, store=store, way=way, **options), ["a text"])
+        asked.append(len(backend.asked))
+    assert asked == [1, 1, 0]
+
+
 def test_failures_of_transport_are_asked_again(tmp_path):
     store = tmp_path / "answers.sqlite"
     (row,) = label(smoothing(ScriptedBackend(lambda *_: Answer(error="time-out")), store=store), ["x"])

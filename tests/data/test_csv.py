@@ -78,6 +78,15 @@ def test_an_own_split_is_kept(tmp_path, write_csv, table_rows):
         read_csv(tmp_path / "t.csv")
 
 
+@pytest.mark.parametrize(
+    ("name", "split"),
+    [("train", "train"), ("dev", "dev"), ("val", "dev"), ("valid", "dev"), ("Validation", "dev"), ("TEST", "test")],
+)
+def test_every_name_of_a_split(tmp_path, write_csv, table_rows, name, split):
+    write_csv(tmp_path / "t.csv", [row | {"split": name} for row in table_rows(tmp_path)])
+    assert {clip.split for clip in read_csv(tmp_path / "t.csv")} == {split}
+
+
 def test_audio_only_and_text_only_rows_are_fine_but_not_neither(tmp_path, write_csv, write_tone):
     write_tone(tmp_path / "a.wav")
     rows = [

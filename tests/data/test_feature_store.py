@@ -19,6 +19,7 @@ from accelerate import PartialState
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader, Dataset
 
+from bibier_hf.data import feature_store
 from bibier_hf.data.feature_store import MANIFEST_FILE, FeatureStore, FeatureStoreError, StoredRows, _batches, row_key
 
 FORK = multiprocessing.get_context("fork")
@@ -256,6 +257,28 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(tmp_path):
     store = make_store(tmp_path / "store")
     assert content(store.folder) == {}
     assert fill(store, make_rows(30)).computed == 26
+
+
+def test_a_shard_that_is_being_written_is_no_shard_yet(tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    save = feature_store.save_file
+
+    def killed_halfway(tensors, path, **options):
+        save(tensors, path, **options)
+        whole = Path(path).read_bytes()
+        Path(path).write_bytes(whole[: len(whole) // 2])
+        raise Killed
+
+    store = make_store(tmp_path)
+    monkeypatch.setattr(feature_store, "save_file", killed_halfway)
+    with pytest.raises(Killed):
+        fill(store, make_rows(20))
+    assert not list(store.folder.glob("*.safetensors"))
+    monkeypatch.undo()
+    assert fill(store, make_rows(20)).computed == 18
+    assert {path.suffix for path in store.folder.iterdir()} <= {".safetensors", ".json", ""}
 
 
 def test_a_finished_store_is_only_read(tmp_path):

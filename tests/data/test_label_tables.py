@@ -6,7 +6,7 @@ import pytest
 from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.ls_llm_answers import LS_ORDER
 from bibier_hf.data.corpora.resd import resd_id
-from bibier_hf.data.label_tables import published_id, read_label_table, write_label_table
+from bibier_hf.data.label_tables import mean_label_table, published_id, read_label_table, write_label_table
 from bibier_hf.data.tables import CorpusError
 
 PUBLISHED_HEADER = ",".join(["video_name", "text", "ground_truth", "llm_best_label", *LS_ORDER])
@@ -43,6 +43,24 @@ def test_published_columns_are_found_by_name_and_mended(tmp_path):
     (soft,) = table.soft_labels().values()
     assert soft.min() == 0
     assert round(soft.sum(), 12) == 1
+
+
+def test_the_mean_of_several_tables(tmp_path):
+    header = ",".join(["id", "label", *EMOTIONS])
+    rows = {
+        "one": ["a,happy,1,0,0,0,0,0,0", "b,sad,0,0,0,0,1,0,0", "c,,,,,,,,"],
+        "two": ["c,fear,0,0,1,0,0,0,0", "a,happy,0,0,0,1,0,0,0", "b,sad,,,,,,,"],
+        "three": ["a,happy,0,0,0,0.5,0.5,0,0"],
+    }
+    for name, lines in rows.items():
+        (tmp_path / f"{name}.csv").write_text("\n".join([header, *lines]) + "\n")
+    table = mean_label_table([read_label_table(tmp_path / f"{name}.csv") for name in rows])
+    found = dict(zip(table.ids, table.probabilities.tolist(), strict=True))
+    assert found["a"] == pytest.approx([1 / 3, 0, 0, 0.5, 1 / 6, 0, 0])
+    assert found["b"] == [0, 0, 0, 0, 1, 0, 0]  # labelled in one table alone
+    assert found["c"] == [0, 0, 1, 0, 0, 0, 0]
+    assert dict(zip(table.ids, table.labels.tolist(), strict=True)) == {"a": 3, "b": 5, "c": 2}
+    assert dict(zip(table.ids, table.predictions.tolist(), strict=True)) == {"a": 3, "b": 4, "c": 2}
 
 
 def test_names_become_ids():

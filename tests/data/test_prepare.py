@@ -281,6 +281,22 @@ def test_a_raw_corpus_is_prepared_once_for_its_content_and_options(tiny_resd, tm
     assert (tmp_path / "elsewhere" / "corpora").is_dir()
 
 
+def test_an_option_that_changes_no_clip_has_a_cache_entry_of_its_own(tmp_path, monkeypatch, write_csv):
+    """The folder says what it was prepared with, so another set of options cannot be answered from it."""
+    monkeypatch.setenv("BIBIER_CACHE", str(tmp_path / "cache"))
+    rows = [
+        {"text": f"words {split}", "label": "sad", "language": "en", "split": split}
+        for split in ("train", "dev", "test")
+    ]
+    write_csv(tmp_path / "own.csv", rows)
+    calls = count_calls(monkeypatch)
+    for number, seed in enumerate((1, 2), 1):  # of a split that this table does not need
+        load_corpus("csv", tmp_path / "own.csv", seed=seed)
+        assert calls() == number
+    infos = [read_info(path.parent) for path in (tmp_path / "cache").rglob("corpus.json")]
+    assert sorted(info["options"]["seed"] for info in infos) == [1, 2]
+
+
 def test_processes_that_load_at_once_prepare_once(tiny_resd, monkeypatch):
     calls = count_calls(monkeypatch)
     results = []

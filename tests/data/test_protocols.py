@@ -212,6 +212,13 @@ def test_stratified_sample_takes_its_share_and_the_last_of_no_role(pairs, share,
     assert {names[order[index]] for index in again} == {names[index] for index in chosen}
 
 
+@pytest.mark.parametrize(("share", "size", "taken"), [(0.9, 2, 1), (0.5, 2, 1), (0.9, 1, 0), (0.99, 5, 4)])
+def test_no_role_gives_up_its_last_row(share, size, taken):
+    roles = [f"role {index // size}" for index in range(10 * size)]
+    chosen = stratified_sample([str(index) for index in range(10 * size)], [0] * len(roles), roles, share, seed=1)
+    assert Counter(roles[index] for index in chosen) == Counter({role: taken for role in set(roles) if taken})
+
+
 @given(rows, st.integers(0, 3))
 @settings(deadline=None)
 def test_group_split_keeps_groups_whole_and_fills_every_split(pairs, seed):

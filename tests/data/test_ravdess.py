@@ -56,6 +56,30 @@ def test_the_original_layout(original, tmp_path):
     assert not [name for name in rows if "03-01" in name]
 
 
+@pytest.mark.parametrize(
+    ("code", "label"),
+    [
+        ("01", "neutral"),
+        ("03", "happy"),
+        ("04", "sad"),
+        ("05", "anger"),
+        ("06", "fear"),
+        ("07", "disgust"),
+        ("08", "surprise"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("sentence", "text"), [("01", "Kids are talking by the door."), ("02", "Dogs are sitting by the door.")]
+)
+def test_the_published_codes(tmp_path, code, label, sentence, text):
+    """As the corpus's own page lists them."""
+    folder = tmp_path / "Actor_03"
+    folder.mkdir()
+    (folder / f"03-01-{code}-01-{sentence}-01-03.wav").write_bytes(b"")
+    (clip,) = read_ravdess(tmp_path, strict_counts=False)
+    assert (clip.label, clip.text, clip.left_out) == (label, text, False)
+
+
 def test_the_metadata_layout_gives_the_same_rows(original, tmp_path, write_csv):
     folder = original / "Audio_Speech_Actors_01-24"
     rows = []

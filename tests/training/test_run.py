@@ -9,14 +9,18 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from scipy.special import log_softmax
 from transformers import pipeline
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
-from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.commands.evaluate import _calibrate, evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.evaluation.calibration import fit_temperature
+from bibier_hf.evaluation.metrics import classification_metrics
+from bibier_hf.evaluation.report import Predictions
 from bibier_hf.training.arguments import ArgumentError, run_arguments
-from bibier_hf.training.fit import build_model, calibration_facts
+from bibier_hf.training.fit import build_model, calibration_facts, make_inputs, make_trainer
 from bibier_hf.training.output import FINAL_STAGING_FOLDER, complete_output
-from bibier_hf.training.run import run_training
+from bibier_hf.training.run import load_corpora, run_training
 
 
 @pytest.fixture
@@ -72,6 +76,76 @@ def test_the_temperature_is_fitted_on_dev_and_stored(finished):
         "reliability_dev_small.png",
         "reliability_test_small.png",
     }
+
+
+def test_what_is_chosen_is_chosen_on_dev_and_not_on_test(small_run, tmp_path, write_table):
+    """Selection, adjustment and temperature are computed again from the predictions on dev; on test, where only angry
+    clips are, each of them is another."""
+    folder = tmp_path / "skewed"
+    folder.mkdir()
+    table = write_table(folder, "skewed", train=18)
+    lines = table.read_text(encoding="utf-8").splitlines()
+    for index, line in enumerate(lines):
+        if line.startswith("test"):
+            audio, text, _, *rest = line.split(",")
+            lines[index] = ",".join([audio, text, "anger", *rest])
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    run = small_run(
+        corpora=[{"name": "csv", "data_dir": str(table)}],
+        logit_adjustment="dev",
+        class_weights="none",
+        num_train_epochs=3,
+    )
+    results = run_training(run)
+    rows = {
+        split: Predictions.load(Path(run.output_dir) / f"predictions_{split}.parquet") for split in ("dev", "test")
+    }
+    assert rows["dev"].labels.tolist() == list(range(7))
+    assert rows["test"].labels.tolist() == [0] * 7
+
+    temperature, adjustment = results["calibration"]["temperature"], results["logit_adjustment"]
+    logits = {split: temperature * np.log(answers.probabilities) for split, answers in rows.items()}
+    assert fit_temperature(logits["dev"], rows["dev"].labels, ["x"] * 7).temperature == pytest.approx(
+        temperature, rel=1e-3
+    )
+    assert fit_temperature(logits["test"], [0] * 7, ["x"] * 7).temperature != pytest.approx(temperature, rel=0.01)
+    unshifted = {split: values - np.array(adjustment["shift"]) for split, values in logits.items()}
+    selected = classification_metrics(rows["dev"].labels, unshifted["dev"].argmax(1))
+    assert results["selection"]["value"] == pytest.approx(selected["mean"])
+    assert classification_metrics([0] * 7, unshifted["test"].argmax(1))["mean"] != pytest.approx(selected["mean"])
+    counts = np.bincount([index % 7 for index in range(18)])
+    prior = np.log(counts) - np.log(counts).mean()
+    for entry in adjustment["dev_scores"]:
+        answers = (unshifted["dev"] - entry["strength"] * prior).argmax(1)
+        assert entry["score"] == pytest.approx(classification_metrics(rows["dev"].labels, answers)["mean"])
+    chosen = [entry for entry in results["selection"]["history"] if entry["epoch"] == results["selection"]["epoch"]]
+    assert chosen[0]["dev_score"] == max(entry["dev_score"] for entry in results["selection"]["history"])
+
+
+def test_every_corpus_counts_the_same_for_the_temperature(feature_model, feature_rows, monkeypatch, tmp_path):
+    """In a run and in `evaluate --calibrate`: 4 rows that are sure and wrong weigh as much as 10 sensible ones."""
+    run, rows, model = (
+        run_arguments({"corpora": [{"name": "csv"}], "output_dir": "x"}),
+        feature_rows(14),
+        feature_model(),
+    )
+    corpora = np.asarray(rows.metadata["corpus"])
+    logits = 2 * np.eye(7)[rows.labels]
+    logits[corpora == "b"] = 2 * np.eye(7)[(rows.labels[corpora == "b"] + 1) % 7]
+    logits += 0.5 * np.random.default_rng(0).standard_normal(logits.shape)
+
+    def mean_nll(temperature: float) -> float:
+        of_truth = log_softmax(logits / temperature, axis=1)[np.arange(14), rows.labels]
+        return -(of_truth[corpora == "a"].mean() + of_truth[corpora == "b"].mean()) / 2
+
+    candidates = np.geomspace(0.05, 20, 4001)
+    best = candidates[np.argmin([mean_nll(temperature) for temperature in candidates])]
+    assert calibration_facts(run, model, logits, rows)["temperature"] == pytest.approx(best, rel=5e-3)
+    pooled = fit_temperature(logits, rows.labels, ["x"] * 14).temperature
+    assert pooled != pytest.approx(best, rel=0.05)
+    model.save_pretrained(tmp_path)
+    _calibrate(str(tmp_path), model, logits, rows)
+    assert json.loads((tmp_path / "config.json").read_text())["temperature"] == pytest.approx(best, rel=5e-3)
 
 
 @pytest.mark.parametrize(
@@ -352,3 +426,21 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
 def test_a_model_that_cannot_be_built_is_an_error_of_the_run(small_run, values, message):
     with pytest.raises(ArgumentError, match=message):  # which commands print without a traceback
         build_model(small_run(**values), 42)
+
+
+def test_a_run_hands_the_trainer_what_it_was_asked_for(small_run):
+    run = small_run(
+        backbone_learning_rate=3e-5, patience=4, optimizer="sgd", scheduler="onecycle", corpus_balanced_sampling=True
+    )
+    model, processor = build_model(run, 42)
+    corpora = load_corpora(run.corpora)
+    data = make_inputs(corpora, model, processor, run.feature_cache)
+    trainer = make_trainer(run, model, processor, data["train"], data["dev"])
+    assert trainer.backbone_learning_rate == 3e-5
+    assert trainer.early_stopping.early_stopping_patience == 4
+    assert (trainer.scheduler_name, trainer.optimizer_cls_and_kwargs[0]) == ("onecycle", torch.optim.SGD)
+    assert trainer.processor is processor
+    assert trainer.train_corpora is None  # one corpus
+    assert trainer.eval_groups == {"corpus": ["small"] * 7, "language": list(corpora["small"]["dev"]["language"])}
+    assert [row["label"] for row in trainer.eval_dataset] == list(corpora["small"]["dev"]["label"])
+    assert [row["label"] for row in trainer.train_dataset] == list(corpora["small"]["train"]["label"])

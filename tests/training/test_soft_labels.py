@@ -16,6 +16,7 @@ from bibier_hf.data.features import InputDataset
 from bibier_hf.data.label_tables import mean_label_table, read_label_table
 from bibier_hf.data.tables import CorpusError
 from bibier_hf.training.arguments import ArgumentError, run_arguments
+from bibier_hf.training.fit import make_trainer
 from bibier_hf.training.run import run_training
 from bibier_hf.training.soft_labels import GoldLabels, SmoothedLabels, attach_soft_labels, draw_smoothing
 
@@ -76,6 +77,27 @@ def test_the_gold_label_is_mixed_in(feature_rows):
     data = feature_rows()
     plain, mixed = targets(SmoothedLabels(data)), targets(SmoothedLabels(data, gold_weight=0.5))
     np.testing.assert_allclose(mixed, 0.5 * plain.numpy() + 0.5 * np.eye(7)[data.labels], atol=1e-6)
+
+
+def test_the_dev_loss_knows_gold_labels_alone(feature_model, feature_rows, tmp_path):
+    content = {"corpora": [{"name": "a"}], "output_dir": str(tmp_path / "run"), "use_cpu": True, "disable_tqdm": True}
+    run = run_arguments(content | {"soft_labels": True, "class_weights": "none"})
+    dev = feature_rows(14, 1)
+    assert any(soft is not None for soft in dev.metadata["soft_label"])
+    model = feature_model(unimodal_loss_weight=0.0)
+    trainer = make_trainer(run, model, None, feature_rows(24, 0), dev)
+    found = trainer.evaluate()["eval_loss"]
+    batch = FeatureCollator(SPECS)(dev.__getitems__(range(14)))
+    with torch.no_grad():
+        logits = model.eval()(**batch).logits
+    gold = torch.nn.functional.cross_entropy(logits, torch.tensor(dev.labels)).item()
+    soft = torch.nn.functional.cross_entropy(logits, targets(SmoothedLabels(dev))).item()
+    assert found == pytest.approx(gold, rel=1e-5)
+    assert found != pytest.approx(soft, rel=1e-2)
+    # while training does read them
+    assert trainer.train_dataset.__getitems__([1])[0]["soft_label"] == pytest.approx(
+        feature_rows(24, 0).metadata["soft_label"][1]
+    )
 
 
 def test_draws_follow_from_seed_epoch_and_id_alone(feature_rows):

@@ -197,6 +197,28 @@ def test_a_failed_save_leaves_no_half_checkpoint(make_trainer, monkeypatch):
     assert again.state.global_step == 9
 
 
+def test_a_training_leaves_checkpoints_and_nothing_half(make_trainer):
+    trainer = make_trainer(num_train_epochs=2, save_total_limit=None)
+    trainer.train()
+    assert sorted(path.name for path in Path(trainer.args.output_dir).iterdir()) == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_backbones_have_their_own_learning_rate(make_trainer, model):
+    trainer = make_trainer(model=model, optimizer="sgd", learning_rate=1e-2, weight_decay=0.5)
+    trainer.backbone_learning_rate = 1e-4
+    trainer.create_optimizer()
+    rates = {
+        id(parameter): (group["lr"], group["weight_decay"])
+        for group in trainer.optimizer.param_groups
+        for parameter in group["params"]
+    }
+    decayed = trainer.get_decay_parameter_names(model)
+    for name, parameter in model.named_parameters():
+        rate = 1e-4 if name.startswith(("audio_backbone.", "text_backbone.")) else 1e-2
+        assert rates.pop(id(parameter)) == (rate, 0.5 if name in decayed else 0.0), name
+    assert not rates
+
+
 def test_a_damaged_checkpoint_is_passed_over(make_trainer, caplog):
     trainer = make_trainer(num_train_epochs=3, save_total_limit=None)
     trainer.train()

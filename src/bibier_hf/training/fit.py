@@ -168,6 +168,7 @@ def make_trainer(
         None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
     )
     lengths = train.lengths if run.group_by_length else None
+    balanced = None if draws is None else list(train.metadata["corpus"])
     args = run.training_arguments(**overrides)
     if run.soft_labels:
         train = SmoothedLabels(train, run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
@@ -182,7 +183,7 @@ def make_trainer(
         optimizer=run.optimizer,
         scheduler=run.scheduler,
         backbone_learning_rate=run.backbone_learning_rate,
-        train_corpora=None if draws is None else list(train.metadata["corpus"]),
+        train_corpora=balanced,
         train_lengths=lengths,
         eval_groups=groups,
         patience=run.patience if dev is not None else None,
