@@ -137,6 +137,12 @@ def test_a_finished_distribution(values, gold, weight):
     assert (np.delete(blended, gold) < blended[gold]).all()
 
 
+def test_rounding_keeps_the_arg_max():
+    generator = np.random.default_rng(0)
+    for values in [*(1 / 7 + generator.uniform(0, 2e-5, (3000, 7))), np.full(7, 1 / 7)]:
+        assert finish_distribution(values).argmax() == values.argmax()
+
+
 def test_the_gold_weight_is_a_floor():
     probabilities = np.array([0.1, 0.2, 0.1, 0.3, 0.1, 0.1, 0.1])
     np.testing.assert_allclose(blend_with_gold(probabilities, 3, 0.2)[[3, 1]], [0.8 * 0.3 + 0.2, 0.8 * 0.2])

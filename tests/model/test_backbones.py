@@ -15,6 +15,7 @@ from bibier_hf.model.backbones_bibier import (
     encode_audio,
     encode_text,
     find_backbone_folder,
+    runs_in_equal_lengths,
     weights_hash,
 )
 
@@ -57,6 +58,8 @@ SPEECH = [
     "wavlm/group",
     "hubert/layer",
     "hubert/group",
+    "wav2vec2-conformer/layer",
+    "data2vec-audio/layer",
     "wav2vec2-bert",
     "whisper",
 ]
@@ -105,6 +108,25 @@ def test_speech_batch_equals_single(name: str, layer: int):
             assert alone_frames.all()
             assert frames[row].sum() == alone.shape[1] >= 1
             torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*SPEECH, "bert", "xlm-roberta", "modernbert", "jina_embeddings_v3", "canine"])
+def test_a_probe_finds_the_backbones_that_mix_padding_in(name: str):
+    backbone = speech(name) if name in SPEECH else text_model(name)
+    backbone.train()
+    frozen = next(backbone.children()).eval()
+    calls = []
+    backbone.register_forward_hook(lambda *_: calls.append("hook"))
+    before = torch.get_rng_state()
+    mixes = name.endswith("/group") or name in ("canine", "wav2vec2-conformer/layer", "data2vec-audio/layer")
+    assert runs_in_equal_lengths(backbone) == mixes
+    assert torch.equal(torch.get_rng_state(), before)
+    assert calls == []
+    assert len(backbone._forward_hooks) == 1
+    assert backbone.training
+    assert not any(module.training for module in frozen.modules())
+    with torch.device("meta"):
+        assert not runs_in_equal_lengths(build_backbone(backbone.config))
 
 
 @pytest.mark.parametrize(

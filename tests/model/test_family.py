@@ -36,7 +36,7 @@ def name_of(options: dict) -> str:
 
 def build(options: dict) -> BiBiERForEmotionClassification:
     torch.manual_seed(0)
-    return BiBiERForEmotionClassification(BiBiERConfig(**SIZES, **options)).eval()
+    return BiBiERForEmotionClassification(BiBiERConfig(**(SIZES | options))).eval()
 
 
 def features(model: BiBiERForEmotionClassification) -> dict[str, torch.Tensor]:
@@ -248,3 +248,10 @@ def test_remote_code_loads_all_of_them_in_one_clean_process(tmp_path: Path):
     found = json.loads(done.stdout.splitlines()[-1])
     for folder, logits in expected.items():
         torch.testing.assert_close(torch.tensor(found[folder]), logits, atol=1e-5, rtol=0)
+
+
+def test_inner_widths_are_rounded():
+    sizes = {"mamba_expand": 0.29, "audio_encoder_size": 100, "fusion_mamba_expand": 0.29, "hidden_size": 100}
+    model = build({"fusion": "bimamba", "num_attention_heads": 2} | sizes)
+    assert model.audio_encoder.layers[0].block.out_proj.in_features == 29
+    assert model.fusion.blocks[0].out_proj.in_features == 29

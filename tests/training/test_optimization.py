@@ -5,10 +5,12 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 from transformers import TrainingArguments
 
+from bibier_hf import BiBiERForEmotionClassification
 from bibier_hf.training.optimization import (
     OPTIMIZERS,
     SCHEDULERS,
     create_published_scheduler,
+    decay_parameter_names,
     optimizer_cls_and_kwargs,
     scheduler_arguments,
 )
@@ -110,3 +112,20 @@ def test_plateau_has_the_published_options():
         "patience": 2,
         "min_lr": 1e-7,
     }
+
+
+def test_weight_decay_spares_norms_biases_and_the_state_space(tiny_options):
+    model = BiBiERForEmotionClassification.from_backbones(
+        **(tiny_options | {"fusion": "bimamba"}), audio_statistics=True
+    )
+    decayed = set(decay_parameter_names(model))
+    spared = {name for name, _ in model.named_parameters()} - decayed
+    for part in ("A_log", ".D", "norm.weight", "norms.0.weight", "bias", "missing_audio"):
+        assert any(name.endswith(part) for name in spared), part
+        assert not any(name.endswith(part) for name in decayed), part
+    assert {"classifier.4.weight", "fusion.blocks.0.in_proj.weight", "audio_encoder.input_proj.weight"} <= decayed
+    own = {name for name in spared if not name.startswith(("audio_backbone.", "text_backbone."))}
+    layers = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Embedding)
+    for name in own:
+        module = model.get_submodule(name.rpartition(".")[0])
+        assert name.endswith("bias") or not isinstance(module, layers), name

@@ -193,7 +193,10 @@ def finish_distribution(
         raise AnswerError("there are no seven finite numbers of which one is above zero")
     probabilities = blend_with_gold(clipped / clipped.sum(), gold, gold_weight)
     units = np.rint(probabilities * UNITS).astype(int)
-    units[units.argmax()] += UNITS - units.sum()
+    largest = probabilities.argmax()
+    units[largest] += UNITS - units.sum()
+    while (other := units.argmax()) != largest:  # the remainder was negative, or rounding has made them equal
+        units[[largest, other]] += 1, -1
     while gold_weight is not None and (np.delete(units, gold) >= units[gold]).any():
         # Rounding has made equal what was only just larger.
         other = int(np.where(np.arange(len(units)) == gold, -1, units).argmax())

@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
 from ..model.audio_bibier import SAMPLING_RATE
-from ..model.backbones_bibier import encode_audio, encode_text
+from ..model.backbones_bibier import encode_audio, encode_text, runs_in_equal_lengths
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -333,6 +333,7 @@ class InputExtractor:
 
     def _cast_backbone(self, modality: str, dtype: torch.dtype) -> torch.nn.Module:
         backbone = self.model._require_backbone(modality)
+        runs_in_equal_lengths(backbone)  # of the exact weights; the copies take the answer over
         if dtype == torch.int8:
             return int8_copy(backbone)
         # A copy: casting back would not bring the lost digits back.

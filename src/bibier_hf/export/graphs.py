@@ -144,7 +144,7 @@ class WholeGraph(Graph):
                     "and its features. "
                     "Use part='features'."
                 )
-            if runs_in_equal_lengths(backbone.config):
+            if runs_in_equal_lengths(backbone):
                 raise ExportError(
                     f"part='whole': the {modality} backbone '{backbone.config.model_type}' mixes padding into its "
                     "features, so it runs in "

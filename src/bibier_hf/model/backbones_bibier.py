@@ -5,8 +5,8 @@ Whatever the backbone, a sample's features are the same alone, padded, in any ba
 * models that honour an attention mask get one;
 * Whisper's encoder ignores masks and wants 30 s: it is run here on a clip's own frames, with the first positions,
   masked at every layer;
-* models whose normalisation or down-sampling mixes padding in (group-norm wav2vec2, CANINE) run in groups of equal
-  length, unpadded.
+* models that mix padding in all the same (group norms, convolutions or down-sampling without a mask) are found by a
+  probe when they are loaded, and run in groups of equal length, unpadded.
 
 Audio longer than a window is encoded window by window, as if the windows were samples of their own.
 """
@@ -34,8 +34,6 @@ SPECTRAL_INPUT_RATES = {"wav2vec2-bert": 50, "whisper": 100}
 _WINDOWS_AT_ONCE = 4
 """Windows of long recordings that are encoded together: what a backbone holds meanwhile does not grow with the
 recording."""
-
-_POSITIONS_OF_LENGTH_ONLY = frozenset({"canine"})
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
@@ -213,9 +211,68 @@ def receptive_field(config: PreTrainedConfig) -> int:
     return samples
 
 
-def runs_in_equal_lengths(config: PreTrainedConfig) -> bool:
-    """Does padding change what this backbone gives, so that only inputs of equal length can share a batch?"""
-    return config.model_type in _POSITIONS_OF_LENGTH_ONLY or getattr(config, "feat_extract_norm", None) == "group"
+@torch.compiler.disable
+def runs_in_equal_lengths(backbone: PreTrainedModel) -> bool:
+    """Does padding change what this backbone gives, so that only inputs of equal length can share a batch?
+
+    Found by running it once on a random input, alone and padded. Random numbers, modes and hooks stay as they were.
+    """
+    if (known := getattr(backbone, "_mixes_padding", None)) is not None:
+        return known
+    parameters = list(backbone.parameters())
+    if any(parameter.is_meta for parameter in parameters):
+        return False  # nothing can be run
+    device = parameters[0].device
+    modes = [(module, module.training) for module in backbone.modules()]
+    hooks = [
+        (registered, dict(registered))
+        for module, _ in modes
+        for registered in (module._forward_hooks, module._forward_pre_hooks)
+        if registered
+    ]
+    try:
+        for registered, _ in hooks:
+            registered.clear()
+        backbone.eval()
+        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []), torch.no_grad():
+            run, inputs, lengths = _probe(backbone)
+            inputs, lengths = inputs.to(device), lengths.to(device)
+            short = int(lengths[0])
+            alone, kept = run(backbone, inputs[:1, :short], lengths[:1], -1)
+            padded, padded_kept = run(backbone, inputs, lengths, -1)
+    finally:
+        for registered, before in hooks:
+            registered.update(before)
+        for module, mode in modes:
+            module.training = mode
+    frames = int(kept.sum())
+    alone, padded = alone[0, :frames].double(), padded[0, :frames].double()
+    rounding = min(128 * torch.finfo(backbone.dtype).eps, 0.1)
+    same = int(padded_kept[0].sum()) == frames and (padded - alone).norm() <= rounding * alone.norm()
+    backbone._mixes_padding = not bool(same)
+    return backbone._mixes_padding
+
+
+def _probe(backbone: PreTrainedModel) -> tuple[Callable, torch.Tensor, torch.Tensor]:
+    """(what computes its features, random inputs of two samples, their lengths, the first one shorter). Odd lengths:
+    down-sampling shows where its steps are cut."""
+    config, generator = backbone.config, torch.Generator().manual_seed(0)
+    if backbone.main_input_name == "input_ids":
+        short, long = 7, 14
+        pad = getattr(config, "pad_token_id", None) or 0
+        inputs = torch.randint(0, getattr(config, "vocab_size", 128) - 1, (2, long), generator=generator)
+        inputs += inputs >= pad  # any token but padding
+        inputs[0, short:] = pad
+        return text_states, inputs, torch.tensor([short, long])
+    if audio_input_name(config) == "input_values":
+        short = 20 * receptive_field(config) + 1
+        inputs = torch.randn(2, 2 * short, generator=generator)
+    else:
+        short = 21
+        bands = config.num_mel_bins if config.model_type == "whisper" else config.feature_projection_input_dim
+        inputs = torch.randn(2, 2 * short, bands, generator=generator)
+    inputs[0, short:] = 0
+    return audio_states_function(config, False), inputs, torch.tensor([short, 2 * short])
 
 
 def _run_present(
@@ -223,7 +280,7 @@ def _run_present(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Calls `run` on the rows that are there, in one padded batch or in groups of equal length, and puts the results
     back in place."""
-    equal_lengths = runs_in_equal_lengths(backbone.config)
+    equal_lengths = runs_in_equal_lengths(backbone)
     if not equal_lengths and bool((lengths > 0).all()):
         return run(backbone, inputs, lengths, layer)
     values, results = lengths.unique().tolist(), []

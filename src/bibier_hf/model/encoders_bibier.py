@@ -85,7 +85,7 @@ class FrameMLPLayer(nn.Module):
 def _mamba(config: BiBiERConfig, size: int) -> nn.Module:
     block = MambaBlock(
         size,
-        inner_size=max(1, int(config.mamba_expand * size)),
+        inner_size=max(1, round(config.mamba_expand * size)),
         state_size=config.mamba_state_size,
         conv_kernel=config.mamba_conv_kernel,
         dt_rank=config.mamba_dt_rank,

@@ -378,7 +378,7 @@ class BiMambaFusion(nn.Module):
         self.blocks = nn.ModuleList(
             MambaBlock(
                 size,
-                inner_size=max(1, int(config.fusion_mamba_expand * size)),
+                inner_size=max(1, round(config.fusion_mamba_expand * size)),
                 state_size=config.fusion_mamba_state_size,
                 conv_kernel=config.fusion_mamba_conv_kernel,
                 dt_rank=config.fusion_mamba_dt_rank,

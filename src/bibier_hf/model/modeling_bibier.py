@@ -37,6 +37,7 @@ from .backbones_bibier import (
     kept_first,
     load_adapter,
     load_backbone,
+    runs_in_equal_lengths,
     weights_hash,
 )
 from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig, CheckpointError, one_line
@@ -192,6 +193,9 @@ class BiBiERPreTrainedModel(PreTrainedModel):
                 load_adapter(
                     getattr(model, f"{modality}_backbone"), os.path.join(folder, ADAPTER_FOLDER.format(modality))
                 )
+        for modality in MODALITIES:
+            if (backbone := getattr(model, f"{modality}_backbone")) is not None:
+                runs_in_equal_lengths(backbone)
         model.freeze()  # loading has made every parameter anew
         return loaded
 
@@ -407,6 +411,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
                 f"{expected}."
             )
         setattr(self, f"{modality}_backbone", backbone.to(device=self.device))
+        runs_in_equal_lengths(backbone)  # found now, before hooks and wrappers are around it
         self.freeze()
         self.train(self.training)
 

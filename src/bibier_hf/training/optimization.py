@@ -37,6 +37,8 @@ PUBLISHED_WARMUP = 0.1
 COSINE_FLOOR = 1e-6
 PLATEAU_OPTIONS = {"mode": "max", "factor": 0.5, "patience": 2, "min_lr": 1e-7}
 
+_UNDECAYED = ("A_log", "A", "bias")
+
 # The plain name "cosine" is the published epoch-wise annealing; transformers' own is reached as huggingface_cosine.
 _LIBRARY_SCHEDULES = tuple(
     kind.value for kind in SchedulerType if kind not in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
@@ -71,6 +73,22 @@ def optimizer_cls_and_kwargs(name: str, args: TrainingArguments) -> tuple[type[t
         case "rmsprop":
             return torch.optim.RMSprop, options
     raise ValueError(f"Unknown optimizer {name!r}. Use one of: {', '.join(OPTIMIZERS)}.")
+
+
+def decay_parameter_names(model: torch.nn.Module) -> list[str]:
+    """Names of the parameters that weight decay falls on: matrices and filters. Biases, normalisation layers, and the
+    rates and skip weights of state-space models (`A_log`, `A`, `D`) are spared."""
+    norms = {
+        f"{name}.{parameter}"
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower()
+        for parameter, _ in module.named_parameters(recurse=False)
+    }
+    return [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.ndim > 1 and name not in norms and name.rpartition(".")[2] not in _UNDECAYED
+    ]
 
 
 def scheduler_arguments(name: str, warmup_given: bool) -> dict[str, Any]:

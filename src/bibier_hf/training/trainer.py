@@ -21,7 +21,7 @@ from ..model.configuration_bibier import MODALITIES
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.sequence_bibier import finite_logits
 from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
-from .optimization import create_published_scheduler, optimizer_cls_and_kwargs
+from .optimization import create_published_scheduler, decay_parameter_names, optimizer_cls_and_kwargs
 from .samplers import EpochSampler
 
 logger = logging.get_logger(__name__)
@@ -129,6 +129,11 @@ class BiBiERTrainer(Trainer):
                 options | {"params": self._parameter_groups(model or self.model)},
             )
         return super().create_optimizer(model)
+
+    def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
+        """[`~bibier_hf.training.optimization.decay_parameter_names`]; transformers' own goes by names that ours do not
+        have."""
+        return decay_parameter_names(model)
 
     def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
         decayed = self.get_decay_parameter_names(model)
