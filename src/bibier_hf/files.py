@@ -7,7 +7,7 @@ or cannot be written ends in one line.
     with replaced_folder(folder) as new:        # the old folder stays until the new one is whole
         (new / "b.txt").write_text("...")
 
-Work in progress lives in hidden scratch folders beside its target, `.<name>.<random>.part`. Each holds a lock file that
+Work in progress lives in hidden scratch folders beside its target, `.<name>.<random>.bibier`. Each holds a lock file that
 is locked while its process lives, so what a killed process left is told apart from what is in use. The next writer
 removes it. Locks are `flock`s: they end with their process, however it ends. They need Linux or macOS; elsewhere, and
 on file systems without locks, nothing is locked.
@@ -18,12 +18,15 @@ import ctypes
 import errno
 import functools
 import json
+import logging
 import os
+import re
 import secrets
 import shlex
 import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -38,8 +41,10 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
+logger = logging.getLogger(__name__)
+
 LOCK_FILE = ".lock"
-_SCRATCH_SUFFIX = ".part"
+_SCRATCH = re.compile(r"\..*\.[0-9a-f]{8}\.bibier")
 _REPLACED = ".replaced"
 _POLL_S = 0.2
 
@@ -55,18 +60,23 @@ class LockedError(UserError, RuntimeError):
 # --- files ---------------------------------------------------------------------------------------------------------
 
 
-def write_atomically(path: str | os.PathLike, write: Callable[[Path], Any]) -> None:
+def write_atomically(
+    path: str | os.PathLike,
+    write: Callable[[Path], Any],
+    left: str | Callable[[], str] = "An earlier file of that name is as it was.",
+) -> None:
     """Let `write` fill a file of the same name in a scratch folder, then move it into place in one step.
 
     Args:
         path: the file; its folder is made if needed.
         write: gets the path to write to.
+        left: what is left after an error of writing, as a sentence.
 
     Raises:
         WriteError: the file cannot be written; an earlier one is as it was.
     """
     path = Path(path)
-    with write_errors(path, "An earlier file of that name is as it was."):
+    with write_errors(path, left):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +124,7 @@ def scratch_folder(target: str | os.PathLike) -> Iterator[Path]:
 def _make_scratch(target: Path) -> tuple[Path, int | None]:
     """The folder and the descriptor of its lock."""
     while True:
-        folder = target.parent / f".{target.name[:100]}.{secrets.token_hex(4)}{_SCRATCH_SUFFIX}"
+        folder = target.parent / f".{target.name[:100]}.{secrets.token_hex(4)}.bibier"
         folder.mkdir()
         try:
             return folder, _try_lock(folder / LOCK_FILE)
@@ -127,6 +137,18 @@ def _make_scratch(target: Path) -> tuple[Path, int | None]:
 
 _tidied: set[Path] = set()
 """Folders that this process has cleared of leftovers: once is enough, and listing a large folder takes time."""
+
+
+@contextmanager
+def temporary_folder(name: str = "bibier") -> Iterator[Path]:
+    """A scratch folder where the system has its temporary files."""
+    with scratch_folder(Path(tempfile.gettempdir()) / name) as folder:
+        yield folder
+
+
+def is_vacant(folder: str | os.PathLike) -> bool:
+    """Is it a folder with nothing in it but, perhaps, a lock?"""
+    return os.path.isdir(folder) and all(name == LOCK_FILE for name in os.listdir(folder))
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
@@ -147,8 +169,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
 
 def _is_scratch(entry: os.DirEntry) -> bool:
     return (
-        entry.name.startswith(".")
-        and entry.name.endswith(_SCRATCH_SUFFIX)
+        _SCRATCH.fullmatch(entry.name) is not None
         and entry.is_dir(follow_symlinks=False)
         and fcntl is not None
         # A folder without a lock file is one whose process was killed, or is about to make it.
@@ -175,6 +196,33 @@ def replaced_folder(target: str | os.PathLike) -> Iterator[Path]:
         lock = _try_lock(new / LOCK_FILE)  # the new folder is locked from its first moment
         _swap(new, target, scratch / _REPLACED)
         _take_over(target, lock)
+
+
+@contextmanager
+def filled_folder(folder: str | os.PathLike, last: str | None = None) -> Iterator[Path]:
+    """An empty folder to fill; at the end its files are moved into `folder`, next to what is there.
+
+    Args:
+        folder: where the files go.
+        last: the file that says that the folder is complete: an earlier one is removed before the first file is moved,
+            and the new one comes last.
+
+    Raises:
+        LockedError: another process writes `folder`.
+        WriteError: `folder` cannot be written.
+    """
+    folder = Path(os.path.realpath(folder))
+    with locked(folder), scratch_folder(folder / "files") as scratch:
+        new = scratch / "files"
+        new.mkdir()
+        yield new
+        if last is not None:
+            (folder / last).unlink(missing_ok=True)
+        for path in sorted(new.iterdir(), key=lambda path: path.name == last):
+            target = folder / path.name
+            if target.is_dir() and not target.is_symlink():
+                shutil.rmtree(target)
+            os.replace(path, target)
 
 
 def _swap(new: Path, target: Path, aside: Path) -> None:
@@ -222,7 +270,7 @@ class _Held(Exception):
 class _Lock:
     """A lock that this process holds: on a folder, or on a file that it writes."""
 
-    def __init__(self, path: Path, descriptors: list[int], made: bool):
+    def __init__(self, path: Path, descriptors: list[int], made: list[Path]):
         self.path = path
         self.descriptors = descriptors
         self.made = made
@@ -248,7 +296,7 @@ def locked(
     The thread that has the lock may take it again.
 
     Args:
-        path: the folder, which is made if needed and removed if it is still empty at the end.
+        path: the folder; it is made if needed, and removed if it is still empty at the end.
         left: what is left after an error of writing, as a sentence.
         file: `path` is a file.
         wait: wait for the other process instead of raising.
@@ -280,7 +328,8 @@ def locked(
 def _acquire(path: Path, is_file: bool, wait: bool, reading: bool) -> _Lock:
     folder = path.parent if is_file else path
     remove_leftovers(path.parent)
-    made = not folder.exists()
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    told = False
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / (f".{path.name}{LOCK_FILE}" if is_file else LOCK_FILE)
@@ -295,10 +344,13 @@ def _acquire(path: Path, is_file: bool, wait: bool, reading: bool) -> _Lock:
                     raise LockedError(
                         f"{path} is being written by {error}. Wait until it has ended, or choose another place."
                     ) from error
+                if not told:
+                    logger.warning(f"Waiting for {error}, which writes {path}.")
+                told = True
                 time.sleep(_POLL_S)
     except OSError as error:
         if reading and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-            return _Lock(path, [], False)
+            return _Lock(path, [], [])
         raise
     if not is_file:
         remove_leftovers(folder)
@@ -309,15 +361,15 @@ def _take_over(target: Path, descriptor: int | None) -> None:
     """The folder under a held lock has been replaced by one that is locked by `descriptor`."""
     if target in _locks and descriptor is not None:
         _locks[target].descriptors.append(descriptor)
-        _locks[target].made = False
+        _locks[target].made = []
 
 
 def _release(held: _Lock) -> None:
     if held.descriptors:
         held.path.unlink(missing_ok=True)
-    if held.made:
-        with contextlib.suppress(OSError):
-            held.path.parent.rmdir()
+    with contextlib.suppress(OSError):
+        for folder in held.made:  # the innermost first
+            folder.rmdir()
     for descriptor in held.descriptors:
         _unlock(descriptor)
 
@@ -346,7 +398,7 @@ def _try_lock(file: Path) -> int | None:
                 continue
             with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
                 os.ftruncate(descriptor, 0)
-                os.write(descriptor, _this_process().encode())
+                os.write(descriptor, _this_process().encode(errors="replace"))
             _descriptors.add(descriptor)
             return descriptor
         except BlockingIOError:
@@ -405,23 +457,23 @@ _WRITE_ERRORS = {
     errno.EIO: "the disk reports an error. Check it, or choose a place on another disk.",
 }
 
-_FULL_TEXTS = (
-    "no space left on device",
-    "os error 28",
-    "errno 28",
-    "disk quota exceeded",
-    "os error 122",
-    "database or disk is full",
-    "enforce fail at inline_container",  # torch.save
-    "pytorchstreamwriter failed",
-    "requested and ",  # NumPy: "4096 requested and 512 written"
-)
-_READ_ONLY_TEXTS = (
-    "read-only file system",
-    "os error 30",
-    "attempt to write a readonly database",
-    "unable to open database file",
-)
+_NUMBER = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
+"""How libraries written in C++ and Rust give the number of an error in their text."""
+
+_BY_TEXT = ("safetensors", "sqlite3", "onnx", "soundfile", "pyarrow")
+"""Modules whose own kinds of errors are looked at, too."""
+
+_TEXTS = {
+    "no space left on device": errno.ENOSPC,
+    "database or disk is full": errno.ENOSPC,  # SQLite
+    "enforce fail at inline_container": errno.ENOSPC,  # torch.save
+    "pytorchstreamwriter failed": errno.ENOSPC,
+    "requested and ": errno.ENOSPC,  # NumPy: "4096 requested and 512 written"
+    "disk quota exceeded": errno.EDQUOT,
+    "read-only file system": errno.EROFS,
+    "attempt to write a readonly database": errno.EACCES,  # SQLite
+    "unable to open database file": errno.EACCES,
+}
 
 
 def describe_write_error(error: BaseException) -> str | None:
@@ -429,14 +481,13 @@ def describe_write_error(error: BaseException) -> str | None:
 
     Errors of safetensors, PyTorch, PyArrow and SQLite are known by their text, as they carry no number.
     """
-    if isinstance(error, OSError) and error.errno in _WRITE_ERRORS:
-        return _WRITE_ERRORS[error.errno]
-    text = str(error).lower()
-    if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.startswith(("safetensors", "sqlite3")):
-        if any(part in text for part in _FULL_TEXTS):
-            return _FULL
-        if any(part in text for part in _READ_ONLY_TEXTS):
-            return _FORBIDDEN
+    if isinstance(error, OSError) and error.errno is not None:
+        return _WRITE_ERRORS.get(error.errno)
+    if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.startswith(_BY_TEXT):
+        text = str(error).lower()
+        numbers = [int(number) for number in _NUMBER.findall(text)]
+        numbers += [number for part, number in _TEXTS.items() if part in text]
+        return next((_WRITE_ERRORS[number] for number in numbers if number in _WRITE_ERRORS), None)
     return None
 
 
@@ -459,31 +510,54 @@ def write_errors(path: str | os.PathLike, left: str | Callable[[], str] = "") ->
         raise as_write_error(error, path, meaning, left() if callable(left) else left) from error
 
 
-def as_write_error(error: BaseException, path: str | os.PathLike, meaning: str, left: str = "") -> WriteError:
-    """The [`WriteError`] of an error with a known `meaning`."""
+def as_write_error(error: BaseException, path: str | os.PathLike | None, meaning: str, left: str = "") -> WriteError:
+    """The [`WriteError`] of an error with a known `meaning`; `path` is what was written, None where that is unknown."""
     named = getattr(error, "filename", None)
-    named = None if named is None or isinstance(named, int) else os.path.realpath(os.fsdecode(named))
-    root = os.path.realpath(path)
-    if named is None or _SCRATCH_SUFFIX in named:
-        named = os.fspath(path)
-    verb = "write" if os.path.realpath(named).startswith(root) or root.startswith(named) else "use"
-    found = WriteError(" ".join(filter(None, [f"Cannot {verb} {named}: {meaning}", left])))
+    named = None if named is None or isinstance(named, int) else os.path.abspath(os.fsdecode(named))
+    if named is not None and any(map(_SCRATCH.fullmatch, Path(named).parts)):
+        named = None
+    if path is None:
+        what = "Cannot write" if named is None else f"Cannot use {named}"
+    else:
+        root = os.path.realpath(path)
+        related = named is None or os.path.realpath(named).startswith(root) or root.startswith(named)
+        what = f"Cannot {'write' if related else 'use'} {named or os.fspath(path)}"
+    found = WriteError(" ".join(filter(None, [f"{what}: {meaning}", left])))
     found.errno = getattr(error, "errno", None)
     return found
 
 
-def writes(folder: Callable[..., str | os.PathLike | None], left: str = "") -> Callable:
-    """Decorator: the function runs under the lock of the folder that `folder(*args, **kwargs)` names (None: none).
+@contextmanager
+def locked_by_first_process(
+    path: str | os.PathLike, left: str | Callable[[], str] = "", file: bool = False
+) -> Iterator[None]:
+    """[`locked`], where a launcher may have started several processes: the first one takes the lock for all."""
+    first = int(os.environ.get("RANK", "0")) == 0
+    with locked(path, left=left, file=file) if first else write_errors(path, left):
+        yield
 
-    Where a launcher started several processes, the first one takes it for all.
+
+def writes(
+    folder: Callable[..., str | os.PathLike | None],
+    left: str | Callable[..., str] = "",
+    file: bool = False,
+) -> Callable:
+    """Decorator: the function runs under [`locked_by_first_process`].
+
+    Args:
+        folder: `folder(*args, **kwargs)` is the folder that the function writes; None: none.
+        left: what is left after an error of writing; a function gets the same arguments.
+        file: it is a file.
     """
 
     def decorate(function: Callable) -> Callable:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> Any:
             path = folder(*args, **kwargs)
-            first = int(os.environ.get("RANK", "0")) == 0
-            with contextlib.nullcontext() if path is None or not first else locked(path, left=left):
+            if path is None:
+                return function(*args, **kwargs)
+            told = (lambda: left(*args, **kwargs)) if callable(left) else left
+            with locked_by_first_process(path, told, file):
                 return function(*args, **kwargs)
 
         return run

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from bibier_hf.data import feature_store
 from bibier_hf.data.feature_store import MANIFEST_FILE, FeatureStore, FeatureStoreError, StoredRows, _batches, row_key
+from bibier_hf.files import WriteError
 
 FORK = multiprocessing.get_context("fork")
 WIDTH = 3
@@ -56,7 +57,7 @@ def fill(store: FeatureStore, rows, **options):
 
 def content(folder: Path) -> dict[str, bytes]:
     """Every file of a store but the lock."""
-    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.name != ".lock"}
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if not path.name.startswith(".")}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
@@ -163,8 +164,11 @@ def test_killed_at_any_moment_it_ends_with_the_same_bytes(tmp_path, uninterrupte
     store, rows = make_store(folder), make_rows(150)
     written = {name for name in content(store.folder) if name.endswith(".safetensors")}
     assert written < uninterrupted.keys()
-    (store.folder / "half.being-written").write_bytes(b"half a shard")  # what a kill in the middle of a write leaves
+    (store.folder / ".x.0123abcd.bibier").mkdir(parents=True)  # what a kill in the middle of a write leaves
+    (store.folder / ".x.0123abcd.bibier" / ".lock").touch()
+    (store.folder / ".x.0123abcd.bibier" / ".tmp123").write_bytes(b"half a shard")
     done = fill(store, rows, batch_size=4)
+    assert not [path for path in store.folder.iterdir() if path.name.startswith(".")]
     assert done.found == 8 * len(written)
     assert content(store.folder) == uninterrupted
 
@@ -238,14 +242,14 @@ def test_a_damaged_shard_is_named(tmp_path, part):
 
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FeatureStoreError, match=r"cannot be written.*feature_cache\.directory"):
+    with pytest.raises(WriteError, match=r"Cannot write .*a part of the path is a file.*feature_cache\.directory"):
         fill(make_store(tmp_path / "file"), make_rows(3))
 
 
 def fill_a_full_disk(folder) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # writing beyond the limit is then an error, as on a full disk
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
-    with pytest.raises(FeatureStoreError, match=r"cannot be written.*what was computed so far is kept"):
+    with pytest.raises(WriteError, match=r"Cannot write .*: the file is too large.*No row is stored yet"):
         fill(make_store(folder), make_rows(30))
 
 
@@ -255,7 +259,7 @@ def test_a_full_disk_is_named_and_leaves_nothing_half(tmp_path):
     process.join()
     assert process.exitcode == 0
     store = make_store(tmp_path / "store")
-    assert content(store.folder) == {}
+    assert not store.folder.exists()
     assert fill(store, make_rows(30)).computed == 26
 
 

@@ -10,6 +10,7 @@ import pytest
 import soundfile
 from datasets import Audio
 
+from bibier_hf import files
 from bibier_hf.data.clips import Clip, neutral_id
 from bibier_hf.data.corpora import CORPORA, get_corpus, load_corpus
 from bibier_hf.data.prepare import load_prepared, read_info, write_corpus
@@ -186,20 +187,18 @@ def test_an_interruption_leaves_the_folder_as_it_was(tmp_path, before):
     assert found is None or content(tmp_path / "out") == found
 
 
-def test_a_failing_rename_brings_the_old_corpus_back(tmp_path, monkeypatch):
+def test_a_failing_exchange_leaves_the_old_corpus(tmp_path, monkeypatch):
     write([text_clip(1)], tmp_path / "out")
     found = content(tmp_path / "out")
-    rename = Path.rename
 
-    def fails(self: Path, target: Path) -> Path:
-        if self.name == "new":
-            raise OSError("disk gone")
-        return rename(self, target)
+    def fails(first: Path, second: Path) -> bool:
+        raise OSError("disk gone")
 
-    monkeypatch.setattr(Path, "rename", fails)
+    monkeypatch.setattr(files, "exchange", fails)
     with pytest.raises(OSError, match="disk gone"):
         write([text_clip(2)], tmp_path / "out")
     assert content(tmp_path / "out") == found
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_a_prepared_corpus_is_replaced_and_read_anew_but_other_content_is_not_touched(tmp_path):

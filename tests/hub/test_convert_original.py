@@ -343,6 +343,14 @@ def test_fusion_through_the_command(tmp_path: Path):
         "num_transformer_heads" in run_converter("--fusion", tmp_path / "F.pt", "--output_dir", tmp_path / "no").stderr
     )
     assert not (tmp_path / "no").exists()
+    (tmp_path / "file").write_text("mine")
+    done = run_converter(
+        "--fusion", tmp_path / "F.pt", "--num_transformer_heads", 4, "--output_dir", tmp_path / "file"
+    )
+    assert done.returncode == 2
+    assert f"Cannot write {tmp_path / 'file'}: it is a file, not a folder" in done.stderr
+    assert "Written" not in done.stdout
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 @torch.no_grad()

@@ -160,7 +160,7 @@ def test_the_right_to_push_is_checked_before_training(small_run, hub):
     run = small_run(push_to_hub=True, hub_model_id="others/bibier-small")
     with pytest.raises(PushError, match="the token may not write there"):
         run_training(run)
-    assert not list(Path(run.output_dir).iterdir())
+    assert not Path(run.output_dir).exists()
 
 
 def test_arguments_of_pushing(small_run):

@@ -16,7 +16,7 @@ from ..evaluation.audit.duplicates import AUDIO_SIMILARITY, TEXT_SIMILARITY, Hea
 from ..evaluation.audit.report import audit_splits, label_sources, merge_folds, render_page, shared_rows
 from ..evaluation.plots import plot_leakage
 from ..evaluation.report import environment
-from ..files import write_atomically, write_json, write_text
+from ..files import write_atomically, write_json, write_text, writes
 from ..training.arguments import CorpusArguments
 from ..training.run import protocol_facts
 from ..training.sections import Section, section_help
@@ -41,6 +41,7 @@ class AuditArguments(Section):
     fail_on_leak: bool = Field(False, description=f"exit code {EXIT_LEAK} when a split leaks")
 
 
+@writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
 def run_audit(arguments: AuditArguments) -> dict[str, Any]:
     """Audit every split that is asked for; write `audit.json`, `audit.md` and `audit_<corpus>.png`.
 

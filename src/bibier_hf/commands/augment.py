@@ -159,7 +159,11 @@ def augment_main(arguments: Sequence[str]) -> int:
             return
         content: dict[str, Any] = {}
         apply_overrides(content, rest, section)
-        function(checked_section(section, content))
+        parsed = checked_section(section, content)
+        is_file = not hasattr(parsed, "output_dir")
+        place = parsed.output if is_file else parsed.output_dir
+        with locked(place, file=is_file, left="What was written before is whole."):
+            function(parsed)
 
     return guarded(
         augment, lambda: "Interrupted. What was written before is whole; the same command goes on where it can."

@@ -33,7 +33,7 @@ from ..evaluation.report import (
     split_metrics,
     write_split_report,
 )
-from ..files import write_json
+from ..files import write_json, writes
 from ..training.arguments import ArgumentError, CorpusArguments, FeatureCacheArguments
 from ..training.run import protocol_facts
 from ..training.sections import Section, section_help
@@ -104,6 +104,7 @@ def parse_baseline_arguments(arguments: Sequence[str]) -> BaselineArguments:
     return parsed
 
 
+@writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
 def run_baselines(arguments: BaselineArguments) -> dict[str, Any]:
     """Learn and score the baseline under every protocol and fold that is asked for; write `results.json` and
     predictions.

@@ -1,10 +1,16 @@
-"""What all commands share: errors that a user can mend are told in one line, Ctrl-C leaves a word on how to go on."""
+"""What all commands share: errors that a user can mend are told in one line; Ctrl-C, and the signals of schedulers
+and closed terminals, leave a word on how to go on."""
 
 import os
+import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 from ..errors import UserError
+from ..files import as_write_error, describe_write_error
 from ..model.audio_bibier import AudioError
 from ..model.configuration_bibier import CheckpointError
 
@@ -14,18 +20,76 @@ USER_ERRORS = (UserError, AudioError, CheckpointError, FileNotFoundError)
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
+_ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Terminated(KeyboardInterrupt):
+    """A signal that asks the process to end, such as a scheduler's SIGTERM: it is handled as Ctrl-C is."""
+
+    def __init__(self, number: int):
+        super().__init__(number)
+        self.exit_code = 128 + number
+
 
 def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambda: "Interrupted.") -> int:
     """Run `function`; say in one line what a user can mend, and what to do after Ctrl-C."""
     try:
-        function()
+        with _signals_raised():
+            _check_working_folder()
+            function()
     except USER_ERRORS as error:
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
-    except KeyboardInterrupt:
+        return _report(error)
+    except KeyboardInterrupt as error:
         print(f"\n{interrupted()}", file=sys.stderr)
-        return EXIT_INTERRUPTED
+        return getattr(error, "exit_code", EXIT_INTERRUPTED)
+    except Exception as error:
+        meaning = describe_write_error(error)
+        if meaning is None:
+            raise
+        return _report(as_write_error(error, None, meaning))
     return 0
+
+
+def _report(error: Exception) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _check_working_folder() -> None:
+    try:
+        os.getcwd()
+    except FileNotFoundError as error:
+        raise UserError("The working folder has been deleted. Change to another one (cd) and start again.") from error
+
+
+@contextmanager
+def _signals_raised() -> Iterator[None]:
+    """SIGTERM and SIGHUP raise [`Terminated`], unless the process was started to ignore them (`nohup`).
+
+    Only the first process of several that a launcher started cleans up; the others may wait in a collective operation,
+    where no exception reaches them, and end at once.
+    """
+    process = os.getpid()
+    replaced = {}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a forked worker that its pool ends
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
+        for each in replaced:  # cleaning up is not interrupted
+            signal.signal(each, signal.SIG_IGN)
+        raise Terminated(number)
+
+    if is_main_process() and threading.current_thread() is threading.main_thread():
+        for number in _ENDING:
+            if signal.getsignal(number) is signal.SIG_DFL:
+                replaced[number] = signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, before in replaced.items():
+            signal.signal(number, before)
 
 
 def is_main_process() -> bool:

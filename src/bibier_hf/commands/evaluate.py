@@ -32,7 +32,7 @@ from ..evaluation.report import (
     split_metrics,
     write_split_report,
 )
-from ..files import write_atomically, write_json
+from ..files import write_atomically, write_json, writes
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments
@@ -124,6 +124,19 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
     """
     _refuse_contradictions(arguments)
     model, processor = load_checkpoint(arguments.model, arguments.backbone_dir)
+    return _evaluate(arguments, model, processor)
+
+
+def _changed_checkpoint(arguments: EvaluateArguments, *_: Any) -> str | None:
+    """The checkpoint's folder where it is written, too."""
+    return arguments.model if arguments.calibrate or arguments.add_to_results else None
+
+
+@writes(lambda arguments, *_: arguments.output_dir, left="What was there before is whole.")
+@writes(_changed_checkpoint, left="What was there before is whole.")
+def _evaluate(
+    arguments: EvaluateArguments, model: BiBiERForEmotionClassification, processor: BiBiERProcessor
+) -> dict[str, Any]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     if arguments.noise_snr_db and "audio" not in model.config.modalities:

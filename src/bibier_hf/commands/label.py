@@ -33,6 +33,8 @@ from ..llm import BACKENDS, LLMBackend, LLMError, get_backend
 from ..model.labels_bibier import EMOTIONS
 from .common import guarded
 
+_ANSWERS_STAY = "The answers so far are kept; the same command goes on from them."
+
 
 def label_main(arguments: Sequence[str], description: str | None = None) -> int:
     """Run one of the sub-commands; returns the exit code.
@@ -52,7 +54,7 @@ def label_corpus(options: argparse.Namespace) -> None:
     output = Path(options.output)
     if output.suffix not in (".csv", ".parquet"):
         raise ArgumentError(f"output: {output} must end in .csv or .parquet.")
-    with locked(output, file=True):
+    with locked(output, file=True, left=_ANSWERS_STAY):
         _label_rows(options, output)
 
 
@@ -84,7 +86,7 @@ def _label_rows(options: argparse.Namespace, output: Path) -> None:
         print("Failed rows have no distribution; training uses their gold label and counts them.")
 
 
-@writes(lambda options: options.output_dir)
+@writes(lambda options: options.output_dir, left=_ANSWERS_STAY)
 def recognise_corpus(options: argparse.Namespace) -> None:
     """Classify a split without its labels and score it like any model."""
     rows = _rows(options, options.split)

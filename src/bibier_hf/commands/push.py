@@ -2,8 +2,10 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
+from ..files import locked
 from ..hub.push import push_command, push_corpus, push_labels, push_model, push_space
 from .common import guarded
 
@@ -20,15 +22,19 @@ def push_main(arguments: Sequence[str], description: str | None = None) -> int:
     private = not options.public
 
     def push() -> None:
+        path = Path(options.path)
+        # Nobody else may write meanwhile: what is sent would be half old and half new.
+        with locked(path, file=path.is_file(), reading=True) if path.exists() else nullcontext():
+            print(f"Pushed {'privately' if private else 'for all to see'}: {send()}")
+
+    def send() -> str:
         if options.kind == "model":
-            url = push_model(options.path, options.repo_id, private=private)
-        elif options.kind == "space":
-            url = push_space(options.path, options.repo_id, private=private)
-        elif Path(options.path).is_dir() or not Path(options.path).suffix:
-            url = push_corpus(options.path, options.repo_id, private=private, force_audio=options.force_audio)
-        else:
-            url = push_labels(options.path, options.repo_id, private=private)
-        print(f"Pushed {'privately' if private else 'for all to see'}: {url}")
+            return push_model(options.path, options.repo_id, private=private)
+        if options.kind == "space":
+            return push_space(options.path, options.repo_id, private=private)
+        if Path(options.path).is_dir() or not Path(options.path).suffix:
+            return push_corpus(options.path, options.repo_id, private=private, force_audio=options.force_audio)
+        return push_labels(options.path, options.repo_id, private=private)
 
     again = push_command(options.kind, options.path, options.repo_id, private)
     return guarded(

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from ..errors import ArgumentError
+from ..files import locked_by_first_process
 from ..training.sections import section_help
 from ..training.study import StudyArguments, comparison_table, plan_runs, read_study, run_study, write_comparison
 from .common import guarded, is_main_process
@@ -36,10 +37,11 @@ def study_main(arguments: Sequence[str]) -> int:
             raise ArgumentError("Give a study file (YAML) as the first argument.")
         only, report_alone, overrides = _own_options(rest)
         plan = read_study(file)
-        if not report_alone:
-            run_study(plan_runs(plan, overrides, only), plan.keep_models)
-        if is_main_process():
-            report = write_comparison(plan, plan_runs(plan, overrides))
+        with locked_by_first_process(plan.output_dir, "Finished runs are kept: the same command goes on."):
+            if not report_alone:
+                run_study(plan_runs(plan, overrides, only), plan.keep_models)
+            report = write_comparison(plan, plan_runs(plan, overrides)) if is_main_process() else None
+        if report is not None:
             print(f"\n{comparison_table(report['comparison'])}")
             if missing := report["runs"]["missing"]:
                 print(f"\n{len(missing)} runs are not finished yet, {missing[0]} among them.")

@@ -31,12 +31,12 @@ import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 from datasets.utils import tqdm
-from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from transformers.utils import logging
 
 from ..errors import FeatureStoreError
+from ..files import locked, write_atomically, write_json
 
 logger = logging.get_logger(__name__)
 
@@ -44,12 +44,12 @@ ROWS_PER_SHARD = 64
 """About 200 MB of float32 features of width 1024 for clips of 16 s, which are in memory until the shard is written."""
 
 MANIFEST_FILE = "manifest.json"
-_LOCK_FILE = ".lock"
-_UNFINISHED = ".being-written"
 _KEY_BYTES = 16
 _LARGEST_PADDED_SHARE = 1.25
 """A batch, padding included, is at most so many times what is in it: computing padding costs more than a batch of
 fewer rows saves."""
+
+_OTHER_PLACE = "feature_cache.directory and the environment variable BIBIER_CACHE name another place."
 
 Compute = Callable[[list[int]], list[torch.Tensor]]
 """Positions of rows -> their values, (T, D) or (T,) each."""
@@ -119,7 +119,8 @@ class FeatureStore:
             batch_length: at most so many times their longest `lengths` together, if more than one; None: no limit.
 
         Raises:
-            FeatureStoreError: a folder that cannot be written, a full disk, a damaged shard.
+            WriteError: a folder that cannot be written, a full disk.
+            FeatureStoreError: a damaged shard.
             ValueError: values that are not finite or do not fit the type.
         """
         state = PartialState()
@@ -192,22 +193,8 @@ class FeatureStore:
         if not state.is_main_process or not wanted.keys() - self._index(self._shard_paths()).keys():
             yield
             return
-        lock = FileLock(self.folder / _LOCK_FILE)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            try:
-                lock.acquire(timeout=1)
-            except Timeout:
-                logger.warning(f"Waiting for another run that writes into {self.folder}.")
-                lock.acquire()
-        except OSError as error:
-            raise self._unwritable(error) from error
-        try:
-            for leftover in self.folder.glob(f"*{_UNFINISHED}"):  # of a killed run: the lock is ours
-                leftover.unlink()
+        with locked(self.folder, wait=True, left=self._what_is_kept):
             yield
-        finally:
-            lock.release()
 
     # Writing
 
@@ -236,16 +223,13 @@ class FeatureStore:
         }
         table = _table_checksum(tensors["keys"], tensors["offsets"], tensors["checksums"])
         path = self.folder / f"{hashlib.blake2b(b''.join(keys), digest_size=_KEY_BYTES).hexdigest()}.safetensors"
-        unfinished = path.with_suffix(_UNFINISHED)
-        try:
+
+        def write(unfinished: Path) -> None:
             save_file(tensors, unfinished, metadata={"table": str(table)})
             with open(unfinished, "rb+") as file:
                 os.fsync(file.fileno())  # or a power cut could leave the name without the content
-            os.replace(unfinished, path)
-        except (SafetensorError, OSError) as error:
-            with contextlib.suppress(OSError):
-                unfinished.unlink(missing_ok=True)
-            raise self._unwritable(error) from error
+
+        write_atomically(path, write, left=self._what_is_kept)
 
     def _write_manifest(self) -> None:
         shards = {}
@@ -257,22 +241,13 @@ class FeatureStore:
                 "bytes": path.stat().st_size,
             }
         totals = {name: sum(shard[name] for shard in shards.values()) for name in ("rows", "steps", "bytes")}
-        text = (
-            json.dumps({"recipe": self.recipe, "total": totals, "shards": shards}, indent=2, ensure_ascii=False) + "\n"
-        )
-        unfinished = (self.folder / MANIFEST_FILE).with_suffix(_UNFINISHED)
-        try:
-            unfinished.write_text(text, encoding="utf-8")
-            os.replace(unfinished, self.folder / MANIFEST_FILE)
-        except OSError as error:
-            raise self._unwritable(error) from error
+        write_json(self.folder / MANIFEST_FILE, {"recipe": self.recipe, "total": totals, "shards": shards})
 
-    def _unwritable(self, error: Exception) -> FeatureStoreError:
-        return FeatureStoreError(
-            f"{self.folder} cannot be written ({error}). Make room or choose another folder (feature_cache.directory, "
-            "or the environment "
-            "variable BIBIER_CACHE); what was computed so far is kept."
-        )
+    def _what_is_kept(self) -> str:
+        with contextlib.suppress(FeatureStoreError, OSError):
+            if rows := len(self._index(self._shard_paths())):
+                return f"{rows} rows are stored and stay. {_OTHER_PLACE}"
+        return f"No row is stored yet. {_OTHER_PLACE}"
 
 
 def _batches(
@@ -324,6 +299,11 @@ class _Shard:
             file = safe_open(self.path, "pt")
             tables = {name: file.get_tensor(name) for name in ("keys", "offsets", "checksums")}
             sound = int(file.metadata()["table"]) == _table_checksum(*tables.values())
+        except PermissionError as error:
+            raise FeatureStoreError(
+                f"{self.path} cannot be read (permission denied). Change its permissions, or choose another place. "
+                f"{_OTHER_PLACE}"
+            ) from error
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise self._damaged(error) from error
         if not sound:

@@ -12,7 +12,6 @@ import inspect
 import json
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,9 +24,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Value
 from datasets.utils import tqdm
-from filelock import FileLock
 from huggingface_hub.constants import HF_HOME
 
+from ..files import is_vacant, locked, replaced_folder, write_json
 from ..flac import encode_flac
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
 from ..model.labels_bibier import EMOTIONS
@@ -125,9 +124,14 @@ class Corpus:
         complete = self.complete_options(options)
         data_dir = self._check_source(source)
         transcriber = as_transcriber(asr)
-        return write_corpus(
-            self.read(data_dir, **complete), self._facts(complete, data_dir), self.features, output_dir, transcriber
-        )
+        with locked(output_dir, left="What was there before is as it was."):
+            return write_corpus(
+                self.read(data_dir, **complete),
+                self._facts(complete, data_dir),
+                self.features,
+                output_dir,
+                transcriber,
+            )
 
     def load(
         self,
@@ -158,9 +162,10 @@ class Corpus:
             target = cache_folder(cache_dir) / f"{facts['name']}-{_cache_key(clips, facts, transcriber)}"
         else:
             target = Path(data_dir)
-        with folder_lock(target, cache_dir):  # several training processes may come at once
-            if not (target / INFO_FILE).is_file():
-                write_corpus(clips, facts, self.features, target, transcriber)
+        if not (target / INFO_FILE).is_file():
+            with locked(target, wait=True):  # several training processes may come at once
+                if not (target / INFO_FILE).is_file():
+                    write_corpus(clips, facts, self.features, target, transcriber)
         return load_prepared(target)
 
     def _check_source(self, source: str | os.PathLike | None) -> Path | str | None:
@@ -212,13 +217,6 @@ def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
     return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or Path(HF_HOME) / "bibier_hf") / "corpora"
 
 
-def folder_lock(target: Path, cache_dir: str | os.PathLike | None = None) -> FileLock:
-    """A lock in the cache, so that no file of ours stands beside a folder of the user's."""
-    folder = cache_folder(cache_dir) / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    return FileLock(folder / hashlib.sha256(os.fsencode(target.absolute())).hexdigest()[:16])
-
-
 def write_corpus(
     clips: Sequence[Clip],
     facts: Mapping[str, Any],
@@ -247,13 +245,9 @@ def write_corpus(
         raise CorpusError("The corpus has no clips.")
     _check_replaceable(output_dir)
     check_clips(clips)
-    output_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as scratch:
-        new = Path(scratch) / "new"
-        new.mkdir()
+    with replaced_folder(output_dir) as new:
         info = _write_files(clips, facts, features, new, transcriber) | {"remarks": dict(sorted(remarks.items()))}
-        (new / INFO_FILE).write_text(json.dumps(info, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
-        _move_into_place(new, output_dir, Path(scratch) / "old")
+        write_json(new / INFO_FILE, info)
     return info
 
 
@@ -366,25 +360,12 @@ def _to_row(clip: Clip, corpus: str, audio: dict[str, Any] | None, duration_s: f
 
 
 def _check_replaceable(folder: Path) -> None:
-    if folder.is_dir() and not (folder / INFO_FILE).is_file() and any(folder.iterdir()):
+    if folder.is_dir() and not (folder / INFO_FILE).is_file() and not is_vacant(folder):
         raise CorpusError(
             f"{folder} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder, or empty it."
         )
     if folder.exists() and not folder.is_dir():
         raise CorpusError(f"{folder} is a file. Choose a folder.")
-
-
-def _move_into_place(new: Path, target: Path, aside: Path) -> None:
-    """Rename `new` to `target`; a folder that is there comes back if that fails."""
-    replaced = target.exists()
-    if replaced:
-        target.rename(aside)
-    try:
-        new.rename(target)
-    except BaseException:  # Ctrl-C included
-        if replaced:
-            aside.rename(target)
-        raise
 
 
 def read_info(folder: str | os.PathLike) -> dict[str, Any]:

@@ -8,7 +8,6 @@ mean: 1/6) and drops the bass channel.
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from os import cpu_count
@@ -17,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from datasets.utils import tqdm
 
+from ..files import scratch_folder
 from ..model.audio_bibier import AudioError, decode_audio
 from .archives import SourceFile
 from .prepare import encode_flac
@@ -24,8 +24,6 @@ from .tables import CorpusError
 
 BYTES_PER_CLIP = 128 * 1024
 """Upper estimate for utterances of four seconds on average, as 16-bit samples; FLAC takes about half of it."""
-
-_SCRATCH = ".scratch-"
 
 
 def find_ffmpeg() -> str:
@@ -98,10 +96,8 @@ def convert_clips(
     workers = cpu_count() or 1
     results: dict[str, Path | str] = {}
     pending: dict[Future, str] = {}
-    for left in folder.glob(f"{_SCRATCH}*"):  # of a run that was killed
-        shutil.rmtree(left)
     with (
-        tempfile.TemporaryDirectory(dir=folder, prefix=_SCRATCH) as scratch,
+        scratch_folder(folder / "clips") as scratch,
         tqdm(total=total, desc=description, unit="clip") as bar,
     ):
         pool = ThreadPoolExecutor(workers)
@@ -116,7 +112,7 @@ def convert_clips(
                     continue
                 if len(pending) >= 2 * workers:  # so that few clips of an archive lie in the scratch folder
                     _collect(pending, results, bar, wait(pending, return_when=FIRST_COMPLETED).done)
-                pending[pool.submit(_convert, *_on_disk(file, name, Path(scratch)), target, ffmpeg)] = name
+                pending[pool.submit(_convert, *_on_disk(file, name, scratch), target, ffmpeg)] = name
             _collect(pending, results, bar, wait(pending).done)
         finally:
             pool.shutdown(cancel_futures=True)

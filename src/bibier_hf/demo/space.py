@@ -13,6 +13,7 @@ from huggingface_hub.utils import validate_repo_id
 from packaging.version import Version
 
 from ..errors import ArgumentError
+from ..files import is_vacant, replaced_folder
 from ..model.labels_bibier import EMOTIONS
 from .examples import write_examples
 
@@ -63,14 +64,8 @@ def write_space(output_dir: str | os.PathLike, model_id: str) -> Path:
         raise ArgumentError(
             f"space: {folder} holds something other than a Space of this command. Name another folder, or empty it."
         )
-    new = folder.with_name(f".{folder.name}.{os.getpid()}")
-    try:
+    with replaced_folder(folder) as new:
         _write_files(new, model_id)
-        if folder.exists():
-            shutil.rmtree(folder)
-        new.rename(folder)
-    finally:
-        shutil.rmtree(new, ignore_errors=True)
     return folder
 
 
@@ -119,4 +114,4 @@ def _check_id(model_id: str) -> None:
 
 def _is_replaceable(folder: Path) -> bool:
     """Is it empty, or a Space that was written here?"""
-    return folder.is_dir() and (not any(folder.iterdir()) or (folder / "bibier_demo").is_dir())
+    return folder.is_dir() and (is_vacant(folder) or (folder / "bibier_demo").is_dir())

@@ -5,8 +5,6 @@ import importlib
 import json
 import logging
 import os
-import shutil
-import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import ExportError
+from ..files import is_vacant, replaced_folder, write_json
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .graphs import Graph, make_graph, trace
@@ -69,12 +68,9 @@ def export_model(
         require("onnx", "onnxscript", "onnxruntime")
     folder = Path(output_dir)
     _refuse_other(folder)
-    graph = make_graph(model, part)
-    program = trace(graph)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f"{folder.name}.part", dir=folder.parent) as temporary:
-        part_folder = Path(temporary) / folder.name
-        part_folder.mkdir()
+    with replaced_folder(folder) as part_folder:
+        graph = make_graph(model, part)
+        program = trace(graph)
         file = part_folder / FILES[format]
         if format == "onnx":
             write_onnx(program, graph, file)
@@ -109,10 +105,7 @@ def export_model(
         model.config.save_pretrained(part_folder)
         if processor is not None:
             processor.save_pretrained(part_folder)
-        (part_folder / MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(part_folder, folder)
+        write_json(part_folder / MANIFEST, manifest)
     return manifest
 
 
@@ -146,7 +139,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def _refuse_other(folder: Path) -> None:
-    if folder.exists() and not (folder / MANIFEST).is_file() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not (folder / MANIFEST).is_file() and not is_vacant(folder):
         raise ExportError(
             f"output_dir: {folder} is there already and is no export, so it is left alone. Name another folder."
         )

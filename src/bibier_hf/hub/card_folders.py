@@ -14,7 +14,7 @@ from pathlib import Path
 from ..data.prepare import INFO_FILE
 from ..errors import ArgumentError
 from ..evaluation.report import RESULTS_FILE
-from ..files import write_atomically, write_json
+from ..files import write_atomically, write_json, writes
 from .cards import CARD_FILE, read_results, write_model_card
 from .dataset_cards import corpus_facts, label_facts, render_dataset_card, render_labels_card
 from .eval_results import write_eval_results
@@ -22,6 +22,7 @@ from .eval_results import write_eval_results
 LABELS_FILE = "labels.json"
 
 
+@writes(lambda source, folder: folder)
 def take_facts(source: str | os.PathLike, folder: str | os.PathLike) -> None:
     """Write the facts of a run, a prepared corpus or a table of soft labels into a folder, and their card beside them.
 
@@ -47,6 +48,7 @@ def take_facts(source: str | os.PathLike, folder: str | os.PathLike) -> None:
     write_card(folder)
 
 
+@writes(lambda folder: folder)
 def write_card(folder: str | os.PathLike) -> None:
     """Render the card of a folder anew from the facts in it.
 

@@ -25,6 +25,7 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
+from ..files import filled_folder
 from ..model.backbones_bibier import load_backbone
 from ..model.configuration_bibier import MODALITIES, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
@@ -421,16 +422,17 @@ def convert(
     Returns:
         the dead parameters, by their original names.
     """
-    parts = (
-        convert_audio_head(read_weights(audio_head)) if audio_head else None,
-        convert_text_head(read_weights(text_head)) if text_head else None,
-        convert_fusion(read_weights(fusion), variant, num_transformer_heads) if fusion else None,
-    )
-    backbones = None if None in parts else (audio_backbone, text_backbone)
-    model = build_model(*parts, backbones=backbones)
-    if backbones is not None:
-        BiBiERProcessor.from_backbones(*backbones, max_text_tokens=UNCUT).save_pretrained(output_dir)
-    model.save_pretrained(output_dir)
+    with filled_folder(output_dir) as new:
+        parts = (
+            convert_audio_head(read_weights(audio_head)) if audio_head else None,
+            convert_text_head(read_weights(text_head)) if text_head else None,
+            convert_fusion(read_weights(fusion), variant, num_transformer_heads) if fusion else None,
+        )
+        backbones = None if None in parts else (audio_backbone, text_backbone)
+        model = build_model(*parts, backbones=backbones)
+        if backbones is not None:
+            BiBiERProcessor.from_backbones(*backbones, max_text_tokens=UNCUT).save_pretrained(new)
+        model.save_pretrained(new)
     return [key for part in parts if part is not None for key in part.dead]
 
 
@@ -456,7 +458,7 @@ def main(argv: list[str] | None = None) -> None:
     arguments = vars(parser.parse_args(argv))
     try:
         dead = convert(**arguments)
-    except (ConversionError, OSError) as error:
+    except (ConversionError, UserError, OSError) as error:
         parser.exit(2, f"convert_original: {error}\n")
     if dead:
         print(f"{len(dead)} parameters that the original saves but never uses were left out: {', '.join(dead)}")

@@ -23,6 +23,7 @@ from ..data.prepare import INFO_FILE
 from ..data.tables import CorpusError
 from ..errors import PushError
 from ..evaluation.report import RESULTS_FILE
+from ..files import LOCK_FILE
 from .cards import CARD_FILE, PLACEHOLDER_ID, read_results, render_model_card
 from .dataset_cards import corpus_facts, label_facts, render_dataset_card, render_labels_card
 from .eval_results import EVAL_RESULTS_FOLDER, render_eval_results
@@ -34,7 +35,7 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "*_adapter/*")
 MODEL_FILES = (*WEIGHTS, "*.json", "*.py", "*.txt", "*.model", "*.png", f"{EVAL_RESULTS_FOLDER}/*.yaml", CARD_FILE)
 """What of a model's folder is sent: weights, configuration, processor, code, results, pictures, card."""
 
-_NOT_OF_A_SPACE = ("__pycache__", ".git", ".gitattributes", ".cache", ".gradio", ".DS_Store")
+_NOT_OF_A_SPACE = ("__pycache__", ".git", ".gitattributes", ".cache", ".gradio", ".DS_Store", LOCK_FILE)
 
 
 def push_command(kind: str, path: str | os.PathLike, repo_id: str, private: bool) -> str:

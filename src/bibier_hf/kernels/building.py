@@ -10,9 +10,9 @@ import sys
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 
 from ..errors import UserError
+from ..files import locked, write_atomically
 
 SOURCES = ("selective_scan.cpp", "causal_conv.cpp")
 HEADERS = ("vectors.h",)
@@ -45,22 +45,19 @@ def build(path: Path) -> None:
         KernelError: no compiler, a compiler that fails, a folder that cannot be written.
     """
     command = [*_compiler(), *_flags(), *(str(Path(__file__).parent / name) for name in SOURCES)]
-    part = path.with_suffix(".part")
+
+    def compile_into(file: Path) -> None:
+        done = subprocess.run([*command, "-o", str(file)], capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise KernelError(f"The kernels did not compile ({shlex.join(command)}):\n{done.stderr[-2000:]}\n")
+
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_suffix(".lock")):
-            if path.exists():
-                return
-            try:
-                done = subprocess.run([*command, "-o", str(part)], capture_output=True, text=True, check=False)
-                if done.returncode != 0:
-                    raise KernelError(f"The kernels did not compile ({shlex.join(command)}):\n{done.stderr[-2000:]}\n")
-                os.replace(part, path)
-            finally:
-                part.unlink(missing_ok=True)
+        with locked(path, file=True, wait=True):
+            if not path.exists():
+                write_atomically(path, compile_into)
     except OSError as error:
         raise KernelError(
-            f"The kernels cannot be built in {path.parent}: {error}. XDG_CACHE_HOME names another place."
+            f"The kernels cannot be built in {path.parent}: {error} XDG_CACHE_HOME names another place."
         ) from error
 
 

@@ -3,11 +3,11 @@ people."""
 
 import csv
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
 
 
@@ -35,6 +35,7 @@ def save_timeline(result: Mapping[str, Any], path: str | Path, name: str | None 
 
     Raises:
         ValueError: another suffix, or a result without chunks.
+        WriteError: the file cannot be written.
     """
     path = Path(path)
     write = TIMELINE_FORMATS.get(path.suffix.lower())
@@ -48,13 +49,7 @@ def save_timeline(result: Mapping[str, Any], path: str | Path, name: str | None 
             "This is no timeline: it has no 'chunks'. Call the pipeline with return_timestamps=True and, for "
             "instance, chunk_length_s=4."
         )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        write(result, part, name or path.stem)
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    write_atomically(path, lambda new: write(result, new, name or path.stem))
     return path
 
 

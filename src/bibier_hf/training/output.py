@@ -1,7 +1,6 @@
 """The output folder of a run: who may write into it, and how its final content comes to be there all at once."""
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..evaluation.report import RESULTS_FILE
+from ..files import filled_folder
 from ..hub.cards import CARD_FILE
 from ..hub.eval_results import EVAL_RESULTS_FOLDER
 from .arguments import RUN_FILE, ArgumentError, RunArguments
@@ -20,7 +20,6 @@ logger = logging.get_logger(__name__)
 
 REFIT_FOLDER = "refit"
 STAGES_FOLDER = "stages"
-FINAL_STAGING_FOLDER = ".results-being-written"
 
 _WRITTEN_BY_RUNS = (
     RESULTS_FILE,  # first: without it the folder counts as unfinished
@@ -35,12 +34,11 @@ _WRITTEN_BY_RUNS = (
     REFIT_FOLDER,
     STAGES_FOLDER,
     STAGING_FOLDER,
-    FINAL_STAGING_FOLDER,
 )
 
 
 def claim_output(run: RunArguments, main_process: bool = True) -> dict[str, Any] | None:
-    """Make sure that the output folder can be written and holds nothing that would be lost.
+    """Make sure that the output folder holds nothing that would be lost.
 
     Args:
         run: its `output_dir`, `overwrite` and `resume_from_checkpoint`.
@@ -50,11 +48,9 @@ def claim_output(run: RunArguments, main_process: bool = True) -> dict[str, Any]
         the results of a run that is to be resumed but has finished; else None.
 
     Raises:
-        ArgumentError: a folder that cannot be written, holds another run, or has nothing to resume.
+        ArgumentError: a folder that holds another run, or has nothing to resume.
     """
     folder = Path(run.output_dir)
-    if main_process:
-        _try_to_write(folder)
     if run.overwrite:
         if main_process:
             _clear(folder)
@@ -96,31 +92,8 @@ def complete_output(folder: str | Path) -> Iterator[Path]:
 
     So a folder with `results.json` in it is complete, and one without it may be overwritten.
     """
-    folder = Path(folder)
-    staging = folder / FINAL_STAGING_FOLDER
-    if staging.exists():
-        shutil.rmtree(staging)
-    staging.mkdir(parents=True)
-    yield staging
-    (folder / RESULTS_FILE).unlink(missing_ok=True)
-    for path in sorted(staging.iterdir(), key=lambda path: path.name == RESULTS_FILE):
-        target = folder / path.name
-        if target.is_dir():
-            shutil.rmtree(target)
-        os.replace(path, target)
-    staging.rmdir()
-
-
-def _try_to_write(folder: Path) -> None:
-    probe = folder / f".write-test-{os.getpid()}"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise ArgumentError(
-            f"output_dir: {folder} cannot be written ({error.strerror}). Choose another folder."
-        ) from error
+    with filled_folder(folder, last=RESULTS_FILE) as staging:
+        yield staging
 
 
 def _clear(folder: Path) -> None:

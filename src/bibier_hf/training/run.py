@@ -15,7 +15,7 @@ from ..data.features import DATA_COLUMNS, content_hash
 from ..data.protocols import apply_protocol
 from ..data.schema import SPLITS
 from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_split_report
-from ..files import write_json
+from ..files import write_json, write_text, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..hub.eval_results import write_eval_results
 from ..hub.push import open_repository, push_model
@@ -33,6 +33,14 @@ from .soft_labels import attach_label_tables
 from .stages import frozen_encoders, plan_folds, train_encoders
 
 
+def _what_is_left(run: RunArguments, command: str | None = None) -> str:
+    checkpoint = last_whole_checkpoint(run.output_dir)
+    if checkpoint is None:
+        return "There is no whole checkpoint yet: start again."
+    return f"{checkpoint} is whole: go on with --resume_from_checkpoint true."
+
+
+@writes(lambda run, command=None: run.output_dir, left=_what_is_left)
 def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any]:
     """Train, select on dev, score test once, and write everything into `run.output_dir`.
 
@@ -50,7 +58,8 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         the content of `results.json`, in every process.
 
     Raises:
-        ArgumentError: an output folder that is taken or cannot be written.
+        ArgumentError: an output folder that is taken.
+        LockedError, WriteError: another run writes into the output folder, or it cannot be written.
         FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
         PushError: a Hub that cannot be pushed to, told before training; or a push that failed, with the folder
             complete.
@@ -163,7 +172,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
             processor.save_pretrained(folder)
             for split, answers in predictions.items():
                 write_split_report(answers, split, folder)
-            (folder / RUN_FILE).write_text(run.to_yaml(), encoding="utf-8")
+            write_text(folder / RUN_FILE, run.to_yaml())
             write_model_card(results, folder / CARD_FILE)
             write_eval_results(results, folder)
             write_json(folder / RESULTS_FILE, results)

@@ -6,7 +6,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -15,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import temporary_folder
 from ...model.audio_bibier import AudioError, decode_audio
 from ..tug import strip_sound_tags
 from .base import Prosody, SynthesisError, TextToSpeech, Utterance
@@ -88,8 +88,8 @@ class CommandTextToSpeech(TextToSpeech):
         text = utterance.text if self.sound_tags else strip_sound_tags(utterance.text)
         if "\0" in text:
             raise SynthesisError(f"command: the text {text!r} holds a null character.")
-        with tempfile.TemporaryDirectory(prefix="bibier-tts-") as folder:
-            output = Path(folder) / f"speech{self.suffix}"
+        with temporary_folder("bibier-tts") as folder:
+            output = folder / f"speech{self.suffix}"
             values = {
                 "text": text,
                 "output": str(output),

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from datasets.utils import tqdm
 
+from ...files import write_bytes
 from ...flac import encode_flac
 from .base import SynthesisError, TextToSpeech, Utterance
 from .checks import SpeechChecks
@@ -69,7 +69,7 @@ def speak_all(
                 for utterance, spoken in zip(waiting, tts.speak_batch(tried), strict=True):
                     reason = str(spoken) if isinstance(spoken, SynthesisError) else checks.fault(spoken, utterance)
                     if reason is None:
-                        _write(files[utterance.id], spoken)
+                        write_bytes(files[utterance.id], encode_flac(spoken, source="synthetic"))
                         bar.update()
                     else:
                         reasons[utterance.id] = reason
@@ -101,13 +101,3 @@ def _fingerprint(
 ) -> str:
     content = [[asdict(utterance) for utterance in utterances], tts.settings, checks.settings, attempts, seed]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _write(path: Path, samples: np.ndarray) -> None:
-    """In one step, so that a file that is there is whole"""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_bytes(encode_flac(samples, source="synthetic"))
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -10,8 +10,8 @@ import functools
 import os
 import shutil
 import sys
-import tempfile
 import threading
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ...files import temporary_folder
 from ...interrupts import deferred_signals
 from ...model.audio_bibier import decode_audio
 from ..tug import strip_sound_tags
@@ -100,8 +101,9 @@ def _espeak_files() -> _EspeakFiles:
             "Speech synthesis with espeak needs the package espeakng-loader: pip install 'bibier-hf[tts]'"
         ) from error
     library, data = Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
-    private = Path(tempfile.mkdtemp(prefix="bibier-espeak-"))
-    atexit.register(_remove, private, os.getpid())
+    folder = temporary_folder("bibier-espeak")
+    private = folder.__enter__()
+    atexit.register(_remove, folder, os.getpid())
     copy = private / library.name
     shutil.copyfile(library, copy)
     if len(os.fsencode(data)) > 120:  # the library holds paths in 160 bytes and cuts longer ones
@@ -111,9 +113,9 @@ def _espeak_files() -> _EspeakFiles:
     return _EspeakFiles(copy, data)
 
 
-def _remove(folder: Path, owner: int) -> None:
+def _remove(folder: AbstractContextManager, owner: int) -> None:
     if os.getpid() == owner:  # a forked child that exits leaves it to its parent
-        shutil.rmtree(folder, ignore_errors=True)
+        folder.__exit__(None, None, None)
 
 
 # Constants of espeak-ng/speak_lib.h

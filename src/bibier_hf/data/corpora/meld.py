@@ -16,10 +16,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 
+from ...files import locked, write_bytes
 from ...model.labels_bibier import EMOTIONS
 from ..archives import SourceFile, is_archive, walk_files
 from ..clips import Clip, check_counts, with_context
-from ..prepare import FORMAT_VERSION, Corpus, cache_folder, folder_lock
+from ..prepare import FORMAT_VERSION, Corpus, cache_folder
 from ..schema import UnknownLabelError, normalise_label
 from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table
 from ..text import mend_text
@@ -218,7 +219,7 @@ def _find_source(data_dir: Path, text_only: bool) -> tuple[dict[str, Path], dict
     folder = cache_folder() / "meld-clips"
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / f"index-{_source_key(data_dir)}{'-text' if text_only else ''}.json"
-    with folder_lock(folder):  # several training processes may come at once
+    with locked(folder, wait=True):  # several training processes may come at once
         if found := _read_index(index):
             return found
         tables: dict[str, Path] = {}
@@ -251,7 +252,7 @@ def _write_index(index: Path, tables: Mapping[str, Path], audio: Mapping[str, Pa
         kind: {name: path.relative_to(index.parent).as_posix() for name, path in paths.items()}
         for kind, paths in (("tables", tables), ("audio", done))
     }
-    _write(index, json.dumps(found | {"undecodable": undecodable}).encode())
+    write_bytes(index, json.dumps(found | {"undecodable": undecodable}).encode())
 
 
 def _walk(data_dir: Path, folder: Path, tables: dict[str, Path]) -> Iterator[tuple[str, SourceFile]]:
@@ -266,7 +267,7 @@ def _walk(data_dir: Path, folder: Path, tables: dict[str, Path]) -> Iterator[tup
                 raise CorpusError(
                     f"{data_dir} holds {file.path.name} twice, with other content: {file.path} is the second."
                 )
-            _write(path, content)
+            write_bytes(path, content)
         elif name := _clip_name(file.path):
             yield name, file
 
@@ -303,14 +304,6 @@ def _source_key(data_dir: Path) -> str:
             name = path.relative_to(data_dir).as_posix() if data_dir.is_dir() else path.name
             digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-def _write(path: Path, content: bytes) -> None:
-    """The whole file or none"""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}")
-    scratch.write_bytes(content)
-    scratch.replace(path)
 
 
 CORPUS = Corpus(
