@@ -52,6 +52,10 @@ def predict(
     threshold: Annotated[
         float | None, typer.Option("--threshold", min=0, max=1, help="say unsure where the best score is below it")
     ] = None,
+    channel: Annotated[
+        int | None,
+        typer.Option("--channel", min=0, help="judge one channel (from 0) of each recording [the mean of all]"),
+    ] = None,
     asr: Annotated[
         str | None, typer.Option("--asr", metavar="MODEL", help="id or folder of a recogniser for clips without text")
     ] = None,
@@ -108,6 +112,7 @@ def predict(
         demo=demo,
         top_k=top_k,
         threshold=threshold,
+        channel=channel,
         asr=asr,
         asr_language=asr_language,
         chunk_length_s=chunk_length_s,

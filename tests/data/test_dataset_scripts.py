@@ -74,7 +74,7 @@ def test_an_unknown_argument_is_an_error(capsys):
 
 
 def test_an_interrupted_script_exits_with_130(tiny_resd, tmp_path, monkeypatch, capsys):
-    def interrupted(*arguments):
+    def interrupted(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bibier_hf.data.prepare.decode_audio", interrupted)

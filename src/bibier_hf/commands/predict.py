@@ -24,7 +24,10 @@ from ..timeline import TIMELINE_FORMATS, save_timeline
 from .checkpoint import load_checkpoint
 from .common import guarded
 
-AUDIO_SUFFIXES = frozenset(".wav .flac .ogg .oga .opus .mp3 .aif .aiff .aifc .au .caf .w64 .rf64".split())
+AUDIO_SUFFIXES = frozenset(
+    ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .rf64 "  # libsndfile
+    ".m4a .m4b .mp4 .webm .mka .aac .wma .amr .3gp".split()  # ffmpeg
+)
 """Which files of a folder are taken for audio; a file that is named itself may have any other."""
 
 STDIN = "-"
@@ -43,6 +46,7 @@ class PredictArguments:
         demo: an English and a Russian clip of the embedded corpus as well.
         top_k: emotions to tell, best first; None: three for reading, all in JSON and in files.
         threshold: where the best score is below it, `unsure` stands first.
+        channel: judge this channel (from 0) of each recording; None: the mean of all.
         asr: id or folder of a speech recognition model for clips without text.
         asr_language: ISO 639 code of what is spoken; None: that model guesses.
         chunk_length_s, hop_length_s, segmentation, merge: how long recordings are cut
@@ -58,6 +62,7 @@ class PredictArguments:
     demo: bool = False
     top_k: int | None = None
     threshold: float | None = None
+    channel: int | None = None
     asr: str | None = None
     asr_language: str | None = None
     chunk_length_s: float | None = None
@@ -176,8 +181,12 @@ def answer_sample(pipe: Any, sample: dict[str, Any], arguments: PredictArguments
         AudioError, OSError: an input that cannot be used.
     """
     if not arguments.windows:
-        return {"emotions": pipe(sample, top_k=arguments.top_k, threshold=arguments.threshold)}
-    answer = pipe(sample, top_k=arguments.top_k, threshold=arguments.threshold, **arguments.windows)
+        return {
+            "emotions": pipe(sample, top_k=arguments.top_k, threshold=arguments.threshold, channel=arguments.channel)
+        }
+    answer = pipe(
+        sample, top_k=arguments.top_k, threshold=arguments.threshold, channel=arguments.channel, **arguments.windows
+    )
     if arguments.output is not None:
         save_timeline(answer, arguments.output, name=Path(sample["audio"]).stem)
     return answer

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..model.audio_bibier import printable
 from ..model.labels_bibier import EMOTIONS
 from .schema import SOURCES, SPLITS
 from .tables import CorpusError, raise_faults
@@ -28,6 +30,7 @@ class Clip:
         label: one of `EMOTIONS`.
         audio: path of the recording, or a function that makes 16 kHz float32 samples, or None for a row that is text
             only.
+        channel: the channel (from 0) of the recording at that path; None: the mean of all.
         text: transcript; "" for a row that is audio only.
         soft_label: seven probabilities in the order of `EMOTIONS`.
         where: for messages, such as `metadata.csv line 7`.
@@ -43,6 +46,7 @@ class Clip:
     label: str
     language: str
     audio: Path | Callable[[], np.ndarray] | None = None
+    channel: int | None = None
     text: str = ""
     speaker: str | None = None
     dialogue: str | None = None
@@ -63,7 +67,7 @@ def neutral_id(corpus: str, name: str) -> str:
     of them would put the label into paths, logs, prompts and features; running numbers would do so too, as long as
     files are sorted by name.
     """
-    return f"{corpus}-{hashlib.sha256(name.encode()).hexdigest()[:12]}"
+    return f"{corpus}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
 
 
 def with_context(clips: Sequence[Clip], count: int) -> list[Clip]:
@@ -143,7 +147,7 @@ def check_clips(clips: Sequence[Clip]) -> None:
                 f"{name}: the soft label {list(clip.soft_label)} is not {len(EMOTIONS)} probabilities with the sum 1"
             )
         if isinstance(clip.audio, Path) and not clip.audio.is_file():
-            faults.append(f"{name}: no file {clip.audio}")
+            faults.append(f"{name}: no file {printable(str(clip.audio))}")
         if callable(clip.audio) and not clip.audio_key:
             faults.append(f"{name}: audio that a function makes, without an audio_key")
     raise_faults(
@@ -173,6 +177,7 @@ def clips_fingerprint(clips: Iterable[Clip]) -> str:
             clip.left_out,
             dict(clip.extra),
             audio,
+            clip.channel,
         ]
         digest.update(json.dumps(values, sort_keys=True).encode())
     return digest.hexdigest()

@@ -97,9 +97,10 @@ def _parser(corpus: Corpus, description: str | None) -> argparse.ArgumentParser:
         elif isinstance(default, tuple):
             parser.add_argument(f"--{name}", nargs="+", default=default, help=text)
         else:
-            parser.add_argument(
-                f"--{name}", type=str if default is None else type(default), default=default, help=text
-            )
+            kind = str if default is None else type(default)
+            if inspect.signature(corpus.read).parameters[name].annotation == (int | None):
+                kind = int
+            parser.add_argument(f"--{name}", type=kind, default=default, help=text)
     return parser
 
 

@@ -317,7 +317,11 @@ def _read_audio(clip: Clip) -> tuple[dict[str, Any] | None, float | None, str | 
     if clip.audio is None:
         return None, None, None
     try:
-        samples = decode_audio(clip.audio) if isinstance(clip.audio, Path) else clip.audio()
+        if isinstance(clip.audio, Path):
+            samples = decode_audio(clip.audio, channel=clip.channel, refuse_silence=True)
+        else:
+            made = {"array": clip.audio(), "sampling_rate": SAMPLING_RATE}
+            samples = decode_audio(made, refuse_silence=True)
     except (AudioError, OSError) as error:
         return None, None, f"{clip.where or clip.id}: {error}"
     return {"bytes": encode_flac(samples, clip.source), "path": f"{clip.id}.flac"}, len(samples) / SAMPLING_RATE, None

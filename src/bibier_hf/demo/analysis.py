@@ -6,16 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-
 from .texts import Texts
 
 QUIET_PEAK = 0.01
 """Of full scale; the visitor is warned below it."""
-
-_BLOCK = 2**18
-"""Samples that are looked at in one go."""
 
 
 @dataclass(frozen=True)
@@ -80,45 +74,54 @@ def analyse(pipe: Any, audio: str | None, text: str, limits: Limits, texts: Text
         RefusedInput: nothing given, more than the limits allow, silence, or a file that cannot be read.
     """
     text = text.strip()
+    # The classes of this very pipeline: remote code brings its own.
+    code = sys.modules[type(pipe).__module__]
     if audio is None and not text:
         raise RefusedInput(texts.nothing_given)
     if len(text) > limits.characters:
         raise RefusedInput(texts.text_too_long.format(given=len(text), allowed=limits.characters))
-    recording = None if audio is None else inspect_recording(audio, limits, texts)
-    # The error class of this very pipeline: remote code brings its own.
-    audio_error = sys.modules[type(pipe).__module__].AudioError
+    recording = None if audio is None else inspect_recording(audio, limits, texts, code)
     try:
         if recording is None or recording.duration_s < limits.timeline_from_s:
             return Answer(_scores(pipe({"audio": audio, "text": text or None})), recording=recording)
         answer = pipe(audio, chunk_length_s=limits.window_s, return_timestamps=True, merge=True)
         return Answer(_scores(answer["emotions"]), answer["chunks"], recording, text_unused=bool(text))
-    except audio_error as error:
+    except code.AudioError as error:
         # The visitor knows the file's name, not where the server put it.
         message = str(error).replace(os.fspath(audio), Path(audio).name)
         raise RefusedInput(texts.unreadable.format(message=message)) from error
 
 
-def inspect_recording(path: str, limits: Limits, texts: Texts) -> Recording | None:
-    """Length and loudness of a recording, read in blocks; None where libsndfile cannot read it (the pipeline says
-    why).
+def inspect_recording(path: str, limits: Limits, texts: Texts, code: Any = None) -> Recording | None:
+    """Length and loudness of a recording, read in blocks; None where it cannot be read (the pipeline says why).
+
+    Args:
+        path: of the recording.
+        limits: what is allowed.
+        texts: language of the messages.
+        code: module with the `AudioStream` and `AudioError` of the pipeline; None: those of the package.
 
     Raises:
-        RefusedInput: larger or longer than allowed, or silent.
+        RefusedInput: larger or longer than allowed, silent, or with channels that cancel each other.
     """
+    if code is None:
+        from ..model import pipeline_bibier as code
     megabytes = os.path.getsize(path) / 1e6
     if megabytes > limits.megabytes:
         raise RefusedInput(texts.file_too_large.format(given=megabytes, allowed=limits.megabytes))
     try:
-        with soundfile.SoundFile(path) as file:
-            duration_s = file.frames / file.samplerate
-            if duration_s > 60 * limits.minutes:
-                raise RefusedInput(texts.recording_too_long.format(given=duration_s / 60, allowed=limits.minutes))
-            peaks = [np.abs(block).max() for block in file.blocks(_BLOCK, dtype="float32")]
-    except soundfile.LibsndfileError:
+        stream = code.AudioStream(path)
+        for _ in stream:
+            minutes = max(stream.read_s, stream.duration_s or 0.0) / 60
+            if minutes > limits.minutes:
+                raise RefusedInput(texts.recording_too_long.format(given=minutes, allowed=limits.minutes))
+    except code.AudioError:
         return None
-    if peaks and max(peaks) == 0:
-        raise RefusedInput(texts.silent)
-    return Recording(duration_s, float(max(peaks, default=0.0)))
+    try:
+        stream.refuse_silence()
+    except code.AudioError as error:
+        raise RefusedInput(texts.cancelled if stream.cancels else texts.silent) from error
+    return Recording(stream.read_s, stream.peak)
 
 
 def _scores(emotions: list[dict[str, Any]]) -> dict[str, float]:

@@ -26,6 +26,7 @@ class Texts:
     file_too_large: str
     recording_too_long: str
     silent: str
+    cancelled: str
     quiet: str
     text_unused: str
     unreadable: str
@@ -67,6 +68,7 @@ people with them. In the European Union, inferring emotions at the workplace and
         file_too_large="The file has {given:.1f} MB; at most {allowed} MB are allowed. Cut it, or save it as FLAC or MP3.",
         recording_too_long="The recording lasts {given:.1f} minutes; at most {allowed:g} are allowed. Cut it into parts.",
         silent="The recording is silent from its beginning to its end. Check the microphone and record again.",
+        cancelled="The channels of the recording cancel each other when they are mixed (one is inverted). Save it with one channel.",
         quiet="The recording is very quiet (peak {peak:.1%} of full scale). The scores mean little; record closer to the microphone.",
         text_unused="The text was not used: of a recording of {seconds:g} s or more, nothing tells when its words are said.",
         unreadable="{message}",
@@ -106,6 +108,7 @@ people with them. In the European Union, inferring emotions at the workplace and
         file_too_large="Размер файла {given:.1f} МБ, допустимо не более {allowed} МБ. Обрежьте его или сохраните в FLAC или MP3.",
         recording_too_long="Запись длится {given:.1f} мин, допустимо не более {allowed:g}. Разрежьте её на части.",
         silent="В записи тишина от начала до конца. Проверьте микрофон и запишите снова.",
+        cancelled="Каналы записи при сведении гасят друг друга (один из них инвертирован). Сохраните её с одним каналом.",
         quiet="Запись очень тихая (пик {peak:.1%} от полной шкалы). Оценки мало что значат; запишите ближе к микрофону.",
         text_unused="Текст не использован: в записи от {seconds:g} с и длиннее неизвестно, когда сказаны его слова.",
         unreadable="Запись не удалось прочитать. Подробности (на английском): {message}",

@@ -41,7 +41,7 @@ LOUDEST = 10.0
 """Largest amplitude that passes for sound in [-1, 1]: 20 dB over full scale."""
 
 SILENCE = 1e-4
-"""Recordings that stay within so much of one value are silent: 80 dB below full scale."""
+"""Recordings whose amplitudes all stay below are silent: 80 dB below full scale."""
 
 CANCELLED = 1e-3
 """Channels cancel where the energy of their mean is below this share of the mean energy of the channels."""
@@ -427,7 +427,7 @@ def _find_decoder(source: AudioSource, file: BinaryIO, size: int, stack: ExitSta
                 "them elsewhere: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
             )
         else:
-            remedy = f"What else ffmpeg reads is allowed, too, but not this: {error}."
+            remedy = f"ffmpeg cannot read it either ({error})."
         raise AudioError(
             f"{source.name} cannot be read as audio ({reason.rstrip('.')}). Allowed: WAV, FLAC, OGG, MP3 and what else "
             f"libsndfile reads. {remedy} Samples without a header are passed as an array with sampling_rate=..."
@@ -550,7 +550,6 @@ class Mixer:
         """Samples that were mixed so far."""
         self.peak = 0.0
         """Largest absolute value so far."""
-        self._low, self._high = np.inf, -np.inf
         self._mean_energy = self._channel_energy = 0.0
 
     def mix(self, frames: np.ndarray) -> np.ndarray:
@@ -579,7 +578,6 @@ class Mixer:
                 f"{self.name}: the amplitude {self.peak:.6g} is far outside [-1, 1]. Floating-point samples must be "
                 "scaled to it: divide 16-bit values by 32768, or pass them as int16."
             )
-        self._low, self._high = min(self._low, low), max(self._high, high)
         if channels > 1 and self.channel is None:
             values = np.ascontiguousarray(frames).reshape(-1)
             self._channel_energy += float(np.dot(values, values)) / channels
@@ -587,21 +585,26 @@ class Mixer:
         self.count += len(samples)
         return samples
 
+    @property
+    def cancels(self) -> bool:
+        """Do the channels cancel each other in their mean?"""
+        loud = self._channel_energy > self.count * SILENCE**2
+        return loud and self._mean_energy < CANCELLED * self._channel_energy
+
     def refuse_silence(self) -> None:
         """Say whether everything so far was silent.
 
         Raises:
             SilentAudioError: nothing to hear, or channels that cancel in their mean.
         """
-        loud = self._channel_energy > self.count * SILENCE**2
-        if loud and self._mean_energy < CANCELLED * self._channel_energy:
+        if self.cancels:
             raise SilentAudioError(
                 f"{self.name}: the channels cancel each other in their mean (one of them is inverted), so that nothing "
                 "is left to judge. Choose one: channel=0 (--channel 0)."
             )
-        if self._high - self._low < 2 * SILENCE:
+        if self.peak < SILENCE:
             raise SilentAudioError(
-                f"{self.name} is silent: no amplitude is above {max(self.peak, 0.0):.1e} of full scale. There is no "
+                f"{self.name} is silent: the largest amplitude is {self.peak:.1g} of full scale. There is no "
                 "emotion in it; leave it out, or pass its text alone."
             )
 

@@ -80,6 +80,7 @@ class AudioStream:
         self._source = locate_audio(audio, sampling_rate)
         self._block_s = block_s
         self._mixer = Mixer(self._source.name, channel)
+        self._rate = 1
         self.duration_s: float | None = None
         """Seconds of the recording, once iteration has begun; None: unknown before its end."""
 
@@ -87,6 +88,16 @@ class AudioStream:
     def peak(self) -> float:
         """Largest absolute sample so far, before resampling (1 = full scale)."""
         return self._mixer.peak
+
+    @property
+    def read_s(self) -> float:
+        """Seconds that were read so far."""
+        return self._mixer.count / self._rate
+
+    @property
+    def cancels(self) -> bool:
+        """Do the channels so far cancel each other in their mean?"""
+        return self._mixer.cancels
 
     def refuse_silence(self) -> None:
         """Say whether what came so far is silent.
@@ -103,7 +114,7 @@ class AudioStream:
         return self._of_array()
 
     def _of_array(self) -> Iterator[np.ndarray]:
-        rate = check_rate(self._source.rate, self._source.name)
+        rate = self._rate = check_rate(self._source.rate, self._source.name)
         samples = self._mixer.mix(as_frames(self._source.samples, self._source.name))
         self.duration_s = len(samples) / rate
         block = self._block(rate)
@@ -111,7 +122,7 @@ class AudioStream:
 
     def _of_file(self) -> Iterator[np.ndarray]:
         with open_audio(self._source) as reader:
-            self.duration_s = reader.duration_s
+            self.duration_s, self._rate = reader.duration_s, reader.rate
             blocks = reader.blocks(self._block(reader.rate))
             yield from self._resampled(reader.rate, map(self._mixer.mix, blocks))
 

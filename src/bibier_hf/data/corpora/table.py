@@ -53,6 +53,7 @@ def read_csv(
     test_share: float = 0.2,
     seed: int = 42,
     ignore_columns: Sequence[str] = (),
+    channel: int | None = None,
 ) -> list[Clip]:
     """Read a table of utterances.
 
@@ -68,6 +69,7 @@ def read_csv(
         dev_share, test_share, seed: of that split.
         ignore_columns: columns that are known to be of no use here; any other unknown column is an error, as it may be
             a mistyped one.
+        channel: take this channel (from 0) of recordings with several; None takes their mean.
 
     Raises:
         CorpusError: unknown columns, labels or splits, rows with neither audio nor text, values that cannot be read;
@@ -114,6 +116,7 @@ def read_csv(
                 label=label,
                 language=(row.text("language") or language or "").lower(),
                 audio=audio,
+                channel=channel,
                 text=row.text("text"),
                 speaker=row.text("speaker") or None,
                 dialogue=row.text("dialogue") or None,
