@@ -4,7 +4,9 @@ python dataset_scripts/prepare_corpus.py my_corpus.py --source PATH/TO/recording
 python dataset_scripts/prepare_corpus.py my_corpus.py --help    # the options of its reader
 """
 
-from bibier_hf.data.command import prepare_any_command
+import sys
+
+from bibier_cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(prepare_any_command(__doc__))
+    sys.exit(run("bibier_hf.data.command:prepare_any_command", __doc__))

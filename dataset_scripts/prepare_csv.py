@@ -3,7 +3,9 @@
 python dataset_scripts/prepare_csv.py --source my_corpus/metadata.csv --language en --output_dir data/my_corpus
 """
 
-from bibier_hf.data.command import prepare_command
+import sys
+
+from bibier_cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(prepare_command("csv", __doc__))
+    sys.exit(run("bibier_hf.data.command:prepare_command", "csv", __doc__))

@@ -5,7 +5,9 @@ python dataset_scripts/prepare_meld.py --source PATH/TO/extracted --output_dir d
 python dataset_scripts/prepare_meld.py --source FOLDER/WITH/CSVS --output_dir data/meld_text --text_only
 """
 
-from bibier_hf.data.command import prepare_command
+import sys
+
+from bibier_cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(prepare_command("meld", __doc__))
+    sys.exit(run("bibier_hf.data.command:prepare_command", "meld", __doc__))

@@ -3,7 +3,9 @@
 python dataset_scripts/prepare_ravdess.py --source PATH/TO/ravdess --output_dir data/ravdess
 """
 
-from bibier_hf.data.command import prepare_command
+import sys
+
+from bibier_cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(prepare_command("ravdess", __doc__))
+    sys.exit(run("bibier_hf.data.command:prepare_command", "ravdess", __doc__))

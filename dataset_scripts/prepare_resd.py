@@ -4,7 +4,9 @@ python dataset_scripts/prepare_resd.py --source PATH/TO/resd --output_dir data/r
 python dataset_scripts/prepare_resd.py --source Aniemore/resd_annotated --output_dir data/resd
 """
 
-from bibier_hf.data.command import prepare_command
+import sys
+
+from bibier_cli import run
 
 if __name__ == "__main__":
-    raise SystemExit(prepare_command("resd", __doc__))
+    sys.exit(run("bibier_hf.data.command:prepare_command", "resd", __doc__))

@@ -12,7 +12,7 @@ voice), the same texts and recordings on both sides, labels in ids and file name
 
 import sys
 
-from bibier_hf.commands.audit import audit_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(audit_main(sys.argv[1:]))
+    sys.exit(run("bibier_hf.commands.audit:audit_main", sys.argv[1:]))

@@ -18,7 +18,7 @@ every epoch, are options of training (`--corpora.0.augmentation.sds.share 0.7 --
 
 import sys
 
-from bibier_hf.commands.augment import augment_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(augment_main(sys.argv[1:]))
+    sys.exit(run("bibier_hf.commands.augment:augment_main", sys.argv[1:]))

@@ -14,7 +14,7 @@ python recipes/baseline.py --help
 
 import sys
 
-from bibier_hf.commands.baseline import baseline_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(baseline_main(sys.argv[1:]))
+    sys.exit(run("bibier_hf.commands.baseline:baseline_main", sys.argv[1:]))

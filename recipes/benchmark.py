@@ -14,7 +14,7 @@ A row whose corpus, backbones or library is not at hand is named with the reason
 
 import sys
 
-from bibier_hf.benchmark.command import benchmark_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(benchmark_main(sys.argv[1:], __doc__))
+    sys.exit(run("bibier_hf.benchmark.command:benchmark_main", sys.argv[1:], __doc__))

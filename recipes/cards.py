@@ -10,7 +10,9 @@ python recipes/cards.py take labels.csv model_cards/datasets/labels  # of a tabl
 import sys
 from pathlib import Path
 
-from bibier_hf.commands.cards import cards_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(cards_main(sys.argv[1:], __doc__, Path(__file__).parents[1] / "model_cards"))
+    sys.exit(
+        run("bibier_hf.commands.cards:cards_main", sys.argv[1:], __doc__, Path(__file__).parents[1] / "model_cards")
+    )

@@ -12,7 +12,7 @@ python recipes/evaluate.py --help
 
 import sys
 
-from bibier_hf.commands.evaluate import evaluate_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(evaluate_main(sys.argv[1:]))
+    sys.exit(run("bibier_hf.commands.evaluate:evaluate_main", sys.argv[1:]))

@@ -12,7 +12,7 @@ recipes/train.py with the same keys finds them. Killed at any moment, the same c
 
 import sys
 
-from bibier_hf.commands.extract import extract_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(extract_main(sys.argv[1:]))
+    sys.exit(run("bibier_hf.commands.extract:extract_main", sys.argv[1:]))

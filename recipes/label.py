@@ -18,7 +18,7 @@ To train on the labels: --corpora.0.labels outputs/resd_labels.parquet --soft_la
 
 import sys
 
-from bibier_hf.commands.label import label_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(label_main(sys.argv[1:], __doc__))
+    sys.exit(run("bibier_hf.commands.label:label_main", sys.argv[1:], __doc__))

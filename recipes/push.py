@@ -8,7 +8,7 @@ python recipes/push.py space outputs/space OWNER/bibier-demo --public
 
 import sys
 
-from bibier_hf.commands.push import push_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(push_main(sys.argv[1:], __doc__))
+    sys.exit(run("bibier_hf.commands.push:push_main", sys.argv[1:], __doc__))

@@ -12,7 +12,7 @@ study goes on where it was stopped.
 
 import sys
 
-from bibier_hf.commands.study import study_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(study_main(sys.argv[1:]))
+    sys.exit(run("bibier_hf.commands.study:study_main", sys.argv[1:]))

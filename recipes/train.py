@@ -11,7 +11,13 @@ accelerate launch recipes/train.py --help  # every key
 import sys
 from pathlib import Path
 
-from bibier_hf.commands.train import train_main
+from bibier_cli import run
 
 if __name__ == "__main__":
-    sys.exit(train_main(sys.argv[1:], default_file=Path(__file__).with_name("quickstart.yaml")))
+    sys.exit(
+        run(
+            "bibier_hf.commands.train:train_main",
+            sys.argv[1:],
+            default_file=Path(__file__).with_name("quickstart.yaml"),
+        )
+    )

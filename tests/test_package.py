@@ -2,39 +2,143 @@
 
 import ast
 import os
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
+import soundfile
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
-CHECK_INSTALLED = """
-import sys
-import bibier_hf
+from bibier_hf.extras import EXTRAS
+
+from .installs import build_wheel, install
+
+USES = {
+    "": """
+pipe = load_pipeline()
+assert len(pipe({"text": "Hello"})) == 7
+refused(lambda: bibier_hf.load_csv("table.csv"), "datasets", "train")
+refused(lambda: bibier_hf.BiBiERTrainer, "accelerate", "train")
+timeline = pipe("clip.wav", chunk_length_s=1, return_timestamps=True)
+refused(lambda: bibier_hf.timeline.save_timeline(timeline, "timeline.png"), "matplotlib", "train")
+assert command("predict", "checkpoint", "clip.wav", "--text", "Hello").returncode == 0
+assert command("describe", "checkpoint").returncode == 0
+refused_command("evaluate", "checkpoint", "--corpus", "quickstart", package="datasets", extra="train")
+refused_command("predict", "checkpoint", "--demo", package="datasets", extra="train")
+refused_command("export", "checkpoint", "--output_dir", "onnx", package="onnx", extra="export")
+refused_command("demo", "checkpoint", package="gradio", extra="demo")
+refused_script("recipes/train.py", package="accelerate", extra="train")
+refused_script("dataset_scripts/prepare_csv.py", "--help", package="datasets", extra="train")
+""",
+    "train": """
 import evaluate
-from transformers import pipeline
-from bibier_hf.augmentation.tug import TemplateUtteranceGeneration
-from bibier_hf.data.corpora import CORPORA
 from bibier_hf.evaluation.metrics import METRIC_MODULE
 from bibier_hf.hub.cards import write_model_card
 from bibier_hf.training.arguments import parse_run_arguments
 
-assert bibier_hf.__file__.startswith(sys.argv[1]), bibier_hf.__file__
-assert len(TemplateUtteranceGeneration(seed=1).sample("happy", "ru", 5)) == 5
-assert {"quickstart", "resd", "csv"} <= set(CORPORA)
 assert evaluate.load(str(METRIC_MODULE)).compute(references=[0, 1], predictions=[0, 0])["uar"] == 0.5
-torch_model = bibier_hf.BiBiERForEmotionClassification.from_backbones(hidden_size=16, num_attention_heads=2, num_fusion_layers=1)
-pipe = pipeline("audio-text-emotion", model=torch_model.eval(), processor=bibier_hf.BiBiERProcessor.from_backbones(), device="cpu")
-assert len(pipe({"text": "Hello"})) == 7
+assert len(bibier_hf.load_quickstart()["test"])
+done = command("evaluate", "checkpoint", "--corpus", "quickstart", "--output_dir", "report", "--feature_cache.enabled", "false")
+assert "| quickstart |" in done.stdout, done.stderr
+done = command("predict", "checkpoint", "clip.wav", "--chunk_length_s", "1", "--output", "timeline.png")
+assert done.returncode == 0 and Path("timeline.png").is_file(), done.stderr
+refused_command("export", "checkpoint", "--output_dir", "onnx", package="onnx", extra="export")
+refused_command("demo", "checkpoint", package="gradio", extra="demo")
+""",
+    "tts": """
+from bibier_hf.augmentation.tts import EspeakTextToSpeech
+from bibier_hf.augmentation.tts.checks import word_error_rate
+
+assert len(EspeakTextToSpeech().synthesize("Hello", language="en")) > 1000
+assert word_error_rate("one two", "one three") == 0.5
+""",
+    "llm": """
+from bibier_hf.llm import get_backend
+
+get_backend("openai", "any", base_urls=["http://localhost:1/v1"])
+refused(lambda: bibier_hf.LLMLabelSmoothing, "datasets", "train")
+""",
+    "cli": """
+assert command("--help").returncode == 0
+assert command("predict", "checkpoint", "--text", "Hello").returncode == 0
+""",
+    "demo": """
+from bibier_hf.demo.app import build_app, load_pipeline as load_page_pipeline, serve
+from bibier_hf.demo.analysis import Limits
+from bibier_hf.demo.examples import write_examples
+
+app = build_app(load_page_pipeline("checkpoint"), write_examples("examples"))
+serve(app, Limits(), wait=False)
+app.close()
+assert command("demo", "--space", "space", "--model_id", "owner/name").returncode == 0
+assert command("predict", "checkpoint", "clip.wav").returncode == 0
+refused_command("evaluate", "checkpoint", "--corpus", "quickstart", package="datasets", extra="train")
+""",
+    "export": """
+from bibier_hf.export import OnnxPipeline
+
+done = command("export", "checkpoint", "--output_dir", "onnx", "--part", "whole", "--int8")
+assert done.returncode == 0, done.stderr
+assert len(OnnxPipeline.from_pretrained("onnx")({"text": "Hello"})) == 7
+refused_command("export", "checkpoint", "--output_dir", "other", "--corpus", "quickstart", package="datasets", extra="train")
+""",
+}
+"""Extra -> what it is for; "": the package without any."""
+
+PRELUDE = """
+import re, subprocess, sys
+from pathlib import Path
+from transformers import pipeline
+import bibier_hf, bibier_hf.timeline
+
+repository, site = Path(sys.argv[1]), sys.argv[2]
+assert bibier_hf.__file__.startswith(site), bibier_hf.__file__
+
+def load_pipeline():
+    model = bibier_hf.BiBiERForEmotionClassification.from_pretrained("checkpoint")
+    return pipeline("audio-text-emotion", model=model, processor=bibier_hf.BiBiERProcessor.from_pretrained("checkpoint"))
+
+def command(*arguments):
+    return subprocess.run([sys.executable, "-m", "bibier_cli", *arguments], capture_output=True, text=True)
+
+def message(package, extra):
+    return rf"{package}\\b.*pip install 'bibier-hf\\[{extra}\\]'"
+
+def refused(use, package, extra):
+    try:
+        use()
+    except ImportError as error:
+        assert re.search(message(package, extra), str(error)), error
+    else:
+        raise AssertionError(f"{package} is here")
+
+def check(done, package, extra):
+    assert done.returncode == 2, done.stderr
+    assert re.search(message(package, extra), done.stderr), done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+
+def refused_command(*arguments, package, extra):
+    check(command(*arguments), package, extra)
+
+def refused_script(script, *arguments, package, extra):
+    done = subprocess.run([sys.executable, str(repository / script), *arguments], capture_output=True, text=True)
+    check(done, package, extra)
 """
 
 
+@pytest.fixture(scope="module")
+def wheel(repository: Path, tmp_path_factory) -> Path:
+    return build_wheel(repository, tmp_path_factory.mktemp("wheel"))
+
+
 @pytest.mark.slow
-def test_a_built_wheel_works(repository: Path, tmp_path: Path):
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "-q", "--no-deps", "-w", str(tmp_path), str(repository)], check=True, timeout=600)
-    (wheel,) = tmp_path.glob("bibier_hf-*.whl")
+def test_what_the_wheel_holds(repository: Path, wheel: Path):
     names = zipfile.ZipFile(wheel).namelist()
     package = repository / "src" / "bibier_hf"
     data = {
@@ -50,20 +154,56 @@ def test_a_built_wheel_works(repository: Path, tmp_path: Path):
     } <= data
     assert "bibier_cli/app.py" in names
     assert not any("tests" in name or name.endswith((".pt", ".safetensors")) for name in names)
-    subprocess.run(
-        [*pip, "install", "-q", "--no-deps", "--target", str(tmp_path / "site"), str(wheel)], check=True, timeout=600
-    )
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", CHECK_INSTALLED, str(tmp_path / "site")]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extra", USES)
+def test_each_extra_alone(extra: str, wheel: Path, repository: Path, checkpoint: Path, clip, tmp_path: Path):
+    """The wheel with one extra and nothing that the extra does not ask for: it does what the extra is for, and names
+    the extra that brings whatever is missing."""
+    python = install(wheel, [extra] if extra else [], tmp_path / "environment")
+    shutil.copytree(checkpoint, tmp_path / "checkpoint")
+    soundfile.write(tmp_path / "clip.wav", clip(2.0), 16_000)
+
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [python, "-c", PRELUDE + USES[extra], repository, tmp_path / "environment"]
     done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        command,
+        env=environment | {"HF_HUB_OFFLINE": "1", "BIBIER_CACHE": str(tmp_path / "cache")},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    command = [sys.executable, str(tmp_path / "site" / "bin" / "bibier"), "--help"]
-    done = subprocess.run(
-        command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
-    )
-    assert "bibier [OPTIONS] COMMAND" in done.stdout, done.stderr[-3000:]
+
+
+def test_every_import_is_declared(repository: Path):
+    """Each package that the sources import is a dependency, or comes with the extra that errors name."""
+    declared = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {
+        extra: {canonicalize_name(Requirement(line).name) for line in lines}
+        for extra, lines in declared["optional-dependencies"].items()
+    }
+    core = {canonicalize_name(Requirement(line).name) for line in declared["dependencies"]}
+    distributions = {"mamba_ssm": ["mamba-ssm"], "causal_conv1d": ["causal-conv1d"]} | packages_distributions()
+
+    imported = set()
+    for path in (repository / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.split(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.level == 0:
+                imported.add(node.module.split(".")[0])
+    imported -= {*sys.stdlib_module_names, "bibier_hf", "bibier_cli", "vllm", "bibier_demo"}
+
+    extra_of = {module: extra for extra, modules in EXTRAS.items() for module in modules}
+    for module in sorted(imported):
+        found = {canonicalize_name(name) for name in distributions.get(module, [module])}
+        if not found & core:
+            assert module in extra_of, f"{module} is imported, and no extra brings it"
+            assert found & names[extra_of[module]], f"{module} is not declared in the extra {extra_of[module]}"
 
 
 def test_importing_the_package_leaves_training_alone():

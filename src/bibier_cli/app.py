@@ -4,6 +4,8 @@ from typing import Annotated
 
 import typer
 
+from . import run
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=True,
@@ -103,9 +105,8 @@ def predict(
     Exit code: 0 all answered; 1 an input failed (the others are answered); 2 a mistake in the
     command line, or nothing to do; 130 interrupted.
     """
-    from bibier_hf.commands.predict import predict_main
-
-    exit_code = predict_main(
+    exit_code = run(
+        "bibier_hf.commands.predict:predict_main",
         model=checkpoint,
         inputs=inputs or [],
         text=text,
@@ -159,8 +160,6 @@ def evaluate(
     Exit code: 0 done; 2 a mistake in the command line, or data or a checkpoint that cannot be used;
     130 interrupted.
     """
-    from bibier_hf.commands.evaluate import evaluate_main
-
     options = {
         "corpus": corpus,
         "data_dir": data_dir,
@@ -170,7 +169,7 @@ def evaluate(
     }
     given = {name: value for name, value in (options | {"backbone_dir": backbone_dir}).items() if value is not None}
     arguments = [f"--{name}={value}" for name, value in given.items()] + (["--json"] if as_json else [])
-    raise typer.Exit(evaluate_main([checkpoint, *arguments, *context.args]))
+    raise typer.Exit(run("bibier_hf.commands.evaluate:evaluate_main", [checkpoint, *arguments, *context.args]))
 
 
 @app.command()
@@ -190,13 +189,7 @@ def describe(
       bibier describe outputs/resd
       bibier describe recipes/resd.yaml
     """
-    from bibier_hf.commands.describe import describe as summary
-
-    try:
-        typer.echo(summary(source))
-    except (OSError, ValueError) as error:
-        typer.echo(f"bibier describe: {error}", err=True)
-        raise typer.Exit(2) from error
+    raise typer.Exit(run("bibier_hf.commands.describe:describe_main", source))
 
 
 @app.command()
@@ -224,9 +217,17 @@ def demo(
       bibier demo outputs/resd --port 7860
       bibier demo --space outputs/space --model_id OWNER/NAME
     """
-    from bibier_hf.commands.demo import demo_main
-
-    raise typer.Exit(demo_main(checkpoint, host=host, port=port, asr=asr, space=space, model_id=model_id))
+    raise typer.Exit(
+        run(
+            "bibier_hf.commands.demo:demo_main",
+            checkpoint,
+            host=host,
+            port=port,
+            asr=asr,
+            space=space,
+            model_id=model_id,
+        )
+    )
 
 
 @app.command()
@@ -259,9 +260,8 @@ def export(
       bibier export outputs/quickstart --output_dir onnx/quickstart --part whole
       bibier export outputs/resd --output_dir onnx/resd --int8 --corpus resd --data_dir PATH/TO/resd --latency
     """
-    from bibier_hf.commands.export import export_main
-
-    exit_code = export_main(
+    exit_code = run(
+        "bibier_hf.commands.export:export_main",
         checkpoint,
         output_dir,
         format=format,

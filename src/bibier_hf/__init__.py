@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import transformers
 from packaging.version import Version
 
+from .extras import missing_package
 from .kernels import load_kernels
 from .model.audio_bibier import AudioError, decode_audio
 from .model.labels_bibier import EMOTIONS
@@ -99,7 +100,10 @@ def __getattr__(name: str) -> Any:
         )
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    try:
+        value = getattr(importlib.import_module(_LAZY[name], __name__), name)
+    except ModuleNotFoundError as error:
+        raise missing_package(error.name) or error from error
     globals()[name] = value
     return value
 

@@ -1,6 +1,7 @@
-"""What all commands share: errors that a user can mend are told in one line; Ctrl-C, and the signals of schedulers
-and closed terminals, leave a word on how to go on."""
+"""What all commands share: errors that a user can fix end in one line; Ctrl-C, and the signals of schedulers and
+closed terminals, leave a word on how to go on."""
 
+import json
 import os
 import signal
 import sys
@@ -8,14 +9,16 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 from ..errors import UserError
+from ..extras import missing_package
 from ..files import as_write_error, describe_write_error
 from ..model.audio_bibier import AudioError
 from ..model.configuration_bibier import CheckpointError
 
 USER_ERRORS = (UserError, AudioError, CheckpointError, FileNotFoundError)
-"""What a user can mend: told without a traceback."""
+"""What a user can fix: reported without a traceback."""
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -32,13 +35,22 @@ class Terminated(KeyboardInterrupt):
 
 
 def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambda: "Interrupted.") -> int:
-    """Run `function`; say in one line what a user can mend, and what to do after Ctrl-C."""
+    """Run `function`; say in one line what a user can fix, and what to do after Ctrl-C."""
     try:
         with _signals_raised():
             _check_working_folder()
             function()
     except USER_ERRORS as error:
         return _report(error)
+    except ModuleNotFoundError as error:
+        missing = missing_package(error.name)
+        if missing is None:
+            raise
+        return _report(missing)
+    except UnicodeEncodeError as error:  # of a library that wants its paths in UTF-8
+        if not any("\ud800" <= character <= "\udfff" for character in error.object):
+            raise
+        return _report(UserError(f"{error.object}: this name is not UTF-8, which a library needs. Rename it."))
     except KeyboardInterrupt as error:
         print(f"\n{interrupted()}", file=sys.stderr)
         return getattr(error, "exit_code", EXIT_INTERRUPTED)
@@ -90,6 +102,12 @@ def _signals_raised() -> Iterator[None]:
     finally:
         for number, before in replaced.items():
             signal.signal(number, before)
+
+
+def to_json(value: Any, **options: Any) -> str:
+    """JSON for stdout: every character as it is where the stream writes UTF-8, else in ASCII."""
+    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+    return json.dumps(value, ensure_ascii=encoding.lower() not in ("utf-8", "utf8"), **options)
 
 
 def is_main_process() -> bool:

@@ -9,6 +9,7 @@ import torch
 from ..model.configuration_bibier import MODALITIES, ORIGINAL_OPTIONS, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .checkpoint import load_config as load_checkpoint_config
+from .common import guarded
 
 
 def load_config(source: str | Path) -> BiBiERConfig:
@@ -37,6 +38,11 @@ def describe(source: str | Path) -> str:
         lines.append(f"fusion    {_fusion(config)}")
     lines += ["", *_parameter_table(config), "", *_defects(config)]
     return "\n".join(lines)
+
+
+def describe_main(source: str) -> int:
+    """[`describe`] as a command; returns the exit code."""
+    return guarded(lambda: print(describe(source)))
 
 
 def _kind(config: BiBiERConfig) -> str:

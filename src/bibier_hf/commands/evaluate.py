@@ -40,7 +40,7 @@ from ..training.fit import make_collator, make_extractor
 from ..training.run import load_corpora, protocol_facts
 from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
 from .checkpoint import load_checkpoint
-from .common import guarded
+from .common import guarded, to_json
 
 JSON_FLAG = "--json"
 
@@ -319,7 +319,7 @@ def evaluate_main(arguments: Sequence[str]) -> int:
         parsed = parse_evaluate_arguments([argument for argument in arguments if argument != JSON_FLAG])
         results = evaluate_checkpoint(parsed)
         if JSON_FLAG in arguments:
-            print(json.dumps(results, indent=2, ensure_ascii=False))
+            print(to_json(results, indent=2))
             return
         print(f"{parsed.model}, {parsed.split}:\n")
         print(metrics_table(results["metrics"][parsed.split]))

@@ -13,6 +13,7 @@ from ..export.measuring import drift, latencies, latency_table
 from ..export.onnx_pipeline import OnnxModel
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
+from .checkpoint import load_checkpoint
 from .common import guarded
 
 
@@ -49,8 +50,6 @@ def export(
         ArgumentError, ExportError: what cannot be followed or exported.
         FileNotFoundError, CorpusError: data that are not there or not as they should be.
     """
-    from .evaluate import load_checkpoint
-
     if corpus is not None and format != "onnx":
         raise ArgumentError("corpus: the comparison of answers is for --format onnx.")
     model, processor = load_checkpoint(source, backbone_dir)
@@ -82,10 +81,10 @@ def compare_answers(
 ) -> Any:
     """[`Drift`][bibier_hf.export.measuring.Drift] of an ONNX export on a split of a corpus, one utterance at a
     time."""
+    from ..evaluation.prediction import predict_logits
     from ..training.arguments import CorpusArguments, FeatureCacheArguments
     from ..training.fit import make_collator, make_inputs
     from ..training.run import load_corpora
-    from .evaluate import predict_logits
 
     exported = OnnxModel(folder, backbones=model)
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")

@@ -1,7 +1,6 @@
 """The command behind `bibier predict` and `recipes/predict.py`: emotions of clips and texts, for reading or as JSON
 lines."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +21,7 @@ from ..model.pipeline_bibier import UNSURE
 from ..model.timeline_bibier import TimelineOptions
 from ..timeline import TIMELINE_FORMATS, save_timeline
 from .checkpoint import load_checkpoint
-from .common import guarded
+from .common import guarded, to_json
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .rf64 "  # libsndfile
@@ -142,7 +141,7 @@ def predict_main(**options: Any) -> int:
                 failed += 1
                 tqdm.write(f"error: {name}: {error}", file=sys.stderr)
                 if arguments.as_json:
-                    tqdm.write(json.dumps({"input": name, "error": str(error)}, ensure_ascii=False), file=sys.stdout)
+                    tqdm.write(to_json({"input": name, "error": str(error)}), file=sys.stdout)
                 continue
             tqdm.write(show(name, sample, answer), file=sys.stdout)
             sys.stdout.flush()
@@ -243,7 +242,7 @@ def demo_samples() -> list[tuple[str, dict[str, Any]]]:
 
 def show_json(name: str, sample: dict[str, Any], answer: dict[str, Any]) -> str:
     """One line: `{"input": ..., "text": ..., "emotions": [...]}`, with windows also `"chunks"`."""
-    return json.dumps({"input": name, "text": sample.get("text")} | answer, ensure_ascii=False)
+    return to_json({"input": name, "text": sample.get("text")} | answer)
 
 
 def show_text(name: str, sample: dict[str, Any], answer: dict[str, Any], top_k: int | None = None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ..extras import require
 from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
 
@@ -36,8 +37,10 @@ def save_timeline(result: Mapping[str, Any], path: str | Path, name: str | None 
     Raises:
         ValueError: another suffix, or a result without chunks.
         WriteError: the file cannot be written.
+        MissingPackageError: a picture without matplotlib.
     """
     path = Path(path)
+    name = os.fsencode(name or path.stem).decode("utf-8", "replace")
     write = TIMELINE_FORMATS.get(path.suffix.lower())
     if write is None:
         raise ValueError(
@@ -49,7 +52,7 @@ def save_timeline(result: Mapping[str, Any], path: str | Path, name: str | None 
             "This is no timeline: it has no 'chunks'. Call the pipeline with return_timestamps=True and, for "
             "instance, chunk_length_s=4."
         )
-    write_atomically(path, lambda new: write(result, new, name or path.stem))
+    write_atomically(path, lambda new: write(result, new, name))
     return path
 
 
@@ -99,7 +102,8 @@ def _srt_time(seconds: float) -> str:
 
 
 def _write_png(result: Mapping[str, Any], path: Path, name: str) -> None:
-    from .picture import draw_timeline  # matplotlib is no core dependency
+    require("matplotlib")
+    from .picture import draw_timeline
 
     draw_timeline(result, path, name)
 

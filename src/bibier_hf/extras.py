@@ -1,0 +1,46 @@
+"""Which extra of the package brings which module. Imports nothing of the package."""
+
+from importlib.util import find_spec
+
+from .errors import UserError
+
+EXTRAS = {
+    "train": (
+        "accelerate datasets evaluate jinja2 lion_pytorch matplotlib pandas peft pyarrow pydantic scipy sklearn"
+    ).split(),
+    "tts": ["espeakng_loader", "jiwer"],
+    "llm": ["openai"],
+    "cuda": ["causal_conv1d", "mamba_ssm"],
+    "cli": ["typer"],
+    "demo": ["gradio"],
+    "export": ["onnx", "onnxruntime", "onnxscript"],
+    "benchmark": ["mambapy", "psutil", "torch_geometric"],
+    "test": ["playwright"],
+}
+"""Extra -> modules that come with it."""
+
+
+class MissingPackageError(UserError, ModuleNotFoundError):
+    """A package that is not installed; the message names the extra that brings it."""
+
+
+def missing_package(module: str | None) -> MissingPackageError | None:
+    """The error for a module that could not be imported; None if no extra brings it."""
+    top = (module or "").partition(".")[0]
+    for extra, modules in EXTRAS.items():
+        if top in modules:
+            return MissingPackageError(
+                f"This needs the package {top}, which is not installed: pip install 'bibier-hf[{extra}]'", name=top
+            )
+    return None
+
+
+def require(*modules: str) -> None:
+    """Check that modules are installed, without importing them.
+
+    Raises:
+        MissingPackageError: one is not.
+    """
+    for module in modules:
+        if find_spec(module) is None:
+            raise missing_package(module) or ModuleNotFoundError(f"No module named {module!r}", name=module)
