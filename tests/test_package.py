@@ -33,7 +33,7 @@ refused_command("evaluate", "checkpoint", "--corpus", "quickstart", package="dat
 refused_command("predict", "checkpoint", "--demo", package="datasets", extra="train")
 refused_command("export", "checkpoint", "--output_dir", "onnx", package="onnx", extra="export")
 refused_command("demo", "checkpoint", package="gradio", extra="demo")
-refused_script("recipes/train.py", package="accelerate", extra="train")
+refused_script("recipes/train.py", package="datasets", extra="train")
 refused_script("dataset_scripts/prepare_csv.py", "--help", package="datasets", extra="train")
 """,
     "train": """
@@ -43,9 +43,13 @@ from bibier_hf.hub.cards import write_model_card
 from bibier_hf.training.arguments import parse_run_arguments
 
 assert evaluate.load(str(METRIC_MODULE)).compute(references=[0, 1], predictions=[0, 0])["uar"] == 0.5
-assert len(bibier_hf.load_quickstart()["test"])
-done = command("evaluate", "checkpoint", "--corpus", "quickstart", "--output_dir", "report", "--feature_cache.enabled", "false")
-assert "| quickstart |" in done.stdout, done.stderr
+lines = [f",{label} {split},{label},{split},en" for label in bibier_hf.EMOTIONS for split in ("train", "dev", "test")]
+Path("few.csv").write_text("\\n".join(["audio,text,label,split,language", *lines]))
+assert len(bibier_hf.load_csv("few.csv")["test"]) == 7
+options = ["--data_dir", "few.csv", "--output_dir", "report", "--feature_cache.enabled", "false"]
+done = command("evaluate", "checkpoint", "--corpus", "csv", *options)
+assert "| few |" in done.stdout, done.stderr
+refused_command("predict", "checkpoint", "--demo", package="espeakng-loader", extra="tts")
 done = command("predict", "checkpoint", "clip.wav", "--chunk_length_s", "1", "--output", "timeline.png")
 assert done.returncode == 0 and Path("timeline.png").is_file(), done.stderr
 refused_command("export", "checkpoint", "--output_dir", "onnx", package="onnx", extra="export")

@@ -6,7 +6,7 @@ from .errors import UserError
 
 EXTRAS = {
     "train": (
-        "accelerate datasets evaluate jinja2 lion_pytorch matplotlib pandas peft pyarrow pydantic scipy sklearn"
+        "accelerate datasets evaluate jinja2 lion_pytorch matplotlib pandas peft pyarrow pydantic scipy sklearn yaml"
     ).split(),
     "tts": ["espeakng_loader", "jiwer"],
     "llm": ["openai"],

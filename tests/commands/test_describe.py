@@ -62,4 +62,4 @@ def test_a_wrong_source(tmp_path: Path):
     for source in (tmp_path / "bad.yaml", tmp_path / "nowhere"):
         result = CliRunner().invoke(app, ["describe", str(source)])
         assert result.exit_code == 2
-        assert "bibier describe:" in result.output
+        assert result.stderr.startswith("error: ")
