@@ -11,14 +11,19 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from .. import HAS_MODEL
 from ..errors import UserError
 from ..extras import missing_package
 from ..files import as_write_error, describe_write_error
 from ..model.audio_bibier import AudioError
-from ..model.configuration_bibier import CheckpointError
 
-USER_ERRORS = (UserError, AudioError, CheckpointError, FileNotFoundError)
+USER_ERRORS: tuple[type[Exception], ...] = (UserError, AudioError, FileNotFoundError)
 """What a user can fix: reported without a traceback."""
+
+if HAS_MODEL:  # not next to the transformers of vLLM
+    from ..model.configuration_bibier import CheckpointError
+
+    USER_ERRORS += (CheckpointError,)
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
