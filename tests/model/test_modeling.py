@@ -3,6 +3,7 @@
 import copy
 import itertools
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -379,3 +380,39 @@ def test_training_reads_a_random_window_of_long_clips_and_evaluation_all_of_them
             )
             found |= {start for start, window in enumerate(windows) if torch.allclose(window, logits[0], atol=1e-5)}
     assert found == set(range(6))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"audio_encoder": "transformer", "text_encoder": "lstm", "fusion": "bigatedgraph"},
+        {"audio_encoder": "frame_mlp", "text_encoder": "mamba", "fusion": "bimamba"},
+    ],
+    ids=str,
+)
+def test_checkpointed_activations_change_no_gradient(tiny_options, processor, clip, options):
+    """Layers of encoders, fusion and trained backbones run a second time in the backward pass, with equal dropout."""
+    found = []
+    batch = processor(audio=[clip(0.4), clip(0.9)], text=["one", "a few more words"], sampling_rate=16_000)
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = BiBiERForEmotionClassification.from_backbones(**(tiny_options | options)).train()
+        if checkpointed:
+            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
+        calls = Counter()
+        layers = {
+            "encoder": model.audio_encoder.layers[0],
+            "backbone": next(
+                module for name, module in model.audio_backbone.named_modules() if name.endswith("layers.0")
+            ),
+        }
+        for name, layer in layers.items():
+            first = next(layer.children())  # later ones may not be needed a second time
+            first.register_forward_hook(lambda *_, name=name, calls=calls: calls.update([name]))
+        torch.manual_seed(1)
+        model(**batch, labels=torch.tensor([1, 2])).loss.backward()
+        found.append({name: value.grad for name, value in model.named_parameters()})
+        assert calls == dict.fromkeys(layers, 2 if checkpointed else 1)
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")

@@ -219,6 +219,14 @@ def test_backbones_have_their_own_learning_rate(make_trainer, model):
     assert not rates
 
 
+def test_what_a_killed_save_left_is_no_obstacle(make_trainer):
+    trainer = make_trainer(num_train_epochs=1)
+    staging = Path(trainer.args.output_dir) / STAGING_FOLDER
+    (staging / "checkpoint-99").mkdir(parents=True)
+    trainer.train()
+    assert [path.name for path in Path(trainer.args.output_dir).iterdir()] == ["checkpoint-3"]
+
+
 def test_a_damaged_checkpoint_is_passed_over(make_trainer, caplog):
     trainer = make_trainer(num_train_epochs=3, save_total_limit=None)
     trainer.train()

@@ -11,13 +11,14 @@ from collections.abc import Callable
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_bibier import BiBiERConfig
 from .mamba_bibier import MambaBlock, RMSNorm
 from .sequence_bibier import Dropout, Mixup, masked_mean, masked_quantiles, sinusoids
 
 
-class ResidualLayer(nn.Module):
+class ResidualLayer(GradientCheckpointingLayer):
     """x + Dropout(block(RMSNorm(x)))"""
 
     def __init__(self, size: int, block: nn.Module, dropout: float):
@@ -30,7 +31,7 @@ class ResidualLayer(nn.Module):
         return x + self.dropout(self.block(self.norm(x), mask))
 
 
-class SelfAttentionLayer(nn.Module):
+class SelfAttentionLayer(GradientCheckpointingLayer):
     """Pre-norm transformer layer with padding masked; the perceptron is four times as wide."""
 
     def __init__(self, size: int, heads: int, dropout: float):
@@ -64,7 +65,7 @@ class LSTMBlock(nn.Module):
         return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])[0]
 
 
-class FrameMLPLayer(nn.Module):
+class FrameMLPLayer(GradientCheckpointingLayer):
     """LayerNorm(x + Dropout(W_out ReLU(u + W_B u + W_C u))) with u = W_in x, each frame by itself.
 
     The block of the published audio head, which carries the name of Mamba there but has neither a state nor a

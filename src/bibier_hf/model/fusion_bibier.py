@@ -23,6 +23,7 @@ system's defects back, one by one.
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_bibier import BiBiERConfig
 from .mamba_bibier import MambaBlock, RMSNorm
@@ -60,7 +61,7 @@ class FeedForward(nn.Module):
         return self.layer_2(self.dropout(F.gelu(self.layer_1(x))))
 
 
-class CrossModalLayer(nn.Module):
+class CrossModalLayer(GradientCheckpointingLayer):
     """Post-norm transformer layer whose queries come from one modality and whose keys come from the other."""
 
     def __init__(self, config: BiBiERConfig):

@@ -110,6 +110,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
     main_input_name = "input_values"
     input_modalities = ("audio", "text")
     accepts_loss_kwargs = True
+    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True

@@ -14,13 +14,15 @@ level.
 import dataclasses
 import os
 import typing
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_FORMULA, SELECTION_METRIC
@@ -78,7 +80,29 @@ RESERVED = {
     "hub_strategy": "the finished model is pushed, once (`push_to_hub`, or recipes/push.py later)",
     "hub_always_push": "the finished model is pushed, once (`push_to_hub`, or recipes/push.py later)",
     "hub_revision": "the finished model is pushed to the main branch",
-    "parallelism_config": "use a file of `accelerate launch --config_file`",
+    **dict.fromkeys(
+        ("fsdp", "fsdp_config", "parallelism_config", "accelerator_config"),
+        "use a file of `accelerate launch --config_file`, such as those in recipes/accelerate_configs",
+    ),
+    "deepspeed": "its checkpoints are not those that a run resumes from; use "
+    "`accelerate launch --config_file recipes/accelerate_configs/fsdp.yaml`",
+    "neftune_noise_alpha": "its noise is for the embeddings of text generators; use `model.dropout` or "
+    "`model.mixup_alpha`",
+    "use_cache": "it is for text generators",
+    "include_num_input_tokens_seen": "it is for text generators",
+    "use_liger_kernel": "it has no kernels for these models",
+    "liger_kernel_config": "it has no kernels for these models",
+    "optim_target_modules": "use `optimizer`, and `frozen` or `lora` to train a part of the model",
+    "debug": "its hooks fail on masks; set `logging_nan_inf_filter: false` to see a loss that is not finite",
+    "auto_find_batch_size": "a result depends on the batch size; set `per_device_train_batch_size`",
+    "eval_do_concat_batches": "metrics are computed over a whole corpus",
+    "eval_use_gather_object": "metrics are computed over a whole corpus",
+    "bf16_full_eval": "what is scored is what is saved; use `bf16`",
+    "fp16_full_eval": "what is scored is what is saved; use `fp16`",
+    "dataloader_in_order": "answers are matched with rows by their order",
+    "enable_jit_checkpoint": "a run that is killed resumes from its last whole checkpoint anyway; use `save_strategy`",
+    "save_on_each_node": "all nodes write into one output folder",
+    "ignore_data_skip": "a resumed run reads what the uninterrupted one would have read",
 }
 """TrainingArguments that a run does not take, with what to do instead."""
 
@@ -304,13 +328,15 @@ class RunArguments(Section):
             "remove_unused_columns": False,
             **TRAINING_DEFAULTS,
             **scheduler_arguments(self.scheduler, warmup_given="warmup_steps" in self.training),
-            **self.training,
+            **{_NEW_NAMES.get(name, name): value for name, value in self.training.items()},
             **overrides,
         }
         try:
-            return TrainingArguments(**fields)
+            args = TrainingArguments(**fields)
         except (ValueError, ImportError) as error:
             raise ArgumentError(f"transformers refuses the training arguments: {error}") from error
+        _refuse_unknown_reporting(args.report_to)
+        return args
 
     def dump(self) -> dict[str, Any]:
         """The whole run as one flat mapping, ready to be written as YAML and read again."""
@@ -356,6 +382,19 @@ _TRAINING_FIELD_TYPES = {
     for name, annotation in typing.get_type_hints(TrainingArguments).items()
     if name in TRAINING_FIELDS
 }
+_NEW_NAMES = {
+    name: new
+    for name in TRAINING_FIELDS
+    if (new := name.replace("gradient_checkpointing", "activation_checkpointing")) in TRAINING_FIELDS
+}
+"""transformers has renamed some arguments, and warns of the old names, which everybody knows."""
+
+_AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
+_ABOVE_ZERO = ("num_train_epochs", "learning_rate", "adam_epsilon", "eval_steps", "save_steps", "logging_steps")
+_NOT_NEGATIVE = (
+    *("warmup_steps", "weight_decay", "max_grad_norm", "eval_delay", "seed", "data_seed", "dataloader_num_workers"),
+)
+_OF_WORKERS = ("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataloader_prefetch_factor")
 _FITTED = {
     "class_weights": "computed from the training set; choose how by `class_weights`",
     "temperature": "fitted on dev; choose whether by `calibrate`",
@@ -449,8 +488,50 @@ def stage_run(run: RunArguments, stage: str, output_dir: str | Path) -> RunArgum
         raise ArgumentError(f"stages.{stage}: {error}") from error
 
 
+def _refuse_values(training: Mapping[str, Any]) -> None:
+    """What the Trainer takes without a word, and then fails on."""
+    for names, fits, allowed in (
+        (_AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
+        (_ABOVE_ZERO, lambda value: value > 0, "above 0"),
+        (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
+        (("adam_beta1", "adam_beta2"), lambda value: 0 <= value < 1, "from 0 to below 1"),
+        (("max_steps",), lambda value: value == -1 or value >= 1, "at least 1, or -1 for num_train_epochs"),
+    ):
+        for name in names:
+            if training.get(name) is not None and not fits(training[name]):
+                raise ArgumentError(f"{name}: {training[name]} is not allowed; it must be {allowed}.")
+    for name in _OF_WORKERS:
+        if training.get(name) and not training.get("dataloader_num_workers"):
+            raise ArgumentError(f"{name}: needs worker processes. Set dataloader_num_workers, or leave it out.")
+    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        if isinstance(training.get(name), dict) and training[name].get("use_reentrant"):
+            raise ArgumentError(
+                f"{name}: use_reentrant loses the gradient of layers behind frozen ones. Set it to false, or leave it "
+                "out."
+            )
+    if training.get("ddp_backend") and "RANK" not in os.environ:
+        raise ArgumentError(
+            "ddp_backend: is for several processes, started by `accelerate launch` or `torchrun`. Leave it out."
+        )
+
+
+def _refuse_unknown_reporting(names: Sequence[str]) -> None:
+    """Each of them brings its own traceback in the middle of a run."""
+    there = get_available_reporting_integrations()
+    for name in names:
+        if name not in INTEGRATION_TO_CALLBACK:
+            raise ArgumentError(
+                f"report_to: {name!r} is unknown. Allowed: none, {', '.join(INTEGRATION_TO_CALLBACK)}."
+            )
+        if name not in there:
+            raise ArgumentError(
+                f"report_to: {name} is not installed. Install it (pip install {name}), or leave it out."
+            )
+
+
 def _refuse_contradictions(run: RunArguments) -> None:
     training = TRAINING_DEFAULTS | run.training
+    _refuse_values(training)
     if training["eval_strategy"] == "no":
         raise ArgumentError("eval_strategy: 'no' leaves nothing to select a checkpoint by. Use epoch or steps.")
     if not training["load_best_model_at_end"]:
@@ -461,6 +542,11 @@ def _refuse_contradictions(run: RunArguments) -> None:
         raise ArgumentError(
             "save_strategy: with 'best' the state after the last epoch is not kept, so the run cannot be resumed "
             "exactly."
+        )
+    if training.get("save_only_model") and run.resume_from_checkpoint:
+        raise ArgumentError(
+            "save_only_model: the state of the optimizer is not kept, so the run cannot be resumed. Leave out one of "
+            "them."
         )
     if run.refit_on_dev and run.scheduler == PLATEAU:
         raise ArgumentError(

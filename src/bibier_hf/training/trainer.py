@@ -3,14 +3,15 @@ project."""
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch.utils.data import SequentialSampler
+from torch.utils.data import DataLoader, SequentialSampler
 from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
@@ -113,6 +114,24 @@ class BiBiERTrainer(Trainer):
             group_size=self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size,
         )
         return self._sampler
+
+    def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
+        """As in transformers, with every row: `dataloader_drop_last` is about training."""
+        with self._keeping_every_row():
+            return super().get_eval_dataloader(eval_dataset)
+
+    def get_test_dataloader(self, test_dataset) -> DataLoader:
+        """As [`get_eval_dataloader`]."""
+        with self._keeping_every_row():
+            return super().get_test_dataloader(test_dataset)
+
+    @contextmanager
+    def _keeping_every_row(self) -> Iterator[None]:
+        drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
+        try:
+            yield
+        finally:
+            self.args.dataloader_drop_last = drop_last
 
     def _get_eval_sampler(self, eval_dataset) -> SequentialSampler | None:
         # Metrics join predictions and rows by their order. None lets Accelerate share the rows out in order.
