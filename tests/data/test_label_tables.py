@@ -73,11 +73,18 @@ def test_every_fault_is_named(tmp_path):
     path = tmp_path / "labels.csv"
     header = ",".join(["id", "label", *EMOTIONS])
     path.write_text(
-        f"{header}\na,happy,1,0,0,0,0,0,0\na,happy,1,0,0,0,0,0,0\nb,joyous,1,0,0,0,0,0,0\nc,sad,x,0,0,0,0,0,0\nd,sad,nan,0,0,0,0,0,0\n"
+        f"{header}\na,happy,1,0,0,0,0,0,0\na,happy,1,0,0,0,0,0,0\nb,joyous,1,0,0,0,0,0,0\nc,sad,x,0,0,0,0,0,0\nd,sad,inf,0,0,0,0,0,0\ne,sad,nan,0,0,0,0,0,0\nf,sad,1e308,0,0,0,0,0,0\n"
     )
     with pytest.raises(CorpusError) as error:
         read_label_table(path)
-    for part in ("'a' stands twice", "joyous", "'x'", "not finite"):
+    for part in (
+        "'a' stands twice",
+        "joyous",
+        "'x'",
+        "not finite",
+        "line 7: no number for anger",
+        "line 8: the distribution",
+    ):
         assert part in str(error.value)
     path.write_text("id,label,anger\na,happy,1\n")
     with pytest.raises(CorpusError, match="lacks the columns"):

@@ -189,8 +189,10 @@ def finish_distribution(
         AnswerError: numbers that are not finite, or none above zero.
     """
     clipped = np.clip(np.asarray(values, dtype=np.float64), 0, None)
-    if clipped.shape != (len(EMOTIONS),) or not np.isfinite(clipped).all() or clipped.sum() <= 0:
+    if clipped.shape != (len(EMOTIONS),) or not np.isfinite(clipped).all() or clipped.max() <= 0:
         raise AnswerError("there are no seven finite numbers of which one is above zero")
+    if not np.isfinite(clipped.sum()):
+        clipped = clipped / clipped.max()
     probabilities = blend_with_gold(clipped / clipped.sum(), gold, gold_weight)
     units = np.rint(probabilities * UNITS).astype(int)
     largest = probabilities.argmax()

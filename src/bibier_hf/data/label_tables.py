@@ -27,8 +27,14 @@ from ..augmentation.ls_llm_answers import AnswerError, finish_distribution
 from ..model.labels_bibier import EMOTIONS
 from .corpora.meld import meld_id
 from .corpora.resd import resd_id
-from .schema import UnknownLabelError, normalise_label
-from .tables import TABLE_SUFFIXES, CorpusError, Row, raise_faults, read_table
+from .schema import normalise_label
+from .tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, raise_faults, read_number, read_table
+
+MAX_ROWS = 5_000_000
+"""More rows than any corpus of emotions has: a small Parquet file can claim billions."""
+
+MAX_VALUE = 1e6
+"""Numbers above this are no probabilities, percentages or votes."""
 
 PUBLISHED_COLUMNS = ("video_name", "ground_truth", "llm_best_label")
 
@@ -91,8 +97,10 @@ def read_label_table(path: str | Path) -> LabelTable:
             twice; all at once.
     """
     path = Path(path)
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"There is no table of soft labels at {path}.")
+    if path.is_dir():
+        raise CorpusError(f"{path} is a folder, not a table of soft labels.")
     rows = _read_rows(path)
     id_column, label_column, best_column = (
         ("id", "label", "prediction") if "id" in rows[0].values else PUBLISHED_COLUMNS
@@ -106,19 +114,21 @@ def read_label_table(path: str | Path) -> LabelTable:
     ids: dict[str, None] = {}
     labels, probabilities, predictions, faults = [], [], [], []
     for row in rows:
-        name = row.text(id_column)
-        key = name if id_column == "id" else published_id(name)
-        if not name or key in ids:
-            faults.append(f"{row.where}: {'no id' if not name else f'{name!r} stands twice'}")
-        ids[key] = None
         try:
+            name = row.text(id_column)
+            key = name if id_column == "id" else published_id(name)
+            if not name or key in ids:
+                faults.append(f"{row.where}: {'no id' if not name else f'{name!r} stands twice'}")
+            ids[key] = None
             labels.append(_read_label(row, label_column))
             probabilities.append(_read_probabilities(row))
             predictions.append(_highest(probabilities[-1], _read_label(row, best_column)))
-        except (UnknownLabelError, ValueError) as error:
+        except CorpusError as error:  # names the line itself
+            faults.append(str(error))
+        except ValueError as error:
             faults.append(f"{row.where}: {error}")
     raise_faults(faults, f"{path.name} cannot be used")
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = hashlib.sha256(b"" if is_stream(path) else path.read_bytes()).hexdigest()
     return LabelTable(path.name, digest, tuple(ids), np.array(labels), np.array(probabilities), np.array(predictions))
 
 
@@ -169,16 +179,29 @@ def published_id(name: str) -> str:
 
 def _read_rows(path: Path) -> list[Row]:
     if path.suffix == ".parquet":
-        rows = [
-            Row(values, f"{path.name} row {number}")
-            for number, values in enumerate(pq.read_table(path).to_pylist(), 1)
-        ]
+        values = _read_parquet(path)
+        rows = [Row(row, f"{path.name} row {number}") for number, row in enumerate(values, 1)]
         if not rows:
             raise CorpusError(f"{path} has no rows.")
         return rows
-    if path.suffix not in TABLE_SUFFIXES:
+    if path.suffix not in TABLE_SUFFIXES and not is_stream(path):
         raise CorpusError(f"{path} is no table of soft labels. Allowed: {', '.join([*TABLE_SUFFIXES, '.parquet'])}.")
     return read_table(path)
+
+
+def _read_parquet(path: Path) -> list[dict[str, Any]]:
+    """The rows, of the columns that are needed here; a file whose rows do not fit into memory is refused first."""
+    needed = {"id", "label", "prediction", *PUBLISHED_COLUMNS, *EMOTIONS}
+    try:
+        with pq.ParquetFile(path) as file:
+            chosen = [name for name in file.schema_arrow.names if name in needed]
+            if file.metadata.num_rows > MAX_ROWS:
+                raise CorpusError(f"{path} has {file.metadata.num_rows} rows; at most {MAX_ROWS} are read.")
+            rows = file.read(chosen).to_pylist()
+            # The other columns are named where one is missing.
+            return rows if chosen else [dict.fromkeys(file.schema_arrow.names) for _ in rows]
+    except (pa.ArrowException, OSError, OverflowError) as error:
+        raise CorpusError(f"{path} is no Parquet file that can be read ({error}).") from error
 
 
 def _read_label(row: Row, column: str) -> int:
@@ -196,7 +219,9 @@ def _read_probabilities(row: Row) -> list[float]:
     cells = [row.text(name) for name in EMOTIONS]
     if not any(cells):
         return [float("nan")] * len(EMOTIONS)
-    values = [float(cell) for cell in cells]
-    if not np.isfinite(values).all():
-        raise ValueError(f"the distribution {values} is not finite")
+    if missing := [name for name, cell in zip(EMOTIONS, cells, strict=True) if not cell]:
+        raise ValueError(f"no number for {', '.join(missing)}")
+    values = [read_number(cell) for cell in cells]
+    if not np.isfinite(values).all() or max(map(abs, values)) > MAX_VALUE:
+        raise ValueError(f"the distribution {values} is not finite, or above {MAX_VALUE:g}")
     return values

@@ -62,6 +62,7 @@ class Corpus:
         on_hub: may the source be the id of a data set on the Hub? An existing folder of that name comes first.
         column: `(options, data_dir) -> value of the column corpus`, where it is not `name`.
         not_to_rehost: why the recordings are not to be published by others; "" where they may be.
+        resolve: option -> function from what a user gives, such as a file, to the value that is used and stored.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Corpus:
     on_hub: bool = False
     column: Callable[[Mapping[str, Any], Path | str | None], str] | None = None
     not_to_rehost: str = ""
+    resolve: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
 
     @property
     def features(self) -> Features:
@@ -98,7 +100,8 @@ class Corpus:
                 raise TypeError(
                     f"The corpus '{self.name}' has no option {name!r}.{hint} Allowed: {', '.join(known) or 'none'}."
                 )
-        return {**known, **options}
+        complete = {**known, **options}
+        return complete | {name: function(complete[name]) for name, function in self.resolve.items()}
 
     def prepare(
         self,
@@ -153,7 +156,7 @@ class Corpus:
         complete = self.complete_options(options)
         transcriber = as_transcriber(asr)
         if data_dir is not None and (Path(data_dir) / INFO_FILE).is_file():
-            self._check_prepared(Path(data_dir), options, transcriber)
+            self._check_prepared(Path(data_dir), {name: complete[name] for name in options}, transcriber)
             return load_prepared(data_dir)
         source = self._check_source(data_dir)
         clips = self.read(source, **complete)

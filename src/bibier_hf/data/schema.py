@@ -72,6 +72,48 @@ LABEL_ALIASES = MappingProxyType(
 """Other corpora's names -> EMOTIONS. `calm` (RAVDESS) is left out on purpose: it is none of the seven."""
 
 
+LABEL_SUGGESTIONS = MappingProxyType(
+    {
+        # IEMOCAP, CREMA-D
+        "ang": "anger",
+        "dis": "disgust",
+        "exc": "happy",
+        "excited": "happy",
+        "fea": "fear",
+        "hap": "happy",
+        "neu": "neutral",
+        "sur": "surprise",
+        # TESS
+        "pleasant_surprise": "surprise",
+        "pleasant surprise": "surprise",
+        "pleasant_surprised": "surprise",
+        "ps": "surprise",
+        # Dusha, sentiment of other corpora
+        "positive": "happy",
+        # Russian
+        "восторг": "happy",
+        "гнев": "anger",
+        "грусть": "sad",
+        "злость": "anger",
+        "испуг": "fear",
+        "нейтрально": "neutral",
+        "нейтральная": "neutral",
+        "нейтральный": "neutral",
+        "отвращение": "disgust",
+        "печаль": "sad",
+        "радость": "happy",
+        "раздражение": "anger",
+        "спокойствие": "neutral",
+        "страх": "fear",
+        "счастье": "happy",
+        "удивление": "surprise",
+        "энтузиазм": "surprise",
+    }
+)
+"""Labels of other corpora -> what is suggested for them. They are never translated unasked: whether "excited" is happy
+is for the user to say, in a label map."""
+
+
 class UnknownLabelError(ValueError):
     """A label that is neither one of EMOTIONS nor one of LABEL_ALIASES."""
 
@@ -88,11 +130,18 @@ def normalise_label(name: str) -> str:
             return key
         if key in LABEL_ALIASES:
             return LABEL_ALIASES[key]
-        close = difflib.get_close_matches(key, [*EMOTIONS, *LABEL_ALIASES], n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
+        close = suggest_label(key)
+        hint = f" Did you mean '{close}'?" if close else ""
     else:
         hint = " A label is a name; for distributions use soft labels."
     raise UnknownLabelError(f"Unknown label {name!r}.{hint} Allowed: {describe_labels()}.")
+
+
+def suggest_label(name: str) -> str | None:
+    """The label that may be meant; None where there is no good guess."""
+    key = name.strip().lower()
+    close = difflib.get_close_matches(key, [*EMOTIONS, *LABEL_ALIASES], n=1)
+    return LABEL_SUGGESTIONS.get(key) or (close[0] if close else None)
 
 
 def describe_labels() -> str:

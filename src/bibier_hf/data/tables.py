@@ -1,14 +1,27 @@
 """CSV, TSV and JSON-lines files -> rows that remember their line, with errors that name it."""
 
 import csv
+import io
+import itertools
 import json
+import math
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from ..errors import UserError
+from .text import valid_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
+
+MAX_LINE = 1 << 22
+"""Characters of the longest line that is read, and of the longest cell: far more than any transcript."""
+
+_DELIMITERS = ",;\t"
+_MISSING = ("nan", "NaN", "<NA>")  # what pandas writes for a missing text
+_DECIMAL_COMMA = re.compile(r"\s*-?[01],\d+\s*")
 
 
 class CorpusError(UserError, ValueError):
@@ -23,68 +36,130 @@ class Row:
     where: str
 
     def text(self, column: str) -> str:
-        """The value as a stripped string; "" where the column or the value is missing."""
+        """The value as a stripped string; "" where the column or the value is missing, or is pandas' NaN.
+
+        Raises:
+            CorpusError: a list, an object or a truth value.
+        """
         value = self.values.get(column)
-        return "" if value is None else str(value).strip()
+        if value is None or (isinstance(value, float) and math.isnan(value)):
+            return ""
+        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+            raise CorpusError(f"{self.where}: {column!r} is {json.dumps(value)[:80]}; it must be a text or a number")
+        text = valid_text(str(value)).strip()
+        return "" if text in _MISSING else text
+
+
+def read_number(text: str) -> float:
+    """`float`, with a decimal comma where it can be nothing else: `0,25` and `1,0`, but not `1,250`."""
+    if _DECIMAL_COMMA.fullmatch(text) and not re.fullmatch(r"\s*-?1,\d*[1-9]\d*\s*", text):
+        text = text.replace(",", ".")
+    return float(text)
+
+
+def is_stream(path: Path) -> bool:
+    """Is this a pipe or a terminal, such as `/dev/stdin`, which can be read once only?"""
+    return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def read_table(path: Path) -> list[Row]:
-    """All rows of a `.csv`, `.tsv` or `.jsonl` file (UTF-8, with or without a byte order mark).
+    """All rows of a `.csv`, `.tsv` or `.jsonl` file, or of a pipe that holds one of them.
+
+    UTF-8, with or without a byte order mark, or the UTF-16 of Excel. Commas, semicolons or tabs part the cells of a
+    CSV file, as its header has them.
 
     Raises:
         FileNotFoundError: no such file.
         CorpusError: another suffix, another encoding, no rows, or lines that do not fit the header; all of these lines
             are named.
     """
-    if path.suffix.lower() not in TABLE_SUFFIXES:
+    suffix = path.suffix.lower()
+    stream = is_stream(path)
+    if suffix not in TABLE_SUFFIXES and not stream:
         raise CorpusError(f"{path} is no table that can be read. Allowed: {', '.join(TABLE_SUFFIXES)}.")
     try:
-        # newline="": quoted cells keep their own line breaks, as the csv module asks for.
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            rows, faults = _read_jsonl(file, path.name) if path.suffix.lower() == ".jsonl" else _read_csv(file, path)
-    except UnicodeDecodeError as error:
-        raise CorpusError(
-            f"{path} is not UTF-8 (byte {error.start}: {error.reason}). Save it again as UTF-8."
-        ) from error
+        with open(path, "rb") as file:
+            encoding = "utf-16" if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+            # newline="": quoted cells keep their own line breaks, as the csv module asks for.
+            lines = _lines(io.TextIOWrapper(file, encoding=encoding, newline=""), path.name)
+            first = next((line for line in lines if line[1].strip()), (1, ""))
+            lines = itertools.chain([first], lines)
+            if suffix == ".jsonl" or (stream and first[1].lstrip().startswith("{")):
+                rows, faults = _read_jsonl(lines, path.name)
+            else:
+                rows, faults = _read_csv(lines, path.name, "\t" if suffix == ".tsv" else ",")
+    except UnicodeError as error:
+        where = f"byte {error.start}: {error.reason}" if isinstance(error, UnicodeDecodeError) else str(error)
+        raise CorpusError(f"{path} is not UTF-8 ({where}). Save it again as UTF-8.") from error
     raise_faults(faults, f"{path} has lines that cannot be read")
     if not rows:
         raise CorpusError(f"{path} has no rows.")
     return rows
 
 
-def _read_csv(file: Any, path: Path) -> tuple[list[Row], list[str]]:
-    reader = csv.reader(file, delimiter="\t" if path.suffix.lower() == ".tsv" else ",", strict=True)
+def _lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
+    """(number, line) of each line; a line of gigabytes is never in memory."""
+    for number in itertools.count(1):
+        line = file.readline(MAX_LINE + 1)
+        if not line:
+            return
+        if len(line) > MAX_LINE:
+            raise CorpusError(f"{name} line {number} is longer than {MAX_LINE} characters. It is no line of a table.")
+        yield number, line
+
+
+def _read_csv(lines: Iterator[tuple[int, str]], name: str, default: str) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     faults: list[str] = []
     header: list[str] | None = None
+    first, line = next(lines)
+    if match := re.fullmatch(r"sep=(.)\s*", line):  # Excel's own way of naming the delimiter
+        delimiter, skipped = match[1], first
+    else:
+        delimiter, skipped = _delimiter(line, default), first - 1
+        lines = itertools.chain([(first, line)], lines)
+    csv.field_size_limit(MAX_LINE)
+    reader = csv.reader((line for _, line in lines), delimiter=delimiter, strict=True)
     before = 0
     try:
         for cells in reader:
             # A cell may hold line breaks: a row is named by the line that it starts on.
-            where, before = f"{path.name} line {before + 1}", reader.line_num
+            where, before = f"{name} line {skipped + before + 1}", reader.line_num
             if not cells:
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
-                twice = sorted({name for name in header if header.count(name) > 1})
+                twice = sorted({column for column in header if header.count(column) > 1})
                 if twice:
-                    raise CorpusError(f"{path} names the columns {twice} more than once.")
+                    raise CorpusError(f"{name} names the columns {twice} more than once.")
             elif len(cells) != len(header):
                 faults.append(
-                    f"{where}: {len(cells)} cells, but the header has {len(header)}; put text that holds the "
-                    "separator in quotes"
+                    f"{where}: {len(cells)} cells, but the header has {len(header)} ({delimiter!r} parts them); put "
+                    "text that holds the separator in quotes"
                 )
             else:
                 rows.append(Row(dict(zip(header, cells, strict=True)), where))
     except csv.Error as error:
-        faults.append(f"{path.name} line {reader.line_num}: {error}")
+        faults.append(f"{name} line {skipped + reader.line_num}: {error}")
     return rows, faults
 
 
-def _read_jsonl(file: Any, name: str) -> tuple[list[Row], list[str]]:
+def _delimiter(header: str, default: str) -> str:
+    """What parts the names of the columns; the default where several would do."""
+
+    def cells(delimiter: str) -> int:
+        try:
+            return len(next(csv.reader([header], delimiter=delimiter)))
+        except csv.Error:
+            return 0
+
+    return max([default, *_DELIMITERS], key=cells)
+
+
+def _read_jsonl(lines: Iterator[tuple[int, str]], name: str) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     faults: list[str] = []
-    for number, line in enumerate(file, start=1):
+    for number, line in lines:
         where = f"{name} line {number}"
         if not line.strip():
             continue
@@ -92,6 +167,9 @@ def _read_jsonl(file: Any, name: str) -> tuple[list[Row], list[str]]:
             values = json.loads(line)
         except json.JSONDecodeError as error:
             faults.append(f"{where}: no valid JSON ({error.msg} at column {error.colno})")
+            continue
+        except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
+            faults.append(f"{where}: JSON that cannot be read ({error})")
             continue
         if isinstance(values, dict):
             rows.append(Row(values, where))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from ..data.text import valid_text
 from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, Structure
 from .pacing import RateLimiter, ServerPool, parse_retry_after
 
@@ -333,7 +334,7 @@ def _text_answer(content: Mapping[str, Any]) -> Answer:
             text = f"<think>{thoughts}" if finish_reason == "length" else thoughts
         elif isinstance(message.get("refusal"), str):
             text = message["refusal"]
-    return Answer(text=text, finish_reason=finish_reason, **_usage(content))
+    return Answer(text=valid_text(text), finish_reason=finish_reason, **_usage(content))
 
 
 def _joined_text(content: Any) -> str:

@@ -4,12 +4,13 @@
 |---|---|---|
 | `audio` | this or `text` | path relative to the table's folder (or absolute) |
 | `text` | this or `audio` | transcript |
-| `label` | unless soft | one of the seven emotions or a known alias, any case |
+| `label` | unless soft | one of the seven emotions or a known alias, any case; others by a `label_map` |
 | `anger` ... `surprise` | no | seven probabilities (or votes) by name; in JSON lines also `"soft_label": {"anger": 0.7, ...}` |
 | `split` | no | `train`, `dev` (also `val`, `valid`, `validation`) or `test`; for all rows or for none |
 | `language`, `speaker`, `dialogue`, `id`, `license`, `source` | no | as in the common schema |
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -21,8 +22,8 @@ from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..protocols import connected_groups, stratified_group_split
-from ..schema import SPLITS, UnknownLabelError, describe_labels, normalise_label
-from ..tables import TABLE_SUFFIXES, CorpusError, Row, raise_faults, read_table
+from ..schema import SPLITS, UnknownLabelError, describe_labels, normalise_label, suggest_label
+from ..tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, raise_faults, read_number, read_table
 
 COLUMNS = (
     "audio",
@@ -54,6 +55,7 @@ def read_csv(
     seed: int = 42,
     ignore_columns: Sequence[str] = (),
     channel: int | None = None,
+    label_map: Mapping[str, str | None] | str | None = None,
 ) -> list[Clip]:
     """Read a table of utterances.
 
@@ -70,13 +72,17 @@ def read_csv(
         ignore_columns: columns that are known to be of no use here; any other unknown column is an error, as it may be
             a mistyped one.
         channel: take this channel (from 0) of recordings with several; None takes their mean.
+        label_map: labels of the table -> emotions, such as `{"ang": "anger", "xxx": null}`, where null leaves such
+            rows out; or a JSON file of that, or a CSV file with the columns `label` and `emotion`.
 
     Raises:
         CorpusError: unknown columns, labels or splits, rows with neither audio nor text, values that cannot be read;
             with their lines.
     """
     table = find_table(data_dir)
+    folder = Path.cwd() if is_stream(table) else table.parent
     rows = read_table(table)
+    translate = _Labels(read_label_map(label_map) or {})
     columns = tuple(dict.fromkeys(column for row in rows for column in row.values))
     _check_columns(table, columns, ignore_columns, language)
     if group_by not in GROUP_BY:
@@ -88,7 +94,10 @@ def read_csv(
     recordings: dict[Path, str] = {}
     clips = []
     for row in rows:
-        audio = table.parent / row.text("audio") if row.text("audio") else None
+        if misfit := _misfit(row):
+            faults.append(misfit)
+            continue
+        audio = folder / row.text("audio") if row.text("audio") else None
         if audio is None and not row.text("text"):
             faults.append(f"{row.where}: neither audio nor text")
             continue
@@ -97,7 +106,7 @@ def read_csv(
         if ids.setdefault(row.text("id"), row.where) != row.where and row.text("id"):
             faults.append(f"{row.where}: the id '{row.text('id')}' stands in {ids[row.text('id')]} already")
         try:
-            label, soft_label = _read_label(row)
+            label, soft_label = _read_label(row, translate)
         except UnknownLabelError:
             unknown.setdefault(row.text("label"), row.where)
             continue
@@ -113,7 +122,9 @@ def read_csv(
             Clip(
                 id=row.text("id"),  # the rows without one get theirs below
                 split=split,
-                label=label,
+                label=label or "",
+                left_out=label is None,
+                remarks=() if label else (f"left out: the label {row.text('label')!r}",),
                 language=(row.text("language") or language or "").lower(),
                 audio=audio,
                 channel=channel,
@@ -127,18 +138,18 @@ def read_csv(
             )
         )
     faults += [f"{where}: unknown label {label!r} (first of its kind)" for label, where in unknown.items()]
-    raise_faults(faults, f"{table} cannot be used", f"Allowed labels: {describe_labels()}." if unknown else "")
-    clips = _with_ids(clips, corpus, table.parent)
-    return (
-        clips
-        if "split" in columns
-        else _with_splits(clips, columns, group_by, {"dev": dev_share, "test": test_share}, seed)
-    )
+    raise_faults(faults, f"{table} cannot be used", _label_remedy(unknown) if unknown else "")
+    clips = _with_ids(clips, corpus, folder)
+    if "split" in columns:
+        return clips
+    left_out = [clip for clip in clips if clip.left_out]
+    kept = [clip for clip in clips if not clip.left_out]
+    return left_out + _with_splits(kept, columns, group_by, {"dev": dev_share, "test": test_share}, seed)
 
 
 def find_table(data_dir: Path) -> Path:
     """The table that a path means: the file itself, or the only one in a folder, or the one called `metadata`."""
-    if data_dir.is_file():
+    if data_dir.is_file() or is_stream(data_dir):
         return data_dir
     tables = sorted(path for path in data_dir.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
     named = [path for path in tables if path.stem == "metadata"]
@@ -175,23 +186,93 @@ def _check_columns(table: Path, columns: Sequence[str], ignored: Sequence[str], 
     raise_faults(faults, f"The columns of {table} do not fit", remedy)
 
 
-def _read_label(row: Row) -> tuple[str, list[float] | None]:
-    """(label, seven probabilities or None); a row without a hard label gets the most probable one"""
+def read_label_map(given: Mapping[str, str | None] | str | Path | None) -> dict[str, str | None] | None:
+    """A mapping of labels to emotions, or the file that holds one, with the names of the emotions in full.
+
+    Raises:
+        CorpusError: a file that cannot be read, or another name than that of an emotion.
+    """
+    if given is None:
+        return None
+    if not isinstance(given, Mapping):
+        given = _read_label_file(Path(given))
+    mapped: dict[str, str | None] = {}
+    for name, emotion in given.items():
+        try:
+            mapped[str(name)] = None if emotion in (None, "") else normalise_label(emotion)
+        except UnknownLabelError as error:
+            raise CorpusError(f"label_map: {name!r}: {error}") from error
+    return mapped
+
+
+def _read_label_file(path: Path) -> Mapping[str, str | None]:
+    if not path.is_file():
+        raise CorpusError(f"label_map: there is no file {path}. Give a .json or .csv file, or a mapping.")
+    if path.suffix.lower() == ".json":
+        try:
+            content = json.loads(path.read_text(encoding="utf-8-sig"))
+        except (ValueError, RecursionError) as error:
+            raise CorpusError(f"label_map: {path} is no valid JSON ({error}).") from error
+        if not isinstance(content, dict):
+            raise CorpusError(f'label_map: {path} must hold an object such as {{"ang": "anger"}}.')
+        return content
+    rows = read_table(path)
+    if set(rows[0].values) != {"label", "emotion"}:
+        raise CorpusError(f"label_map: {path} must have the columns label and emotion, not {list(rows[0].values)}.")
+    return {row.text("label"): row.text("emotion") for row in rows}
+
+
+class _Labels:
+    """Labels of a table -> emotions: by the user's map, else by the common aliases."""
+
+    def __init__(self, label_map: Mapping[str, str | None]):
+        self._map = {name.strip().lower(): emotion for name, emotion in label_map.items()} | dict(label_map)
+
+    def __call__(self, name: str) -> str | None:
+        """None: to be left out."""
+        for key in (name, name.strip().lower() if isinstance(name, str) else name):
+            if key in self._map:
+                return self._map[key]
+        return normalise_label(name)
+
+
+def _label_remedy(unknown: Mapping[str, str]) -> str:
+    example = json.dumps({name: suggest_label(name) for name in list(unknown)[:12]}, ensure_ascii=False)
+    return (
+        f"Allowed labels: {describe_labels()}.\nOther labels need a label map: --label_map FILE.json with {example} or "
+        "what you find right; null leaves such rows out."
+    )
+
+
+def _misfit(row: Row) -> str | None:
+    """What cannot be a cell of a table, such as a list in a JSON line"""
+    for column in row.values:
+        if column in COLUMNS and column != "soft_label":
+            try:
+                row.text(column)
+            except CorpusError as error:
+                return str(error)
+    return None
+
+
+def _read_label(row: Row, translate: _Labels) -> tuple[str | None, list[float] | None]:
+    """(label, seven probabilities or None); a row without a hard label gets the most probable one. No label: the row
+    is left out."""
     soft = row.values.get("soft_label")
     if soft in (None, ""):
         soft = {emotion: row.values[emotion] for emotion in EMOTIONS if row.text(emotion)} or None
     if soft is None:
-        return normalise_label(row.text("label")), None
-    probabilities = _read_distribution(row, soft)
+        return translate(row.text("label")), None
+    probabilities = _read_distribution(row, soft, translate)
     if row.text("label"):
-        return normalise_label(row.text("label")), probabilities
+        return translate(row.text("label")), probabilities
     best = max(probabilities)
     if probabilities.count(best) > 1:
         raise CorpusError(f"{row.where}: no label, and the soft label has no single maximum")
     return EMOTIONS[probabilities.index(best)], probabilities
 
 
-def _read_distribution(row: Row, soft: Any) -> list[float]:
+def _read_distribution(row: Row, soft: Any, translate: _Labels) -> list[float]:
     if not isinstance(soft, Mapping):
         # A bare list would have to be trusted to be in the right order; published tables use at least two.
         raise CorpusError(
@@ -201,13 +282,17 @@ def _read_distribution(row: Row, soft: Any) -> list[float]:
     values = dict.fromkeys(EMOTIONS, 0.0)
     for name, value in soft.items():
         try:
-            values[normalise_label(name)] += float(value)
-        except (TypeError, ValueError) as error:
-            raise CorpusError(f"{row.where}: the soft label of {name!r} is {value!r} ({error})") from error
-    total = math.fsum(values.values())
-    if not math.isfinite(total) or min(values.values()) < 0 or total <= 0:
+            number = read_number(value) if isinstance(value, str) else float(value)
+            emotion = translate(name)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise CorpusError(f"{row.where}: the soft label of {name!r} is {value!r:.80} ({error})") from error
+        if emotion is not None:
+            values[emotion] += number
+    highest = max(values.values())
+    if not all(map(math.isfinite, values.values())) or min(values.values()) < 0 or highest <= 0:
         raise CorpusError(f"{row.where}: soft labels must be at least 0 and not all 0, but they are {dict(soft)}")
-    return [value / total for value in values.values()]
+    scaled = [value / highest for value in values.values()]  # whose sum cannot overflow
+    return [value / math.fsum(scaled) for value in scaled]
 
 
 def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
@@ -253,6 +338,7 @@ def _with_splits(
 CORPUS = Corpus(
     name="csv",
     title="A table of utterances",
+    resolve={"label_map": read_label_map},
     homepage="a table of your own",
     license="as its rows say",
     read=read_csv,
