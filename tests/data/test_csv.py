@@ -1,9 +1,11 @@
 import json
+import os
+import threading
 from collections import Counter
 
 import pytest
 
-from bibier_hf.data.corpora import load_csv
+from bibier_hf.data.corpora import get_corpus, load_csv
 from bibier_hf.data.corpora.table import read_csv
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.schema import FEATURES
@@ -121,6 +123,100 @@ def test_unknown_labels_are_listed_with_what_is_allowed(tmp_path, write_csv, tab
     assert "Allowed labels: anger, disgust, fear, happy, neutral, sad, surprise; also" in message
 
 
+IEMOCAP = {"ang": "anger", "exc": "happy", "HAP": "joy", "fru": None}
+
+
+@pytest.mark.parametrize("form", ["mapping", "json", "csv"])
+def test_labels_of_another_corpus_are_translated(tmp_path, form):
+    """Null leaves rows out, and counts them; other labels are read as always."""
+    lines = ["text,label,language,split", "a,ang,en,train", "b,exc,en,train", "c,hap,en,dev", "d,fru,en,test"]
+    (tmp_path / "t.csv").write_text("\n".join([*lines, "e,sadness,en,test"]) + "\n")
+    given = IEMOCAP
+    if form == "json":
+        given = str(tmp_path / "map.json")
+        (tmp_path / "map.json").write_text(json.dumps(IEMOCAP))
+    if form == "csv":
+        given = str(tmp_path / "map.csv")
+        rows = [f"{name};{emotion or ''}" for name, emotion in IEMOCAP.items()]
+        (tmp_path / "map.csv").write_text("\n".join(["label;emotion", *rows]) + "\n")
+    clips = read_csv(tmp_path / "t.csv", label_map=given)
+    assert [(clip.text, clip.label) for clip in clips if not clip.left_out] == [
+        ("a", "anger"),
+        ("b", "happy"),
+        ("c", "happy"),
+        ("e", "sad"),
+    ]
+    out = tmp_path / "out"
+    info = get_corpus("csv").prepare(tmp_path / "t.csv", out, label_map=given)
+    assert info["remarks"] == {"left out: the label 'fru'": 1}
+    assert info["options"]["label_map"] == {"ang": "anger", "exc": "happy", "HAP": "happy", "fru": None}
+    load_csv(out, label_map=given)
+    with pytest.raises(CorpusError, match="was prepared with label_map"):
+        load_csv(out, label_map={"ang": "sad"})
+
+
+def test_rows_that_are_left_out_are_not_split(tmp_path, write_csv, table_rows):
+    rows = table_rows(tmp_path)
+    write_csv(tmp_path / "t.csv", [*rows, rows[0] | {"audio": "", "label": "xxx"}])
+    clips = read_csv(tmp_path / "t.csv", label_map={"xxx": None})
+    assert [clip.left_out for clip in clips].count(True) == 1
+    assert all(clip.split for clip in clips if not clip.left_out)
+
+
+def test_an_unknown_label_comes_with_a_label_map_to_begin_with(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label,language\na,ang,en\nb,гнев,ru\nc,fru,en\nd,ang,en\n")
+    with pytest.raises(CorpusError) as caught:
+        read_csv(tmp_path / "t.csv")
+    assert '--label_map FILE.json with {"ang": "anger", "гнев": "anger", "fru": null}' in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"ang": "wrath"}, "label_map: 'ang': Unknown label 'wrath'"),
+        ("none.json", "no file none.json"),
+        ("[1", "no valid JSON"),
+        ("[1]", "must hold an object"),
+        ("a,b\n1,2\n", "columns label and emotion"),
+    ],
+)
+def test_label_maps_that_are_none_are_refused(tmp_path, content, message):
+    (tmp_path / "t.csv").write_text("text,label,language,split\na,ang,en,train\n")
+    given = content
+    if isinstance(content, str) and not content.startswith("none"):
+        given = tmp_path / ("map.json" if content.startswith("[") else "map.csv")
+        given.write_text(content)
+    with pytest.raises(CorpusError, match=message):
+        read_csv(tmp_path / "t.csv", label_map=given)
+
+
+def test_cells_that_are_no_text_are_all_named(tmp_path):
+    lines = [
+        {"text": ["a", 1], "label": "sad"},
+        {"text": "x", "label": ["sad"]},
+        {"text": float("nan"), "label": "sad"},
+    ]
+    content = "\n".join(json.dumps({**line, "language": "en", "split": "train"}) for line in lines)
+    (tmp_path / "t.jsonl").write_text(content)
+    with pytest.raises(CorpusError) as caught:
+        read_csv(tmp_path / "t.jsonl")
+    assert "t.jsonl line 1: 'text' is [\"a\", 1]" in str(caught.value)
+    assert "t.jsonl line 2: 'label' is [\"sad\"]" in str(caught.value)
+    assert "t.jsonl line 3: neither audio nor text" in str(caught.value)
+
+
+def test_a_table_from_a_pipe_and_from_excel(tmp_path, monkeypatch):
+    emotions = ";".join(EMOTIONS)
+    content = f"text;language;split;{emotions}\nWell;en;train;0,5;0;0;0,25;0,25;0;0\n"
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(content,))
+    writer.start()
+    (clip,) = read_csv(pipe)
+    writer.join()
+    assert clip.soft_label == [0.5, 0, 0, 0.25, 0.25, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("columns", "options", "message"),
     [
@@ -195,6 +291,9 @@ def test_soft_labels_by_name(tmp_path, write_csv):
     [clip] = read_csv(tmp_path / "t.jsonl")
     assert clip.label == "happy"
     assert clip.soft_label == [0, 0, 0, 0.75, 0, 0, 0.25]
+    line["soft_label"] = {"joy": 1.5e308, "surprise": 0.5e308}  # the sum is beyond every float
+    (tmp_path / "t.jsonl").write_text(json.dumps(line) + "\n", encoding="utf-8")
+    assert read_csv(tmp_path / "t.jsonl")[0].soft_label == pytest.approx([0, 0, 0, 0.75, 0, 0, 0.25])
 
 
 @pytest.mark.parametrize(
@@ -207,6 +306,8 @@ def test_soft_labels_by_name(tmp_path, write_csv):
         ({"anger": "much"}, "could not convert"),
         ({"anger": 0.5, "sad": 0.5}, "no single maximum"),
         ({"anger": float("nan")}, "at least 0"),
+        ({"anger": 10**400}, "too large"),
+        ({"anger": 1e308, "angry": 1e308}, "at least 0"),
     ],
 )
 def test_soft_labels_that_are_none_are_refused(tmp_path, soft, message):

@@ -1,6 +1,10 @@
+import os
+import threading
+
 import pytest
 
-from bibier_hf.data.tables import CorpusError, read_table
+from bibier_hf.data import tables
+from bibier_hf.data.tables import CorpusError, Row, read_number, read_table
 
 
 def test_quotes_line_breaks_and_russian_pass_unchanged(tmp_path):
@@ -56,6 +60,99 @@ def test_unusable_tables_are_refused(tmp_path, name, content, message):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(CorpusError, match=message):
         read_table(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "audio;text\na.wav;Well, yes\n",
+        "audio\ttext\na.wav\tWell, yes\n",
+        "sep=;\naudio;text\na.wav;Well, yes\n",
+        '"audio";"text"\r\n"a.wav";"Well, yes"\r\n',
+        '\n\naudio,text\na.wav,"Well, yes"\n',
+    ],
+)
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_tables_of_excel(tmp_path, content, encoding, suffix):
+    (tmp_path / f"t.{suffix}").write_bytes(content.encode(encoding))
+    (row,) = read_table(tmp_path / f"t.{suffix}")
+    assert row.values == {"audio": "a.wav", "text": "Well, yes"}
+    number = next(n for n, line in enumerate(content.splitlines(), 1) if "Well" in line)
+    assert row.where == f"t.{suffix} line {number}"
+
+
+def test_a_header_of_one_column_keeps_the_comma(tmp_path):
+    (tmp_path / "t.csv").write_text('text\n"a; b"\nc; d\n')
+    assert [row.values for row in read_table(tmp_path / "t.csv")] == [{"text": "a; b"}, {"text": "c; d"}]
+
+
+def test_the_separator_is_named_where_it_does_not_fit(tmp_path):
+    (tmp_path / "t.csv").write_text("a;b\n1;2;3\n")
+    with pytest.raises(CorpusError, match=r"line 2: 3 cells, but the header has 2 \(';' parts them\)"):
+        read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("content", ["audio,text\na.wav,x\n", '{"audio": "a.wav", "text": "x"}\n'])
+def test_a_pipe_is_read(tmp_path, content):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=(content,))
+    writer.start()
+    (row,) = read_table(pipe)
+    writer.join()
+    assert row.values == {"audio": "a.wav", "text": "x"}
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.jsonl"])
+@pytest.mark.parametrize("quote", ["", '"'])
+def test_a_line_without_end_is_one_error(tmp_path, monkeypatch, name, quote):
+    monkeypatch.setattr(tables, "MAX_LINE", 1000)
+    (tmp_path / name).write_text(f"a,b\n1,{quote}" + "x" * 5000)
+    with pytest.raises(CorpusError, match=r"line 2 is longer than 1000 characters|line 1: no valid JSON"):
+        read_table(tmp_path / name)
+    # A cell that goes on over many lines
+    (tmp_path / "t.csv").write_text('a,b\n1,"' + "x\n" * 5000)
+    with pytest.raises(CorpusError, match="field larger than field limit"):
+        read_table(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("line", ['{"a": ' + "[" * 100_000, '{"a": ' + "9" * 5000 + "}"])
+def test_json_that_breaks_readers_is_one_fault(tmp_path, line):
+    (tmp_path / "t.jsonl").write_text(line + "\n")
+    with pytest.raises(CorpusError, match=r"t\.jsonl line 1"):
+        read_table(tmp_path / "t.jsonl")
+
+
+@pytest.mark.parametrize("value", [["a", 1], {"a": 1}, True])
+def test_what_is_no_text_is_refused_with_line_and_column(value):
+    with pytest.raises(CorpusError, match=r"t\.jsonl line 3: 'text' is .*must be a text"):
+        Row({"text": value}, "t.jsonl line 3").text("text")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (None, ""),
+        (float("nan"), ""),
+        ("nan", ""),
+        ("NaN", ""),
+        ("<NA>", ""),
+        ("Nan", "Nan"),
+        (7, "7"),
+        ("\ud83d\ude00", "😀"),
+        ("a\ud83d", "a\ufffd"),
+    ],
+)
+def test_texts_of_pandas_and_json(value, text):
+    assert Row({"text": value}, "").text("text") == text
+
+
+def test_decimal_commas_where_they_can_be_nothing_else():
+    assert [read_number(text) for text in ("0,25", " 1,0", "-0,5", "0.25", "3")] == [0.25, 1.0, -0.5, 0.25, 3.0]
+    for text in ("1,250", "12,5", "1,5", "0,1,2"):
+        with pytest.raises(ValueError, match="could not convert"):
+            read_number(text)
 
 
 def test_a_missing_table(tmp_path):

@@ -1,6 +1,6 @@
 import pytest
 
-from bibier_hf.data.text import mend_text
+from bibier_hf.data.text import mend_text, valid_text
 
 
 @pytest.mark.parametrize(
@@ -22,3 +22,12 @@ from bibier_hf.data.text import mend_text
 def test_every_form_of_a_text_becomes_the_same(written, mended):
     assert mend_text(written) == mended
     assert mend_text(mended) == mended
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [("\ud83d\ude00", "\U0001f600"), ("a\ud83d", "a\ufffd"), ("\ude00b", "\ufffdb"), ("\U0001f600 ё", "\U0001f600 ё")],
+)
+def test_halves_of_surrogate_pairs_are_joined_or_replaced(text, valid):
+    assert valid_text(text) == valid
+    valid_text(text).encode()

@@ -64,6 +64,7 @@ def test_what_the_request_itself_is_to_blame_for_is_not_tried_again(fake, serve,
         ({"content": None, "reasoning_content": "0.5, 0.5 or"}, "length", "<think>0.5, 0.5 or"),
         ({"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "0.1"}]}, "stop", "0.1"),
         ({"content": None, "refusal": "I cannot"}, "stop", "I cannot"),
+        ({"content": "0.1\ud83d"}, "stop", "0.1\ufffd"),  # half an emoji, which no store takes
     ],
 )
 def test_the_text_is_where_the_server_puts_it_and_asked_for_once(

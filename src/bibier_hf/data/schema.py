@@ -140,8 +140,8 @@ def normalise_label(name: str) -> str:
 def suggest_label(name: str) -> str | None:
     """The label that may be meant; None where there is no good guess."""
     key = name.strip().lower()
-    close = difflib.get_close_matches(key, [*EMOTIONS, *LABEL_ALIASES], n=1)
-    return LABEL_SUGGESTIONS.get(key) or (close[0] if close else None)
+    close = difflib.get_close_matches(key, [*EMOTIONS, *LABEL_ALIASES], n=1, cutoff=0.75)  # not "fearful" for "fru"
+    return LABEL_SUGGESTIONS.get(key) or (LABEL_ALIASES.get(close[0], close[0]) if close else None)
 
 
 def describe_labels() -> str:
