@@ -145,7 +145,7 @@ def test_every_corpus_counts_the_same_for_the_temperature(feature_model, feature
     pooled = fit_temperature(logits, rows.labels, ["x"] * 14).temperature
     assert pooled != pytest.approx(best, rel=0.05)
     model.save_pretrained(tmp_path)
-    _calibrate(str(tmp_path), model, logits, rows)
+    _calibrate(str(tmp_path), model, logits, rows, "dev")
     assert json.loads((tmp_path / "config.json").read_text())["temperature"] == pytest.approx(best, rel=5e-3)
 
 
@@ -177,6 +177,31 @@ def test_evaluating_the_checkpoint_gives_the_scores_of_the_run(finished, about, 
         "confusion_matrix_test_small.png",
         "reliability_test_small.png",
     }
+
+
+@pytest.mark.parametrize("with_predictions", [True, False])
+def test_another_temperature_reaches_results_and_card(finished, about, with_predictions):
+    run, results = finished
+    folder = Path(run.output_dir)
+    if not with_predictions:
+        (folder / "predictions_test.parquet").unlink()
+    arguments = [run.output_dir, "--output_dir", str(folder / "train"), "--split", "train", "--calibrate", "true"]
+    fitted = evaluate_checkpoint(parse_evaluate_arguments(arguments))["calibration"]["temperature"]
+    assert fitted != pytest.approx(results["calibration"]["temperature"], rel=0.01)
+    again = json.loads((folder / "results.json").read_text())
+    assert again["calibration"]["temperature"] == fitted
+    assert (again["calibration"]["fitted_on"], again["calibration"]["samples"]) == ("train, after training", 14)
+    assert again["calibration"]["uncalibrated"] == results["calibration"]["uncalibrated"]
+    card = (folder / "README.md").read_text()
+    assert f"divided by the temperature {fitted:.4g}, fitted on train, after training" in card
+    for split in ("dev", "test"):
+        arguments = [run.output_dir, "--split", split, "--output_dir", str(folder / split)]
+        scores = evaluate_checkpoint(parse_evaluate_arguments(arguments))["metrics"][split]
+        if split == "test" and not with_predictions:
+            for name in ("ece", "brier", "nll"):
+                scores["small"].pop(name)
+        assert again["metrics"][split] == about(scores)
+    assert ("ECE: expected calibration error" in card) == with_predictions
 
 
 def test_evaluating_takes_another_corpus_and_split(finished, about, corpus_table, tmp_path):

@@ -94,6 +94,7 @@ def test_the_dev_loss_knows_gold_labels_alone(feature_model, feature_rows, tmp_p
     soft = torch.nn.functional.cross_entropy(logits, targets(SmoothedLabels(dev))).item()
     assert found == pytest.approx(gold, rel=1e-5)
     assert found != pytest.approx(soft, rel=1e-2)
+    assert trainer.train_corpora == list(feature_rows(24, 0).metadata["corpus"])  # two, drawn from alike
     # while training does read them
     assert trainer.train_dataset.__getitems__([1])[0]["soft_label"] == pytest.approx(
         feature_rows(24, 0).metadata["soft_label"][1]

@@ -5,6 +5,7 @@ import json
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ import numpy as np
 import torch
 from datasets import DatasetDict
 from pydantic import Field
+from scipy.special import softmax
 from transformers.utils import CONFIG_NAME
 
 from ..data.collator import RawCollator
 from ..data.features import InputDataset, content_hash, raw_inputs
-from ..evaluation.calibration import fit_temperature
+from ..evaluation.calibration import CALIBRATION_METRICS, fit_temperature
 from ..evaluation.noise import NoiseKind, noisy_inputs
 from ..evaluation.plots import plot_noise
 from ..evaluation.prediction import complete_rows, conditions_of, predict_conditions, predict_logits
@@ -33,6 +35,7 @@ from ..evaluation.report import (
     write_split_report,
 )
 from ..files import write_atomically, write_json, writes
+from ..hub.cards import CARD_FILE, write_model_card
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments
@@ -74,7 +77,7 @@ class EvaluateArguments(Section):
     noise_seed: int = Field(0, ge=0, description="of the draws")
     calibrate: bool = Field(
         False,
-        description="first fit the temperature on the answers to this split, train or dev, and keep it in the checkpoint's config.json",
+        description="first fit the temperature on the answers to this split, train or dev, and keep it in the checkpoint's config.json, results and card",
     )
     add_to_results: bool = Field(
         False,
@@ -154,7 +157,7 @@ def _evaluate(
     collator = make_collator(model, processor, arguments.feature_cache)
     folder, split = Path(arguments.output_dir), arguments.split
     logits = predict_logits(model, dataset, collator, arguments.batch_size)
-    note = _calibrate(arguments.model, model, logits, dataset) if arguments.calibrate else None
+    note = _calibrate(arguments.model, model, logits, dataset, split) if arguments.calibrate else None
     temperature = model.config.temperature
     predictions = Predictions.from_logits(dataset.metadata, logits, temperature)
     numbers = write_split_report(predictions, split, folder)
@@ -178,22 +181,63 @@ def _evaluate(
         if arguments.add_to_results:  # other splits stay
             run = _run_results(arguments)
             merged = {key: run.get(key, {}) | numbers for key, numbers in found.items()}
-            write_json(Path(arguments.model) / RESULTS_FILE, run | merged)
+            _rewrite_run(arguments.model, run | merged)
     write_json(folder / f"evaluation_{split}.json", results)
     return results
 
 
 def _calibrate(
-    checkpoint: str, model: BiBiERForEmotionClassification, logits: np.ndarray, dataset: InputDataset
+    checkpoint: str, model: BiBiERForEmotionClassification, logits: np.ndarray, dataset: InputDataset, split: str
 ) -> str | None:
-    """Give the model and its checkpoint the temperature that suits these answers (N, 7) best; what is to be said of
-    it."""
+    """Give the model and its checkpoint the temperature that suits these answers (N, 7) on a split best; returns what
+    is to be said of it."""
     fit = fit_temperature(logits, dataset.labels, dataset.metadata["corpus"])
+    if (Path(checkpoint) / RESULTS_FILE).is_file():
+        calibration = {"temperature": fit.temperature, "fitted_on": f"{split}, after training", "note": fit.note}
+        _recalibrate_run(checkpoint, model.config.temperature, calibration | {"samples": len(dataset)})
     model.config.temperature = fit.temperature
     file = Path(checkpoint) / CONFIG_NAME
     config = json.loads(file.read_text(encoding="utf-8"))
     write_json(file, config | {"temperature": fit.temperature})
     return fit.note
+
+
+def _recalibrate_run(checkpoint: str, before: float, calibration: dict[str, Any]) -> None:
+    """Bring what a training run reported of its scores to another temperature: results, predictions, pictures, card.
+
+    What cannot be computed again from the stored predictions is removed rather than left at the old temperature.
+
+    Args:
+        checkpoint: folder of the run.
+        before: temperature of the stored predictions.
+        calibration: the new `temperature`, with what it was fitted on.
+    """
+    folder = Path(checkpoint)
+    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    for split, by_corpus in results["metrics"].items():
+        file = folder / f"predictions_{split}.parquet"
+        if file.is_file():
+            stored = Predictions.load(file)
+            logits = before * np.log(np.maximum(stored.probabilities, np.finfo(float).tiny))
+            scaled = softmax(logits / calibration["temperature"], axis=-1)
+            answers = replace(stored, probabilities=scaled, uncalibrated=softmax(logits, axis=-1))
+            results["metrics"][split] = write_split_report(answers, split, folder)["metrics"]
+        else:
+            for numbers in by_corpus.values():
+                for name in CALIBRATION_METRICS:
+                    numbers.pop(name, None)
+    for name in ("modalities", "noise", "noise_audio", "noise_settings"):
+        results.pop(name, None)
+    results["calibration"] = results.get("calibration", {}) | calibration
+    _rewrite_run(checkpoint, results)
+
+
+def _rewrite_run(checkpoint: str, results: dict[str, Any]) -> None:
+    """Results of a training run, and the card that is made of them."""
+    folder = Path(checkpoint)
+    write_json(folder / RESULTS_FILE, results)
+    if (folder / CARD_FILE).is_file():
+        write_model_card(results, folder / CARD_FILE)
 
 
 def _inputs_of_split(
