@@ -47,6 +47,7 @@ CANCELLED = 1e-3
 """Channels cancel where the energy of their mean is below this share of the mean energy of the channels."""
 
 _MAX_CHANNELS = 64
+_LARGEST_FLAC_FRAME = 2**17
 _BLOCK_VALUES = 2**20
 """Values (samples x channels) that are decoded at once."""
 
@@ -343,15 +344,15 @@ class AudioReader:
         """
         size = max(1, _BLOCK_VALUES // self.channels)
         size = size if samples is None else min(size, samples)
-        read = 0
-        while True:
+        read, promised = 0, self._container.frames
+        while promised is None or read < promised:
             with _decoding(self.name):
-                block = self._decoder.read(size, dtype="float32", always_2d=True)
+                block = self._read(size if promised is None else min(size, promised - read))
             if not len(block):
                 break
             read += len(block)
             yield block
-        if (promised := self._container.frames) and read < promised:
+        if promised is not None and read < promised:
             raise AudioError(
                 f"{self.name} is cut: its header promises {promised} samples, {read} are there. Fetch the file again."
             )
@@ -361,6 +362,17 @@ class AudioReader:
             raise AudioError(f"{self.name}: {read} of {self._container.at_least} samples could be decoded. {_CONVERT}")
         if not read:
             raise AudioError(f"{self.name} holds no samples.")
+
+    def _read(self, count: int) -> np.ndarray:
+        if not self._container.open_end:
+            return self._decoder.read(count, dtype="float32", always_2d=True)
+        block = np.full((count, self.channels), np.nan, np.float32)
+        try:
+            return self._decoder.read(out=block)
+        except soundfile.LibsndfileError:
+            if self._container.view.left > _LARGEST_FLAC_FRAME:  # damage, not the end
+                raise
+            return block[: int(np.argmax(np.isnan(block[:, -1])))]  # what came before the error
 
 
 _CONVERT = "Convert it first: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
@@ -404,19 +416,22 @@ def open_audio(source: AudioSource) -> Iterator[AudioReader]:
 
 
 def _find_decoder(source: AudioSource, file: BinaryIO, size: int, stack: ExitStack) -> tuple[Any, Container]:
-    with _decoding(source.name):
-        container = inspect_container(file, size)
-    try:
-        return stack.enter_context(_open_soundfile(file, container)), container
-    except Exception as error:
-        refusal = error
-    with _decoding(source.name):
-        found = inspect_container(file, size, search=True)
-    if found.view is not None:
+    decoder, refusal = None, None
+    for search in (False, True):
+        with _decoding(source.name):
+            container = inspect_container(file, size, search)
+        if search and container.view is None:
+            break
         try:
-            return stack.enter_context(_open_soundfile(file, found)), found
-        except Exception as error:
+            decoder = stack.enter_context(_open_soundfile(file, container))
+        except Exception as error:  # of any class, see _decoding
             refusal = error
+            continue
+        if decoder.format != "MP3" or container != Container():
+            return decoder, container
+        # MPEG frames behind other bytes, whose number libsndfile would estimate: they are searched.
+    if decoder is not None:
+        return decoder, container
     try:
         return stack.enter_context(open_with_ffmpeg(source.file)), Container(cut=container.cut)
     except FfmpegError as error:

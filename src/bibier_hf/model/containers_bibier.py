@@ -40,6 +40,7 @@ class Container:
         frames: samples (per channel) that must be there, told by the header of a FLAC file; None: unknown.
         at_least: samples that an MPEG file holds by its frames; a decoder that gives clearly fewer has stopped early.
         duration_s: of an MPEG file, by its frames.
+        open_end: the file may end within a frame, as its writer may have been cut off.
     """
 
     view: BinaryIO | None = None
@@ -47,6 +48,7 @@ class Container:
     frames: int | None = None
     at_least: int = 0
     duration_s: float | None = None
+    open_end: bool = False
 
 
 def inspect_container(file: BinaryIO, size: int, search: bool = False) -> Container:
@@ -64,10 +66,12 @@ def inspect_container(file: BinaryIO, size: int, search: bool = False) -> Contai
     start = _behind_tags(window, 0)
     if window.at(start, 4) == b"fLaC":
         total = int.from_bytes(window.at(start + 18, 8), "big") & (2**36 - 1)
-        view = None if start == 0 else Pieces([(file, start, size - start)])
-        return Container(view, frames=total or None)
+        if total and not start:
+            return Container(frames=total)
+        end = size - 128 if window.at(size - 128, 3) == b"TAG" else size
+        return Container(Pieces([(file, start, end - start)]), frames=total or None, open_end=not total)
     first = _first_mpeg_frame(window, start, size, search)
-    return Container() if first is None else _of_mpeg(window, first, size)
+    return Container() if first is None else _of_mpeg(window, first, size, embedded=search)
 
 
 class Pieces(io.RawIOBase):
@@ -82,6 +86,11 @@ class Pieces(io.RawIOBase):
             if length:
                 self._pieces.append((self._size, self._size + length, piece))
                 self._size += length
+
+    @property
+    def left(self) -> int:
+        """Bytes that were not read yet."""
+        return self._size - self._position
 
     def readable(self) -> bool:
         return True
