@@ -5,7 +5,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .model.configuration_bibier import DEFAULT_MODEL_ID, TASK, BiBiERConfig
 from .model.modeling_bibier import BiBiERForEmotionClassification
-from .model.pipeline_bibier import AudioTextEmotionPipeline
+from .model.pipeline_bibier import register_task
 from .model.processing_bibier import BiBiERProcessor
 
 
@@ -26,8 +26,7 @@ def register() -> None:
     AutoModel.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
     AutoModelForAudioClassification.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
     AutoProcessor.register(BiBiERConfig, BiBiERProcessor, exist_ok=True)
-    PIPELINE_REGISTRY.register_pipeline(
-        TASK, pipeline_class=AudioTextEmotionPipeline, pt_model=AutoModel, type="multimodal"
-    )
+    PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # that of a checkpoint's own code
+    register_task()
     default = {"model": (DEFAULT_MODEL_ID, "main")} if DEFAULT_MODEL_ID else _NoDefaultModel()
     PIPELINE_REGISTRY.supported_tasks[TASK]["default"] = default

@@ -2,10 +2,19 @@
 
 from pathlib import Path
 
+import datasets
 import numpy as np
+import pandas
 import pytest
 import torch
-from transformers import AutoProcessor, ByT5Tokenizer, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import (
+    AutoFeatureExtractor,
+    AutoProcessor,
+    AutoTokenizer,
+    ByT5Tokenizer,
+    Wav2Vec2FeatureExtractor,
+    WhisperFeatureExtractor,
+)
 
 from bibier_hf import AudioError, BiBiERProcessor
 
@@ -120,6 +129,206 @@ def test_save_and_load_without_trust(front_end: str, tmp_path: Path, clip):
             again(audio=clip(0.7), text="привет", sampling_rate=16_000)[key], value, atol=0, rtol=0
         )
     assert again.max_text_tokens == processor.max_text_tokens
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_saved_and_loaded_it_is_the_same_processor(front_end: str, tmp_path: Path):
+    processor = processor_for(front_end)
+    before = processor.to_dict()
+    processor.save_pretrained(tmp_path)
+    assert processor.to_dict() == before
+    again = AutoProcessor.from_pretrained(tmp_path)
+    assert again.to_dict() == before
+    again.save_pretrained(tmp_path / "again")
+    saved = [(folder / "processor_config.json").read_text() for folder in (tmp_path, tmp_path / "again")]
+    assert saved[0] == saved[1]
+
+
+def test_parts_of_a_checkpoint_load_by_themselves(checkpoint: Path, processor: BiBiERProcessor):
+    extractor = AutoFeatureExtractor.from_pretrained(checkpoint)
+    assert extractor.to_dict() == processor.feature_extractor.to_dict()
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    assert type(tokenizer) is ByT5Tokenizer
+    assert tokenizer("Да!")["input_ids"] == processor(text="Да!")["input_ids"][0].tolist()
+
+
+def test_making_and_calling_a_processor_leaves_its_parts_as_they_are():
+    tokenizer = ByT5Tokenizer(padding_side="left")
+    out = BiBiERProcessor(FRONT_ENDS["wav2vec2"], tokenizer)(text=["a", "abc"])
+    assert tokenizer.padding_side == "left"
+    assert out["text_attention_mask"].tolist() == [[1, 1, 0, 0], [1, 1, 1, 1]]
+
+
+def test_names_of_the_inputs(processor: BiBiERProcessor, clip):
+    out = processor(audio=clip(0.5), text="a", sampling_rate=16_000)
+    assert sorted(out) == sorted(processor.model_input_names)
+
+
+def test_forms_of_the_result(processor: BiBiERProcessor, clip):
+    inputs = {"audio": [clip(0.5), None, clip(1.0)], "text": ["a", "abc", None], "sampling_rate": 16_000}
+    tensors = processor(**inputs)
+    arrays = processor(**inputs, return_tensors="np")
+    lists = processor(**inputs, return_tensors=None)
+    ragged = processor(**inputs, return_tensors=None, padding=False)
+    for name, tensor in tensors.items():
+        assert type(tensor) is torch.Tensor
+        assert type(arrays[name]) is np.ndarray
+        assert type(lists[name]) is type(ragged[name]) is list
+        assert arrays[name].dtype == tensor.numpy().dtype
+        np.testing.assert_array_equal(arrays[name], tensor.numpy())
+        np.testing.assert_array_equal(np.asarray(lists[name]), tensor.numpy())
+    assert [len(row) for row in ragged["input_ids"]] == [2, 4, 1]
+    assert ragged["text_attention_mask"] == [[1, 1], [1, 1, 1, 1], [0]]
+    assert [len(row) for row in ragged["input_features"]] == [24, 1, 49]
+    assert [sum(row) for row in ragged["audio_attention_mask"]] == [24, 0, 49]
+
+
+def test_padding_to_a_length(processor: BiBiERProcessor, clip):
+    out = processor(
+        audio=clip(0.5),
+        text="ab",
+        sampling_rate=16_000,
+        padding="max_length",
+        max_length=8,
+        audio_kwargs={"max_length": 30},
+    )
+    assert out["text_attention_mask"].tolist() == [[1, 1, 1, 0, 0, 0, 0, 0]]
+    assert (out["input_features"].shape, out["audio_attention_mask"].sum()) == ((1, 30, 160), 24)
+    assert processor(text="ab", padding="max_length")["input_ids"].shape == (1, 192)
+    assert processor(text="ab", pad_to_multiple_of=5)["input_ids"].shape == (1, 5)
+    assert processor(text="abcd", pad_to_multiple_of=5)["input_ids"].shape == (1, 5)
+    saved = BiBiERProcessor(FRONT_ENDS["wav2vec2"], ByT5Tokenizer(padding="max_length", max_length=20))
+    assert saved(text="ab")["input_ids"].shape == (1, 20)
+    other = BiBiERProcessor(FRONT_ENDS["wav2vec2"], ByT5Tokenizer(max_length=20))
+    assert other(text="a" * 50)["input_ids"].shape == (1, 51)  # the processor's own limit counts, 95
+
+
+def test_truncation_is_one_of_texts(processor: BiBiERProcessor, clip):
+    sample = {"audio": clip(1.0), "text": "abcdefgh", "sampling_rate": 16_000}
+    whole = processor(**sample)
+    eos = processor.tokenizer.eos_token_id
+    for options in (
+        {"truncation": True, "max_length": 4},
+        {"text_kwargs": {"max_length": 4}},
+        {"common_kwargs": {"max_length": 4, "truncation": True}},
+    ):
+        out = processor(**sample, **options)
+        assert out["input_ids"][0].tolist() == [*whole["input_ids"][0, :3].tolist(), eos]
+        assert torch.equal(out["input_features"], whole["input_features"])
+    assert processor(text="я" * 200, truncation=False)["input_ids"].shape == (1, 401)
+    assert processor(text="abc", add_special_tokens=False)["input_ids"].shape == (1, 3)
+
+
+@pytest.mark.parametrize("front_end", FRONT_ENDS)
+def test_audio_is_cut_where_it_is_asked_for(front_end: str, clip):
+    processor = processor_for(front_end)
+    sample = {"audio": [clip(1.0), clip(0.1)], "sampling_rate": 16_000}
+    name = processor.audio_input_name
+    out = processor(**sample, audio_kwargs={"truncation": True, "max_length": 20})
+    assert out[name].shape[:2] == (2, 20)
+    assert torch.equal(out[name][0], processor(**sample)[name][0, :20])
+    with pytest.raises(ValueError, match="truncation without max_length"):
+        processor(**sample, audio_kwargs={"truncation": True})
+
+
+def test_options_by_themselves_and_by_modality(processor: BiBiERProcessor, clip):
+    flat = processor(audio=clip(0.5), text="ab", sampling_rate=16_000, return_tensors="np")
+    nested = processor(
+        audio=clip(0.5),
+        text="ab",
+        audio_kwargs={"sampling_rate": 16_000},
+        common_kwargs={"return_tensors": "np"},
+        text_kwargs={},
+    )
+    for name, array in flat.items():
+        np.testing.assert_array_equal(nested[name], array)
+    mixed = processor(text="ab", common_kwargs={"return_tensors": "np"}, return_tensors=None)
+    assert type(mixed["input_ids"]) is list
+    given = {"max_length": 3}
+    processor(text="abcdef", text_kwargs=given)
+    assert given == {"max_length": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"samplingrate": 16_000}, TypeError, "no option samplingrate. Allowed: .*sampling_rate"),
+        ({"text_kwargs": {"sampling_rate": 16_000}}, TypeError, "no option sampling_rate in text_kwargs"),
+        ({"audio_kwargs": {"device": "cuda"}}, TypeError, "no option device in audio_kwargs"),
+        ({"common_kwargs": {"crop_size": 3}}, TypeError, "no option crop_size"),
+        ({"text_kwargs": {"padding": True}, "padding": True}, ValueError, "padding: given both in text_kwargs and"),
+        ({"padding": "longst"}, ValueError, "padding='longst' is not allowed; it must be one of"),
+        ({"return_tensors": "tf"}, ValueError, "'tf' is not allowed"),
+        ({"max_length": 0}, ValueError, "max_length=0 is not allowed"),
+        ({"pad_to_multiple_of": 1.5}, ValueError, "pad_to_multiple_of=1.5 is not allowed"),
+        ({"padding": False}, ValueError, "rows of 2 to 3 steps, which are no tensor. Pass padding=True"),
+    ],
+)
+def test_refused_options(processor: BiBiERProcessor, options: dict, error: type, message: str):
+    with pytest.raises(error, match=message):
+        processor(text=["a", "ab"], **options)
+
+
+def test_a_rate_that_is_said_once(processor: BiBiERProcessor, clip, monkeypatch: pytest.MonkeyPatch):
+    expected = processor(audio=clip(0.5), sampling_rate=16_000)["input_features"]
+    monkeypatch.setattr(BiBiERProcessor, "audio_kwargs", {"sampling_rate": 16_000, "return_tensors": "pt"})
+    assert torch.equal(processor(audio=clip(0.5))["input_features"], expected)
+
+
+def test_columns_of_tables(processor: BiBiERProcessor, clip):
+    texts = ["a", "abc"]
+    clips = [{"array": clip(0.1 * (row + 1)).tolist(), "sampling_rate": 16_000} for row in range(2)]
+    expected = processor(audio=clips, text=texts)
+    table = datasets.Dataset.from_dict({"audio": clips, "text": texts})
+    for audio, text in (
+        (table["audio"], table["text"]),
+        (pandas.Series(clips), pandas.Series(texts)),
+        (np.array(clips, dtype=object), np.array(texts)),
+        (tuple(clips), tuple(texts)),
+    ):
+        for name, tensor in processor(audio=audio, text=text).items():
+            assert torch.equal(tensor, expected[name])
+    assert processor(text=pandas.Series(["a", None]), audio=clips)["text_attention_mask"].sum(1).tolist() == [2, 0]
+    assert processor(text=["a", float("nan")], audio=clips)["text_attention_mask"].sum(1).tolist() == [2, 0]
+
+
+def test_halves_of_surrogate_pairs(processor: BiBiERProcessor):
+    """As `json.loads` gives them for cut or escaped emoji."""
+    for text, meant in (("a\ud83d", "a\ufffd"), ("\ud83d\ude00", "\U0001f600"), ("😀 ok", "😀 ok")):
+        assert torch.equal(processor(text=text)["input_ids"], processor(text=meant)["input_ids"])
+
+
+def test_encode_takes_decoded_clips(processor: BiBiERProcessor, clip):
+    for name, tensor in processor.encode([clip(0.5), None], ["a", "b"]).items():
+        assert torch.equal(tensor, processor(audio=[clip(0.5), None], text=["a", "b"], sampling_rate=16_000)[name])
+    with pytest.raises(ValueError, match="Sample 0 has neither"):
+        processor.encode([None], [" "])
+
+
+def test_samples_are_padded_to_a_batch(processor: BiBiERProcessor, clip):
+    texts, clips = ["abc", "a", None], [clip(0.1), None, clip(1.0)]
+    together = processor(audio=clips, text=texts, sampling_rate=16_000)
+    alone = [processor(audio=[c], text=[t], sampling_rate=16_000) for c, t in zip(clips, texts, strict=True)]
+    for name, tensor in processor.pad(alone).items():
+        assert torch.equal(tensor, together[name])
+
+
+def test_maps_over_a_dataset_are_found_again(processor: BiBiERProcessor, tmp_path: Path):
+    """Nothing is computed twice: the processor is hashed, and saving or using it does not change its hash."""
+    calls = []
+
+    def tokenize(row: dict) -> dict:
+        return {"ids": processor(text=row["text"], return_tensors=None)["input_ids"][0]}
+
+    datasets.Dataset.from_dict({"text": ["a", "да"]}).save_to_disk(tmp_path / "rows")
+    paths = []
+    for _ in range(2):
+        mapped = datasets.load_from_disk(tmp_path / "rows").map(tokenize)
+        paths.append([file["filename"] for file in mapped.cache_files])
+        calls.append(mapped["ids"][1])
+        processor.save_pretrained(tmp_path / "processor")
+    assert paths[0] == paths[1] != []
+    assert calls[0] == calls[1] == processor(text="да")["input_ids"][0].tolist()
 
 
 def test_e5_prefix_follows_from_the_name(tmp_path: Path):

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 REMOTE = (
-    "audio backbones configuration containers encoders ffmpeg fusion labels mamba modeling pipeline processing "
-    "segments sequence streaming timeline words"
+    "audio backbones batching configuration containers encoders ffmpeg fusion hashing importing labels mamba modeling "
+    "pipeline processing segments sequence streaming timeline words"
 ).split()
 ALLOWED_IMPORTS = {"torch", "numpy", "transformers", "huggingface_hub"}
 

@@ -14,6 +14,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 from transformers.utils import CONFIG_NAME, logging
 from transformers.utils.hub import resolve_revision
 
+from .importing_bibier import make_importable
 from .labels_bibier import EMOTIONS
 
 logger = logging.get_logger(__name__)
@@ -677,3 +678,6 @@ def embedded_text_config() -> PreTrainedConfig:
         type_vocab_size=1,
         pad_token_id=0,
     )
+
+
+make_importable(__name__)

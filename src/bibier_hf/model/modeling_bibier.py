@@ -43,13 +43,13 @@ from .backbones_bibier import (
 from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig, CheckpointError, one_line
 from .encoders_bibier import StatisticsPooling, UnimodalEncoder
 from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
+from .hashing_bibier import is_hashed, model_digest
+from .importing_bibier import make_importable
 from .mamba_bibier import SelectiveSSM
+from .pipeline_bibier import register_task
 from .sequence_bibier import Mixup, masked_mean, random_window
 
-if (
-    TYPE_CHECKING
-):  # never run: it makes `save_pretrained` put the pipeline's and the processor's code beside the model's
-    from .pipeline_bibier import AudioTextEmotionPipeline  # noqa: F401
+if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the processor's code beside the model's
     from .processing_bibier import BiBiERProcessor  # noqa: F401
 
 logger = logging.get_logger(__name__)
@@ -341,6 +341,11 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             f"{source}: config.json has the labels {', '.join(self.config.id2label.values())}; the weights were trained "
             f"with {trained}. Restore id2label, or pass ignore_mismatched_sizes=True to train new classifiers."
         )
+
+    def __reduce_ex__(self, protocol: int) -> Any:
+        if is_hashed():  # by a digest of its weights, not by a copy of them
+            return tuple, (model_digest(self),)
+        return super().__reduce_ex__(protocol)
 
     def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
         # Weights from elsewhere have no record of their labels.
@@ -821,3 +826,5 @@ def _as_distribution(labels: torch.Tensor, batch: int, classes: int) -> torch.Te
 
 BiBiERConfig.register_for_auto_class()
 BiBiERForEmotionClassification.register_for_auto_class("AutoModel")
+make_importable(__name__)
+register_task()

@@ -1,18 +1,25 @@
 """The pipeline `audio-text-emotion`."""
 
+import copyreg
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
-from transformers import Pipeline
+from torch.utils.data import DataLoader, Dataset
+from transformers import AutoModel, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
 from .audio_bibier import AudioError, as_many, decode_audio, is_file, is_rated_array
+from .batching_bibier import OrderedAnswers
 from .configuration_bibier import TASK
+from .hashing_bibier import hashed_state, is_hashed
+from .importing_bibier import make_importable
+from .processing_bibier import is_bare_samples
 from .sequence_bibier import finite_logits
 from .streaming_bibier import AudioStream
 from .timeline_bibier import (
@@ -42,7 +49,7 @@ class AudioTextEmotionPipeline(Pipeline):
         >>> pipe({"audio": "clip.wav", "text": "I can't believe it!"}, top_k=1)  # doctest: +SKIP
         [{'label': 'surprise', 'score': 0.71}]
 
-    Inputs, one or a list, a generator, a dataset (streamed) or a column of a dataset or table, of:
+    Inputs, one or several (a list or a Series; or streamed: a generator, a dataset or a column of it) of:
         * a path or an http(s) URL of an audio file (a bare string is never text), its bytes, or an open file;
         * an array with `sampling_rate=...`, `(array, rate)`, or a Gradio value `(rate, array)`;
         * `{"array" | "raw": ..., "sampling_rate": Hz}` or an undecoded `datasets` value `{"bytes": ..., "path": ...}`;
@@ -59,7 +66,8 @@ class AudioTextEmotionPipeline(Pipeline):
             text.
         asr_language: ISO 639 code of what is spoken, for `asr` by its id; None: it guesses, which small models do
             badly.
-        batch_size: samples (or chunks) a step; results do not depend on it.
+        batch_size: samples (or chunks) a step; results do not depend on it. Above 1, eight batches are read ahead and
+            sorted by length; the answers come in the order of the inputs.
         chunk_length_s: analyse a recording of any length in windows of so many seconds. It is read from disk block by
             block: memory does not grow with its length (that of a given segment is whole in memory).
         hop_length_s: seconds from one window's start to the next one's; at most `chunk_length_s`, which is the default.
@@ -100,20 +108,9 @@ class AudioTextEmotionPipeline(Pipeline):
             )
 
     def __call__(self, inputs: Any, **kwargs: Any) -> Any:
-        if isinstance(inputs, (list, tuple)) and len(inputs) == 0:
+        inputs = _one_or_many(inputs)
+        if isinstance(inputs, list) and not inputs:
             return []
-        if hasattr(inputs, "column_names") and hasattr(
-            inputs, "features"
-        ):  # a datasets.Dataset is many inputs, not one
-            inputs = (row for row in inputs)
-        elif isinstance(inputs, Iterator) and not is_file(inputs):
-            inputs = (item for item in inputs)
-        elif isinstance(inputs, tuple) and not is_rated_array(inputs):
-            inputs = list(inputs)
-        elif isinstance(inputs, list) and all(isinstance(value, (int, float)) for value in inputs):
-            inputs = np.asarray(inputs)  # one clip as bare numbers
-        elif not isinstance(inputs, Dataset):
-            inputs = as_many(inputs)
         if self.model.config.depends_on_batch and (kwargs.get("batch_size") or self._batch_size or 1) > 1:
             logger.warning_once(
                 "This model reproduces defects of the published code that make a result depend on its batch "
@@ -123,13 +120,13 @@ class AudioTextEmotionPipeline(Pipeline):
         options = self._timeline_options(kwargs)
         if not options.asked_for:
             return super().__call__(inputs, **kwargs)
-        many = isinstance(inputs, (list, Iterator, Dataset))
+        many = isinstance(inputs, (list, Iterator, Dataset)) and not is_file(inputs)
         if many and options.segments is not None:
             raise ValueError("segments belong to one recording: call the pipeline for each recording with its own.")
         analyse = functools.partial(self._timeline, options=options, **self._session_arguments(kwargs))
         if isinstance(inputs, list):
             return [analyse(item) for item in inputs]
-        return (analyse(item) for item in inputs) if many else analyse(inputs)
+        return map(analyse, _elements(inputs)) if many else analyse(inputs)
 
     def start_timeline(self, **kwargs: Any) -> TimelineSession:
         """A recording that is still to come, to be pushed in pieces; takes the call arguments for chunks, `asr` and
@@ -158,7 +155,7 @@ class AudioTextEmotionPipeline(Pipeline):
             "preprocess": {**self._preprocess_params, **preprocess},
             "choice": {**self._postprocess_params, **postprocess},
             "batch_size": batch_size,
-            "classify": lambda clips: list(self.get_iterator(clips, 0, batch_size, {}, {}, {})),
+            "classify": lambda chunks: list(self.get_iterator(chunks, 0, batch_size, {"decoded": True}, {}, {})),
         }
 
     def _timeline(
@@ -252,18 +249,59 @@ class AudioTextEmotionPipeline(Pipeline):
         postprocess = {"top_k": top_k, "threshold": threshold}
         return preprocess, {}, {name: value for name, value in postprocess.items() if value is not None}
 
+    def get_iterator(
+        self,
+        inputs: Any,
+        num_workers: int,
+        batch_size: int,
+        preprocess_params: dict[str, Any],
+        forward_params: dict[str, Any],
+        postprocess_params: dict[str, Any],
+    ) -> OrderedAnswers:
+        """The answers to inputs, batch by batch."""
+        audio_name = self.processor.audio_input_name
+
+        def samples() -> Iterator[dict[str, torch.Tensor]]:
+            if not num_workers:
+                return map(functools.partial(self.preprocess, **preprocess_params), _elements(inputs))
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizers warn of forks otherwise
+            kind, workers = (PipelineDataset, num_workers) if isinstance(inputs, Sized) else (PipelineIterator, 1)
+            dataset = kind(inputs, self.preprocess, preprocess_params)
+            return iter(DataLoader(dataset, num_workers=workers, batch_size=None, collate_fn=_as_it_is))
+
+        def answer(batch: list[dict[str, torch.Tensor]]) -> list[Emotions]:
+            outputs = self.forward(batch[0] if len(batch) == 1 else self.processor.pad(batch), **forward_params)
+            return [self.postprocess({"logits": logits[None]}, **postprocess_params) for logits in outputs["logits"]]
+
+        return OrderedAnswers(
+            samples,
+            answer,
+            batch_size,
+            length=lambda sample: (sample[audio_name].shape[1], sample["input_ids"].shape[1]),
+            count=len(inputs) if isinstance(inputs, Sized) else None,
+        )
+
     def preprocess(
-        self, inputs: Any, sampling_rate: int | None = None, asr: Any = None, channel: int | None = None
+        self,
+        inputs: Any,
+        sampling_rate: int | None = None,
+        asr: Any = None,
+        channel: int | None = None,
+        decoded: bool = False,
     ) -> dict[str, torch.Tensor]:
+        """One input -> tensors (1, L, ...) of both modalities, so that any samples can share a batch.
+
+        Args:
+            decoded: the audio is an array as [`decode_audio`] returns it.
+        """
         audio, text = _split(inputs)
         if text is not None and not isinstance(text, str):
             raise TypeError(f"Text must be a string, got {type(text).__name__}: {text!r:.80}.")
-        if audio is not None:
+        if audio is not None and not decoded:
             audio = decode_audio(audio, sampling_rate, channel=channel, refuse_silence=True)
-            if asr is not None and not (text and text.strip()):
-                text = asr({"raw": audio, "sampling_rate": self.processor.sampling_rate})["text"]
-        # Lists of one: both modalities always have their tensors, so that any samples can share a batch.
-        return dict(self.processor(audio=[audio], text=[text], sampling_rate=self.processor.sampling_rate))
+        if audio is not None and asr is not None and not (text and text.strip()):
+            text = asr({"raw": audio, "sampling_rate": self.processor.sampling_rate})["text"]
+        return dict(self.processor.encode([audio], [text]))
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {"logits": finite_logits(self.model(**model_inputs).logits)}
@@ -274,6 +312,14 @@ class AudioTextEmotionPipeline(Pipeline):
         return choose(
             [{"label": self.model.config.id2label[index], "score": scores[index].item()} for index in order], **choice
         )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "call_count": 0}
+
+    def __reduce_ex__(self, protocol: int) -> tuple:
+        if is_hashed():  # by its configuration and a digest of its weights, not by a copy of them
+            return copyreg.__newobj__, (type(self),), hashed_state(self)
+        return super().__reduce_ex__(protocol)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Model, processor and the code of both: a folder that `pipeline(model=folder, trust_remote_code=True)`
@@ -290,15 +336,52 @@ def choose(emotions: Emotions, top_k: int | None = None, threshold: float | None
     return told
 
 
+class _Rows(Dataset):
+    """A `datasets.Dataset`, or a column of one, whose rows are read one by one when they are needed."""
+
+    def __init__(self, rows: Sequence):
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Any:
+        return self._rows[index]
+
+
+def _one_or_many(inputs: Any) -> Any:
+    """Inputs of a call -> one input, or many as a list, a generator or a `torch` dataset, which transformers knows as
+    such."""
+    if hasattr(inputs, "column_names") and hasattr(inputs, "features"):  # of `datasets`
+        return _Rows(inputs) if isinstance(inputs, Sized) else (row for row in inputs)
+    if isinstance(inputs, Dataset) or is_file(inputs) or is_rated_array(inputs):
+        return inputs
+    if isinstance(inputs, Iterator):
+        return (item for item in inputs)
+    if isinstance(inputs, (list, tuple)):
+        return np.asarray(inputs) if is_bare_samples(inputs) else list(inputs)
+    many = as_many(inputs)
+    return _Rows(inputs) if isinstance(many, Iterator) and isinstance(inputs, Sequence) else many
+
+
+def _elements(inputs: Any) -> Iterator:
+    """An iterator over many inputs, which goes on behind an input that cannot be read."""
+    return map(inputs.__getitem__, range(len(inputs))) if isinstance(inputs, Sized) else iter(inputs)
+
+
+def _as_it_is(sample: Any) -> Any:
+    return sample
+
+
 def _split(inputs: Any) -> tuple[Any, Any]:
     """(audio or None, text or None) of one input"""
     if not isinstance(inputs, Mapping):
         return inputs, None
     if "audio" in inputs or "text" in inputs:
-        audio = inputs.get("audio")
+        audio, text = inputs.get("audio"), inputs.get("text")
         if audio is not None and any(inputs.get(key) is not None for key in _RATE_KEYS):
             audio = {key: inputs.get(key) for key in ("audio", *_RATE_KEYS)}
-        return audio, inputs.get("text")
+        return audio, None if isinstance(text, float) and text != text else text  # NaN of a data frame
     if any(key in inputs for key in _AUDIO_KEYS):
         return inputs, None
     raise AudioError(
@@ -316,3 +399,14 @@ def _as_asr(asr: Any, language: str | None) -> Any:
             "...}."
         )
     return asr
+
+
+def register_task() -> None:
+    """Make `transformers.pipeline` know the task, for a model that is passed as an object."""
+    if TASK not in PIPELINE_REGISTRY.supported_tasks:
+        PIPELINE_REGISTRY.register_pipeline(
+            TASK, pipeline_class=AudioTextEmotionPipeline, pt_model=AutoModel, type="multimodal"
+        )
+
+
+make_importable(__name__)

@@ -2,21 +2,57 @@
 
 import os
 import re
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from numbers import Number
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
 from transformers import AutoFeatureExtractor, AutoTokenizer, ByT5Tokenizer, SeamlessM4TFeatureExtractor
 from transformers.feature_extraction_utils import BatchFeature
-from transformers.processing_utils import ProcessorMixin
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
-from .audio_bibier import SAMPLING_RATE, decode_audio
+from .audio_bibier import SAMPLING_RATE, as_many, decode_audio, is_file, is_rated_array
 from .configuration_bibier import EMBEDDED, BiBiERConfig
+from .importing_bibier import make_importable
 
 _SHORTEST_SPECTRAL_CLIP = 800
-"""Samples (50 ms). Spectral front ends need more than one window of samples; a shorter clip is lengthened by
-silence."""
+"""Samples (50 ms). Spectral front ends need more than one window of samples; a shorter clip is padded with silence."""
+
+
+class BiBiERTextKwargs(TypedDict, total=False):
+    """Options for text: those of transformers' tokenizers that the model has a use for."""
+
+    padding: bool | str | None
+    truncation: bool | str | None
+    max_length: int | None
+    pad_to_multiple_of: int | None
+    add_special_tokens: bool
+    return_tensors: str | None
+
+
+class BiBiERAudioKwargs(TypedDict, total=False):
+    """Options for audio; `max_length` and `pad_to_multiple_of` count samples (`input_values`) or frames
+    (`input_features`)."""
+
+    sampling_rate: int | None
+    padding: bool | str | None
+    truncation: bool | None
+    max_length: int | None
+    pad_to_multiple_of: int | None
+    return_tensors: str | None
+
+
+class BiBiERProcessorKwargs(ProcessingKwargs, total=False):
+    text_kwargs: BiBiERTextKwargs
+    audio_kwargs: BiBiERAudioKwargs
+
+
+_TEXT_OPTIONS, _AUDIO_OPTIONS = (frozenset(kwargs.__annotations__) for kwargs in (BiBiERTextKwargs, BiBiERAudioKwargs))
+_FLAT_AUDIO_OPTIONS = _AUDIO_OPTIONS - {"truncation", "max_length"}
+"""Without `audio_kwargs`, a length is one of tokens: nobody who cuts texts at 64 tokens wants 4 ms of audio."""
+
+_NESTED_OPTIONS = ("common_kwargs", "text_kwargs", "audio_kwargs")
 
 
 class BiBiERProcessor(ProcessorMixin):
@@ -31,14 +67,20 @@ class BiBiERProcessor(ProcessorMixin):
         tokenizer: of the text backbone.
         max_text_tokens: longer texts are cut by the tokenizer, special tokens included.
         text_prefix: put before every text, for backbones that were trained with one (`"query: "` for E5).
+
+    The class attributes `text_kwargs` and `audio_kwargs` are the defaults of a call. `processor.audio_kwargs =
+    {**processor.audio_kwargs, "sampling_rate": 16_000}` says once what the rate of bare arrays is.
     """
+
+    valid_processor_kwargs = BiBiERProcessorKwargs
+    text_kwargs: BiBiERTextKwargs = {"padding": True, "truncation": True, "return_tensors": "pt"}
+    audio_kwargs: BiBiERAudioKwargs = {"return_tensors": "pt"}
 
     def __init__(
         self, feature_extractor: Any, tokenizer: Any, max_text_tokens: int = 95, text_prefix: str = "", **kwargs: Any
     ):
         self.max_text_tokens = max_text_tokens
         self.text_prefix = text_prefix
-        tokenizer.padding_side = "right"
         super().__init__(feature_extractor, tokenizer, **kwargs)
 
     @classmethod
@@ -90,20 +132,23 @@ class BiBiERProcessor(ProcessorMixin):
         return [self.audio_input_name, "audio_attention_mask", "input_ids", "text_attention_mask"]
 
     def __call__(
-        self,
-        audio: Any = None,
-        text: str | Sequence[str | None] | None = None,
-        sampling_rate: int | None = None,
-        return_tensors: str = "pt",
+        self, audio: Any = None, text: str | Sequence[str | None] | None = None, **kwargs: Any
     ) -> BatchFeature:
         """One sample or a batch of them.
 
         Args:
-            audio: one clip in any form that [`decode_audio`] takes, or a list of clips; None in a list: this sample
-                has no audio.
-            text: one text, or a list; None or blank in a list: this sample has no text.
-            sampling_rate: Hz of bare arrays.
-            return_tensors: `"pt"`, the only form.
+            audio: one clip in any form that [`decode_audio`] takes, or several (a list, a column of a dataset, a
+                Series); None in a list: this sample has no audio.
+            text: one text, or several; None, NaN or blank in a list: this sample has no text.
+            kwargs: options, for both modalities or in `text_kwargs`, `audio_kwargs` or `common_kwargs`:
+                * sampling_rate: Hz of bare arrays, which need it;
+                * padding: `True` or `"longest"` (default), `"max_length"`, or `False`;
+                * truncation: of texts to `max_length` tokens, special tokens included (default: True, and
+                  `max_text_tokens`). Audio is only cut by
+                  `audio_kwargs={"truncation": True, "max_length": samples or frames}`;
+                * max_length, pad_to_multiple_of, add_special_tokens: as in transformers. `max_length` outside of
+                  `audio_kwargs` is one of texts;
+                * return_tensors: `"pt"` (default), `"np"`, or None for lists.
 
         Returns:
             `input_values` (B, S) or `input_features` (B, F, M) and `audio_attention_mask` if audio was given;
@@ -112,50 +157,114 @@ class BiBiERProcessor(ProcessorMixin):
 
         Raises:
             AudioError, FileNotFoundError: audio that cannot be used.
-            TypeError: text that is not a string.
-            ValueError: nothing at all, or numbers of clips and texts that differ.
+            TypeError: text that is not a string, or an unknown option.
+            ValueError: nothing at all, numbers of clips and texts that differ, or options that make no sense.
         """
-        if return_tensors != "pt":
-            raise ValueError(
-                f"return_tensors={return_tensors!r} is not supported; the model reads PyTorch tensors ('pt')."
-            )
+        text_options, audio_options = self._options(kwargs)
         clips, texts = _as_clips(audio), _as_texts(text)
-        if clips is None and texts is None:
-            raise ValueError("There is neither audio nor text. Pass audio=, text=, or both.")
-        if clips is not None and texts is not None and len(clips) != len(texts):
-            raise ValueError(
-                f"There are {len(clips)} clips and {len(texts)} texts; they must be the same samples (None where one "
-                "is missing)."
-            )
-        for index in range(len(clips if clips is not None else texts)):
-            if (clips is None or clips[index] is None) and (texts is None or texts[index] is None):
-                raise ValueError(f"Sample {index} has neither audio nor text (a blank text counts as none).")
-        data = {}
-        if clips is not None:
-            data.update(
-                self._audio_inputs([None if clip is None else decode_audio(clip, sampling_rate) for clip in clips])
-            )
-        if texts is not None:
-            data.update(self._text_inputs(texts))
-        return BatchFeature(data)
+        _check_samples(clips, texts)
+        rate = audio_options.get("sampling_rate")
+        decoded = clips and [None if clip is None else decode_audio(clip, rate) for clip in clips]
+        return self._encode(decoded, texts, text_options, audio_options)
 
-    def _audio_inputs(self, clips: list[np.ndarray | None]) -> dict[str, torch.Tensor]:
-        frames = [None if clip is None else self._front_end(clip) for clip in clips]
-        shape = next((f.shape[1:] for f in frames if f is not None), None)
-        if shape is None:  # no audio in the whole batch: one masked step
-            shape = () if self.audio_input_name == "input_values" else (self._bands,)
-        length = max((len(f) for f in frames if f is not None), default=1)
-        inputs = torch.zeros(len(frames), length, *shape)
-        mask = torch.zeros(len(frames), length, dtype=torch.long)
-        for row, values in enumerate(frames):
-            if values is not None:
-                inputs[row, : len(values)] = torch.from_numpy(values)
-                mask[row, : len(values)] = 1
-        return {self.audio_input_name: inputs, "audio_attention_mask": mask}
+    def encode(
+        self, clips: Sequence[np.ndarray | None] | None, texts: Sequence[str | None] | None, **kwargs: Any
+    ) -> BatchFeature:
+        """What calling the processor returns, for clips that [`decode_audio`] has decoded.
+
+        Args:
+            clips: mono float32 (S,) at 16 kHz, None where a sample has none; None: no audio at all.
+            texts: strings, None where a sample has none; None: no text at all.
+            kwargs: as in a call.
+        """
+        texts = _as_texts(texts)
+        _check_samples(clips, texts)
+        return self._encode(clips, texts, *self._options(kwargs))
+
+    def pad(self, samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+        """Samples (1, L, ...) with the same keys, as `return_tensors="pt"` gives them -> one batch (B, L, ...)."""
+        batch = {}
+        for name in samples[0]:
+            values = [sample[name][0] for sample in samples]
+            fill = self._pad_token if name == "input_ids" else 0
+            batch[name] = torch.nn.utils.rnn.pad_sequence(values, batch_first=True, padding_value=fill)
+        return batch
+
+    def to_dict(self) -> dict[str, Any]:
+        output = super().to_dict()
+        output["feature_extractor"].pop("auto_map", None)  # of the processor; transformers notes it in each part
+        return output
+
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> list[str]:
+        """As in transformers; it leaves the processor as it was."""
+        parts = (self, self.feature_extractor, self.tokenizer)  # in which transformers leaves notes
+        before = [dict(vars(part)) for part in parts]
+        files = super().save_pretrained(save_directory, *args, **kwargs)
+        for part, state in zip(parts, before, strict=True):
+            vars(part).clear()
+            vars(part).update(state)
+        return files
+
+    def _options(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Options of a call -> those of text and those of audio, with the defaults."""
+        nested = {name: dict(given.get(name) or {}) for name in _NESTED_OPTIONS}
+        flat = {name: value for name, value in given.items() if name not in _NESTED_OPTIONS}
+        for name, allowed in (("text_kwargs", _TEXT_OPTIONS), ("audio_kwargs", _AUDIO_OPTIONS)):
+            _refuse_unknown(nested[name], allowed, f" in {name}")
+        _refuse_unknown({**nested["common_kwargs"], **flat}, _TEXT_OPTIONS | _AUDIO_OPTIONS)
+
+        text_options, audio_options = dict(self.text_kwargs), dict(self.audio_kwargs)
+        saved = self.tokenizer.init_kwargs
+        if saved.get("padding") == "max_length":  # a tokenizer that was made to pad to a length goes on doing so
+            text_options |= {name: saved[name] for name in ("padding", "max_length") if name in saved}
+        for name, options, allowed in (
+            ("text_kwargs", text_options, _TEXT_OPTIONS),
+            ("audio_kwargs", audio_options, _FLAT_AUDIO_OPTIONS),
+        ):
+            if twice := sorted(nested[name].keys() & flat.keys() & allowed):
+                raise ValueError(f"{', '.join(twice)}: given both in {name} and by itself; leave one out.")
+            for source in (nested["common_kwargs"], flat):
+                options |= {key: value for key, value in source.items() if key in allowed}
+            options |= nested[name]
+            _check_options(options)
+        return text_options, audio_options
+
+    def _encode(
+        self,
+        clips: Sequence[np.ndarray | None] | None,
+        texts: Sequence[str | None] | None,
+        text_options: dict[str, Any],
+        audio_options: dict[str, Any],
+    ) -> BatchFeature:
+        data: dict[str, Any] = {}
+        if clips is not None:
+            rows = self._frames(clips, audio_options)
+            shape = next((row.shape[1:] for row in rows if row is not None), None)
+            if shape is None:  # no audio in the whole batch
+                shape = () if self.audio_input_name == "input_values" else (self._bands,)
+            names = self.audio_input_name, "audio_attention_mask"
+            data |= zip(names, _stacked(rows, np.zeros((1, *shape), np.float32), audio_options), strict=True)
+        if texts is not None:
+            rows = self._token_ids(texts, text_options)
+            empty = np.full(1, self._pad_token, np.int64)
+            data |= zip(("input_ids", "text_attention_mask"), _stacked(rows, empty, text_options), strict=True)
+        return BatchFeature(data)
 
     @property
     def _bands(self) -> int:
         return self.feature_extractor.feature_size * getattr(self.feature_extractor, "stride", 1)
+
+    @property
+    def _pad_token(self) -> int:
+        return self.tokenizer.pad_token_id or 0
+
+    def _frames(self, clips: Sequence[np.ndarray | None], options: dict[str, Any]) -> list[np.ndarray | None]:
+        rows = [None if clip is None else self._front_end(clip) for clip in clips]
+        if not options.get("truncation"):
+            return rows
+        if options.get("max_length") is None:
+            raise ValueError("audio_kwargs has truncation without max_length, in samples or frames; pass both.")
+        return [None if row is None else row[: options["max_length"]] for row in rows]
 
     def _front_end(self, clip: np.ndarray) -> np.ndarray:
         """Waveform (S,) -> what the backbone reads, unpadded: (S,) or (F, M)"""
@@ -170,50 +279,132 @@ class BiBiERProcessor(ProcessorMixin):
             values = values.T  # Whisper puts the bands first
         return np.ascontiguousarray(values)
 
-    def _text_inputs(self, texts: list[str | None]) -> dict[str, torch.Tensor]:
+    def _token_ids(self, texts: Sequence[str | None], options: dict[str, Any]) -> list[np.ndarray | None]:
+        """Unpadded ids (T,) of each text."""
+        rows: list[np.ndarray | None] = [None] * len(texts)
         present = [row for row, text in enumerate(texts) if text is not None]
-        pad = self.tokenizer.pad_token_id or 0
-        if not present:
-            return {
-                "input_ids": torch.full((len(texts), 1), pad),
-                "text_attention_mask": torch.zeros(len(texts), 1, dtype=torch.long),
-            }
-        encoded = self.tokenizer(
-            [self.text_prefix + texts[row] for row in present],
-            padding=True,
-            truncation=True,
-            max_length=self.max_text_tokens,
-            return_attention_mask=True,
-            return_tensors="pt",
+        if options.get("max_length") is None:
+            options["max_length"] = self.max_text_tokens
+        if present:
+            encoded = self.tokenizer(
+                [self.text_prefix + _encodable(texts[row]) for row in present],
+                add_special_tokens=options.get("add_special_tokens", True),
+                truncation=options.get("truncation"),
+                max_length=options["max_length"],
+                padding=False,
+            )
+            for row, ids in zip(present, encoded["input_ids"], strict=True):
+                rows[row] = np.asarray(ids, np.int64)
+        return rows
+
+
+def _refuse_unknown(options: Mapping[str, Any], allowed: frozenset[str], where: str = "") -> None:
+    if unknown := sorted(set(options) - allowed):
+        raise TypeError(
+            f"The processor has no option {', '.join(unknown)}{where}. Allowed: {', '.join(sorted(allowed))}."
         )
-        input_ids = torch.full((len(texts), encoded["input_ids"].shape[1]), pad)
-        mask = torch.zeros_like(input_ids)
-        input_ids[present], mask[present] = encoded["input_ids"], encoded["attention_mask"]
-        return {"input_ids": input_ids, "text_attention_mask": mask}
+
+
+def _check_options(options: Mapping[str, Any]) -> None:
+    paddings, tensors = (True, False, None, "longest", "max_length", "do_not_pad"), ("pt", "np", None)
+    for name, allowed in (("padding", paddings), ("return_tensors", tensors)):
+        if name in options and options[name] not in allowed:
+            raise ValueError(f"{name}={options[name]!r} is not allowed; it must be one of {allowed}.")
+    for name in ("max_length", "pad_to_multiple_of"):
+        value = options.get(name)
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name}={value!r} is not allowed; it must be a whole number from 1, or None.")
+
+
+def _stacked(rows: list[np.ndarray | None], empty: np.ndarray, options: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Rows (L, ...) of one modality -> values and mask, padded on the right and in the form of `return_tensors`.
+
+    Args:
+        rows: None where a sample has no such modality: one masked step.
+        empty: that step (1, ...); its value is the padding.
+    """
+    lengths = [0 if row is None else len(row) for row in rows]
+    rows = [empty if row is None else row for row in rows]
+    longest, multiple = max(map(len, rows)), options.get("pad_to_multiple_of") or 1
+    padding, tensors = options.get("padding", True), options.get("return_tensors", "pt")
+    if padding == "max_length":
+        longest = max(longest, options.get("max_length") or 0)
+    longest = -(-longest // multiple) * multiple
+    if padding in (False, None, "do_not_pad"):
+        if tensors is not None and len({len(row) for row in rows}) > 1:
+            raise ValueError(
+                f"padding={padding!r} leaves rows of {min(map(len, rows))} to {max(map(len, rows))} steps, which are "
+                "no tensor. Pass padding=True, or return_tensors=None for lists."
+            )
+        masks = [np.full(len(row), int(length > 0)) for row, length in zip(rows, lengths, strict=True)]
+    else:
+        masks = [(np.arange(longest) < length).astype(np.int64) for length in lengths]
+        padded = np.empty((len(rows), longest, *empty.shape[1:]), empty.dtype)
+        padded[:] = empty[0]
+        for row, values in enumerate(rows):
+            padded[row, : len(values)] = values
+        rows = list(padded)
+    if tensors is None:
+        lists = rows if empty.dtype.kind == "f" else [row.tolist() for row in rows]
+        return lists, [mask.tolist() for mask in masks]
+    values, mask = np.stack(rows), np.stack(masks)
+    return (values, mask) if tensors == "np" else (torch.from_numpy(values), torch.from_numpy(mask))
+
+
+def is_bare_samples(values: Any) -> bool:
+    """Is this one clip as plain numbers, not several clips?"""
+    return isinstance(values, list) and len(values) > 0 and all(isinstance(value, Number) for value in values)
 
 
 def _as_clips(audio: Any) -> list | None:
     """None, one clip or many -> None or a list"""
     if audio is None:
         return None
-    many = isinstance(audio, list) and not all(
-        np.isscalar(value) and not isinstance(value, (str, bytes)) for value in audio
-    )
-    if isinstance(audio, list) and not audio:
+    if is_file(audio) or is_rated_array(audio) or is_bare_samples(audio):
+        return [audio]
+    many = as_many(audio)
+    if not isinstance(many, (list, tuple, Iterator)):
+        return [audio]
+    clips = list(many)
+    if not clips:
         raise ValueError("The list of clips is empty.")
-    return audio if many else [audio]
+    return clips
 
 
 def _as_texts(text: Any) -> list[str | None] | None:
     if text is None:
         return None
-    texts = [text] if isinstance(text, str) else text
-    if not isinstance(texts, (list, tuple)):
+    texts = [text] if isinstance(text, str) else as_many(text)
+    if not isinstance(texts, (list, tuple, Iterator)):
         raise TypeError(f"Text must be a string or a list of strings, got {type(text).__name__}: {text!r:.80}.")
+    checked: list[str | None] = []
     for index, value in enumerate(texts):
-        if value is not None and not isinstance(value, str):
+        if value is None or value != value:  # NaN, the missing text of a data frame
+            checked.append(None)
+        elif isinstance(value, str):
+            checked.append(value if value.strip() else None)
+        else:
             raise TypeError(f"Text must be a string; sample {index} is {type(value).__name__}: {value!r:.80}.")
-    return [value if value is not None and value.strip() else None for value in texts]
+    return checked
+
+
+def _check_samples(clips: Sequence | None, texts: Sequence | None) -> None:
+    if clips is None and texts is None:
+        raise ValueError("There is neither audio nor text. Pass audio=, text=, or both.")
+    if clips is not None and texts is not None and len(clips) != len(texts):
+        raise ValueError(
+            f"There are {len(clips)} clips and {len(texts)} texts; they must be the same samples (None where one is "
+            "missing)."
+        )
+    for index in range(len(clips if clips is not None else texts)):
+        if (clips is None or clips[index] is None) and (texts is None or texts[index] is None):
+            raise ValueError(f"Sample {index} has neither audio nor text (a blank text counts as none).")
+
+
+def _encodable(text: str) -> str:
+    """Halves of surrogate pairs, which no tokenizer takes, are joined, or replaced where the other half is missing."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 BiBiERProcessor.register_for_auto_class()
+make_importable(__name__)

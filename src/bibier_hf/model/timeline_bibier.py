@@ -113,7 +113,8 @@ class TimelineSession:
     pieces.
 
     Args:
-        classify: answers a list of `{"audio": {...}, "text": ...}` with the scores of all labels for each.
+        classify: answers a list of `{"audio": float32 (n,) at 16 kHz, "text": ...}` with the scores of all labels for
+            each.
         options: how to cut; `return_timestamps` and `merge` are for whoever puts the chunks together.
         batch_size: chunks that are answered together.
         asr: speech recognition, for chunks without a text of their own.
@@ -171,8 +172,7 @@ class TimelineSession:
             batch, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
             begun = [self._begin(segment) for segment in batch]
             inputs = [
-                {"audio": {"array": segment.samples, "sampling_rate": SAMPLING_RATE}, "text": chunk["text"]}
-                for segment, chunk in zip(batch, begun, strict=True)
+                {"audio": segment.samples, "text": chunk["text"]} for segment, chunk in zip(batch, begun, strict=True)
             ]
             chunks += [
                 {**chunk, "emotions": emotions} for chunk, emotions in zip(begun, self._classify(inputs), strict=True)
