@@ -56,7 +56,13 @@ def run(function: str, *arguments: Any, **options: Any) -> int:
         exit_code = getattr(importlib.import_module(module), name)(*arguments, **options)
 
     try:
-        from bibier_hf.commands.common import guarded
+        try:
+            from bibier_hf.commands.common import guarded
+        except Exception as error:  # the kernels are loaded when the package is imported
+            if not any(kind.__name__ == "UserError" for kind in type(error).__mro__):
+                raise
+            print(f"error: {error}", file=sys.stderr)
+            return EXIT_USER_ERROR
 
         exit_code = guarded(call) or exit_code
         if sys.stdout is not None:

@@ -47,20 +47,20 @@ def quiet_workers() -> Iterator[None]:
         return
 
     owner = os.getpid()
-    interrupted = False
 
     def in_owner_only(number: int, frame: FrameType | None) -> None:
-        nonlocal interrupted
         if os.getpid() == owner:
-            interrupted = True
             previous(number, frame)
 
     signal.signal(signal.SIGINT, in_owner_only)
     try:
         yield
-    except Exception:
-        if interrupted:  # the pool of `datasets` then raises a TimeoutError of its own
-            raise KeyboardInterrupt from None
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:  # the pool of `datasets` raises a TimeoutError of its own after an interrupt
+            if isinstance(cause, KeyboardInterrupt):
+                raise cause from None
+            cause = cause.__context__
         raise
     finally:
         signal.signal(signal.SIGINT, previous)

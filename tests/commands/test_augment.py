@@ -95,7 +95,7 @@ def test_a_second_process_is_told_who_writes(tmp_path, capsys):
     inside, done = threading.Event(), threading.Event()
 
     def hold():
-        with locked(tmp_path / "corpus.speech"):
+        with locked(out):
             inside.set()
             done.wait(60)
 
@@ -106,8 +106,8 @@ def test_a_second_process_is_told_who_writes(tmp_path, capsys):
     done.set()
     holder.join()
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert "corpus.speech is being written by process" in line
-    assert not out.exists()
+    assert f"{out} is being written by process" in line
+    assert not (tmp_path / "corpus.speech").exists()
     assert run(*command) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"corpus"}
 

@@ -64,6 +64,9 @@ def make_fault(fault: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     if fault == "no compiler":
         monkeypatch.setenv("CXX", "no-such-compiler")
         return "no C++ compiler"
+    if fault in ("blank CXX", "unclosed quote in CXX"):
+        monkeypatch.setenv("CXX", " " if fault == "blank CXX" else 'g++ "-O2')
+        return "names no compiler"
     if fault == "broken compiler":
         script = cache / "broken-c++"
         script.write_text("#!/bin/sh\necho 'a header is missing' >&2\nexit 1\n")
@@ -80,7 +83,10 @@ def make_fault(fault: str, cache: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return f"Delete {path}"
 
 
-@pytest.mark.parametrize("fault", ["no compiler", "broken compiler", "unwritable cache", "broken library"])
+@pytest.mark.parametrize(
+    "fault",
+    ["no compiler", "blank CXX", "unclosed quote in CXX", "broken compiler", "unwritable cache", "broken library"],
+)
 def test_whatever_fails_is_told_once_and_torch_goes_on(fault: str, fresh: Path, monkeypatch: pytest.MonkeyPatch):
     warnings = []
     monkeypatch.setattr(kernels.logger, "warning", warnings.append)
@@ -93,13 +99,33 @@ def test_whatever_fails_is_told_once_and_torch_goes_on(fault: str, fresh: Path, 
     assert not list(fresh.rglob("*.part"))
 
 
-@pytest.mark.parametrize("fault", ["no compiler", "broken library"])
+@pytest.mark.parametrize("fault", ["no compiler", "blank CXX", "unclosed quote in CXX", "broken library"])
 def test_asked_for_explicitly_a_failure_is_an_error(fault: str, fresh: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BIBIER_KERNEL", "cpp")
     expected = make_fault(fault, fresh, monkeypatch)
     with pytest.raises(KernelError) as caught:
         load_kernels()
     assert expected in str(caught.value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"BIBIER_KERNEL": "cpp", "CXX": "no-such-compiler"}, "There is no C++ compiler"),
+        ({"BIBIER_KERNEL": "cpp", "CXX": " "}, "CXX=' ' names no compiler"),
+        ({"BIBIER_KERNEL": "cuda"}, "must be one of auto, torch, cpp"),
+    ],
+)
+def test_a_command_says_in_one_line_why_there_are_no_kernels(tmp_path, repository, variables, message):
+    """The kernels are loaded when the package is imported, before any command runs."""
+    environment = os.environ | variables | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(repository / "src")}
+    command = [sys.executable, str(repository / "recipes" / "label.py"), "report", "none.csv"]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert message in line
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 2
 
 
 def test_torch_is_never_compiled(fresh: Path, monkeypatch: pytest.MonkeyPatch):

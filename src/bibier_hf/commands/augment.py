@@ -4,7 +4,6 @@ language model."""
 import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from ..data.corpora import get_corpus
 from ..data.prepare import load_prepared, read_info
 from ..data.synthetic import ESPEAK_VOICES, balancing_counts, plan_utterances, write_stacked, write_utterances
 from ..errors import ArgumentError
-from ..files import locked, write_json, write_text, writes
+from ..files import locked, write_json, write_text
 from ..llm import LLMError, Sampling, get_backend
 from ..model.labels_bibier import EMOTIONS
 from ..training.arguments import CorpusArguments, StackingArguments
@@ -229,22 +228,20 @@ def utter(arguments: TugCommand) -> None:
     recogniser = SpeechRecogniser(arguments.asr_model) if arguments.checks.max_wer is not None else None
     license = arguments.license or ("MIT" if arguments.tts in ("espeak", NO_SPEECH) else "unknown")
     speech_dir = Path(arguments.output_dir).with_name(f"{Path(arguments.output_dir).name}.speech")
-    # Until its speech is removed: a second process would lose the clips that it has found there.
-    with locked(speech_dir) if speaks else nullcontext():
-        info, failures = write_utterances(
-            utterances,
-            arguments.output_dir,
-            tts,
-            name=arguments.name,
-            license=license,
-            options={"seed": arguments.seed, "counts": counts},
-            checks=SpeechChecks(**arguments.checks.model_dump(), transcribe=recogniser),
-            speech_dir=speech_dir,
-            attempts=arguments.attempts,
-            batch_size=arguments.batch_size,
-        )
-        if speaks and not arguments.keep_speech:
-            shutil.rmtree(speech_dir)
+    info, failures = write_utterances(
+        utterances,
+        arguments.output_dir,
+        tts,
+        name=arguments.name,
+        license=license,
+        options={"seed": arguments.seed, "counts": counts},
+        checks=SpeechChecks(**arguments.checks.model_dump(), transcribe=recogniser),
+        speech_dir=speech_dir,
+        attempts=arguments.attempts,
+        batch_size=arguments.batch_size,
+    )
+    if speaks and not arguments.keep_speech:
+        shutil.rmtree(speech_dir)
     print(describe_counts(info))
     if failures:
         print(
@@ -274,7 +271,6 @@ def preview(arguments: PreviewCommand) -> None:
     print(f"Written to {arguments.output}")
 
 
-@writes(lambda arguments: arguments.output_dir, "Components that were accepted are there; the same command goes on.")
 def write_components(arguments: ComponentsCommand) -> None:
     """Ask for the components of each emotion and language that are not there yet."""
     prompt = load_prompt(arguments.prompt)

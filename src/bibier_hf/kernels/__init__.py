@@ -18,6 +18,7 @@ from pathlib import Path
 
 from transformers.utils import logging
 
+from ..errors import ArgumentError
 from .building import KernelError, build, library_path
 
 logger = logging.get_logger(__name__)
@@ -32,7 +33,7 @@ def kernel_choice() -> str:
     """What `BIBIER_KERNEL` says: `"auto"`, `"torch"` or `"cpp"`."""
     choice = os.environ.get("BIBIER_KERNEL", "auto")
     if choice not in CHOICES:
-        raise ValueError(f"BIBIER_KERNEL={choice!r} is not allowed; it must be one of {', '.join(CHOICES)}.")
+        raise ArgumentError(f"BIBIER_KERNEL={choice!r} is not allowed; it must be one of {', '.join(CHOICES)}.")
     return choice
 
 

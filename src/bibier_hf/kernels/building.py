@@ -68,7 +68,12 @@ def _flags() -> tuple[str, ...]:
 def _compiler() -> list[str]:
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
     for name in names:
-        program, *options = shlex.split(name)
+        try:
+            program, *options = shlex.split(name)
+        except ValueError as error:  # blanks alone, or an unclosed quote
+            raise KernelError(
+                f"CXX={name!r} names no compiler ({error}). Unset it, or name one, such as g++."
+            ) from error
         if found := shutil.which(program):
             return [found, *options]
     raise KernelError(
