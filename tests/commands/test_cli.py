@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import soundfile
 from typer.testing import CliRunner
@@ -90,6 +91,25 @@ def test_a_folder_and_a_file_in_which_some_inputs_fail(checkpoint, clips):
     assert "2 of 4 inputs failed." in done.stderr
     alone = json_lines(bibier("predict", checkpoint, clips / "more" / "b.FLAC", "--json", "--top_k", 1).stdout)
     assert alone == answers[2:3]
+
+
+def test_one_recording_that_no_decoder_reads_costs_the_others_nothing(checkpoint, tmp_path, clip):
+    sound = clip(0.5, 1)
+    (tmp_path / "a.raw").write_bytes(np.int16(32767 * sound).tobytes())
+    soundfile.write(tmp_path / "gsm.wav", sound, 16_000, subtype="GSM610")
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 16_000)
+    soundfile.write(tmp_path / "two.wav", np.stack([sound, -sound], axis=1), 16_000)
+    files = [tmp_path / name for name in ("a.raw", "gsm.wav", "silent.wav", "two.wav")]
+    for options in ([], ["--chunk_length_s", 0.2]):
+        done = bibier("predict", checkpoint, *files, "--json", *options)
+        assert done.exit_code == 1
+        raw, gsm, silent, two = json_lines(done.stdout)
+        assert "a.raw cannot be read as audio" in raw["error"]
+        assert gsm["emotions"]
+        assert "is silent" in silent["error"]
+        assert "--channel 0" in two["error"]
+    done = bibier("predict", checkpoint, tmp_path / "two.wav", "--json", "--channel", 1)
+    assert done.exit_code == 0, done.output
 
 
 def test_paths_from_stdin(checkpoint, clips):

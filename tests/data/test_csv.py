@@ -334,3 +334,24 @@ def test_two_tables_of_the_same_content_keep_their_names(tmp_path, write_csv, ta
     for name in ("one", "two"):
         write_csv(tmp_path / f"{name}.csv", rows)
         assert load_csv(tmp_path / f"{name}.csv")["test"]["corpus"][0] == name
+
+
+def test_recordings_of_wrong_headers_and_of_one_channel(tmp_path, write_csv, write_tone):
+    write_tone(tmp_path / "two.wav", 300, channels=2)
+    data = bytearray((tmp_path / "two.wav").read_bytes())
+    data[40:44] = b"\0\xf0\xff\x7f"  # as sox writes it to a pipe
+    (tmp_path / "two.wav").write_bytes(data)
+    write_csv(tmp_path / "t.csv", [{"audio": "two.wav", "label": "sad", "language": "en", "split": "train"}])
+    mean = load_csv(tmp_path / "t.csv")["train"][0]
+    assert load_csv(tmp_path / "t.csv", channel=1)["train"][0]["duration_s"] == mean["duration_s"]
+    with pytest.raises(CorpusError, match="no channel 2: it has 2"):
+        load_csv(tmp_path / "t.csv", channel=2)
+
+
+def test_every_recording_that_cannot_be_read_is_listed(tmp_path, write_csv):
+    (tmp_path / "a.raw").write_bytes(bytes(range(256)) * 50)
+    (tmp_path / "b.wav").write_bytes(b"RIFF, but no audio")
+    rows = [{"audio": name, "label": "sad", "language": "en", "split": "train"} for name in ("a.raw", "b.wav")]
+    write_csv(tmp_path / "t.csv", rows)
+    with pytest.raises(CorpusError, match=r"(?s)\(2\).*a\.raw cannot be read.*b\.wav cannot be read"):
+        load_csv(tmp_path / "t.csv")

@@ -11,7 +11,7 @@ import soundfile
 from datasets import Audio
 
 from bibier_hf import files
-from bibier_hf.data.clips import Clip, neutral_id
+from bibier_hf.data.clips import Clip, clips_fingerprint, neutral_id
 from bibier_hf.data.corpora import CORPORA, get_corpus, load_corpus
 from bibier_hf.data.prepare import load_prepared, read_info, write_corpus
 from bibier_hf.data.schema import COLUMNS, FEATURES
@@ -147,6 +147,21 @@ def test_all_unreadable_recordings_are_named_and_nothing_is_written(tmp_path, cl
         write(clips, tmp_path / "out")
     assert "good.wav" not in str(error.value)
     assert not [path for path in tmp_path.iterdir() if path.suffix != ".wav"]
+
+
+def test_silence_and_cancelling_channels_are_listed_and_a_channel_can_be_chosen(tmp_path, clip):
+    tone = clip(0.5)
+    soundfile.write(tmp_path / "silent.wav", np.zeros(8000), 16_000)
+    soundfile.write(tmp_path / "inverted.wav", np.stack([tone, -tone], axis=1), 16_000)
+    clips = [text_clip(number, audio=tmp_path / f"{name}.wav") for number, name in enumerate(("silent", "inverted"))]
+    with pytest.raises(CorpusError, match=r"(?s)\(2\).*silent\.wav is silent.*inverted\.wav.*cancel.*channel=0"):
+        write(clips, tmp_path / "out")
+    first = text_clip(1, audio=tmp_path / "inverted.wav", channel=0)
+    second = text_clip(1, audio=tmp_path / "inverted.wav", channel=1)
+    write([first], tmp_path / "out")
+    samples = decode_audio(load_prepared(tmp_path / "out")["train"][0]["audio"])
+    np.testing.assert_allclose(samples, tone, atol=1e-4)
+    assert clips_fingerprint([first]) != clips_fingerprint([second])  # a cache of its own
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from dataclasses import fields
 from itertools import groupby, pairwise
 from string import Formatter
 
+import numpy as np
 import pytest
 import soundfile
 
@@ -81,6 +82,29 @@ def test_what_is_refused_and_why(pipe, recordings, language):
 def test_a_quiet_recording_is_measured(recordings):
     assert 0 < inspect_recording(str(recordings["quiet"]), Limits(), ENGLISH).peak < 0.01
     assert inspect_recording(str(recordings["short"]), Limits(), ENGLISH).peak > 0.2
+
+
+@pytest.mark.parametrize("language", TEXTS)
+def test_channels_that_cancel_are_refused(pipe, tmp_path, clip, language):
+    soundfile.write(tmp_path / "two.wav", np.stack([clip(1.0), -clip(1.0)], axis=1), 16_000)
+    with pytest.raises(RefusedInput) as caught:
+        analyse(pipe, str(tmp_path / "two.wav"), "", Limits(), TEXTS[language])
+    assert str(caught.value) == TEXTS[language].cancelled
+
+
+def test_length_and_errors_are_those_of_the_pipeline(pipe, tmp_path, clip):
+    """Not what a header says or the audio library raises."""
+    soundfile.write(tmp_path / "unknown.flac", clip(2.0), 16_000)
+    data = bytearray((tmp_path / "unknown.flac").read_bytes())
+    data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])
+    (tmp_path / "unknown.flac").write_bytes(data)
+    answer = analyse(pipe, str(tmp_path / "unknown.flac"), "", Limits(), ENGLISH)
+    assert answer.recording.duration_s == pytest.approx(2.0)
+    with pytest.raises(RefusedInput, match="at most"):
+        analyse(pipe, str(tmp_path / "unknown.flac"), "", Limits(minutes=0.01), ENGLISH)
+    (tmp_path / "a.raw").write_bytes(bytes(range(256)) * 50)
+    with pytest.raises(RefusedInput, match=r"a\.raw cannot be read"):
+        analyse(pipe, str(tmp_path / "a.raw"), "", Limits(), ENGLISH)
 
 
 def test_an_error_of_the_program_is_not_shown_as_one_of_the_visitor(pipe, recordings, monkeypatch):

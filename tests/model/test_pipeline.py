@@ -1,9 +1,11 @@
 """The pipeline: every form of input, batches, refusals."""
 
+import io
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pandas
 import pytest
 import soundfile
 import torch
@@ -56,11 +58,61 @@ def test_forms_of_audio(pipe: AudioTextEmotionPipeline, wav: Path, clip):
         {"audio": str(wav), "text": None},
         {"audio": {"array": samples, "sampling_rate": 16_000}, "text": "  "},
         (16_000, samples),
+        (samples, 16_000),
+        (torch.from_numpy(samples)[None], 16_000),
+        {"audio": samples, "sampling_rate": 16_000},
+        {"waveform": samples, "sample_rate": 16_000},
+        {"audio": (samples, 16_000)},
+        {"audio": io.BytesIO(wav.read_bytes())},
+        io.BytesIO(wav.read_bytes()),
     ]
     for form in forms:
         assert close(pipe(form), expected), form
     assert close(pipe(samples, sampling_rate=16_000), expected)
     assert close(pipe(samples.tolist(), sampling_rate=16_000), expected)
+
+
+def test_forms_of_many_clips(pipe: AudioTextEmotionPipeline, wav: Path):
+    expected, path = pipe(str(wav)), str(wav)
+    column = datasets.Dataset.from_dict({"audio": [path, path]})["audio"]
+    assert not isinstance(column, list)
+    encoded = datasets.Dataset.from_list([{"audio": {"bytes": wav.read_bytes(), "path": None}}] * 2)["audio"]
+    series = pandas.Series([path, path], index=[7, 9])
+    for many in (column, encoded, series, np.array([path, path]), {"a": path, "b": path}.values(), iter([path, path])):
+        answers = list(pipe(many, batch_size=2))
+        assert len(answers) == 2
+        assert all(close(answer, expected) for answer in answers)
+    timelines = list(pipe(series, chunk_length_s=0.6, return_timestamps=True))
+    assert [len(timeline["chunks"]) for timeline in timelines] == [2, 2]
+    with pytest.raises(AudioError, match=r"columns audio, label.*table\['audio'\]"):
+        pipe(pandas.DataFrame({"audio": [path], "label": ["sad"]}))
+
+
+def test_an_open_file_is_one_recording_of_a_timeline(pipe: AudioTextEmotionPipeline, wav: Path):
+    expected = pipe(str(wav), chunk_length_s=0.6, return_timestamps=True)
+    assert pipe(io.BytesIO(wav.read_bytes()), chunk_length_s=0.6, return_timestamps=True) == expected
+
+
+def test_a_channel_is_judged(pipe: AudioTextEmotionPipeline, clip):
+    left, right = clip(1.2), clip(1.2, seed=3)
+    stereo = (np.stack([left, right]), 16_000)
+    for channel, samples in ((0, left), (1, right), (None, (left + right) / 2)):
+        assert close(pipe(stereo, channel=channel), pipe((samples, 16_000)))
+        chunks = pipe(stereo, channel=channel, chunk_length_s=0.6, return_timestamps=True)["chunks"]
+        expected = pipe((samples, 16_000), chunk_length_s=0.6, return_timestamps=True)["chunks"]
+        assert all(close(a["emotions"], b["emotions"]) for a, b in zip(chunks, expected, strict=True))
+    with pytest.raises(AudioError, match="no channel 2"):
+        pipe(stereo, channel=2)
+
+
+@pytest.mark.parametrize("windows", [{}, {"chunk_length_s": 0.5}])
+def test_silence_has_no_emotion(pipe: AudioTextEmotionPipeline, windows: dict, clip):
+    with pytest.raises(AudioError, match="is silent"):
+        pipe((np.zeros(16_000), 16_000), **windows)
+    inverted = (np.stack([clip(1.0), -clip(1.0)]), 16_000)
+    with pytest.raises(AudioError, match=r"channels cancel.*channel=0"):
+        pipe(inverted, **windows)
+    assert close(pipe(inverted, channel=0), pipe((clip(1.0), 16_000)))
 
 
 def test_text_matters_and_may_be_alone(pipe: AudioTextEmotionPipeline, wav: Path):
