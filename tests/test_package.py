@@ -73,11 +73,11 @@ assert command("--help").returncode == 0
 assert command("predict", "checkpoint", "--text", "Hello").returncode == 0
 """,
     "demo": """
-from bibier_hf.demo.app import build_app, load_pipeline as load_page_pipeline, serve
+from bibier_hf.demo.app import build_app, serve
 from bibier_hf.demo.analysis import Limits
 from bibier_hf.demo.examples import write_examples
 
-app = build_app(load_page_pipeline("checkpoint"), write_examples("examples"))
+app = build_app(load_pipeline(), write_examples("examples"))
 serve(app, Limits(), wait=False)
 app.close()
 assert command("demo", "--space", "space", "--model_id", "owner/name").returncode == 0

@@ -198,10 +198,22 @@ def demo(
         str, typer.Argument(metavar="CHECKPOINT", help="folder or Hub id of a trained model")
     ] = "outputs/quickstart",
     host: Annotated[str, typer.Option("--host", help="address to listen at")] = "127.0.0.1",
-    port: Annotated[int | None, typer.Option("--port", help="[the first free one from 7860 on]")] = None,
+    port: Annotated[
+        int | None, typer.Option("--port", min=1, max=65_535, help="[the first free one from 7860 on]")
+    ] = None,
     asr: Annotated[
         str | None, typer.Option("--asr", metavar="MODEL", help="recogniser that fills in a missing text")
     ] = None,
+    asr_language: Annotated[
+        str | None, typer.Option("--asr_language", metavar="CODE", help="what is spoken, such as ru")
+    ] = None,
+    backbone_dir: BackboneDir = None,
+    trust_remote_code: Annotated[
+        bool,
+        typer.Option(
+            "--trust_remote_code", help="run the Python code that comes with the checkpoint; else none is run"
+        ),
+    ] = False,
     space: Annotated[
         str | None, typer.Option("--space", metavar="DIR", help="write a Space there instead of serving")
     ] = None,
@@ -224,6 +236,9 @@ def demo(
             host=host,
             port=port,
             asr=asr,
+            asr_language=asr_language,
+            backbone_dir=backbone_dir,
+            trust_remote_code=trust_remote_code,
             space=space,
             model_id=model_id,
         )

@@ -8,12 +8,12 @@ import soundfile
 
 pytest.importorskip("gradio", reason="the extra 'demo' is not installed")
 
-from bibier_hf.demo.app import load_pipeline
+from bibier_hf.commands.checkpoint import load_pipeline
 
 
 @pytest.fixture(scope="session")
 def pipe(checkpoint):
-    return load_pipeline(checkpoint)
+    return load_pipeline(str(checkpoint))
 
 
 @pytest.fixture(scope="session")

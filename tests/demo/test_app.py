@@ -1,7 +1,9 @@
 """The page through its programming interface, as gradio_client calls it."""
 
 import os
+import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -71,6 +73,16 @@ def test_only_the_analysis_is_offered_and_nothing_is_reported(client):
     assert config["run_history"] is False
     assert client.src.startswith("http://127.0.0.1:")
     assert huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY
+
+
+def test_the_answers_of_few_visitors_are_kept(pipe):
+    """Each call may be another visitor; Gradio keeps the last answers of 10,000 by default."""
+    app = build_app(pipe)
+    serve(app, Limits(), wait=False)
+    try:
+        assert app.state_holder.capacity == demo_app._SESSIONS == 100
+    finally:
+        app.close()
 
 
 def test_one_visitor_at_a_time(pipe):
@@ -156,3 +168,61 @@ def test_a_port_that_is_taken(checkpoint, capsys):
         port = taken.getsockname()[1]
         assert demo_main(str(checkpoint), port=port) == 2
     assert f"port {port} of 127.0.0.1" in capsys.readouterr().err
+
+
+SERVE = "import sys; from bibier_hf.commands.demo import demo_main; sys.exit(demo_main(sys.argv[1], port=int(sys.argv[2])))"
+
+
+def start_page(checkpoint: Path, temporary: Path) -> tuple[subprocess.Popen, str]:
+    """The process of a page, and its address."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    process = subprocess.Popen(
+        [sys.executable, "-c", SERVE, str(checkpoint), str(port)],
+        env=os.environ | {"TMPDIR": str(temporary)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    line = process.stdout.readline()
+    assert "The demo runs at" in line, process.communicate()[1]
+    return process, line.split()[4]
+
+
+def upload(address: str, recording: Path) -> None:
+    with recording.open("rb") as file:
+        httpx.post(f"{address}gradio_api/upload", files={"files": file}, timeout=60).raise_for_status()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_deletes_what_was_uploaded(number, checkpoint, recordings, tmp_path):
+    process, address = start_page(checkpoint, tmp_path)
+    try:
+        upload(address, recordings["short"])
+        assert list(tmp_path.rglob("short.wav"))
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + number
+    assert "what visitors uploaded is deleted" in errors
+    assert "Traceback" not in errors
+    assert not list(tmp_path.glob("bibier-demo-*"))
+
+
+@pytest.mark.slow
+def test_the_next_page_deletes_what_a_killed_one_left(checkpoint, recordings, tmp_path, monkeypatch):
+    process, address = start_page(checkpoint, tmp_path)
+    try:
+        upload(address, recordings["short"])
+        monkeypatch.setattr(demo_app, "_STARTING_S", -1)
+        monkeypatch.setattr(demo_app.tempfile, "tempdir", str(tmp_path))
+        demo_app._remove_left_behind()
+        assert list(tmp_path.rglob("short.wav"))  # of a page that is still there
+    finally:
+        process.kill()
+        process.communicate(timeout=60)
+    assert list(tmp_path.rglob("short.wav"))
+    demo_app._remove_left_behind()
+    assert not list(tmp_path.glob("bibier-demo-*"))

@@ -5,11 +5,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from transformers import pipeline
 from transformers.utils import CONFIG_NAME
 
 from ..errors import ArgumentError
-from ..model.configuration_bibier import BiBiERConfig, CheckpointError, one_line
+from ..model.configuration_bibier import TASK, BiBiERConfig, CheckpointError, one_line
 from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.pipeline_bibier import AudioTextEmotionPipeline
 from ..model.processing_bibier import BiBiERProcessor
 
 T = TypeVar("T")
@@ -29,6 +31,31 @@ def load_checkpoint(
     """
     model = _load(name, lambda: BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir))
     return model, load_processor(name)
+
+
+def load_pipeline(
+    name: str, backbone_dir: str | None = None, asr: str | None = None, asr_language: str | None = None
+) -> AudioTextEmotionPipeline:
+    """The pipeline of a checkpoint, by the package's own classes: code that comes with the checkpoint is not run.
+
+    Args:
+        name, backbone_dir: as for [`load_checkpoint`].
+        asr: id or folder of a speech recognition model for recordings without text.
+        asr_language: ISO 639 code of what it hears.
+
+    Raises:
+        ArgumentError: no such checkpoint or recogniser, or one that cannot be used.
+    """
+    model, processor = load_checkpoint(name, backbone_dir)
+    options = {} if asr is None else {"asr": asr, "asr_language": asr_language}
+    try:
+        return pipeline(TASK, model=model, processor=processor, **options)
+    except OSError as error:
+        raise ArgumentError(
+            f"--asr: {asr} is no speech recognition model that can be had: {one_line(error)}"
+        ) from error
+    except ValueError as error:  # the language, or a recogniser with code of its own
+        raise ArgumentError(one_line(error)) from error
 
 
 def load_config(name: str) -> BiBiERConfig:

@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from transformers import dynamic_module_utils
+
 from .. import HAS_MODEL
 from ..errors import UserError
 from ..extras import missing_package
@@ -24,6 +26,11 @@ if HAS_MODEL:  # not next to the transformers of vLLM
     from ..model.configuration_bibier import CheckpointError
 
     USER_ERRORS += (CheckpointError,)
+
+REMOTE_CODE = (
+    "A model, backbone or tokenizer that was named comes with Python code of its own, which is not run. Name one whose "
+    "classes transformers has."
+)
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -41,6 +48,7 @@ class Terminated(KeyboardInterrupt):
 
 def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambda: "Interrupted.") -> int:
     """Run `function`; say in one line what a user can fix, and what to do after Ctrl-C."""
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # code of a checkpoint is refused, without a question on stdout
     try:
         with _signals_raised():
             _check_working_folder()
@@ -60,6 +68,8 @@ def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambd
         print(f"\n{interrupted()}", file=sys.stderr)
         return getattr(error, "exit_code", EXIT_INTERRUPTED)
     except Exception as error:
+        if isinstance(error, ValueError) and "trust_remote_code" in str(error):
+            return _report(UserError(REMOTE_CODE))
         meaning = describe_write_error(error)
         if meaning is None:
             raise

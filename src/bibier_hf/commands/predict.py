@@ -9,18 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from tqdm.auto import tqdm
-from transformers import pipeline
-
-import bibier_hf  # noqa: F401  registers the pipeline
 
 from ..errors import ArgumentError
 from ..model.audio_bibier import AudioError
-from ..model.configuration_bibier import TASK
 from ..model.labels_bibier import EMOTIONS
 from ..model.pipeline_bibier import UNSURE
 from ..model.timeline_bibier import TimelineOptions
 from ..timeline import TIMELINE_FORMATS, save_timeline
-from .checkpoint import load_checkpoint
+from .checkpoint import load_pipeline
 from .common import guarded, to_json
 
 AUDIO_SUFFIXES = frozenset(
@@ -128,7 +124,7 @@ def predict_main(**options: Any) -> int:
         nonlocal failed
         arguments = PredictArguments(**options)
         samples = read_samples(arguments)
-        pipe = load_pipeline(arguments)
+        pipe = load_pipeline(arguments.model, arguments.backbone_dir, arguments.asr, arguments.asr_language)
         show = show_json if arguments.as_json else partial(show_text, top_k=arguments.top_k)
         count = 0
         for name, sample in tqdm(
@@ -151,25 +147,6 @@ def predict_main(**options: Any) -> int:
             print(f"{failed} of {count} inputs failed.", file=sys.stderr)
 
     return guarded(predict) or (EXIT_INPUT_FAILED if failed else 0)
-
-
-def load_pipeline(arguments: PredictArguments) -> Any:
-    """The pipeline of the checkpoint, with a recogniser if one is asked for.
-
-    Raises:
-        ArgumentError: no such checkpoint or recogniser.
-    """
-    model, processor = load_checkpoint(arguments.model, arguments.backbone_dir)
-    if arguments.asr is None:
-        return pipeline(TASK, model=model, processor=processor)
-    try:
-        return pipeline(TASK, model=model, processor=processor, asr=arguments.asr, asr_language=arguments.asr_language)
-    except OSError as error:
-        raise ArgumentError(
-            f"--asr: {arguments.asr} is no speech recognition model that can be had: {error}"
-        ) from error
-    except ValueError as error:  # the language
-        raise ArgumentError(str(error)) from error
 
 
 def answer_sample(pipe: Any, sample: dict[str, Any], arguments: PredictArguments) -> dict[str, Any]:

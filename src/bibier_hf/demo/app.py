@@ -5,8 +5,12 @@ import html
 import json
 import os
 import shutil
+import signal
 import tempfile
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +22,11 @@ from .analysis import QUIET_PEAK, Answer, Limits, RefusedInput, analyse
 from .texts import LANGUAGE_NAMES, TEXTS, Texts
 from .timeline_view import STYLE, timeline_rows, timeline_strip
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
 EXAMPLES_FILE = "examples.json"
 """In a folder of examples: `[{"audio": file name or null, "text": str, "name": str}, ...]`."""
 
@@ -27,6 +36,13 @@ WAITING_LIMIT = 32
 _KEPT_S, _SWEEP_S = 3000, 600
 """Seconds after which uploaded files are old, and between two looks for old ones: together an hour, as the notice
 says."""
+
+_SESSIONS = 100
+"""Visitors whose last answer is kept, to be shown in the other language; with Gradio's 10,000 memory grows for days."""
+
+_PREFIX, _LOCK = "bibier-demo-", ".lock"
+_STARTING_S = 10
+"""A folder younger than this may not be locked yet."""
 
 CSS = (
     STYLE
@@ -196,8 +212,9 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
     return app.queue(max_size=WAITING_LIMIT)
 
 
-def load_pipeline(model: str | os.PathLike, asr: str | None = None) -> Pipeline:
-    """The pipeline of a checkpoint (folder or Hub id), through its remote code.
+def load_remote_pipeline(model: str | os.PathLike, asr: str | None = None) -> Pipeline:
+    """The pipeline of a checkpoint (folder or Hub id) by the Python code that comes with it, which is run: for
+    checkpoints that you trust, where this package is not installed.
 
     Args:
         model: checkpoint.
@@ -206,7 +223,6 @@ def load_pipeline(model: str | os.PathLike, asr: str | None = None) -> Pipeline:
     Raises:
         OSError: no such checkpoint.
     """
-    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read at use, so it also holds after the import
     options = {} if asr is None else {"asr": asr}
     return pipeline("audio-text-emotion", model=os.fspath(model), trust_remote_code=True, **options)
 
@@ -226,6 +242,7 @@ def serve(
     Raises:
         OSError: the port is taken.
     """
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read at use, so it also holds after the import
     app.launch(
         server_name=host,
         server_port=port,
@@ -234,6 +251,7 @@ def serve(
         footer_links=[],
         run_history=False,
         enable_monitoring=False,
+        state_session_capacity=_SESSIONS,
         ssr_mode=False,
         theme=THEME,
         css=CSS,
@@ -241,8 +259,13 @@ def serve(
         prevent_thread_lock=True,
     )
     print(f"The demo runs at {app.local_url} (Ctrl-C ends it)", flush=True)
-    if wait:
-        app.block_thread()
+    if not wait:
+        return
+    try:
+        with _signals_end_it():
+            threading.Event().wait()
+    finally:
+        app.close()
 
 
 def preferred_language(request: gr.Request) -> str:
@@ -258,13 +281,61 @@ def read_examples(folder: str | os.PathLike) -> tuple[list[list[str | None]], li
     return rows, [entry["name"] for entry in entries]
 
 
+def make_temporary_folder() -> Path:
+    """A folder that is removed with this process, or, where it was killed, when the next page starts."""
+    _remove_left_behind()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = (folder / _LOCK).open("w")  # open, and locked, as long as this process lives
+    if fcntl is not None:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def remove() -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
+
+    atexit.register(remove)
+    return folder
+
+
 def _use_folder_of_its_own() -> Path:
     """What visitors upload lies in a folder of this page. Gradio's default is one for all pages of a machine, and a
     page that ends removes its files there, also those that another one shows."""
-    folder = tempfile.mkdtemp(prefix="bibier-demo-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    os.environ["GRADIO_TEMP_DIR"] = folder
-    return Path(folder)
+    folder = make_temporary_folder()
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
+
+
+def _remove_left_behind() -> None:
+    """Remove the folders of pages that were killed: nobody holds their locks."""
+    for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
+        try:
+            if fcntl is None or time.time() - lock.stat().st_mtime < _STARTING_S:
+                continue
+            with lock.open() as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(lock.parent, ignore_errors=True)
+        except OSError:  # held, somebody else's, or just removed
+            continue
+
+
+@contextmanager
+def _signals_end_it() -> Iterator[None]:
+    """SIGTERM and SIGHUP end the process as Ctrl-C does, with everything cleaned up, unless they are handled or ignored
+    already."""
+
+    def end(number: int, frame: Any) -> None:
+        raise SystemExit(128 + number)
+
+    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    main = threading.current_thread() is threading.main_thread()
+    mine = [number for number in numbers if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in mine:
+        signal.signal(number, end)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
 
 
 def _timeline_heading(texts: Texts, limits: Limits) -> str:

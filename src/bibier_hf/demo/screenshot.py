@@ -11,11 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Page, sync_playwright
 
 from .analysis import Limits
-from .app import build_app, load_pipeline, serve
+from .app import build_app, serve
 from .examples import SCENE, write_examples
 from .texts import TEXTS
 
@@ -63,11 +64,11 @@ def wait_for_recording(page: Page) -> None:
     page.locator("#duration:not(:text-is('0:00'))").wait_for(timeout=PATIENCE_MS)
 
 
-def take_screenshot(checkpoint: str, picture: str | Path) -> None:
-    """Show the longest example to a checkpoint and write the whole page as a PNG."""
+def take_screenshot(pipe: Any, picture: str | Path) -> None:
+    """Show the longest example to a pipeline and write the whole page as a PNG."""
     limits = Limits()
     with tempfile.TemporaryDirectory() as examples:
-        app = build_app(load_pipeline(checkpoint), write_examples(examples), limits)
+        app = build_app(pipe, write_examples(examples), limits)
         serve(app, limits, wait=False)
         try:
             with open_window() as page:
@@ -87,5 +88,7 @@ if __name__ == "__main__":
     parser.add_argument("checkpoint", help="folder or Hub id")
     parser.add_argument("picture", help="PNG to write")
     arguments = parser.parse_args()
-    take_screenshot(arguments.checkpoint, arguments.picture)
+    from ..commands.checkpoint import load_pipeline
+
+    take_screenshot(load_pipeline(arguments.checkpoint), arguments.picture)
     print(f"{arguments.picture}: {Path(arguments.picture).stat().st_size / 1000:.0f} kB", file=sys.stderr)

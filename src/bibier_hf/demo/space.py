@@ -31,12 +31,12 @@ import os
 from pathlib import Path
 
 from bibier_demo.analysis import Limits
-from bibier_demo.app import build_app, load_pipeline, serve
+from bibier_demo.app import build_app, load_remote_pipeline, serve
 
 MODEL = os.environ.get("BIBIER_MODEL", "{model_id}")
 LIMITS = Limits()
 
-app = build_app(load_pipeline(MODEL), Path(__file__).parent / "examples", LIMITS)
+app = build_app(load_remote_pipeline(MODEL), Path(__file__).parent / "examples", LIMITS)
 
 if __name__ == "__main__":
     serve(app, LIMITS)
