@@ -1,6 +1,12 @@
 """Makes the Auto classes and `pipeline` of transformers know the model. Done by `import bibier_hf`."""
 
-from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoProcessor
+from transformers import (
+    AutoConfig,
+    AutoModel,
+    AutoModelForAudioClassification,
+    AutoModelForSequenceClassification,
+    AutoProcessor,
+)
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .model.configuration_bibier import DEFAULT_MODEL_ID, TASK, BiBiERConfig
@@ -24,7 +30,8 @@ def register() -> None:
     """Enter configuration, model, processor and pipeline; once more does no harm."""
     AutoConfig.register(BiBiERConfig.model_type, BiBiERConfig, exist_ok=True)
     AutoModel.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
-    AutoModelForAudioClassification.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
+    for auto_class in (AutoModelForAudioClassification, AutoModelForSequenceClassification):
+        auto_class.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
     AutoProcessor.register(BiBiERConfig, BiBiERProcessor, exist_ok=True)
     PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # that of a checkpoint's own code
     register_task()

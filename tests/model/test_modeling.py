@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification, BiBiERProcessor
 from bibier_hf.model.modeling_bibier import soft_cross_entropy
@@ -416,3 +416,36 @@ def test_checkpointed_activations_change_no_gradient(tiny_options, processor, cl
         assert calls == dict.fromkeys(layers, 2 if checkpointed else 1)
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, msg=lambda text, name=name: f"{name}: {text}")
+
+
+def test_original_mode_gives_the_same_from_stored_features_as_from_raw_text(tiny_options: dict):
+    torch.manual_seed(0)
+    model = BiBiERForEmotionClassification.from_backbones(
+        **tiny_options, original_behaviour=True, max_text_tokens=30
+    ).eval()
+    ids = torch.randint(3, 200, (1, 9))
+    with torch.no_grad():
+        features, mask = model.encode_text(ids)
+        raw = model(input_ids=ids)
+        stored = model(text_features=features, text_features_mask=mask)
+    torch.testing.assert_close(stored.logits, raw.logits, atol=1e-6, rtol=0)
+    torch.testing.assert_close(stored.text_logits, raw.text_logits, atol=1e-6, rtol=0)
+
+
+def test_a_plain_trainer_scores_the_fused_logits_and_its_checkpoint_loads(tmp_path: Path, tiny_options: dict):
+    model = BiBiERForEmotionClassification.from_backbones(**tiny_options)
+    rows = [{"audio_features": torch.randn(5, 96), "text_features": torch.randn(4, 96), "labels": 2}] * 3
+    shapes = []
+    trainer = Trainer(
+        model=model,
+        args=TrainingArguments(tmp_path / "run", use_cpu=True, max_steps=1, report_to=[], disable_tqdm=True),
+        train_dataset=rows,
+        eval_dataset=rows,
+        compute_metrics=lambda prediction: shapes.append(prediction.predictions.shape) or {},
+    )
+    trainer.train()
+    trainer.evaluate()
+    assert shapes == [(3, 7)]
+    trainer.save_model(tmp_path / "saved")
+    again = AutoModel.from_pretrained(tmp_path / "saved")
+    torch.testing.assert_close(again.classifier[-1].weight, model.classifier[-1].weight, atol=0, rtol=0)

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
-from bibier_hf import EMOTIONS, AudioError, AudioTextEmotionPipeline
+from bibier_hf import EMOTIONS, AudioError, AudioTextEmotionPipeline, BiBiERForEmotionClassification, BiBiERProcessor
 
 TEXT = "I can't believe it!"
 
@@ -262,3 +262,21 @@ def test_save_pretrained_carries_the_processor(pipe: AudioTextEmotionPipeline, t
 def test_no_default_model_yet():
     with pytest.raises(ValueError, match=r"model=\.\.\."):
         pipeline("audio-text-emotion")
+
+
+def test_the_pipelines_of_one_modality(checkpoint: Path, clip):
+    """What the tags of the cards promise."""
+    model = BiBiERForEmotionClassification.from_pretrained(checkpoint).eval()
+    processor = BiBiERProcessor.from_pretrained(checkpoint)
+    samples = {"audio-classification": {"audio": clip(1.0)}, "text-classification": {"text": "I am so happy!"}}
+    for task, sample in samples.items():
+        with torch.no_grad():
+            expected = model(**processor(**sample, sampling_rate=16_000)).logits.softmax(-1)[0]
+        (given,) = sample.values()
+        answers = pipeline(task, model=str(checkpoint), top_k=7, device="cpu")(given)
+        found = {answer["label"]: answer["score"] for answer in answers}
+        assert len(found) == 7
+        for index, name in model.config.id2label.items():
+            assert found[name] == pytest.approx(expected[index].item(), abs=1e-4)
+    with pytest.raises(ValueError, match="audio_attention_mask"):
+        model(**processor(audio=clip(1.0), text="a", sampling_rate=16_000), attention_mask=torch.ones(1, 3))

@@ -341,3 +341,26 @@ def test_e5_prefix_follows_from_the_name(tmp_path: Path):
         ByT5Tokenizer().save_pretrained(tmp_path / name)
         (tmp_path / name / "config.json").write_text('{"model_type": "t5"}')
         assert BiBiERProcessor.from_backbones(text=str(tmp_path / name)).text_prefix == prefix
+
+
+@pytest.mark.parametrize("kind", ["whisper", "wav2vec2"])
+def test_windows_of_a_long_clip_are_samples_of_their_own(kind: str, clip):
+    front_end = (
+        WhisperFeatureExtractor(feature_size=80, chunk_length=2)
+        if kind == "whisper"
+        else Wav2Vec2FeatureExtractor(do_normalize=True)
+    )
+    processor = BiBiERProcessor(front_end, ByT5Tokenizer(), max_window_s=2)
+    quiet, loud = 0.001 * clip(2.0, 1), clip(1.3, 2)  # a quiet window before a loud one
+    name = processor.audio_input_name
+    whole = processor(audio=np.concatenate([quiet, loud]), sampling_rate=16_000)[name][0]
+    alone = [processor(audio=window, sampling_rate=16_000)[name][0] for window in (quiet, loud)]
+    torch.testing.assert_close(whole, torch.cat(alone), atol=0, rtol=0)
+
+
+def test_as_many_frames_as_bands(clip):
+    processor = BiBiERProcessor(WhisperFeatureExtractor(feature_size=80), ByT5Tokenizer())
+    square = processor(audio=clip(0.8), sampling_rate=16_000)["input_features"][0]
+    longer = processor(audio=clip(0.81), sampling_rate=16_000)["input_features"][0]
+    assert square.shape == (80, 80)
+    assert (square[:70] - longer[:70]).abs().mean() < 0.1

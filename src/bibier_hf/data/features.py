@@ -32,7 +32,7 @@ from .prepare import cache_folder
 
 logger = logging.get_logger(__name__)
 
-PROCESSING_VERSION = 2
+PROCESSING_VERSION = 3
 """Raised when equal input gives other values than before, so that old rows are left alone."""
 
 DATA_COLUMNS = ("id", "corpus", "split", "audio", "text", "language", "label", "soft_label")

@@ -12,11 +12,14 @@ import torch
 from datasets import DatasetDict
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.utils import logging
 
 from ..data.features import InputDataset
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.sequence_bibier import finite_logits
+
+logger = logging.get_logger(__name__)
 
 CONDITIONS = {"both": MODALITIES, "audio": ("audio",), "text": ("text",)}
 """Condition -> what the model is given."""
@@ -64,7 +67,8 @@ def predict_logits(
         model: in evaluation mode.
         dataset: N rows.
         collator: that fits them.
-        batch_size: rows a step; clips of similar length go together.
+        batch_size: rows a step; clips of similar length go together. A model whose results depend on the batch takes
+            one at a time.
         name: of the progress bar.
     """
     return predict_conditions(model, dataset, collator, batch_size, ["both"], name)["both"]
@@ -81,6 +85,9 @@ def predict_conditions(
 ) -> dict[str, np.ndarray]:
     """`{condition: logits (N, 7)}` under some of `CONDITIONS`, of rows that have what these give; arguments:
     [`predict_logits`]."""
+    if model.config.depends_on_batch and batch_size > 1:
+        logger.warning_once(model.config.batch_warning)
+        batch_size = 1
     order = np.argsort(-dataset.lengths, kind="stable")
     logits = {
         condition: np.empty((len(dataset), model.config.num_labels), dtype=np.float32) for condition in conditions

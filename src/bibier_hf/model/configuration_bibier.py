@@ -173,6 +173,7 @@ class BiBiERConfig(PreTrainedConfig):
     """
 
     model_type = "bibier"
+    keys_to_ignore_at_inference = ["audio_logits", "text_logits", "fused_embedding"]
     sub_configs_defaults = {
         "audio_config": SubConfigSpec(config_class=AutoConfig, model_type="wav2vec2-bert", optional=True),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="bert", optional=True),
@@ -360,6 +361,14 @@ class BiBiERConfig(PreTrainedConfig):
         """Is a sample's result allowed to depend on the batch that it is computed in (defects of the published
         code)?"""
         return not self.masked or (self.graph_edges == "first_pair" and self.fusion in ("bigraph", "bigatedgraph"))
+
+    @property
+    def batch_warning(self) -> str:
+        """What to say where such a model is asked for batches."""
+        return (
+            "This model reproduces defects of the published code that make a result depend on its batch "
+            f"({', '.join(self.reproduced_defects)}); batch_size=1 is used."
+        )
 
     @property
     def reproduced_defects(self) -> dict[str, Any]:

@@ -58,6 +58,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_bibier.BiBiERConfig",
     "AutoModel": "modeling_bibier.BiBiERForEmotionClassification",
     "AutoModelForAudioClassification": "modeling_bibier.BiBiERForEmotionClassification",
+    "AutoModelForSequenceClassification": "modeling_bibier.BiBiERForEmotionClassification",
     "AutoProcessor": "processing_bibier.BiBiERProcessor",
 }
 _HEAD_PREFIXES = ("audio_encoder.", "text_encoder.", "fusion.", "classifier.", "mixture.")
@@ -498,6 +499,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
         return_dict: bool | None = None,
+        attention_mask: torch.Tensor | None = None,
     ) -> BiBiEROutput | tuple:
         """Raw inputs, or precomputed backbone features, of either modality or both.
 
@@ -516,11 +518,23 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             labels: hard, integers (B,), or soft, (B, K) with rows that sum to one.
             num_items_in_batch: samples of the whole (global) batch; the loss is a sum divided by it. None: B.
             return_dict: False for a plain tuple.
+            attention_mask: mask of the only raw input, under the name that transformers' pipelines of one modality
+                (`"audio-classification"`, `"text-classification"`) give it.
 
         Raises:
             ValueError: nothing to work on, both forms of one modality, or shapes that do not fit; says which.
         """
         raw_audio = self._one_audio_input(input_values, input_features)
+        if attention_mask is not None:
+            if (raw_audio is None) == (input_ids is None):
+                raise ValueError(
+                    "attention_mask is for either audio or text; name the masks audio_attention_mask and "
+                    "text_attention_mask, as BiBiERProcessor does."
+                )
+            if raw_audio is None:
+                text_attention_mask = attention_mask
+            else:
+                audio_attention_mask = attention_mask
         audio, audio_mask = self._features(
             "audio", raw_audio, audio_attention_mask, audio_features, audio_features_mask
         )
@@ -615,6 +629,15 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
                 f"The audio backbone '{self.config.audio_config.model_type}' reads {expected}; leave the other one "
                 "out."
             )
+        if input_features is not None and input_features.dim() == 3:
+            backbone = self.config.audio_config
+            bands = getattr(backbone, "feature_projection_input_dim", None) or backbone.num_mel_bins
+            if input_features.shape[-1] != bands:
+                raise ValueError(
+                    f"input_features must have the shape (batch, frames, {bands}), got {tuple(input_features.shape)}. "
+                    f"BiBiERProcessor and pipeline({TASK!r}) make them; Whisper's own front end, which "
+                    "pipeline('audio-classification') uses, puts the bands first and pads to 30 s."
+                )
         return input_values if input_features is None else input_features
 
     def _features(
@@ -631,9 +654,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if raw is not None and modality in self.config.modalities:
             encode = self.encode_audio if modality == "audio" else self.encode_text
             features, mask = encode(raw, raw_mask)
-            if modality == "text" and not self.config.masked:
-                features, mask = self._as_published(features, mask)
-            return features.to(self._compute_dtype), mask
+            return self._as_published(modality, features.to(self._compute_dtype), mask)
         if features is None or modality not in self.config.modalities:
             return None, None
         width = self.config.feature_size(modality)
@@ -646,21 +667,25 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             features = features.new_zeros(features.shape[0], 1, width)
             return features, torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
         if mask is None:
-            return features, torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
+            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
         if mask.shape != features.shape[:2]:
             raise ValueError(
                 f"{modality}_features_mask has the shape {tuple(mask.shape)}; it must be {tuple(features.shape[:2])}."
             )
-        return kept_first(features, mask.bool())
+        return self._as_published(modality, *kept_first(features, mask.bool()))
 
     @property
     def _compute_dtype(self) -> torch.dtype:
         """Of everything above the backbones."""
         return next(parameter.dtype for name, parameter in self.named_parameters() if name.startswith(_HEAD_PREFIXES))
 
-    def _as_published(self, features: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _as_published(
+        self, modality: str, features: torch.Tensor, mask: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """The published code encodes the whole text, keeps the first `max_text_tokens` positions and fills up with
-        zeros, unmasked."""
+        zeros, unmasked. Features of another origin than the model's backbone are taken as they are."""
+        if modality != "text" or self.config.masked or self.config.text_config is None:
+            return features, mask
         features = (features * mask.unsqueeze(-1))[:, : self.config.max_text_tokens]
         features = F.pad(features, (0, 0, 0, self.config.max_text_tokens - features.shape[1]))
         return features, mask.any(1, keepdim=True).expand(features.shape[:2])

@@ -112,10 +112,7 @@ class AudioTextEmotionPipeline(Pipeline):
         if isinstance(inputs, list) and not inputs:
             return []
         if self.model.config.depends_on_batch and (kwargs.get("batch_size") or self._batch_size or 1) > 1:
-            logger.warning_once(
-                "This model reproduces defects of the published code that make a result depend on its batch "
-                f"({', '.join(self.model.config.reproduced_defects)}); batch_size=1 is used."
-            )
+            logger.warning_once(self.model.config.batch_warning)
             kwargs["batch_size"] = 1
         options = self._timeline_options(kwargs)
         if not options.asked_for:

@@ -8,7 +8,13 @@ from typing import Any, TypedDict
 
 import numpy as np
 import torch
-from transformers import AutoFeatureExtractor, AutoTokenizer, ByT5Tokenizer, SeamlessM4TFeatureExtractor
+from transformers import (
+    AutoFeatureExtractor,
+    AutoTokenizer,
+    ByT5Tokenizer,
+    SeamlessM4TFeatureExtractor,
+    WhisperFeatureExtractor,
+)
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
@@ -67,6 +73,8 @@ class BiBiERProcessor(ProcessorMixin):
         tokenizer: of the text backbone.
         max_text_tokens: longer texts are cut by the tokenizer, special tokens included.
         text_prefix: put before every text, for backbones that were trained with one (`"query: "` for E5).
+        max_window_s: the model encodes longer audio in windows of this many seconds (`BiBiERConfig.max_window_s`);
+            Whisper's log-mel frames and waveforms are normalized window by window.
 
     The class attributes `text_kwargs` and `audio_kwargs` are the defaults of a call. `processor.audio_kwargs =
     {**processor.audio_kwargs, "sampling_rate": 16_000}` says once what the rate of bare arrays is.
@@ -77,9 +85,16 @@ class BiBiERProcessor(ProcessorMixin):
     audio_kwargs: BiBiERAudioKwargs = {"return_tensors": "pt"}
 
     def __init__(
-        self, feature_extractor: Any, tokenizer: Any, max_text_tokens: int = 95, text_prefix: str = "", **kwargs: Any
+        self,
+        feature_extractor: Any,
+        tokenizer: Any,
+        max_text_tokens: int = 95,
+        text_prefix: str = "",
+        max_window_s: float = 30.0,
+        **kwargs: Any,
     ):
         self.max_text_tokens = max_text_tokens
+        self.max_window_s = max_window_s
         self.text_prefix = text_prefix
         super().__init__(feature_extractor, tokenizer, **kwargs)
 
@@ -92,6 +107,7 @@ class BiBiERProcessor(ProcessorMixin):
         text_revision: str | None = None,
         max_text_tokens: int | None = None,
         text_prefix: str | None = None,
+        max_window_s: float = 30.0,
     ) -> "BiBiERProcessor":
         """The processor for a pair of backbones; the arguments are those of [`BiBiERConfig.from_backbones`].
 
@@ -100,6 +116,7 @@ class BiBiERProcessor(ProcessorMixin):
             audio_revision, text_revision: revision of a Hub id.
             max_text_tokens: None takes 95, and 192 for the byte-level embedded text backbone.
             text_prefix: None takes `"query: "` where the name of the text backbone says E5, else nothing.
+            max_window_s: that of the model.
         """
         if audio == EMBEDDED:
             feature_extractor = SeamlessM4TFeatureExtractor(
@@ -115,7 +132,13 @@ class BiBiERProcessor(ProcessorMixin):
         if text_prefix is None:
             name = os.path.basename(str(text).rstrip("/\\"))
             text_prefix = "query: " if re.search(r"(^|[-_])e5([-_]|$)", name, re.IGNORECASE) else ""
-        return cls(feature_extractor, tokenizer, max_text_tokens=max_text_tokens, text_prefix=text_prefix)
+        return cls(
+            feature_extractor,
+            tokenizer,
+            max_text_tokens=max_text_tokens,
+            text_prefix=text_prefix,
+            max_window_s=max_window_s,
+        )
 
     @property
     def sampling_rate(self) -> int:
@@ -267,7 +290,27 @@ class BiBiERProcessor(ProcessorMixin):
         return [None if row is None else row[: options["max_length"]] for row in rows]
 
     def _front_end(self, clip: np.ndarray) -> np.ndarray:
-        """Waveform (S,) -> what the backbone reads, unpadded: (S,) or (F, M)"""
+        """Waveform (S,) -> what the backbone reads, unpadded: (S,) or (F, M). Each window that the model will encode
+        by itself is normalized by itself."""
+        size = self._window_samples or max(len(clip), 1)
+        windows = [self._window(clip[start : start + size]) for start in range(0, max(len(clip), 1), size)]
+        return np.concatenate(windows) if len(windows) > 1 else windows[0]
+
+    @property
+    def _window_samples(self) -> int | None:
+        """None: the frames of a window overlap those of the next one, so that a clip cannot be cut before."""
+        if self.audio_input_name == "input_values":
+            return int(self.max_window_s * SAMPLING_RATE)
+        if self._is_whisper:
+            hop = self.feature_extractor.hop_length
+            return min(int(self.max_window_s * SAMPLING_RATE / hop) * hop, self.feature_extractor.n_samples)
+        return None
+
+    @property
+    def _is_whisper(self) -> bool:
+        return isinstance(self.feature_extractor, WhisperFeatureExtractor)
+
+    def _window(self, clip: np.ndarray) -> np.ndarray:
         spectral = self.audio_input_name == "input_features"
         if spectral and len(clip) < _SHORTEST_SPECTRAL_CLIP:
             clip = np.pad(clip, (0, _SHORTEST_SPECTRAL_CLIP - len(clip)))
@@ -275,9 +318,7 @@ class BiBiERProcessor(ProcessorMixin):
             clip, sampling_rate=SAMPLING_RATE, padding="longest", truncation=False, return_tensors="np"
         )
         values = np.asarray(out[self.audio_input_name][0], dtype=np.float32)
-        if spectral and values.shape[0] == self._bands and values.shape[1] != self._bands:
-            values = values.T  # Whisper puts the bands first
-        return np.ascontiguousarray(values)
+        return np.ascontiguousarray(values.T if self._is_whisper else values)  # Whisper puts the bands first
 
     def _token_ids(self, texts: Sequence[str | None], options: dict[str, Any]) -> list[np.ndarray | None]:
         """Unpadded ids (T,) of each text."""

@@ -65,6 +65,7 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
         text or EMBEDDED,
         **revisions,
         max_text_tokens=model.config.max_text_tokens,
+        max_window_s=model.config.max_window_s,
         text_prefix=run.text_prefix,
     )
     return model, processor

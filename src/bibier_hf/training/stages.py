@@ -109,7 +109,8 @@ def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: i
     config.modalities = [modality]
     with_backbone = not getattr(config, f"freeze_{modality}_backbone")
     for name in MODALITIES:
-        if name != modality or not with_backbone:
+        # In the original mode the model fills up what comes from its text backbone, so it must know that it has one.
+        if name != modality or not (with_backbone or not config.masked):
             setattr(config, f"{name}_config", None)
     set_seed(seed)
     head = BiBiERForEmotionClassification(config, build_backbones=False)
