@@ -16,6 +16,7 @@ not depend on its batch.
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -179,6 +180,10 @@ class BiBiERPreTrainedModel(PreTrainedModel):
                 )  # says more where the config is wrong
             if source is None or (isinstance(error, TypeError) and "unexpected keyword argument" in str(error)):
                 raise
+            if sys.flags.optimize > 1:
+                raise CheckpointError(
+                    "python -OO (PYTHONOPTIMIZE=2) removes the docstrings that transformers reads. Use -O, or neither."
+                ) from error
             raise CheckpointError(f"{source}: the weights cannot be loaded: {one_line(error)}") from error
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._check_labels(source, kwargs.get("ignore_mismatched_sizes", False))
