@@ -1,8 +1,11 @@
 """Reports on label sets, and the figures of the published ones."""
 
 import json
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bibier_hf import EMOTIONS
@@ -81,3 +84,54 @@ def test_pictures(tmp_path):
 def test_user_errors_are_told_in_one_line(arguments, capsys):
     assert label_main(arguments) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def _written(kind: str, folder: Path) -> Path:
+    """A file that is no table of soft labels."""
+    header = ",".join(["id", "label", *EMOTIONS])
+    contents = {
+        "empty.csv": b"",
+        "header.csv": header.encode(),
+        "failed.csv": f"{header}\na,sad,,,,,,,\n".encode(),
+        "no-gold.csv": f"{header}\na,,1,0,0,0,0,0,0\n".encode(),
+        "columns.csv": b"id,label,anger\na,sad,1\n",
+        "binary.csv": bytes(range(256)) * 4,
+        "quote.csv": f'{header}\n"a,sad,1,0,0,0,0,0,0\n'.encode(),
+        "list.jsonl": (json.dumps({name: ["a"] for name in ["id", "label", *EMOTIONS]}) + "\n").encode(),
+        "empty.jsonl": b"\n",
+        "empty.parquet": b"",
+        "cut.parquet": b"PAR1" + bytes(100),
+        "table.xlsx": b"PK",
+    }
+    path = folder / kind
+    if kind == "folder.csv":
+        path.mkdir()
+    elif kind == "columns.parquet":
+        pq.write_table(pa.table({"x": [1, 2]}), path)
+    elif kind == "no-rows.parquet":
+        pq.write_table(pa.table({name: pa.array([], pa.string()) for name in ["id", "label", *EMOTIONS]}), path)
+    elif kind == "billions.parquet":
+        # A row costs nothing: the same value again
+        column = pa.DictionaryArray.from_arrays(pa.array(np.zeros(6_000_000, np.int8)), ["x"])
+        pq.write_table(pa.table({name: column for name in ["id", "label", *EMOTIONS]}), path)
+        assert path.stat().st_size < 200_000
+    elif kind != "missing.csv":
+        path.write_bytes(contents[kind])
+    return path
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *("empty.csv", "header.csv", "failed.csv", "no-gold.csv", "columns.csv", "binary.csv", "quote.csv"),
+        *("list.jsonl", "empty.jsonl", "empty.parquet", "cut.parquet", "columns.parquet", "no-rows.parquet"),
+        *("billions.parquet", "table.xlsx", "folder.csv", "missing.csv"),
+    ],
+)
+def test_a_table_that_is_none_is_reported_and_no_traceback(tmp_path, capsys, kind):
+    path = _written(kind, tmp_path)
+    assert label_main(["report", str(path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert kind in said.err.splitlines()[0]
