@@ -22,7 +22,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
 	@touch $@
 
-TRAIN_QUICKSTART := HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --config_file recipes/accelerate_configs/cpu.yaml recipes/train.py recipes/quickstart.yaml --overwrite true
+TRAIN_QUICKSTART := HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file recipes/accelerate_configs/cpu.yaml recipes/train.py recipes/quickstart.yaml --overwrite true
 
 quickstart: $(INSTALLED)
 	$(TRAIN_QUICKSTART)

@@ -66,6 +66,13 @@ def test_official_takes_dev_from_train_and_leaves_test_alone():
         assert dataset.column_names == list(COLUMNS)
 
 
+def test_dev_is_twelve_percent_unless_told_otherwise():
+    corpus = make_corpus(dialogues=70)
+    counts = Counter(corpus["train"]["label"])
+    expected = {label: round(0.12 * count) for label, count in counts.items()}
+    assert Counter(apply_protocol(corpus)["dev"]["label"]) == expected
+
+
 def test_official_keeps_an_own_dev_split():
     corpus = make_corpus(with_dev=True)
     assert ids(apply_protocol(corpus, "official")) == ids(corpus) | {"train": list(corpus["train"]["id"])}
@@ -103,6 +110,12 @@ def test_speaker_independent_rotates_over_every_clip_and_keeps_speakers_whole(fo
         assert len(arranged["test"]) == pytest.approx(len(everything) / NUM_FOLDS, abs=4)  # a speaker has four clips
         tested += arranged["test"]["id"]
     assert sorted(tested) == everything
+
+
+def test_folds_of_dialogues_are_no_folds_of_speakers():
+    own, without = make_corpus(fold=True), make_corpus()
+    assert ids(apply_protocol(own, "speaker_independent")) == ids(apply_protocol(without, "speaker_independent"))
+    assert ids(apply_protocol(own, "dialogue_grouped")) != ids(apply_protocol(without, "dialogue_grouped"))
 
 
 def test_dialogue_grouped_uses_the_folds_of_the_corpus():
@@ -233,6 +246,19 @@ def test_group_split_keeps_groups_whole_and_fills_every_split(pairs, seed):
     assert all(
         len({split for split, group in zip(splits, groups, strict=True) if group == name}) == 1 for name in set(groups)
     )
+
+
+def test_the_largest_remainder_gives_the_next_row():
+    roles = ["long"] * 7 + ["short"] * 3  # 30 % of them: 2.1 and 0.9, 3 in all
+    for seed in range(5):
+        chosen = stratified_sample([str(index) for index in range(10)], [0] * 10, roles, 0.3, seed)
+        assert Counter(roles[index] for index in chosen) == {"long": 2, "short": 1}
+
+
+def test_the_largest_groups_are_placed_first():
+    groups = ["large"] * 6 + list("abcdef")
+    splits = stratified_group_split([0] * 12, groups, {"dev": 0.5}, seed=0)
+    assert Counter(splits) == {"train": 6, "dev": 6}
 
 
 def test_group_split_of_single_rows_is_stratified():

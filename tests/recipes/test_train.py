@@ -122,6 +122,13 @@ def test_a_mistake_is_one_line_and_exit_code_2(launch, run_file, tmp_path, argum
     assert "Traceback" not in done.stderr
 
 
+def test_a_quiet_launcher_adds_nothing_to_the_one_line(launch, run_file, tmp_path):
+    launcher = (*ACCELERATE, "--quiet", "--config_file", "recipes/accelerate_configs/cpu.yaml")
+    done = launch("recipes/train.py", run_file, "--output_dir", tmp_path, "--learning_rat", "1", launcher=launcher)
+    assert done.returncode == 1  # Accelerate's own
+    assert done.stderr == "error: learning_rat: unknown key. Did you mean learning_rate?\n"
+
+
 def test_help_exits_with_zero(launch):
     done = launch("recipes/train.py", "--help")
     assert done.returncode == 0

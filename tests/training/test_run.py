@@ -18,8 +18,8 @@ from bibier_hf.evaluation.calibration import fit_temperature
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.evaluation.report import Predictions
 from bibier_hf.files import WriteError
-from bibier_hf.training.arguments import ArgumentError, run_arguments
-from bibier_hf.training.fit import build_model, calibration_facts, make_inputs, make_trainer
+from bibier_hf.training.arguments import ArgumentError, CorpusArguments, run_arguments
+from bibier_hf.training.fit import build_model, calibration_facts, make_extractor, make_inputs, make_trainer
 from bibier_hf.training.output import complete_output
 from bibier_hf.training.run import load_corpora, run_training
 
@@ -467,6 +467,72 @@ def test_a_run_hands_the_trainer_what_it_was_asked_for(small_run):
     assert (trainer.scheduler_name, trainer.optimizer_cls_and_kwargs[0]) == ("onecycle", torch.optim.SGD)
     assert trainer.processor is processor
     assert trainer.train_corpora is None  # one corpus
+    assert trainer.train_lengths is None
     assert trainer.eval_groups == {"corpus": ["small"] * 7, "language": list(corpora["small"]["dev"]["language"])}
     assert [row["label"] for row in trainer.eval_dataset] == list(corpora["small"]["dev"]["label"])
     assert [row["label"] for row in trainer.train_dataset] == list(corpora["small"]["train"]["label"])
+
+
+def test_batches_are_grouped_by_length_if_asked_for(small_run, feature_model, feature_rows):
+    rows = feature_rows()
+    trainer = make_trainer(small_run(group_by_length=True), feature_model(), None, rows, feature_rows(14, 1))
+    np.testing.assert_array_equal(trainer.train_lengths, rows.lengths)
+
+
+@pytest.mark.parametrize("balanced", [True, False])
+def test_class_weights_follow_the_draws(small_run, feature_model, feature_rows, balanced):
+    """Corpus `a` is twice as large as `b`: with balanced draws a sample of `b` counts twice."""
+    model, rows = feature_model(), feature_rows(22)
+    trainer = make_trainer(small_run(corpus_balanced_sampling=balanced), model, None, rows, feature_rows(14, 1))
+    corpora = np.array(rows.metadata["corpus"])
+    sizes = {name: (corpora == name).sum() for name in ("a", "b")}
+    draws = np.array([len(rows) / 2 / sizes[name] if balanced else 1.0 for name in corpora])
+    counts = np.array([draws[rows.labels == label].sum() for label in range(7)])
+    expected = counts.sum() / (7 * counts)
+    np.testing.assert_allclose(model.config.class_weights, expected, rtol=1e-6)
+    assert (trainer.train_corpora is not None) == balanced
+
+
+def test_options_of_the_cache_reach_the_stores(small_run, tmp_path):
+    cache = {"directory": str(tmp_path / "stores"), "dtype": "float16", "compute_dtype": "int8", "batch_size": 3}
+    run = small_run(feature_cache=cache)
+    model, processor = build_model(run, 42)
+    extractor = make_extractor(model, processor, run.feature_cache)
+    assert extractor.stores["audio"].folder.parent == tmp_path / "stores"
+    assert extractor.stores["audio"].dtype == torch.float16
+    assert (extractor.compute_dtype, extractor.batch_size) == (torch.int8, 3)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_another(small_run):
+    models = [build_model(small_run(), seed)[0].state_dict() for seed in (1, 1, 2)]
+    assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
+    assert any(not torch.equal(models[0][name], models[2][name]) for name in models[0])
+
+
+def test_the_processor_reads_texts_as_the_run_says(small_run, tiny_options):
+    _, processor = build_model(small_run(text_prefix="query: ", model=tiny_options | {"max_text_tokens": 9}), 42)
+    assert processor.text_prefix == "query: "
+    assert processor.max_text_tokens == 9
+
+
+def test_a_corpus_is_split_as_its_protocol_says(write_table, tmp_path, monkeypatch):
+    monkeypatch.setenv("BIBIER_CACHE", str(tmp_path / "cache"))
+    table = write_table(tmp_path, "own", train=84)
+    lines = table.read_text(encoding="utf-8").splitlines()
+    lines = [lines[0], *(line.replace(",dev,", ",train,") for line in lines[1:])]  # no dev split of its own
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    def ids(**options):
+        corpus = CorpusArguments(name="csv", data_dir=str(table), **options)
+        splits = load_corpora([corpus])
+        ((name, rows),) = splits.items()
+        assert name == options.get("options", {}).get("corpus", "own")
+        return {split: list(rows[split]["id"]) for split in ("train", "dev", "test")}
+
+    plain = ids()
+    assert len(plain["dev"]) == 7 * round(0.12 * 13)  # 13 clips of each label
+    assert len(ids(dev_share=0.4)["dev"]) == 7 * round(0.4 * 13)
+    assert set(ids(split_seed=1)["dev"]) != set(plain["dev"])
+    assert ids(options={"corpus": "renamed"})["test"] != plain["test"]  # ids carry the name
+    folds = [ids(protocol="speaker_independent", fold=fold) for fold in (0, 1)]
+    assert set(folds[0]["dev"]) == set(folds[1]["test"]) != set(plain["test"])

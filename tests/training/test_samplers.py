@@ -94,3 +94,11 @@ def test_no_class_weights():
     assert class_weights([0, 1], 2, "none") is None
     with pytest.raises(ValueError, match="Unknown class_weights 'equal'"):
         class_weights([0, 1], 2, "equal")
+
+
+def test_only_pools_of_batches_are_sorted_by_length():
+    """Sorting everything would put the same samples into one batch in every epoch."""
+    sampler = EpochSampler(4000, seed=0, lengths=list(range(4000)), group_size=10)
+    order = np.array(list(sampler)).reshape(-1, 10)
+    assert len(np.unique(np.argwhere(order >= 3990)[:, 0])) > 3  # the ten longest are not together
+    assert np.ptp(order, axis=1).mean() < 4000 / 20  # but each batch is of similar length

@@ -18,7 +18,13 @@ from bibier_hf.data.tables import CorpusError
 from bibier_hf.training.arguments import ArgumentError, run_arguments
 from bibier_hf.training.fit import make_trainer
 from bibier_hf.training.run import run_training
-from bibier_hf.training.soft_labels import GoldLabels, SmoothedLabels, attach_soft_labels, draw_smoothing
+from bibier_hf.training.soft_labels import (
+    GoldLabels,
+    SmoothedLabels,
+    attach_label_tables,
+    attach_soft_labels,
+    draw_smoothing,
+)
 
 from .conftest import SPECS
 
@@ -101,6 +107,42 @@ def test_the_dev_loss_knows_gold_labels_alone(feature_model, feature_rows, tmp_p
     )
 
 
+def test_several_tables_of_a_corpus_count_as_their_mean(labelled_corpus):
+    splits, path = labelled_corpus
+    other = path.with_name("other.csv")
+    lines = [line.split(",") for line in path.read_text().splitlines()[:-1]]
+    uniform = [[*line[:2], "", *[str(1 / 7)] * 7] for line in lines[1:]]
+    other.write_text("\n".join(map(",".join, [lines[0], *uniform])) + "\n")
+    attached, facts = attach_label_tables({"small": splits}, [[str(path), str(other)]])
+    first, _ = attach_label_tables({"small": splits}, [[str(path)]])
+    for mean, one in zip(attached["small"]["train"]["soft_label"], first["small"]["train"]["soft_label"], strict=True):
+        assert (mean is None) == (one is None)
+        if one is not None:
+            np.testing.assert_allclose(mean, (np.array(one) + 1 / 7) / 2, atol=2e-5)  # five decimals
+    assert facts["small"]["table"] == "labels.csv, other.csv"
+
+
+@pytest.mark.parametrize(
+    ("options", "attribute", "value"),
+    [
+        ({"smoothing_probability": 0.25}, "probability", 0.25),
+        ({"label_smoothing_mode": "argmax"}, "mode", "argmax"),
+        ({"gold_weight": 0.3}, "gold_weight", 0.3),
+        ({"seed": 7}, "seed", 7),
+    ],
+    ids=str,
+)
+def test_options_of_soft_labels_reach_the_training_set(
+    feature_model, feature_rows, tmp_path, options, attribute, value
+):
+    content = {"corpora": [{"name": "a"}], "output_dir": str(tmp_path), "use_cpu": True, "soft_labels": True}
+    trainer = make_trainer(
+        run_arguments(content | options), feature_model(), None, feature_rows(), feature_rows(14, 1)
+    )
+    assert getattr(trainer.train_dataset, attribute) == value
+    assert trainer.eval_dataset.probability == 0
+
+
 def test_draws_follow_from_seed_epoch_and_id_alone(feature_rows):
     data = feature_rows(70)
     smoothed = SmoothedLabels(data, probability=0.5, seed=1)
@@ -171,7 +213,13 @@ def test_labels_are_joined_by_id(labelled_corpus):
         "other_gold": 0,
     }
     assert joined["dev"]["soft_label"] == splits["dev"]["soft_label"]
-    with pytest.raises(CorpusError, match="none of the 7 ids"):
+    with open(path, "a") as file:
+        file.write(
+            f"of another corpus,happy,happy,0,0,0,1,0,0,0\n{splits['train']['id'][1]},surprise,,0,0,0,0,0,0,1\n"
+        )
+    _, facts = attach_soft_labels(splits, read_label_table(path))
+    assert (facts["soft"], facts["unused"], facts["other_gold"]) == (8, 1, 1)
+    with pytest.raises(CorpusError, match="none of the 9 ids"):
         attach_soft_labels(DatasetDict(train=splits["dev"]), read_label_table(path))
 
 
