@@ -35,7 +35,10 @@ def extract_main(arguments: Sequence[str]) -> int:
         keep_freed_memory()
         extract_features(run, drift_rows)
 
-    return guarded(extract, lambda: "Interrupted; what was computed so far is kept. Go on with the same command.")
+    return guarded(
+        extract,
+        lambda: "Interrupted; the shards that were written are kept (64 rows each). Go on with the same command.",
+    )
 
 
 def parse_extract_arguments(arguments: Sequence[str]) -> tuple[RunArguments, int]:

@@ -33,7 +33,17 @@ from ..llm import BACKENDS, LLMBackend, LLMError, get_backend
 from ..model.labels_bibier import EMOTIONS
 from .common import guarded
 
-_ANSWERS_STAY = "The answers so far are kept; the same command goes on from them."
+
+def _what_is_kept(options: argparse.Namespace) -> str:
+    store = _store(options)
+    return f"The answers so far are in {store}: the same command goes on from them." if Path(store).is_file() else ""
+
+
+def _store(options: argparse.Namespace) -> str:
+    """Where answers are kept."""
+    output = getattr(options, "output", None)
+    default = f"{output}.answers.sqlite" if output else str(Path(options.output_dir) / "answers.sqlite")
+    return options.store or default
 
 
 def label_main(arguments: Sequence[str], description: str | None = None) -> int:
@@ -54,7 +64,7 @@ def label_corpus(options: argparse.Namespace) -> None:
     output = Path(options.output)
     if output.suffix not in (".csv", ".parquet"):
         raise ArgumentError(f"output: {output} must end in .csv or .parquet.")
-    with locked(output, file=True, left=_ANSWERS_STAY):
+    with locked(output, file=True, left=lambda: _what_is_kept(options)):
         _label_rows(options, output)
 
 
@@ -71,7 +81,7 @@ def _label_rows(options: argparse.Namespace, output: Path) -> None:
         retries=options.retries,
         calibrate=not options.no_calibration,
         gold_weight=options.gold_weight,
-        store=options.store or f"{output}.answers.sqlite",
+        store=_store(options),
     )
     start = time.perf_counter()
     labelled = smooth(rows[:])
@@ -86,7 +96,7 @@ def _label_rows(options: argparse.Namespace, output: Path) -> None:
         print("Failed rows have no distribution; training uses their gold label and counts them.")
 
 
-@writes(lambda options: options.output_dir, left=_ANSWERS_STAY)
+@writes(lambda options: options.output_dir, left=_what_is_kept)
 def recognise_corpus(options: argparse.Namespace) -> None:
     """Classify a split without its labels and score it like any model."""
     rows = _rows(options, options.split)
@@ -97,7 +107,7 @@ def recognise_corpus(options: argparse.Namespace) -> None:
         prompt=load_prompt(options.prompt or DEFAULT_PROMPTS[options.way, False], examples),
         sampling=replace(DEFAULT_SAMPLING, seed=options.seed),
         calibrate=not options.no_calibration,
-        store=options.store or str(Path(options.output_dir) / "answers.sqlite"),
+        store=_store(options),
     )
     if recognise.prompt.states_label:
         raise ArgumentError(

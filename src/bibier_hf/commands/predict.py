@@ -11,6 +11,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ..errors import ArgumentError
+from ..files import WriteError
 from ..model.audio_bibier import AudioError
 from ..model.labels_bibier import EMOTIONS
 from ..model.pipeline_bibier import UNSURE
@@ -133,6 +134,8 @@ def predict_main(**options: Any) -> int:
             count += 1
             try:
                 answer = answer_sample(pipe, sample, arguments)
+            except WriteError:  # says nothing about the input
+                raise
             except (AudioError, OSError) as error:
                 failed += 1
                 tqdm.write(f"error: {name}: {error}", file=sys.stderr)

@@ -8,11 +8,9 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-from ..augmentation.tts import SynthesisError
-from ..augmentation.tug import ComponentError
+from ..errors import UserError
 from .corpora import CORPORA, get_corpus
 from .prepare import Corpus
-from .tables import CorpusError
 
 
 def prepare_any_command(description: str | None, argv: Sequence[str] | None = None) -> int:
@@ -28,7 +26,8 @@ def prepare_command(name: str, description: str | None, argv: Sequence[str] | No
     """Prepare the corpus `name` as the arguments say and print its counts and remarks.
 
     Returns:
-        exit code: 0 done, 1 the corpus cannot be used (the reasons are printed), 130 interrupted.
+        exit code: 0 done, 1 the corpus cannot be used (the reasons are printed), 130 interrupted
+        (143 by SIGTERM).
     """
     output_dir = "the output folder"
     try:
@@ -36,12 +35,12 @@ def prepare_command(name: str, description: str | None, argv: Sequence[str] | No
         options = vars(_parser(corpus, description).parse_args(argv))
         source, output_dir = options.pop("source", None), options.pop("output_dir")
         info = corpus.prepare(source, output_dir, **options)
-    except (CorpusError, ComponentError, SynthesisError, FileNotFoundError) as error:
+    except (UserError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"interrupted: {output_dir} is as it was", file=sys.stderr)
-        return 130
+    except KeyboardInterrupt as error:
+        print(f"Interrupted; {output_dir} is as it was.", file=sys.stderr)
+        return getattr(error, "exit_code", 130)
     print(describe_counts(info))
     for line in describe_remarks(info):
         print(line)
