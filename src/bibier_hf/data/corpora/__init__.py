@@ -24,8 +24,9 @@ missing transcripts, publishing and the command line are common code; the file o
             speaker, emotion, number = path.stem.split("_")
             split = "test" if speaker == "s3" else "train"
             label = normalise_label(emotion)
-            clips.append(Clip(neutral_id("mine", path.stem), split, label, language, audio=path, speaker=speaker,
-            where=path.name))
+            clips.append(
+                Clip(neutral_id("mine", path.stem), split, label, language, audio=path, speaker=speaker, where=path.name)
+            )
         return clips
 
     CORPUS = Corpus(name="mine", title="My corpus", homepage="https://example.org", license="CC BY 4.0", read=read)
