@@ -48,6 +48,7 @@ CANCELLED = 1e-3
 
 _MAX_CHANNELS = 64
 _LARGEST_FLAC_FRAME = 2**17
+_LAST_BLOCK = 1024
 _BLOCK_VALUES = 2**20
 """Values (samples x channels) that are decoded at once."""
 
@@ -332,8 +333,8 @@ class AudioReader:
         self._decoder, self._container = decoder, container
         if self.channels > _MAX_CHANNELS:
             raise AudioError(f"{name} has {self.channels} channels; at most {_MAX_CHANNELS} are allowed.")
-        frames = decoder.frames if 0 < decoder.frames < 2**40 else None
-        self.duration_s: float | None = container.duration_s or (frames and frames / self.rate)
+        self._expected = decoder.frames if 0 < decoder.frames < 2**40 else 0
+        self.duration_s: float | None = container.duration_s or self._expected / self.rate or None
         """Seconds; None: unknown before the end."""
 
     def blocks(self, samples: int | None = None) -> Iterator[np.ndarray]:
@@ -346,8 +347,11 @@ class AudioReader:
         size = size if samples is None else min(size, samples)
         read, promised = 0, self._container.frames
         while promised is None or read < promised:
+            count = size if promised is None else min(size, promised - read)
+            if self._expected:  # libsndfile fills what it does not read of a block with zeros, which takes time
+                count = min(count, max(self._expected - read, _LAST_BLOCK))
             with _decoding(self.name):
-                block = self._read(size if promised is None else min(size, promised - read))
+                block = self._read(count)
             if not len(block):
                 break
             read += len(block)
