@@ -160,6 +160,26 @@ def test_what_determines_an_answer_is_asked_for_anew_when_it_changes(tmp_path):
             assert asks(**changes) == (first if changes else 0), changes
 
 
+def test_examples_of_the_prompt_and_the_choices_are_part_of_the_question(tmp_path):
+    store = tmp_path / "answers.sqlite"
+
+    def asked(**options):
+        backend = ScriptedBackend(lambda *_: np.zeros(7))
+        label(smoothing(backend, way="score", calibrate=False, store=store, **options), ["x"])
+        return len(backend.asked)
+
+    for word in ("Hurray!", "Hooray!"):
+        few = load_prompt("word", [(word, "happy", "en", "happy")])
+        assert (asked(prompt=few), asked(prompt=few)) == (1, 0)
+    assert asked(prompt=few, choice_prefix="") == 1
+
+
+def test_a_retry_is_never_cooler_than_the_first_try():
+    backend = ScriptedBackend(lambda *_: "no")
+    label(smoothing(backend, retries=1, sampling=Sampling(temperature=0.9)), ["x"])
+    assert [sampling.temperature for _, sampling in backend.asked] == [0.9, 0.9]
+
+
 def test_back_ends_name_what_determines_their_answers(tmp_path):
     def settings(name, **options):
         urls = {"base_urls": ["http://a/v1"]} if name == "openai" else {}
