@@ -366,7 +366,8 @@ def _take_over(target: Path, descriptor: int | None) -> None:
 
 def _release(held: _Lock) -> None:
     if held.descriptors:
-        held.path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            held.path.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         for folder in held.made:  # the innermost first
             folder.rmdir()

@@ -6,9 +6,9 @@ import os
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from ..augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech
+from ..flac import encode_flac
 from ..model.audio_bibier import SAMPLING_RATE
 from .app import EXAMPLES_FILE
 
@@ -61,11 +61,11 @@ def write_examples(folder: str | os.PathLike) -> Path:
     entries = []
     for language, emotion, voice, text in SHORT:
         name = f"{language}_{emotion}.flac"
-        soundfile.write(folder / name, speak(language, emotion, voice, text), SAMPLING_RATE)
+        (folder / name).write_bytes(encode_flac(speak(language, emotion, voice, text), "synthetic"))
         entries.append({"audio": name, "text": text, "name": f"{language}: {text}"})
     pause = np.zeros(round(_PAUSE_S * SAMPLING_RATE), np.float32)
     scene = np.concatenate([part for line in LONG for part in (speak(*line), pause)])
-    soundfile.write(folder / "en_scene.flac", scene, SAMPLING_RATE)
+    (folder / "en_scene.flac").write_bytes(encode_flac(scene, "synthetic"))
     entries.append({"audio": "en_scene.flac", "text": "", "name": f"{SCENE} ({len(scene) / SAMPLING_RATE:.0f} s)"})
     (folder / EXAMPLES_FILE).write_text(json.dumps(entries, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return folder

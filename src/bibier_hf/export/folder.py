@@ -2,6 +2,7 @@
 what."""
 
 import importlib
+import io
 import json
 import logging
 import os
@@ -76,7 +77,10 @@ def export_model(
             write_onnx(program, graph, file)
             run = onnx_runner(file)
         else:
-            torch.export.save(program, file)
+            # Through memory: on a full disk torch's own writer aborts the process.
+            buffer = io.BytesIO()
+            torch.export.save(program, buffer)
+            file.write_bytes(buffer.getbuffer())
             run = torch_runner(program)
         parity = measure_parity(graph, run)
         if not parity["largest_difference"] <= TOLERANCE:
