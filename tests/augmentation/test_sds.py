@@ -1,5 +1,6 @@
 """Stacked data sampling: what is stacked, of what, and that nothing but seed, draw and rows decides it."""
 
+import dataclasses
 import hashlib
 import os
 import random
@@ -270,3 +271,19 @@ def test_the_same_bytes_in_every_process_number_of_processes_and_hash_seed():
         )
     (answer,) = answers
     assert int(answer.split()[1]) > 20
+
+
+def test_the_defaults_are_the_published_ones():
+    assert dataclasses.asdict(StackedDataSampling()) == {
+        "target_s": 4.0,
+        "share": 0.7,
+        "share_of": "all",
+        "same_speaker": False,
+        "gap_s": 0.0,
+        "max_s": None,
+        "top_k": 10,
+        "text": "concat",
+        "mode": "replace",
+        "seed": 42,
+        "transcribe": None,
+    }

@@ -73,6 +73,10 @@ def test_uniform_certain_and_impossible_answers():
     assert calibration_metrics(np.arange(7), np.eye(7)) == {"ece": 0, "brier": 0, "nll": 0}
     wrong = calibration_metrics([1], np.eye(7)[:1])
     assert wrong == pytest.approx({"ece": 1, "brier": 2, "nll": -math.log(LOWEST_PROBABILITY)})
+    assert wrong["nll"] == pytest.approx(12 * math.log(10))
+    nearly = np.full((1, 7), 1e-9)
+    nearly[0, 0] = 1 - 6e-9
+    assert calibration_metrics([1], nearly)["nll"] == pytest.approx(9 * math.log(10))
 
 
 def test_a_confidence_on_a_border_belongs_to_the_bin_below():

@@ -56,6 +56,8 @@ def test_groups_count_the_same_whatever_their_size():
     assert groups["big"]["uar"] == 1.0
     assert groups["small"]["uar"] == 0.0
     assert mean_over_groups(groups)["uar"] == 0.5
+    third = {"third": dict.fromkeys(groups["big"], 0.8)}
+    assert mean_over_groups(groups | third)["uar"] == pytest.approx(0.6)
 
 
 @pytest.mark.parametrize(

@@ -215,7 +215,7 @@ def test_fewer_digits_drift_and_the_drift_is_told(splits, frozen_model, processo
     assert drift["largest"] == pytest.approx((stored - exact).abs().max().item(), rel=0.05)
     assert 0 < drift["relative"] < 0.02
     assert 0.99 < drift["cosine"] < 1
-    assert all(value.dtype == torch.float32 for value in weights.values())
+    assert all(value.dtype == torch.float32 for value in weights.values() if value.is_floating_point())
     exact_drift = InputExtractor(frozen_model, processor)
     exact_drift.extract(rows)
     assert exact_drift.drift(rows)["audio"]["relative"] < 1e-5

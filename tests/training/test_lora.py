@@ -138,3 +138,17 @@ def test_a_killed_run_resumes_to_the_same_weights(small_run, backbones, tmp_path
 def test_adapters_that_do_not_fit_are_named(small_run, backbones, options, message):
     with pytest.raises(ArgumentError, match=message):
         run_training(small_run(**(backbones | options)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("options", [{"lora": {"r": 4}}, {}], ids=["lora", "trained"])
+def test_checkpointed_activations_end_in_the_same_weights(small_run, backbones, tmp_path, options):
+    content = {**backbones, **options, "num_train_epochs": 1, "optimizer": "sgd"}
+    content["model"] = small_run().model | {"freeze_audio_backbone": False, "freeze_text_backbone": False}
+    weights = []
+    for checkpointed in (False, True):
+        run = small_run(**content, gradient_checkpointing=checkpointed, output_dir=str(tmp_path / str(checkpointed)))
+        run_training(run)
+        weights.append(load_file(Path(run.output_dir) / "model.safetensors"))
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-6)

@@ -129,3 +129,17 @@ def test_weight_decay_spares_norms_biases_and_the_state_space(tiny_options):
     for name in own:
         module = model.get_submodule(name.rpartition(".")[0])
         assert name.endswith("bias") or not isinstance(module, layers), name
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_parameter_may_get_its_first_gradient_late(name):
+    """As the stand-in of a modality that no early sample lacks."""
+    early, late = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    optimizer_class, options = optimizer_cls_and_kwargs(name, TrainingArguments(output_dir="x", learning_rate=0.1))
+    optimizer = optimizer_class([early, late], **options)
+    for parameters in ([early], [early, late], [early]):
+        optimizer.zero_grad()
+        sum(parameter.square().sum() for parameter in parameters).backward()
+        optimizer.step()
+    assert (early < 1).all()
+    assert (late < 1).all()
