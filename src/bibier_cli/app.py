@@ -1,6 +1,7 @@
 """The commands of `bibier`. Nothing of `bibier_hf` is imported before a command runs."""
 
-from typing import Annotated
+from importlib.metadata import version
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,6 +16,8 @@ app = typer.Typer(
     epilog="bibier COMMAND --help shows examples. bibier --install-completion teaches your shell the commands and options.",
 )
 
+Split = Literal["train", "dev", "test"]
+
 Checkpoint = Annotated[
     str, typer.Argument(metavar="CHECKPOINT", help="folder or Hub id of a trained model", show_default=False)
 ]
@@ -26,8 +29,18 @@ BackboneDir = Annotated[
 ]
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bibier {version('bibier-hf')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _bibier() -> None:
+def _bibier(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
     """Keeps a command's name a part of the command line, however few there are."""
 
 
@@ -137,7 +150,7 @@ def evaluate(
     data_dir: Annotated[
         str | None, typer.Option("--data_dir", metavar="PATH", help="folder or file of the corpus")
     ] = None,
-    split: Annotated[str | None, typer.Option("--split", metavar="SPLIT", help="train, dev or test [test]")] = None,
+    split: Annotated[Split | None, typer.Option("--split", help="[test]")] = None,
     output_dir: Annotated[
         str | None, typer.Option("--output_dir", metavar="DIR", help="for the report [CHECKPOINT/evaluation]")
     ] = None,
@@ -251,9 +264,10 @@ def export(
     output_dir: Annotated[
         str, typer.Option("--output_dir", metavar="DIR", help="a new folder, or an earlier export to replace")
     ],
-    format: Annotated[str, typer.Option("--format", help="onnx, or torch (torch.export)")] = "onnx",
+    format: Annotated[Literal["onnx", "torch"], typer.Option("--format", help="ONNX, or torch.export")] = "onnx",
     part: Annotated[
-        str, typer.Option("--part", help="features: above the backbones; whole: from what the processor gives")
+        Literal["features", "whole"],
+        typer.Option("--part", help="features: above the backbones; whole: from what the processor gives"),
     ] = "features",
     int8: Annotated[bool, typer.Option("--int8", help="linear layers of the ONNX graph in dynamic int8")] = False,
     corpus: Annotated[
@@ -262,7 +276,7 @@ def export(
     data_dir: Annotated[
         str | None, typer.Option("--data_dir", metavar="PATH", help="folder or file of that corpus")
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="train, dev or test of that corpus")] = "test",
+    split: Annotated[Split, typer.Option("--split", help="of that corpus")] = "test",
     latency: Annotated[
         bool, typer.Option("--latency", help="measure torch, torch.export, ONNX Runtime and int8 side by side")
     ] = False,

@@ -17,7 +17,7 @@ from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.preview import render_preview
 from bibier_hf.commands import augment as module
 from bibier_hf.commands.augment import augment_main
-from bibier_hf.data.corpora import load_corpus
+from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.prepare import load_prepared, read_info
 from bibier_hf.data.synthetic import balancing_counts
 from bibier_hf.files import locked
@@ -300,3 +300,34 @@ def test_components_are_written_as_they_are_accepted_and_not_asked_for_twice(tab
     own = ["--components", out, "--counts.fear", "5", "--languages", "[en]", "--tts", "none"]
     assert run("tug", *own, "--output_dir", tmp_path / "tug") == 0
     assert len(load_prepared(tmp_path / "tug")["train"]) == 5
+
+
+def test_a_preview_over_a_corpus_that_was_prepared_under_its_own_name(table, tmp_path, capsys):
+    """The clips come from the prepared folder, or from the table by the options with which it was prepared."""
+    lines = [line.replace(",language", "").replace(",en,", ",") for line in table.read_text().splitlines()]
+    table.write_text("\n".join(lines))
+    prepared, out, page = tmp_path / "prepared", tmp_path / "stacked", tmp_path / "preview.html"
+    get_corpus("csv").prepare(table, prepared, corpus="mine", language="en")
+    stack = (
+        "sds",
+        "--corpus",
+        "csv",
+        "--data_dir",
+        prepared,
+        "--output_dir",
+        out,
+        "--target_s",
+        "0.5",
+        "--share",
+        "0.5",
+    )
+    assert run(*stack) == 0
+    assert read_info(out)["name"] == "mine"
+    for source in (prepared, table):
+        assert run("preview", "--augmented", out, "--data_dir", source, "--output", page, "--count", "3") == 0
+        assert "data:audio/" in page.read_text()
+    other = tmp_path / "other"
+    get_corpus("csv").prepare(table, other, corpus="other", language="en")
+    capsys.readouterr()
+    assert run("preview", "--augmented", out, "--data_dir", other, "--output", page) == 2
+    assert "was stacked from 'mine'" in capsys.readouterr().err

@@ -330,3 +330,28 @@ def test_the_recipe_is_the_same_command(checkpoint, clips, environment, reposito
     # Another number of threads rounds otherwise.
     for one, other in zip(theirs["emotions"], ours["emotions"], strict=True):
         assert one["score"] == pytest.approx(other["score"], abs=1e-6)
+
+
+def test_an_evaluation_of_something_else_is_not_written_over(checkpoint, tmp_path):
+    """Another corpus gets a folder of its own; where a folder is named, what it holds must be of the same rows."""
+    own = tmp_path / "model"
+    shutil.copytree(checkpoint, own)
+    rows = [f",{label} {split},{label},{split},en" for label in EMOTIONS for split in ("train", "dev", "test")]
+    for name in ("few", "other"):
+        (tmp_path / f"{name}.csv").write_text("\n".join(["audio,text,label,split,language", *rows]) + "\n")
+    options = ["--corpus", "csv", "--feature_cache.enabled", "false"]
+    for name in ("few", "other"):
+        done = bibier("evaluate", own, *options, "--data_dir", tmp_path / f"{name}.csv")
+        assert done.exit_code == 0, done.output
+        report = json.loads((own / f"evaluation-{name}" / "evaluation_test.json").read_text())
+        assert list(report["protocol"]) == [name]
+    before = (own / "evaluation-few" / "evaluation_test.json").read_bytes()
+    refused = ["--data_dir", tmp_path / "other.csv", "--output_dir", own / "evaluation-few"]
+    done = bibier("evaluate", own, *options, *refused)
+    assert done.exit_code == 2
+    assert "of other corpora" in done.stderr
+    assert (own / "evaluation-few" / "evaluation_test.json").read_bytes() == before
+    (own / "results.json").write_text("{}")
+    done = bibier("evaluate", own, *options, "--data_dir", tmp_path / "few.csv", "--output_dir", own)
+    assert done.exit_code == 2
+    assert "holds the results of a run" in done.stderr

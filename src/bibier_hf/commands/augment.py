@@ -18,7 +18,7 @@ from ..augmentation.tts.checks import SpeechChecks
 from ..augmentation.tug import LANGUAGES, PUBLISHED_SIZES, Components, TemplateUtteranceGeneration
 from ..data.command import describe_counts
 from ..data.corpora import get_corpus
-from ..data.prepare import load_prepared, read_info
+from ..data.prepare import INFO_FILE, Corpus, load_prepared, read_info
 from ..data.synthetic import ESPEAK_VOICES, balancing_counts, plan_utterances, write_stacked, write_utterances
 from ..errors import ArgumentError
 from ..files import locked, write_json, write_text
@@ -198,7 +198,7 @@ def stack(arguments: StackCommand) -> None:
         "title": f"{corpus.title}, stacked",
         "homepage": corpus.homepage,
     }
-    facts |= {"not_to_rehost": corpus.not_to_rehost, "options": corpus.complete_options(arguments.options)}
+    facts |= {"not_to_rehost": corpus.not_to_rehost, "options": _reader_options(arguments, corpus)}
     facts["protocol"] = {name: getattr(arguments, name) for name in ("protocol", "fold", "split_seed", "dev_share")}
     asr = {"asr_model": Path(arguments.asr_model).name} if arguments.text == "asr" else {}
     described = arguments.model_dump(include=set(StackingArguments.model_fields) - {"draws", "asr_model"})
@@ -213,6 +213,13 @@ def stack(arguments: StackCommand) -> None:
         f"{counts['text_only']} rows are text only."
     )
     print(f"Written to {arguments.output_dir}")
+
+
+def _reader_options(arguments: StackCommand, corpus: Corpus) -> dict[str, Any]:
+    """The options by which the clips are read from the raw corpus; those of a prepared one are in its folder."""
+    if arguments.data_dir is not None and (Path(arguments.data_dir) / INFO_FILE).is_file():
+        return read_info(arguments.data_dir)["options"]
+    return corpus.complete_options(arguments.options)
 
 
 def utter(arguments: TugCommand) -> None:
@@ -262,10 +269,15 @@ def preview(arguments: PreviewCommand) -> None:
                 f"data_dir: {arguments.augmented} was stacked from {info['name']!r}; give its folder, to play the "
                 "components."
             )
-        origin = CorpusArguments(
-            name=info["reader"], data_dir=arguments.data_dir, options=info["options"], **info["protocol"]
-        )
-        recorded = load_corpora([origin])[info["name"]]["train"]
+        prepared = arguments.data_dir is not None and (Path(arguments.data_dir) / INFO_FILE).is_file()
+        options = {} if prepared else info["options"]
+        origin = CorpusArguments(name=info["reader"], data_dir=arguments.data_dir, options=options, **info["protocol"])
+        ((name, splits),) = load_corpora([origin]).items()
+        if name != info["name"]:
+            raise ArgumentError(
+                f"data_dir: {arguments.augmented} was stacked from {info['name']!r}; {arguments.data_dir} is {name!r}."
+            )
+        recorded = splits["train"]
     page = render_preview(augmented, recorded, f"{info['title']}: augmented rows", arguments.count, arguments.seed)
     write_text(arguments.output, page)
     print(f"Written to {arguments.output}")

@@ -4,6 +4,7 @@ corpus."""
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -59,7 +60,8 @@ class EvaluateArguments(Section):
     )
     split: str = Field("test", pattern="^(train|dev|test)$", description="train, dev or test")
     output_dir: str = Field(
-        description="where the report is written; default: evaluation in the folder of the checkpoint"
+        description="where the report is written; default: evaluation in the folder of the checkpoint, or evaluation-NAME "
+        "for another corpus than it was trained on"
     )
     batch_size: int = Field(16, ge=1, description="utterances a step")
     backbone_dir: str | None = Field(
@@ -94,6 +96,8 @@ def parse_evaluate_arguments(arguments: list[str]) -> EvaluateArguments:
     if not arguments or arguments[0].startswith("-"):
         raise ArgumentError("Give the folder or the Hub id of a checkpoint as the first argument.")
     model, *rest = arguments
+    given: dict[str, Any] = {}
+    apply_overrides(given, rest, EvaluateArguments)
     content: dict[str, Any] = {"model": model, "output_dir": str(Path(model) / "evaluation")}
     run_file = Path(model) / RUN_FILE
     if run_file.is_file():
@@ -102,9 +106,34 @@ def parse_evaluate_arguments(arguments: list[str]) -> EvaluateArguments:
     apply_overrides(content, rest, EvaluateArguments)
     if "corpus" in content:  # short for another corpus than that of the run
         content["corpora"] = [{"name": content.pop("corpus")}]
+        if "output_dir" not in given:
+            content["output_dir"] += f"-{_corpus_name(content)}"
     if "corpora" not in content:
         raise ArgumentError(f"{model} does not say what it was trained on. Give --corpus and --data_dir.")
     return checked_section(EvaluateArguments, expand_data_dir(content))
+
+
+def _corpus_name(content: dict[str, Any]) -> str:
+    """What the corpus of `--corpus` is called in the name of a folder: a table by its file."""
+    (corpus,) = content["corpora"]
+    file = Path(str(content.get("data_dir") or "")).stem
+    return re.sub(r"[^\w.-]+", "_", file if corpus["name"] == "csv" and file else Path(corpus["name"]).stem)
+
+
+def _refuse_to_overwrite(folder: Path, split: str, protocol: dict[str, Any]) -> None:
+    """Neither the predictions of a training run nor an evaluation of something else are written over."""
+    if (folder / RESULTS_FILE).is_file():
+        raise ArgumentError(f"output_dir: {folder} holds the results of a run. Give another --output_dir.")
+    file = folder / f"evaluation_{split}.json"
+    try:
+        earlier = json.loads(file.read_text(encoding="utf-8"))["protocol"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return
+    if earlier != json.loads(json.dumps(protocol)):
+        raise ArgumentError(
+            f"output_dir: {file} is of other corpora or another protocol ({', '.join(earlier)}). Give another "
+            "--output_dir."
+        )
 
 
 def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
@@ -153,6 +182,7 @@ def _evaluate(
         raise ArgumentError(
             "add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out."
         )
+    _refuse_to_overwrite(Path(arguments.output_dir), arguments.split, protocol)
     dataset = _inputs_of_split(arguments, splits, model, processor)
     collator = make_collator(model, processor, arguments.feature_cache)
     folder, split = Path(arguments.output_dir), arguments.split

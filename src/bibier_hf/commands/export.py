@@ -16,6 +16,8 @@ from ..model.processing_bibier import BiBiERProcessor
 from .checkpoint import load_checkpoint
 from .common import guarded
 
+SPLITS = ("train", "dev", "test")
+
 
 def export_main(source: str, output_dir: str, **options: Any) -> int:
     """[`export`] as a command; returns the exit code."""
@@ -50,6 +52,12 @@ def export(
         ArgumentError, ExportError: what cannot be followed or exported.
         FileNotFoundError, CorpusError: data that are not there or not as they should be.
     """
+    if split not in SPLITS:
+        raise ArgumentError(f"split: {split!r} is not allowed; give one of {', '.join(SPLITS)}.")
+    if data_dir is not None and corpus is None:
+        raise ArgumentError(
+            "data_dir: says where a corpus is; name the corpus with --corpus as well, or leave it out."
+        )
     if corpus is not None and format != "onnx":
         raise ArgumentError("corpus: the comparison of answers is for --format onnx.")
     model, processor = load_checkpoint(source, backbone_dir)

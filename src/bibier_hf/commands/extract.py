@@ -59,6 +59,8 @@ def parse_extract_arguments(arguments: Sequence[str]) -> tuple[RunArguments, int
         content = {"output_dir": ""}  # nothing is written there
         apply_overrides(content, rest, RunArguments)
         run = run_arguments(content)
+    if own.drift < 0:
+        raise ArgumentError(f"drift: {own.drift} is not allowed; give a number of rows, 0 for none.")
     if not run.feature_cache.enabled:
         raise ArgumentError(
             "feature_cache.enabled: it is false, so that training would not look for any features. Leave it out."

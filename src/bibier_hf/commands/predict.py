@@ -1,6 +1,7 @@
 """The command behind `bibier predict` and `recipes/predict.py`: emotions of clips and texts, for reading or as JSON
 lines."""
 
+import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -70,6 +71,9 @@ class PredictArguments:
     backbone_dir: str | None = None
 
     def __post_init__(self):
+        for name in ("threshold", "chunk_length_s", "hop_length_s"):
+            if not math.isfinite(getattr(self, name) or 0):
+                raise ArgumentError(f"--{name}: {getattr(self, name)} is not allowed; give a number.")
         if not (self.inputs or self.text or self.demo):
             raise ArgumentError("Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo.")
         if self.asr_language is not None and self.asr is None:

@@ -194,3 +194,10 @@ def raise_faults(faults: list[str], heading: str, remedy: str = "", shown: int =
     if remedy:
         lines.append(remedy)
     raise CorpusError("\n".join(lines))
+
+
+def option_forms(name: str, value: Any) -> str:
+    """How an option of a reader is given in Python, to a script that prepares, and to every other command."""
+    flag = f"--{name} {value}" if not isinstance(value, bool) else f"--{name}" if value else f"--no-{name}"
+    nested = f"--corpora.0.options.{name} {str(value).lower() if isinstance(value, bool) else value}"
+    return f"{name}={value!r} (to prepare: {flag}; to train or evaluate: {nested})"

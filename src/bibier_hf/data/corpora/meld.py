@@ -22,7 +22,7 @@ from ..archives import SourceFile, is_archive, walk_files
 from ..clips import Clip, check_counts, with_context
 from ..prepare import FORMAT_VERSION, Corpus, cache_folder
 from ..schema import UnknownLabelError, normalise_label
-from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table
+from ..tables import CorpusError, Row, demand_columns, option_forms, raise_faults, read_table
 from ..text import mend_text
 from ..video import convert_clips, find_ffmpeg, state_disk_need
 
@@ -111,9 +111,8 @@ def read_meld(
     rows = _read_tables(data_dir, tables)
     if not text_only and not audio:
         raise CorpusError(
-            f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). Pass "
-            "text_only=True "
-            "(--text_only) for the texts alone."
+            f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). For the "
+            f"texts alone give {option_forms('text_only', True)}."
         )
     faults: list[str] = []
     clips = []
@@ -133,7 +132,7 @@ def read_meld(
         check_counts(
             clips,
             OFFICIAL_COUNTS,
-            "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.",
+            f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}.",
         )
     clips.sort(key=lambda clip: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", clip.id)])
     return with_context(clips, context)

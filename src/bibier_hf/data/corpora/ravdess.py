@@ -16,7 +16,7 @@ from pathlib import Path
 from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
-from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table
+from ..tables import CorpusError, Row, demand_columns, option_forms, raise_faults, read_table
 
 LICENSE = "CC-BY-NC-SA-4.0"
 EMOTION_CODES = dict(enumerate(("neutral", "calm", "happy", "sad", "anger", "fear", "disgust", "surprise"), start=1))
@@ -159,7 +159,7 @@ def _check_actors(clips: list[Clip]) -> None:
             for emotion, numbers in allowed.items()
             if counts[speaker, emotion] not in numbers
         ]
-    remedy = "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it."
+    remedy = f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}."
     raise_faults(faults, "The counts differ from the published ones", remedy)
 
 

@@ -22,7 +22,7 @@ from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, check_counts, neutral_id
 from ..prepare import Corpus
 from ..schema import UnknownLabelError, normalise_label
-from ..tables import CorpusError, Row, demand_columns, raise_faults, read_table
+from ..tables import CorpusError, Row, demand_columns, option_forms, raise_faults, read_table
 
 OFFICIAL_COUNTS = {
     "train": dict(zip(EMOTIONS, (175, 148, 178, 174, 153, 130, 158), strict=True)),
@@ -119,7 +119,7 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
         check_counts(
             clips,
             expected,
-            "Fetch the corpus again, or pass strict_counts=False (--no-strict_counts) for a part of it.",
+            f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}.",
         )
     # By id, so that neither the layout nor the order of the tables matters, and neighbours tell nothing about each
     # other.

@@ -23,7 +23,7 @@ from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..protocols import connected_groups, stratified_group_split
 from ..schema import SPLITS, UnknownLabelError, describe_labels, normalise_label, suggest_label
-from ..tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, raise_faults, read_number, read_table
+from ..tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, option_forms, raise_faults, read_number, read_table
 
 COLUMNS = (
     "audio",
@@ -181,8 +181,8 @@ def _check_columns(table: Path, columns: Sequence[str], ignored: Sequence[str], 
     if not {"label", "soft_label", *present} & set(columns):
         faults.append("no column 'label' (nor soft labels)")
     if "language" not in columns and language is None:
-        faults.append("no column 'language'; add one, or pass language='en' (--language en) for all rows")
-    remedy = f"Allowed columns: {', '.join(COLUMNS)}. Rename them, or pass ignore_columns=[...] (--ignore_columns NAME ...) for those of no use."
+        faults.append(f"no column 'language'; add one, or for all rows give {option_forms('language', 'en')}")
+    remedy = f"Allowed columns: {', '.join(COLUMNS)}. Rename them, or leave out those of no use by the option ignore_columns."
     raise_faults(faults, f"The columns of {table} do not fit", remedy)
 
 
@@ -239,8 +239,8 @@ class _Labels:
 def _label_remedy(unknown: Mapping[str, str]) -> str:
     example = json.dumps({name: suggest_label(name) for name in list(unknown)[:12]}, ensure_ascii=False)
     return (
-        f"Allowed labels: {describe_labels()}.\nOther labels need a label map: --label_map FILE.json with {example} or "
-        "what you find right; null leaves such rows out."
+        f"Allowed labels: {describe_labels()}.\nOther labels need a label map: {option_forms('label_map', 'FILE.json')}, in "
+        f"which stands {example}, or what you find right; null leaves such rows out."
     )
 
 

@@ -1,0 +1,187 @@
+"""What every command answers to the same few command lines: an exit code, at most one line of error, no traceback."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bibier_cli import run
+from bibier_cli.app import app
+
+BIBIER = ("predict", "evaluate", "describe", "demo", "export")
+
+SCRIPTS = {
+    "audit": "bibier_hf.commands.audit:audit_main",
+    "augment": "bibier_hf.commands.augment:augment_main",
+    "baseline": "bibier_hf.commands.baseline:baseline_main",
+    "benchmark": "bibier_hf.benchmark.command:benchmark_main",
+    "cards": "bibier_hf.commands.cards:cards_main",
+    "evaluate": "bibier_hf.commands.evaluate:evaluate_main",
+    "extract": "bibier_hf.commands.extract:extract_main",
+    "label": "bibier_hf.commands.label:label_main",
+    "prepare": "bibier_hf.data.command:prepare_command",
+    "push": "bibier_hf.commands.push:push_main",
+    "study": "bibier_hf.commands.study:study_main",
+    "train": "bibier_hf.commands.train:train_main",
+}
+
+MISSING = {
+    "predict": ["nowhere", "--text", "Hello"],
+    "evaluate": ["nowhere", "--corpus", "quickstart"],
+    "describe": ["nowhere"],
+    "demo": ["nowhere"],
+    "export": ["nowhere", "--output_dir", "out"],
+    "audit": ["--corpus", "csv", "--data_dir", "nowhere.csv"],
+    "augment": ["preview", "--augmented", "nowhere"],
+    "baseline": ["tfidf_logreg", "--corpus", "csv", "--data_dir", "nowhere.csv"],
+    "benchmark": ["--only", "nowhere"],
+    "cards": ["nowhere"],
+    "extract": ["nowhere.yaml"],
+    "label": ["report", "nowhere.csv"],
+    "prepare": ["--source", "nowhere.csv", "--output_dir", "out"],
+    "push": ["model", "nowhere", "owner/name"],
+    "study": ["nowhere.yaml"],
+    "train": ["nowhere.yaml"],
+}
+
+
+def call_script(name: str, arguments: list[str], capsys) -> tuple[int, str, str]:
+    extra = {"benchmark": ["Help."], "cards": ["Help.", Path("nowhere")]}.get(name, [])
+    try:
+        if name == "prepare":
+            code = run(SCRIPTS[name], "csv", "Help.", arguments)
+        else:
+            code = run(SCRIPTS[name], arguments, *extra)
+    except SystemExit as end:  # of argparse
+        code = end.code or 0
+    return code, *capsys.readouterr()
+
+
+def check(code: int, output: str, errors: str, allowed: set[int]) -> None:
+    assert code in allowed, errors
+    assert "Traceback" not in output + errors
+    assert not code or errors.strip()
+
+
+@pytest.fixture(autouse=True)
+def _empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+LINES = {
+    "help": (["--help"], {0}),
+    "version": (["--version"], {2}),
+    "unknown option": (["--no_such_option", "1"], {2}),
+}
+
+
+@pytest.mark.parametrize("command", BIBIER)
+@pytest.mark.parametrize("line", [*LINES, "nothing", "missing file"])
+def test_bibier(command, line):
+    arguments, allowed = LINES.get(line, ([], {2}))
+    if line == "missing file":
+        arguments = MISSING[command]
+    done = CliRunner().invoke(app, [command, *arguments], prog_name="bibier")
+    assert isinstance(done.exception, SystemExit | None), done.exception
+    check(done.exit_code, done.stdout, done.stderr, allowed)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("line", [*LINES, "nothing", "missing file"])
+def test_scripts(name, line, capsys, monkeypatch):
+    arguments, allowed = LINES.get(line, ([], {2}))
+    if line == "missing file":
+        arguments = MISSING[name]
+    if line == "nothing" and name in ("augment", "study", "cards", "benchmark", "train"):
+        pytest.skip("shows its help, or works on what is there")
+    check(*call_script(name, arguments, capsys), allowed)
+
+
+def test_the_version():
+    done = CliRunner().invoke(app, ["--version"], prog_name="bibier")
+    assert (done.exit_code, done.stdout) == (0, f"bibier {version('bibier-hf')}\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "CHECKPOINT", "--output_dir", "out", "--split", "banana"], "'train', 'dev', 'test'"),
+        (["export", "CHECKPOINT", "--output_dir", "out", "--format", "banana"], "'onnx', 'torch'"),
+        (["export", "CHECKPOINT", "--output_dir", "out", "--part", "banana"], "'features', 'whole'"),
+        (["export", "CHECKPOINT", "--output_dir", "out", "--data_dir", "x"], "--corpus as well"),
+        (["evaluate", "CHECKPOINT", "--split", "banana"], "'train', 'dev', 'test'"),
+        (["evaluate", "CHECKPOINT", "--corpus", "quickstart", "--batch_size", "0"], "--batch_size"),
+        (["demo", "CHECKPOINT", "--port", "99999999"], "--port"),
+        (["demo", "CHECKPOINT", "--port", "0"], "--port"),
+        (["demo", "CHECKPOINT", "--asr_language", "ru"], "--asr"),
+        (["predict", "CHECKPOINT", "--text", "Hello", "--threshold", "nan"], "--threshold"),
+        (["predict", "CHECKPOINT", "a.wav", "--chunk_length_s", "inf"], "--chunk_length_s"),
+        (["predict", "CHECKPOINT", "a.wav", "--chunk_length_s", "0"], "chunk_length_s"),
+        (["predict", "CHECKPOINT", "a.wav", "--segmentation", "banana"], "banana"),
+    ],
+    ids=lambda value: " ".join(value[3:] if "export" in value else value[2:]) if isinstance(value, list) else "",
+)
+def test_values_that_mean_nothing(arguments, message, checkpoint):
+    done = CliRunner().invoke(
+        app, [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments], prog_name="bibier"
+    )
+    assert isinstance(done.exception, SystemExit), done.exception
+    assert done.exit_code == 2
+    assert message in " ".join(done.stderr.split())
+
+
+def python(repository, *arguments, **environment) -> subprocess.CompletedProcess:
+    path = os.pathsep.join([str(repository / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"} | environment
+    return subprocess.run(
+        [os.fsencode(argument) for argument in (sys.executable, *arguments)],
+        env=environment,
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+
+
+def test_without_docstrings_it_says_why_nothing_runs(repository):
+    done = python(repository, "-OO", "-m", "bibier_cli", "predict", "nowhere", "--text", "Hello")
+    assert done.returncode == 2
+    (line,) = done.stderr.decode().splitlines()
+    assert line.startswith("error: python -OO")
+
+
+def test_a_reader_that_goes_away_is_no_error(repository):
+    done = python(
+        repository,
+        "-c",
+        "import os, sys; from bibier_cli import run; r, w = os.pipe(); os.close(r); os.dup2(w, 1);"
+        "sys.exit(run('builtins:print', 'text'))",
+    )
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1251", "latin-1"])
+def test_no_name_and_no_text_ends_in_an_encoding_error(encoding, repository, checkpoint, clip, tmp_path):
+    """A name that is not UTF-8, and a Cyrillic text, under several encodings of the terminal."""
+    import json
+
+    import soundfile
+
+    name = b"\xe3\xee\xf0\xee\xe4.wav"  # Russian in cp1251
+    soundfile.write(tmp_path / "clip.wav", clip(0.5), 16_000)
+    os.rename(tmp_path / "clip.wav", os.fsencode(tmp_path) + b"/" + name)
+    arguments = ["-m", "bibier_cli", "predict", checkpoint, name, b"nowhere-" + name, "--text", "Привет 😀"]
+    as_json = python(repository, *arguments, "--json", PYTHONIOENCODING=encoding)
+    assert as_json.returncode == 1, as_json.stderr.decode(errors="replace")
+    good, bad = (json.loads(line) for line in as_json.stdout.decode("utf-8").splitlines())
+    assert os.fsencode(good["input"]) == name
+    assert good["text"] == "Привет 😀"
+    assert "error" in bad
+    shown = python(repository, *arguments, PYTHONIOENCODING=encoding)
+    assert shown.returncode == 1
+    assert "Traceback" not in shown.stderr.decode(errors="replace")
+    assert len(shown.stdout.splitlines()) == 2
