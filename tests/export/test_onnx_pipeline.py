@@ -1,6 +1,10 @@
 """The pipeline over an ONNX graph: the torch pipeline's answers, without the torch model."""
 
+import copy
+import multiprocessing
+import pickle
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +99,30 @@ def test_a_folder_that_needs_nothing_else(exported: Path, onnx_pipe, inputs, tmp
     assert close([OnnxPipeline.from_pretrained(moved)(inputs[0])], [onnx_pipe(inputs[0])])
     with pytest.raises(ExportError, match="copy its folder"):
         onnx_pipe.save_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("device", [None, -1, "cpu", torch.device("cpu")])
+def test_the_device_is_the_cpu(exported: Path, device):
+    assert OnnxPipeline.from_pretrained(exported, device=device).device == torch.device("cpu")
+
+
+@pytest.mark.parametrize("device", [0, "cuda", "cuda:1", torch.device("cuda"), torch.device("meta")])
+def test_other_devices_are_refused(exported: Path, onnx_pipe, device):
+    with pytest.raises(ExportError, match="runs on the CPU"):
+        OnnxPipeline.from_pretrained(exported, device=device)
+    with pytest.raises(ExportError, match="runs on the CPU"):
+        OnnxPipeline(model=onnx_pipe.model, processor=onnx_pipe.processor, device=device)
+    with pytest.raises(ExportError, match="runs on the CPU"):
+        onnx_pipe.model.to(device)
+
+
+def test_into_another_process(onnx_pipe, inputs):
+    """Pickled, it opens its file again; a pool that is spawned, as everywhere but on Linux, shares nothing."""
+    expected = onnx_pipe(inputs[0])
+    assert close([pickle.loads(pickle.dumps(onnx_pipe))(inputs[0])], [expected])
+    assert close([copy.deepcopy(onnx_pipe)(inputs[0])], [expected])
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert close([pool.submit(onnx_pipe, inputs[0]).result()], [expected])
 
 
 def test_what_the_graph_does_not_take(onnx_pipe, exported: Path):

@@ -1,6 +1,10 @@
 """The pipeline: every form of input, batches, refusals."""
 
+import copy
 import io
+import multiprocessing
+import pickle
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import datasets
@@ -9,10 +13,12 @@ import pandas
 import pytest
 import soundfile
 import torch
+from datasets.fingerprint import Hasher
 from transformers import AutoModel, AutoProcessor, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from bibier_hf import EMOTIONS, AudioError, AudioTextEmotionPipeline, BiBiERForEmotionClassification, BiBiERProcessor
+from bibier_hf.model import audio_bibier, pipeline_bibier, processing_bibier
 
 TEXT = "I can't believe it!"
 
@@ -281,3 +287,111 @@ def test_the_pipelines_of_one_modality(checkpoint: Path, clip):
             assert found[name] == pytest.approx(expected[index].item(), abs=1e-4)
     with pytest.raises(ValueError, match="audio_attention_mask"):
         model(**processor(audio=clip(1.0), text="a", sampling_rate=16_000), attention_mask=torch.ones(1, 3))
+
+
+@pytest.mark.parametrize(("batch_size", "num_workers"), [(2, 0), (2, 1), (1, 2)])
+def test_an_input_that_fails_raises_in_its_place(pipe: AudioTextEmotionPipeline, clip, batch_size, num_workers):
+    """A batch of one would answer the inputs before it first, too."""
+    long, short = ({"array": clip(seconds), "sampling_rate": 16_000} for seconds in (2.0, 0.5))
+    stream = iter(
+        pipe(datasets.Dataset.from_dict({"text": ["a", "b"]}), batch_size=batch_size, num_workers=num_workers)
+    )
+    assert close(next(stream), pipe({"text": "a"}))
+    rows = KeyDataset([{"audio": item} for item in (long, short, "nowhere.wav", long)], "audio")
+    stream = iter(pipe(rows, batch_size=batch_size, num_workers=num_workers))
+    assert len(stream) == 4
+    assert close(next(stream), pipe(long))
+    assert close(next(stream), pipe(short))
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        next(stream)
+    assert close(next(stream), pipe(long))
+    with pytest.raises(StopIteration):
+        next(stream)
+
+
+def test_one_recording_that_fails_leaves_the_others(pipe: AudioTextEmotionPipeline, wav: Path):
+    stream = pipe(iter([str(wav), "nowhere.wav", str(wav)]), chunk_length_s=0.5)
+    first = next(stream)
+    with pytest.raises(FileNotFoundError):
+        next(stream)
+    assert close(next(stream), first)
+
+
+def test_padding_is_that_of_similar_lengths(pipe: AudioTextEmotionPipeline, clip, monkeypatch: pytest.MonkeyPatch):
+    seen = []
+    forward = pipe._forward
+    monkeypatch.setattr(
+        pipe, "_forward", lambda inputs: seen.append(inputs["input_features"].shape) or forward(inputs)
+    )
+    inputs = [{"array": clip(seconds), "sampling_rate": 16_000} for seconds in (2.0, 0.2, 1.9, 0.3)]
+    together = pipe(inputs, batch_size=2)
+    assert sorted(shape[:2] for shape in seen) == [(2, 14), (2, 99)]
+    for answer, item in zip(together, inputs, strict=True):
+        assert close(answer, pipe(item))
+
+
+def test_columns_series_and_files(pipe: AudioTextEmotionPipeline, wav: Path, clip):
+    expected = pipe(str(wav))
+    table = datasets.Dataset.from_dict({"audio": [str(wav)] * 3})
+    for column in (table["audio"], pandas.Series([str(wav)] * 3), np.array([str(wav)] * 3), (str(wav),) * 3):
+        found = list(pipe(column, batch_size=2))
+        assert len(found) == 3
+        assert all(close(answer, expected) for answer in found)
+    assert len(pipe(table["audio"])) == 3  # a progress bar knows its end
+    assert close(pipe(io.BytesIO(wav.read_bytes())), expected)
+    assert close(pipe({"audio": str(wav), "text": float("nan")}), expected)
+    assert pipe(io.BytesIO(wav.read_bytes()), chunk_length_s=0.6) == pipe(str(wav), chunk_length_s=0.6)
+
+
+def test_audio_is_decoded_once(pipe: AudioTextEmotionPipeline, wav: Path, monkeypatch: pytest.MonkeyPatch):
+    calls = []
+
+    def counted(*args, **kwargs):
+        calls.append(args)
+        return audio_bibier.decode_audio(*args, **kwargs)
+
+    for module in (pipeline_bibier, processing_bibier):
+        monkeypatch.setattr(module, "decode_audio", counted)
+    pipe({"audio": str(wav), "text": "a"})
+    pipe([str(wav), str(wav)], batch_size=2)
+    assert len(calls) == 3
+    assert len(pipe(str(wav), chunk_length_s=0.3, return_timestamps=True)["chunks"]) == 4
+    assert len(calls) == 3  # a recording is read block by block
+
+
+def test_hashing(pipe: AudioTextEmotionPipeline):
+    """Equal pipelines have equal hashes, whatever they have answered; other weights, labels or options another one."""
+    same = copy.deepcopy(pipe)
+    assert Hasher.hash(same) == Hasher.hash(pipe)
+    assert Hasher.hash(same.model) == Hasher.hash(pipe.model)
+
+    def answer(row: dict) -> dict:
+        return {"emotions": same(row)}
+
+    before = Hasher.hash(answer)
+    answer({"text": "a"})
+    assert Hasher.hash(answer) == before
+    assert Hasher.hash(same) == Hasher.hash(pipe)
+    with torch.no_grad():
+        next(same.model.parameters()).view(-1)[0] += 1e-3
+    assert Hasher.hash(same) != Hasher.hash(pipe)
+    assert Hasher.hash(same.model) != Hasher.hash(pipe.model)
+    other = AudioTextEmotionPipeline(model=pipe.model, processor=pipe.processor, device="cpu", top_k=2)
+    assert Hasher.hash(other) != Hasher.hash(pipe)
+    same = copy.deepcopy(pipe)
+    same.model.config.temperature = 2.0
+    assert Hasher.hash(same) != Hasher.hash(pipe)
+
+
+def test_hashing_copies_no_weights(pipe: AudioTextEmotionPipeline):
+    from datasets.utils._dill import dumps
+
+    weights = sum(value.nbytes for value in pipe.model.state_dict().values())
+    assert len(dumps(pipe)) < len(pickle.dumps(pipe)) - weights / 2
+    assert close(pickle.loads(pickle.dumps(pipe))({"text": TEXT}), pipe({"text": TEXT}))
+
+
+def test_into_another_process(pipe: AudioTextEmotionPipeline, wav: Path):
+    """Spawned, as everywhere but on Linux: it shares nothing with this one."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        assert close(pool.submit(pipe, str(wav)).result(), pipe(str(wav)))

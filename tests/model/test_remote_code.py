@@ -33,7 +33,7 @@ sys.meta_path.insert(0, NoPackage())
 socket.socket.connect = no_network
 
 import torch
-from transformers import AutoConfig, AutoModel, AutoModelForAudioClassification, AutoProcessor, pipeline
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoModelForAudioClassification, AutoProcessor, AutoTokenizer, pipeline
 
 folder, wav, resaved = sys.argv[1:]
 config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
@@ -49,8 +49,42 @@ timeline = pipe(wav, chunk_length_s=0.5, return_timestamps=True)
 pipe.save_pretrained(resaved)
 again = pipeline("audio-text-emotion", model=resaved, trust_remote_code=True)
 assert again({"audio": wav, "text": "Не верю!"}) == scores
+by_object = pipeline("audio-text-emotion", model=model, processor=processor, device="cpu")
+assert [entry["label"] for entry in by_object({"audio": wav, "text": "Не верю!"})] == [entry["label"] for entry in scores]
+assert AutoTokenizer.from_pretrained(folder, trust_remote_code=True)("a")["input_ids"] == processor(text="a")["input_ids"][0].tolist()
+assert AutoFeatureExtractor.from_pretrained(folder, trust_remote_code=True).to_dict() == processor.feature_extractor.to_dict()
 assert "bibier_hf" not in sys.modules
 print(json.dumps({"labels": list(config.id2label.values()), "logits": logits, "scores": scores, "batch": len(batch), "timeline": timeline}))
+"""
+
+
+HASHES = """
+import json, sys
+
+class NoPackage:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "bibier_hf":
+            raise ModuleNotFoundError("No module named 'bibier_hf'")
+
+sys.meta_path.insert(0, NoPackage())
+
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
+from datasets.fingerprint import Hasher
+from transformers import AutoConfig, AutoModel, AutoProcessor, pipeline
+
+folder = sys.argv[1]
+processor = AutoProcessor.from_pretrained(folder, trust_remote_code=True)
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+config = AutoConfig.from_pretrained(folder, trust_remote_code=True)
+pipe = pipeline("audio-text-emotion", model=folder, trust_remote_code=True, device="cpu")
+if __name__ == "__main__":
+    functions = [lambda row: processor(text=row["text"]), lambda row: pipe(row), lambda row: model(**row)]
+    answer = pipe({"text": "a"})
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        other = pool.submit(pipe, {"text": "a"}).result()
+    assert [entry["label"] for entry in other] == [entry["label"] for entry in answer]
+    print(json.dumps([Hasher.hash(value) for value in (processor, model, config, pipe, *functions)]))
 """
 
 
@@ -91,6 +125,22 @@ def test_auto_classes_and_pipeline_without_the_package(checkpoint: Path, calibra
     best = result["scores"][0]
     assert best["score"] == pytest.approx((expected / 2.5).softmax(-1).max().item(), abs=1e-5)
     assert result["labels"].index(best["label"]) == expected.argmax().item()
+
+
+def test_hashes_and_copies_of_remote_code(checkpoint: Path, tmp_path: Path):
+    """`datasets` finds what a process before has computed, and a pool of processes takes the pipeline."""
+    (tmp_path / "hashes.py").write_text(HASHES)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    runs = []
+    for _ in range(2):
+        command = [sys.executable, str(tmp_path / "hashes.py"), str(checkpoint)]
+        done = subprocess.run(
+            command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == len(runs[0])
 
 
 def test_the_checkpoint_carries_all_of_the_remote_set(checkpoint: Path, repository: Path):

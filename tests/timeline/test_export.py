@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bibier_hf import EMOTIONS
+from bibier_hf import EMOTIONS, extras
+from bibier_hf.extras import MissingPackageError
 from bibier_hf.timeline import TIMELINE_FORMATS, save_timeline
 from bibier_hf.timeline.picture import EMOTION_COLOURS, clock, drawn_spans
 
@@ -136,6 +137,13 @@ def test_refusals_leave_what_was_there(tmp_path: Path):
         save_timeline({"emotions": [], "chunks": [], "level": float("nan")}, path)
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_picture_without_matplotlib_names_the_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
+    with pytest.raises(MissingPackageError, match=r"needs the package matplotlib.*bibier-hf\[train\]"):
+        save_timeline(RESULT, tmp_path / "talk.png")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_spans_without_overlap_and_times():

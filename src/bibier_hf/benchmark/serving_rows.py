@@ -14,6 +14,9 @@ from .measuring import Row, compare
 
 RATE = 16_000
 
+RESD_SECONDS = (0.37, 1.76, 2.47, 3.2, 3.94, 5.04, 6.23, 7.67, 9.52, 12.43, 20.14)
+"""Deciles of the durations of RESD's clips."""
+
 
 def clips(count: int, shortest_s: float = 0.5, longest_s: float = 16.0) -> list[torch.Tensor]:
     """Noise, from the shortest to the longest, in a shuffled order."""
@@ -44,6 +47,21 @@ def pipeline_batch(count: int = 64) -> Row:
     )
 
 
+def pipeline_real_lengths(count: int = 200) -> Row:
+    """A batch must not cost more than clips by themselves, although clips of a corpus differ in length."""
+    generator = torch.Generator().manual_seed(1)
+    quantiles = torch.tensor(RESD_SECONDS)
+    position = torch.rand(count, generator=generator) * (len(quantiles) - 1)
+    seconds = torch.lerp(quantiles[position.long()], quantiles[position.long() + 1], position % 1)
+    samples = [
+        {"array": torch.randn(int(RATE * length), generator=generator).numpy(), "sampling_rate": RATE}
+        for length in seconds.tolist()
+    ]
+    run = lambda: pipe()(samples, batch_size=16), lambda: pipe()(samples)
+    note = f"{count} clips as long as those of RESD, batch_size=16"
+    return compare("pipeline_real_lengths", "batch_size=1", 1.0, *run, note=note)
+
+
 def pipeline_single(count: int = 16) -> Row:
     samples = inputs(count)
 
@@ -72,6 +90,7 @@ def import_cost() -> Row:
 
 ROWS = {
     "pipeline_batch": pipeline_batch,
+    "pipeline_real_lengths": pipeline_real_lengths,
     "pipeline_single": pipeline_single,
     "import": import_cost,
 }

@@ -46,10 +46,22 @@ class OnnxModel:
                 f"torch.export.load({str(Path(folder) / self.manifest['file'])!r}), "
                 "or export with --format onnx."
             )
-        require("onnxruntime")
         self.config = BiBiERConfig.from_pretrained(folder)
         self.backbones = backbones
-        self.session = onnx_session(Path(folder) / self.manifest["file"])
+        self.file = os.path.abspath(Path(folder) / self.manifest["file"])
+        self._open()
+
+    def _open(self) -> None:
+        require("onnxruntime")
+        self.session = onnx_session(self.file)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the session, which belongs to its process: unpickling opens the file again."""
+        return {name: value for name, value in vars(self).items() if name != "session"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._open()
 
     def to(self, device: Any) -> "OnnxModel":
         """Stays on the CPU.
@@ -57,8 +69,7 @@ class OnnxModel:
         Raises:
             ExportError: another device.
         """
-        if torch.device(device).type != "cpu":
-            raise ExportError(f"device={device!r} is not allowed; the graph runs on the CPU.")
+        _check_cpu(device)
         return self
 
     def eval(self) -> "OnnxModel":
@@ -141,6 +152,14 @@ class OnnxModel:
         return values, mask
 
 
+def _check_cpu(device: Any) -> None:
+    """Refuse whatever is not the CPU, in the forms that `pipeline(device=...)` takes: None and -1 are the CPU."""
+    if device not in (None, -1) and (isinstance(device, int) or torch.device(device).type != "cpu"):
+        raise ExportError(
+            f"device={device!r} is not allowed; the graph runs on the CPU. Leave device out, or use the torch pipeline."
+        )
+
+
 def _all_names(modality: str) -> tuple[str, ...]:
     raw_names, mask_name = _RAW_INPUTS[modality]
     return *raw_names, mask_name, f"{modality}_features", f"{modality}_features_mask"
@@ -156,7 +175,14 @@ class OnnxPipeline(AudioTextEmotionPipeline):
         >>> pipe = OnnxPipeline.from_pretrained("onnx/resd")  # doctest: +SKIP
         >>> pipe({"audio": "clip.wav", "text": "I can't believe it!"}, top_k=1)  # doctest: +SKIP
         [{'label': 'surprise', 'score': 0.71}]
+
+    Raises:
+        ExportError: a device other than the CPU.
     """
+
+    def __init__(self, *args: Any, device: Any = None, **kwargs: Any):
+        _check_cpu(device)
+        super().__init__(*args, device="cpu", **kwargs)
 
     @classmethod
     def from_pretrained(
@@ -170,10 +196,10 @@ class OnnxPipeline(AudioTextEmotionPipeline):
             options: arguments of the pipeline (`top_k`, `batch_size`, ...).
 
         Raises:
-            ExportError: no ONNX export there, or ONNX Runtime is not installed.
+            ExportError: no ONNX export there, ONNX Runtime is not installed, or a device other than the CPU.
         """
         model = OnnxModel(folder, backbones)
-        return cls(model=model, processor=BiBiERProcessor.from_pretrained(folder), task=TASK, device="cpu", **options)
+        return cls(model=model, processor=BiBiERProcessor.from_pretrained(folder), task=TASK, **options)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
         """Refused: the folder of the export is what can be copied."""

@@ -37,6 +37,7 @@ def save_timeline(result: Mapping[str, Any], path: str | Path, name: str | None 
 
     Raises:
         ValueError: another suffix, or a result without chunks.
+        MissingPackageError: `.png` without matplotlib.
         WriteError: the file cannot be written.
         MissingPackageError: a picture without matplotlib.
     """
