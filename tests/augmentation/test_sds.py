@@ -287,3 +287,21 @@ def test_the_defaults_are_the_published_ones():
         "seed": 42,
         "transcribe": None,
     }
+
+
+def test_the_gap_counts_for_the_longest_allowed_clip(rows):
+    dataset = rows([8_000, 7_200, 3_200], language=["en"] * 3, label=[1] * 3)  # 0.5, 0.45 and 0.2 s
+    sds = StackedDataSampling(target_s=0.9, max_s=1.0, gap_s=0.2, share=1.0)
+    lengths = [0.5, 0.45, 0.2]
+    for draw in range(20):
+        assert sds.plan(dataset, draw).components
+        for parts in sds.plan(dataset, draw).components.values():
+            assert sum(lengths[part] for part in parts) + 0.2 * (len(parts) - 1) <= 1.0
+
+
+def test_two_draws_have_ids_of_their_own(rows):
+    dataset = rows([8_000, 7_200], language=["en"] * 2, label=[1] * 2)
+    sds = StackedDataSampling(target_s=0.9, share=1.0)
+    names = [set(sds.stacked_rows(dataset, sds.plan(dataset, draw), draw)["id"]) for draw in (0, 1)]
+    assert names[0]
+    assert not names[0] & names[1]

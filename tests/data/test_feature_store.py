@@ -374,3 +374,14 @@ def test_rows_of_several_stores_are_put_together(tmp_path):
 def test_values_that_cannot_be_stored_are_refused(tmp_path, value, dtype, message):
     with pytest.raises(ValueError, match=message):
         fill(make_store(tmp_path, dtype), [torch.full((2, WIDTH), value)])
+
+
+def test_a_shard_is_on_the_disk_before_it_has_its_name(tmp_path, monkeypatch):
+    done = []
+    fsync, rename = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: done.append("synced") or fsync(file))
+    monkeypatch.setattr(os, "replace", lambda old, new: done.append(Path(new).suffix) or rename(old, new))
+    store = FeatureStore(tmp_path, "audio_features", {}, WIDTH, torch.float32)
+    fill(store, make_rows(75))  # 65 of them are there: one more than a shard holds
+    assert done[:4] == ["synced", ".safetensors"] * 2
+    assert sorted(len(shard.keys) for shard in store.rows([]).shards) == [1, 64]
