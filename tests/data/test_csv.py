@@ -355,3 +355,30 @@ def test_every_recording_that_cannot_be_read_is_listed(tmp_path, write_csv):
     write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(CorpusError, match=r"(?s)\(2\).*a\.raw cannot be read.*b\.wav cannot be read"):
         load_csv(tmp_path / "t.csv")
+
+
+def test_what_a_row_says_of_itself(tmp_path, write_csv, write_tone):
+    write_tone(tmp_path / "a.wav", seconds=36)
+    row = {"audio": "a.wav", "label": "sad", "language": "en", "split": "train", "speaker": "s", "dialogue": "d"}
+    write_csv(tmp_path / "t.csv", [row | {"license": "CC0-1.0", "source": "acted", "id": "one"}])
+    (clip,) = read_csv(tmp_path / "t.csv", license="CC-BY-4.0")
+    assert (clip.id, clip.speaker, clip.dialogue, clip.license, clip.source) == ("one", "s", "d", "CC0-1.0", "acted")
+    write_csv(tmp_path / "t.csv", [row | {"license": ""}])
+    (clip,) = read_csv(tmp_path / "t.csv", license="CC-BY-4.0")
+    assert (clip.license, clip.source) == ("CC-BY-4.0", "recorded")
+    info = get_corpus("csv").prepare(tmp_path / "t.csv", tmp_path / "out")
+    assert info["splits"]["train"]["hours"] == 0.01
+
+
+def test_the_shares_of_a_table_without_splits(tmp_path, write_csv):
+    rows = [
+        {"text": f"{label} {number}", "label": label, "language": "en", "speaker": f"{label} {number // 2}"}
+        for label in EMOTIONS
+        for number in range(50)
+    ]
+    write_csv(tmp_path / "t.csv", rows)
+    clips = read_csv(tmp_path / "t.csv")
+    counts = Counter(clip.split for clip in clips)
+    assert counts["dev"] == pytest.approx(0.12 * 350, abs=7)
+    assert counts["test"] == pytest.approx(0.2 * 350, abs=7)
+    assert len({(clip.speaker, clip.split) for clip in clips}) == 7 * 25  # speakers are whole
