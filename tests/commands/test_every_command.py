@@ -1,5 +1,7 @@
 """What every command answers to the same few command lines: an exit code, at most one line of error, no traceback."""
 
+import io
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import pytest
+import soundfile
 from typer.testing import CliRunner
 
 from bibier_cli import run
@@ -164,24 +167,49 @@ def test_a_reader_that_goes_away_is_no_error(repository):
     assert b"Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1251", "latin-1"])
-def test_no_name_and_no_text_ends_in_an_encoding_error(encoding, repository, checkpoint, clip, tmp_path):
-    """A name that is not UTF-8, and a Cyrillic text, under several encodings of the terminal."""
-    import json
-
-    import soundfile
-
-    name = b"\xe3\xee\xf0\xee\xe4.wav"  # Russian in cp1251
+@pytest.fixture
+def russian_clip(clip, tmp_path) -> str:
+    """A clip whose name is Russian in cp1251: no UTF-8."""
     soundfile.write(tmp_path / "clip.wav", clip(0.5), 16_000)
-    os.rename(tmp_path / "clip.wav", os.fsencode(tmp_path) + b"/" + name)
-    arguments = ["-m", "bibier_cli", "predict", checkpoint, name, b"nowhere-" + name, "--text", "Привет 😀"]
-    as_json = python(repository, *arguments, "--json", PYTHONIOENCODING=encoding)
-    assert as_json.returncode == 1, as_json.stderr.decode(errors="replace")
-    good, bad = (json.loads(line) for line in as_json.stdout.decode("utf-8").splitlines())
-    assert os.fsencode(good["input"]) == name
-    assert good["text"] == "Привет 😀"
-    assert "error" in bad
-    shown = python(repository, *arguments, PYTHONIOENCODING=encoding)
-    assert shown.returncode == 1
-    assert "Traceback" not in shown.stderr.decode(errors="replace")
-    assert len(shown.stdout.splitlines()) == 2
+    name = os.fsdecode("город.wav".encode("cp1251"))
+    os.rename("clip.wav", name)
+    return name
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii", "cp1251", "latin-1"])
+def test_no_name_and_no_text_ends_in_an_encoding_error(encoding, russian_clip, checkpoint, monkeypatch):
+    """The JSON is read back to the same name and text, whatever the terminal can show."""
+
+    def predict(**options) -> tuple[bytes, bytes]:
+        out, err = (io.TextIOWrapper(io.BytesIO(), encoding=encoding, errors="strict") for _ in range(2))
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        options |= {"inputs": [russian_clip, f"nowhere-{russian_clip}"], "text": "Привет 😀"}
+        assert run("bibier_hf.commands.predict:predict_main", model=str(checkpoint), **options) == 1
+        out.flush()
+        err.flush()
+        return out.buffer.getvalue(), err.buffer.getvalue()
+
+    answers, errors = predict(as_json=True)
+    good, bad = (json.loads(line) for line in answers.decode("utf-8").splitlines())
+    assert (good["input"], good["text"]) == (russian_clip, "Привет 😀")
+    assert bad["input"] == f"nowhere-{russian_clip}"
+    assert b"1 of 2 inputs failed." in errors
+    shown, _ = predict()
+    assert len(shown.splitlines()) == 2
+
+
+@pytest.mark.slow
+def test_paths_on_stdin_are_names_of_files(russian_clip, repository, checkpoint, tmp_path):
+    command = [sys.executable, "-m", "bibier_cli", "predict", str(checkpoint), "-"]
+    path = os.pathsep.join([str(repository / "src"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        command,
+        input=os.fsencode(f"{russian_clip}\n"),
+        env=os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONIOENCODING": "ascii", "LC_ALL": "C"},
+        capture_output=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")
+    assert done.stdout.splitlines()[0] == rb"\udce3\udcee\udcf0\udcee\udce4.wav"
