@@ -28,9 +28,9 @@ def test_prepare_csv_is_launched(repository, tmp_path, write_csv, table_rows):
     assert read_info(tmp_path / "out")["rows"] == 42
 
 
-def test_a_script_that_fails_says_why_and_exits_with_1(repository, tmp_path):
+def test_a_script_that_fails_says_why_and_exits_with_2(repository, tmp_path):
     done = launch(repository, "prepare_resd.py", "--source", str(tmp_path), "--output_dir", str(tmp_path / "out"))
-    assert done.returncode == 1
+    assert done.returncode == 2
     assert "Allowed layouts" in done.stderr
     assert "Traceback" not in done.stderr
     assert not (tmp_path / "out").exists()
@@ -39,7 +39,7 @@ def test_a_script_that_fails_says_why_and_exits_with_1(repository, tmp_path):
 def test_every_reader_option_is_an_argument(tiny_resd, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--source", str(tiny_resd), "--output_dir", str(out), "--enthusiasm", "exclude"]
-    assert prepare_command("resd", "", arguments) == 1
+    assert prepare_command("resd", "", arguments) == 2
     assert "strict_counts" in capsys.readouterr().err
     assert prepare_command("resd", "", [*arguments, "--no-strict_counts"]) == 0
     assert read_info(out)["options"] == {"enthusiasm": "exclude", "strict_counts": False}

@@ -72,7 +72,7 @@ def test_the_same_model_gives_the_same_bytes_and_another_another_cache(table, tm
 
 def test_what_is_no_model_is_said(table, tmp_path, capsys):
     arguments = ["--source", str(table), "--output_dir", str(tmp_path / "out"), "--asr", str(tmp_path / "nowhere")]
-    assert prepare_command("csv", "", arguments) == 1
+    assert prepare_command("csv", "", arguments) == 2
     assert "is no speech recognition model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import UserError
+from ..model.audio_bibier import AudioError
 from .corpora import CORPORA, get_corpus
 from .prepare import Corpus
 
@@ -26,7 +27,7 @@ def prepare_command(name: str, description: str | None, argv: Sequence[str] | No
     """Prepare the corpus `name` as the arguments say and print its counts and remarks.
 
     Returns:
-        exit code: 0 done, 1 the corpus cannot be used (the reasons are printed), 130 interrupted
+        exit code: 0 done, 2 the corpus cannot be used (the reasons are printed), 130 interrupted
         (143 by SIGTERM).
     """
     output_dir = "the output folder"
@@ -35,9 +36,9 @@ def prepare_command(name: str, description: str | None, argv: Sequence[str] | No
         options = vars(_parser(corpus, description).parse_args(argv))
         source, output_dir = options.pop("source", None), options.pop("output_dir")
         info = corpus.prepare(source, output_dir, **options)
-    except (UserError, FileNotFoundError) as error:
+    except (UserError, AudioError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     except KeyboardInterrupt as error:
         print(f"Interrupted; {output_dir} is as it was.", file=sys.stderr)
         return getattr(error, "exit_code", 130)
