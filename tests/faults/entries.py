@@ -38,7 +38,7 @@ def call(name: str, out: str, more: list[str]) -> int:
         case "train":
             return train_main([run_file, "--output_dir", out, *more])
         case "study":
-            study = Path("study.yaml")
+            study = inputs / f"study{os.getpid()}.yaml"
             study.write_text(yaml.safe_dump({"run": run_file, "output_dir": out, "seeds": [1]}))
             return study_main([str(study), *more])
         case "evaluate":

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError
+from ..files import as_write_error, describe_write_error
 from ..llm import Answer
 
 _SCHEMA = """
@@ -39,6 +40,7 @@ class AnswerStore:
 
     Raises:
         ArgumentError: a file that is no such store.
+        WriteError: a file that cannot be written.
     """
 
     def __init__(self, path: str | Path | None) -> None:
@@ -49,6 +51,8 @@ class AnswerStore:
             self._connection.execute("PRAGMA synchronous = FULL")
             self._connection.execute(_SCHEMA)
         except sqlite3.DatabaseError as error:
+            if meaning := describe_write_error(error):
+                raise as_write_error(error, path, meaning) from error
             raise ArgumentError(f"{path} is no store of answers ({error}). Name another file.") from error
 
     def get(self, keys: Sequence[str]) -> dict[str, Answer]:
