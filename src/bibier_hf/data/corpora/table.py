@@ -239,8 +239,8 @@ class _Labels:
 def _label_remedy(unknown: Mapping[str, str]) -> str:
     example = json.dumps({name: suggest_label(name) for name in list(unknown)[:12]}, ensure_ascii=False)
     return (
-        f"Allowed labels: {describe_labels()}.\nOther labels need a label map: {option_forms('label_map', 'FILE.json')}, in "
-        f"which stands {example}, or what you find right; null leaves such rows out."
+        f"Allowed labels: {describe_labels()}.\nOther labels need a label map: --label_map FILE.json with {example} or "
+        "what you find right (to train or evaluate: --corpora.0.options.label_map FILE.json); null leaves such rows out."
     )
 
 
