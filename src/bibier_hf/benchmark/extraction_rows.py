@@ -58,7 +58,7 @@ def published_backbone() -> Wav2Vec2Model:
 def audio_model() -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
     """A model of audio alone over [`published_backbone`], and its processor."""
     model = BiBiERForEmotionClassification(
-        BiBiERConfig(modalities=["audio"], audio_config=published_config()), build_backbones=False
+        BiBiERConfig(modalities=["audio"], audio_config={"backbone": published_config()}), build_backbones=False
     )
     model.attach_backbone("audio", published_backbone())
     front_end = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)

@@ -31,16 +31,16 @@ def padded(sizes: torch.Tensor, width: int) -> tuple[torch.Tensor, torch.Tensor]
 
 def text_encoder() -> Row:
     torch.manual_seed(0)
-    config = BiBiERConfig(
-        text_feature_size=TEXT_SIZE,
-        modalities=["text"],
-        text_encoder_size=TEXT_SIZE,
-        text_input_projection=False,
-        mamba_expand=0.5,
-        mamba_dt_rank=32,
-        bidirectional=False,
-    )
-    ours, theirs = initialised(UnimodalEncoder(config, "text")).eval(), textbook.TextEncoder().eval()
+    text = {
+        "backbone": None,
+        "feature_size": TEXT_SIZE,
+        "hidden_size": TEXT_SIZE,
+        "input_projection": False,
+        "mamba_expand": 0.5,
+        "mamba_dt_rank": 32,
+    }
+    config = BiBiERConfig(text_config=text, modalities=["text"], original_behavior=["unidirectional"])
+    ours, theirs = initialised(UnimodalEncoder(config, config.text_config)).eval(), textbook.TextEncoder().eval()
     features, mask = padded(lengths(32, 3, 60), TEXT_SIZE)
     full = F.pad(features, (0, 0, 0, TEXT_LENGTH - features.shape[1]))
     run = torch.no_grad()(lambda: ours(features, mask)), torch.no_grad()(lambda: theirs(full))
@@ -59,20 +59,17 @@ class OurFusion(nn.Module):
 
 
 def fusion_config(
-    variant: str, attention_value: str = "other", audio_size: int = AUDIO_SIZE, text_size: int = TEXT_SIZE
+    variant: str, own_value: bool = False, audio_size: int = AUDIO_SIZE, text_size: int = TEXT_SIZE
 ) -> BiBiERConfig:
     """The published sizes, over frames of these widths."""
     return BiBiERConfig(
-        audio_feature_size=audio_size,
-        text_feature_size=text_size,
-        audio_encoder_size=audio_size,
-        text_encoder_size=text_size,
+        audio_config={"backbone": None, "feature_size": audio_size, "hidden_size": audio_size},
+        text_config={"backbone": None, "feature_size": text_size, "hidden_size": text_size},
         fusion=variant,
         num_attention_heads=16,
-        fusion_mamba_expand=1,
-        fusion_mamba_conv_kernel=6,
-        bidirectional=False,
-        attention_value=attention_value,
+        mamba_expand=1,
+        mamba_conv_kernel=6,
+        original_behavior=["unidirectional", *(["own_value"] if own_value else [])],
     )
 
 
@@ -87,11 +84,11 @@ def our_fusion(config: BiBiERConfig) -> OurFusion:
     return model
 
 
-def fusion(variant: str, batch: int, attention_value: str = "other") -> Row:
+def fusion(variant: str, batch: int, own_value: bool = False) -> Row:
     """One step of training, forward, backward and Adam, on frames of both encoders, clips of 0.6 to 8 s and texts of 3
     to 60 tokens."""
     torch.manual_seed(0)
-    ours, theirs = our_fusion(fusion_config(variant, attention_value)), textbook.Fusion(variant)
+    ours, theirs = our_fusion(fusion_config(variant, own_value)), textbook.Fusion(variant)
     audio, audio_mask = padded(lengths(batch, 30, 400), AUDIO_SIZE)
     text, text_mask = padded(lengths(batch, 3, 60).flip(0), TEXT_SIZE)
     full_text = F.pad(text, (0, 0, 0, TEXT_LENGTH - text.shape[1]))
@@ -102,7 +99,7 @@ def fusion(variant: str, batch: int, attention_value: str = "other") -> Row:
         ),
         functools.partial(train_step, theirs, torch.optim.Adam(theirs.parameters()), (audio, full_text), labels),
     )
-    name = f"fusion_{variant}_{batch}" + ("_own" if attention_value == "own" else "")
+    name = f"fusion_{variant}_{batch}" + ("_own" if own_value else "")
     return compare(name, "plain transcription of the published model", GOALS[variant], *run, budget_s=6)
 
 

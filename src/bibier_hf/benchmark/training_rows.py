@@ -33,7 +33,7 @@ from .registry import Materials
 BATCH = 8
 
 
-def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
+def resd_end_to_end(materials: Materials, own_value: bool = True) -> Row:
     """Features of RESD's training split and epochs of BiFormer at the published sizes over them, once a side.
 
     Ours: length buckets, in bfloat16 where the CPU has it, into mapped shards, then batches of similar length without
@@ -43,7 +43,7 @@ def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
     rows = load_corpus("resd", materials.folder("resd"))["train"]
     rows = rows.select(range(min(len(rows), materials.rows or len(rows))))
     model, processor = _backbones(materials)
-    sizes = model.config.feature_size("audio"), model.config.feature_size("text")
+    sizes = model.config.audio_config.feature_size, model.config.text_config.feature_size
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         with _timed(seconds, "our extraction"):
@@ -53,7 +53,7 @@ def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
         with _timed(seconds, "their extraction"):
             _extract_into_pickle(model, processor, rows, Path(folder) / "features.pickle")
         torch.manual_seed(0)
-        ours = our_fusion(fusion_config("biformer", attention_value, *sizes))
+        ours = our_fusion(fusion_config("biformer", own_value, *sizes))
         theirs = textbook.Fusion("biformer", *sizes)
         loader = _our_loader(data, extractor)
         with open(Path(folder) / "features.pickle", "rb") as file:
@@ -67,7 +67,7 @@ def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
             with _timed(seconds, "their epochs"):
                 for audio, text, labels in _their_batches(kept, epoch):
                     train_step(theirs, optimizers[1], (audio, text), labels)
-    name = "resd_end_to_end" if attention_value == "own" else "resd_end_to_end_native"
+    name = "resd_end_to_end" if own_value else "resd_end_to_end_native"
     ours_s, theirs_s = (seconds[f"{side} extraction"] + seconds[f"{side} epochs"] for side in ("our", "their"))
     parts = ", ".join(
         f"{part} {seconds[f'our {part}']:.0f} s against {seconds[f'their {part}']:.0f} s"
@@ -76,7 +76,7 @@ def resd_end_to_end(materials: Materials, attention_value: str = "own") -> Row:
     what = f"{len(rows)} clips, whisper-base and e5-small in {compute_dtype}, {materials.epochs} epochs of biformer, batches of {BATCH}"
     note = f"{what}: {parts}"
     against = "clip by clip into a pickle, then padded batches"
-    goal = 2.0 if attention_value == "own" else None
+    goal = 2.0 if own_value else None
     return Row(name, against, theirs_s / ours_s, goal, ours_s, theirs_s, (ours_s,) * 2, (theirs_s,) * 2, 1, note)
 
 
@@ -109,7 +109,9 @@ def loader_share(materials: Materials) -> Row:
         extractor = InputExtractor(model, processor, cache_dir=folder)
         loader = _our_loader(extractor.inputs({"train": rows})["train"], extractor)
         fusion = our_fusion(
-            fusion_config("biformer", "other", model.config.feature_size("audio"), model.config.feature_size("text"))
+            fusion_config(
+                "biformer", False, model.config.audio_config.feature_size, model.config.text_config.feature_size
+            )
         )
         optimizer = torch.optim.Adam(fusion.parameters())
         start = time.perf_counter()
@@ -170,14 +172,14 @@ def _extract_into_pickle(
     for row in rows:
         audio = processor(audio=[row["audio"]])
         frames, mask = encode_audio(
-            model.audio_backbone,
+            model.streams["audio"].backbone,
             audio[processor.audio_input_name],
             audio["audio_attention_mask"],
             -1,
-            model.config.max_window_s,
+            model.config.audio_config.max_window_s,
         )
         text = processor(text=[row["text"]])
-        states, _ = encode_text(model.text_backbone, text["input_ids"], text["text_attention_mask"], -1)
+        states, _ = encode_text(model.streams["text"].backbone, text["input_ids"], text["text_attention_mask"], -1)
         full = F.pad(states[0], (0, 0, 0, TEXT_LENGTH - states.shape[1]))
         kept.append({"audio": frames[0, mask[0]], "text": full, "label": row["label"]})
     with open(path, "wb") as file:
@@ -197,6 +199,6 @@ ROWS = {"optimizer_step": optimizer_step}
 
 DATA_ROWS = {
     "resd_end_to_end": resd_end_to_end,
-    "resd_end_to_end_native": functools.partial(resd_end_to_end, attention_value="other"),
+    "resd_end_to_end_native": functools.partial(resd_end_to_end, own_value=False),
     "loader": loader_share,
 }

@@ -9,10 +9,11 @@ from transformers import pipeline
 from transformers.utils import CONFIG_NAME
 
 from ..errors import ArgumentError
-from ..model.configuration_bibier import TASK, BiBiERConfig, CheckpointError, one_line
+from ..model.configuration_bibier import TASK, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
 from ..model.processing_bibier import BiBiERProcessor
+from ..model.validation_bibier import CheckpointError, one_line
 
 T = TypeVar("T")
 

@@ -23,7 +23,7 @@ USER_ERRORS: tuple[type[Exception], ...] = (UserError, AudioError, FileNotFoundE
 """What a user can fix: reported without a traceback."""
 
 if HAS_MODEL:  # not next to the transformers of vLLM
-    from ..model.configuration_bibier import CheckpointError
+    from ..model.validation_bibier import CheckpointError
 
     USER_ERRORS += (CheckpointError,)
 

@@ -5,8 +5,9 @@ import copy
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from ..model.configuration_bibier import MODALITIES, ORIGINAL_OPTIONS, BiBiERConfig
+from ..model.configuration_bibier import ORIGINAL_BEHAVIOR, BiBiERConfig, ModalityConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .checkpoint import load_config as load_checkpoint_config
 from .common import guarded
@@ -33,7 +34,8 @@ def describe(source: str | Path) -> str:
     config = load_config(source)
     lines = [f"BiBiER, {_kind(config)}: {source}", "", f"labels    {', '.join(config.id2label.values())}"]
     for modality in config.modalities:
-        lines.append(f"{modality:<9} {_backbone(config, modality)} -> {_encoder(config, modality)}")
+        part = config.modality_configs[modality]
+        lines.append(f"{modality:<9} {_backbone(part)} -> {_encoder(config, part)}")
     if len(config.modalities) == 2:
         lines.append(f"fusion    {_fusion(config)}")
     lines += ["", *_parameter_table(config), "", *_defects(config)]
@@ -51,57 +53,54 @@ def _kind(config: BiBiERConfig) -> str:
     return config.fusion + (" with unimodal logits" if config.add_unimodal_logits else "")
 
 
-def _backbone(config: BiBiERConfig, modality: str) -> str:
-    backbone = getattr(config, f"{modality}_config")
-    if backbone is None:
-        return f"features of width {config.feature_size(modality)}, given by the caller"
-    name = getattr(config, f"{modality}_backbone_id") or "weights in the checkpoint"
-    layer = getattr(config, f"{modality}_layer")
-    layer = "output" if layer == -1 else f"hidden state {layer}"
-    state = "frozen" if getattr(config, f"freeze_{modality}_backbone") else "trained"
-    return f"{backbone.model_type} ({name}; {layer}, width {config.feature_size(modality)}, {state})"
+def _backbone(part: ModalityConfig) -> str:
+    if part.backbone is None:
+        return f"features of width {part.feature_size}, given by the caller"
+    name = part.backbone_id or "weights in the checkpoint"
+    layer = "output" if part.layer == -1 else f"hidden state {part.layer}"
+    state = "frozen" if part.freeze_backbone else "trained"
+    return f"{part.backbone.model_type} ({name}; {layer}, width {part.feature_size}, {state})"
 
 
-def _encoder(config: BiBiERConfig, modality: str) -> str:
-    encoder = getattr(config, f"{modality}_encoder")
-    if encoder == "none":
+def _encoder(config: BiBiERConfig, part: ModalityConfig) -> str:
+    if part.encoder == "none":
         return "no encoder"
-    text = f"{encoder}, {getattr(config, f'{modality}_encoder_layers')} layers of width {getattr(config, f'{modality}_encoder_size')}"
-    return text + (", both directions" if config.bidirectional and encoder in ("mamba", "lstm") else "")
+    text = f"{part.encoder}, {part.num_hidden_layers} layers of width {part.hidden_size}"
+    both = part.encoder in ("mamba", "lstm") and not config.reproduces("unidirectional")
+    return text + (", both directions" if both else "")
 
 
 def _fusion(config: BiBiERConfig) -> str:
     if config.fusion == "late":
         return "late: learned weights over the unimodal logits"
     text = (
-        f"{config.fusion}, {config.num_fusion_layers} layers of width H = {config.hidden_size}, L = {config.seg_len}"
+        f"{config.fusion}, {config.num_hidden_layers} layers of width H = {config.hidden_size}, L = {config.seg_len}"
     )
     return text + ("" if config.fusion == "bimamba" else f", {config.num_attention_heads} heads")
 
 
 def _parameter_table(config: BiBiERConfig) -> list[str]:
     whole = copy.deepcopy(config)  # with backbones that the checkpoint only names
-    for modality in MODALITIES:
-        setattr(whole, f"{modality}_backbone_stored", True)
+    for part in whole.modality_configs.values():
+        part.backbone_stored = True
     with torch.device("meta"):
         model = BiBiERForEmotionClassification(whole)
-    outputs = {
-        "audio_backbone": f"(B, T_a, {config.feature_size('audio')})",
-        "audio_encoder": f"(B, T_a, {config.audio_encoder_size}), (B, {config.num_labels})",
-        "text_backbone": f"(B, T_t, {config.feature_size('text')})",
-        "text_encoder": f"(B, T_t, {config.text_encoder_size}), (B, {config.num_labels})",
-        "missing_audio": f"(1, {config.audio_encoder_size}), stands in for audio",
-        "missing_text": f"(1, {config.text_encoder_size}), stands in for text",
-        "fusion": f"(B, {getattr(model.fusion, 'output_size', 0)})",
-        "classifier": f"(B, {config.num_labels})",
-        "mixture": f"(B, {config.num_labels})",
-    }
-    counts: dict[str, list[int]] = {}
-    for name, parameter in model.named_parameters():
-        entry = counts.setdefault(name.split(".")[0], [0, 0])
-        entry[0] += parameter.numel()
-        entry[1] += parameter.numel() if parameter.requires_grad else 0
-    rows = [(name, outputs[name], *counts[name]) for name in outputs if name in counts]
+
+    rows = []
+    for name, stream in model.streams.items():
+        step, size = f"(B, T_{name[0]}", stream.config.hidden_size
+        rows += [
+            (f"{name} backbone", f"{step}, {stream.config.feature_size})", stream.backbone),
+            (f"{name} encoder", f"{step}, {size})", stream.encoder),
+            (f"{name} stand-in", f"(1, {size})", stream.missing),
+            (f"{name} head", f"(B, {config.num_labels})", model.heads[name]),
+        ]
+    rows += [
+        ("fusion", f"(B, {getattr(model.bibier.fusion, 'output_size', 0)})", model.bibier.fusion),
+        ("classifier", f"(B, {config.num_labels})", model.classifier),
+        ("mixture", f"(B, {config.num_labels})", model.mixture),
+    ]
+    rows = [(name, output, *_parameters(module)) for name, output, module in rows if module is not None]
     rows.append(("all", "", sum(row[2] for row in rows), sum(row[3] for row in rows)))
     width = max(len(row[1]) for row in rows)
     head = f"{'module':<16} {'output':<{width}} {'parameters':>13} {'trained':>13}"
@@ -111,12 +110,17 @@ def _parameter_table(config: BiBiERConfig) -> list[str]:
     ]
 
 
+def _parameters(module: nn.Module | nn.Parameter) -> tuple[int, int]:
+    """(all, trained)"""
+    found = [module] if isinstance(module, nn.Parameter) else list(module.parameters())
+    return sum(one.numel() for one in found), sum(one.numel() for one in found if one.requires_grad)
+
+
 def _defects(config: BiBiERConfig) -> list[str]:
     if not config.reproduced_defects:
-        return ["original behaviour: none of the published code's defects is reproduced"]
-    lines = ["original behaviour: these options reproduce defects of the published code"]
-    for option, value in config.reproduced_defects.items():
-        lines.append(f"  {option} = {value!r} (corrected: {ORIGINAL_OPTIONS[option][0]!r})")
+        return ["original behavior: no bug of the published code is reproduced"]
+    lines = ["original behavior: these bugs of the published code are reproduced"]
+    lines += [f"  {name}: {ORIGINAL_BEHAVIOR[name]}" for name in config.reproduced_defects]
     if config.depends_on_batch:
         lines.append("  a result depends on its batch; the pipeline takes one sample at a time")
     return lines

@@ -120,7 +120,9 @@ def extract_help() -> str:
     lines = ["usage: recipes/extract_features.py [FILE.yaml] [--key value] [--key=value] [--drift N] ...", ""]
     lines += ["  --data_dir: short for --corpora.0.data_dir when there is one corpus"]
     lines += [line for line in section_help(RunArguments) if line.strip().removeprefix("--").startswith(_KEYS)]
-    lines += ["  --model.audio_layer, --model.text_layer, --model.max_window_s, ...: as in training"]
+    lines += [
+        "  --model.audio_config.layer, --model.text_config.layer, --model.audio_config.max_window_s, ...: as in training"
+    ]
     return "\n".join(
         [*lines, "  --drift [0]: compare so many stored rows a corpus with float32 features of one clip at a time"]
     )

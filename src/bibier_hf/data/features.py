@@ -22,7 +22,7 @@ from torch.utils.data import Dataset as TorchDataset
 from transformers.utils import logging
 
 from ..model.audio_bibier import SAMPLING_RATE
-from ..model.backbones_bibier import encode_audio, encode_text, runs_in_equal_lengths
+from ..model.backbones_bibier import runs_in_equal_lengths
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -79,8 +79,9 @@ def input_specs(
     """
     specs = {}
     for modality in model.config.modalities:
-        if getattr(model.config, f"freeze_{modality}_backbone"):
-            width = model.config.feature_size(modality)
+        config = model.config.modality_configs[modality]
+        if config.freeze_backbone:
+            width = config.feature_size
             specs[modality] = InputSpec(
                 f"{modality}_features", f"{modality}_features_mask", width, dtype, from_backbone=True
             )
@@ -321,18 +322,13 @@ class InputExtractor:
         else:
             values, mask = inputs[self.processor.audio_input_name], inputs["audio_attention_mask"]
         if self.specs[modality].from_backbone:
-            config, backbone = self.model.config, self._backbone(modality, dtype or self.compute_dtype)
+            backbone = self._backbone(modality, dtype or self.compute_dtype)
             values, mask = values.to(self.model.device), mask.to(self.model.device)
-            if modality == "audio":
-                values, mask = encode_audio(
-                    backbone, values, mask, config.audio_layer, config.max_window_s, config.audio_cepstrum
-                )
-            else:
-                values, mask = encode_text(backbone, values, mask, config.text_layer)
+            values, mask = self.model.streams[modality].run_backbone(backbone, values, mask)
         return [row[keep.bool()].cpu() for row, keep in zip(values, mask, strict=True)]
 
     def _cast_backbone(self, modality: str, dtype: torch.dtype) -> torch.nn.Module:
-        backbone = self.model._require_backbone(modality)
+        backbone = self.model.streams[modality].require_backbone()
         runs_in_equal_lengths(backbone)  # of the exact weights; the copies take the answer over
         if dtype == torch.int8:
             return int8_copy(backbone)
@@ -358,7 +354,7 @@ class InputExtractor:
             "sampling_rate": SAMPLING_RATE,
             "channels": "mean",
             "front_end": front_end,
-            "max_window_s": self.model.config.max_window_s,
+            "max_window_s": self.model.config.audio_config.max_window_s,
         }
 
 

@@ -128,9 +128,9 @@ def pooled_features(
     """
     other = {"audio": "text", "text": "audio"}[modality]
     sources = {modality: backbone, f"{modality}_revision": revision}
-    options = {f"{modality}_layer": layer, f"freeze_{modality}_backbone": True}
+    options = {f"{modality}_config": {"layer": layer, "freeze_backbone": True}}
     model = BiBiERForEmotionClassification.from_backbones(**sources, **{other: None}, modalities=[modality], **options)
-    processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=model.config.max_text_tokens)
+    processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=model.config.text_config.max_tokens)
     pooled = {}
     for inputs in precomputed_inputs(corpus, model, processor, **cache).values():
         for row, identity in enumerate(inputs.metadata["id"]):

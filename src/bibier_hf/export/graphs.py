@@ -21,7 +21,6 @@ from ..model.backbones_bibier import (
     text_states,
 )
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from .tracing import traceable
 
 PARTS = ("features", "whole")
 
@@ -54,11 +53,7 @@ class Graph(nn.Module):
         self.model = model
         modalities = model.config.modalities
         unimodal = len(modalities) == 1
-        heads = (
-            []
-            if unimodal
-            else [f"{name}_logits" for name in modalities if getattr(model, f"{name}_encoder") is not None]
-        )
+        heads = [] if unimodal else [f"{name}_logits" for name in modalities if model.heads[name] is not None]
         self.output_names = ["logits", *heads]
 
     @property
@@ -117,7 +112,10 @@ class FeaturesGraph(Graph):
 
     def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
         return torch.randn(
-            batch, length, self.model.config.feature_size(name.removesuffix("_features")), generator=generator
+            batch,
+            length,
+            self.model.config.modality_configs[name.removesuffix("_features")].feature_size,
+            generator=generator,
         )
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
@@ -137,7 +135,7 @@ class WholeGraph(Graph):
     def __init__(self, model: BiBiERForEmotionClassification):
         super().__init__(model)
         for modality in model.config.modalities:
-            backbone = getattr(model, f"{modality}_backbone")
+            backbone = model.streams[modality].backbone
             if backbone is None:
                 raise ExportError(
                     f"part='whole': the model has no {modality} backbone, so there is nothing between raw {modality} "
@@ -153,10 +151,14 @@ class WholeGraph(Graph):
                 )
 
     @property
+    def audio_backbone(self) -> nn.Module | None:
+        return self.model.streams["audio"].backbone
+
+    @property
     def inputs(self) -> list[tuple[str, str]]:
         names = {"text": ("input_ids", "text_attention_mask")}
-        if self.model.audio_backbone is not None:
-            names["audio"] = (audio_input_name(self.model.audio_backbone.config), "audio_attention_mask")
+        if self.audio_backbone is not None:
+            names["audio"] = (audio_input_name(self.audio_backbone.config), "audio_attention_mask")
         return [names[modality] for modality in self.model.config.modalities]
 
     def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
@@ -166,14 +168,17 @@ class WholeGraph(Graph):
             )
         if name == "input_values":
             return torch.randn(batch, length, generator=generator)
-        return torch.randn(batch, length, spectral_bands(self.model.audio_backbone.config), generator=generator)
+        return torch.randn(batch, length, spectral_bands(self.audio_backbone.config), generator=generator)
 
     @property
     def longest(self) -> list[int | None]:
-        longest = {"text": self.model.config.max_text_tokens}
-        if self.model.audio_backbone is not None:  # one window
-            config = self.model.audio_backbone.config
-            steps = int(self.model.config.max_window_s * SPECTRAL_INPUT_RATES.get(config.model_type, SAMPLING_RATE))
+        longest = {"text": self.model.config.text_config.max_tokens}
+        if self.audio_backbone is not None:  # one window
+            config = self.audio_backbone.config
+            steps = int(
+                self.model.config.audio_config.max_window_s
+                * SPECTRAL_INPUT_RATES.get(config.model_type, SAMPLING_RATE)
+            )
             positions = 2 * config.max_source_positions - _WHISPER_MARGIN if config.model_type == "whisper" else steps
             longest["audio"] = min(steps, positions)
         return [longest[modality] for modality in self.model.config.modalities]
@@ -189,7 +194,7 @@ class WholeGraph(Graph):
     def _encode_audio(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The model's `encode_audio` for one window, without a look at any value: absent rows run along and are masked
         afterwards."""
-        backbone, config = self.model.audio_backbone, self.model.config
+        backbone, config = self.audio_backbone, self.model.config.audio_config
         lengths = mask.sum(1)
         present = lengths > 0
         values = values * mask.reshape(*mask.shape, *(1,) * (values.dim() - 2)).to(values.dtype)
@@ -198,14 +203,14 @@ class WholeGraph(Graph):
             values, lengths = F.pad(values, (0, shortest + _WAVEFORM_MARGIN)), lengths.clamp(min=shortest)
         if backbone.config.model_type == "whisper":
             values = F.pad(values, (0, 0, 0, _WHISPER_MARGIN))
-        run = audio_states_function(backbone.config, config.audio_cepstrum)
-        features, kept = run(backbone, values, lengths.clamp(min=1), config.audio_layer)
+        run = audio_states_function(backbone.config, config.cepstrum)
+        features, kept = run(backbone, values, lengths.clamp(min=1), config.layer)
         return features, kept & present.unsqueeze(1)
 
     def _encode_text(self, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = mask.sum(1)
         features, kept = text_states(
-            self.model.text_backbone, input_ids, lengths.clamp(min=1), self.model.config.text_layer
+            self.model.streams["text"].backbone, input_ids, lengths.clamp(min=1), self.model.config.text_config.layer
         )
         return features, kept & (lengths > 0).unsqueeze(1)
 
@@ -225,10 +230,10 @@ def refuse_untraceable(model: BiBiERForEmotionClassification) -> None:
             "corrected one."
         )
     for modality in config.modalities:
-        if config.feature_size(modality) is None:
+        if config.modality_configs[modality].feature_size is None:
             raise ExportError(
                 f"The model mixes {modality} logits that are computed elsewhere (fusion='late', "
-                f"{modality}_encoder='none'): "
+                f"{modality}_config.encoder='none'): "
                 "there is nothing above the backbone to export."
             )
 
@@ -258,7 +263,7 @@ def trace(graph: Graph) -> torch.export.ExportedProgram:
         steps = torch.export.Dim(f"{modality}_steps", max=longest)
         shapes += [{0: batch, 1: steps}] * 2
     try:
-        with traceable(), torch.no_grad():
+        with torch.no_grad():
             return torch.export.export(graph, inputs, dynamic_shapes={"values": tuple(shapes)}, strict=False)
     except UserError as error:
         advice = " Use part='features' and compute the features in torch." if graph.part == "whole" else ""

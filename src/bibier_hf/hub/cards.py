@@ -259,14 +259,13 @@ def _backbone_facts(name: str, results: dict[str, Any], modality: str) -> dict[s
         else f"`{name}`"
     )
     encoder = model.get(f"{modality}_encoder")
-    if results["config"].get("model", {}).get(f"{modality}_encoder_layers") == 0:
+    if results["config"].get("model", {}).get(f"{modality}_config", {}).get("num_hidden_layers") == 0:
         encoder = "pooled over time"
     elif encoder is not None:
         encoder = f"`{encoder}`"
     training = model[f"{modality}_backbone_training"]
-    frozen = [
-        name.rstrip(".") for name in results["config"].get("frozen", ()) if name.startswith(f"{modality}_backbone")
-    ]
+    inside = f"bibier.{modality}.backbone."
+    frozen = [name.rstrip(".") for name in results["config"].get("frozen", ()) if name.startswith(inside)]
     if frozen and training == "trained":
-        training += ", but for " + ", ".join(f"`{name.removeprefix(f'{modality}_backbone.')}`" for name in frozen)
+        training += ", but for " + ", ".join(f"`{name.removeprefix(inside)}`" for name in frozen)
     return {"name": shown, "encoder": encoder, "training": training}

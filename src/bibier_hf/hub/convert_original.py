@@ -5,7 +5,7 @@
     outputs/published_audio python -m bibier_hf.hub.convert_original --audio_head A.pt --text_head T.pth --fusion F.pt
     --num_transformer_heads 8 --output_dir OUT
 
-The result reproduces the original in evaluation mode (`original_behaviour=True`). Fusion weights alone give a model
+The result reproduces the original in evaluation mode (`original_behavior=True`). Fusion weights alone give a model
 that takes what the original's fusion took: encoded frames as `audio_features` and `text_features`, and for the
 `...WithProb` variants `audio_logits` and `text_logits`. One head alone gives a unimodal model over backbone features.
 The three together give the whole system; its backbones are named by their ids and fetched when it is loaded (both are
@@ -96,21 +96,21 @@ def read_weights(path: str | Path) -> Weights:
 
 
 def convert_audio_head(weights: Weights) -> Part:
-    """`CustomMambaClassifier` -> `audio_encoder` of kind `frame_mlp`."""
-    names = {"input_proj": "input_proj", "fc": "classifier"}
+    """`CustomMambaClassifier` -> audio encoder of kind `frame_mlp`."""
+    names = {"input_proj": "bibier.audio.encoder.input_proj", "fc": "audio_head.linear"}
     taken = _Renamer(weights, "audio head")
     for key in taken.names():
         module, _, rest = key.partition(".")
         if module in names:
-            taken.rename(key, f"audio_encoder.{names[module]}.{rest}")
+            taken.rename(key, f"{names[module]}.{rest}")
         elif match := re.fullmatch(r"blocks\.(\d+)\.(in_proj|s_B|s_C|out_proj|norm)\.(weight|bias)", key):
-            taken.rename(key, "audio_encoder.layers.{}.{}.{}".format(*match.groups()))
+            taken.rename(key, "bibier.audio.encoder.layers.{}.{}.{}".format(*match.groups()))
     size, features = taken.shape("input_proj.weight")
     options = {
-        "audio_encoder": "frame_mlp",
-        "audio_feature_size": features,
-        "audio_encoder_size": size,
-        "audio_encoder_layers": taken.count(r"blocks\.(\d+)\."),
+        "encoder": "frame_mlp",
+        "feature_size": features,
+        "hidden_size": size,
+        "num_hidden_layers": taken.count(r"blocks\.(\d+)\."),
     }
     return taken.part(options)
 
@@ -120,20 +120,20 @@ def convert_text_head(weights: Weights) -> Part:
     taken = _Renamer(weights, "text head")
     for key in taken.names():
         if match := re.fullmatch(r"layers\.(\d+)\.1\.weight", key):
-            taken.rename(key, f"text_encoder.layers.{match[1]}.norm.weight")
+            taken.rename(key, f"bibier.text.encoder.layers.{match[1]}.norm.weight")
         elif key.startswith("fc_out."):
-            taken.rename(key, f"text_encoder.classifier.{key.removeprefix('fc_out.')}")
+            taken.rename(key, f"text_head.linear.{key.removeprefix('fc_out.')}")
     layers = taken.count(r"layers\.(\d+)\.")
     for layer in range(layers):
-        taken.mamba_block(f"layers.{layer}.0.", f"text_encoder.layers.{layer}.block.")
+        taken.mamba_block(f"layers.{layer}.0.", f"bibier.text.encoder.layers.{layer}.block.")
     size = taken.shape("layers.0.0.in_proj.weight")[1]
     inner, states, kernel, rank = taken.mamba_sizes("layers.0.0.")
     options = {
-        "text_encoder": "mamba",
-        "text_feature_size": size,
-        "text_encoder_size": size,
-        "text_encoder_layers": layers,
-        "text_input_projection": False,
+        "encoder": "mamba",
+        "feature_size": size,
+        "hidden_size": size,
+        "num_hidden_layers": layers,
+        "input_projection": False,
         "mamba_expand": inner / size,
         "mamba_state_size": states,
         "mamba_conv_kernel": kernel,
@@ -170,9 +170,8 @@ def convert_fusion(weights: Weights, variant: str | None = None, num_transformer
     options["hidden_size"] = taken.shape("audio_proj.1.weight")[0]
     for modality in ("audio", "text"):
         projected = f"{modality}_proj.0.weight" in weights
-        options[f"{modality}_feature_size"] = (
-            weights[f"{modality}_proj.0.weight"].shape[1] if projected else options["hidden_size"]
-        )
+        frames = weights[f"{modality}_proj.0.weight"].shape[1] if projected else options["hidden_size"]
+        options[f"{modality}_config"] = {"feature_size": frames, "encoder": "none"}
     if fusion == "bimamba":
         _rename_bimamba(taken, options)
         options["seg_len"] = width - options["hidden_size"]
@@ -204,7 +203,7 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
             "and 16)."
         )
     options["num_attention_heads"] = heads
-    options["num_fusion_layers"] = taken.count(r"audio_to_text_attn\.(\d+)\.")
+    options["num_hidden_layers"] = taken.count(r"audio_to_text_attn\.(\d+)\.")
     options["positional_encoding"] = any(key.endswith("positional_encoding.pe") for key in taken.names())
     parts = {
         "self_attention.": "attention.",
@@ -215,14 +214,15 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
     sides = {"audio_to_text_attn": "audio_layers", "text_to_audio_attn": "text_layers"}
     for key in taken.names():
         if re.fullmatch(r"(audio|text)_proj\.[01]\.(weight|bias)", key):
-            taken.rename(key, f"fusion.cross_modal.{key}")
+            taken.rename(key, f"bibier.fusion.cross_modal.{key}")
         elif key.endswith("positional_encoding.pe"):
             taken.drop(key)  # a table of sinusoids, computed here
         elif match := re.fullmatch(r"(audio_to_text_attn|text_to_audio_attn)\.(\d+)\.(.+)", key):
             for prefix, ours in parts.items():
                 if match[3].startswith(prefix):
                     taken.rename(
-                        key, f"fusion.cross_modal.{sides[match[1]]}.{match[2]}.{ours}{match[3].removeprefix(prefix)}"
+                        key,
+                        f"bibier.fusion.cross_modal.{sides[match[1]]}.{match[2]}.{ours}{match[3].removeprefix(prefix)}",
                     )
     if fusion in ("bigraph", "bigatedgraph"):
         _rename_graphs(taken, options, used_outputs=fusion == "bigraph")
@@ -238,7 +238,7 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
         if fusion in dead and key.startswith(dead[fusion]):
             taken.bury(key)
         elif fusion == "bigatedgraph" and (match := re.fullmatch(r"fc_(graph_feat|graph_temp|gated_feat)\.(.+)", key)):
-            taken.rename(key, f"fusion.{live[match[1]]}.{match[2]}")
+            taken.rename(key, f"bibier.fusion.{live[match[1]]}.{match[2]}")
 
 
 def _rename_graphs(taken: "_Renamer", options: dict, used_outputs: bool) -> None:
@@ -250,30 +250,30 @@ def _rename_graphs(taken: "_Renamer", options: dict, used_outputs: bool) -> None
         pool = {"feat": "phi", "temp": "tau"}[match[1]]
         if match[2] != "fc":
             ours = {"proj_audio": "audio_proj", "proj_text": "text_proj"}.get(match[2], match[2])
-            taken.rename(key, f"fusion.graph_{pool}.{ours}.{match[3]}")
+            taken.rename(key, f"bibier.fusion.graph_{pool}.{ours}.{match[3]}")
         elif used_outputs:
-            taken.rename(key, f"fusion.out_{pool}.{match[3]}")
+            taken.rename(key, f"bibier.fusion.out_{pool}.{match[3]}")
 
 
 def _rename_gates(taken: "_Renamer", options: dict) -> None:
     options["seg_len"], options["gated_size"] = taken.shape("gated_feat.WF1")
     for name, pool in (("gated_feat", "phi"), ("gated_temp", "tau")):
         for theirs, ours in (("WF1", "first"), ("WF2", "second"), ("WF", "gate")):
-            taken.rename(f"{name}.{theirs}", f"fusion.gate_{pool}.{ours}.weight", torch.t)
+            taken.rename(f"{name}.{theirs}", f"bibier.fusion.gate_{pool}.{ours}.weight", torch.t)
 
 
 def _rename_bimamba(taken: "_Renamer", options: dict) -> None:
-    options["num_fusion_layers"] = taken.count(r"mamba_blocks\.(\d+)\.")
+    options["num_hidden_layers"] = taken.count(r"mamba_blocks\.(\d+)\.")
     for key in taken.names():
         if re.fullmatch(r"(audio_proj|text_proj|fusion_proj)\.[01]\.(weight|bias)", key):
-            taken.rename(key, f"fusion.{key}")
+            taken.rename(key, f"bibier.fusion.{key}")
         elif match := re.fullmatch(r"mamba_blocks\.(\d+)\.1\.weight", key):
-            taken.rename(key, f"fusion.norms.{match[1]}.weight")
-    for layer in range(options["num_fusion_layers"]):
-        taken.mamba_block(f"mamba_blocks.{layer}.0.", f"fusion.blocks.{layer}.")
+            taken.rename(key, f"bibier.fusion.norms.{match[1]}.weight")
+    for layer in range(options["num_hidden_layers"]):
+        taken.mamba_block(f"mamba_blocks.{layer}.0.", f"bibier.fusion.blocks.{layer}.")
     inner, states, kernel, rank = taken.mamba_sizes("mamba_blocks.0.0.")
-    options["fusion_mamba_expand"] = inner / options["hidden_size"]
-    options.update(fusion_mamba_state_size=states, fusion_mamba_conv_kernel=kernel, fusion_mamba_dt_rank=rank)
+    options["mamba_expand"] = inner / options["hidden_size"]
+    options.update(mamba_state_size=states, mamba_conv_kernel=kernel, mamba_dt_rank=rank)
 
 
 class _Renamer:
@@ -369,33 +369,30 @@ def build_model(
         raise ConversionError(
             "Two heads without a fusion model are two models: convert them one by one, or give --fusion."
         )
-    options: dict = {"original_behaviour": True, **(fusion.options if fusion else {})}
+    options: dict = {"original_behavior": True, **(fusion.options if fusion else {})}
     options["modalities"] = (
         ["audio", "text"] if fusion is not None else [name for name, head in heads.items() if head is not None]
     )
     for modality, head in heads.items():
-        if head is None:
-            options[f"{modality}_encoder"] = "none"
-            continue
-        width, expected = head.options[f"{modality}_encoder_size"], options.get(f"{modality}_feature_size")
-        if expected is not None and expected != width:
+        fused = options.get(f"{modality}_config", {"encoder": "none"})
+        options[f"{modality}_config"] = fused if head is None else head.options
+        width = None if head is None else head.options["hidden_size"]
+        if width is not None and fused.get("feature_size", width) != width:
             raise ConversionError(
-                f"The {modality} head gives frames of width {width}, but the fusion model reads {expected}."
+                f"The {modality} head gives frames of width {width}, but the fusion model reads "
+                f"{fused['feature_size']}."
             )
-        options.update(head.options)
-    if backbones is None:
-        model = BiBiERForEmotionClassification(BiBiERConfig(**options))
-    else:  # the widths of the features are checked against those of the backbones
-        model = BiBiERForEmotionClassification(
-            BiBiERConfig.from_backbones(*backbones, **options), build_backbones=False
-        )
-        for modality, source in zip(MODALITIES, backbones, strict=True):
-            if Path(source).is_dir():
-                model.attach_backbone(modality, load_backbone(source))
+
+    # With backbones the widths of the features are checked against theirs.
+    config = BiBiERConfig.from_backbones(*(backbones or (None, None)), **options)
+    model = BiBiERForEmotionClassification(config, build_backbones=False)
+    for modality, source in zip(MODALITIES, backbones or (), strict=False):
+        if Path(source).is_dir():
+            model.attach_backbone(modality, load_backbone(source))
     weights = {name: tensor for part in parts for name, tensor in part.weights.items()}
     result = model.load_state_dict(weights, strict=False)
-    beside = ("missing_audio", "missing_text", "audio_backbone.", "text_backbone.")
-    missing = [name for name in result.missing_keys if not name.startswith(beside)]
+    beside = (".missing", ".backbone.")
+    missing = [name for name in result.missing_keys if not any(part in name for part in beside)]
     if missing or result.unexpected_keys:
         raise ConversionError(f"Weights that do not fit: missing {missing}, left over {result.unexpected_keys}.")
     return model.eval()

@@ -1,21 +1,22 @@
-"""Unimodal encoders: features of one backbone -> encoded frames and unimodal logits (Sections 2 and 3 of the method).
+"""Unimodal encoders: features of one backbone -> encoded frames, and one vector that the unimodal head classifies.
 
 features (B, T, D_feature) -> LayerNorm -> Linear -> N layers -> RMSNorm -> frames (B, T, size)
-                     |                                           masked mean --+-- Linear -> logits (B, K)
-                     +-- statistics over time -> hidden layer (option) --------+
-cepstrum (B, T, M) of the input -- statistics over time -> hidden layer (option) --+
+                     |                                              masked mean --+-- pooled (B, size)
+                     +-- statistics over time -> hidden layer (option) -----------+
+cepstrum (B, T, M) of the input -- statistics over time -> hidden layer (option) -+
 """
 
 from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch._higher_order_ops import scan
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_bibier import BiBiERConfig
-from .mamba_bibier import MambaBlock, RMSNorm
-from .sequence_bibier import Dropout, Mixup, masked_mean, masked_quantiles, sinusoids
+from .configuration_bibier import BiBiERConfig, ModalityConfig
+from .mamba_bibier import RMSNorm, mamba_block
+from .sequence_bibier import Dropout, Mixup, Recorder, masked_mean, masked_quantiles, sinusoids
 
 
 class ResidualLayer(GradientCheckpointingLayer):
@@ -27,7 +28,7 @@ class ResidualLayer(GradientCheckpointingLayer):
         self.block = block
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, record: Recorder | None = None) -> torch.Tensor:
         return x + self.dropout(self.block(self.norm(x), mask))
 
 
@@ -43,13 +44,32 @@ class SelfAttentionLayer(GradientCheckpointingLayer):
         )
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, record: Recorder | None = None) -> torch.Tensor:
         y = self.attention_norm(x)
-        ignore = ~mask & mask.any(
-            1, keepdim=True
-        )  # a row without any step attends to anything rather than to nothing (NaN)
-        x = x + self.dropout(self.attention(y, y, y, key_padding_mask=ignore, need_weights=False)[0])
+        # A row without any step attends to everything rather than to nothing (NaN).
+        keep = mask | ~mask.any(1, keepdim=True)
+        attended = self_attention(self.attention, y, keep, self.training, record)
+        x = x + self.dropout(attended)
         return x + self.dropout(self.feed_forward(x))
+
+
+def self_attention(
+    module: nn.MultiheadAttention, x: torch.Tensor, keep: torch.Tensor, training: bool, record: Recorder | None = None
+) -> torch.Tensor:
+    """What `module` computes of x (B, T, D) with keys where `keep` (B, T); never by its fused fast path, which cannot
+    be exported."""
+    query, key, value = (
+        part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+        for part in F.linear(x, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)
+    )
+    if record is not None and record.attentions is not None:
+        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+        record.attention(scores.masked_fill(~keep[:, None, None], -torch.inf).softmax(-1))
+
+    attended = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=keep[:, None, None], dropout_p=module.dropout if training else 0.0
+    )
+    return module.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 class LSTMBlock(nn.Module):
@@ -60,9 +80,44 @@ class LSTMBlock(nn.Module):
         self.lstm = nn.LSTM(size, size // 2 if bidirectional else size, batch_first=True, bidirectional=bidirectional)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_exporting():
+            return self._unpacked(x, mask)
         lengths = mask.sum(1).clamp(min=1).cpu()
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])[0]
+
+    def _unpacked(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The same as loops, for exported graphs: padding is on the right, so the forward direction never meets it,
+        and the backward direction reads each sample turned around within its own length."""
+        lengths = mask.sum(1, keepdim=True).clamp(min=1)
+        step = torch.arange(x.shape[1], device=x.device)
+        kept = step < lengths  # (B, T)
+        outputs = [_looped_lstm(self.lstm, x, "")]
+        if self.lstm.bidirectional:
+            turned = torch.where(kept, lengths - 1 - step, step).unsqueeze(-1)  # its own inverse
+            backward = _looped_lstm(self.lstm, x.gather(1, turned.expand(-1, -1, x.shape[2])), "_reverse")
+            outputs.append(backward.gather(1, turned.expand(-1, -1, backward.shape[2])))
+        return torch.cat(outputs, dim=-1) * kept.unsqueeze(-1)
+
+
+def _looped_lstm(module: nn.LSTM, x: torch.Tensor, suffix: str) -> torch.Tensor:
+    """One direction of a layer over x (B, T, size) -> (B, T, hidden); the gates are in torch's order."""
+    w_x, w_h, b_x, b_h = (
+        getattr(module, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+    )
+
+    def step(
+        state: tuple[torch.Tensor, torch.Tensor], gates: torch.Tensor
+    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+        hidden, cell = state
+        entry, forget, new, out = (gates + hidden @ w_h.T).chunk(4, dim=-1)
+        cell = forget.sigmoid() * cell + entry.sigmoid() * new.tanh()
+        hidden = out.sigmoid() * cell.tanh()
+        return (hidden, cell), hidden.clone()
+
+    start = x.new_zeros(x.shape[0], module.hidden_size)
+    _, y = scan(step, (start, start.clone()), F.linear(x, w_x, b_x + b_h).transpose(0, 1))
+    return y.transpose(0, 1)
 
 
 class FrameMLPLayer(GradientCheckpointingLayer):
@@ -78,33 +133,35 @@ class FrameMLPLayer(GradientCheckpointingLayer):
         self.norm = nn.LayerNorm(size)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor, mask: torch.Tensor, record: Recorder | None = None) -> torch.Tensor:
         u = self.in_proj(x)
         return self.norm(x + self.dropout(self.out_proj(F.relu(u + self.s_B(u) + self.s_C(u)))))
 
 
-def _mamba(config: BiBiERConfig, size: int) -> nn.Module:
-    block = MambaBlock(
-        size,
-        inner_size=max(1, round(config.mamba_expand * size)),
-        state_size=config.mamba_state_size,
-        conv_kernel=config.mamba_conv_kernel,
-        dt_rank=config.mamba_dt_rank,
-        bidirectional=config.bidirectional,
-        decay=config.ssm_decay,
-    )
-    return ResidualLayer(size, block, config.encoder_dropout)
+def _mamba(config: BiBiERConfig, modality: ModalityConfig) -> nn.Module:
+    return ResidualLayer(modality.hidden_size, mamba_block(config, modality), modality.dropout)
 
 
-ENCODER_LAYERS: dict[str, Callable[[BiBiERConfig, int], nn.Module]] = {
+def _transformer(config: BiBiERConfig, modality: ModalityConfig) -> nn.Module:
+    return SelfAttentionLayer(modality.hidden_size, modality.num_attention_heads, modality.dropout)
+
+
+def _lstm(config: BiBiERConfig, modality: ModalityConfig) -> nn.Module:
+    block = LSTMBlock(modality.hidden_size, not config.reproduces("unidirectional"))
+    return ResidualLayer(modality.hidden_size, block, modality.dropout)
+
+
+def _frame_mlp(config: BiBiERConfig, modality: ModalityConfig) -> nn.Module:
+    return FrameMLPLayer(modality.hidden_size, modality.dropout)
+
+
+ENCODER_LAYERS: dict[str, Callable[[BiBiERConfig, ModalityConfig], nn.Module]] = {
     "mamba": _mamba,
-    "transformer": lambda config, size: SelfAttentionLayer(
-        size, config.encoder_attention_heads, config.encoder_dropout
-    ),
-    "lstm": lambda config, size: ResidualLayer(size, LSTMBlock(size, config.bidirectional), config.encoder_dropout),
-    "frame_mlp": lambda config, size: FrameMLPLayer(size, config.encoder_dropout),
+    "transformer": _transformer,
+    "lstm": _lstm,
+    "frame_mlp": _frame_mlp,
 }
-"""Name in the config -> what builds one layer: (config, size) -> module of (x (B, T, size), bool mask (B, T)) -> (B,
+"""Name in the config -> what builds one layer, a module of (x (B, T, size), bool mask (B, T), recorder or None) -> (B,
 T, size)."""
 
 
@@ -152,32 +209,30 @@ class StatisticsPooling(nn.Module):
 
 
 class UnimodalEncoder(nn.Module):
-    """Encoder and classifier of one modality (module docstring).
+    """Encoder of one modality (module docstring).
 
     Args:
         config: the model's configuration.
-        modality: `"audio"` or `"text"`; picks the `audio_*` or `text_*` options.
+        modality: its part for this modality.
     """
 
-    def __init__(self, config: BiBiERConfig, modality: str):
+    def __init__(self, config: BiBiERConfig, modality: ModalityConfig):
         super().__init__()
-        name, size = getattr(config, f"{modality}_encoder"), getattr(config, f"{modality}_encoder_size")
-        layers, projects = (
-            getattr(config, f"{modality}_encoder_layers"),
-            getattr(config, f"{modality}_input_projection"),
-        )
-        feature_size, cepstrum_size = config.backbone_size(modality), config.cepstrum_size(modality)
-        self.widths = [feature_size, cepstrum_size]
-        self.input_norm = nn.LayerNorm(feature_size) if config.encoder_norms else nn.Identity()
-        self.input_proj = nn.Linear(feature_size, size) if projects else nn.Identity()
-        self.positional_encoding = name == "transformer"
-        self.dropout = Dropout(config.encoder_dropout)
-        self.layers = nn.ModuleList(ENCODER_LAYERS[name](config, size) for _ in range(layers))
-        self.final_norm = RMSNorm(size) if config.encoder_norms else nn.Identity()
-        statistics = getattr(config, f"{modality}_statistics")
-        self.statistics = StatisticsPooling(feature_size, size, config.encoder_dropout) if statistics else None
-        self.cepstrum = StatisticsPooling(cepstrum_size, size, config.encoder_dropout) if cepstrum_size else None
-        self.classifier = nn.Linear(size, config.num_labels)
+        size, dropout = modality.hidden_size, modality.dropout
+        self.widths = modality.widths
+        feature_size, cepstrum_size = self.widths
+        normalizes = not config.reproduces("unnormalized_encoders")
+
+        self.input_norm = nn.LayerNorm(feature_size) if normalizes else nn.Identity()
+        self.input_proj = nn.Linear(feature_size, size) if modality.input_projection else nn.Identity()
+        self.positional_encoding = modality.encoder == "transformer"
+        self.dropout = Dropout(dropout)
+        build = ENCODER_LAYERS[modality.encoder]
+        self.layers = nn.ModuleList(build(config, modality) for _ in range(modality.num_hidden_layers))
+        self.final_norm = RMSNorm(size) if normalizes else nn.Identity()
+
+        self.statistics = StatisticsPooling(feature_size, size, dropout) if modality.statistics else None
+        self.cepstrum = StatisticsPooling(cepstrum_size, size, dropout) if cepstrum_size else None
 
     def pooled_parts(self, features: torch.Tensor) -> list[tuple[StatisticsPooling, torch.Tensor]]:
         """Those parts of features (..., D_feature) of which statistics are taken, each with what takes them."""
@@ -186,20 +241,27 @@ class UnimodalEncoder(nn.Module):
         return [(pooling, part) for pooling, part in parts if pooling is not None]
 
     def forward(
-        self, features: torch.Tensor, mask: torch.Tensor, mixup: Mixup | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size) and their mask, one vector for all of them (B,
-        size), logits (B, K); of the mixed samples with `mixup`."""
+        self,
+        features: torch.Tensor,
+        mask: torch.Tensor,
+        mixup: Mixup | None = None,
+        record: Recorder | None = None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size), their mask, and one vector for all of them (B,
+        size); of the mixed samples with `mixup`."""
         statistics = [pooling(part, mask, mixup) for pooling, part in self.pooled_parts(features)]
-        features = features[..., : self.widths[0]]
-        x = self.input_proj(self.input_norm(features))
+        x = self.input_proj(self.input_norm(features[..., : self.widths[0]]))
         if mixup is not None:
             x, mask = mixup.sequences(x, mask)
         if self.positional_encoding:
             x = x + sinusoids(x.shape[1], x.shape[2], x.device, x.dtype)
         x = self.dropout(x)
+
+        if record:
+            record.state(x)
         for layer in self.layers:
-            x = layer(x, mask)
+            x = layer(x, mask, record)
+            if record:
+                record.state(x)
         x = self.final_norm(x)
-        pooled = sum(statistics, masked_mean(x, mask))
-        return x, mask, pooled, self.classifier(self.dropout(pooled))
+        return x, mask, sum(statistics, masked_mean(x, mask))

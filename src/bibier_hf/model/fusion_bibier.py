@@ -26,8 +26,8 @@ from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_bibier import BiBiERConfig
-from .mamba_bibier import MambaBlock, RMSNorm
-from .sequence_bibier import Dropout, KeptSteps, drop, masked_mean, resample, sinusoids
+from .mamba_bibier import RMSNorm, mamba_block
+from .sequence_bibier import Dropout, KeptSteps, Recorder, drop, masked_mean, resample, sinusoids
 
 
 class UnevenLayerNorm(nn.LayerNorm):
@@ -67,8 +67,8 @@ class CrossModalLayer(GradientCheckpointingLayer):
     def __init__(self, config: BiBiERConfig):
         super().__init__()
         size = config.hidden_size
-        self.own_value = config.attention_value == "own"
-        self.dropout_on_residual = config.residual_dropout == "residual"
+        self.own_value = config.reproduces("own_value")
+        self.dropout_on_residual = config.reproduces("residual_dropout")
         self.attention = nn.MultiheadAttention(
             size, config.num_attention_heads, dropout=config.dropout, batch_first=True
         )
@@ -78,16 +78,26 @@ class CrossModalLayer(GradientCheckpointingLayer):
         self.dropout = Dropout(config.dropout)
 
     def forward(
-        self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps
+        self,
+        own: torch.Tensor,
+        own_steps: KeptSteps,
+        other: torch.Tensor,
+        other_steps: KeptSteps,
+        record: Recorder | None = None,
     ) -> torch.Tensor:
         """The kept steps of both modalities, packed by `own_steps` and `other_steps`; every sample has one at least ->
         as `own`"""
-        attended = self._attend(own, own_steps, other, other_steps)
+        attended = self._attend(own, own_steps, other, other_steps, record)
         x = self.attention_norm(self._add(own, attended))
         return self.feed_forward_norm(self._add(x, self.feed_forward(x)))
 
     def _attend(
-        self, own: torch.Tensor, own_steps: KeptSteps, other: torch.Tensor, other_steps: KeptSteps
+        self,
+        own: torch.Tensor,
+        own_steps: KeptSteps,
+        other: torch.Tensor,
+        other_steps: KeptSteps,
+        record: Recorder | None,
     ) -> torch.Tensor:
         """What `self.attention` computes, over the kept steps alone; where they are packed, sample by sample, so
         without any mask."""
@@ -99,9 +109,10 @@ class CrossModalLayer(GradientCheckpointingLayer):
         else:
             query = F.linear(own, weight[:size], bias[:size])
             key, value = F.linear(other, weight[size:], bias[size:]).chunk(2, dim=-1)
-        query, key, value = (
-            x.unflatten(-1, (module.num_heads, -1)) for x in (query, key, value)
-        )  # (..., heads, width)
+        # (..., heads, width)
+        query, key, value = (x.unflatten(-1, (module.num_heads, -1)) for x in (query, key, value))
+        if record is not None and record.attentions is not None:
+            record.attention(_attention_weights(query, own_steps, key, other_steps))
         if own_steps.index is None and other_steps.index is None:
             mask = None if other_steps.all_kept else other_steps.mask[:, None, None]
             attended = _attention(query, key, value, dropout, mask)
@@ -113,6 +124,17 @@ class CrossModalLayer(GradientCheckpointingLayer):
 
     def _add(self, residual: torch.Tensor, branch: torch.Tensor) -> torch.Tensor:
         return self.dropout(residual) + branch if self.dropout_on_residual else residual + self.dropout(branch)
+
+
+def _attention_weights(
+    query: torch.Tensor, own_steps: KeptSteps, key: torch.Tensor, other_steps: KeptSteps
+) -> torch.Tensor:
+    """Packed queries and keys (S, heads, width) -> weights (B, heads, T, S), zero where either step is padding."""
+    query = own_steps.unpack(query.flatten(-2)).unflatten(-1, query.shape[-2:]).transpose(1, 2)
+    key = other_steps.unpack(key.flatten(-2)).unflatten(-1, key.shape[-2:]).transpose(1, 2)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
+    weights = scores.masked_fill(~other_steps.mask[:, None, None], -torch.inf).softmax(-1)
+    return weights * own_steps.mask[:, None, :, None]
 
 
 def _attention(
@@ -133,7 +155,7 @@ def _attention(
 
 
 class CrossModalEncoder(nn.Module):
-    """Projects both modalities to width H and lets them exchange information through `num_fusion_layers` pairs of
+    """Projects both modalities to width H and lets them exchange information through `num_hidden_layers` pairs of
     cross-modal layers.
 
     Both layers of a pair read the same inputs, and their outputs are added to them.
@@ -141,15 +163,22 @@ class CrossModalEncoder(nn.Module):
 
     def __init__(self, config: BiBiERConfig):
         super().__init__()
-        self.same_length = config.attention_value == "own"
-        self.encode_at = config.positional_encoding_at if config.positional_encoding else None
-        self.audio_proj = Projection(config.audio_encoder_size, config.hidden_size, config.dropout, entrance=True)
-        self.text_proj = Projection(config.text_encoder_size, config.hidden_size, config.dropout, entrance=True)
-        self.audio_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_fusion_layers))
-        self.text_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_fusion_layers))
+        self.same_length = config.reproduces("own_value")
+        self.encode_layers = config.positional_encoding and config.reproduces("layer_positions")
+        self.encode_input = config.positional_encoding and not self.encode_layers
+        size, dropout = config.hidden_size, config.dropout
+        self.audio_proj = Projection(config.audio_config.hidden_size, size, dropout, entrance=True)
+        self.text_proj = Projection(config.text_config.hidden_size, size, dropout, entrance=True)
+        self.audio_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_hidden_layers))
+        self.text_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_hidden_layers))
 
     def forward(
-        self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+        self,
+        audio: torch.Tensor,
+        audio_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        record: Recorder | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
         """audio (B, T_a, D_a), its mask, text (B, T_t, D_t), its mask -> the same, of width H (and of one length for
         an "own" value)"""
@@ -161,16 +190,19 @@ class CrossModalEncoder(nn.Module):
             )
             audio_steps, text_steps = KeptSteps(audio_mask), KeptSteps(text_mask)
             audio, text = audio_steps.pack(audio), text_steps.pack(text)
-        if self.encode_at == "input":
+        if self.encode_input:
             audio, text = _with_positions(audio, audio_steps), _with_positions(text, text_steps)
         for audio_layer, text_layer in zip(self.audio_layers, self.text_layers, strict=True):
             a, t = audio, text
-            if self.encode_at == "layers":
+            if self.encode_layers:
                 a, t = _with_positions(audio, audio_steps), _with_positions(text, text_steps)
             audio, text = (
-                audio + audio_layer(a, audio_steps, t, text_steps),
-                text + text_layer(t, text_steps, a, audio_steps),
+                audio + audio_layer(a, audio_steps, t, text_steps, record),
+                text + text_layer(t, text_steps, a, audio_steps, record),
             )
+            if record:
+                record.state(audio_steps.unpack(audio))
+                record.state(text_steps.unpack(text))
         return audio_steps.unpack(audio), audio_mask, text_steps.unpack(text), text_mask
 
 
@@ -230,7 +262,7 @@ class PairGraph(nn.Module):
 
     def __init__(self, size: int, config: BiBiERConfig):
         super().__init__()
-        first_pair_only = config.graph_edges == "first_pair"
+        first_pair_only = config.reproduces("first_pair_graph")
         self.audio_proj = Projection(size, size, 0.0)
         self.text_proj = Projection(size, size, 0.0)
         self.gat1 = GraphAttention(size, size, config.num_graph_heads, first_pair_only)
@@ -250,7 +282,7 @@ class Gate(nn.Module):
 
     def __init__(self, size: int, config: BiBiERConfig):
         super().__init__()
-        self.softmax = config.gate == "softmax"
+        self.softmax = config.reproduces("softmax_gate")
         self.first = nn.Linear(size, config.gated_size, bias=False)
         self.second = nn.Linear(size, config.gated_size, bias=False)
         self.gate = nn.Linear(2 * size, config.gated_size, bias=False)
@@ -274,10 +306,15 @@ class FormerFusion(nn.Module):
         self.cross_modal = CrossModalEncoder(config)
 
     def forward(
-        self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+        self,
+        audio: torch.Tensor,
+        audio_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        record: Recorder | None = None,
     ) -> torch.Tensor:
         """(B, T_a, D_a), bool (B, T_a), (B, T_t, D_t), bool (B, T_t) -> (B, output_size)"""
-        audio, audio_mask, text, text_mask = self.cross_modal(audio, audio_mask, text, text_mask)
+        audio, audio_mask, text, text_mask = self.cross_modal(audio, audio_mask, text, text_mask, record)
         return self.combine(
             *temporal_and_feature_pools(audio, audio_mask, self.seg_len),
             *temporal_and_feature_pools(text, text_mask, self.seg_len),
@@ -353,7 +390,7 @@ class BiGatedGraphFusion(FormerFusion):
             Projection(config.hidden_size, width, dropout),
         )
         self.gated_phi = Projection(width, width, dropout)
-        self.gated_tau = None if config.share_gate_projection else Projection(width, width, dropout)
+        self.gated_tau = None if config.reproduces("shared_gate_projection") else Projection(width, width, dropout)
 
     def combine(
         self, tau_audio: torch.Tensor, phi_audio: torch.Tensor, tau_text: torch.Tensor, phi_text: torch.Tensor
@@ -371,36 +408,30 @@ class BiMambaFusion(nn.Module):
     def __init__(self, config: BiBiERConfig):
         super().__init__()
         size = config.hidden_size
-        self.seg_len, self.fills_with_zeros = config.seg_len, not config.masked
+        self.seg_len, self.fills_with_zeros = config.seg_len, config.reproduces("unmasked")
         self.output_size = size + config.seg_len
-        self.audio_proj = Projection(config.audio_encoder_size, size, config.dropout)
-        self.text_proj = Projection(config.text_encoder_size, size, config.dropout)
+        self.audio_proj = Projection(config.audio_config.hidden_size, size, config.dropout)
+        self.text_proj = Projection(config.text_config.hidden_size, size, config.dropout)
         self.fusion_proj = Projection(2 * size, size, config.dropout)
-        self.blocks = nn.ModuleList(
-            MambaBlock(
-                size,
-                inner_size=max(1, round(config.fusion_mamba_expand * size)),
-                state_size=config.fusion_mamba_state_size,
-                conv_kernel=config.fusion_mamba_conv_kernel,
-                dt_rank=config.fusion_mamba_dt_rank,
-                bidirectional=config.bidirectional,
-                decay=config.ssm_decay,
-            )
-            for _ in range(config.num_fusion_layers)
-        )
-        self.norms = nn.ModuleList(RMSNorm(size) for _ in range(config.num_fusion_layers))
+        self.blocks = nn.ModuleList(mamba_block(config, config) for _ in range(config.num_hidden_layers))
+        self.norms = nn.ModuleList(RMSNorm(size) for _ in range(config.num_hidden_layers))
 
     def forward(
-        self, audio: torch.Tensor, audio_mask: torch.Tensor, text: torch.Tensor, text_mask: torch.Tensor
+        self,
+        audio: torch.Tensor,
+        audio_mask: torch.Tensor,
+        text: torch.Tensor,
+        text_mask: torch.Tensor,
+        record: Recorder | None = None,
     ) -> torch.Tensor:
         """(B, T_a, D_a), bool (B, T_a), (B, T_t, D_t), bool (B, T_t) -> (B, output_size)"""
         audio, mask, text, _ = to_shorter(self.audio_proj(audio), audio_mask, self.text_proj(text), text_mask)
         u = self.fusion_proj(torch.cat([audio, text], dim=-1))
         for block, norm in zip(self.blocks, self.norms, strict=True):
             u = u + norm(block(u, mask))
-        if (
-            self.fills_with_zeros and u.shape[1] <= self.seg_len
-        ):  # as published: phi is lengthened by zeros instead of stretched
+            if record:
+                record.state(u)
+        if self.fills_with_zeros and u.shape[1] <= self.seg_len:  # as published: zeros lengthen phi, no stretching
             phi = F.pad(u.mean(-1), (0, self.seg_len - u.shape[1]))
             return torch.cat([u.mean(1), phi], dim=-1)
         return torch.cat(temporal_and_feature_pools(u, mask, self.seg_len), dim=-1)
@@ -413,7 +444,7 @@ FUSIONS: dict[str, type[nn.Module]] = {
     "bigatedgraph": BiGatedGraphFusion,
     "bimamba": BiMambaFusion,
 }
-"""Name in the config -> module of (audio, audio_mask, text, text_mask) -> (B, output_size)."""
+"""Name in the config -> module of (audio, audio_mask, text, text_mask, recorder or None) -> (B, output_size)."""
 
 
 class Classifier(nn.Sequential):

@@ -2,8 +2,8 @@
 
 Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), equations 1 to 4 and
     algorithm 2.
-The parameters of `SelectiveSSM` carry the names and shapes of the `mamba-ssm` package, whose CUDA kernels are used
-when they are installed.
+The parameters of `SelectiveSSM` carry the names and shapes of the `mamba-ssm` package. On an accelerator its kernels
+are used, from the Hub (`from_pretrained(..., use_kernels=True)`) or where the package is installed.
 
     x (B, L, D) -- in_proj --+-- a -- conv1d, SiLU -- selective scan --+-- (*) -- out_proj -- (B, L, D)
                              +-- z -------------- SiLU ----------------+
@@ -13,16 +13,13 @@ import math
 
 import torch
 from torch import nn
+from torch._higher_order_ops import scan
 from torch.nn import functional as F
 from transformers import initialization as init
+from transformers.integrations import use_kernel_func_from_hub_with_fallback, use_kernelized_func
 
+from .configuration_bibier import BiBiERConfig, ModalityConfig
 from .sequence_bibier import KeptSteps
-
-try:  # CUDA kernels; neither can be imported without a GPU
-    from causal_conv1d import causal_conv1d_fn as _cuda_conv
-    from mamba_ssm.ops.selective_scan_interface import selective_scan_fn as _cuda_scan
-except (ImportError, OSError, RuntimeError):  # what absent packages, broken builds and missing drivers raise
-    _cuda_conv = _cuda_scan = None
 
 _CHUNK_ELEMENTS = 2**19
 """State elements (steps x B x D x N) that are materialised at once: small enough for the cache, large enough to
@@ -30,9 +27,41 @@ amortise a call."""
 
 
 def _compiled(name: str, x: torch.Tensor):
-    """The operator that `bibier_hf.kernels` compiles for CPUs, if it is loaded in this process and `x` is on the
-    CPU."""
-    return getattr(torch.ops.bibier_hf, name, None) if x.device.type == "cpu" else None
+    """The operator that `bibier_hf.kernels` compiles for CPUs, if it is loaded in this process and `x` is on the CPU.
+    A graph that is being exported needs nothing but torch."""
+    usable = x.device.type == "cpu" and not torch.compiler.is_exporting()
+    return getattr(torch.ops.bibier_hf, name, None) if usable else None
+
+
+def _on_accelerator(x: torch.Tensor) -> bool:
+    """Kernels from the Hub or of installed packages are for these; on a CPU they would fail or fall back."""
+    return x.device.type not in ("cpu", "meta") and not torch.compiler.is_exporting()
+
+
+@use_kernel_func_from_hub_with_fallback("selective_scan_fn", "mamba_ssm")
+def selective_scan_fn(
+    hidden_states: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    D: torch.Tensor | None = None,
+    **kwargs,
+) -> torch.Tensor:
+    """The scan in the layout of `mamba-ssm`, for accelerators: (B, D, L), A (D, N), B and C (B, N, L) -> (B, D, L)"""
+    u, dt, B, C = (tensor.transpose(1, 2) for tensor in (hidden_states, dt, B, C))
+    y = _ChunkedScan.apply(u, dt, A.T, B, C, True, None)
+    return (y if D is None else y + u * D).transpose(1, 2)
+
+
+@use_kernel_func_from_hub_with_fallback("causal_conv1d_fn", "causal_conv1d")
+def causal_conv1d_fn(
+    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str | None = None, **kwargs
+) -> torch.Tensor:
+    """Causal depthwise convolution in the layout of `causal-conv1d`, for accelerators: (B, D, L) -> (B, D, L)"""
+    taps = weight.shape[1]
+    y = F.conv1d(F.pad(hidden_states, (taps - 1, 0)), weight.unsqueeze(1), bias, groups=len(weight))
+    return F.silu(y) if activation == "silu" else y
 
 
 def selective_scan(
@@ -50,8 +79,8 @@ def selective_scan(
 
         h_t = decay_t h_{t-1} + dt_t B_t u_t,    y_t = C_t h_t + D u_t,    h_0 = 0,    decay_t = exp(dt_t A)
 
-    Computed by the `mamba-ssm` kernel on CUDA and by the compiled kernel of `bibier_hf` on a CPU, where they are
-    there, else in torch.
+    Computed by a `mamba-ssm` kernel on an accelerator and by the compiled kernel of `bibier_hf` on a CPU, where there
+    is one, else in torch.
 
     Args:
         u: input, (B, L, D).
@@ -76,14 +105,42 @@ def selective_scan(
         dt = dt * mask.unsqueeze(-1)  # a step of size zero
     if reverse:
         u, dt, B, C, mask = (None if tensor is None else tensor.flip(1) for tensor in (u, dt, B, C, mask))
-    if u.is_cuda and _cuda_scan is not None and exponential and u.dtype == torch.float32:
-        u_, dt_, B_, C_ = (tensor.transpose(1, 2) for tensor in (u, dt, B, C))
-        y = _cuda_scan(u_, dt_, A, B_, C_, D).transpose(1, 2)
+    if torch.compiler.is_exporting():
+        y = _looped_scan(u, dt, A, B, C, exponential, mask) + u * D
+    elif _on_accelerator(u) and exponential and u.dtype == torch.float32:
+        u_, dt_, B_, C_ = (tensor.transpose(1, 2).contiguous() for tensor in (u, dt, B, C))
+        y = selective_scan_fn(u_, dt_, A, B_, C_, D).transpose(1, 2)
     else:
         y = _ChunkedScan.apply(u, dt, A.T, B, C, exponential, mask) + u * D
     if mask is not None:
         y = y * mask.unsqueeze(-1)
     return (y.flip(1) if reverse else y).to(dtype)
+
+
+def _looped_scan(
+    u: torch.Tensor,
+    dt: torch.Tensor,
+    A: torch.Tensor,
+    B: torch.Tensor,
+    C: torch.Tensor,
+    exponential: bool,
+    mask: torch.Tensor | None,
+) -> torch.Tensor:
+    """The scan without the skip term as one loop over any number of steps, for exported graphs: ONNX's `Scan`, torch's
+    `scan`."""
+    keep = torch.ones_like(u[..., :1]) if mask is None else mask.unsqueeze(-1).to(u.dtype)
+    rates = A.T.contiguous()  # (N, D): sums over N are then additions of rows
+
+    def step(state: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        u_t, dt_t, B_t, C_t, keep_t = inputs  # (B, D), (B, D), (B, N), (B, N), (B, 1)
+        kept = dt_t.unsqueeze(1) * rates
+        kept = torch.exp(kept) if exponential else torch.where(keep_t.unsqueeze(1) > 0, kept, 1.0)
+        state = kept * state + (dt_t * u_t).unsqueeze(1) * B_t.unsqueeze(2)
+        return state, (state * C_t.unsqueeze(2)).sum(1)
+
+    start = u.new_zeros(u.shape[0], rates.shape[0], u.shape[2])
+    _, y = scan(step, start, tuple(x.transpose(0, 1) for x in (u, dt, B, C, keep)))
+    return y.transpose(0, 1)
 
 
 class _ChunkedScan(torch.autograd.Function):
@@ -199,11 +256,10 @@ def causal_conv(
     if mask is not None:
         x = x * mask.unsqueeze(-1)
     taps, (_, length, size) = weight.shape[1], x.shape
-    if (
-        x.is_cuda and _cuda_conv is not None and taps in (2, 3, 4) and size % 8 == 0 and x.dtype == torch.float32
-    ):  # what it can do
+    kernel_fits = taps in (2, 3, 4) and size % 8 == 0 and x.dtype == torch.float32
+    if _on_accelerator(x) and kernel_fits:
         x = (x.flip(1) if reverse else x).contiguous()
-        y = _cuda_conv(x.transpose(1, 2), weight, bias, activation="silu").transpose(1, 2)
+        y = causal_conv1d_fn(x.transpose(1, 2), weight, bias, activation="silu").transpose(1, 2)
         return (y.flip(1) if reverse else y).to(dtype)
     x = F.pad(x, (0, 0, 0, taps - 1) if reverse else (0, 0, taps - 1, 0))
     y = bias
@@ -214,7 +270,7 @@ def causal_conv(
 
 
 class RMSNorm(nn.Module):
-    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension (SPEC of the method, Section 3.2)."""
+    """y = x / sqrt(mean(x^2) + eps) * weight over the last dimension."""
 
     def __init__(self, size: int, eps: float = 1e-8):
         super().__init__()
@@ -222,10 +278,16 @@ class RMSNorm(nn.Module):
         self.weight = nn.Parameter(torch.ones(size))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if torch.compiler.is_exporting():
+            # The same, scaled: the optimizer of ONNX graphs takes an eps of 1e-8 for a zero and drops it, so that
+            # padding would become NaN.
+            scale = 1000 * torch.rsqrt((1000 * x).pow(2).mean(-1, keepdim=True) + 1e6 * self.eps)
+            return x * scale * self.weight
         scale = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + self.eps)
         return (x * scale.to(x.dtype)) * self.weight
 
 
+@use_kernelized_func([selective_scan_fn, causal_conv1d_fn])
 class SelectiveSSM(nn.Module):
     """Causal depthwise convolution, then the selective scan, in one direction of time.
 
@@ -313,3 +375,21 @@ class MambaBlock(nn.Module):
         if self.backward_ssm is not None:
             y = y + self.backward_ssm(a, mask, reverse=True)
         return steps.unpack(self.out_proj(steps.pack(y) * F.silu(z)))
+
+
+def mamba_block(config: BiBiERConfig, sizes: BiBiERConfig | ModalityConfig) -> MambaBlock:
+    """A block as the configuration describes it.
+
+    Args:
+        config: of the model, which says what the block does.
+        sizes: the part of it that says how large the block is: a modality's, or the model's own for the fusion.
+    """
+    return MambaBlock(
+        sizes.hidden_size,
+        inner_size=max(1, round(sizes.mamba_expand * sizes.hidden_size)),
+        state_size=sizes.mamba_state_size,
+        conv_kernel=sizes.mamba_conv_kernel,
+        dt_rank=sizes.mamba_dt_rank,
+        bidirectional=not config.reproduces("unidirectional"),
+        decay="product" if config.reproduces("product_decay") else "exponential",
+    )

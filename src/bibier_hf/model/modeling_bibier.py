@@ -14,10 +14,10 @@ its samples: a learned sequence of one step stands in for it. Padding is masked 
 not depend on its batch.
 """
 
-import contextlib
 import os
 import sys
 from collections.abc import Iterable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -27,33 +27,28 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
-from transformers.utils import ModelOutput, logging
+from transformers.processing_utils import Unpack
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 
-from .backbones_bibier import (
-    audio_input_name,
-    build_backbone,
-    encode_audio,
-    encode_text,
-    find_backbone_folder,
-    kept_first,
-    load_adapter,
-    load_backbone,
-    runs_in_equal_lengths,
-    weights_hash,
-)
-from .configuration_bibier import EMBEDDED, MODALITIES, TASK, BiBiERConfig, CheckpointError, one_line
-from .encoders_bibier import StatisticsPooling, UnimodalEncoder
+from .backbones_bibier import find_backbone_folder, load_adapter, load_backbone, runs_in_equal_lengths
+from .configuration_bibier import EMBEDDED, TASK, BiBiERConfig
+from .encoders_bibier import StatisticsPooling
 from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
 from .hashing_bibier import is_hashed, model_digest
 from .importing_bibier import make_importable
 from .mamba_bibier import SelectiveSSM
 from .pipeline_bibier import register_task
-from .sequence_bibier import Mixup, masked_mean, random_window
+from .sequence_bibier import Dropout, Mixup, Recorder
+from .streams_bibier import AudioStream, Encoded, Features, ModalityStream, TextStream
+from .validation_bibier import CheckpointError, one_line
 
-if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the processor's code beside the model's
+if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the processor's code next to the model's
     from .processing_bibier import BiBiERProcessor  # noqa: F401
 
 logger = logging.get_logger(__name__)
+
+_takes_any_weights: ContextVar[bool] = ContextVar("_takes_any_weights", default=False)
+"""Whether the caller of `from_pretrained` asked for the loading info, and so decides what to make of it."""
 
 AUTO_MAP = {
     "AutoConfig": "configuration_bibier.BiBiERConfig",
@@ -62,15 +57,37 @@ AUTO_MAP = {
     "AutoModelForSequenceClassification": "modeling_bibier.BiBiERForEmotionClassification",
     "AutoProcessor": "processing_bibier.BiBiERProcessor",
 }
-_HEAD_PREFIXES = ("audio_encoder.", "text_encoder.", "fusion.", "classifier.", "mixture.")
 
 CUSTOM_PIPELINES = {
     TASK: {"impl": "pipeline_bibier.AudioTextEmotionPipeline", "pt": ["AutoModel"], "tf": [], "type": "multimodal"},
 }
 
-
 ADAPTER_FOLDER = "{}_adapter"
-"""Where in a checkpoint the LoRA adapter of a modality's backbone stands."""
+"""Folder of a checkpoint with the LoRA adapter of a modality's backbone."""
+
+
+@dataclass
+class BiBiERModelOutput(ModelOutput):
+    """Output of [`BiBiERModel`]. B samples; a modality that the batch does not have is one masked step of zeros.
+
+    Args:
+        fused_embedding: (B, E), what the fusion makes of both modalities; without one, their mean frames side by side.
+        audio_frames, text_frames: (B, T, hidden_size of the modality), the encoded sequences.
+        audio_mask, text_mask: bool (B, T), True for the steps that count.
+        hidden_states: with `output_hidden_states=True`, a tuple of (B, T, width): what goes into the audio encoder,
+            what comes out of each of its blocks, the same for text, then audio and text after each pair of cross-modal
+            layers, or both in one sequence after each block of `"bimamba"`.
+        attentions: with `output_attentions=True`, a tuple of (B, heads, T, S) in the same order: self-attention of
+            transformer encoders, then audio to text and text to audio for each pair of cross-modal layers.
+    """
+
+    fused_embedding: torch.Tensor | None = None
+    audio_frames: torch.Tensor | None = None
+    audio_mask: torch.Tensor | None = None
+    text_frames: torch.Tensor | None = None
+    text_mask: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -83,6 +100,7 @@ class BiBiEROutput(ModelOutput):
         audio_logits, text_logits: (B, K), from one modality; zeros (no preference) for a sample without it, None where
             the batch has none.
         fused_embedding: (B, E), the vector that the classifier reads; without one, the mean frames of the modalities.
+        hidden_states, attentions: those of [`BiBiERModelOutput`].
     """
 
     loss: torch.Tensor | None = None
@@ -90,22 +108,12 @@ class BiBiEROutput(ModelOutput):
     audio_logits: torch.Tensor | None = None
     text_logits: torch.Tensor | None = None
     fused_embedding: torch.Tensor | None = None
-
-
-@dataclass
-class _Encoded:
-    """One modality of a batch, encoded. `present`: which samples have it, (B,)."""
-
-    frames: torch.Tensor  # (B, T, size)
-    mask: torch.Tensor  # bool (B, T)
-    present: torch.Tensor  # bool (B,)
-    pooled: torch.Tensor  # (B, size)
-    logits: torch.Tensor | None  # (B, K)
-    has_logits: torch.Tensor  # bool (B,)
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class BiBiERPreTrainedModel(PreTrainedModel):
-    """Initialisation, and saving and loading with the backbones inside or beside the checkpoint."""
+    """Initialization, and saving and loading with the backbones inside the checkpoint or next to it."""
 
     config_class = BiBiERConfig
     base_model_prefix = "bibier"
@@ -116,7 +124,19 @@ class BiBiERPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
-    _keep_in_fp32_modules_strict = ["A_log", "A"]
+
+    def post_init(self) -> None:
+        # Decay rates lose too much in 16 bits; a model has either, or none.
+        names = {name.rsplit(".", 1)[-1] for name, _ in self.named_parameters()}
+        self._keep_in_fp32_modules_strict = sorted(names & {"A_log", "A"})
+        super().post_init()
+        self.freeze()
+
+    @property
+    def streams(self) -> dict[str, ModalityStream]:
+        """Both modalities by name."""
+        base = self.base_model
+        return {"audio": base.audio, "text": base.text}
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -138,13 +158,39 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             init.ones_(module.std)
         elif isinstance(module, LogitMixture):
             init.uniform_(module.weights)
+        elif isinstance(module, ModalityStream):
+            if module.missing is not None:
+                init.normal_(module.missing, std=self.config.initializer_range)
         elif isinstance(module, BiBiERForEmotionClassification):
-            for name in ("missing_audio", "missing_text"):
-                if hasattr(module, name):
-                    init.normal_(getattr(module, name), std=self.config.initializer_range)
             init.copy_(module.trained_labels, encoded_labels(self.config).to(module.trained_labels.device))
         else:
             super()._init_weights(module)
+
+    @classmethod
+    def from_backbones(
+        cls,
+        audio: str | None = EMBEDDED,
+        text: str | None = EMBEDDED,
+        audio_revision: str | None = None,
+        text_revision: str | None = None,
+        **options: Any,
+    ) -> "BiBiERPreTrainedModel":
+        """A new model over pretrained backbones.
+
+        Args:
+            audio, text: Hub id or folder of a pretrained model, `"embedded"` (small, trained from scratch), or None
+                (features only).
+            audio_revision, text_revision: revision of a Hub id; the commit that it stands for is kept in the config.
+            options: fields of [`BiBiERConfig`].
+        """
+        config = BiBiERConfig.from_backbones(audio, text, audio_revision, text_revision, **options)
+        model = cls(config, build_backbones=False)
+        for stream, source in zip(model.streams.values(), (audio, text), strict=True):
+            if source == EMBEDDED:
+                model.attach_backbone(stream.name, stream.build_backbone())
+            elif source is not None:
+                model.attach_backbone(stream.name, load_backbone(source, stream.config.backbone_revision))
+        return model
 
     @classmethod
     def from_pretrained(
@@ -162,22 +208,23 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             backbone_dir: where to look for those backbones instead of the Hub: `{"audio": folder, "text": folder}`, or
                 one folder with a sub-folder for each (`<owner>/<name>`, `<name>` or `<owner>--<name>`).
             kwargs: passed on. `ignore_mismatched_sizes=True` allows labels other than those of the weights: the
-                classifiers then start from random weights.
+                classifiers then start from random weights. With `output_loading_info=True` weights that are missing
+                or left over are no error, but in the info.
 
         Raises:
             CheckpointError: a `config.json` or weights that cannot be used; weights that do not fit the configuration.
             OSError: no checkpoint there.
         """
         source = pretrained_model_name_or_path
+        token = _takes_any_weights.set(kwargs.get("output_loading_info", False))
         try:
             loaded = super().from_pretrained(source, *args, **kwargs)
         except (CheckpointError, OSError):
             raise
         except Exception as error:  # whatever damaged weights, or sizes that nothing can have, end in
             if not isinstance(kwargs.get("config"), BiBiERConfig):
-                BiBiERConfig.from_pretrained(
-                    source, **_download_options(kwargs)
-                )  # says more where the config is wrong
+                # Says more where the config is wrong.
+                BiBiERConfig.from_pretrained(source, **_download_options(kwargs))
             if source is None or (isinstance(error, TypeError) and "unexpected keyword argument" in str(error)):
                 raise
             if sys.flags.optimize > 1:
@@ -185,24 +232,29 @@ class BiBiERPreTrainedModel(PreTrainedModel):
                     "python -OO (PYTHONOPTIMIZE=2) removes the docstrings that transformers reads. Use -O, or neither."
                 ) from error
             raise CheckpointError(f"{source}: the weights cannot be loaded: {one_line(error)}") from error
+        finally:
+            _takes_any_weights.reset(token)
+
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._check_labels(source, kwargs.get("ignore_mismatched_sizes", False))
         fetch = _download_options(kwargs)
-        for modality in MODALITIES:
-            if not getattr(model.config, f"{modality}_backbone_stored"):
-                model._fetch_backbone(modality, backbone_dir, fetch)
-        adapted = [modality for modality in MODALITIES if getattr(model.config, f"{modality}_adapter_stored")]
+        for stream in model.streams.values():
+            if not stream.config.backbone_stored:
+                model._fetch_backbone(stream, backbone_dir, fetch)
+
+        adapted = [stream for stream in model.streams.values() if stream.config.adapter_stored]
         if adapted:
             folder = _checkpoint_folder(
-                pretrained_model_name_or_path, adapted, revision=kwargs.get("revision"), **fetch
+                source,
+                [stream.name for stream in adapted],
+                revision=kwargs.get("revision"),
+                **fetch,
             )
-            for modality in adapted:
-                load_adapter(
-                    getattr(model, f"{modality}_backbone"), os.path.join(folder, ADAPTER_FOLDER.format(modality))
-                )
-        for modality in MODALITIES:
-            if (backbone := getattr(model, f"{modality}_backbone")) is not None:
-                runs_in_equal_lengths(backbone)
+            for stream in adapted:
+                load_adapter(stream.require_backbone(), os.path.join(folder, ADAPTER_FOLDER.format(stream.name)))
+        for stream in model.streams.values():
+            if stream.backbone is not None:
+                runs_in_equal_lengths(stream.backbone)
         model.freeze()  # loading has made every parameter anew
         return loaded
 
@@ -223,30 +275,35 @@ class BiBiERPreTrainedModel(PreTrainedModel):
                 training checkpoint restores every backbone.
             kwargs: passed on.
         """
-        stored = {f"{modality}_backbone_stored": not self._is_external(modality) for modality in MODALITIES}
         state_dict = self.state_dict() if state_dict is None else state_dict
-        left_out = tuple(
-            f"{modality}_backbone." for modality in MODALITIES if not stored[f"{modality}_backbone_stored"]
-        )
-        state_dict = {key: value for key, value in state_dict.items() if not key.startswith(left_out)}
-        for modality in MODALITIES:
-            backbone = getattr(self, f"{modality}_backbone")
-            stored[f"{modality}_adapter_stored"] = adapted = getattr(backbone, "_hf_peft_config_loaded", False)
-            if adapted:  # the base as if it had no adapter, which has a folder of its own
-                state_dict = _without_adapter(state_dict, f"{modality}_backbone.")
-                backbone.save_pretrained(os.path.join(save_directory, ADAPTER_FOLDER.format(modality)))
-        before = {key: getattr(self.config, key) for key in stored}
+        before = {name: stream.config.to_dict() for name, stream in self.streams.items()}
         self.config.auto_map = dict(AUTO_MAP)
         self.config.custom_pipelines = CUSTOM_PIPELINES
         try:
-            for key, value in stored.items():
-                setattr(self.config, key, value)
+            for stream in self.streams.values():
+                state_dict = self._prepare_to_save(stream, state_dict, save_directory)
             super().save_pretrained(
                 save_directory, state_dict=state_dict, save_original_format=save_original_format, **kwargs
             )
         finally:
-            for key, value in before.items():
-                setattr(self.config, key, value)
+            for name, stream in self.streams.items():
+                stream.config.backbone_stored = before[name]["backbone_stored"]
+                stream.config.adapter_stored = before[name]["adapter_stored"]
+
+    def _prepare_to_save(
+        self, stream: ModalityStream, state_dict: dict[str, torch.Tensor], folder: str | os.PathLike
+    ) -> dict[str, torch.Tensor]:
+        """Note in the configuration what a checkpoint will hold of a backbone; returns the weights without the rest.
+        An adapter gets a folder of its own."""
+        prefix = f"{'' if self.base_model is self else self.base_model_prefix + '.'}{stream.name}.backbone."
+        stream.config.backbone_stored = not self._is_external(stream)
+        stream.config.adapter_stored = getattr(stream.backbone, "_hf_peft_config_loaded", False)
+        if not stream.config.backbone_stored:
+            state_dict = {key: value for key, value in state_dict.items() if not key.startswith(prefix)}
+        if stream.config.adapter_stored:
+            state_dict = _without_adapter(state_dict, prefix)
+            stream.backbone.save_pretrained(os.path.join(folder, ADAPTER_FOLDER.format(stream.name)))
+        return state_dict
 
     @staticmethod
     def _finalize_model_loading(model: "BiBiERPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
@@ -257,6 +314,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in loading_info.mismatched_keys}
         if mismatched.keys() == {"trained_labels"} and not replace:
             raise model._label_error(source)
+
         problems = {
             "missing": loading_info.missing_keys - model.all_tied_weights_keys.keys(),
             "unknown to the model": loading_info.unexpected_keys,
@@ -264,45 +322,268 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         }
         if replace:
             del problems["of another shape"]
-        if source is not None and any(problems.values()):  # without a source the caller has given the weights
-            told = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
+        # Without a source the caller has given the weights.
+        checked = source is not None and not _takes_any_weights.get()
+        if checked and any(problems.values()):
+            found = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
             hint = "; or replace them: ignore_mismatched_sizes=True" if problems.get("of another shape") else ""
             raise CheckpointError(
-                f"{source}: the weights do not fit config.json ({told}). Restore the file that was changed{hint}."
+                f"{source}: the weights do not fit config.json ({found}). Restore the file that was changed{hint}."
             )
+
         loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
         if "trained_labels" in mismatched:
             model.trained_labels = model.trained_labels[:0]  # unlike any labels
         return loading_info
 
-    def _is_external(self, modality: str) -> bool:
-        """Is this backbone left out of a checkpoint and fetched from the Hub by its id?"""
-        config = self.config
-        if getattr(config, f"{modality}_config") is None or config.save_backbones == "always":
-            return False
-        hub_id = getattr(config, f"{modality}_backbone_id")
-        if config.save_backbones == "never":
-            if hub_id is None:
-                raise ValueError(
-                    f"save_backbones='never', but the {modality} backbone has no Hub id to fetch it by. "
-                    "Use save_backbones='auto' or 'always'."
-                )
-            return True
-        return hub_id is not None and getattr(config, f"freeze_{modality}_backbone")
+    def _check_labels(self, source: str | os.PathLike | None, replace: bool) -> None:
+        """Compares the labels of the configuration with those of the weights, where there are classifiers."""
 
-    def _fetch_backbone(self, modality: str, backbone_dir: str | os.PathLike | dict | None, fetch: dict) -> None:
-        backbone_id = getattr(self.config, f"{modality}_backbone_id")
-        folder = find_backbone_folder(backbone_dir, modality, backbone_id)
-        revision = None if folder else getattr(self.config, f"{modality}_backbone_revision")
+    def _is_external(self, stream: ModalityStream) -> bool:
+        """Is this backbone left out of a checkpoint and fetched from the Hub by its id?"""
+        config, policy = stream.config, self.config.save_backbones
+        if config.backbone is None or policy == "always":
+            return False
+        if policy == "never" and config.backbone_id is None:
+            raise ValueError(
+                f"save_backbones='never', but the {stream.name} backbone has no Hub id to fetch it by. "
+                "Use save_backbones='auto' or 'always'."
+            )
+        return config.backbone_id is not None and (policy == "never" or config.freeze_backbone)
+
+    def _fetch_backbone(
+        self, stream: ModalityStream, backbone_dir: str | os.PathLike | dict | None, fetch: dict
+    ) -> None:
+        backbone_id = stream.config.backbone_id
+        folder = find_backbone_folder(backbone_dir, stream.name, backbone_id)
+        revision = None if folder else stream.config.backbone_revision
         try:
             backbone = load_backbone(folder or backbone_id, revision, **fetch)
         except OSError as error:
             raise OSError(
-                f"The checkpoint names its {modality} backbone '{backbone_id}' (revision {revision or 'main'}), "
+                f"The checkpoint names its {stream.name} backbone '{backbone_id}' (revision {revision or 'main'}), "
                 f"which could not be fetched: {error}\n"
                 "Connect to the Hub once, or pass backbone_dir={...} with a local copy of it."
             ) from error
-        self.attach_backbone(modality, backbone)
+        self.attach_backbone(stream.name, backbone)
+
+    def attach_backbone(self, modality: str, backbone: PreTrainedModel) -> None:
+        """Put a backbone in place; it must have the width that the encoder expects."""
+        self.streams[modality].attach(backbone.to(device=self.device))
+        runs_in_equal_lengths(backbone)  # found now, before hooks and wrappers are around it
+        self.freeze()
+        self.train(self.training)
+
+    def backbone_key(self, modality: str) -> str:
+        """What the features of a modality depend on: the backbone's id and revision (or the hash of its weights), and
+        the layer."""
+        return self.streams[modality].key
+
+    def freeze(self) -> None:
+        """Let no gradient into the backbones and encoders that the configuration calls frozen."""
+        for module in self._frozen_modules():
+            module.requires_grad_(False)
+
+    def _frozen_modules(self) -> list[nn.Module]:
+        return [module for stream in self.streams.values() for module in stream.frozen_modules()]
+
+    def train(self, mode: bool = True) -> "BiBiERPreTrainedModel":
+        """What is frozen stays in evaluation mode: no dropout and no SpecAugment in features that nothing adapts
+        to."""
+        super().train(mode)
+        for module in self._frozen_modules():
+            module.eval()
+        return self
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The token embeddings of the text backbone."""
+        return self.streams["text"].require_backbone().get_input_embeddings()
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the token embeddings of the text backbone."""
+        self.streams["text"].require_backbone().set_input_embeddings(value)
+
+    def encode_audio(self, inputs: torch.Tensor, audio_attention_mask: torch.Tensor | None = None) -> Features:
+        """Backbone features of waveforms (B, S) or spectral frames (B, F, M) -> features (B, T, D), bool mask (B,
+        T)"""
+        return self.streams["audio"].encode_raw(inputs, audio_attention_mask)
+
+    def encode_text(self, input_ids: torch.Tensor, text_attention_mask: torch.Tensor | None = None) -> Features:
+        """Backbone features of token ids (B, T) -> features (B, T, D), bool mask (B, T)"""
+        return self.streams["text"].encode_raw(input_ids, text_attention_mask)
+
+
+class BiBiERModel(BiBiERPreTrainedModel):
+    """Speech and text -> encoded sequences and one vector, without a classifier.
+
+    Args:
+        config: sizes and options.
+        build_backbones: build the backbones that belong into the checkpoint, with random weights; False leaves them to
+            `attach_backbone`.
+    """
+
+    # Of a checkpoint with classifiers.
+    _keys_to_ignore_on_load_unexpected = [r"^(audio_head|text_head|classifier|mixture)\.", "^trained_labels$"]
+
+    def __init__(self, config: BiBiERConfig, build_backbones: bool = True):
+        super().__init__(config)
+        self.audio = AudioStream(config, config.audio_config, build_backbones)
+        self.text = TextStream(config, config.text_config, build_backbones)
+        fuses = len(config.modalities) == 2 and config.fusion != "late"
+        self.fusion = FUSIONS[config.fusion](config) if fuses else None
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_values: torch.Tensor | None = None,
+        audio_attention_mask: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        text_attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        audio_features: torch.Tensor | None = None,
+        audio_features_mask: torch.Tensor | None = None,
+        text_features: torch.Tensor | None = None,
+        text_features_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BiBiERModelOutput | tuple:
+        """Raw inputs, or precomputed backbone features, of either modality or both; see
+        [`BiBiERForEmotionClassification.forward`]."""
+        record = self.recorder(output_hidden_states, output_attentions)
+        audio = self.audio_features(
+            input_values, input_features, audio_attention_mask, audio_features, audio_features_mask
+        )
+        text = self.text_features(input_ids, text_attention_mask, text_features, text_features_mask)
+        audio, text = self.encode(audio, text, None, record)
+        return BiBiERModelOutput(
+            fused_embedding=self.fuse(audio, text, record),
+            audio_frames=audio.frames,
+            audio_mask=audio.mask,
+            text_frames=text.frames,
+            text_mask=text.mask,
+            **record.outputs,
+        )
+
+    def recorder(
+        self, output_hidden_states: bool | int | list[int] | None, output_attentions: bool | None
+    ) -> Recorder:
+        """What the caller, or else the configuration, asks to return."""
+        states, attentions = output_hidden_states, output_attentions
+        return Recorder(
+            self.config.output_hidden_states if states is None else states,
+            self.config.output_attentions if attentions is None else attentions,
+        )
+
+    def audio_features(
+        self,
+        input_values: torch.Tensor | None,
+        input_features: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        features: torch.Tensor | None,
+        features_mask: torch.Tensor | None,
+    ) -> Features | None:
+        """Of a batch, from raw audio or as given."""
+        raw = self.audio.one_input(input_values, input_features)
+        return self.audio.features(raw, mask, features, features_mask, self.compute_dtype)
+
+    def text_features(
+        self,
+        input_ids: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        features: torch.Tensor | None,
+        features_mask: torch.Tensor | None,
+    ) -> Features | None:
+        """Of a batch, from token ids or as given."""
+        return self.text.features(input_ids, mask, features, features_mask, self.compute_dtype)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of everything above the backbones."""
+        found = (parameter.dtype for name, parameter in self.named_parameters() if ".backbone." not in name)
+        return next(found, torch.float32)
+
+    def encode(
+        self,
+        audio: Features | None,
+        text: Features | None,
+        mixup: Mixup | None,
+        record: Recorder | None = None,
+        **more: torch.Tensor | None,
+    ) -> tuple[Encoded, Encoded]:
+        """Encode both modalities of a batch.
+
+        Args:
+            audio, text: their features.
+            mixup: mixes the samples, in training.
+            record: collects hidden states and attention weights.
+            more: other tensors (B, ...) of the same batch, by name.
+
+        Raises:
+            ValueError: nothing to work on, or different numbers of samples.
+        """
+        given = {"audio": audio and audio[0], "text": text and text[0], **more}
+        like = self.check_batch(given).to(self.compute_dtype)
+        return self.audio.encode(audio, like, mixup, record), self.text.encode(text, like, mixup, record)
+
+    def check_batch(self, given: dict[str, torch.Tensor | None]) -> torch.Tensor:
+        """The first of the tensors (B, ...) of a batch; all must have the same B."""
+        found = {name: tensor for name, tensor in given.items() if tensor is not None}
+        if not found:
+            streams = [self.streams[modality] for modality in self.config.modalities]
+            wanted = ", and/or ".join(f"{stream.raw_names} or {stream.name}_features" for stream in streams)
+            raise ValueError(
+                f"There is neither audio nor text that this model reads ({' and '.join(self.config.modalities)}). "
+                f"Pass {wanted}."
+            )
+        first = next(iter(found.values()))
+        if any(tensor.shape[0] != first.shape[0] for tensor in found.values()):
+            sizes = {name: tensor.shape[0] for name, tensor in found.items()}
+            raise ValueError(f"The batch has different numbers of samples: {sizes}; they must be the same samples.")
+        return first
+
+    def fuse(self, audio: Encoded, text: Encoded, record: Recorder | None = None) -> torch.Tensor:
+        """(B, E): the fusion's vector; without a fusion, the mean frames of what the model reads."""
+        if len(self.config.modalities) == 1:
+            return audio.pooled if self.config.modalities == ["audio"] else text.pooled
+        if self.fusion is None:
+            return torch.cat([audio.pooled, text.pooled], dim=-1)
+
+        keep_audio, keep_text = self._modality_dropout(audio.present, text.present)
+        sequences = (*self.audio.stand_in(audio, keep_audio), *self.text.stand_in(text, keep_text))
+        return self.fusion(*sequences, record) if record else self.fusion(*sequences)
+
+    def _modality_dropout(self, has_audio: torch.Tensor, has_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """In training, hides one modality of some samples that have both, so that the model learns to do with the
+        other."""
+        if not self.training or self.config.modality_dropout == 0:
+            return has_audio, has_text
+        draw = torch.rand(len(has_audio), device=has_audio.device)
+        hide_audio = has_audio & has_text & (draw < self.config.modality_dropout / 2)
+        hide_text = has_audio & has_text & (draw > 1 - self.config.modality_dropout / 2)
+        return has_audio & ~hide_audio, has_text & ~hide_text
+
+
+class UnimodalHead(nn.Module):
+    """Logits of one modality: dropout, then a linear layer."""
+
+    def __init__(self, stream: ModalityStream, num_labels: int):
+        super().__init__()
+        self.dropout = Dropout(stream.config.dropout)
+        self.linear = nn.Linear(stream.config.hidden_size, num_labels)
+
+    def forward(self, encoded: Encoded) -> torch.Tensor:
+        """(B, K); zeros for samples without the modality."""
+        return self.linear(self.dropout(encoded.pooled)) * encoded.present.unsqueeze(1)
+
+
+@dataclass
+class _UnimodalLogits:
+    """What one modality says by itself."""
+
+    logits: torch.Tensor | None  # (B, K)
+    present: torch.Tensor  # bool (B,): which samples have logits
 
 
 class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
@@ -314,38 +595,28 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             `attach_backbone`.
 
     Example:
-        >>> model = BiBiERForEmotionClassification.from_backbones()  # the embedded pair
+        >>> model = BiBiERForEmotionClassification(BiBiERConfig())  # the embedded pair
         >>> model(audio_features=torch.randn(2, 50, 96)).logits.shape
         torch.Size([2, 7])
     """
 
     def __init__(self, config: BiBiERConfig, build_backbones: bool = True):
         super().__init__(config)
-        for modality in MODALITIES:
-            sub_config = getattr(config, f"{modality}_config")
-            build = build_backbones and sub_config is not None and getattr(config, f"{modality}_backbone_stored")
-            setattr(self, f"{modality}_backbone", build_backbone(sub_config) if build else None)
-        for modality in MODALITIES:
-            encodes = modality in config.modalities and getattr(config, f"{modality}_encoder") != "none"
-            setattr(self, f"{modality}_encoder", UnimodalEncoder(config, modality) if encodes else None)
-        bimodal = len(config.modalities) == 2
-        self.fusion = self.classifier = self.mixture = None
-        if bimodal and config.fusion != "late":
-            self.missing_audio = nn.Parameter(torch.empty(config.audio_encoder_size))
-            self.missing_text = nn.Parameter(torch.empty(config.text_encoder_size))
-            self.fusion = FUSIONS[config.fusion](config)
-            self.classifier = Classifier(self.fusion.output_size, config)
-        if bimodal and (config.fusion == "late" or config.add_unimodal_logits):
-            self.mixture = LogitMixture(2 if config.fusion == "late" else 3, config.num_labels)
+        self.bibier = BiBiERModel(config, build_backbones)
+        self.audio_head = self._unimodal_head(self.bibier.audio)
+        self.text_head = self._unimodal_head(self.bibier.text)
+        fusion, bimodal = self.bibier.fusion, len(config.modalities) == 2
+        self.classifier = None if fusion is None else Classifier(fusion.output_size, config)
+        mixes = bimodal and (fusion is None or config.add_unimodal_logits)
+        self.mixture = LogitMixture(2 if fusion is None else 3, config.num_labels) if mixes else None
         # Saved with the weights, so that a config.json with other labels or another order of them is noticed.
         self.register_buffer("trained_labels", encoded_labels(config))
         self.post_init()
-        self.freeze()
 
     def _label_error(self, source: str | os.PathLike | None, trained: str = "others") -> CheckpointError:
         return CheckpointError(
-            f"{source}: config.json has the labels {', '.join(self.config.id2label.values())}; the weights were trained "
-            f"with {trained}. Restore id2label, or pass ignore_mismatched_sizes=True to train new classifiers."
+            f"{source}: config.json has the labels {', '.join(self.config.id2label.values())}; the weights were "
+            f"trained with {trained}. Restore id2label, or pass ignore_mismatched_sizes=True to train new classifiers."
         )
 
     def __reduce_ex__(self, protocol: int) -> Any:
@@ -374,120 +645,37 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if not replace:
             names = bytes(self.trained_labels.tolist()).decode(errors="replace").splitlines()
             raise self._label_error(source, f"{', '.join(names)}, in this order")
+
         logger.warning("The labels are not those of the weights: the classifiers start from random weights.")
         self.trained_labels = expected
-        for module in self.modules():
-            if isinstance(module, LogitMixture):
-                nn.init.uniform_(module.weights)
-        for module in (self.classifier, *(getattr(self, f"{modality}_encoder") for modality in MODALITIES)):
-            if module is not None:
-                head = module[-1] if isinstance(module, Classifier) else module.classifier
-                nn.init.xavier_uniform_(head.weight)
-                nn.init.zeros_(head.bias)
+        for module in self.output_layers():
+            nn.init.xavier_uniform_(module.weight)
+            nn.init.zeros_(module.bias)
+        if self.mixture is not None:
+            nn.init.uniform_(self.mixture.weights)
 
-    @classmethod
-    def from_backbones(
-        cls,
-        audio: str | None = EMBEDDED,
-        text: str | None = EMBEDDED,
-        audio_revision: str | None = None,
-        text_revision: str | None = None,
-        **options: Any,
-    ) -> "BiBiERForEmotionClassification":
-        """A new model over pretrained backbones.
+    def output_layers(self) -> list[nn.Linear]:
+        """The last linear layers, with a row per label: of both unimodal heads and of the classifier."""
+        layers = [head.linear for head in self.heads.values() if head is not None]
+        return layers if self.classifier is None else [*layers, self.classifier[-1]]
 
-        Args:
-            audio, text: Hub id or folder of a pretrained model, `"embedded"` (small, trained from scratch), or None
-                (features only).
-            audio_revision, text_revision: revision of a Hub id; the commit that it stands for is kept in the config.
-            options: fields of [`BiBiERConfig`].
-        """
-        sources = {"audio": (audio, audio_revision), "text": (text, text_revision)}
-        config = BiBiERConfig.from_backbones(audio, text, audio_revision, text_revision, **options)
-        model = cls(config, build_backbones=False)
-        for modality, (source, _) in sources.items():
-            if source == EMBEDDED:
-                model.attach_backbone(modality, build_backbone(getattr(config, f"{modality}_config")))
-            elif source is not None:
-                model.attach_backbone(
-                    modality, load_backbone(source, getattr(config, f"{modality}_backbone_revision"))
-                )
-        return model
+    def _unimodal_head(self, stream: ModalityStream) -> UnimodalHead | None:
+        return None if stream.encoder is None else UnimodalHead(stream, self.config.num_labels)
 
-    def attach_backbone(self, modality: str, backbone: PreTrainedModel) -> None:
-        """Put a backbone in place; it must have the width that the encoder expects."""
-        width, expected = backbone.config.hidden_size, self.config.backbone_size(modality)
-        if width != expected:
-            raise ValueError(
-                f"The {modality} backbone has width {width}, but the {modality} encoder of this model expects "
-                f"{expected}."
-            )
-        setattr(self, f"{modality}_backbone", backbone.to(device=self.device))
-        runs_in_equal_lengths(backbone)  # found now, before hooks and wrappers are around it
-        self.freeze()
-        self.train(self.training)
-
-    def backbone_key(self, modality: str) -> str:
-        """What the features of a modality depend on: the backbone's id and revision (or the hash of its weights) and
-        the layer."""
-        revision = getattr(self.config, f"{modality}_backbone_revision")
-        source = getattr(self.config, f"{modality}_backbone_id")
-        name = f"{source}@{revision}" if source and revision else weights_hash(self._require_backbone(modality))
-        cepstrum = "+cepstrum" if modality == "audio" and self.config.audio_cepstrum else ""
-        return f"{name}#{getattr(self.config, f'{modality}_layer')}{cepstrum}"
-
-    def freeze(self) -> None:
-        """Let no gradient into the backbones and encoders that the configuration calls frozen."""
-        for module in self._frozen_modules():
-            module.requires_grad_(False)
+    @property
+    def heads(self) -> dict[str, UnimodalHead | None]:
+        """The unimodal classifiers by modality; None for a modality without an encoder."""
+        return {"audio": self.audio_head, "text": self.text_head}
 
     def _frozen_modules(self) -> list[nn.Module]:
-        names = [f"{modality}_{part}" for modality in MODALITIES for part in ("backbone", "encoder")]
-        frozen = [getattr(self, name, None) for name in names if getattr(self.config, f"freeze_{name}")]
-        return [module for module in frozen if module is not None]
+        heads = [
+            head
+            for head, stream in zip(self.heads.values(), self.streams.values(), strict=True)
+            if head is not None and stream.config.freeze_encoder
+        ]
+        return super()._frozen_modules() + heads
 
-    def train(self, mode: bool = True) -> "BiBiERForEmotionClassification":
-        """What is frozen stays in evaluation mode: no dropout and no SpecAugment in features that nothing adapts
-        to."""
-        super().train(mode)
-        for module in self._frozen_modules():
-            module.eval()
-        return self
-
-    def _require_backbone(self, modality: str) -> PreTrainedModel:
-        backbone = getattr(self, f"{modality}_backbone")
-        if backbone is None:
-            raise ValueError(
-                f"This model has no {modality} backbone, so it cannot read raw {modality}. Pass {modality}_features "
-                "of width "
-                f"{self.config.feature_size(modality)}, or load it with from_pretrained(..., backbone_dir=...) "
-                f"or attach_backbone('{modality}', model)."
-            )
-        return backbone
-
-    def encode_audio(
-        self, inputs: torch.Tensor, audio_attention_mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Backbone features of waveforms (B, S) or spectral frames (B, F, M) -> features (B, T, D), bool mask (B,
-        T)"""
-        backbone = self._require_backbone("audio")
-        with self._grad_if_trained("audio"):
-            config = self.config
-            return encode_audio(
-                backbone, inputs, audio_attention_mask, config.audio_layer, config.max_window_s, config.audio_cepstrum
-            )
-
-    def encode_text(
-        self, input_ids: torch.Tensor, text_attention_mask: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Backbone features of token ids (B, T) -> features (B, T, D), bool mask (B, T)"""
-        backbone = self._require_backbone("text")
-        with self._grad_if_trained("text"):
-            return encode_text(backbone, input_ids, text_attention_mask, self.config.text_layer)
-
-    def _grad_if_trained(self, modality: str) -> contextlib.AbstractContextManager:
-        return torch.no_grad() if getattr(self.config, f"freeze_{modality}_backbone") else contextlib.nullcontext()
-
+    @can_return_tuple
     def forward(
         self,
         input_values: torch.Tensor | None = None,
@@ -503,8 +691,10 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         text_logits: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         num_items_in_batch: torch.Tensor | int | None = None,
-        return_dict: bool | None = None,
         attention_mask: torch.Tensor | None = None,
+        output_hidden_states: bool | int | list[int] | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
     ) -> BiBiEROutput | tuple:
         """Raw inputs, or precomputed backbone features, of either modality or both.
 
@@ -518,267 +708,128 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             audio_features, audio_features_mask: backbone features (B, T_a, D_a) in place of the waveform, and their
                 mask (B, T_a).
             text_features, text_features_mask: likewise, (B, T_t, D_t) and (B, T_t).
-            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders; features beside
+            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders; features next to
                 them say which samples have the modality.
             labels: hard, integers (B,), or soft, (B, K) with rows that sum to one.
             num_items_in_batch: samples of the whole (global) batch; the loss is a sum divided by it. None: B.
-            return_dict: False for a plain tuple.
             attention_mask: mask of the only raw input, under the name that transformers' pipelines of one modality
                 (`"audio-classification"`, `"text-classification"`) give it.
+            output_hidden_states, output_attentions: return them, too; None: as the configuration says.
+            kwargs: `return_dict=False` for a plain tuple; others that transformers passes are ignored.
 
         Raises:
             ValueError: nothing to work on, both forms of one modality, or shapes that do not fit; says which.
         """
-        raw_audio = self._one_audio_input(input_values, input_features)
+        base = self.bibier
+        record = base.recorder(output_hidden_states, output_attentions)
         if attention_mask is not None:
-            if (raw_audio is None) == (input_ids is None):
+            has_audio = input_values is not None or input_features is not None
+            if has_audio == (input_ids is not None):
                 raise ValueError(
                     "attention_mask is for either audio or text; name the masks audio_attention_mask and "
                     "text_attention_mask, as BiBiERProcessor does."
                 )
-            if raw_audio is None:
-                text_attention_mask = attention_mask
-            else:
+            if has_audio:
                 audio_attention_mask = attention_mask
-        audio, audio_mask = self._features(
-            "audio", raw_audio, audio_attention_mask, audio_features, audio_features_mask
-        )
-        if self.training and audio is not None and self.config.audio_crop_frames is not None:
-            audio, audio_mask = random_window(audio, audio_mask, self.config.audio_crop_frames)
-        text, text_mask = self._features("text", input_ids, text_attention_mask, text_features, text_features_mask)
-        batch = self._batch_size(audio=audio, text=text, audio_logits=audio_logits, text_logits=text_logits)
-        mixup = (
-            Mixup(batch, self.config.mixup_alpha, self.device)
-            if self.training and self.config.mixup_alpha > 0
-            else None
-        )
-        encoded_audio = self._encode("audio", audio, audio_mask, audio_logits, batch, mixup)
-        encoded_text = self._encode("text", text, text_mask, text_logits, batch, mixup)
+            else:
+                text_attention_mask = attention_mask
 
+        audio = base.audio_features(
+            input_values, input_features, audio_attention_mask, audio_features, audio_features_mask
+        )
+        text = base.text_features(input_ids, text_attention_mask, text_features, text_features_mask)
+        given = {"audio_logits": audio_logits, "text_logits": text_logits}
+        mixup = self._mixup(audio, text, given)
+
+        encoded_audio, encoded_text = base.encode(audio, text, mixup, record, **given)
+        own_audio = self._unimodal_logits("audio", encoded_audio, audio_logits, mixup)
+        own_text = self._unimodal_logits("text", encoded_text, text_logits, mixup)
+        embedding = base.fuse(encoded_audio, encoded_text, record)
         if len(self.config.modalities) == 1:
-            logits, fused = self._unimodal(encoded_audio if self.config.modalities == ["audio"] else encoded_text)
-            heads = ()
+            own = own_audio if self.config.modalities == ["audio"] else own_text
+            logits, heads = self._only(own), ()
         else:
-            logits, fused = self._fuse(encoded_audio, encoded_text)
-            heads = (encoded_audio, encoded_text)
+            logits, heads = self._mix(embedding, own_audio, own_text), (own_audio, own_text)
+
         loss = None if labels is None else self._loss(labels, logits, heads, num_items_in_batch, mixup)
-        output = BiBiEROutput(
+        return BiBiEROutput(
             loss=loss,
             logits=logits,
-            audio_logits=encoded_audio.logits,
-            text_logits=encoded_text.logits,
-            fused_embedding=fused,
+            audio_logits=own_audio.logits,
+            text_logits=own_text.logits,
+            fused_embedding=embedding,
+            **record.outputs,
         )
-        use_dict = self.config.return_dict if return_dict is None else return_dict
-        return output if use_dict else output.to_tuple()
 
-    def _batch_size(self, **inputs: torch.Tensor | None) -> int:
-        sizes = {name: tensor.shape[0] for name, tensor in inputs.items() if tensor is not None}
-        if not sizes:
-            names = {
-                "audio": "input_values (or input_features) or audio_features",
-                "text": "input_ids or text_features",
-            }
-            wanted = ", and/or ".join(names[modality] for modality in self.config.modalities)
-            raise ValueError(
-                f"There is neither audio nor text that this model reads ({' and '.join(self.config.modalities)}). "
-                f"Pass {wanted}."
-            )
-        batch = next(iter(sizes.values()))
-        if any(size != batch for size in sizes.values()):
-            raise ValueError(f"The batch has different numbers of samples: {sizes}; they must be the same samples.")
-        return batch
+    def _mixup(
+        self, audio: Features | None, text: Features | None, given: dict[str, torch.Tensor | None]
+    ) -> Mixup | None:
+        """What mixes the samples of this batch; None outside of training."""
+        if not self.training or self.config.mixup_alpha == 0:
+            return None
+        like = self.bibier.check_batch({"audio": audio and audio[0], "text": text and text[0], **given})
+        return Mixup(like.shape[0], self.config.mixup_alpha, like.device)
 
-    def _unimodal(self, encoded: _Encoded) -> tuple[torch.Tensor, torch.Tensor]:
-        """(logits, embedding) of a model of one modality"""
-        name = self.config.modalities[0]
-        if encoded.logits is None or not (torch.compiler.is_compiling() or bool(encoded.has_logits.all())):
+    def _unimodal_logits(
+        self, modality: str, encoded: Encoded, given: torch.Tensor | None, mixup: Mixup | None
+    ) -> _UnimodalLogits:
+        """Of the modality's own head, or as they are given."""
+        head = self.heads[modality]
+        if given is None:
+            if head is None or not encoded.from_features:
+                return _UnimodalLogits(None, torch.zeros_like(encoded.present))
+            return _UnimodalLogits(head(encoded), encoded.present)
+
+        shape = (encoded.frames.shape[0], self.config.num_labels)
+        if given.shape != shape:
+            raise ValueError(f"{modality}_logits must have the shape {shape}, got {tuple(given.shape)}.")
+        logits = (given if mixup is None else mixup(given)).to(encoded.frames.dtype)
+        # With features next to them, logits count for the samples that have the modality.
+        return _UnimodalLogits(logits, encoded.present if encoded.from_features else torch.ones_like(encoded.present))
+
+    def _only(self, own: _UnimodalLogits) -> torch.Tensor:
+        """The logits of a model of one modality."""
+        if own.logits is None or not (torch.compiler.is_compiling() or bool(own.present.all())):
+            name = self.config.modalities[0]
             raise ValueError(
                 f"This model reads {name} alone (modalities={[name]}), and a sample of the batch has no {name}."
             )
-        return encoded.logits, encoded.pooled
+        return own.logits
 
-    def _fuse(self, audio: _Encoded, text: _Encoded) -> tuple[torch.Tensor, torch.Tensor]:
-        """(logits, embedding) from both modalities"""
-        if self.config.fusion == "late":
-            candidates, embedding = [], torch.cat([audio.pooled, text.pooled], dim=-1)
-        else:
-            keep_audio, keep_text = self._modality_dropout(audio.present, text.present)
-            embedding = self.fusion(
-                *self._stand_in(self.missing_audio, audio.frames, audio.mask, keep_audio),
-                *self._stand_in(self.missing_text, text.frames, text.mask, keep_text),
-            )
-            logits = self.classifier(embedding)
+    def _mix(self, embedding: torch.Tensor, audio: _UnimodalLogits, text: _UnimodalLogits) -> torch.Tensor:
+        """(B, K) from the fused vector, the unimodal logits, or all of them. The mixture gives the weight of an absent
+        modality to the others."""
+        candidates = [audio, text]
+        if self.classifier is not None:
+            fused = self.classifier(embedding)
             if self.mixture is None:
-                return logits, embedding
-            candidates = [(logits, torch.ones_like(audio.present))]
-        # The mixture gives the weight of an absent modality to the others.
-        for encoded in (text, audio):
-            logits = (
-                encoded.logits
-                if encoded.logits is not None
-                else embedding.new_zeros(embedding.shape[0], self.config.num_labels)
-            )
-            candidates.insert(0, (logits, encoded.has_logits))
-        return self.mixture(*map(list, zip(*candidates, strict=True))), embedding
+                return fused
+            candidates.append(_UnimodalLogits(fused, torch.ones_like(audio.present)))
 
-    def _one_audio_input(
-        self, input_values: torch.Tensor | None, input_features: torch.Tensor | None
-    ) -> torch.Tensor | None:
-        if (input_values is None and input_features is None) or "audio" not in self.config.modalities:
-            return None
-        expected = audio_input_name(self._require_backbone("audio").config)
-        given = "input_values" if input_features is None else "input_features"
-        if given != expected or (input_values is not None and input_features is not None):
-            raise ValueError(
-                f"The audio backbone '{self.config.audio_config.model_type}' reads {expected}; leave the other one "
-                "out."
-            )
-        if input_features is not None and input_features.dim() == 3:
-            backbone = self.config.audio_config
-            bands = getattr(backbone, "feature_projection_input_dim", None) or backbone.num_mel_bins
-            if input_features.shape[-1] != bands:
-                raise ValueError(
-                    f"input_features must have the shape (batch, frames, {bands}), got {tuple(input_features.shape)}. "
-                    f"BiBiERProcessor and pipeline({TASK!r}) make them; Whisper's own front end, which "
-                    "pipeline('audio-classification') uses, puts the bands first and pads to 30 s."
-                )
-        return input_values if input_features is None else input_features
-
-    def _features(
-        self,
-        modality: str,
-        raw: torch.Tensor | None,
-        raw_mask: torch.Tensor | None,
-        features: torch.Tensor | None,
-        mask: torch.Tensor | None,
-    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-        """Features (B, T, D) and bool mask (B, T) with the kept steps first, or None and None."""
-        if raw is not None and features is not None:
-            raise ValueError(f"Raw {modality} and {modality}_features were both given; leave one out.")
-        if raw is not None and modality in self.config.modalities:
-            encode = self.encode_audio if modality == "audio" else self.encode_text
-            features, mask = encode(raw, raw_mask)
-            return self._as_published(modality, features.to(self._compute_dtype), mask)
-        if features is None or modality not in self.config.modalities:
-            return None, None
-        width = self.config.feature_size(modality)
-        if features.dim() != 3 or features.shape[-1] != width:
-            raise ValueError(
-                f"{modality}_features must have the shape (batch, time, {width}), got {tuple(features.shape)}."
-            )
-        features = features.to(self._compute_dtype)
-        if features.shape[1] == 0:
-            features = features.new_zeros(features.shape[0], 1, width)
-            return features, torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
-        if mask is None:
-            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        if mask.shape != features.shape[:2]:
-            raise ValueError(
-                f"{modality}_features_mask has the shape {tuple(mask.shape)}; it must be {tuple(features.shape[:2])}."
-            )
-        return self._as_published(modality, *kept_first(features, mask.bool()))
-
-    @property
-    def _compute_dtype(self) -> torch.dtype:
-        """Of everything above the backbones."""
-        return next(parameter.dtype for name, parameter in self.named_parameters() if name.startswith(_HEAD_PREFIXES))
-
-    def _as_published(
-        self, modality: str, features: torch.Tensor, mask: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The published code encodes the whole text, keeps the first `max_text_tokens` positions and fills up with
-        zeros, unmasked. Features of another origin than the model's backbone are taken as they are."""
-        if modality != "text" or self.config.masked or self.config.text_config is None:
-            return features, mask
-        features = (features * mask.unsqueeze(-1))[:, : self.config.max_text_tokens]
-        features = F.pad(features, (0, 0, 0, self.config.max_text_tokens - features.shape[1]))
-        return features, mask.any(1, keepdim=True).expand(features.shape[:2])
-
-    def _encode(
-        self,
-        modality: str,
-        features: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        logits: torch.Tensor | None,
-        batch: int,
-        mixup: Mixup | None,
-    ) -> _Encoded:
-        encoder, size = getattr(self, f"{modality}_encoder"), getattr(self.config, f"{modality}_encoder_size")
-        features_given = features is not None
-        if not features_given:
-            features = torch.zeros(batch, 1, size, dtype=self._compute_dtype, device=self.device)
-            mask = torch.zeros(batch, 1, dtype=torch.bool, device=self.device)
-            encoder = None
-        present = mask.any(1)
-        if not self.config.masked:
-            mask = present.unsqueeze(1).expand_as(mask)
-        if mixup is not None:
-            present = mixup.present(present)
-        if encoder is None:
-            frames, mask = (features, mask) if mixup is None else mixup.sequences(features, mask)
-            pooled, own = masked_mean(frames, mask), None
-        else:
-            frames, mask, pooled, own = encoder(features, mask, mixup)
-            own = own * present.unsqueeze(1)
-        has_logits = present if own is not None else torch.zeros_like(present)
-        if logits is not None:
-            if logits.shape != (batch, self.config.num_labels):
-                raise ValueError(
-                    f"{modality}_logits must have the shape {(batch, self.config.num_labels)}, got "
-                    f"{tuple(logits.shape)}."
-                )
-            own = (logits if mixup is None else mixup(logits)).to(frames.dtype)
-            # With features beside them, logits count for the samples that have the modality.
-            has_logits = present if features_given else torch.ones_like(present)
-        return _Encoded(frames, mask, present, pooled, own, has_logits)
-
-    def _modality_dropout(self, has_audio: torch.Tensor, has_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """In training, hides one modality of some samples that have both, so that the model learns to do with the
-        other."""
-        if not self.training or self.config.modality_dropout == 0:
-            return has_audio, has_text
-        draw = torch.rand(len(has_audio), device=has_audio.device)
-        hide_audio = has_audio & has_text & (draw < self.config.modality_dropout / 2)
-        hide_text = has_audio & has_text & (draw > 1 - self.config.modality_dropout / 2)
-        return has_audio & ~hide_audio, has_text & ~hide_text
-
-    @staticmethod
-    def _stand_in(
-        stand_in: torch.Tensor, frames: torch.Tensor, mask: torch.Tensor, present: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """For samples without the modality, a sequence of one learned step. Never a branch, so that the parameter
-        always has a gradient."""
-        absent, first = ~present.unsqueeze(1), torch.arange(frames.shape[1], device=frames.device) == 0
-        frames = torch.where((absent & first).unsqueeze(-1), stand_in, frames)
-        return frames, (mask & ~absent) | (absent & first)
+        nothing = embedding.new_zeros(embedding.shape[0], self.config.num_labels)
+        logits = [nothing if candidate.logits is None else candidate.logits for candidate in candidates]
+        return self.mixture(logits, [candidate.present for candidate in candidates])
 
     def _loss(
         self,
         labels: torch.Tensor,
         logits: torch.Tensor,
-        heads: tuple[_Encoded, ...],
+        heads: tuple[_UnimodalLogits, ...],
         num_items_in_batch: torch.Tensor | int | None,
         mixup: Mixup | None,
     ) -> torch.Tensor:
         targets = _as_distribution(labels, logits.shape[0], logits.shape[1]).to(logits.device)
         if mixup is not None:
             targets = mixup(targets)
-        weights = (
-            None
-            if self.config.class_weights is None
-            else torch.tensor(self.config.class_weights, device=logits.device)
-        )
-        items = len(logits) if num_items_in_batch is None else num_items_in_batch
+        given = self.config.class_weights
+        weights = None if given is None else torch.tensor(given, device=logits.device)
+
         loss = soft_cross_entropy(logits, targets, weights).sum()
         for head in heads:
             if head.logits is not None and self.config.unimodal_loss_weight > 0:
-                loss = (
-                    loss
-                    + self.config.unimodal_loss_weight
-                    * (soft_cross_entropy(head.logits, targets, weights) * head.has_logits).sum()
-                )
-        return loss / items
+                unimodal = (soft_cross_entropy(head.logits, targets, weights) * head.present).sum()
+                loss = loss + self.config.unimodal_loss_weight * unimodal
+        return loss / (len(logits) if num_items_in_batch is None else num_items_in_batch)
 
 
 def encoded_labels(config: BiBiERConfig) -> torch.Tensor:

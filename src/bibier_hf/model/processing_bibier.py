@@ -19,7 +19,7 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
 from .audio_bibier import SAMPLING_RATE, as_many, decode_audio, is_file, is_rated_array
-from .configuration_bibier import EMBEDDED, BiBiERConfig
+from .configuration_bibier import EMBEDDED
 from .importing_bibier import make_importable
 
 _SHORTEST_SPECTRAL_CLIP = 800
@@ -128,7 +128,7 @@ class BiBiERProcessor(ProcessorMixin):
             ByT5Tokenizer() if text == EMBEDDED else AutoTokenizer.from_pretrained(text, revision=text_revision)
         )
         if max_text_tokens is None:
-            max_text_tokens = 192 if text == EMBEDDED else BiBiERConfig.max_text_tokens
+            max_text_tokens = 192 if text == EMBEDDED else 95
         if text_prefix is None:
             name = os.path.basename(str(text).rstrip("/\\"))
             text_prefix = "query: " if re.search(r"(^|[-_])e5([-_]|$)", name, re.IGNORECASE) else ""

@@ -1,5 +1,5 @@
-"""Functions over padded sequences: kept steps packed, mean, quantiles, resampling to a length, mixing in pairs,
-sinusoids, dropout."""
+"""Functions over padded sequences: packing, mean, quantiles, resampling, mixup, sinusoids, dropout; and the recorder
+of hidden states."""
 
 import math
 
@@ -8,7 +8,48 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from .configuration_bibier import CheckpointError
+from .validation_bibier import CheckpointError
+
+
+class Recorder:
+    """Hidden states and attention weights of one call, as far as they are asked for.
+
+    Args:
+        hidden_states: True, or the indices of those that are wanted (negative ones count from the end).
+        attentions: collect attention weights.
+    """
+
+    def __init__(self, hidden_states: bool | int | list[int] | None = False, attentions: bool | None = False):
+        wants_states = hidden_states not in (False, None)
+        self.hidden_states: list[torch.Tensor] | None = [] if wants_states else None
+        self.attentions: list[torch.Tensor] | None = [] if attentions else None
+        self._selected = None if isinstance(hidden_states, bool) else hidden_states
+
+    def __bool__(self) -> bool:
+        return self.hidden_states is not None or self.attentions is not None
+
+    def state(self, x: torch.Tensor) -> None:
+        """Keep a hidden state, (B, T, D)."""
+        if self.hidden_states is not None:
+            self.hidden_states.append(x)
+
+    def attention(self, weights: torch.Tensor) -> None:
+        """Keep attention weights, (B, heads, T, S)."""
+        if self.attentions is not None:
+            self.attentions.append(weights)
+
+    @property
+    def outputs(self) -> dict[str, tuple[torch.Tensor, ...] | None]:
+        """The fields of a model output; None in place of a hidden state that is not wanted."""
+        states = self.hidden_states
+        if states is not None and self._selected is not None:
+            indices = [self._selected] if isinstance(self._selected, int) else self._selected
+            wanted = {index % len(states) for index in indices if -len(states) <= index < len(states)}
+            states = [state if index in wanted else None for index, state in enumerate(states)]
+        return {
+            "hidden_states": None if states is None else tuple(states),
+            "attentions": None if self.attentions is None else tuple(self.attentions),
+        }
 
 
 class KeptSteps:

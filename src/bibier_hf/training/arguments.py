@@ -14,19 +14,19 @@ level.
 import dataclasses
 import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError
-from transformers import TrainingArguments
+from transformers import PreTrainedConfig, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
 from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_FORMULA, SELECTION_METRIC
-from ..model.configuration_bibier import EMBEDDED, MODALITIES, BiBiERConfig
+from ..model.configuration_bibier import EMBEDDED, MODALITIES, MODALITY_CONFIGS, BiBiERConfig
 from ..model.labels_bibier import EMOTIONS
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 from .sections import (
@@ -297,7 +297,7 @@ class RunArguments(Section):
         description="after training take so many times the log share of a class off its logits; dev: what is best there; null: nothing",
     )
     calibrate: bool | None = Field(
-        None, description="fit the temperature of the pipeline on dev; null: unless model.original_behaviour"
+        None, description="fit the temperature of the pipeline on dev; null: unless model.original_behavior"
     )
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     stages: StagesArguments = Field(default_factory=StagesArguments)
@@ -399,13 +399,25 @@ _FITTED = {
     "class_weights": "computed from the training set; choose how by `class_weights`",
     "temperature": "fitted on dev; choose whether by `calibrate`",
 }
-MODEL_FIELDS = tuple(
-    field.name
-    for field in dataclasses.fields(BiBiERConfig)
-    if field.name in BiBiERConfig.__annotations__
-    and not field.name.endswith(("_config", "_backbone_id", "_backbone_revision", "_stored"))
-    and field.name not in (*_FITTED, "model_type")
-)
+_FROM_BACKBONES = frozenset("backbone backbone_id backbone_revision backbone_stored adapter_stored".split())
+"""Fields of a modality that follow from `audio_backbone` and `text_backbone`, or that saving writes."""
+
+
+def _options(config: type[PreTrainedConfig]) -> dict[str, Any]:
+    """Own options of a configuration and their defaults."""
+    inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
+    return {field.name: field.default for field in dataclasses.fields(config) if field.name not in inherited}
+
+
+MODEL_FIELDS = {name: default for name, default in _options(BiBiERConfig).items() if name not in _FITTED}
+for _modality, _config in MODALITY_CONFIGS.items():
+    del MODEL_FIELDS[f"{_modality}_config"]
+    MODEL_FIELDS |= {
+        f"{_modality}_config.{name}": default
+        for name, default in _options(_config).items()
+        if name not in _FROM_BACKBONES
+    }
+"""Keys under `model`, dots inside, and their defaults."""
 
 
 def parse_run_arguments(arguments: Sequence[str], default_file: str | Path | None = None) -> RunArguments:
@@ -445,7 +457,7 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
         if key not in OWN_FIELDS and key not in TRAINING_FIELDS:
             raise ArgumentError(unknown_key(key, [*OWN_FIELDS, *TRAINING_FIELDS, "data_dir"]))
     if isinstance(content.get("model"), dict):
-        for key in content["model"]:
+        for key in _dotted(content["model"]):
             if key in _FITTED:
                 raise ArgumentError(f"model.{key}: {_FITTED[key]}.")
             if key not in MODEL_FIELDS:
@@ -455,6 +467,15 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
     run = checked_section(RunArguments, own | {"training": training})
     _refuse_contradictions(run)
     return run
+
+
+def _dotted(model: dict[str, Any]) -> Iterator[str]:
+    """The keys of `model`, those of its modalities with a dot."""
+    for key, value in model.items():
+        if key.removesuffix("_config") in MODALITIES and isinstance(value, dict):
+            yield from (f"{key}.{name}" for name in value)
+        else:
+            yield key
 
 
 # Data, model and output are those of the whole run.
@@ -603,9 +624,9 @@ def _refuse_stages(run: RunArguments) -> None:
             "stages.plan: two stages need both modalities (model.modalities). Train a model of one modality jointly."
         )
     for modality in MODALITIES:
-        if run.model.get(f"{modality}_encoder") == "none":
+        if run.model.get(f"{modality}_config", {}).get("encoder") == "none":
             raise ArgumentError(
-                f"stages.plan: there is no {modality} encoder to train first (model.{modality}_encoder: none)."
+                f"stages.plan: there is no {modality} encoder to train first (model.{modality}_config.encoder: none)."
             )
     for stage in STAGES:
         stage_run(run, stage, run.output_dir)
@@ -631,8 +652,7 @@ def help_text() -> str:
     ]
     lines += section_help(RunArguments)
     lines += ["", "model (BiBiERConfig; with the embedded or another pair some defaults follow from the backbones):"]
-    defaults = {field.name: field.default for field in dataclasses.fields(BiBiERConfig)}
-    lines += [f"  --model.{name} [{shown(defaults[name])}]" for name in MODEL_FIELDS]
+    lines += [f"  --model.{name} [{shown(default)}]" for name, default in MODEL_FIELDS.items()]
     lines += ["", "training (transformers.TrainingArguments):"]
     for name, field in TRAINING_FIELDS.items():
         default = TRAINING_DEFAULTS.get(name, None if field.default is dataclasses.MISSING else field.default)

@@ -64,8 +64,8 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
         audio or EMBEDDED,
         text or EMBEDDED,
         **revisions,
-        max_text_tokens=model.config.max_text_tokens,
-        max_window_s=model.config.max_window_s,
+        max_text_tokens=model.config.text_config.max_tokens,
+        max_window_s=model.config.audio_config.max_window_s,
         text_prefix=run.text_prefix,
     )
     return model, processor
@@ -75,7 +75,7 @@ def _freeze(model: BiBiERForEmotionClassification, prefixes: Sequence[str]) -> N
     for prefix in prefixes:
         parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
         if not parameters:
-            parts = sorted({".".join(name.split(".")[:2]) for name, _ in model.named_parameters()})
+            parts = sorted({".".join(name.split(".")[:4]) for name, _ in model.named_parameters()})
             raise ArgumentError(
                 f"frozen: no parameter's name begins with '{prefix}'. They begin with {', '.join(parts)}."
             )
@@ -129,19 +129,19 @@ def fit_statistics(model: BiBiERForEmotionClassification, train: InputDataset | 
     Raises:
         ArgumentError: features that are not stored, as the backbone is trained or nothing is computed beforehand.
     """
-    for modality in MODALITIES:
-        encoder, name = getattr(model, f"{modality}_encoder"), f"{modality}_features"
+    for modality, stream in model.streams.items():
+        encoder, name = stream.encoder, f"{modality}_features"
         pools = encoder is not None and any(isinstance(module, StatisticsPooling) for module in encoder.modules())
-        if not pools or getattr(model.config, f"freeze_{modality}_encoder"):
+        if not pools or stream.config.freeze_encoder:
             continue
         found: dict[StatisticsPooling, list[torch.Tensor]] = defaultdict(list)
         for index in range(len(train)):
             row = train[index]
             if name not in row:
-                option = f"{modality}_statistics" if encoder.statistics is not None else "audio_cepstrum"
+                option = "statistics" if encoder.statistics is not None else "cepstrum"
                 raise ArgumentError(
-                    f"model.{option} needs stored features of a frozen backbone. Leave feature_cache enabled and "
-                    f"model.freeze_{modality}_backbone true, or leave it out."
+                    f"model.{modality}_config.{option} needs stored features of a frozen backbone. Leave feature_cache enabled and "
+                    f"model.{modality}_config.freeze_backbone true, or leave it out."
                 )
             if len(row[name]):
                 features = row[name].unsqueeze(0)
@@ -266,7 +266,7 @@ def calibration_facts(
         logits: (N, 7), its answers on dev.
         dev: the N rows; every corpus counts the same.
     """
-    wanted = not model.config.original_behaviour if run.calibrate is None else run.calibrate
+    wanted = not model.config.original_behavior if run.calibrate is None else run.calibrate
     if not wanted:
         return {"temperature": 1.0, "fitted_on": None, "samples": 0, "note": None}
     fit = fit_temperature(logits, dev.labels, dev.metadata["corpus"])

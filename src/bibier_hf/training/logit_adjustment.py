@@ -18,7 +18,6 @@ import torch
 
 from ..data.features import InputDataset
 from ..evaluation.metrics import grouped_metrics, mean_over_groups
-from ..model.configuration_bibier import MODALITIES
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RunArguments
@@ -136,12 +135,5 @@ def shift_classifiers(model: BiBiERForEmotionClassification, shift: Sequence[flo
 
     A mixture gives each class weights that sum to one, so its logits move by the same.
     """
-    layers = [
-        getattr(model, f"{modality}_encoder").classifier
-        for modality in MODALITIES
-        if getattr(model, f"{modality}_encoder")
-    ]
-    if model.classifier is not None:
-        layers.append(model.classifier[-1])
-    for layer in layers:
+    for layer in model.output_layers():
         layer.bias += torch.tensor(shift, dtype=layer.bias.dtype, device=layer.bias.device)

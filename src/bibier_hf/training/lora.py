@@ -48,7 +48,8 @@ class LoraAdapters:
         config = LoraConfig(
             r=options.r, lora_alpha=options.alpha, target_modules=options.targets, lora_dropout=options.dropout
         )
-        backbone = getattr(self.model, f"{modality}_backbone")
+        stream = self.model.streams[modality]
+        backbone = stream.backbone
         try:
             wrapped = get_peft_model(backbone, config)
         except ValueError as error:
@@ -60,13 +61,14 @@ class LoraAdapters:
                 f"({error}). "
                 f"Its linear layers are {', '.join(linear)}; 'all-linear' takes all of them."
             ) from error
-        setattr(self.model.config, f"freeze_{modality}_backbone", False)  # gradients must pass through it
+        stream.config.freeze_backbone = False  # gradients must pass through it
         return wrapped
 
     def finish(self) -> None:
         """After training: turn the adapters into the form in which `save_pretrained` stores them. The model computes
         the same as before."""
         for modality, wrapped in self._wrapped.items():
+            stream = self.model.streams[modality]
             if self.arguments.save == "merged":
                 backbone = wrapped.merge_and_unload()
             else:
@@ -75,9 +77,9 @@ class LoraAdapters:
                     backbone = wrapped.unload()
                     load_adapter(backbone, folder)
                 # The base is as it came, so that a checkpoint may name it instead of storing it.
-                setattr(self.model.config, f"freeze_{modality}_backbone", True)
+                stream.config.freeze_backbone = True
             # What peft leaves on a backbone says nothing about the one that is there now.
             if self.arguments.save == "merged" and hasattr(backbone, "peft_config"):
                 del backbone.peft_config
-            setattr(self.model, f"{modality}_backbone", backbone)
+            stream.backbone = backbone
         self._wrapped = {}

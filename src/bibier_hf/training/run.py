@@ -217,15 +217,15 @@ def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> di
     def backbone_training(modality: str) -> str:
         if run.lora and modality in run.lora.backbones:
             return f"LoRA, rank {run.lora.r}"
-        return "frozen" if getattr(model.config, f"freeze_{modality}_backbone") else "trained"
+        return "frozen" if model.config.modality_configs[modality].freeze_backbone else "trained"
 
     return {
         "audio_backbone": public["audio_backbone"],
         "text_backbone": public["text_backbone"],
         "audio_backbone_training": backbone_training("audio"),
         "text_backbone_training": backbone_training("text"),
-        "audio_encoder": model.config.audio_encoder,
-        "text_encoder": model.config.text_encoder,
+        "audio_encoder": model.config.audio_config.encoder,
+        "text_encoder": model.config.text_config.encoder,
         "fusion": model.config.fusion,
         "labels": list(EMOTIONS),
         "parameters": sum(parameter.numel() for parameter in parameters),

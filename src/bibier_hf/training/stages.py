@@ -89,11 +89,21 @@ def train_encoders(
             head = unimodal_model(model, modality, seed)
         outcome = train_stage(stage, head, processor, **rows)
         facts[modality] = {key: value for key, value in outcome.items() if key != "arguments"}
-        for part in ("backbone", "encoder"):
-            trained = getattr(head, f"{modality}_{part}")
-            if trained is not None:
-                getattr(model, f"{modality}_{part}").load_state_dict(trained.state_dict())
+        _take_over(model, head, modality)
     return facts, logits
+
+
+def _take_over(model: BiBiERForEmotionClassification, trained: BiBiERForEmotionClassification, modality: str) -> None:
+    """Copy what a unimodal model has learned into the bimodal one."""
+    ours, theirs = model.streams[modality], trained.streams[modality]
+    pairs = (
+        (ours.backbone, theirs.backbone),
+        (ours.encoder, theirs.encoder),
+        (model.heads[modality], trained.heads[modality]),
+    )
+    for target, source in pairs:
+        if source is not None:
+            target.load_state_dict(source.state_dict())
 
 
 def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: int) -> BiBiERForEmotionClassification:
@@ -107,15 +117,15 @@ def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: i
     """
     config = copy.deepcopy(model.config)
     config.modalities = [modality]
-    with_backbone = not getattr(config, f"freeze_{modality}_backbone")
-    for name in MODALITIES:
+    with_backbone = not config.modality_configs[modality].freeze_backbone
+    for name, part in config.modality_configs.items():
         # In the original mode the model fills up what comes from its text backbone, so it must know that it has one.
-        if name != modality or not (with_backbone or not config.masked):
-            setattr(config, f"{name}_config", None)
+        if name != modality or not (with_backbone or config.reproduces("unmasked")):
+            part.backbone = None
     set_seed(seed)
     head = BiBiERForEmotionClassification(config, build_backbones=False)
     if with_backbone:
-        head.attach_backbone(modality, copy.deepcopy(getattr(model, f"{modality}_backbone")))
+        head.attach_backbone(modality, copy.deepcopy(model.streams[modality].backbone))
     return head.to(model.device)
 
 
@@ -341,22 +351,24 @@ def frozen_encoders(model: BiBiERForEmotionClassification) -> Iterator[None]:
     """Stage 2: what stage 1 trained stays as it is, in evaluation mode. Afterwards the model is what joint training
     would have left."""
     config = model.config
-    names = [f"freeze_{modality}_{part}" for modality in MODALITIES for part in ("backbone", "encoder")]
-    options = {name: getattr(config, name) for name in [*names, "unimodal_loss_weight"]}
-    for modality in MODALITIES:
-        if not options[f"freeze_{modality}_backbone"]:
+    parts = list(config.modality_configs.values())
+    before = [(part.freeze_backbone, part.freeze_encoder) for part in parts]
+    weight = config.unimodal_loss_weight
+    free = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    for part in parts:
+        if not part.freeze_backbone:
             # No longer the weights of this id: they belong into the checkpoint, and their features have a key of their
             # own.
-            setattr(config, f"{modality}_backbone_id", None)
-            setattr(config, f"{modality}_backbone_revision", None)
-    for name in names:
-        setattr(config, name, True)
+            part.backbone_id = part.backbone_revision = None
+        part.freeze_backbone = part.freeze_encoder = True
     config.unimodal_loss_weight = 0.0  # nothing in it can change
     model.freeze()
+
     yield
-    for name, value in options.items():
-        setattr(config, name, value)
-    for name in names:
-        module = getattr(model, name.removeprefix("freeze_"))
-        if module is not None and not options[name]:
-            module.requires_grad_(True)
+
+    for part, (backbone, encoder) in zip(parts, before, strict=True):
+        part.freeze_backbone, part.freeze_encoder = backbone, encoder
+    config.unimodal_loss_weight = weight
+    for parameter in free:
+        parameter.requires_grad_(True)

@@ -18,7 +18,6 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, 
 from transformers.utils import logging
 
 from ..evaluation.metrics import METRICS, SELECTION_METRIC, grouped_metrics, mean_over_groups
-from ..model.configuration_bibier import MODALITIES
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.sequence_bibier import finite_logits
 from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
@@ -27,11 +26,9 @@ from .samplers import EpochSampler
 
 logger = logging.get_logger(__name__)
 
-BACKBONE_PREFIXES = tuple(f"{modality}_backbone." for modality in MODALITIES)
-
 # Only the fused logits are scored. The others may be absent from a batch in which nobody speaks (or writes), and
 # differ in shape.
-_UNSCORED_OUTPUTS = ["audio_logits", "text_logits", "fused_embedding"]
+_UNSCORED_OUTPUTS = ["audio_logits", "text_logits", "fused_embedding", "hidden_states", "attentions"]
 
 
 class BiBiERTrainer(Trainer):
@@ -159,7 +156,7 @@ class BiBiERTrainer(Trainer):
         groups: dict[tuple[bool, bool], list[torch.nn.Parameter]] = {}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                groups.setdefault((name.startswith(BACKBONE_PREFIXES), name in decayed), []).append(parameter)
+                groups.setdefault((".backbone." in name, name in decayed), []).append(parameter)
         return [
             {
                 "params": parameters,
@@ -305,9 +302,7 @@ class BiBiERTrainer(Trainer):
         """
         trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
-        frozen_modules = tuple(
-            {f"{name.split('.')[0]}." for name in frozen} - {f"{name.split('.')[0]}." for name in trained}
-        )
+        frozen_modules = tuple({_module(name) for name in frozen} - {_module(name) for name in trained})
         missing = [key for key in load_result.missing_keys if key in trained or not key.startswith(frozen_modules)]
         if missing or load_result.unexpected_keys:
             raise ValueError(
@@ -348,6 +343,11 @@ class _Bookkeeping(TrainerCallback):
         evaluated = any(f"eval_{SELECTION_METRIC}" in entry for entry in state.log_history)
         if ended and not evaluated and args.eval_strategy != IntervalStrategy.NO:
             control.should_evaluate = control.should_save = True
+
+
+def _module(name: str) -> str:
+    """Which part of the model a parameter is in: `bibier.audio.backbone.`, `classifier.`, ..."""
+    return ".".join(name.split(".")[: 3 if name.startswith("bibier.") else 1]) + "."
 
 
 def _some(keys: Sequence[str], limit: int = 5) -> str:

@@ -1,0 +1,211 @@
+"""What keeps a configuration usable: bounds, unknown options, labels, and the errors of damaged checkpoints."""
+
+import difflib
+import math
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import fields
+from typing import Any, ClassVar
+
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import CONFIG_NAME, logging
+
+logger = logging.get_logger(__name__)
+
+_MOST_LAYERS = 1_000
+_LARGEST_SIZE = 2**24
+"""Beyond these a configuration is damaged: building the model would not end, or not fit into any memory."""
+
+_COUNTS = re.compile("size|dim|width|rank|heads|kernel|len|tokens|frames|positions|embeddings|experts|bins|d_model")
+"""What the names of sizes have in them, in the configurations of all backbones."""
+
+# Keyword arguments that transformers passes to every configuration; any other unknown one is a mistake.
+_FOREIGN_KEYS = frozenset(
+    """
+    auto_map custom_pipelines name_or_path num_labels torch_dtype attn_implementation experts_implementation
+    output_attentions quantization_config per_layer_config model_type transformers_weights _name_or_path _commit_hash
+    _attn_implementation _attn_implementation_internal _experts_implementation_internal
+    """.split()
+)
+
+
+class CheckpointError(RuntimeError, ValueError):
+    """A checkpoint that cannot be used. Says in one line what is wrong with which file."""
+
+
+class CheckedConfig(PreTrainedConfig):
+    """A configuration that refuses unknown options and values out of bounds.
+
+    Options that a user passes must be known. Those that come from a file may be others, which the Trainer, peft or a
+    newer version wrote: they are kept as they are.
+    """
+
+    at_least_one: ClassVar[str] = ""
+    """Names of fields that must be 1 or more, or None where the type allows it."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
+        """As in transformers; new labels (`id2label`, `num_labels`) reset what belongs to the old ones.
+
+        Raises:
+            CheckpointError: a `config.json` that cannot be used.
+            OSError: no `config.json` there.
+        """
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except CheckpointError as error:
+            raise CheckpointError(f"{os.path.join(pretrained_model_name_or_path, CONFIG_NAME)}: {error}") from error
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | os.PathLike) -> dict[str, Any]:
+        try:
+            content = super()._dict_from_json_file(json_file)
+        except (ValueError, RecursionError) as error:
+            raise CheckpointError(f"This is not valid JSON ({one_line(error)}).") from error
+        if not isinstance(content, dict):
+            raise CheckpointError(f"This is a JSON {type(content).__name__}; it must be an object of options.")
+        return content
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
+        """As in transformers; unknown keys are kept."""
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise CheckpointError(f"This is a checkpoint of {kind!r}; it must be one of {cls.model_type!r}.")
+
+        try:
+            options, others = cls._split(config_dict)
+            loaded = super().from_dict(_with_labels(options, kwargs), **kwargs)
+        except Exception as error:  # whatever the values make of the code that they reach
+            raise CheckpointError(one_line(error)) from error
+
+        config = loaded[0] if isinstance(loaded, tuple) else loaded
+        for path, value in others.items():
+            *parents, name = path
+            owner = config
+            for parent in parents:
+                owner = getattr(owner, parent)
+            setattr(owner, name, value)
+        return loaded
+
+    @classmethod
+    def _split(cls, config_dict: dict[str, Any]) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
+        """(the options of this class, the other keys by their path), those inside of nested configurations, too."""
+        known = {field.name for field in fields(cls)} | _FOREIGN_KEYS
+        options, others = {}, {}
+        for key, value in config_dict.items():
+            spec = cls.sub_configs_defaults.get(key)
+            if spec is not None and issubclass(spec.config_class, CheckedConfig) and isinstance(value, dict):
+                options[key], inside = spec.config_class._split(value)
+                others |= {(key, *path): value for path, value in inside.items()}
+            elif key in known:
+                options[key] = value
+            elif not hasattr(cls, key):
+                others[(key,)] = value
+        return options, others
+
+    def refuse_unknown(self, kwargs: dict) -> None:
+        """Raises ValueError for keyword arguments that are no options."""
+        known = {field.name for field in fields(self)}
+        unknown = sorted(key for key in kwargs if key not in _FOREIGN_KEYS and key not in known)
+        if unknown:
+            hints = [f"'{key}'{_did_you_mean(key, known)}" for key in unknown]
+            raise ValueError(
+                f"{self.path('') or type(self).__name__} has no option {', '.join(hints)}. "
+                f"Allowed: {', '.join(sorted(known))}."
+            )
+
+    def path(self, name: str) -> str:
+        """Where a field is, seen from the configuration of the model."""
+        return name
+
+    def require(self, holds: bool, name: str, allowed: str) -> None:
+        """Raises ValueError unless the condition on a field holds."""
+        if not holds:
+            raise ValueError(
+                f"BiBiERConfig: {self.path(name)}={getattr(self, name)!r} is not allowed; it must be {allowed}."
+            )
+
+    def check_bounds(self) -> None:
+        """Raises ValueError for sizes and rates that no model can have."""
+        for name in self.at_least_one.split():
+            value = getattr(self, name)
+            self.require(value is None or 1 <= value < math.inf, name, "at least 1")
+        self.require(self.num_hidden_layers >= 0, "num_hidden_layers", "at least 0")
+        self.require(0 <= self.dropout < 1, "dropout", "in [0, 1)")
+        self.require(0 < self.mamba_expand <= _MOST_LAYERS, "mamba_expand", f"in (0, {_MOST_LAYERS}]")
+        for path, value, limit in _absurd_sizes(self.to_dict()):
+            raise ValueError(f"BiBiERConfig: {self.path(path)}={value} is not allowed; it must be at most {limit}.")
+
+
+def _absurd_sizes(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, int]]:
+    """(path, value, limit) of sizes that no model has, in a configuration and those inside of it."""
+    for name, value in options.items():
+        if isinstance(value, dict):
+            yield from _absurd_sizes(value, f"{prefix}{name}.")
+        elif isinstance(value, (list, tuple)):
+            if len(value) > _MOST_LAYERS and any(isinstance(step, int) for step in value):
+                yield prefix + name, f"[{len(value)} values]", _MOST_LAYERS
+        elif isinstance(value, int):
+            limit = _MOST_LAYERS if "layers" in name else _LARGEST_SIZE if _COUNTS.search(name) else None
+            if limit is not None and value > limit:
+                yield prefix + name, value, limit
+
+
+def check_labels(config: PreTrainedConfig, label2id: dict | None) -> None:
+    """Derives `label2id`; refuses labels that do not name each output once."""
+    names = [config.id2label.get(index) for index in range(len(config.id2label))]
+    named = all(isinstance(name, str) and name for name in names)
+    config.require(
+        bool(names) and named and len(set(names)) == len(names),
+        "id2label",
+        "a name for each of 0, 1, 2, ..., no two of them equal",
+    )
+    config.label2id = {name: index for index, name in enumerate(names)}
+    if label2id and label2id != config.label2id:
+        raise ValueError(f"label2id={label2id} contradicts id2label={config.id2label}. Leave label2id out.")
+
+
+def _with_labels(config_dict: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """`config_dict` with the labels of `new`, from which they are taken. Other labels than before come with no class
+    weights and no temperature: these belong to the old ones."""
+    new_labels = {key: new[key] for key in ("id2label", "label2id", "num_labels") if new.get(key) is not None}
+    if not new_labels:
+        return config_dict
+    for key in new_labels:
+        del new[key]
+
+    before = config_dict.get("id2label")
+    if new_labels.keys() == {"num_labels"} and before is not None and new_labels["num_labels"] == len(before):
+        return config_dict
+    if new_labels.keys() == {"label2id"}:
+        new_labels["id2label"] = {index: name for name, index in new_labels["label2id"].items()}
+    after = new_labels.get("id2label")
+    if after is not None:
+        count = new_labels.pop("num_labels", len(after))
+        if count != len(after):
+            raise CheckpointError(f"num_labels={count} contradicts id2label={after}. Leave num_labels out.")
+        if before is not None and _by_index(after) == _by_index(before):
+            return config_dict
+
+    config_dict = {key: value for key, value in config_dict.items() if key not in ("id2label", "label2id")}
+    reset = [key for key in ("class_weights", "temperature") if config_dict.pop(key, None) not in (None, 1.0)]
+    if reset:
+        logger.warning(f"The labels are new, so {' and '.join(reset)} of the old ones are reset.")
+    return config_dict | new_labels
+
+
+def _by_index(id2label: dict) -> dict[int, str]:
+    return {int(index): name for index, name in id2label.items()}
+
+
+def one_line(error: BaseException, longest: int = 800) -> str:
+    """Message of an error without line breaks, cut where it lists hundreds of names; its kind where it has none."""
+    message = " ".join(str(error).split()) or type(error).__name__
+    return message if len(message) <= longest else f"{message[:longest]} ..."
+
+
+def _did_you_mean(key: str, known: set[str]) -> str:
+    close = difflib.get_close_matches(key, known, n=1)
+    return f" (did you mean '{close[0]}'?)" if close else ""
