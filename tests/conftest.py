@@ -1,5 +1,6 @@
 """Shared fixtures: tiny models built in process, clips of every length, the optional folder of real corpora."""
 
+import copy
 import os
 import signal
 from pathlib import Path
@@ -10,6 +11,7 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,13 +24,32 @@ from .hub_server import TOKEN, HubServer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
-TINY = {
-    "audio_encoder_size": 16,
-    "text_encoder_size": 16,
-    "audio_encoder_layers": 1,
-    "text_encoder_layers": 1,
+
+def merged(*parts: dict[str, Any]) -> dict[str, Any]:
+    """Options of a model, the later ones first; those inside of `audio_config` and `text_config` are merged one by
+    one."""
+    options: dict[str, Any] = {}
+    for part in parts:
+        for name, value in part.items():
+            before = options.get(name)
+            nested = name in ("audio_config", "text_config") and isinstance(before, dict) and isinstance(value, dict)
+            options[name] = before | value if nested else copy.deepcopy(value)
+    return options
+
+
+def both(**options: Any) -> dict[str, Any]:
+    """The same options for audio and text."""
+    return {"audio_config": dict(options), "text_config": dict(options)}
+
+
+def features_of(**widths: int) -> dict[str, Any]:
+    """`features_of(audio=6, text=8)`: no backbones, but precomputed features of these widths."""
+    return {f"{name}_config": {"backbone": None, "feature_size": width} for name, width in widths.items()}
+
+
+TINY = both(hidden_size=16, num_hidden_layers=1) | {
     "hidden_size": 16,
-    "num_fusion_layers": 1,
+    "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "classifier_size": 16,
     "seg_len": 12,
@@ -38,7 +59,7 @@ TINY = {
 
 @pytest.fixture(scope="session")
 def tiny_options() -> dict:
-    return dict(TINY)
+    return copy.deepcopy(TINY)
 
 
 @pytest.fixture(scope="session")

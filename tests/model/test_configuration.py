@@ -7,10 +7,12 @@ from transformers import AutoConfig
 
 from bibier_hf import EMOTIONS, BiBiERConfig
 
+from ..conftest import features_of, merged
+
 
 @pytest.fixture
 def features_only() -> dict:
-    return {"audio_feature_size": 8, "text_feature_size": 8}
+    return features_of(audio=8, text=8)
 
 
 def test_label_order(features_only: dict):
@@ -36,62 +38,64 @@ def test_round_trip_with_any_pair(audio: str, text: str, tmp_path: Path):
     config.save_pretrained(tmp_path)
     again = AutoConfig.from_pretrained(tmp_path)
     assert type(again).__name__ == "BiBiERConfig"
-    assert (again.audio_config.model_type, again.text_config.model_type, again.hidden_size) == (audio, text, 64)
-    assert again.feature_size("audio") == again.audio_config.hidden_size
+    kinds = [modality.backbone.model_type for modality in again.modality_configs.values()]
+    assert (*kinds, again.hidden_size) == (audio, text, 64)
+    assert again.audio_config.feature_size == again.audio_config.backbone.hidden_size
     assert again.to_json_string() == config.to_json_string()
 
 
 def test_embedded_pair_reads_longer_texts_and_is_trained():
     config = BiBiERConfig.from_backbones()
-    assert config.max_text_tokens == 192
-    assert not config.freeze_audio_backbone
-    assert not config.freeze_text_backbone
+    assert config.text_config.max_tokens == 192
+    assert not config.audio_config.freeze_backbone
+    assert not config.text_config.freeze_backbone
 
 
 def test_a_folder_leaves_no_trace_in_the_config(tmp_path: Path):
     AutoConfig.for_model("bert", hidden_size=32, num_attention_heads=2).save_pretrained(tmp_path / "text")
     config = BiBiERConfig.from_backbones("embedded", str(tmp_path / "text"))
-    assert config.text_backbone_id is None
+    assert config.text_config.backbone_id is None
     assert str(tmp_path) not in config.to_json_string(use_diff=False)
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"fusion_layers": 3}, "did you mean 'num_fusion_layers'"),
+        ({"hidden_layers": 3}, "did you mean 'num_hidden_layers'"),
         ({"nonsense_xyz": 3}, "no option 'nonsense_xyz'"),
         ({"fusion": "magic"}, "one of"),
         ({"temperature": 0.0}, "temperature=0.0 is not allowed; it must be above 0 and finite"),
         ({"temperature": float("inf")}, "above 0 and finite"),
-        ({"audio_encoder": "gru"}, "one of"),
+        ({"audio_config": {"encoder": "gru"}}, "one of"),
         ({"hidden_size": 30, "num_attention_heads": 8}, "multiple of num_attention_heads=8"),
         ({"hidden_size": 0}, "at least 1"),
-        ({"num_fusion_layers": -1}, "at least 0"),
+        ({"num_hidden_layers": -1}, "at least 0"),
         ({"dropout": 1.5}, r"\[0, 1\)"),
         ({"modality_dropout": -0.1}, r"\[0, 1\)"),
-        ({"mamba_dt_rank": 0}, "None or at least 1"),
-        ({"max_window_s": 0.5}, "at least 1 second"),
+        ({"mamba_dt_rank": 0}, "at least 1"),
+        ({"audio_config": {"max_window_s": 0.5}}, r"audio_config\.max_window_s=0\.5 .* at least 1"),
         ({"unimodal_loss_weight": -1}, "at least 0"),
         ({"class_weights": [1.0, 2.0]}, "7 numbers"),
         ({"hidden_size": 15, "num_attention_heads": 5, "positional_encoding": True}, "even"),
-        ({"audio_backbone_stored": False}, "no backbone to fetch"),
+        ({"audio_config": {"backbone_stored": False}}, r"needs audio_config\.backbone and audio_config\.backbone_id"),
     ],
 )
 def test_refusals(options: dict, message: str, features_only: dict):
     with pytest.raises(ValueError, match=message):
-        BiBiERConfig(**features_only, **options)
+        BiBiERConfig(**merged(features_only, options))
 
 
 def test_refusals_that_concern_backbones():
     bert = AutoConfig.for_model("bert")
-    with pytest.raises(ValueError, match="neither audio_config"):
-        BiBiERConfig()
+    audio = features_of(audio=8)
+    with pytest.raises(ValueError, match=r"neither audio_config\.backbone"):
+        BiBiERConfig(audio_config={"backbone": None})
     with pytest.raises(ValueError, match="contradicts"):
-        BiBiERConfig(audio_feature_size=8, text_config=bert, text_feature_size=9)
+        BiBiERConfig(**audio, text_config={"backbone": bert, "feature_size": 9})
     with pytest.raises(ValueError, match=r"0\.\.12"):
-        BiBiERConfig(audio_feature_size=8, text_config=bert, text_layer=13)
-    with pytest.raises(ValueError, match="needs text_backbone_id"):
-        BiBiERConfig(audio_feature_size=8, text_config=bert, text_backbone_stored=False)
+        BiBiERConfig(**audio, text_config={"backbone": bert, "layer": 13})
+    with pytest.raises(ValueError, match=r"needs text_config\.backbone and text_config\.backbone_id"):
+        BiBiERConfig(**audio, text_config={"backbone": bert, "backbone_stored": False})
 
 
 def test_wrong_types_are_refused(features_only: dict):

@@ -11,24 +11,22 @@ from bibier_hf.model.encoders_bibier import ENCODER_LAYERS
 from bibier_hf.model.fusion_bibier import FUSIONS, Gate, GraphAttention, LogitMixture, _attention, to_shorter
 from bibier_hf.model.sequence_bibier import Dropout, drop, masked_mean, resample, sinusoids
 
+from ..conftest import both, features_of, merged
+
 GRAPHS = ("bigraph", "bigatedgraph")
 
 
 def config(**options) -> BiBiERConfig:
     sizes = {
         "hidden_size": 16,
-        "num_fusion_layers": 2,
+        "num_hidden_layers": 2,
         "num_attention_heads": 2,
         "seg_len": 12,
         "gated_size": 6,
         "dropout": 0.0,
     }
     return BiBiERConfig(
-        audio_feature_size=10,
-        text_feature_size=11,
-        audio_encoder="none",
-        text_encoder="none",
-        **{**sizes, "classifier_size": 8, **options},
+        **merged(features_of(audio=10, text=11), both(encoder="none"), sizes, {"classifier_size": 8}, options)
     )
 
 
@@ -123,10 +121,10 @@ def test_a_change_of_one_modality_of_one_sample_changes_that_sample_alone(name: 
     assert (before[2] - after[2]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize(("value", "reaches"), [("other", True), ("own", False)])
-def test_the_value_of_the_attention(value: str, reaches: bool):
+@pytest.mark.parametrize(("defects", "reaches"), [([], True), (["own_value"], False)])
+def test_the_value_of_the_attention(defects: list[str], reaches: bool):
     """With keys that do not tell steps apart, only the value carries anything across."""
-    module = fusion("biformer", attention_value=value)
+    module = fusion("biformer", original_behavior=defects)
     audio, text = torch.randn(1, 6, 10), torch.randn(1, 6, 11)
     mask = torch.ones(1, 6, dtype=torch.bool)
     with torch.no_grad():
@@ -193,11 +191,11 @@ def test_graph_attention_equals_pyg(heads: int):
 
 
 @pytest.mark.parametrize("name", GRAPHS)
-@pytest.mark.parametrize(("edges", "connected"), [("per_sample", True), ("first_pair", False)])
-def test_the_graph_joins_audio_and_text_of_every_sample(name: str, edges: str, connected: bool):
-    """The defect and its mending: with "first_pair", the audio node of any sample but the first knows nothing of the
+@pytest.mark.parametrize(("defects", "connected"), [([], True), (["first_pair_graph"], False)])
+def test_the_graph_joins_audio_and_text_of_every_sample(name: str, defects: list[str], connected: bool):
+    """The defect and its mending: with "first_pair_graph", the audio node of any sample but the first knows nothing of the
     text."""
-    graph = fusion(name, graph_edges=edges).graph_tau
+    graph = fusion(name, original_behavior=defects).graph_tau
     audio, text = torch.randn(3, 16), torch.randn(3, 16)
     changed = text.clone()
     changed[2] += torch.randn(16)
@@ -210,7 +208,7 @@ def test_the_graph_joins_audio_and_text_of_every_sample(name: str, edges: str, c
 @pytest.mark.parametrize("kind", ["sigmoid", "softmax"])
 def test_gate_by_hand(kind: str):
     torch.manual_seed(0)
-    gate = Gate(3, config(gate=kind)).eval()
+    gate = Gate(3, config(original_behavior=["softmax_gate"] if kind == "softmax" else False)).eval()
     first, second = torch.randn(2, 3), torch.randn(2, 3)
     z = torch.cat([first, second], -1) @ gate.gate.weight.T
     z = torch.sigmoid(z) if kind == "sigmoid" else torch.softmax(z, -1)
@@ -220,7 +218,7 @@ def test_gate_by_hand(kind: str):
 
 def test_the_softmax_gate_lets_the_second_modality_dominate():
     """The published defect: z is about 1 / G."""
-    gate = Gate(16, config(gate="softmax", gated_size=128)).eval()
+    gate = Gate(16, config(original_behavior=["softmax_gate"], gated_size=128)).eval()
     z = gate.gate(torch.randn(100, 32)).softmax(-1)
     assert z.mean().item() == pytest.approx(1 / 128)
 
@@ -238,8 +236,8 @@ def test_mixture_by_hand_and_with_an_absent_modality():
 
 def test_dropout_falls_on_the_branch_or_on_the_residual():
     """With dropout of nearly one, what is left of a layer tells where it falls."""
-    for where in ("branch", "residual"):
-        module = fusion("biformer", residual_dropout=where, dropout=0.999)
+    for where, defects in (("branch", []), ("residual", ["residual_dropout"])):
+        module = fusion("biformer", original_behavior=defects, dropout=0.999)
         layer = module.cross_modal.audio_layers[0].train()
         residual, branch = torch.full((1, 1, 16), 5.0), torch.full((1, 1, 16), 7.0)
         assert layer._add(residual, branch).min().item() == pytest.approx({"branch": 5.0, "residual": 7.0}[where])

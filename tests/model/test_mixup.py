@@ -8,20 +8,16 @@ from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.model.modeling_bibier import soft_cross_entropy
 from bibier_hf.model.sequence_bibier import Mixup, masked_quantiles
 
-OPTIONS = {
-    "audio_encoder_size": 8,
-    "text_encoder_size": 8,
-    "hidden_size": 8,
-    "num_attention_heads": 2,
-    "num_fusion_layers": 1,
-}
-NO_DROPOUT = {"encoder_dropout": 0.0, "dropout": 0.0, "modality_dropout": 0.0}
+from ..conftest import both, features_of, merged
+
+OPTIONS = both(hidden_size=8) | {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+NO_DROPOUT = both(dropout=0.0) | {"dropout": 0.0, "modality_dropout": 0.0}
 
 
-def small_model(**options) -> BiBiERForEmotionClassification:
+def small_model(*parts: dict, **options) -> BiBiERForEmotionClassification:
     torch.manual_seed(0)
     return BiBiERForEmotionClassification(
-        BiBiERConfig(audio_feature_size=6, text_feature_size=5, **OPTIONS, **options)
+        BiBiERConfig(**merged(features_of(audio=6, text=5), OPTIONS, *parts, options))
     )
 
 
@@ -35,7 +31,7 @@ def test_sequences_by_hand():
 
 
 def test_the_loss_is_that_of_mixed_labels():
-    model = small_model(mixup_alpha=0.4, unimodal_loss_weight=0.0, **NO_DROPOUT).train()
+    model = small_model(NO_DROPOUT, mixup_alpha=0.4, unimodal_loss_weight=0.0).train()
     inputs = {"audio_features": torch.randn(4, 3, 6), "text_features": torch.randn(4, 2, 5)}
     labels = torch.tensor([0, 1, 2, 3])
     torch.manual_seed(7)
@@ -48,7 +44,7 @@ def test_the_loss_is_that_of_mixed_labels():
 
 
 def test_only_in_training():
-    model = small_model(mixup_alpha=0.4, audio_statistics=True, **NO_DROPOUT)
+    model = small_model(NO_DROPOUT, {"audio_config": {"statistics": True}}, mixup_alpha=0.4)
     inputs = {"audio_features": torch.randn(4, 3, 6), "text_features": torch.randn(4, 2, 5)}
     plain = model.eval()(**inputs).logits
     torch.testing.assert_close(model(**inputs).logits, plain)
@@ -58,7 +54,7 @@ def test_only_in_training():
 
 
 def test_a_weight_of_one_changes_nothing(monkeypatch):
-    model = small_model(mixup_alpha=0.4, audio_statistics=True, text_statistics=True, **NO_DROPOUT)
+    model = small_model(NO_DROPOUT, both(statistics=True), mixup_alpha=0.4)
     mask = torch.tensor([[1, 1, 1], [1, 0, 0], [0, 0, 0]])
     inputs = {
         "audio_features": torch.randn(3, 3, 6),
@@ -73,9 +69,7 @@ def test_a_weight_of_one_changes_nothing(monkeypatch):
 
 @pytest.mark.parametrize("fusion", ["biformer", "late", "bimamba"])
 def test_every_parameter_learns_with_missing_modalities(fusion: str):
-    model = small_model(
-        mixup_alpha=0.4, audio_statistics=True, text_statistics=True, fusion=fusion, encoder_dropout=0.0, dropout=0.0
-    ).train()
+    model = small_model(both(statistics=True, dropout=0.0), mixup_alpha=0.4, fusion=fusion, dropout=0.0).train()
     mask = torch.tensor([[1, 1, 1], [0, 0, 0], [1, 0, 0], [1, 1, 0]])
     text_mask = torch.tensor([[0, 0], [1, 1], [1, 0], [0, 0]])
     inputs = {
@@ -88,7 +82,7 @@ def test_every_parameter_learns_with_missing_modalities(fusion: str):
 
 
 def test_precomputed_logits_are_mixed_too():
-    model = small_model(mixup_alpha=0.4, **NO_DROPOUT).train()
+    model = small_model(NO_DROPOUT, mixup_alpha=0.4).train()
     inputs = {"audio_features": torch.randn(4, 3, 6), "text_features": torch.randn(4, 2, 5)}
     logits = torch.randn(4, 7)
     torch.manual_seed(3)

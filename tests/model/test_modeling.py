@@ -15,6 +15,8 @@ from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification, BiBiERProcessor
 from bibier_hf.model.modeling_bibier import soft_cross_entropy
 
+from ..conftest import both, features_of, merged
+
 SECONDS = [0.06, 20.0, 1.0, 3.3, 0.5, 7.7]
 TEXTS = ["Hi!", "Не могу поверить, что это случилось!", None, "x" * 300, "So.", None]
 
@@ -104,8 +106,8 @@ def test_every_parameter_gets_a_gradient(model: BiBiERForEmotionClassification, 
     model.train()
     model(**together, labels=torch.tensor([0, 1, 2, 3, 4, 5])).loss.backward()
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
-    assert model.missing_text.grad.abs().sum() > 0
-    assert model.missing_audio.grad.abs().sum() > 0
+    assert model.bibier.text.missing.grad.abs().sum() > 0
+    assert model.bibier.audio.missing.grad.abs().sum() > 0
 
 
 def loss_by_hand(logits, labels, weights):
@@ -160,14 +162,14 @@ def test_modality_dropout_hides_one_modality_and_only_in_training(model: BiBiERF
     model.config.modality_dropout = 0.5
     both = torch.ones(4000, dtype=torch.bool)
     model.train()
-    keep_audio, keep_text = model._modality_dropout(both, both)
+    keep_audio, keep_text = model.bibier._modality_dropout(both, both)
     assert (keep_audio | keep_text).all()
     assert 0.2 < (~keep_audio).float().mean() < 0.3
     assert 0.2 < (~keep_text).float().mean() < 0.3
-    only_audio = model._modality_dropout(both, ~both)
+    only_audio = model.bibier._modality_dropout(both, ~both)
     assert only_audio[0].all()
     model.eval()
-    assert all(keep.all() for keep in model._modality_dropout(both, both))
+    assert all(keep.all() for keep in model.bibier._modality_dropout(both, both))
 
 
 @pytest.mark.parametrize(
@@ -229,12 +231,14 @@ def test_bfloat16_keeps_the_decay_in_float32(model: BiBiERForEmotionClassificati
 
 
 def test_frozen_backbones_are_frozen(tiny_options: dict):
-    model = BiBiERForEmotionClassification.from_backbones(freeze_text_backbone=True, **tiny_options)
-    assert not any(parameter.requires_grad for parameter in model.text_backbone.parameters())
-    assert all(parameter.requires_grad for parameter in model.audio_backbone.parameters())
+    model = BiBiERForEmotionClassification.from_backbones(
+        **merged(tiny_options, {"text_config": {"freeze_backbone": True}})
+    )
+    assert not any(parameter.requires_grad for parameter in model.bibier.text.backbone.parameters())
+    assert all(parameter.requires_grad for parameter in model.bibier.audio.backbone.parameters())
     model.train()
-    assert model.audio_backbone.training
-    assert not model.text_backbone.training
+    assert model.bibier.audio.backbone.training
+    assert not model.bibier.text.backbone.training
 
 
 @pytest.fixture
@@ -253,7 +257,8 @@ def hub_backbone(tmp_path: Path, tiny_options: dict) -> tuple[BiBiERForEmotionCl
     )
     AutoModel.from_config(config).save_pretrained(folder)
     model = BiBiERForEmotionClassification.from_backbones("embedded", str(folder), **tiny_options).eval()
-    model.config.text_backbone_id, model.config.text_backbone_revision = "someone/tiny-bert", "abc"
+    part = model.config.text_config
+    part.backbone_id, part.backbone_revision = "someone/tiny-bert", "abc"
     return model, tmp_path / "backbones"
 
 
@@ -261,15 +266,16 @@ def test_a_frozen_hub_backbone_stays_out_of_the_checkpoint(hub_backbone, tmp_pat
     model, folder = hub_backbone
     model.save_pretrained(tmp_path / "out")
     written = json.loads((tmp_path / "out" / "config.json").read_text())
-    assert (written["text_backbone_stored"], written["audio_backbone_stored"]) == (False, True)
-    assert model.config.text_backbone_stored, "saving leaves the model's own configuration as it was"
+    stored = [written[f"{modality}_config"]["backbone_stored"] for modality in ("text", "audio")]
+    assert stored == [False, True]
+    assert model.config.text_config.backbone_stored, "saving leaves the model's own configuration as it was"
     ids = torch.randint(3, 300, (2, 6))
     for backbone_dir in (folder, {"text": folder / "someone" / "tiny-bert"}):
         again = AutoModel.from_pretrained(tmp_path / "out", backbone_dir=backbone_dir)
         with torch.no_grad():
             torch.testing.assert_close(again(input_ids=ids).logits, model(input_ids=ids).logits, atol=0, rtol=0)
     again.save_pretrained(tmp_path / "again")
-    assert not json.loads((tmp_path / "again" / "config.json").read_text())["text_backbone_stored"]
+    assert not json.loads((tmp_path / "again" / "config.json").read_text())["text_config"]["backbone_stored"]
     with pytest.raises(OSError, match=r"someone/tiny-bert.*[\s\S]*backbone_dir"):
         AutoModel.from_pretrained(tmp_path / "out")
 
@@ -279,19 +285,19 @@ def test_a_frozen_hub_backbone_stays_out_of_the_checkpoint(hub_backbone, tmp_pat
 )
 def test_save_backbones(hub_backbone, tmp_path: Path, save_backbones: str, frozen: bool, stored: bool):
     model, _ = hub_backbone
-    model.config.freeze_text_backbone = frozen
+    model.config.text_config.freeze_backbone = frozen
     model.config.save_backbones = save_backbones
     if save_backbones == "never":
         with pytest.raises(ValueError, match="audio backbone has no Hub id"):
             model.save_pretrained(tmp_path / "out")
-        model.config.audio_backbone_id = "someone/speech"
+        model.config.audio_config.backbone_id = "someone/speech"
     model.save_pretrained(tmp_path / "out")
-    assert json.loads((tmp_path / "out" / "config.json").read_text())["text_backbone_stored"] == stored
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["text_config"]["backbone_stored"] == stored
 
 
 def test_a_model_without_backbones_reads_features_only(tiny_options: dict):
     model = BiBiERForEmotionClassification(
-        BiBiERConfig(audio_feature_size=5, text_feature_size=4, **tiny_options)
+        BiBiERConfig(**merged(tiny_options, features_of(audio=5, text=4)))
     ).eval()
     assert model(audio_features=torch.randn(1, 3, 5)).logits.shape == (1, 7)
     with pytest.raises(ValueError, match="no text backbone"):
@@ -300,12 +306,13 @@ def test_a_model_without_backbones_reads_features_only(tiny_options: dict):
 
 def test_backbone_key_changes_with_weights_and_layer(model: BiBiERForEmotionClassification):
     keys = {model.backbone_key("audio"), model.backbone_key("text")}
-    model.config.audio_layer = 1
+    model.config.audio_config.layer = 1
     keys.add(model.backbone_key("audio"))
     with torch.no_grad():
-        next(model.text_backbone.parameters()).add_(1)
+        next(model.bibier.text.backbone.parameters()).add_(1)
     keys.add(model.backbone_key("text"))
-    model.config.text_backbone_id, model.config.text_backbone_revision = "me/text", "abc"
+    part = model.config.text_config
+    part.backbone_id, part.backbone_revision = "me/text", "abc"
     assert len(keys) == 4
     assert model.backbone_key("text") == "me/text@abc#-1"
 
@@ -319,7 +326,7 @@ def test_torch_compile_traces_the_fusion_of_features(model: BiBiERForEmotionClas
 
 def test_tuple_output(model: BiBiERForEmotionClassification):
     logits, audio_logits, embedding = model(audio_features=torch.randn(1, 3, 96), return_dict=False)
-    assert (logits.shape, audio_logits.shape, embedding.shape) == ((1, 7), (1, 7), (1, model.fusion.output_size))
+    assert (logits.shape, audio_logits.shape, embedding.shape) == ((1, 7), (1, 7), (1, model.bibier.fusion.output_size))
 
 
 def test_all_modality_patterns_share_a_batch(model: BiBiERForEmotionClassification):
@@ -335,25 +342,31 @@ def test_all_modality_patterns_share_a_batch(model: BiBiERForEmotionClassificati
     assert output.text_logits.any(1).tolist() == [True, False, True, False]
 
 
-@pytest.mark.parametrize("frozen", ["audio_backbone", "text_encoder"])
-def test_what_is_frozen_stays_so_when_it_is_loaded(tiny_options, tmp_path, frozen):
-    BiBiERForEmotionClassification.from_backbones(**tiny_options, **{f"freeze_{frozen}": True}).save_pretrained(
-        tmp_path
-    )
+@pytest.mark.parametrize(
+    ("modality", "part", "frozen"),
+    [
+        ("audio", "backbone", ("bibier.audio.backbone.",)),
+        ("text", "encoder", ("bibier.text.encoder.", "text_head.")),
+    ],
+)
+def test_what_is_frozen_stays_so_when_it_is_loaded(tiny_options, tmp_path, modality, part, frozen):
+    options = merged(tiny_options, {f"{modality}_config": {f"freeze_{part}": True}})
+    BiBiERForEmotionClassification.from_backbones(**options).save_pretrained(tmp_path)
     model = BiBiERForEmotionClassification.from_pretrained(tmp_path)
     for name, parameter in model.named_parameters():
-        assert parameter.requires_grad != name.startswith(f"{frozen}."), name
+        assert parameter.requires_grad != name.startswith(frozen), name
     model.train()
-    assert not getattr(model, frozen).training
-    assert model.fusion.training
+    assert not getattr(model.streams[modality], part).training
+    assert model.bibier.fusion.training
 
 
 def test_training_reads_a_random_window_of_long_clips_and_evaluation_all_of_them(tiny_options: dict):
     torch.manual_seed(0)
-    options = tiny_options | {"encoder_dropout": 0.0, "dropout": 0.0, "modality_dropout": 0.0}
-    whole = BiBiERForEmotionClassification(BiBiERConfig(audio_feature_size=6, text_feature_size=6, **options)).eval()
+    still = both(dropout=0.0) | {"dropout": 0.0, "modality_dropout": 0.0}
+    config = BiBiERConfig(**merged(tiny_options, features_of(audio=6, text=6), still))
+    whole = BiBiERForEmotionClassification(config).eval()
     cropping = copy.deepcopy(whole)
-    cropping.config.audio_crop_frames = 4
+    cropping.config.audio_config.crop_frames = 4
     features, text = torch.randn(3, 9, 6), torch.randn(3, 2, 6)
     mask = torch.arange(9) < torch.tensor([9, 4, 2]).unsqueeze(1)
     inputs = {"audio_features_mask": mask.long(), "text_features": text}
