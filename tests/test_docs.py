@@ -1,7 +1,6 @@
 """The pages in `docs/` agree with the code: their tables are compared with it, their examples are run, their links
 lead somewhere."""
 
-import ast
 import re
 from pathlib import Path
 
@@ -15,9 +14,10 @@ from bibier_hf.data.protocols import PROTOCOLS
 from bibier_hf.data.schema import LABEL_ALIASES
 from bibier_hf.hub.facts import facts
 from bibier_hf.model import configuration_bibier, fusion_bibier
-from bibier_hf.model.configuration_bibier import ORIGINAL_OPTIONS
+from bibier_hf.model.configuration_bibier import ORIGINAL_BEHAVIOR
 from bibier_hf.training.arguments import RunArguments
 
+from .conftest import features_of, merged
 from .workspace import own_corpus_code
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -60,12 +60,10 @@ def test_the_protocols():
 
 
 def test_the_defects_and_the_options_that_bring_them_back():
-    rows = table(page("differences"), "option")
-    told = {
-        option.strip("`"): tuple(ast.literal_eval(value.strip("`")) for value in values) for option, *values, _ in rows
-    }
-    assert list(told.items()) == list(ORIGINAL_OPTIONS.items())
-    assert all(len(row[3].split()) > 3 for row in rows)
+    rows = table(page("differences"), "name")
+    told = {name.strip("`"): what for name, what in rows}
+    assert list(told.items()) == list(ORIGINAL_BEHAVIOR.items())
+    assert all(len(row[1].split()) > 3 for row in rows)
 
 
 def test_the_options_of_training_that_bring_a_defect_back():
@@ -130,7 +128,7 @@ def test_the_fusion_of_the_page_can_be_added(monkeypatch, tiny_options):
     monkeypatch.setitem(fusion_bibier.FUSIONS, "meanproduct", names["MeanProductFusion"])
     monkeypatch.setattr(configuration_bibier, "FUSIONS", (*configuration_bibier.FUSIONS, "meanproduct"))
     torch.manual_seed(0)
-    config = BiBiERConfig(fusion="meanproduct", audio_feature_size=6, text_feature_size=8, **tiny_options)
+    config = BiBiERConfig(fusion="meanproduct", **merged(tiny_options, features_of(audio=6, text=8)))
     model = BiBiERForEmotionClassification(config).eval()
     audio, text = torch.randn(2, 9, 6), torch.randn(2, 7, 8)
     masks = {
@@ -139,6 +137,6 @@ def test_the_fusion_of_the_page_can_be_added(monkeypatch, tiny_options):
     }
     together = model(audio_features=audio, text_features=text, **masks, labels=torch.tensor([1, 5]))
     together.loss.backward()
-    assert all(parameter.grad is not None for parameter in model.fusion.parameters())
+    assert all(parameter.grad is not None for parameter in model.bibier.fusion.parameters())
     alone = model(audio_features=audio[1:, :4], text_features=text[1:])
     torch.testing.assert_close(alone.logits, together.logits[1:], atol=1e-4, rtol=1e-4)

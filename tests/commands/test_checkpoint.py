@@ -17,7 +17,9 @@ from bibier_hf.commands.checkpoint import load_checkpoint
 from bibier_hf.commands.describe import describe
 from bibier_hf.commands.predict import predict_main
 from bibier_hf.errors import ArgumentError
-from bibier_hf.model.configuration_bibier import CheckpointError
+from bibier_hf.model.validation_bibier import CheckpointError
+
+from ..conftest import features_of, merged
 
 WEIGHTS = "model.safetensors"
 
@@ -62,18 +64,18 @@ OPTIONS: list[dict[str, Any]] = [
     {"hidden_size": 10**12},
     {"hidden_size": 10_000_000},
     {"hidden_size": 32},
-    {"num_fusion_layers": 10_000_000},
-    {"num_fusion_layers": 2},
-    {"audio_encoder_layers": 10_000_000},
-    {"text_encoder_layers": -1},
-    {"text_encoder_size": 10**9},
+    {"num_hidden_layers": 10_000_000},
+    {"num_hidden_layers": 2},
+    {"audio_config": {"num_hidden_layers": 10_000_000}},
+    {"text_config": {"num_hidden_layers": -1}},
+    {"text_config": {"hidden_size": 10**9}},
     {"seg_len": 10**10},
     {"num_attention_heads": 0},
     {"num_attention_heads": 3},
     {"mamba_expand": 1e12},
     {"mamba_expand": "Infinity"},
     {"mamba_state_size": 10**8},
-    {"max_window_s": 1e400},
+    {"audio_config": {"max_window_s": 1e400}},
     {"dropout": "0.1"},
     {"dropout": 2},
     {"temperature": 0},
@@ -81,7 +83,7 @@ OPTIONS: list[dict[str, Any]] = [
     {"fusion": "magic"},
     {"fusion": 5},
     {"fusion": "bigraph"},
-    {"audio_encoder": ["mamba"]},
+    {"audio_config": {"encoder": ["mamba"]}},
     {"modalities": "audio"},
     {"modalities": ["text", "audio"]},
     {"modalities": ["audio"]},
@@ -103,15 +105,24 @@ OPTIONS: list[dict[str, Any]] = [
     {"audio_config": {"model_type": "bert"}},
     {"audio_config": {"model_type": ["bert"]}},
     {"audio_config": None},
-    {"text_config": {"model_type": "bert", "hidden_size": "wide"}},
-    {"text_config": {"model_type": "bert", "hidden_size": 10**9}},
-    {"text_config": {"model_type": "bert", "num_hidden_layers": 10_000_000}},
-    {"text_config": {"model_type": "bert", "vocab_size": -1}},
-    {"text_config": {"model_type": "bert", "vocab_size": 10**13}},
-    {"text_config": {"model_type": "bert", "hidden_act": "nonsense"}},
-    {"text_backbone_stored": False},
-    {"text_backbone_stored": False, "text_backbone_id": "/nowhere"},
-    {"text_layer": 99},
+    {"audio_config": {"backbone": 5}},
+    {"audio_config": {"backbone": []}},
+    {"audio_config": {"backbone": "wav2vec2"}},
+    {"audio_config": {"backbone": {"model_type": "nonsense"}}},
+    {"audio_config": {"backbone": {"model_type": "bert"}}},
+    {"audio_config": {"backbone": {"model_type": ["bert"]}}},
+    {"audio_config": {"backbone": None}},
+    {"text_config": {"backbone": {"model_type": "bert", "hidden_size": "wide"}}},
+    {"text_config": {"backbone": {"model_type": "bert", "hidden_size": 10**9}}},
+    {"text_config": {"backbone": {"model_type": "bert", "num_hidden_layers": 10_000_000}}},
+    {"text_config": {"backbone": {"model_type": "bert", "vocab_size": -1}}},
+    {"text_config": {"backbone": {"model_type": "bert", "vocab_size": 10**13}}},
+    {"text_config": {"backbone": {"model_type": "bert", "hidden_act": "nonsense"}}},
+    {"text_config": {"backbone_stored": False}},
+    {"text_config": {"backbone_stored": False, "backbone_id": "/nowhere"}},
+    {"text_config": {"layer": 99}},
+    {"original_behavior": ["nonsense"]},
+    {"original_behavior": "all"},
     {"dtype": "float77"},
 ]
 
@@ -138,7 +149,7 @@ def test_a_config_that_is_no_configuration(name: str, damaged: Path):
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: json.dumps(options)[:60])
 def test_a_config_with_wrong_values(options: dict[str, Any], damaged: Path):
     file = damaged / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | options))
+    file.write_text(json.dumps(merged(json.loads(file.read_text()), options)))
     with pytest.raises(ArgumentError, match=r"config\.json|weights|backbone") as error:
         load_checkpoint(str(damaged))
     check_message(error, damaged)
@@ -263,7 +274,7 @@ def test_new_labels(names: Any, auto: bool, tmp_path: Path, tiny_options: dict):
     same = dict(old.named_parameters())
     for name, parameter in model.named_parameters():
         in_head = name == "mixture.weights" or name.endswith(
-            (".classifier.weight", ".classifier.bias", ".4.weight", ".4.bias")
+            ("_head.linear.weight", "_head.linear.bias", ".4.weight", ".4.bias")
         )
         if not in_head:
             torch.testing.assert_close(parameter, same[name], atol=0, rtol=0)
@@ -285,4 +296,4 @@ def test_keys_that_others_write_are_kept_on_load(checkpoint: Path, tmp_path: Pat
     assert (again.config.use_cache, again.config.my_note) == (False, {"run": 3})
     assert BiBiERConfig.from_dict(again.config.to_dict()).my_note == {"run": 3}
     with pytest.raises(ValueError, match="no option 'use_cache'"):
-        BiBiERConfig(audio_feature_size=8, text_feature_size=8, use_cache=False)
+        BiBiERConfig(**features_of(audio=8, text=8), use_cache=False)

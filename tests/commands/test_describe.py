@@ -9,6 +9,8 @@ from typer.testing import CliRunner
 from bibier_cli.app import app
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 
+from ..conftest import both, features_of, merged
+
 
 def described(source: Path | str) -> str:
     result = CliRunner().invoke(app, ["describe", str(source)])
@@ -25,7 +27,7 @@ def test_a_checkpoint(checkpoint: Path, model: BiBiERForEmotionClassification):
         "mamba",
         "biformer",
         "anger, disgust, fear, happy, neutral, sad, surprise",
-        "none of the published",
+        "no bug of the published code is reproduced",
     ):
         assert part in text
 
@@ -39,18 +41,18 @@ def test_a_run_file(repository: Path):
     ("options", "parts"),
     [
         (
-            {"original_behaviour": True, "fusion": "bigraph"},
-            ["gate = 'softmax'", "graph_edges = 'first_pair'", "one sample at a time"],
+            {"original_behavior": True, "fusion": "bigraph"},
+            ["softmax_gate: ", "first_pair_graph: ", "one sample at a time"],
         ),
-        ({"modalities": ["audio"], "audio_encoder": "lstm"}, ["audio alone", "lstm"]),
+        ({"modalities": ["audio"], "audio_config": {"encoder": "lstm"}}, ["audio alone", "lstm"]),
         ({"fusion": "late"}, ["late", "mixture"]),
         ({"fusion": "bimamba", "add_unimodal_logits": True}, ["bimamba with unimodal logits", "mixture"]),
-        ({"audio_encoder": "none", "text_encoder": "none"}, ["no encoder", "given by the caller"]),
+        (both(encoder="none"), ["no encoder", "given by the caller"]),
     ],
 )
 def test_variants(options: dict, parts: list[str], tmp_path: Path, tiny_options: dict):
     torch.manual_seed(0)
-    config = BiBiERConfig(**{**tiny_options, "audio_feature_size": 6, "text_feature_size": 8, **options})
+    config = BiBiERConfig(**merged(tiny_options, features_of(audio=6, text=8), options))
     BiBiERForEmotionClassification(config).save_pretrained(tmp_path)
     text = described(tmp_path)
     for part in parts:

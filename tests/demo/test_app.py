@@ -96,7 +96,9 @@ def test_one_visitor_at_a_time(pipe):
 def test_a_model_of_one_modality_asks_for_it_alone(tiny_options, processor):
     from transformers import pipeline
 
-    model = BiBiERForEmotionClassification(BiBiERConfig(**tiny_options, modalities=["text"], text_feature_size=8))
+    model = BiBiERForEmotionClassification(
+        BiBiERConfig(**merged(tiny_options, features_of(text=8)), modalities=["text"])
+    )
     pipe = pipeline("audio-text-emotion", model=model, processor=processor, device="cpu")
     blocks = build_app(pipe).blocks.values()
     visible = {type(block): block.visible for block in blocks if isinstance(block, (gr.Audio, gr.Textbox))}

@@ -18,6 +18,8 @@ from bibier_hf.export.tracing import looped_scan, padded_lstm, traceable
 from bibier_hf.model import mamba_bibier
 from bibier_hf.model.encoders_bibier import LSTMBlock
 
+from ..conftest import both, features_of, merged
+
 
 def prefix_mask(*lengths: int) -> torch.Tensor:
     return torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
@@ -63,9 +65,8 @@ def test_tracing_leaves_everything_as_it_was():
 
 def features_model(tiny_options: dict, **options) -> BiBiERForEmotionClassification:
     torch.manual_seed(0)
-    return BiBiERForEmotionClassification(
-        BiBiERConfig(**{**tiny_options, "audio_feature_size": 6, "text_feature_size": 8, **options})
-    ).eval()
+    config = BiBiERConfig(**merged(tiny_options, features_of(audio=6, text=8), options))
+    return BiBiERForEmotionClassification(config).eval()
 
 
 def assert_same(model: BiBiERForEmotionClassification, graph, run, shapes) -> None:
@@ -80,7 +81,9 @@ def assert_same(model: BiBiERForEmotionClassification, graph, run, shapes) -> No
 @pytest.mark.slow
 def test_features_as_onnx(tiny_options: dict, tmp_path: Path):
     """One file for any batch and length: one step, padding, holes in a mask, a missing modality."""
-    model = features_model(tiny_options, text_encoder="lstm", add_unimodal_logits=True, audio_statistics=True)
+    model = features_model(
+        tiny_options, text_config={"encoder": "lstm"}, add_unimodal_logits=True, audio_config={"statistics": True}
+    )
     manifest = export_model(model, None, tmp_path / "out")
     assert json.loads((tmp_path / "out" / MANIFEST).read_text()) == manifest
     assert manifest["inputs"] == ["audio_features", "audio_features_mask", "text_features", "text_features_mask"]
@@ -96,8 +99,9 @@ def test_features_as_onnx(tiny_options: dict, tmp_path: Path):
 
 
 def test_features_as_torch_export(tiny_options: dict, tmp_path: Path):
-    options = {"fusion": "bimamba", "num_fusion_layers": 1, "bidirectional": False}
-    model = features_model(tiny_options, audio_encoder="frame_mlp", text_encoder="transformer", **options)
+    options = {"fusion": "bimamba", "num_hidden_layers": 1, "original_behavior": ["unidirectional"]}
+    encoders = {"audio_config": {"encoder": "frame_mlp"}, "text_config": {"encoder": "transformer"}}
+    model = features_model(tiny_options, **encoders, **options)
     manifest = export_model(model, None, tmp_path / "out", format="torch")
     loaded = torch.export.load(tmp_path / "out" / manifest["file"]).module()
 
@@ -109,14 +113,14 @@ def test_features_as_torch_export(tiny_options: dict, tmp_path: Path):
 
 VARIANTS = [
     *({"fusion": fusion} for fusion in ("biformer", "bigraph", "bigated", "bigatedgraph", "bimamba", "late")),
-    {"audio_encoder": "lstm", "text_encoder": "lstm", "bidirectional": False},
-    {"audio_encoder": "lstm", "text_encoder": "frame_mlp"},
-    {"audio_encoder": "transformer", "text_encoder": "transformer"},
-    {"audio_encoder": "none", "text_encoder": "none"},
+    {**both(encoder="lstm"), "original_behavior": ["unidirectional"]},
+    {"audio_config": {"encoder": "lstm"}, "text_config": {"encoder": "frame_mlp"}},
+    both(encoder="transformer"),
+    both(encoder="none"),
     {"modalities": ["audio"]},
-    {"modalities": ["text"], "text_encoder": "transformer"},
-    {"attention_value": "own", "positional_encoding": True},
-    {"ssm_decay": "product", "encoder_norms": False, "gate": "softmax", "fusion": "bigated"},
+    {"modalities": ["text"], "text_config": {"encoder": "transformer"}},
+    {"original_behavior": ["own_value"], "positional_encoding": True},
+    {"original_behavior": ["product_decay", "unnormalized_encoders", "softmax_gate"], "fusion": "bigated"},
 ]
 
 
@@ -140,7 +144,7 @@ def test_the_whole_of_a_wav2vec2(format: str, tiny_options: dict, tmp_path: Path
     model = BiBiERForEmotionClassification(config).eval()
     manifest = export_model(model, None, tmp_path / "out", format=format, part="whole")
     assert manifest["inputs"] == ["input_values", "audio_attention_mask", "input_ids", "text_attention_mask"]
-    assert manifest["longest"] == {"audio": 480_000, "text": config.max_text_tokens}
+    assert manifest["longest"] == {"audio": 480_000, "text": config.text_config.max_tokens}
 
 
 @pytest.mark.slow
@@ -155,7 +159,8 @@ def test_the_whole_of_a_whisper(format: str, tiny_options: dict, tmp_path: Path)
         "decoder_layers": 1,
     }
     whisper = WhisperConfig(**sizes, decoder_attention_heads=2, decoder_ffn_dim=16, vocab_size=60, pad_token_id=0)
-    options = tiny_options | {"modalities": ["audio"], "audio_encoder": "frame_mlp", "audio_cepstrum": True}
+    audio = {"encoder": "frame_mlp", "cepstrum": True}
+    options = merged(tiny_options, {"modalities": ["audio"], "audio_config": audio})
     config = BiBiERConfig.from_backbones(whisper, None, **options)
     manifest = export_model(
         BiBiERForEmotionClassification(config).eval(), None, tmp_path / "out", format=format, part="whole"
@@ -183,14 +188,14 @@ def test_what_no_graph_can_be_made_of(tiny_options: dict, model: BiBiERForEmotio
         with pytest.raises(ExportError, match=match):
             export_model(model, None, tmp_path / "out", **options)
 
-    refused("depend on its batch", features_model(tiny_options, original_behaviour=True))
+    refused("depend on its batch", features_model(tiny_options, original_behavior=True))
     refused("no audio backbone", features_model(tiny_options), part="whole")
     refused("must be one of features, whole", model, part="head")
     refused("must be one of onnx, torch", model, format="tflite")
     refused("int8_copy", model, format="torch", int8=True)
     config = BiBiERConfig.from_backbones(small_wav2vec2("group"), "embedded", **tiny_options)
     refused("mixes padding", BiBiERForEmotionClassification(config), part="whole")
-    logits_only = {"fusion": "late", "audio_encoder": "none", "audio_feature_size": None}
+    logits_only = {"fusion": "late", "audio_config": {"encoder": "none", "feature_size": None}}
     refused("computed elsewhere", features_model(tiny_options, **logits_only))
     assert not list(tmp_path.iterdir())
 
@@ -208,7 +213,7 @@ def test_a_graph_that_differs_is_not_written(tiny_options: dict, tmp_path: Path,
     folder.mkdir()
     (folder / MANIFEST).write_text("earlier")
     monkeypatch.setattr(folder_module, "TOLERANCE", -1.0)  # nothing is as near
-    model = features_model(tiny_options, audio_encoder="frame_mlp", text_encoder="frame_mlp", fusion="late")
+    model = features_model(tiny_options, **both(encoder="frame_mlp"), fusion="late")
     with pytest.raises(ExportError, match="differs from the model"):
         export_model(model, None, folder, format="torch")
     assert {path.name: path.read_text() for path in folder.iterdir()} == {MANIFEST: "earlier"}

@@ -155,7 +155,7 @@ def test_adapters_and_stages_are_named(results):
 
 def test_a_late_fusion_of_pooled_features_claims_no_blocks(results):
     results["model"]["fusion"] = "late"
-    results["config"]["model"] = {"audio_encoder_layers": 0}
+    results["config"]["model"] = {"audio_config": {"num_hidden_layers": 0}}
     text = render_model_card(results).text
     assert "learned weights over their answers (`late`)" in text
     assert "cross-modal" not in text
@@ -166,12 +166,16 @@ def test_a_late_fusion_of_pooled_features_claims_no_blocks(results):
 
 
 def test_the_parts_of_a_trained_backbone_that_are_frozen_are_named(results):
-    results["config"]["frozen"] = ["text_backbone.embeddings", "text_backbone.encoder.layer.0.", "audio_encoder"]
+    results["config"]["frozen"] = [
+        "bibier.text.backbone.embeddings",
+        "bibier.text.backbone.encoder.layer.0.",
+        "bibier.audio.encoder",
+    ]
     assert "`embeddings`" not in render_model_card(results).text  # all of it is frozen, which is said already
     results["model"]["text_backbone_training"] = "trained"
     text = render_model_card(results).text
     assert "| trained, but for `embeddings`, `encoder.layer.0` |" in text
-    assert "audio_encoder`" not in text
+    assert "audio.encoder`" not in text
 
 
 def test_calibration_modalities_and_noise_are_shown_where_they_were_measured(results):

@@ -26,6 +26,8 @@ from bibier_hf.model.fusion_bibier import CrossModalLayer, Gate, PairGraph, Proj
 from bibier_hf.model.mamba_bibier import MambaBlock, RMSNorm
 from bibier_hf.model.sequence_bibier import KeptSteps
 
+from ..conftest import features_of
+
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "published_vectors.json").read_text())
 TOLERANCE = 1e-4
 
@@ -224,9 +226,7 @@ def filled(module: nn.Module, names: dict[str, str], transposed: tuple[str, ...]
 
 
 def layer_config(**options) -> BiBiERConfig:
-    return BiBiERConfig(
-        audio_feature_size=6, text_feature_size=6, original_behaviour=True, num_attention_heads=2, **options
-    )
+    return BiBiERConfig(**features_of(audio=6, text=6), original_behavior=True, num_attention_heads=2, **options)
 
 
 @torch.no_grad()
@@ -287,7 +287,7 @@ def test_encoder_vectors():
     output = model(text_features=text(2, 9, 12))
     torch.testing.assert_close(output.text_logits, torch.tensor(entry["logits"]), atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(output.logits, output.text_logits)
-    frames, *_ = model.text_encoder(text(2, 9, 12), torch.ones(2, 9, dtype=torch.bool))
+    frames, *_ = model.bibier.text.encoder(text(2, 9, 12), torch.ones(2, 9, dtype=torch.bool))
     torch.testing.assert_close(frames, torch.tensor(entry["features"]), atol=TOLERANCE, rtol=0)
 
     entry = GOLDEN["encoders"]["audio_head"]
@@ -298,10 +298,10 @@ def test_encoder_vectors():
         shapes |= {f"blocks.{block}.norm.weight": [8], f"blocks.{block}.norm.bias": [8]}
     model = build_model(convert_audio_head(fill(shapes)), None, None)
     mask = torch.arange(6) < torch.tensor([6, 4])[:, None]
-    frames, _, _, logits = model.audio_encoder(
+    frames, _, pooled = model.bibier.audio.encoder(
         audio(2, 6, 12), mask
     )  # the original, too, pools over the given lengths here
-    torch.testing.assert_close(logits, torch.tensor(entry["logits"]), atol=TOLERANCE, rtol=0)
+    torch.testing.assert_close(model.audio_head.linear(pooled), torch.tensor(entry["logits"]), atol=TOLERANCE, rtol=0)
     torch.testing.assert_close(frames, torch.tensor(entry["hidden"]), atol=TOLERANCE, rtol=0)
 
 
@@ -321,7 +321,7 @@ def test_released_audio_head_through_the_command(shared: Path, tmp_path: Path):
     features = 0.5 * wave(np.sin, 0.013, 0, 1, 50, 1024)
     output = model(audio_features=features)
     torch.testing.assert_close(output.audio_logits, torch.tensor(entry["logits"]), atol=TOLERANCE, rtol=0)
-    frames, *_ = model.audio_encoder(features, torch.ones(1, 50, dtype=torch.bool))
+    frames, *_ = model.bibier.audio.encoder(features, torch.ones(1, 50, dtype=torch.bool))
     torch.testing.assert_close(frames.flatten()[:8], torch.tensor(entry["hidden_first8"]), atol=TOLERANCE, rtol=0)
     assert frames.mean().item() == pytest.approx(entry["hidden_mean"], abs=TOLERANCE)
     assert frames.std().item() == pytest.approx(entry["hidden_std"], abs=TOLERANCE)
@@ -392,12 +392,13 @@ def test_the_three_parts_give_the_whole_system(tmp_path: Path):
     waveform, ids = torch.randn(1, 16_000), torch.randint(3, 300, (1, 6))
     output = system(input_values=waveform, input_ids=ids)
 
-    features = system.audio_backbone(waveform).last_hidden_state
-    tokens = nn.functional.pad(system.text_backbone(ids).last_hidden_state, (0, 0, 0, 95 - 6))
+    features = system.bibier.audio.backbone(waveform).last_hidden_state
+    tokens = nn.functional.pad(system.bibier.text.backbone(ids).last_hidden_state, (0, 0, 0, 95 - 6))
     a = build_model(parts[0], None, None)
     t = build_model(None, parts[1], None)
-    frames, _, _, audio_logits = a.audio_encoder(features, torch.ones(features.shape[:2], dtype=torch.bool))
-    encoded, _, _, text_logits = t.text_encoder(tokens, torch.ones(1, 95, dtype=torch.bool))
+    frames, _, pooled = a.bibier.audio.encoder(features, torch.ones(features.shape[:2], dtype=torch.bool))
+    encoded, _, pooled_text = t.bibier.text.encoder(tokens, torch.ones(1, 95, dtype=torch.bool))
+    audio_logits, text_logits = a.audio_head.linear(pooled), t.text_head.linear(pooled_text)
     expected = build_model(None, None, parts[2])(
         audio_features=frames, text_features=encoded, audio_logits=audio_logits, text_logits=text_logits
     )

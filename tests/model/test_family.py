@@ -12,31 +12,44 @@ import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification, BiBiERProcessor
-from bibier_hf.model.configuration_bibier import ENCODERS, FUSIONS, ORIGINAL_OPTIONS
+from bibier_hf.model.configuration_bibier import ENCODERS, FUSIONS, ORIGINAL_BEHAVIOR
+
+from ..conftest import both, features_of, merged
 
 TRAINED = [name for name in ENCODERS if name != "none"]
 BIMODAL = [
-    {"fusion": fusion, "audio_encoder": audio, "text_encoder": text, "add_unimodal_logits": number % 2 == 1}
+    {
+        "fusion": fusion,
+        "audio_config": {"encoder": audio},
+        "text_config": {"encoder": text},
+        "add_unimodal_logits": number % 2 == 1,
+    }
     for number, (fusion, (audio, text)) in enumerate(itertools.product(FUSIONS, itertools.product(TRAINED, repeat=2)))
 ]
 UNIMODAL = [
-    {"modalities": [modality], f"{modality}_encoder": encoder} for modality in ("audio", "text") for encoder in TRAINED
+    {"modalities": [modality], f"{modality}_config": {"encoder": encoder}}
+    for modality in ("audio", "text")
+    for encoder in TRAINED
 ]
-SIZES = {
-    "audio_feature_size": 6, "text_feature_size": 5, "audio_encoder_size": 8, "text_encoder_size": 8, "audio_encoder_layers": 1,
-    "text_encoder_layers": 1, "encoder_attention_heads": 2, "mamba_state_size": 4, "fusion_mamba_state_size": 4, "hidden_size": 8,
-    "num_fusion_layers": 1, "num_attention_heads": 2, "gated_size": 5, "seg_len": 7, "classifier_size": 6,
-}  # fmt: skip
+SIZES = merged(
+    features_of(audio=6, text=5),
+    both(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, mamba_state_size=4),
+    {
+        "mamba_state_size": 4, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "gated_size": 5,
+        "seg_len": 7, "classifier_size": 6,
+    },
+)  # fmt: skip
 LENGTHS = {"audio": [1, 5, 11], "text": [4, 1, 2]}
 
 
 def name_of(options: dict) -> str:
-    return "-".join(str(value[0] if isinstance(value, list) else value) for value in options.values())
+    values = [next(iter(value.values())) if isinstance(value, dict) else value for value in options.values()]
+    return "-".join(str(value[0] if isinstance(value, list) else value) for value in values)
 
 
 def build(options: dict) -> BiBiERForEmotionClassification:
     torch.manual_seed(0)
-    return BiBiERForEmotionClassification(BiBiERConfig(**(SIZES | options))).eval()
+    return BiBiERForEmotionClassification(BiBiERConfig(**merged(SIZES, options))).eval()
 
 
 def features(model: BiBiERForEmotionClassification) -> dict[str, torch.Tensor]:
@@ -45,7 +58,8 @@ def features(model: BiBiERForEmotionClassification) -> dict[str, torch.Tensor]:
     inputs = {}
     for modality in model.config.modalities:
         lengths = torch.tensor(LENGTHS[modality])
-        inputs[f"{modality}_features"] = torch.randn(3, int(lengths.max()) + 2, model.config.feature_size(modality))
+        width = model.config.modality_configs[modality].feature_size
+        inputs[f"{modality}_features"] = torch.randn(3, int(lengths.max()) + 2, width)
         inputs[f"{modality}_features_mask"] = (torch.arange(int(lengths.max()) + 2) < lengths[:, None]).long()
     return inputs
 
@@ -95,7 +109,7 @@ def test_every_parameter_gets_a_gradient(options: dict):
 @pytest.mark.parametrize("fusion", FUSIONS)
 @pytest.mark.parametrize("encoder", TRAINED)
 def test_torch_compile(fusion: str, encoder: str):
-    model = build({"fusion": fusion, "audio_encoder": encoder, "text_encoder": encoder})
+    model = build({"fusion": fusion, **both(encoder=encoder)})
     inputs = features(model)
     torch._dynamo.reset()
     with torch.no_grad():
@@ -120,41 +134,43 @@ def test_a_missing_modality(fusion: str):
 
 
 @pytest.mark.parametrize("fusion", FUSIONS)
-def test_original_behaviour_runs_on_any_length(fusion: str):
-    model = build({"fusion": fusion, "original_behaviour": True})
+def test_original_behavior_runs_on_any_length(fusion: str):
+    model = build({"fusion": fusion, "original_behavior": True})
     assert model.config.depends_on_batch
     for audio, text in [(1, 1), (1, 9), (9, 1), (3, 4), (40, 30)]:
         inputs = {"audio_features": torch.randn(1, audio, 6), "text_features": torch.randn(1, text, 5)}
         assert model(**inputs).logits.isfinite().all()
 
 
-def test_original_behaviour_sets_every_option_and_any_can_be_set_apart():
-    base = {"audio_feature_size": 4, "text_feature_size": 4}
-    corrected, original = BiBiERConfig(**base), BiBiERConfig(**base, original_behaviour=True)
-    for option, (default, defect) in ORIGINAL_OPTIONS.items():
-        assert getattr(corrected, option) == default
-        assert getattr(original, option) == defect
-        assert BiBiERConfig(**base, **{option: defect}).reproduced_defects == {option: defect}
-        assert getattr(BiBiERConfig(**base, original_behaviour=True, **{option: default}), option) == default
-    assert corrected.reproduced_defects == {}
-    again = BiBiERConfig.from_dict(BiBiERConfig(**base, original_behaviour=True, gate="sigmoid").to_dict())
-    assert again.gate == "sigmoid"
+def test_original_behavior_has_every_defect_and_any_can_be_left_out():
+    base = features_of(audio=4, text=4)
+    corrected, original = BiBiERConfig(**base), BiBiERConfig(**base, original_behavior=True)
+    for defect in ORIGINAL_BEHAVIOR:
+        assert not corrected.reproduces(defect)
+        assert original.reproduces(defect)
+        assert BiBiERConfig(**base, original_behavior=[defect]).reproduced_defects == [defect]
+        others = [name for name in ORIGINAL_BEHAVIOR if name != defect]
+        assert not BiBiERConfig(**base, original_behavior=others).reproduces(defect)
+    assert corrected.reproduced_defects == []
+    without_gate = [name for name in ORIGINAL_BEHAVIOR if name != "softmax_gate"]
+    again = BiBiERConfig.from_dict(BiBiERConfig(**base, original_behavior=without_gate).to_dict())
+    assert again.original_behavior == without_gate
 
 
-def test_every_option_is_explained():
-    for option in ORIGINAL_OPTIONS:
-        assert f"{option}:" in BiBiERConfig.__doc__ or f"{option}," in BiBiERConfig.__doc__, option
+def test_every_defect_is_explained():
+    assert "[`ORIGINAL_BEHAVIOR`]" in BiBiERConfig.__doc__
+    for defect, explanation in ORIGINAL_BEHAVIOR.items():
+        assert len(explanation.split()) > 3, defect
 
 
 def test_a_model_that_depends_on_its_batch_is_never_batched_by_the_pipeline():
     torch.manual_seed(0)
     model = BiBiERForEmotionClassification.from_backbones(
-        audio_encoder_size=8,
-        text_encoder_size=8,
+        **both(hidden_size=8),
         hidden_size=8,
-        num_fusion_layers=1,
+        num_hidden_layers=1,
         num_attention_heads=2,
-        original_behaviour=True,
+        original_behavior=True,
     )
     pipe = pipeline("audio-text-emotion", model=model.eval(), processor=BiBiERProcessor.from_backbones(), device="cpu")
     inputs = [{"text": "a"}, {"text": "a much longer text than that"}, {"text": "Привет"}]
@@ -166,7 +182,7 @@ def test_unimodal_models_over_backbones(modality: str, tmp_path: Path, clip):
     torch.manual_seed(0)
     sources = {"audio": None, "text": None, modality: "embedded"}
     model = BiBiERForEmotionClassification.from_backbones(
-        **sources, modalities=[modality], **{f"{modality}_encoder_size": 8}
+        **sources, modalities=[modality], **{f"{modality}_config": {"hidden_size": 8}}
     ).eval()
     processor = BiBiERProcessor.from_backbones()
     inputs = processor(audio=clip(0.5), text="Привет", sampling_rate=16_000)
@@ -196,16 +212,22 @@ def test_unimodal_models_over_backbones(modality: str, tmp_path: Path, clip):
     [
         ({"modalities": ["audio", "video"]}, "modalities"),
         ({"modalities": []}, "modalities"),
-        ({"modalities": ["audio"], "audio_encoder": "none"}, "name an encoder"),
-        ({"audio_encoder": "transformer", "audio_encoder_size": 9}, "encoder_attention_heads"),
-        ({"text_encoder": "lstm", "text_encoder_size": 9}, "even"),
-        ({"text_input_projection": False}, "width of the features"),
-        ({"mamba_expand": 0}, "above 0"),
+        (
+            {"modalities": ["audio"], "audio_config": {"encoder": "none"}},
+            "an encoder: a model of audio alone needs one",
+        ),
+        (
+            {"audio_config": {"encoder": "transformer", "hidden_size": 9}},
+            r"audio_config\.hidden_size=9 .*num_attention_heads",
+        ),
+        ({"text_config": {"encoder": "lstm", "hidden_size": 9}}, "even"),
+        ({"text_config": {"input_projection": False}}, "width of the features"),
+        ({"mamba_expand": 0}, r"mamba_expand=0 .* in \(0, "),
     ],
 )
 def test_refusals(options: dict, message: str):
     with pytest.raises(ValueError, match=message):
-        BiBiERConfig(**{**SIZES, **options})
+        BiBiERConfig(**merged(SIZES, options))
 
 
 REMOTE_LOAD = """

@@ -296,9 +296,7 @@ def test_save_backbones(hub_backbone, tmp_path: Path, save_backbones: str, froze
 
 
 def test_a_model_without_backbones_reads_features_only(tiny_options: dict):
-    model = BiBiERForEmotionClassification(
-        BiBiERConfig(**merged(tiny_options, features_of(audio=5, text=4)))
-    ).eval()
+    model = BiBiERForEmotionClassification(BiBiERConfig(**merged(tiny_options, features_of(audio=5, text=4)))).eval()
     assert model(audio_features=torch.randn(1, 3, 5)).logits.shape == (1, 7)
     with pytest.raises(ValueError, match="no text backbone"):
         model(input_ids=torch.tensor([[1]]))
@@ -326,7 +324,11 @@ def test_torch_compile_traces_the_fusion_of_features(model: BiBiERForEmotionClas
 
 def test_tuple_output(model: BiBiERForEmotionClassification):
     logits, audio_logits, embedding = model(audio_features=torch.randn(1, 3, 96), return_dict=False)
-    assert (logits.shape, audio_logits.shape, embedding.shape) == ((1, 7), (1, 7), (1, model.bibier.fusion.output_size))
+    assert (logits.shape, audio_logits.shape, embedding.shape) == (
+        (1, 7),
+        (1, 7),
+        (1, model.bibier.fusion.output_size),
+    )
 
 
 def test_all_modality_patterns_share_a_batch(model: BiBiERForEmotionClassification):

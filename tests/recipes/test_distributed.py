@@ -12,8 +12,16 @@ from safetensors.torch import load_file
 from bibier_hf.training.checkpoints import list_checkpoints
 
 # Each process draws its own dropout, so that there must be none; the backbones have some in them.
-STILL = ["--model.dropout", "0.0", "--model.encoder_dropout", "0.0", "--model.modality_dropout", "0.0"]
-STILL += ["--model.freeze_audio_backbone", "true", "--model.freeze_text_backbone", "true", "--optimizer", "sgd"]
+STILL = ["--model.dropout", "0.0", "--model.modality_dropout", "0.0"]
+STILL += ["--model.audio_config.dropout", "0.0", "--model.text_config.dropout", "0.0"]
+STILL += [
+    "--model.audio_config.freeze_backbone",
+    "true",
+    "--model.text_config.freeze_backbone",
+    "true",
+    "--optimizer",
+    "sgd",
+]
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone")
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 SCRIPT = "recipes/extract_features.py"
-FROZEN = ("--model.freeze_audio_backbone", "true", "--model.freeze_text_backbone", "true")
+FROZEN = ("--model.audio_config.freeze_backbone", "true", "--model.text_config.freeze_backbone", "true")
 ACCELERATE = (
     *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"),
     *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"),

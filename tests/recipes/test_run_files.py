@@ -7,6 +7,8 @@ import pytest
 from bibier_hf import BiBiERConfig
 from bibier_hf.training.arguments import parse_run_arguments
 
+from ..conftest import features_of, merged
+
 RECIPES = Path(__file__).parents[2] / "recipes"
 
 
@@ -14,7 +16,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def test_run_file(path: Path):
     run = parse_run_arguments([str(path)])
     assert Path(run.output_dir).name.startswith(path.stem.split("_")[0])
-    BiBiERConfig(audio_feature_size=1024, audio_cepstrum_size=80, text_feature_size=1024, **run.model)
+    BiBiERConfig(**merged(features_of(audio=1024, text=1024), {"audio_config": {"cepstrum_size": 80}}, run.model))
     run.training_arguments(use_cpu=True)
     text = path.read_text(encoding="utf-8")
     for name in (

@@ -20,12 +20,14 @@ TWO_STAGES = (
     "--num_train_epochs",
     "2",
 )
-FROZEN = ("--model.freeze_audio_backbone", "true", "--model.freeze_text_backbone", "true")
+FROZEN = ("--model.audio_config.freeze_backbone", "true", "--model.text_config.freeze_backbone", "true")
 # Each process draws its own dropout, so that there must be none.
 STILL = (
     "--model.dropout",
     "0.0",
-    "--model.encoder_dropout",
+    "--model.audio_config.dropout",
+    "0.0",
+    "--model.text_config.dropout",
     "0.0",
     "--model.modality_dropout",
     "0.0",
@@ -88,7 +90,7 @@ def test_two_processes_train_both_stages_as_one(launch, run_file, tmp_path):
         assert torch.isfinite(right[name]).all()
         # The folds do not divide by the batch, so that their last one is filled up, and the logits that the fusion
         # reads differ.
-        if name.startswith(("audio_encoder.", "text_encoder.")):
+        if name.startswith(("bibier.audio.encoder.", "bibier.text.encoder.", "audio_head.", "text_head.")):
             torch.testing.assert_close(
                 left[name], right[name], rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
             )

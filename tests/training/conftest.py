@@ -16,6 +16,8 @@ from bibier_hf.data.features import InputDataset, InputSpec, StoredInputs
 from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.trainer import BiBiERTrainer
 
+from ..conftest import both, features_of, merged
+
 WIDTH = 6
 SPECS = {
     "audio": InputSpec("audio_features", "audio_features_mask", WIDTH, "float32", from_backbone=True),
@@ -29,10 +31,9 @@ def feature_model(tiny_options):
 
     def build(**options) -> BiBiERForEmotionClassification:
         torch.manual_seed(0)
-        still = {"dropout": 0.0, "encoder_dropout": 0.0, "modality_dropout": 0.0}
-        return BiBiERForEmotionClassification(
-            BiBiERConfig(audio_feature_size=WIDTH, text_feature_size=WIDTH, **(tiny_options | still | options))
-        )
+        still = both(dropout=0.0) | {"dropout": 0.0, "modality_dropout": 0.0}
+        widths = features_of(audio=WIDTH, text=WIDTH)
+        return BiBiERForEmotionClassification(BiBiERConfig(**merged(tiny_options, widths, still, options)))
 
     return build
 

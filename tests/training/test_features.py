@@ -40,7 +40,7 @@ def _stores_of_its_own(tmp_path, monkeypatch):
 @pytest.fixture
 def frozen_model(model):
     for modality in ("audio", "text"):
-        setattr(model.config, f"freeze_{modality}_backbone", True)
+        model.config.modality_configs[modality].freeze_backbone = True
     model.freeze()
     return model
 
@@ -53,7 +53,7 @@ def folders(tmp_path):
 @pytest.mark.parametrize("frozen", [True, False])
 def test_stored_inputs_give_the_logits_of_raw_ones(splits, model, processor, frozen, tmp_path):
     for modality in ("audio", "text"):
-        setattr(model.config, f"freeze_{modality}_backbone", frozen)
+        model.config.modality_configs[modality].freeze_backbone = frozen
     specs = input_specs(model, processor)
     assert [spec.name for spec in specs.values()] == (
         ["audio_features", "text_features"] if frozen else ["input_features", "input_ids"]
@@ -139,14 +139,15 @@ def test_whatever_the_values_depend_on_is_a_miss(splits, frozen_model, processor
     assert new_folders(compute_dtype="bfloat16") == ["audio", "text"]
     config = frozen_model.config
     for name, value, changed in (
-        ("audio_layer", 1, "audio"),
-        ("text_layer", 1, "text"),
-        ("max_window_s", 0.3, "audio"),
-        ("audio_backbone_id", "owner/speech", None),  # without a revision the weights' hash counts
-        ("audio_backbone_revision", "one", "audio"),
-        ("audio_backbone_revision", "two", "audio"),
+        ("audio.layer", 1, "audio"),
+        ("text.layer", 1, "text"),
+        ("audio.max_window_s", 0.3, "audio"),
+        ("audio.backbone_id", "owner/speech", None),  # without a revision the weights' hash counts
+        ("audio.backbone_revision", "one", "audio"),
+        ("audio.backbone_revision", "two", "audio"),
     ):
-        setattr(config, name, value)
+        modality, _, option = name.partition(".")
+        setattr(config.modality_configs[modality], option, value)
         assert new_folders() == ([changed] if changed else []), (name, value)
     for name, value in (("max_text_tokens", 8), ("text_prefix", "query: ")):
         kept = getattr(processor, name)
@@ -159,7 +160,7 @@ def test_whatever_the_values_depend_on_is_a_miss(splits, frozen_model, processor
     finally:
         processor.feature_extractor.sampling_rate = kept
     with torch.no_grad():
-        next(frozen_model.text_backbone.parameters()).add_(1.0)
+        next(frozen_model.bibier.text.backbone.parameters()).add_(1.0)
     assert new_folders() == ["text"]
 
 
@@ -223,7 +224,7 @@ def test_fewer_digits_drift_and_the_drift_is_told(splits, frozen_model, processo
 
 def test_float16_refuses_what_does_not_fit(splits, frozen_model, processor):
     with torch.no_grad():
-        for name, parameter in frozen_model.audio_backbone.named_parameters():
+        for name, parameter in frozen_model.bibier.audio.backbone.named_parameters():
             if name.endswith("final_layer_norm.weight"):
                 parameter.fill_(1e6)
     with pytest.raises(ValueError, match=r"do not fit into float16\. Take float32 or bfloat16"):
@@ -232,7 +233,7 @@ def test_float16_refuses_what_does_not_fit(splits, frozen_model, processor):
 
 def test_broken_weights_are_refused(splits, frozen_model, processor):
     with torch.no_grad():
-        next(frozen_model.text_backbone.parameters()).fill_(float("nan"))
+        next(frozen_model.bibier.text.backbone.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="text_features: the backbone gave NaN"):
         precomputed_inputs(splits, frozen_model, processor)
 

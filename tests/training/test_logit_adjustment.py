@@ -89,7 +89,7 @@ def test_dev_finds_the_shift_that_the_logits_lack(feature_rows):
         {"fusion": "biformer", "add_unimodal_logits": True},
         {"fusion": "bigated", "add_unimodal_logits": False},
         {"modalities": ["text"]},
-        {"fusion": "late", "original_behaviour": True},
+        {"fusion": "late", "original_behavior": True},
     ],
 )
 def test_the_shift_moves_every_answer_by_the_same(feature_model, options):
@@ -122,7 +122,7 @@ def test_a_run_scores_and_saves_the_adjusted_model(small_run, about, tmp_path, r
 
     folders = [tmp_path / name for name in ("plain", "adjusted")]
     models = [BiBiERForEmotionClassification.from_pretrained(folder) for folder in folders]
-    moved = models[1].audio_encoder.classifier.bias - models[0].audio_encoder.classifier.bias
+    moved = models[1].audio_head.linear.bias - models[0].audio_head.linear.bias
     torch.testing.assert_close(moved, torch.tensor(shift))
 
     again = evaluate_checkpoint(parse_evaluate_arguments([str(folders[1]), "--output_dir", str(tmp_path / "scores")]))

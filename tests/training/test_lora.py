@@ -46,8 +46,8 @@ def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_p
     weight = "encoder.layers.0.attention.q_proj.weight"
     merged, beside = (load_file(tmp_path / save / "model.safetensors") for save in ("merged", "adapter"))
     assert merged.keys() == beside.keys()
-    assert not torch.equal(merged[f"audio_backbone.{weight}"], base[weight])
-    assert torch.equal(beside[f"audio_backbone.{weight}"], base[weight])
+    assert not torch.equal(merged[f"bibier.audio.backbone.{weight}"], base[weight])
+    assert torch.equal(beside[f"bibier.audio.backbone.{weight}"], base[weight])
     adapter = load_file(tmp_path / "adapter" / "audio_adapter" / "adapter_model.safetensors")
     assert all(value.abs().max() > 0 for value in adapter.values())
     assert not (tmp_path / "merged" / "audio_adapter").exists()
@@ -86,8 +86,8 @@ print(json.dumps(answers))
     first, second = json.loads(done.stdout.splitlines()[-1])
     assert first == second
     model = BiBiERForEmotionClassification.from_pretrained(run.output_dir)
-    assert any("lora_" in name for name, _ in model.text_backbone.named_parameters())
-    assert not any("lora_" in name for name, _ in model.audio_backbone.named_parameters())
+    assert any("lora_" in name for name, _ in model.bibier.text.backbone.named_parameters())
+    assert not any("lora_" in name for name, _ in model.bibier.audio.backbone.named_parameters())
 
 
 def test_only_adapters_and_heads_are_trained(small_run, backbones):
@@ -96,9 +96,8 @@ def test_only_adapters_and_heads_are_trained(small_run, backbones):
     checkpoint = next(Path(run.output_dir).glob("checkpoint-*"))
     weights = load_file(checkpoint / "model.safetensors")
     base = load_file(Path(backbones["text_backbone"]) / "model.safetensors")
-    inside = {
-        key.removeprefix("text_backbone."): value for key, value in weights.items() if key.startswith("text_backbone.")
-    }
+    prefix = "bibier.text.backbone."
+    inside = {key.removeprefix(prefix): value for key, value in weights.items() if key.startswith(prefix)}
     assert any(".lora_A." in key and "intermediate.dense" in key for key in inside)
     for key, value in inside.items():
         if ".lora_" not in key:

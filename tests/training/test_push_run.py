@@ -135,8 +135,9 @@ def test_a_frozen_backbone_of_the_hub_is_named_and_fetched_from_there(
     api.upload_file(repo_id="owner/audio_backbone", path_or_fileobj=later, path_in_repo="later.json")
     files = hub.repositories["models/owner/frozen"].files
     config = json.loads(files["config.json"])
-    assert (config["audio_backbone_id"], config["audio_backbone_revision"]) == ("owner/audio_backbone", commit)
-    assert (config["audio_backbone_stored"], config["text_backbone_stored"]) == (False, False)
+    audio, text = config["audio_config"], config["text_config"]
+    assert (audio["backbone_id"], audio["backbone_revision"]) == ("owner/audio_backbone", commit)
+    assert (audio["backbone_stored"], text["backbone_stored"]) == (False, False)
     assert not [name for name in load(files["model.safetensors"]) if "backbone" in name]
     loaded_by_id(hub, "owner/frozen", Path(run.output_dir), tmp_path, clip)
 

@@ -154,8 +154,8 @@ def test_every_corpus_counts_the_same_for_the_temperature(feature_model, feature
     [
         ({}, True),
         ({"calibrate": False}, False),
-        ({"model": {"original_behaviour": True}}, False),
-        ({"calibrate": True, "model": {"original_behaviour": True}}, True),
+        ({"model": {"original_behavior": True}}, False),
+        ({"calibrate": True, "model": {"original_behavior": True}}, True),
     ],
 )
 def test_no_temperature_is_fitted_unasked_for_published_behaviour(feature_model, feature_rows, options, fitted):
@@ -401,10 +401,12 @@ def test_a_model_of_one_modality_is_trained_by_the_same_run_file(small_run, tiny
     results = run_training(run)
     other = "text" if modality == "audio" else "audio"
     weights = load_file(Path(run.output_dir) / "model.safetensors")
-    assert {name.split(".")[0] for name in weights} == {f"{modality}_backbone", f"{modality}_encoder"}
-    assert f"{other}_config" not in json.loads((Path(run.output_dir) / "config.json").read_text()) or (
-        BiBiERForEmotionClassification.from_pretrained(run.output_dir).config.to_dict()[f"{other}_config"] is None
-    )
+    parts = {".".join(name.split(".")[:3]) for name in weights if name.startswith("bibier.")}
+    assert parts == {f"bibier.{modality}.backbone", f"bibier.{modality}.encoder"}
+    tops = {name.split(".")[0] for name in weights}
+    assert tops == {"bibier", f"{modality}_head", "trained_labels"}
+    config = BiBiERForEmotionClassification.from_pretrained(run.output_dir).config
+    assert config.to_dict()[f"{other}_config"]["backbone"] is None
     pipe = pipeline("audio-text-emotion", model=run.output_dir, trust_remote_code=True)
     both = {"audio": str(corpus_table.parent / "test00.wav"), "text": "some words"}
     assert pipe(both) == pipe({modality: both[modality]})
@@ -415,7 +417,7 @@ def test_a_model_of_one_modality_is_trained_by_the_same_run_file(small_run, tiny
 
 def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(small_run):
     options = {
-        "frozen": ["text_backbone.embeddings", "fusion"],
+        "frozen": ["bibier.text.backbone.embeddings", "bibier.fusion"],
         "backbone_learning_rate": 1e-5,
         "scheduler": "onecycle",
     }
@@ -425,12 +427,13 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
     after = load_file(Path(run.output_dir) / "model.safetensors")
     steps = {name: (after[name] - value).abs().max().item() for name, value in before.state_dict().items()}
     assert {name for name, step in steps.items() if step == 0} >= {
-        name for name in steps if name.startswith(("text_backbone.embeddings", "fusion"))
+        name for name in steps if name.startswith(("bibier.text.backbone.embeddings", "bibier.fusion"))
     }
-    in_backbones = max(step for name, step in steps.items() if "_backbone." in name)
+    in_backbones = max(step for name, step in steps.items() if ".backbone." in name)
     assert 0 < in_backbones < 1e-4 < max(steps.values())
     with pytest.raises(
-        ArgumentError, match=r"frozen: no parameter's name begins with 'nothing'\. They begin with audio_backbone\."
+        ArgumentError,
+        match=r"frozen: no parameter's name begins with 'nothing'\. They begin with .*bibier\.audio\.backbone\.",
     ):
         build_model(small_run(frozen=["nothing"]), 42)
 
@@ -440,8 +443,8 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
     [
         ({"model": {"fusion": "biforrmer"}}, "fusion='biforrmer' is not allowed; it must be one of late, biformer"),
         (
-            {"model": {"audio_cepstrum": True}},
-            "audio_cepstrum=True is not allowed; .* needs the log-mel input of Whisper",
+            {"model": {"audio_config": {"cepstrum": True}}},
+            r"audio_config\.cepstrum=True is not allowed; .* needs Whisper's log-mel input",
         ),
         (
             {"audio_backbone": "/no/such/folder"},

@@ -29,12 +29,20 @@ from bibier_hf.training.stages import (
 )
 from bibier_hf.training.trainer import BiBiERTrainer
 
+from ..conftest import both, merged
+
 
 class Killed(Exception):
     pass
 
 
-FROZEN = {"freeze_audio_backbone": True, "freeze_text_backbone": True}
+FROZEN = both(freeze_backbone=True)
+STAGE_ONE = tuple(
+    prefix
+    for modality in ("audio", "text")
+    for prefix in (f"bibier.{modality}.backbone.", f"bibier.{modality}.encoder.", f"{modality}_head.")
+)
+"""What the names of parameters that stage 1 trains begin with."""
 
 
 @pytest.fixture
@@ -44,15 +52,15 @@ def staged_run(small_run, tiny_options):
 
     def build(stages=None, model=None, **options):
         content = {"plan": "two_stage", "folds": 2} | (stages or {})
-        return small_run(
-            stages=content, model=tiny_options | FROZEN | (model or {}), **({"num_train_epochs": 1} | options)
-        )
+        model = merged(tiny_options, FROZEN, model or {})
+        return small_run(stages=content, model=model, **({"num_train_epochs": 1} | options))
 
     return build
 
 
 def encoders(state: dict[str, torch.Tensor], modality: str) -> dict[str, torch.Tensor]:
-    return {name: value for name, value in state.items() if name.startswith(f"{modality}_encoder.")}
+    prefixes = f"bibier.{modality}.encoder.", f"{modality}_head."
+    return {name: value for name, value in state.items() if name.startswith(prefixes)}
 
 
 def assert_equal(left, right):
@@ -87,9 +95,9 @@ def test_both_stages_end_in_an_ordinary_model(staged_run):
         "corpora": {"small": {"grouped_by": ["dialogue", "speaker"], "groups": 3}},
     }
     model = BiBiERForEmotionClassification.from_pretrained(folder)
-    assert not model.config.freeze_audio_encoder
+    assert not model.config.audio_config.freeze_encoder
     assert model.config.unimodal_loss_weight == 0.3
-    assert all(parameter.requires_grad for parameter in model.audio_encoder.parameters())
+    assert all(parameter.requires_grad for parameter in model.bibier.audio.encoder.parameters())
     assert results["model"]["trained_parameters"] == sum(
         parameter.numel() for parameter in model.parameters() if parameter.requires_grad
     )
@@ -99,17 +107,17 @@ def test_both_stages_end_in_an_ordinary_model(staged_run):
 
 @pytest.mark.slow
 def test_backbones_that_are_trained_belong_to_stage_one(staged_run):
-    trained = {"freeze_audio_backbone": False, "freeze_text_backbone": False}
+    trained = both(freeze_backbone=False)
     run = staged_run(model=trained | {"fusion": "late"})
     results = run_training(run)
     folder = Path(run.output_dir)
     final = load_file(folder / "model.safetensors")
     for modality in ("audio", "text"):
         stage = load_file(folder / STAGES_FOLDER / modality / "model.safetensors")
-        assert any(name.startswith(f"{modality}_backbone.") for name in stage)
+        assert any(name.startswith(f"bibier.{modality}.backbone.") for name in stage)
         assert_equal({name: final[name] for name in stage}, stage)
     model = BiBiERForEmotionClassification.from_pretrained(folder)
-    assert not model.config.freeze_audio_backbone
+    assert not model.config.audio_config.freeze_backbone
     assert 0 <= results["metrics"]["test"]["small"]["uar"] <= 1
 
 
@@ -122,17 +130,17 @@ def test_in_stage_two_every_trainable_parameter_has_a_gradient_and_no_other(mode
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with frozen_encoders(model):
         model.train()
-        for modality in ("audio", "text"):
-            for part in ("backbone", "encoder"):
-                assert not any(module.training for module in getattr(model, f"{modality}_{part}").modules())
+        for stream in model.streams.values():
+            for part in (stream.backbone, stream.encoder):
+                assert not any(module.training for module in part.modules())
         # each modality is missing once: the stand-ins are trained here
         masks = {
             "audio_features_mask": torch.tensor([[0, 0], [1, 1], [1, 0]]),
             "text_features_mask": torch.tensor([[1, 1], [0, 0], [1, 1]]),
         }
         features = {
-            f"{modality}_features": torch.randn(3, 2, model.config.feature_size(modality))
-            for modality in ("audio", "text")
+            f"{modality}_features": torch.randn(3, 2, config.feature_size)
+            for modality, config in model.config.modality_configs.items()
         }
         logits = {"audio_logits": torch.randn(3, 7), "text_logits": torch.randn(3, 7)}
         optimizer = torch.optim.AdamW(
@@ -140,22 +148,23 @@ def test_in_stage_two_every_trainable_parameter_has_a_gradient_and_no_other(mode
         )
         model(**features, **masks, **logits, labels=torch.tensor([0, 1, 2])).loss.backward()
         for name, parameter in model.named_parameters():
-            frozen = name.startswith(("audio_backbone", "text_backbone", "audio_encoder", "text_encoder"))
+            frozen = name.startswith(STAGE_ONE)
             assert parameter.requires_grad != frozen, name
             assert (parameter.grad is None) == frozen, name
         optimizer.step()
     for name, value in model.state_dict().items():
-        if name.startswith(("audio_", "text_")):
+        if name.startswith(STAGE_ONE):
             assert torch.equal(value, before[name]), name
-    assert all(parameter.requires_grad for parameter in model.audio_encoder.parameters())
-    assert model.config.audio_backbone_id is None
+    assert all(parameter.requires_grad for parameter in model.bibier.audio.encoder.parameters())
+    assert model.config.audio_config.backbone_id is None
 
 
 def test_given_logits_count_for_the_samples_that_have_the_modality(model):
     model.config.fusion = "late"
     late = BiBiERForEmotionClassification(model.config, build_backbones=False).eval()
     features = {
-        f"{modality}_features": torch.randn(2, 3, late.config.feature_size(modality)) for modality in ("audio", "text")
+        f"{modality}_features": torch.randn(2, 3, config.feature_size)
+        for modality, config in late.config.modality_configs.items()
     }
     masks = {"audio_features_mask": torch.tensor([[1, 1, 1], [0, 0, 0]]), "text_features_mask": torch.ones(2, 3)}
     audio_logits, text_logits = torch.randn(2, 7), torch.randn(2, 7)
@@ -423,7 +432,7 @@ def test_a_corpus_of_text_alone_takes_part(staged_run, corpus_table, write_table
 @pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 3, 6])
 def test_a_killed_run_goes_on_where_it_was(staged_run, tmp_path, monkeypatch, after):
-    model = {"add_unimodal_logits": True, "dropout": 0.3, "encoder_dropout": 0.3}
+    model = both(dropout=0.3) | {"add_unimodal_logits": True, "dropout": 0.3}
     whole = run_training(staged_run(model=model, output_dir=str(tmp_path / "whole")))
     trained, train = [], BiBiERTrainer.train
 
@@ -505,7 +514,10 @@ def test_stages_take_their_own_values_of_the_keys_of_a_run(small_run):
         ({"stages": {"plan": "two_stage"}, "refit_on_dev": True}, "refit_on_dev: not with two stages"),
         ({"stages": {"plan": "two_stage"}, "feature_cache": {"enabled": False}}, r"feature_cache\.enabled"),
         ({"stages": {"plan": "two_stage"}, "model": {"modalities": ["text"]}}, "need both modalities"),
-        ({"stages": {"plan": "two_stage"}, "model": {"audio_encoder": "none"}}, "there is no audio encoder"),
+        (
+            {"stages": {"plan": "two_stage"}, "model": {"audio_config": {"encoder": "none"}}},
+            "there is no audio encoder",
+        ),
     ],
 )
 def test_stages_that_cannot_be_followed_are_named(small_run, options, message):

@@ -15,9 +15,13 @@ from bibier_hf.training.fit import build_model, make_inputs
 from bibier_hf.training.output import STAGES_FOLDER
 from bibier_hf.training.run import load_corpora, run_training
 
+from ..conftest import both, features_of, merged
+
 
 def test_the_statistics_of_the_training_set_are_in_the_checkpoint(small_run, tiny_options, backbones):
-    run = small_run(**backbones, model=tiny_options | {"audio_statistics": True}, num_train_epochs=1)
+    run = small_run(
+        **backbones, model=merged(tiny_options, {"audio_config": {"statistics": True}}), num_train_epochs=1
+    )
     run_training(run)
     weights = load_file(f"{run.output_dir}/model.safetensors")
     model, processor = build_model(run, 42)
@@ -27,24 +31,16 @@ def test_the_statistics_of_the_training_set_are_in_the_checkpoint(small_run, tin
     expected = np.array(
         [np.concatenate([clip.mean(0), clip.std(0), *np.quantile(clip, levels, axis=0)]) for clip in clips]
     )
-    np.testing.assert_allclose(weights["audio_encoder.statistics.mean"], expected.mean(0), atol=1e-4)
-    np.testing.assert_allclose(weights["audio_encoder.statistics.std"], expected.std(0), rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(weights["bibier.audio.encoder.statistics.mean"], expected.mean(0), atol=1e-4)
+    np.testing.assert_allclose(weights["bibier.audio.encoder.statistics.std"], expected.std(0), rtol=1e-3, atol=1e-6)
 
 
 def test_a_batch_equals_its_samples_and_one_frame_has_finite_gradients():
     torch.manual_seed(0)
-    options = {
-        "audio_encoder_size": 8,
-        "text_encoder_size": 8,
-        "hidden_size": 8,
-        "num_attention_heads": 2,
-        "num_fusion_layers": 1,
-    }
-    config = BiBiERConfig(
-        audio_feature_size=6, text_feature_size=5, audio_statistics=True, text_statistics=True, **options
-    )
+    options = merged(features_of(audio=6, text=5), both(hidden_size=8, statistics=True))
+    config = BiBiERConfig(**options, hidden_size=8, num_attention_heads=2, num_hidden_layers=1)
     model = BiBiERForEmotionClassification(config).eval()
-    model.audio_encoder.statistics.fit(torch.randn(42), torch.rand(42) + 0.5)
+    model.bibier.audio.encoder.statistics.fit(torch.randn(42), torch.rand(42) + 0.5)
     lengths = [1, 4, 9]
     audio, text = torch.randn(3, 9, 6), torch.randn(3, 2, 5)
     mask = (torch.arange(9) < torch.tensor(lengths)[:, None]).long()
@@ -71,18 +67,20 @@ def small_whisper(folder: Path) -> str:
 
 
 def test_the_cepstrum_is_standardised_trained_and_saved(small_run, tiny_options, backbones, tmp_path):
-    options = tiny_options | {"audio_cepstrum": True, "audio_encoder_layers": 0}
+    options = merged(tiny_options, {"audio_config": {"cepstrum": True, "num_hidden_layers": 0}})
     sources = backbones | {"audio_backbone": small_whisper(tmp_path / "whisper")}
     run = small_run(**sources, model=options, num_train_epochs=1)
     run_training(run)
     model = AutoModelForAudioClassification.from_pretrained(run.output_dir).eval()
-    assert model.config.feature_size("audio") == 8 + 16
-    assert model.audio_encoder.statistics is None
+    assert model.config.audio_config.feature_size == 8 + 16
+    assert model.bibier.audio.encoder.statistics is None
     before, processor = build_model(run, 42)
     rows = make_inputs(load_corpora(run.corpora), before, processor, run.feature_cache)["train"]
     means = torch.stack([rows[index]["audio_features"][:, 8:].mean(0) for index in range(len(rows))])
-    torch.testing.assert_close(model.audio_encoder.cepstrum.mean[:16], means.mean(0), atol=1e-4, rtol=1e-4)
-    assert not torch.equal(model.audio_encoder.cepstrum.out.weight, before.audio_encoder.cepstrum.out.weight)
+    torch.testing.assert_close(model.bibier.audio.encoder.cepstrum.mean[:16], means.mean(0), atol=1e-4, rtol=1e-4)
+    assert not torch.equal(
+        model.bibier.audio.encoder.cepstrum.out.weight, before.bibier.audio.encoder.cepstrum.out.weight
+    )
     assert model.backbone_key("audio").endswith(
         "+cepstrum"
     )  # other features than without it: never found in its place
@@ -101,50 +99,50 @@ def test_the_cepstrum_is_standardised_trained_and_saved(small_run, tiny_options,
 
 
 def test_a_cepstrum_needs_the_spectrum_of_whisper(small_run, tiny_options):
-    with pytest.raises(ValueError, match=r"audio_cepstrum=True.*'wav2vec2-bert'.*log-mel input of Whisper"):
-        BiBiERConfig.from_backbones(audio_cepstrum=True, **tiny_options)
-    with pytest.raises(ValueError, match="audio_encoder='none'"):
-        BiBiERConfig.from_backbones(WhisperConfig(), audio_cepstrum=True, audio_encoder="none", fusion="late")
+    with pytest.raises(ValueError, match=r"audio_config\.cepstrum=True.*'wav2vec2-bert'.*Whisper's log-mel input"):
+        BiBiERConfig.from_backbones(**merged(tiny_options, {"audio_config": {"cepstrum": True}}))
+    with pytest.raises(ValueError, match=r"audio_config\.cepstrum=True.*encoder='none'"):
+        BiBiERConfig.from_backbones(WhisperConfig(), audio_config={"cepstrum": True, "encoder": "none"}, fusion="late")
 
 
 def test_a_cepstrum_is_trained_in_two_stages(small_run, tiny_options, backbones, tmp_path):
-    options = tiny_options | {
-        "audio_cepstrum": True,
-        "audio_encoder_layers": 0,
-        "fusion": "late",
-        "freeze_audio_backbone": True,
-    }
+    cepstrum = {"audio_config": {"cepstrum": True, "num_hidden_layers": 0}}
+    options = merged(tiny_options, both(freeze_backbone=True), cepstrum, {"fusion": "late"})
     sources = backbones | {"audio_backbone": small_whisper(tmp_path / "whisper")}
     run = small_run(
         **sources,
-        model=options | {"freeze_text_backbone": True},
+        model=options,
         num_train_epochs=1,
         stages={"plan": "two_stage", "folds": 2},
     )
     run_training(run)
     model = AutoModelForAudioClassification.from_pretrained(run.output_dir).eval()
     stage = AutoModelForAudioClassification.from_pretrained(Path(run.output_dir) / STAGES_FOLDER / "audio").eval()
-    assert stage.audio_backbone is None  # the width of the cepstrum is not read off a backbone
+    assert stage.bibier.audio.backbone is None  # the width of the cepstrum is not read off a backbone
     features = torch.randn(2, 9, 8 + 16)
     with torch.no_grad():
         torch.testing.assert_close(model(audio_features=features).audio_logits, stage(audio_features=features).logits)
 
 
 def test_a_cepstrum_without_a_backbone_has_a_size():
-    given = {"modalities": ["audio"], "audio_cepstrum": True, "audio_feature_size": 24}
-    assert BiBiERConfig(**given, audio_cepstrum_size=16).backbone_size("audio") == 8
+    def config(size: int | None) -> BiBiERConfig:
+        options = merged(features_of(audio=24), {"audio_config": {"cepstrum": True, "cepstrum_size": size}})
+        return BiBiERConfig(modalities=["audio"], **options)
+
+    assert config(16).audio_config.widths == [8, 16]
     for size in (None, 0, 24):
-        with pytest.raises(ValueError, match=f"needs audio_cepstrum_size, part of audio_feature_size=24; got {size}"):
-            BiBiERConfig(**given, audio_cepstrum_size=size)
-    with pytest.raises(ValueError, match="audio_cepstrum_size=16 contradicts the audio backbone's 80 mel bins"):
+        with pytest.raises(ValueError, match=f"cepstrum_size={size} .* part of feature_size=24"):
+            config(size)
+    with pytest.raises(ValueError, match="cepstrum_size=16 .* the backbone's 80 mel bins"):
         BiBiERConfig.from_backbones(
-            WhisperConfig(), None, modalities=["audio"], audio_cepstrum=True, audio_cepstrum_size=16
+            WhisperConfig(), None, modalities=["audio"], audio_config={"cepstrum": True, "cepstrum_size": 16}
         )
-    assert (
-        BiBiERConfig(modalities=["text"], text_feature_size=8, audio_cepstrum=True).cepstrum_size("audio") == 0
-    )  # nothing reads it
+    unread = features_of(text=8) | {"audio_config": {"backbone": None, "cepstrum": True}}
+    assert BiBiERConfig(modalities=["text"], **unread).audio_config.widths == [None, 0]  # nothing reads it
 
 
 def test_a_backbone_that_is_trained_has_no_statistics(small_run, tiny_options):
-    with pytest.raises(ArgumentError, match=r"model\.audio_statistics needs stored features of a frozen backbone"):
-        run_training(small_run(model=tiny_options | {"audio_statistics": True}))
+    with pytest.raises(
+        ArgumentError, match=r"model\.audio_config\.statistics needs stored features of a frozen backbone"
+    ):
+        run_training(small_run(model=merged(tiny_options, {"audio_config": {"statistics": True}})))

@@ -12,6 +12,8 @@ from bibier_hf.evaluation.metrics import METRICS
 from bibier_hf.training.checkpoints import STAGING_FOLDER, list_checkpoints
 from bibier_hf.training.trainer import BiBiERTrainer
 
+from ..conftest import both
+
 
 def weights(model) -> dict[str, torch.Tensor]:
     return {name: value.detach().clone() for name, value in model.state_dict().items()}
@@ -147,7 +149,7 @@ def test_patience_ends_training(make_trainer):
     ids=lambda options: "-".join(str(value) for value in options.values()),
 )
 def test_a_resumed_run_ends_with_the_same_weights(make_trainer, feature_model, tmp_path, options):
-    noisy = {"dropout": 0.3, "encoder_dropout": 0.3, "modality_dropout": 0.3}  # the random state must be restored, too
+    noisy = both(dropout=0.3) | {"dropout": 0.3, "modality_dropout": 0.3}  # the random state must be restored, too
     options = {"num_train_epochs": 4, "save_total_limit": 10, **options}
     whole = make_trainer(model=feature_model(**noisy), **options)
     whole.train()
@@ -268,20 +270,22 @@ def test_nothing_to_resume_from_is_an_error(make_trainer, tmp_path):
 def test_a_checkpoint_of_another_model_is_refused_not_half_restored(make_trainer, feature_model):
     trainer = make_trainer()
     trainer.train()
-    deeper = make_trainer(model=feature_model(num_fusion_layers=2), num_train_epochs=4)
-    with pytest.raises(ValueError, match=r"does not fit the model.*Missing from it: fusion"):
+    deeper = make_trainer(model=feature_model(num_hidden_layers=2), num_train_epochs=4)
+    with pytest.raises(ValueError, match=r"does not fit the model.*Missing from it: bibier\.fusion"):
         deeper.train(resume_from_checkpoint=True)
 
 
 def test_the_frozen_external_backbone_is_not_in_the_checkpoint_and_not_missed(make_trainer, feature_model):
     model = feature_model()
-    model.audio_backbone = torch.nn.Linear(2, 2).requires_grad_(False)
-    model.config.audio_backbone_stored = True
+    model.bibier.audio.backbone = torch.nn.Linear(2, 2).requires_grad_(False)
+    model.config.audio_config.backbone_stored = True
     trainer = make_trainer(model=model)
-    partial = {name: value for name, value in model.state_dict().items() if not name.startswith("audio_backbone.")}
+    partial = {
+        name: value for name, value in model.state_dict().items() if not name.startswith("bibier.audio.backbone.")
+    }
     trainer._issue_warnings_after_load(model.load_state_dict(partial, strict=False))
-    model.audio_backbone.requires_grad_(True)
-    with pytest.raises(ValueError, match="audio_backbone"):
+    model.bibier.audio.backbone.requires_grad_(True)
+    with pytest.raises(ValueError, match=r"bibier\.audio\.backbone"):
         trainer._issue_warnings_after_load(model.load_state_dict(partial, strict=False))
 
 
