@@ -23,6 +23,8 @@ from bibier_hf.demo.app import WAITING_LIMIT, build_app, preferred_language, rea
 from bibier_hf.demo.examples import write_examples
 from bibier_hf.demo.texts import TEXTS
 
+from ..conftest import features_of, merged
+
 
 @pytest.fixture(scope="module")
 def client(pipe):

@@ -133,7 +133,7 @@ def test_a_cepstrum_without_a_backbone_has_a_size():
     for size in (None, 0, 24):
         with pytest.raises(ValueError, match=f"cepstrum_size={size} .* part of feature_size=24"):
             config(size)
-    with pytest.raises(ValueError, match="cepstrum_size=16 .* the backbone's 80 mel bins"):
+    with pytest.raises(ValueError, match=r"cepstrum_size=16 .* the backbone's 80 mel bins"):
         BiBiERConfig.from_backbones(
             WhisperConfig(), None, modalities=["audio"], audio_config={"cepstrum": True, "cepstrum_size": 16}
         )

@@ -417,8 +417,9 @@ class BiBiERConfig(CheckedConfig):
             "['audio', 'text'], ['audio'] or ['text']",
         )
         for modality in MODALITIES:  # an unread modality gets no backbone unless one is named
-            if modality not in self.modalities and getattr(self, f"{modality}_config") is None:
-                setattr(self, f"{modality}_config", {"backbone": None})
+            given = getattr(self, f"{modality}_config")
+            if modality not in self.modalities and (given is None or isinstance(given, dict)):
+                setattr(self, f"{modality}_config", {"backbone": None} | (given or {}))
 
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(EMOTIONS))
