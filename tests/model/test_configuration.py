@@ -6,8 +6,9 @@ import pytest
 from transformers import AutoConfig
 
 from bibier_hf import EMOTIONS, BiBiERConfig
+from bibier_hf.model.configuration_bibier import ORIGINAL_BEHAVIOR, BiBiERAudioConfig, BiBiERTextConfig
 
-from ..conftest import features_of, merged
+from ..conftest import both, features_of, merged
 
 
 @pytest.fixture
@@ -101,3 +102,98 @@ def test_refusals_that_concern_backbones():
 def test_wrong_types_are_refused(features_only: dict):
     with pytest.raises(Exception, match="hidden_size"):
         BiBiERConfig(hidden_size="big", **features_only)
+
+
+def test_without_arguments_it_is_the_embedded_pair():
+    config = BiBiERConfig()
+    assert (type(config.audio_config), type(config.text_config)) == (BiBiERAudioConfig, BiBiERTextConfig)
+    assert (config.audio_config.backbone.model_type, config.text_config.backbone.model_type) == (
+        "wav2vec2-bert",
+        "bert",
+    )
+    assert config.to_json_string() == BiBiERConfig.from_backbones().to_json_string()
+
+
+def test_the_text_config_is_that_of_the_text():
+    config = BiBiERConfig(text_config={"backbone": AutoConfig.for_model("bert", vocab_size=77)})
+    assert config.get_text_config() is config.text_config
+    assert config.get_text_config().vocab_size == 77
+    config.text_config.vocab_size = 80
+    assert config.text_config.backbone.vocab_size == 80
+
+
+def test_the_same_options_serve_for_many_models():
+    options = both(hidden_size=16)
+    BiBiERConfig(**options)
+    assert options == both(hidden_size=16)
+
+
+@pytest.mark.parametrize("modality", ["audio", "text"])
+def test_an_unknown_option_of_a_modality_is_refused_with_a_hint(modality: str):
+    with pytest.raises(
+        ValueError, match=rf"{modality}_config has no option 'hiden_size' \(did you mean 'hidden_size'\?\)"
+    ):
+        BiBiERConfig(**{f"{modality}_config": {"hiden_size": 3}})
+    with pytest.raises(ValueError, match=rf"{modality}_config\.hidden_size=0 is not allowed; it must be at least 1"):
+        BiBiERConfig(**{f"{modality}_config": {"hidden_size": 0}})
+
+
+def test_an_option_of_the_other_modality_is_unknown():
+    with pytest.raises(ValueError, match="text_config has no option 'cepstrum'"):
+        BiBiERConfig(text_config={"cepstrum": True})
+    with pytest.raises(ValueError, match="audio_config has no option 'max_tokens'"):
+        BiBiERConfig(audio_config={"max_tokens": 3})
+
+
+def test_keys_of_a_newer_version_are_kept_on_load_wherever_they_are(tmp_path: Path):
+    written = BiBiERConfig().to_dict()
+    written["new_one"] = 1
+    written["audio_config"]["new_option"] = {"of": "audio"}
+    written["text_config"]["new_option"] = ["of", "text"]
+    config = BiBiERConfig.from_dict(written)
+    config.save_pretrained(tmp_path)
+    for found in (config, BiBiERConfig.from_pretrained(tmp_path)):
+        assert found.new_one == 1
+        assert found.audio_config.new_option == {"of": "audio"}
+        assert found.text_config.new_option == ["of", "text"]
+
+
+def test_no_backbone_stays_no_backbone(tmp_path: Path):
+    config = BiBiERConfig(**features_of(audio=8, text=9))
+    config.save_pretrained(tmp_path)
+    again = BiBiERConfig.from_pretrained(tmp_path)
+    for modality, width in (("audio", 8), ("text", 9)):
+        part = again.modality_configs[modality]
+        assert (part.backbone, part.feature_size) == (None, width)
+    assert again.to_json_string() == config.to_json_string()
+    without = BiBiERConfig.from_backbones(
+        None, None, audio_config={"feature_size": 8}, text_config={"feature_size": 9}
+    )
+    assert without.to_json_string() == BiBiERConfig(**features_of(audio=8, text=9)).to_json_string()
+
+
+@pytest.mark.parametrize("options", [{}, {"audio_config": {"hidden_size": 16}}], ids=["none", "some"])
+def test_a_modality_that_is_not_read_has_no_backbone_unless_one_is_named(options: dict):
+    assert BiBiERConfig(**options, modalities=["text"]).audio_config.backbone is None
+    named = BiBiERConfig(**merged(options, {"audio_config": {"backbone": "embedded"}}), modalities=["text"])
+    assert named.audio_config.backbone is not None
+
+
+def test_a_list_of_defects_survives_saving(features_only: dict, tmp_path: Path):
+    config = BiBiERConfig(**features_only, original_behavior=["softmax_gate", "unmasked"])
+    config.save_pretrained(tmp_path)
+    again = AutoConfig.from_pretrained(tmp_path)
+    assert again.original_behavior == ["softmax_gate", "unmasked"]
+    assert [name for name in ORIGINAL_BEHAVIOR if again.reproduces(name)] == ["unmasked", "softmax_gate"]
+    assert again.depends_on_batch
+    assert not BiBiERConfig(**features_only, original_behavior=["first_pair_graph"]).depends_on_batch
+    assert BiBiERConfig(**features_only, original_behavior=["first_pair_graph"], fusion="bigraph").depends_on_batch
+
+
+def test_an_unknown_defect_is_refused(features_only: dict):
+    with pytest.raises(
+        ValueError, match=r"'softmx_gate'.* is not allowed; it must be True, False, or a list of unmasked"
+    ):
+        BiBiERConfig(**features_only, original_behavior=["softmx_gate"])
+    with pytest.raises(Exception, match="original_behavior"):
+        BiBiERConfig(**features_only, original_behavior="softmax_gate")

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification, BiBiERProcessor
-from bibier_hf.model.modeling_bibier import soft_cross_entropy
+from bibier_hf.model.modeling_bibier import BiBiERModel, soft_cross_entropy
 
 from ..conftest import both, features_of, merged
 
@@ -436,7 +436,7 @@ def test_checkpointed_activations_change_no_gradient(tiny_options, processor, cl
 def test_original_mode_gives_the_same_from_stored_features_as_from_raw_text(tiny_options: dict):
     torch.manual_seed(0)
     model = BiBiERForEmotionClassification.from_backbones(
-        **tiny_options, original_behaviour=True, max_text_tokens=30
+        **merged(tiny_options, {"text_config": {"max_tokens": 30}}), original_behavior=True
     ).eval()
     ids = torch.randint(3, 200, (1, 9))
     with torch.no_grad():
@@ -464,3 +464,175 @@ def test_a_plain_trainer_scores_the_fused_logits_and_its_checkpoint_loads(tmp_pa
     trainer.save_model(tmp_path / "saved")
     again = AutoModel.from_pretrained(tmp_path / "saved")
     torch.testing.assert_close(again.classifier[-1].weight, model.classifier[-1].weight, atol=0, rtol=0)
+
+
+@torch.no_grad()
+def test_a_model_without_options_is_the_embedded_pair():
+    model = BiBiERForEmotionClassification(BiBiERConfig()).eval()
+    assert model(audio_features=torch.randn(2, 5, 96), text_features=torch.randn(2, 3, 96)).logits.shape == (2, 7)
+
+
+def recorded_model(audio: str, text: str, fusion: str, **options) -> BiBiERForEmotionClassification:
+    """Over features of width 6 and 5; 2 audio blocks of width 8, 1 text block of width 12, 2 fusion layers of width
+    16."""
+    torch.manual_seed(0)
+    encoders = {
+        "audio_config": {"encoder": audio, "hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 4},
+        "text_config": {"encoder": text, "hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 3},
+    }
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "classifier_size": 8, "seg_len": 5}
+    config = BiBiERConfig(**merged(features_of(audio=6, text=5), encoders, sizes, options), fusion=fusion)
+    return BiBiERForEmotionClassification(config).eval()
+
+
+def mixed_features() -> dict[str, torch.Tensor]:
+    """Three samples of 7 frames and 4 tokens at most, with padding."""
+    torch.manual_seed(1)
+    return {
+        "audio_features": torch.randn(3, 7, 6),
+        "audio_features_mask": (torch.arange(7) < torch.tensor([7, 5, 1])[:, None]).long(),
+        "text_features": torch.randn(3, 4, 5),
+        "text_features_mask": (torch.arange(4) < torch.tensor([2, 4, 3])[:, None]).long(),
+    }
+
+
+FUSION_STATES = {"biformer": 2 * [(3, 7, 16), (3, 4, 16)], "bimamba": 2 * [(3, 4, 16)], "late": []}
+FUSION_ATTENTIONS = {"biformer": 2 * [(3, 2, 7, 4), (3, 2, 4, 7)], "bimamba": [], "late": []}
+
+
+@pytest.mark.parametrize("fusion", FUSION_STATES)
+@pytest.mark.parametrize(
+    ("audio", "text"),
+    [("mamba", "transformer"), ("transformer", "lstm"), ("frame_mlp", "mamba"), ("lstm", "frame_mlp")],
+)
+@torch.no_grad()
+def test_hidden_states_and_attentions_of_every_encoder_and_fusion(audio: str, text: str, fusion: str):
+    model, inputs = recorded_model(audio, text, fusion), mixed_features()
+    plain = model(**inputs)
+    assert plain.hidden_states is None
+    assert plain.attentions is None
+    output = model(**inputs, output_hidden_states=True, output_attentions=True)
+    torch.testing.assert_close(output.logits, plain.logits, atol=1e-5, rtol=0)
+    assert [tuple(state.shape) for state in output.hidden_states] == (
+        3 * [(3, 7, 8)] + 2 * [(3, 4, 12)] + FUSION_STATES[fusion]
+    )
+    self_attentions = 2 * [(3, 4, 7, 7)] * (audio == "transformer") + [(3, 3, 4, 4)] * (text == "transformer")
+    assert [tuple(weights.shape) for weights in output.attentions] == self_attentions + FUSION_ATTENTIONS[fusion]
+
+    masks = {7: inputs["audio_features_mask"].bool(), 4: inputs["text_features_mask"].bool()}
+    for weights in output.attentions:
+        queries, keys = masks[weights.shape[2]], masks[weights.shape[3]]
+        rows = weights.transpose(1, 2)[queries]  # (kept queries, heads, keys)
+        torch.testing.assert_close(rows.sum(-1), torch.ones(rows.shape[:2]))
+        assert not weights.transpose(1, 3)[~keys].any(), "weight on padding"
+
+    base = model.bibier(**inputs, output_hidden_states=True)
+    assert len(base.hidden_states) == len(output.hidden_states)
+    assert base.attentions is None
+
+
+@torch.no_grad()
+def test_the_attention_that_is_returned_is_the_one_that_is_used():
+    """The first cross-modal layer by hand, from the weights that are returned."""
+    model, inputs = recorded_model("mamba", "mamba", "biformer"), mixed_features()
+    layer = model.bibier.fusion.cross_modal.audio_layers[0]
+    found = {}
+    layer.register_forward_hook(lambda module, args, output: found.update(text=args[2], steps=args[3], own=args[1]))
+    layer.attention.out_proj.register_forward_hook(lambda module, args, output: found.update(attended=args[0]))
+    weights = model(**inputs, output_attentions=True).attentions[0]
+    size = layer.attention.embed_dim
+    text = found["steps"].unpack(found["text"])
+    value = F.linear(text, layer.attention.in_proj_weight[2 * size :], layer.attention.in_proj_bias[2 * size :])
+    expected = (weights @ value.unflatten(-1, (2, -1)).transpose(1, 2)).transpose(1, 2).flatten(2)
+    attended = found["own"].unpack(found["attended"])
+    kept = inputs["audio_features_mask"].bool()
+    torch.testing.assert_close(attended[kept], expected[kept], atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_configuration_can_ask_for_states_and_attentions():
+    wanted = {"output_hidden_states": True, "output_attentions": True}
+    model, inputs = recorded_model("mamba", "transformer", "biformer", **wanted), mixed_features()
+    output = model(**inputs)
+    assert (len(output.hidden_states), len(output.attentions)) == (9, 5)
+    assert model(**inputs, output_hidden_states=False).hidden_states is None
+
+
+@torch.no_grad()
+def test_a_missing_modality_has_no_states_of_its_encoder_but_takes_part_in_the_fusion():
+    model, inputs = recorded_model("transformer", "transformer", "biformer"), mixed_features()
+    audio = {name: value for name, value in inputs.items() if name.startswith("audio")}
+    output = model(**audio, output_hidden_states=True, output_attentions=True)
+    assert [tuple(state.shape) for state in output.hidden_states] == 3 * [(3, 7, 8)] + 2 * [(3, 7, 16), (3, 1, 16)]
+    assert [tuple(weights.shape) for weights in output.attentions[2:]] == 2 * [(3, 2, 7, 1), (3, 2, 1, 7)]
+
+
+@torch.no_grad()
+def test_a_plain_tuple_has_what_the_output_has():
+    model, inputs = recorded_model("mamba", "mamba", "biformer"), mixed_features()
+    for part in (model, model.bibier):
+        found = part(**inputs, output_hidden_states=True, return_dict=False)
+        expected = part(**inputs, output_hidden_states=True).to_tuple()
+        assert type(found) is tuple
+        assert len(found) == len(expected)
+        for one, other in zip(found, expected, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_input_embeddings_are_those_of_the_text_backbone(model: BiBiERForEmotionClassification):
+    ids = torch.tensor([[5, 6, 7]])
+    assert model.get_input_embeddings() is model.bibier.text.backbone.get_input_embeddings()
+    assert model.bibier.get_input_embeddings() is model.get_input_embeddings()
+    with torch.no_grad():
+        before = model(input_ids=ids).logits
+        larger = model.resize_token_embeddings(400)
+        assert larger.weight.shape == (400, 96)
+        assert model.get_input_embeddings() is larger
+        assert model.config.get_text_config().vocab_size == model.bibier.text.backbone.config.vocab_size == 400
+        torch.testing.assert_close(model(input_ids=ids).logits, before)
+        model.set_input_embeddings(torch.nn.Embedding(400, 96))
+        assert (model(input_ids=ids).logits - before).abs().max() > 1e-5
+
+
+def test_a_model_without_a_text_backbone_has_no_input_embeddings():
+    model = recorded_model("mamba", "mamba", "late")
+    with pytest.raises(ValueError, match="no text backbone"):
+        model.get_input_embeddings()
+    with pytest.raises(ValueError, match="no text backbone"):
+        model.set_input_embeddings(torch.nn.Embedding(3, 5))
+
+
+@torch.no_grad()
+def test_the_base_model_reads_a_checkpoint_of_the_classifier(
+    model: BiBiERForEmotionClassification, mixed: tuple[dict, list[dict]], tmp_path: Path
+):
+    together, _ = mixed
+    model.save_pretrained(tmp_path / "classifier")
+    base = BiBiERModel.from_pretrained(tmp_path / "classifier").eval()
+    expected, output = model.bibier(**together), base(**together)
+    for name in ("fused_embedding", "audio_frames", "audio_mask", "text_frames", "text_mask"):
+        torch.testing.assert_close(output[name], expected[name], atol=0, rtol=0)
+    torch.testing.assert_close(output.fused_embedding, model(**together).fused_embedding, atol=0, rtol=0)
+    base.save_pretrained(tmp_path / "base")
+    again = BiBiERModel.from_pretrained(tmp_path / "base").eval()
+    torch.testing.assert_close(again(**together).fused_embedding, output.fused_embedding, atol=0, rtol=0)
+
+
+@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize(
+    ("audio", "text", "fusion"), [("mamba", "transformer", "bigatedgraph"), ("lstm", "frame_mlp", "bimamba")]
+)
+def test_gradient_checkpointing_changes_no_gradient(audio: str, text: str, fusion: str, reentrant: bool):
+    model = recorded_model(audio, text, fusion, modality_dropout=0.2).train()
+    checkpointed = copy.deepcopy(model)
+    checkpointed.gradient_checkpointing_enable({"use_reentrant": reentrant})
+    losses = []
+    for one in (model, checkpointed):
+        torch.manual_seed(2)  # the dropout, too
+        output = one(**mixed_features(), labels=torch.tensor([0, 3, 6]), output_attentions=True)
+        output.loss.backward()
+        losses.append(output.loss)
+    assert any(getattr(module, "gradient_checkpointing", False) for module in checkpointed.modules())
+    torch.testing.assert_close(losses[1], losses[0], atol=0, rtol=0)
+    for (name, parameter), other in zip(model.named_parameters(), checkpointed.parameters(), strict=True):
+        torch.testing.assert_close(other.grad, parameter.grad, atol=1e-6, rtol=1e-5, msg=name)
