@@ -242,7 +242,7 @@ class BiBiERAudioConfig(ModalityConfig):
     def _derive_feature_size(self) -> None:
         if self.cepstrum and self.backbone is None:
             self.require(
-                0 < (self.cepstrum_size or 0) < (self.feature_size or 0),
+                self.feature_size is None or 0 < (self.cepstrum_size or 0) < self.feature_size,
                 "cepstrum_size",
                 f"part of feature_size={self.feature_size} where there is no backbone",
             )

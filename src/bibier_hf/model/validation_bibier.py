@@ -65,15 +65,13 @@ class CheckedConfig(PreTrainedConfig):
             raise CheckpointError(f"This is not valid JSON ({one_line(error)}).") from error
         if not isinstance(content, dict):
             raise CheckpointError(f"This is a JSON {type(content).__name__}; it must be an object of options.")
+        if "model_type" not in content:
+            raise CheckpointError("This names no model_type, so it is not a whole configuration.")
         return content
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
         """As in transformers; unknown keys are kept."""
-        kind = config_dict.get("model_type", cls.model_type)
-        if kind != cls.model_type:
-            raise CheckpointError(f"This is a checkpoint of {kind!r}; it must be one of {cls.model_type!r}.")
-
         try:
             options, others = cls._split(config_dict)
             loaded = super().from_dict(_with_labels(options, kwargs), **kwargs)
@@ -92,6 +90,10 @@ class CheckedConfig(PreTrainedConfig):
     @classmethod
     def _split(cls, config_dict: dict[str, Any]) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
         """(the options of this class, the other keys by their path), those inside of nested configurations, too."""
+        kind = config_dict.get("model_type", cls.model_type)
+        if kind != cls.model_type:
+            raise CheckpointError(f"This is a configuration of {kind!r}; it must be one of {cls.model_type!r}.")
+
         known = {field.name for field in fields(cls)} | _FOREIGN_KEYS
         options, others = {}, {}
         for key, value in config_dict.items():
