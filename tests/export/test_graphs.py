@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +16,6 @@ from bibier_hf.export import MANIFEST, export_model
 from bibier_hf.export import folder as folder_module
 from bibier_hf.export.folder import onnx_runner
 from bibier_hf.export.graphs import make_graph, trace
-from bibier_hf.export.tracing import looped_scan, padded_lstm, traceable
 from bibier_hf.model import mamba_bibier
 from bibier_hf.model.encoders_bibier import LSTMBlock
 
@@ -25,8 +26,20 @@ def prefix_mask(*lengths: int) -> torch.Tensor:
     return torch.arange(max(lengths)) < torch.tensor(lengths).unsqueeze(1)
 
 
+@pytest.fixture
+def exporting(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable], Any]:
+    """`exporting(function)`: what it gives while a graph is being exported"""
+
+    def run(function: Callable) -> Any:
+        with monkeypatch.context() as patched:
+            patched.setattr(torch.compiler, "is_exporting", lambda: True)
+            return function()
+
+    return run
+
+
 @pytest.mark.parametrize("decay", ["exponential", "product"])
-def test_the_loop_is_the_scan(decay: str):
+def test_the_loop_is_the_scan(decay: str, exporting):
     torch.manual_seed(0)
     batch, length, channels, states = 3, 7, 5, 4
     u, dt = torch.randn(batch, length, channels), torch.rand(batch, length, channels)
@@ -35,32 +48,40 @@ def test_the_loop_is_the_scan(decay: str):
     for mask in (None, prefix_mask(7, 3, 1)):
         for reverse in (False, True):
             expected = mamba_bibier.selective_scan(*inputs, mask, reverse)
-            torch.testing.assert_close(looped_scan(*inputs, mask, reverse), expected, atol=1e-5, rtol=1e-5)
+            looped = exporting(lambda mask=mask, reverse=reverse: mamba_bibier.selective_scan(*inputs, mask, reverse))
+            torch.testing.assert_close(looped, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_scaled_norm_is_the_norm(exporting):
+    norm, x = mamba_bibier.RMSNorm(5), torch.randn(2, 3, 5)
+    x[0, 0] = 0
+    torch.testing.assert_close(exporting(lambda: norm(x)), norm(x))
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_the_loops_are_the_lstm(bidirectional: bool):
+def test_the_loops_are_the_lstm(bidirectional: bool, exporting):
     torch.manual_seed(0)
     block, x, mask = LSTMBlock(8, bidirectional), torch.randn(3, 6, 8), prefix_mask(6, 4, 1)
-    torch.testing.assert_close(padded_lstm(block, x, mask), block(x, mask), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(exporting(lambda: block(x, mask)), block(x, mask), atol=1e-6, rtol=1e-5)
 
 
-def test_tracing_leaves_everything_as_it_was():
-    before = (
-        mamba_bibier.selective_scan,
-        mamba_bibier._compiled,
-        LSTMBlock.forward,
-        torch.backends.mha.get_fastpath_enabled(),
-    )
-    with contextlib.suppress(KeyError), traceable():
-        assert mamba_bibier.selective_scan is looped_scan
-        raise KeyError  # a trace that fails
-    assert before == (
-        mamba_bibier.selective_scan,
-        mamba_bibier._compiled,
-        LSTMBlock.forward,
-        torch.backends.mha.get_fastpath_enabled(),
-    )
+def test_tracing_leaves_everything_as_it_was(tiny_options: dict, monkeypatch: pytest.MonkeyPatch):
+    """A trace that fails, too."""
+    model = features_model(tiny_options)
+    exporting = []
+
+    def fail(*args):
+        exporting.append(torch.compiler.is_exporting())
+        raise KeyError
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mamba_bibier, "_looped_scan", fail)
+        with contextlib.suppress(Exception):
+            trace(make_graph(model, "features"))
+        assert exporting
+        assert all(exporting)
+        assert not torch.compiler.is_exporting()
+        assert model(audio_features=torch.randn(1, 3, 6)).logits.isfinite().all()  # without the loop
 
 
 def features_model(tiny_options: dict, **options) -> BiBiERForEmotionClassification:

@@ -273,7 +273,7 @@ def test_remote_code_loads_all_of_them_in_one_clean_process(tmp_path: Path):
 
 
 def test_inner_widths_are_rounded():
-    sizes = {"mamba_expand": 0.29, "audio_encoder_size": 100, "fusion_mamba_expand": 0.29, "hidden_size": 100}
+    sizes = both(mamba_expand=0.29, hidden_size=100) | {"mamba_expand": 0.29, "hidden_size": 100}
     model = build({"fusion": "bimamba", "num_attention_heads": 2} | sizes)
-    assert model.audio_encoder.layers[0].block.out_proj.in_features == 29
-    assert model.fusion.blocks[0].out_proj.in_features == 29
+    assert model.bibier.audio.encoder.layers[0].block.out_proj.in_features == 29
+    assert model.bibier.fusion.blocks[0].out_proj.in_features == 29

@@ -401,8 +401,8 @@ def test_training_reads_a_random_window_of_long_clips_and_evaluation_all_of_them
     "options",
     [
         {},
-        {"audio_encoder": "transformer", "text_encoder": "lstm", "fusion": "bigatedgraph"},
-        {"audio_encoder": "frame_mlp", "text_encoder": "mamba", "fusion": "bimamba"},
+        {"audio_config": {"encoder": "transformer"}, "text_config": {"encoder": "lstm"}, "fusion": "bigatedgraph"},
+        {"audio_config": {"encoder": "frame_mlp"}, "text_config": {"encoder": "mamba"}, "fusion": "bimamba"},
     ],
     ids=str,
 )
@@ -412,14 +412,14 @@ def test_checkpointed_activations_change_no_gradient(tiny_options, processor, cl
     batch = processor(audio=[clip(0.4), clip(0.9)], text=["one", "a few more words"], sampling_rate=16_000)
     for checkpointed in (False, True):
         torch.manual_seed(0)
-        model = BiBiERForEmotionClassification.from_backbones(**(tiny_options | options)).train()
+        model = BiBiERForEmotionClassification.from_backbones(**merged(tiny_options, options)).train()
         if checkpointed:
             getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)()
         calls = Counter()
         layers = {
-            "encoder": model.audio_encoder.layers[0],
+            "encoder": model.bibier.audio.encoder.layers[0],
             "backbone": next(
-                module for name, module in model.audio_backbone.named_modules() if name.endswith("layers.0")
+                module for name, module in model.bibier.audio.backbone.named_modules() if name.endswith("layers.0")
             ),
         }
         for name, layer in layers.items():

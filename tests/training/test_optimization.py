@@ -15,6 +15,8 @@ from bibier_hf.training.optimization import (
     scheduler_arguments,
 )
 
+from ..conftest import merged
+
 LEARNING_RATE = 1e-3
 
 
@@ -116,15 +118,16 @@ def test_plateau_has_the_published_options():
 
 def test_weight_decay_spares_norms_biases_and_the_state_space(tiny_options):
     model = BiBiERForEmotionClassification.from_backbones(
-        **(tiny_options | {"fusion": "bimamba"}), audio_statistics=True
+        **merged(tiny_options, {"fusion": "bimamba", "audio_config": {"statistics": True}})
     )
     decayed = set(decay_parameter_names(model))
     spared = {name for name, _ in model.named_parameters()} - decayed
-    for part in ("A_log", ".D", "norm.weight", "norms.0.weight", "bias", "missing_audio"):
+    for part in ("A_log", ".D", "norm.weight", "norms.0.weight", "bias", "audio.missing"):
         assert any(name.endswith(part) for name in spared), part
         assert not any(name.endswith(part) for name in decayed), part
-    assert {"classifier.4.weight", "fusion.blocks.0.in_proj.weight", "audio_encoder.input_proj.weight"} <= decayed
-    own = {name for name in spared if not name.startswith(("audio_backbone.", "text_backbone."))}
+    inside = {f"bibier.{name}.weight" for name in ("fusion.blocks.0.in_proj", "audio.encoder.input_proj")}
+    assert inside | {"classifier.4.weight"} <= decayed
+    own = {name for name in spared if ".backbone." not in name}
     layers = (torch.nn.Linear, torch.nn.Conv1d, torch.nn.Embedding)
     for name in own:
         module = model.get_submodule(name.rpartition(".")[0])

@@ -292,10 +292,6 @@ class BiBiERTextConfig(ModalityConfig):
         if self.vocab_size is None:
             self.vocab_size = getattr(self.backbone, "vocab_size", None)
 
-    @vocab_size.setter
-    def vocab_size(self, value: int) -> None:
-        self.backbone.vocab_size = value
-
     @staticmethod
     def embedded_backbone() -> PreTrainedConfig:
         """A small BERT over UTF-8 bytes (the 384 symbols of the ByT5 tokenizer)."""
