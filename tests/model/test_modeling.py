@@ -558,6 +558,17 @@ def test_the_configuration_can_ask_for_states_and_attentions():
     assert model(**inputs, output_hidden_states=False).hidden_states is None
 
 
+@pytest.mark.parametrize(("wanted", "kept"), [(0, [0]), (1, [1]), ([0, -1], [0, 8]), ([], []), ([99], [])])
+@torch.no_grad()
+def test_single_hidden_states_can_be_asked_for(wanted: int | list[int], kept: list[int]):
+    model, inputs = recorded_model("mamba", "mamba", "biformer"), mixed_features()
+    every = model(**inputs, output_hidden_states=True).hidden_states
+    found = model(**inputs, output_hidden_states=wanted).hidden_states
+    assert [index for index, state in enumerate(found) if state is not None] == kept
+    for index in kept:
+        torch.testing.assert_close(found[index], every[index])
+
+
 @torch.no_grad()
 def test_a_missing_modality_has_no_states_of_its_encoder_but_takes_part_in_the_fusion():
     model, inputs = recorded_model("transformer", "transformer", "biformer"), mixed_features()

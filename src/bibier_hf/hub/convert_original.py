@@ -116,7 +116,7 @@ def convert_audio_head(weights: Weights) -> Part:
 
 
 def convert_text_head(weights: Weights) -> Part:
-    """The text model `Mamba` -> `text_encoder` of kind `mamba`, without projection and norms around it."""
+    """The text model `Mamba` -> `text_config.encoder: mamba`, without projection and norms around it."""
     taken = _Renamer(weights, "text head")
     for key in taken.names():
         if match := re.fullmatch(r"layers\.(\d+)\.1\.weight", key):

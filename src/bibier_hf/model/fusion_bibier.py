@@ -16,8 +16,8 @@ four members of the Former family differ in how they combine the four vectors:
 `late` (in the model itself) mixes the unimodal logits.
 
 Keys and values of the attention come from the other modality, at its own length, and padding is masked everywhere, so
-that a result never depends on its batch. The options of `BiBiERConfig` under "Original behaviour" bring the published
-system's defects back, one by one.
+that a result never depends on its batch. `original_behavior` brings the defects of the published code back, one by one
+or all at once.
 """
 
 import torch
@@ -180,8 +180,8 @@ class CrossModalEncoder(nn.Module):
         text_mask: torch.Tensor,
         record: Recorder | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """audio (B, T_a, D_a), its mask, text (B, T_t, D_t), its mask -> the same, of width H (and of one length for
-        an "own" value)"""
+        """audio (B, T_a, D_a), its mask, text (B, T_t, D_t), its mask -> the same, of width H (and of one length with
+        `own_value`)"""
         audio_steps, text_steps = KeptSteps(audio_mask), KeptSteps(text_mask)
         audio, text = self.audio_proj(audio_steps.pack(audio)), self.text_proj(text_steps.pack(text))
         if self.same_length:
@@ -276,7 +276,7 @@ class PairGraph(nn.Module):
 class Gate(nn.Module):
     """z h_1 + (1 - z) h_2 with h_i = tanh(W_i x_i) and z = sigmoid(W [x_1, x_2]) of width G.
 
-    `softmax`, as published: z is normalised over its G entries, so that z is about 1 / G and the second input
+    With `softmax_gate`, as published, z is normalized over its G entries, so that z is about 1 / G and the second input
     dominates.
     """
 

@@ -20,7 +20,7 @@ class Recorder:
     """
 
     def __init__(self, hidden_states: bool | int | list[int] | None = False, attentions: bool | None = False):
-        wants_states = hidden_states not in (False, None)
+        wants_states = hidden_states is not None and hidden_states is not False  # 0 is an index
         self.hidden_states: list[torch.Tensor] | None = [] if wants_states else None
         self.attentions: list[torch.Tensor] | None = [] if attentions else None
         self._selected = None if isinstance(hidden_states, bool) else hidden_states
