@@ -605,6 +605,17 @@ def test_input_embeddings_are_those_of_the_text_backbone(model: BiBiERForEmotion
         assert (model(input_ids=ids).logits - before).abs().max() > 1e-5
 
 
+def test_another_vocabulary_is_that_of_the_model_that_is_built(tiny_options: dict, tmp_path: Path):
+    config = BiBiERConfig(**tiny_options)
+    config.get_text_config().vocab_size = 390
+    model = BiBiERForEmotionClassification(config)
+    assert model.get_input_embeddings().weight.shape[0] == 390
+    model.resize_token_embeddings(400)
+    model.save_pretrained(tmp_path)
+    again = BiBiERForEmotionClassification.from_pretrained(tmp_path)
+    assert again.get_input_embeddings().weight.shape[0] == again.config.get_text_config().vocab_size == 400
+
+
 def test_a_model_without_a_text_backbone_has_no_input_embeddings():
     model = recorded_model("mamba", "mamba", "late")
     with pytest.raises(ValueError, match="no text backbone"):

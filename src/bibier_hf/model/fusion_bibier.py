@@ -276,7 +276,7 @@ class PairGraph(nn.Module):
 class Gate(nn.Module):
     """z h_1 + (1 - z) h_2 with h_i = tanh(W_i x_i) and z = sigmoid(W [x_1, x_2]) of width G.
 
-    With `softmax_gate`, as published, z is normalized over its G entries, so that z is about 1 / G and the second input
+    With `softmax_gate`, as published, z is normalized over its G entries, so z is about 1 / G and the second input
     dominates.
     """
 
