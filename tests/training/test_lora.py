@@ -16,6 +16,8 @@ from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_argu
 from bibier_hf.training.arguments import ArgumentError
 from bibier_hf.training.run import run_training
 
+from ..conftest import both, merged
+
 
 def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_path, about):
     predictions = {}
@@ -143,7 +145,7 @@ def test_adapters_that_do_not_fit_are_named(small_run, backbones, options, messa
 @pytest.mark.parametrize("options", [{"lora": {"r": 4}}, {}], ids=["lora", "trained"])
 def test_checkpointed_activations_end_in_the_same_weights(small_run, backbones, tmp_path, options):
     content = {**backbones, **options, "num_train_epochs": 1, "optimizer": "sgd"}
-    content["model"] = small_run().model | {"freeze_audio_backbone": False, "freeze_text_backbone": False}
+    content["model"] = merged(small_run().model, both(freeze_backbone=False))
     weights = []
     for checkpointed in (False, True):
         run = small_run(**content, gradient_checkpointing=checkpointed, output_dir=str(tmp_path / str(checkpointed)))
