@@ -11,8 +11,8 @@ from bibier_cli.app import app
 from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.data.corpora import CORPORA
 from bibier_hf.data.protocols import PROTOCOLS
-from bibier_hf.data.schema import LABEL_ALIASES
 from bibier_hf.hub.facts import facts
+from bibier_hf.labels import LABEL_ALIASES
 from bibier_hf.model import configuration_bibier, fusion_bibier
 from bibier_hf.model.configuration_bibier import ORIGINAL_BEHAVIOR
 from bibier_hf.training.arguments import RunArguments

@@ -23,7 +23,7 @@ from bibier_hf.data import corpora
 from bibier_hf.data.corpora import get_corpus
 from bibier_hf.data.corpora.resd import OFFICIAL_FOLDS
 from bibier_hf.data.prepare import INFO_FILE
-from bibier_hf.data.schema import normalise_label
+from bibier_hf.labels import normalize_label
 
 TIMEOUT_S = 1200
 PROGRAMS = {
@@ -185,7 +185,7 @@ class Workspace:
 
     def _write_published_labels(self, corpus: str, emotions: Mapping[str, str]) -> None:
         """Tables with the names and columns of the published ones, for the stand-in's clips (name -> emotion)"""
-        labels = {name: normalise_label(emotion) for name, emotion in emotions.items()}
+        labels = {name: normalize_label(emotion) for name, emotion in emotions.items()}
         rows = [
             {"video_name": name, "ground_truth": label, "llm_best_label": label}
             | {other: 0.7 if other == label else 0.05 for other in EMOTIONS}

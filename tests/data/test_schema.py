@@ -1,14 +1,8 @@
 import pytest
 from datasets import Dataset
 
-from bibier_hf.data.schema import (
-    COLUMNS,
-    FEATURES,
-    LABEL_ALIASES,
-    LABEL_SUGGESTIONS,
-    UnknownLabelError,
-    normalise_label,
-)
+from bibier_hf.data.schema import COLUMNS, FEATURES
+from bibier_hf.labels import LABEL_ALIASES, LABEL_SUGGESTIONS, UnknownLabelError, normalize_label
 from bibier_hf.model.labels_bibier import EMOTIONS
 
 
@@ -26,7 +20,7 @@ from bibier_hf.model.labels_bibier import EMOTIONS
     ],
 )
 def test_known_names_are_translated(name, expected):
-    assert normalise_label(name) == expected
+    assert normalize_label(name) == expected
 
 
 @pytest.mark.parametrize("name", ["calm", "", "hapy", "гнев", None, 3])
@@ -34,23 +28,23 @@ def test_unknown_names_are_refused_with_what_is_allowed(name):
     with pytest.raises(
         UnknownLabelError, match="Allowed: anger, disgust, fear, happy, neutral, sad, surprise; also"
     ) as error:
-        normalise_label(name)
+        normalize_label(name)
     assert repr(name) in str(error.value)
 
 
 def test_a_mistyped_name_gets_a_suggestion():
     with pytest.raises(UnknownLabelError, match="Did you mean 'surprise'"):
-        normalise_label("suprise")
+        normalize_label("suprise")
 
 
 def test_labels_of_other_corpora_are_suggested_and_never_translated():
     for name, emotion in LABEL_SUGGESTIONS.items():
         assert emotion in EMOTIONS
         with pytest.raises(UnknownLabelError, match=f"Did you mean '{emotion}'"):
-            normalise_label(name)
+            normalize_label(name)
     for name in ("fru", "xxx", "oth", "calm", "other", "negative"):
         with pytest.raises(UnknownLabelError, match=f"Unknown label '{name}'. Allowed"):
-            normalise_label(name)
+            normalize_label(name)
 
 
 def test_aliases_lead_to_the_seven_and_hide_none_of_them():

@@ -1,6 +1,7 @@
 import pytest
 
-from bibier_hf.data.text import mend_text, valid_text
+from bibier_hf.data.text import mend_text
+from bibier_hf.text import valid_text
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def name_of(options: dict) -> str:
 
 
 def build(options: dict) -> BiBiERForEmotionClassification:
-    torch.manual_seed(0)
+    torch.manual_seed(1)
     return BiBiERForEmotionClassification(BiBiERConfig(**merged(SIZES, options))).eval()
 
 

@@ -23,6 +23,8 @@ from bibier_hf.training.fit import build_model, calibration_facts, make_extracto
 from bibier_hf.training.output import complete_output
 from bibier_hf.training.run import load_corpora, run_training
 
+from ..conftest import merged
+
 
 @pytest.fixture
 def finished(small_run):
@@ -96,6 +98,7 @@ def test_what_is_chosen_is_chosen_on_dev_and_not_on_test(small_run, tmp_path, wr
         logit_adjustment="dev",
         class_weights="none",
         num_train_epochs=3,
+        seed=1,
     )
     results = run_training(run)
     rows = {
@@ -513,7 +516,9 @@ def test_the_same_seed_gives_the_same_model_and_another_another(small_run):
 
 
 def test_the_processor_reads_texts_as_the_run_says(small_run, tiny_options):
-    _, processor = build_model(small_run(text_prefix="query: ", model=tiny_options | {"max_text_tokens": 9}), 42)
+    _, processor = build_model(
+        small_run(text_prefix="query: ", model=merged(tiny_options, {"text_config": {"max_tokens": 9}})), 42
+    )
     assert processor.text_prefix == "query: "
     assert processor.max_text_tokens == 9
 

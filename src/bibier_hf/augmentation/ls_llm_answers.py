@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..data.schema import LABEL_ALIASES
+from ..labels import LABEL_ALIASES
 from ..llm import Structure
 from ..llm.reading import without_fence, without_thinking
 from ..model.labels_bibier import EMOTIONS

@@ -24,10 +24,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ..augmentation.ls_llm_answers import AnswerError, finish_distribution
+from ..labels import normalize_label
 from ..model.labels_bibier import EMOTIONS
 from .corpora.meld import meld_id
 from .corpora.resd import resd_id
-from .schema import normalise_label
 from .tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, raise_faults, read_number, read_table
 
 MAX_ROWS = 5_000_000
@@ -205,7 +205,7 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_label(row: Row, column: str) -> int:
-    return EMOTIONS.index(normalise_label(row.text(column))) if row.text(column) else -1
+    return EMOTIONS.index(normalize_label(row.text(column))) if row.text(column) else -1
 
 
 def _highest(probabilities: list[float], named: int) -> int:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from ..errors import UserError
-from .text import valid_text
+from ..text import valid_text
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 

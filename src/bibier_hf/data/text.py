@@ -15,17 +15,6 @@ _PLAIN = str.maketrans({written: plain for plain, group in _QUOTES.items() for w
 _NOT_ASCII = re.compile(r"[^\x00-\x7f]+")
 
 
-_SURROGATE = re.compile("[\ud800-\udfff]")
-
-
-def valid_text(text: str) -> str:
-    """A text that can be encoded: halves of surrogate pairs, as in JSON such as `"\\ud83d"`, are joined, or replaced
-    by U+FFFD where the other half is missing. The processor has the same rule."""
-    if not _SURROGATE.search(text):
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def mend_text(text: str) -> str:
     r"""One spelling for texts whose copies differ in encoding: quotes straight, ellipses as three dots, no blank at
     either end.

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
-from ..data.text import valid_text
+from ..text import valid_text
 from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, Structure
 from .pacing import RateLimiter, ServerPool, parse_retry_after
 

@@ -11,7 +11,7 @@ missing transcripts, publishing and the command line are common code; the file o
 
     from bibier_hf.data.clips import Clip, neutral_id
     from bibier_hf.data.prepare import Corpus
-    from bibier_hf.data.schema import normalise_label
+    from bibier_hf.labels import normalize_label
 
     def read(data_dir: Path, *, language: str = "en") -> list[Clip]:
         '''Files called SPEAKER_EMOTION_NUMBER.wav.
@@ -23,7 +23,7 @@ missing transcripts, publishing and the command line are common code; the file o
         for path in sorted(data_dir.glob("*.wav")):
             speaker, emotion, number = path.stem.split("_")
             split = "test" if speaker == "s3" else "train"
-            label = normalise_label(emotion)
+            label = normalize_label(emotion)
             clips.append(
                 Clip(neutral_id("mine", path.stem), split, label, language, audio=path, speaker=speaker, where=path.name)
             )

@@ -17,11 +17,11 @@ from dataclasses import replace
 from pathlib import Path, PurePath
 
 from ...files import locked, write_bytes
+from ...labels import UnknownLabelError, normalize_label
 from ...model.labels_bibier import EMOTIONS
 from ..archives import SourceFile, is_archive, walk_files
 from ..clips import Clip, check_counts, with_context
 from ..prepare import FORMAT_VERSION, Corpus, cache_folder
-from ..schema import UnknownLabelError, normalise_label
 from ..tables import CorpusError, Row, demand_columns, option_forms, raise_faults, read_table
 from ..text import mend_text
 from ..video import convert_clips, find_ffmpeg, state_disk_need
@@ -169,7 +169,7 @@ def _to_clip(split: str, row: Row) -> tuple[Clip, str]:
     clip = Clip(
         id=meld_id(split, f"dia{dialogue}_utt{utterance}"),
         split=split,
-        label=normalise_label(row.text("Emotion")),
+        label=normalize_label(row.text("Emotion")),
         language="en",
         text=text,
         speaker=_speaker(row.values["Speaker"], season, episode),

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from datasets import Audio, Dataset, Value, load_dataset
 
+from ...labels import UnknownLabelError, normalize_label
 from ...model.audio_bibier import decode_audio
 from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, check_counts, neutral_id
 from ..prepare import Corpus
-from ..schema import UnknownLabelError, normalise_label
 from ..tables import CorpusError, Row, demand_columns, option_forms, raise_faults, read_table
 
 OFFICIAL_COUNTS = {
@@ -84,7 +84,7 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
             faults.append(f"{row.where}: '{name}' is no name of RESD, such as 32_happiness_enthusiasm_h_120")
             continue
         try:
-            label = normalise_label(emotion)
+            label = normalize_label(emotion)
         except UnknownLabelError as error:
             faults.append(f"{row.where}: {error}")
             continue

@@ -18,11 +18,12 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
+from ...labels import UnknownLabelError, describe_labels, normalize_label, suggest_label
 from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..protocols import connected_groups, stratified_group_split
-from ..schema import SPLITS, UnknownLabelError, describe_labels, normalise_label, suggest_label
+from ..schema import SPLITS
 from ..tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, option_forms, raise_faults, read_number, read_table
 
 COLUMNS = (
@@ -199,7 +200,7 @@ def read_label_map(given: Mapping[str, str | None] | str | Path | None) -> dict[
     mapped: dict[str, str | None] = {}
     for name, emotion in given.items():
         try:
-            mapped[str(name)] = None if emotion in (None, "") else normalise_label(emotion)
+            mapped[str(name)] = None if emotion in (None, "") else normalize_label(emotion)
         except UnknownLabelError as error:
             raise CorpusError(f"label_map: {name!r}: {error}") from error
     return mapped
@@ -233,7 +234,7 @@ class _Labels:
         for key in (name, name.strip().lower() if isinstance(name, str) else name):
             if key in self._map:
                 return self._map[key]
-        return normalise_label(name)
+        return normalize_label(name)
 
 
 def _label_remedy(unknown: Mapping[str, str]) -> str:

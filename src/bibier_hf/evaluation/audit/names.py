@@ -6,7 +6,8 @@ from typing import Any
 
 from datasets import DatasetDict
 
-from ...data.schema import LABEL_ALIASES, SPLITS
+from ...data.schema import SPLITS
+from ...labels import LABEL_ALIASES
 from ...model.labels_bibier import EMOTIONS
 from .give_away import LEAK_P_VALUE, give_away
 
