@@ -254,6 +254,13 @@ def test_bad_threshold(pipe: AudioTextEmotionPipeline, threshold):
         pipe({"text": TEXT}, threshold=threshold)
 
 
+@pytest.mark.parametrize("options", [{}, {"chunk_length_s": 0.5}])
+@pytest.mark.parametrize("batch_size", [0, -1, True, 1.5])
+def test_bad_batch_size(pipe: AudioTextEmotionPipeline, wav: Path, batch_size, options: dict):
+    with pytest.raises(ValueError, match=f"batch_size={batch_size} is not allowed; it must be a whole number from 1"):
+        pipe([str(wav)] * 2, batch_size=batch_size, **options)
+
+
 def test_unknown_argument(pipe: AudioTextEmotionPipeline):
     with pytest.raises(TypeError, match="topk"):
         pipe({"text": TEXT}, topk=1)

@@ -7,14 +7,14 @@ all call it.
 import io
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import numpy as np
 
-from .containers_bibier import Container, inspect_container
+from .containers_bibier import Container, Pieces, inspect_container
 from .ffmpeg_bibier import FfmpegError, ffmpeg_path, open_with_ffmpeg
 
 try:
@@ -41,7 +41,8 @@ LOUDEST = 10.0
 """Largest amplitude that passes for sound in [-1, 1]: 20 dB over full scale."""
 
 SILENCE = 1e-4
-"""Recordings whose amplitudes all stay below are silent: 80 dB below full scale."""
+"""Recordings that move by less than this around their middle are silent: 80 dB below full scale, whatever constant
+offset a sound card adds."""
 
 CANCELLED = 1e-3
 """Channels cancel where the energy of their mean is below this share of the mean energy of the channels."""
@@ -324,13 +325,14 @@ class AudioReader:
         name: for messages.
         decoder: gives `samplerate`, `channels` and `read(n) -> (at most n, channels)`.
         container: what the structure of the file says.
+        left: gives the bytes of the file that the decoder has not read yet.
     """
 
-    def __init__(self, name: str, decoder: Any, container: Container):
+    def __init__(self, name: str, decoder: Any, container: Container, left: Callable[[], int]):
         self.name = name
         self.rate = check_rate(decoder.samplerate, name)
         self.channels: int = decoder.channels
-        self._decoder, self._container = decoder, container
+        self._decoder, self._container, self._left = decoder, container, left
         if self.channels > _MAX_CHANNELS:
             raise AudioError(f"{name} has {self.channels} channels; at most {_MAX_CHANNELS} are allowed.")
         self._expected = decoder.frames if 0 < decoder.frames < 2**40 else 0
@@ -368,13 +370,13 @@ class AudioReader:
             raise AudioError(f"{self.name} holds no samples.")
 
     def _read(self, count: int) -> np.ndarray:
-        if not self._container.open_end:
+        if not self._container.may_stop_short:
             return self._decoder.read(count, dtype="float32", always_2d=True)
         block = np.full((count, self.channels), np.nan, np.float32)
         try:
             return self._decoder.read(out=block)
         except soundfile.LibsndfileError:
-            if self._container.view.left > _LARGEST_FLAC_FRAME:  # damage, not the end
+            if self._left() > _LARGEST_FLAC_FRAME:  # damage, not the end
                 raise
             return block[: int(np.argmax(np.isnan(block[:, -1])))]  # what came before the error
 
@@ -416,7 +418,8 @@ def open_audio(source: AudioSource) -> Iterator[AudioReader]:
             raise AudioError(f"{source.name} is empty (0 bytes).")
         decoder, container = _find_decoder(source, file, size, stack)
         _check_agreement(decoder.samplerate, source.expected_rate, source.name)
-        yield AudioReader(source.name, decoder, container)
+        view = container.view
+        yield AudioReader(source.name, decoder, container, lambda: size - file.tell() if view is None else view.left)
 
 
 def _find_decoder(source: AudioSource, file: BinaryIO, size: int, stack: ExitStack) -> tuple[Any, Container]:
@@ -427,7 +430,10 @@ def _find_decoder(source: AudioSource, file: BinaryIO, size: int, stack: ExitSta
         if search and container.view is None:
             break
         try:
-            decoder = stack.enter_context(_open_soundfile(file, container))
+            if container.links:
+                decoder = stack.enter_context(_ChainedFile(file, container.links))
+            else:
+                decoder = stack.enter_context(_open_soundfile(file, container))
         except Exception as error:  # of any class, see _decoding
             refusal = error
             continue
@@ -465,6 +471,48 @@ def _open_soundfile(file: BinaryIO, container: Container) -> Any:
     # seeking fails in a FLAC file of unknown length.
     opened._info.seekable = 0
     return opened
+
+
+class _ChainedFile:
+    """Ogg streams one after another in one file, read as one; libsndfile alone stops after the first.
+
+    Looks like a `soundfile.SoundFile` that cannot seek.
+    """
+
+    def __init__(self, file: BinaryIO, links: Sequence[tuple[int, int]]):
+        self._views = [Pieces([(file, start, length)]) for start, length in links]
+        self._open = None
+        self.frames = 0
+        for number, view in enumerate(self._views, 1):
+            with soundfile.SoundFile(view) as link:
+                if number == 1:
+                    self.samplerate, self.channels, self.format = link.samplerate, link.channels, link.format
+                if (link.samplerate, link.channels) != (self.samplerate, self.channels):
+                    raise AudioError(
+                        f"stream {number} of {len(links)} has {link.samplerate} Hz and {link.channels} channels, the "
+                        f"first one {self.samplerate} Hz and {self.channels}"
+                    )
+                self.frames += link.frames
+
+    def __enter__(self) -> "_ChainedFile":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._open is not None:
+            self._open.close()
+
+    def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
+        """float32 (at most `frames`, channels); none at the end"""
+        while True:
+            if self._open is not None and len(block := self._open.read(frames, dtype=dtype, always_2d=always_2d)):
+                return block
+            self.__exit__()
+            if not self._views:
+                return np.zeros((0, self.channels), np.float32)
+            view = self._views.pop(0)
+            view.seek(0)
+            self._open = soundfile.SoundFile(view)
+            self._open._info.seekable = 0  # see _open_soundfile
 
 
 def _download(url: str) -> bytes:
@@ -569,6 +617,7 @@ class Mixer:
         """Samples that were mixed so far."""
         self.peak = 0.0
         """Largest absolute value so far."""
+        self._low, self._high = np.inf, -np.inf
         self._mean_energy = self._channel_energy = 0.0
 
     def mix(self, frames: np.ndarray) -> np.ndarray:
@@ -592,6 +641,7 @@ class Mixer:
             first = self.count + int(np.flatnonzero(~np.isfinite(samples))[0])
             raise AudioError(f"{self.name}: sample {first} is NaN or infinite. Repair or drop the recording.")
         self.peak = max(self.peak, high, -low)
+        self._low, self._high = min(self._low, low), max(self._high, high)
         if self.peak > LOUDEST:
             raise AudioError(
                 f"{self.name}: the amplitude {self.peak:.6g} is far outside [-1, 1]. Floating-point samples must be "
@@ -621,10 +671,11 @@ class Mixer:
                 f"{self.name}: the channels cancel each other in their mean (one of them is inverted), so that nothing "
                 "is left to judge. Choose one: channel=0 (--channel 0)."
             )
-        if self.peak < SILENCE:
+        swing = (self._high - self._low) / 2
+        if not swing >= SILENCE:
             raise SilentAudioError(
-                f"{self.name} is silent: the largest amplitude is {self.peak:.1g} of full scale. There is no "
-                "emotion in it; leave it out, or pass its text alone."
+                f"{self.name} is silent: its amplitude is {max(0.0, swing):.1g} of full scale. There is no emotion in "
+                "it; leave it out, or pass its text alone."
             )
 
 

@@ -40,7 +40,8 @@ class Container:
         frames: samples (per channel) that must be there, told by the header of a FLAC file; None: unknown.
         at_least: samples that an MPEG file holds by its frames; a decoder that gives clearly fewer has stopped early.
         duration_s: of an MPEG file, by its frames.
-        open_end: the file may end within a frame, as its writer may have been cut off.
+        may_stop_short: the file may end within a frame, which the decoder takes for damage.
+        links: (start, length) of the streams of a chained Ogg file.
     """
 
     view: BinaryIO | None = None
@@ -48,7 +49,8 @@ class Container:
     frames: int | None = None
     at_least: int = 0
     duration_s: float | None = None
-    open_end: bool = False
+    may_stop_short: bool = False
+    links: tuple[tuple[int, int], ...] = ()
 
 
 def inspect_container(file: BinaryIO, size: int, search: bool = False) -> Container:
@@ -67,9 +69,12 @@ def inspect_container(file: BinaryIO, size: int, search: bool = False) -> Contai
     if window.at(start, 4) == b"fLaC":
         total = int.from_bytes(window.at(start + 18, 8), "big") & (2**36 - 1)
         if total and not start:
-            return Container(frames=total)
+            return Container(frames=total, may_stop_short=True)
         end = size - 128 if window.at(size - 128, 3) == b"TAG" else size
-        return Container(Pieces([(file, start, end - start)]), frames=total or None, open_end=not total)
+        return Container(Pieces([(file, start, end - start)]), frames=total or None, may_stop_short=True)
+    if head.startswith(b"OggS"):
+        links = _ogg_links(window)
+        return Container(links=links if len(links) > 1 else ())
     first = _first_mpeg_frame(window, start, size, search)
     return Container() if first is None else _of_mpeg(window, first, size, embedded=search)
 
@@ -354,6 +359,28 @@ _CHUNKED: tuple[tuple[bytes, Callable[[_Window], _Data | None]], ...] = (
     (b"caff", _caf),
     (_W64_FORM, _w64),
 )
+
+# Ogg
+
+
+def _ogg_links(window: _Window) -> tuple[tuple[int, int], ...]:
+    """(start, length) of the streams that follow one another, as recorders and radio stations write them. Streams that
+    run side by side, such as sound and picture, begin together and are one link."""
+    starts, position, at_begin = [], 0, False
+    while position < window.size:
+        head = window.at(position, 27 + 255)
+        if head[:4] != b"OggS" or len(head) < 27:
+            found = window.at(position + 1, _JUNK).find(b"OggS")
+            position += 1 + found if found >= 0 else _JUNK - 3
+            continue
+        begins = bool(head[5] & 2)
+        if begins and not at_begin:
+            starts.append(position)
+        at_begin = begins
+        position += 27 + head[26] + sum(head[27 : 27 + head[26]])
+    ends = [*starts[1:], window.size]
+    return tuple((start, end - start) for start, end in zip(starts, ends, strict=True))
+
 
 # MPEG audio
 

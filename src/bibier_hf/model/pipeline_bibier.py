@@ -111,7 +111,7 @@ class AudioTextEmotionPipeline(Pipeline):
         inputs = _one_or_many(inputs)
         if isinstance(inputs, list) and not inputs:
             return []
-        if self.model.config.depends_on_batch and (kwargs.get("batch_size") or self._batch_size or 1) > 1:
+        if self._find_batch_size(kwargs) > 1 and self.model.config.depends_on_batch:
             logger.warning_once(self.model.config.batch_warning)
             kwargs["batch_size"] = 1
         options = self._timeline_options(kwargs)
@@ -144,8 +144,18 @@ class AudioTextEmotionPipeline(Pipeline):
         given = {name: kwargs.pop(name) for name in TIMELINE_ARGUMENTS if name in kwargs}
         return TimelineOptions(**{**self._timeline_arguments, **given})
 
+    def _find_batch_size(self, kwargs: dict[str, Any]) -> int:
+        """That of a call, else that of the pipeline, else 1."""
+        for size in (kwargs.get("batch_size"), self._batch_size):
+            if size is not None:
+                if isinstance(size, bool) or not isinstance(size, int) or size < 1:
+                    raise ValueError(f"batch_size={size!r} is not allowed; it must be a whole number from 1.")
+                return size
+        return 1
+
     def _session_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
-        batch_size = kwargs.pop("batch_size", None) or self._batch_size or 1
+        batch_size = self._find_batch_size(kwargs)
+        kwargs.pop("batch_size", None)
         kwargs.pop("num_workers", None)  # one recording is one stream
         preprocess, _, postprocess = self._sanitize_parameters(**kwargs)
         return {
