@@ -25,7 +25,7 @@ HAS_MODEL = Version(transformers.__version__) >= Version(MINIMUM_TRANSFORMERS)
 
 if HAS_MODEL:
     from .model.configuration_bibier import TASK, BiBiERConfig
-    from .model.modeling_bibier import BiBiERForEmotionClassification
+    from .model.modeling_bibier import BiBiERForEmotionClassification, BiBiERModel
     from .model.pipeline_bibier import AudioTextEmotionPipeline
     from .model.processing_bibier import BiBiERProcessor
     from .registration import register
@@ -73,6 +73,7 @@ __all__ = [
     "AudioTextEmotionPipeline",
     "BiBiERConfig",
     "BiBiERForEmotionClassification",
+    "BiBiERModel",
     "BiBiERProcessor",
     "BiBiERTrainer",
     "LLMLabelSmoothing",

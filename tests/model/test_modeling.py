@@ -531,6 +531,23 @@ def test_hidden_states_and_attentions_of_every_encoder_and_fusion(audio: str, te
     assert base.attentions is None
 
 
+@pytest.mark.parametrize(("encoder", "fusion"), [("transformer", "late"), ("mamba", "biformer")])
+def test_the_result_has_gradients_of_recorded_states_and_attentions(encoder: str, fusion: str):
+    """With padding, too, where states are packed on the way."""
+    model = recorded_model(encoder, encoder, fusion)
+    output = model(**mixed_features(), output_hidden_states=True, output_attentions=True)
+    recorded = output.hidden_states[:-2] + output.attentions
+    gradients = torch.autograd.grad(output.logits.square().sum(), recorded, allow_unused=True)
+    assert all(gradient is not None for gradient in gradients)
+
+
+def test_the_main_input_is_what_the_first_modality_reads():
+    backbones = {"audio_config": {"hidden_size": 16}, "text_config": {"hidden_size": 16}}
+    assert BiBiERForEmotionClassification(BiBiERConfig(**backbones)).main_input_name == "input_features"
+    assert BiBiERModel(BiBiERConfig(modalities=["text"])).main_input_name == "input_ids"
+    assert BiBiERModel(BiBiERConfig(**features_of(audio=6, text=8))).main_input_name == "audio_features"
+
+
 @torch.no_grad()
 def test_the_attention_that_is_returned_is_the_one_that_is_used():
     """The first cross-modal layer by hand, from the weights that are returned."""
@@ -635,6 +652,7 @@ def test_the_base_model_reads_a_checkpoint_of_the_classifier(
     for name in ("fused_embedding", "audio_frames", "audio_mask", "text_frames", "text_mask"):
         torch.testing.assert_close(output[name], expected[name], atol=0, rtol=0)
     torch.testing.assert_close(output.fused_embedding, model(**together).fused_embedding, atol=0, rtol=0)
+    assert output.audio_mask.dtype == torch.long, "outputs are compared by subtraction"
     base.save_pretrained(tmp_path / "base")
     again = BiBiERModel.from_pretrained(tmp_path / "base").eval()
     torch.testing.assert_close(again(**together).fused_embedding, output.fused_embedding, atol=0, rtol=0)

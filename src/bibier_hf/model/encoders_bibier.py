@@ -16,7 +16,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_bibier import BiBiERConfig, ModalityConfig
 from .mamba_bibier import RMSNorm, mamba_block
-from .sequence_bibier import Dropout, Mixup, Recorder, masked_mean, masked_quantiles, sinusoids
+from .sequence_bibier import Dropout, Mixup, Recorder, drop, masked_mean, masked_quantiles, sinusoids
 
 
 class ResidualLayer(GradientCheckpointingLayer):
@@ -62,13 +62,14 @@ def self_attention(
         part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
         for part in F.linear(x, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)
     )
-    if record is not None and record.attentions is not None:
+    keep, dropout = keep[:, None, None], module.dropout if training else 0.0
+    if record is None or record.attentions is None:
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=keep, dropout_p=dropout)
+    else:
         scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        record.attention(scores.masked_fill(~keep[:, None, None], -torch.inf).softmax(-1))
-
-    attended = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=keep[:, None, None], dropout_p=module.dropout if training else 0.0
-    )
+        weights = scores.masked_fill(~keep, -torch.inf).softmax(-1)
+        record.attention(weights)
+        attended = drop(weights, dropout) @ value
     return module.out_proj(attended.transpose(1, 2).flatten(2))
 
 

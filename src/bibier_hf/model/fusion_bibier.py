@@ -111,13 +111,17 @@ class CrossModalLayer(GradientCheckpointingLayer):
             key, value = F.linear(other, weight[size:], bias[size:]).chunk(2, dim=-1)
         # (..., heads, width)
         query, key, value = (x.unflatten(-1, (module.num_heads, -1)) for x in (query, key, value))
+        value_steps = own_steps if self.own_value else other_steps
         if record is not None and record.attentions is not None:
-            record.attention(_attention_weights(query, own_steps, key, other_steps))
+            weights = _attention_weights(query, own_steps, key, other_steps)
+            record.attention(weights)
+            attended = (drop(weights, dropout) @ _padded_heads(value, value_steps)).transpose(1, 2)
+            return module.out_proj(own_steps.pack(attended.flatten(-2)))
+
         if own_steps.index is None and other_steps.index is None:
             mask = None if other_steps.all_kept else other_steps.mask[:, None, None]
             attended = _attention(query, key, value, dropout, mask)
         else:
-            value_steps = own_steps if self.own_value else other_steps
             samples = zip(own_steps.split(query), other_steps.split(key), value_steps.split(value), strict=True)
             attended = own_steps.join([_attention(*sample, dropout) for sample in samples])
         return module.out_proj(attended.flatten(-2))
@@ -126,12 +130,16 @@ class CrossModalLayer(GradientCheckpointingLayer):
         return self.dropout(residual) + branch if self.dropout_on_residual else residual + self.dropout(branch)
 
 
+def _padded_heads(x: torch.Tensor, steps: KeptSteps) -> torch.Tensor:
+    """Packed (S, heads, width) -> (B, heads, T, width)"""
+    return steps.unpack(x.flatten(-2)).unflatten(-1, x.shape[-2:]).transpose(1, 2)
+
+
 def _attention_weights(
     query: torch.Tensor, own_steps: KeptSteps, key: torch.Tensor, other_steps: KeptSteps
 ) -> torch.Tensor:
     """Packed queries and keys (S, heads, width) -> weights (B, heads, T, S), zero where either step is padding."""
-    query = own_steps.unpack(query.flatten(-2)).unflatten(-1, query.shape[-2:]).transpose(1, 2)
-    key = other_steps.unpack(key.flatten(-2)).unflatten(-1, key.shape[-2:]).transpose(1, 2)
+    query, key = _padded_heads(query, own_steps), _padded_heads(key, other_steps)
     scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
     weights = scores.masked_fill(~other_steps.mask[:, None, None], -torch.inf).softmax(-1)
     return weights * own_steps.mask[:, None, :, None]
@@ -200,9 +208,9 @@ class CrossModalEncoder(nn.Module):
                 audio + audio_layer(a, audio_steps, t, text_steps, record),
                 text + text_layer(t, text_steps, a, audio_steps, record),
             )
-            if record:
-                record.state(audio_steps.unpack(audio))
-                record.state(text_steps.unpack(text))
+            if record:  # what follows is computed from what is recorded, so that gradients reach it
+                audio = audio_steps.pack(record.state(audio_steps.unpack(audio)))
+                text = text_steps.pack(record.state(text_steps.unpack(text)))
         return audio_steps.unpack(audio), audio_mask, text_steps.unpack(text), text_mask
 
 

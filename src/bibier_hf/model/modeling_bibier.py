@@ -30,7 +30,13 @@ from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
 
-from .backbones_bibier import find_backbone_folder, load_adapter, load_backbone, runs_in_equal_lengths
+from .backbones_bibier import (
+    audio_input_name,
+    find_backbone_folder,
+    load_adapter,
+    load_backbone,
+    runs_in_equal_lengths,
+)
 from .configuration_bibier import EMBEDDED, TASK, BiBiERConfig
 from .encoders_bibier import StatisticsPooling
 from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
@@ -73,7 +79,7 @@ class BiBiERModelOutput(ModelOutput):
     Args:
         fused_embedding: (B, E), what the fusion makes of both modalities; without one, their mean frames side by side.
         audio_frames, text_frames: (B, T, hidden_size of the modality), the encoded sequences.
-        audio_mask, text_mask: bool (B, T), True for the steps that count.
+        audio_mask, text_mask: integers (B, T), 1 for the steps that count.
         hidden_states: with `output_hidden_states=True`, a tuple of (B, T, width): what goes into the audio encoder,
             what comes out of each of its blocks, the same for text, then audio and text after each pair of cross-modal
             layers, or both in one sequence after each block of `"bimamba"`.
@@ -129,6 +135,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         # Decay rates lose too much in 16 bits; a model has either, or none.
         names = {name.rsplit(".", 1)[-1] for name, _ in self.named_parameters()}
         self._keep_in_fp32_modules_strict = sorted(names & {"A_log", "A"})
+        self.main_input_name = main_input_name(self.config)
         super().post_init()
         self.freeze()
 
@@ -460,9 +467,9 @@ class BiBiERModel(BiBiERPreTrainedModel):
         return BiBiERModelOutput(
             fused_embedding=self.fuse(audio, text, record),
             audio_frames=audio.frames,
-            audio_mask=audio.mask,
+            audio_mask=audio.mask.long(),
             text_frames=text.frames,
-            text_mask=text.mask,
+            text_mask=text.mask.long(),
             **record.outputs,
         )
 
@@ -830,6 +837,14 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
                 unimodal = (soft_cross_entropy(head.logits, targets, weights) * head.present).sum()
                 loss = loss + self.config.unimodal_loss_weight * unimodal
         return loss / (len(logits) if num_items_in_batch is None else num_items_in_batch)
+
+
+def main_input_name(config: BiBiERConfig) -> str:
+    """The first input that a model reads, from which transformers takes the size of a batch."""
+    modality = config.modality_configs[config.modalities[0]]
+    if modality.backbone is None:
+        return f"{modality.modality}_features"
+    return "input_ids" if modality is config.text_config else audio_input_name(modality.backbone)
 
 
 def encoded_labels(config: BiBiERConfig) -> torch.Tensor:

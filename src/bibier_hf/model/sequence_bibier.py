@@ -28,10 +28,11 @@ class Recorder:
     def __bool__(self) -> bool:
         return self.hidden_states is not None or self.attentions is not None
 
-    def state(self, x: torch.Tensor) -> None:
-        """Keep a hidden state, (B, T, D)."""
+    def state(self, x: torch.Tensor) -> torch.Tensor:
+        """Keep a hidden state, (B, T, D), and return it."""
         if self.hidden_states is not None:
             self.hidden_states.append(x)
+        return x
 
     def attention(self, weights: torch.Tensor) -> None:
         """Keep attention weights, (B, heads, T, S)."""
