@@ -403,12 +403,22 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         return self
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings of the text backbone."""
-        return self.streams["text"].require_backbone().get_input_embeddings()
+        """The token embeddings of the text backbone.
+
+        Raises:
+            NotImplementedError: there is none, as transformers expects of models without tokens.
+        """
+        return self._text_backbone().get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
         """Replace the token embeddings of the text backbone."""
-        self.streams["text"].require_backbone().set_input_embeddings(value)
+        self._text_backbone().set_input_embeddings(value)
+
+    def _text_backbone(self) -> PreTrainedModel:
+        backbone = self.streams["text"].backbone
+        if backbone is None:
+            raise NotImplementedError("This model has no text backbone, and so no token embeddings.")
+        return backbone
 
     def encode_audio(self, inputs: torch.Tensor, audio_attention_mask: torch.Tensor | None = None) -> Features:
         """Backbone features of waveforms (B, S) or spectral frames (B, F, M) -> features (B, T, D), bool mask (B,
