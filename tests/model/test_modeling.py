@@ -635,9 +635,9 @@ def test_another_vocabulary_is_that_of_the_model_that_is_built(tiny_options: dic
 
 def test_a_model_without_a_text_backbone_has_no_input_embeddings():
     model = recorded_model("mamba", "mamba", "late")
-    with pytest.raises(ValueError, match="no text backbone"):
+    with pytest.raises(NotImplementedError, match="no text backbone"):
         model.get_input_embeddings()
-    with pytest.raises(ValueError, match="no text backbone"):
+    with pytest.raises(NotImplementedError, match="no text backbone"):
         model.set_input_embeddings(torch.nn.Embedding(3, 5))
 
 
