@@ -36,7 +36,7 @@ outputs/quickstart/results.json: | $(INSTALLED)
 	$(TRAIN_QUICKSTART)
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'  # one thread for each of two processes
 
 test-slow: $(INSTALLED)
 	$(BIN)/python -m pytest -m slow
