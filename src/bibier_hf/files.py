@@ -29,7 +29,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,7 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 
 @contextmanager
-def scratch_folder(target: str | os.PathLike) -> Iterator[Path]:
+def scratch_folder(target: str | os.PathLike) -> Generator[Path]:
     """A new, empty, hidden folder beside `target`, on the same file system; it is removed at the end.
 
     What killed processes left beside `target` is removed first.
@@ -140,7 +140,7 @@ _tidied: set[Path] = set()
 
 
 @contextmanager
-def temporary_folder(name: str = "bibier") -> Iterator[Path]:
+def temporary_folder(name: str = "bibier") -> Generator[Path]:
     """A scratch folder where the system has its temporary files."""
     with scratch_folder(Path(tempfile.gettempdir()) / name) as folder:
         yield folder
@@ -178,7 +178,7 @@ def _is_scratch(entry: os.DirEntry) -> bool:
 
 
 @contextmanager
-def replaced_folder(target: str | os.PathLike) -> Iterator[Path]:
+def replaced_folder(target: str | os.PathLike) -> Generator[Path]:
     """An empty folder to fill; at the end it takes the place of `target` as a whole, with all that is in it.
 
     After an error, and after a kill at any moment, `target` is as it was: the two folders are exchanged in one step
@@ -199,7 +199,7 @@ def replaced_folder(target: str | os.PathLike) -> Iterator[Path]:
 
 
 @contextmanager
-def filled_folder(folder: str | os.PathLike, last: str | None = None) -> Iterator[Path]:
+def filled_folder(folder: str | os.PathLike, last: str | None = None) -> Generator[Path]:
     """An empty folder to fill; at the end its files are moved into `folder`, next to what is there.
 
     Args:
@@ -290,7 +290,7 @@ def locked(
     file: bool = False,
     wait: bool = False,
     reading: bool = False,
-) -> Iterator[None]:
+) -> Generator[None]:
     """Be the only process that writes a folder; turns errors of writing within the block into a [`WriteError`].
 
     The thread that has the lock may take it again.
@@ -493,7 +493,7 @@ def describe_write_error(error: BaseException) -> str | None:
 
 
 @contextmanager
-def write_errors(path: str | os.PathLike, left: str | Callable[[], str] = "") -> Iterator[None]:
+def write_errors(path: str | os.PathLike, left: str | Callable[[], str] = "") -> Generator[None]:
     """Turn errors of writing within the block into a [`WriteError`] of one line.
 
     Args:
@@ -531,7 +531,7 @@ def as_write_error(error: BaseException, path: str | os.PathLike | None, meaning
 @contextmanager
 def locked_by_first_process(
     path: str | os.PathLike, left: str | Callable[[], str] = "", file: bool = False
-) -> Iterator[None]:
+) -> Generator[None]:
     """[`locked`], where a launcher may have started several processes: the first one takes the lock for all."""
     first = int(os.environ.get("RANK", "0")) == 0
     with locked(path, left=left, file=file) if first else write_errors(path, left):

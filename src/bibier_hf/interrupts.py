@@ -3,7 +3,7 @@
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -11,7 +11,7 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 
 @contextmanager
-def deferred_signals() -> Iterator[None]:
+def deferred_signals() -> Generator[None]:
     """Let a C library that calls back into Python finish first, then handle Ctrl-C and its like.
 
     An exception in a callback of ctypes is printed and dropped, so a KeyboardInterrupt that is raised there is lost.
@@ -36,7 +36,7 @@ def deferred_signals() -> Iterator[None]:
 
 
 @contextmanager
-def quiet_workers() -> Iterator[None]:
+def quiet_workers() -> Generator[None]:
     """Worker processes that are forked within the block leave Ctrl-C to this process, which ends them.
 
     A terminal sends Ctrl-C to every process of a command, and each worker would print a traceback of its own.

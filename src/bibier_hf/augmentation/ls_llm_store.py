@@ -9,7 +9,7 @@ again.
 import hashlib
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,7 @@ class AnswerStore:
 
 
 @contextmanager
-def open_store(path: str | Path | None) -> Iterator[AnswerStore]:
+def open_store(path: str | Path | None) -> Generator[AnswerStore]:
     """An [`AnswerStore`] that is closed at the end."""
     store = AnswerStore(path)
     try:

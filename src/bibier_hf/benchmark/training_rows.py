@@ -6,7 +6,7 @@ import pickle
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import torch
@@ -144,7 +144,7 @@ def _backbones(materials: Materials) -> tuple[BiBiERForEmotionClassification, Bi
 
 
 @contextlib.contextmanager
-def _timed(seconds: dict[str, float], part: str) -> Iterator[None]:
+def _timed(seconds: dict[str, float], part: str) -> Generator[None]:
     start = time.perf_counter()
     yield
     seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -90,7 +90,7 @@ def _check_working_folder() -> None:
 
 
 @contextmanager
-def _signals_raised() -> Iterator[None]:
+def _signals_raised() -> Generator[None]:
     """SIGTERM and SIGHUP raise [`Terminated`], unless the process was started to ignore them (`nohup`).
 
     Only the first process of several that a launcher started cleans up; the others may wait in a collective operation,

@@ -12,7 +12,7 @@ import lzma
 import shutil
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -121,7 +121,7 @@ def _unusual(name: str) -> CorpusError:
 
 
 @contextmanager
-def _whole(path: PurePath) -> Iterator[None]:
+def _whole(path: PurePath) -> Generator[None]:
     try:
         yield
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, RecursionError) as error:

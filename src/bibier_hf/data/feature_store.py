@@ -20,7 +20,7 @@ import json
 import os
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -188,7 +188,7 @@ class FeatureStore:
         return sorted(self.folder.glob("*.safetensors"))
 
     @contextlib.contextmanager
-    def _claimed(self, state: PartialState, wanted: Mapping[bytes, int]) -> Iterator[None]:
+    def _claimed(self, state: PartialState, wanted: Mapping[bytes, int]) -> Generator[None]:
         """One run at a time writes; where nothing is missing, nothing is claimed (the folder may be read-only)."""
         if not state.is_main_process or not wanted.keys() - self._index(self._shard_paths()).keys():
             yield

@@ -9,7 +9,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -319,7 +319,7 @@ def _remove_left_behind() -> None:
 
 
 @contextmanager
-def _signals_end_it() -> Iterator[None]:
+def _signals_end_it() -> Generator[None]:
     """SIGTERM and SIGHUP end the process as Ctrl-C does, with everything cleaned up, unless they are handled or ignored
     already."""
 

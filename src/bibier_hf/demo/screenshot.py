@@ -8,7 +8,7 @@ import argparse
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ def find_browser() -> str | None:
 
 
 @contextmanager
-def open_window(size: dict[str, int] = SIZE, language: str = "en-US") -> Iterator[Page]:
+def open_window(size: dict[str, int] = SIZE, language: str = "en-US") -> Generator[Page]:
     """An empty window of a browser, in light colours, with a microphone that beeps.
 
     Raises:

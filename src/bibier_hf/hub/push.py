@@ -11,7 +11,7 @@ this machine.
 import json
 import os
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -261,7 +261,7 @@ def _open(api: HfApi, repo_id: str, repo_type: str, private: bool, sdk: str | No
 
 
 @contextmanager
-def _told_errors(repo_id: str, how_to_go_on: str) -> Iterator[None]:
+def _told_errors(repo_id: str, how_to_go_on: str) -> Generator[None]:
     """What the Hub's client raises -> a [`PushError`] that says what it means."""
     try:
         yield

@@ -7,7 +7,7 @@ all call it.
 import io
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO
@@ -375,7 +375,7 @@ class AudioReader:
         block = np.full((count, self.channels), np.nan, np.float32)
         try:
             return self._decoder.read(out=block)
-        except soundfile.LibsndfileError:
+        except soundfile.LibsndfileError:  # ty: ignore[missing-union-attribute] - `open_audio` needs the package
             if self._left() > _LARGEST_FLAC_FRAME:  # damage, not the end
                 raise
             return block[: int(np.argmax(np.isnan(block[:, -1])))]  # what came before the error
@@ -385,7 +385,7 @@ _CONVERT = "Convert it first: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
 
 
 @contextmanager
-def _decoding(name: str) -> Iterator[None]:
+def _decoding(name: str) -> Generator[None]:
     """Whatever a decoder raises -> AudioError with the file's name."""
     try:
         yield
@@ -397,7 +397,7 @@ def _decoding(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def open_audio(source: AudioSource) -> Iterator[AudioReader]:
+def open_audio(source: AudioSource) -> Generator[AudioReader]:
     """The reader of an encoded file: by libsndfile, else by ffmpeg where it is installed.
 
     Raises:
@@ -406,6 +406,7 @@ def open_audio(source: AudioSource) -> Iterator[AudioReader]:
     if soundfile is None:
         raise ImportError("Reading audio files needs the package soundfile: pip install soundfile")
     with ExitStack() as stack:
+        assert source.file is not None
         if isinstance(source.file, str):
             try:
                 file = stack.enter_context(open(source.file, "rb", buffering=0))
@@ -422,7 +423,9 @@ def open_audio(source: AudioSource) -> Iterator[AudioReader]:
         yield AudioReader(source.name, decoder, container, lambda: size - file.tell() if view is None else view.left)
 
 
-def _find_decoder(source: AudioSource, file: BinaryIO, size: int, stack: ExitStack) -> tuple[Any, Container]:
+def _find_decoder(
+    source: AudioSource, file: BinaryIO | io.FileIO, size: int, stack: ExitStack
+) -> tuple[Any, Container]:
     decoder, refusal = None, None
     for search in (False, True):
         with _decoding(source.name):
@@ -443,7 +446,8 @@ def _find_decoder(source: AudioSource, file: BinaryIO, size: int, stack: ExitSta
     if decoder is not None:
         return decoder, container
     try:
-        return stack.enter_context(open_with_ffmpeg(source.file)), Container(cut=container.cut)
+        content = source.file if isinstance(source.file, str) else file
+        return stack.enter_context(open_with_ffmpeg(content)), Container(cut=container.cut)
     except FfmpegError as error:
         reason = getattr(refusal, "error_string", None) or str(refusal)
         if ffmpeg_path() is None:
@@ -460,13 +464,14 @@ def _find_decoder(source: AudioSource, file: BinaryIO, size: int, stack: ExitSta
 
 
 def _open_soundfile(file: BinaryIO, container: Container) -> Any:
+    assert soundfile is not None  # `open_audio` has asked for it
     target = file if container.view is None else container.view
     target.seek(0)
     if target is file and not isinstance(file, io.BytesIO) and os.name == "posix":
         # By its number: libsndfile then reads without Python, and the name (its bytes, its ".raw") plays no part.
         opened = soundfile.SoundFile(file.fileno(), closefd=False)
     else:
-        opened = soundfile.SoundFile(target)
+        opened = soundfile.SoundFile(target)  # ty: ignore[invalid-argument-type] - any object that reads and seeks
     # soundfile seeks around each read of a file that can be sought in. Reading straight on needs none of that, and
     # seeking fails in a FLAC file of unknown length.
     opened._info.seekable = 0

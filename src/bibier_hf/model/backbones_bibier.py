@@ -16,6 +16,7 @@ import inspect
 import math
 import os
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -26,6 +27,9 @@ from transformers.integrations.peft import PeftAdapterMixin
 from transformers.modeling_utils import PreTrainedModel
 
 from .audio_bibier import SAMPLING_RATE
+
+if TYPE_CHECKING:
+    from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 SPECTRAL_INPUT_RATES = {"wav2vec2-bert": 50, "whisper": 100}
 """Model type -> frames a second of its `input_features`; every other speech backbone takes the waveform as
@@ -249,8 +253,9 @@ def runs_in_equal_lengths(backbone: PreTrainedModel) -> bool:
     alone, padded = alone[0, :frames].double(), padded[0, :frames].double()
     rounding = min(128 * torch.finfo(backbone.dtype).eps, 0.1)
     same = int(padded_kept[0].sum()) == frames and (padded - alone).norm() <= rounding * alone.norm()
-    backbone._mixes_padding = not bool(same)
-    return backbone._mixes_padding
+    mixes = not bool(same)
+    backbone._mixes_padding = mixes  # ty: ignore[invalid-assignment] - torch declares tensors and modules only
+    return mixes
 
 
 def _probe(backbone: PreTrainedModel) -> tuple[Callable, torch.Tensor, torch.Tensor]:
@@ -335,7 +340,8 @@ def audio_states(
     if (
         name == "input_values" or features.shape[1] != inputs.shape[1]
     ):  # in this order: a waveform's length is not compared in a trace
-        lengths = backbone._get_feat_extract_output_lengths(lengths).long()
+        output_lengths: Any = backbone._get_feat_extract_output_lengths  # what a speech backbone has
+        lengths = output_lengths(lengths).long()
     return features, _prefix_mask(lengths, features.shape[1])
 
 
@@ -352,7 +358,7 @@ def text_states(
 
 
 def whisper_states(
-    encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
+    encoder: "WhisperEncoder", inputs: torch.Tensor, lengths: torch.Tensor, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Whisper's encoder on as many frames as the clips have. Padding is zeroed before each convolution and masked in
     each attention; layers above the wanted one are not run."""
@@ -373,7 +379,7 @@ def whisper_states(
 
 
 def _whisper_states_and_cepstrum(
-    encoder: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
+    encoder: "WhisperEncoder", inputs: torch.Tensor, lengths: torch.Tensor, layer: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
     features, mask = whisper_states(encoder, inputs, lengths, layer)
     return torch.cat([features, cepstrum(inputs, lengths).to(features.dtype)], dim=-1), mask

@@ -51,7 +51,7 @@ class OrderedAnswers:
 
     def __next__(self) -> Any:
         if self._outcomes is None:
-            iter(self)
+            self._outcomes = self._run(self._samples())
         outcome = next(self._outcomes)
         if isinstance(outcome, _Failure):
             raise outcome.error

@@ -135,13 +135,13 @@ class ModalityConfig(CheckedConfig):
     @property
     def widths(self) -> list[int]:
         """Of the two parts of a feature frame: what the encoder reads frame by frame, and the cepstrum behind it."""
-        return [self.feature_size, 0]
+        return [self.feature_size or 0, 0]
 
     def path(self, name: str) -> str:
         return f"{self.modality}_config.{name}".rstrip(".")
 
     def _derive_feature_size(self) -> None:
-        if self.backbone is None:
+        if not isinstance(self.backbone, PreTrainedConfig):
             return
         kind, given = self.backbone.model_type, self.feature_size
         width = getattr(self.backbone, "hidden_size", None) or getattr(self.backbone, "d_model", None)
@@ -217,7 +217,7 @@ class BiBiERAudioConfig(ModalityConfig):
     @property
     def widths(self) -> list[int]:
         extra = self.cepstrum_size or 0 if self.cepstrum else 0
-        return [None if self.feature_size is None else self.feature_size - extra, extra]
+        return [(self.feature_size or extra) - extra, extra]
 
     @staticmethod
     def embedded_backbone() -> PreTrainedConfig:
@@ -240,13 +240,13 @@ class BiBiERAudioConfig(ModalityConfig):
         )
 
     def _derive_feature_size(self) -> None:
-        if self.cepstrum and self.backbone is None:
+        if self.cepstrum and not isinstance(self.backbone, PreTrainedConfig):
             self.require(
                 self.feature_size is None or 0 < (self.cepstrum_size or 0) < self.feature_size,
                 "cepstrum_size",
                 f"part of feature_size={self.feature_size} where there is no backbone",
             )
-        elif self.cepstrum:
+        elif self.cepstrum and isinstance(self.backbone, PreTrainedConfig):
             kind = self.backbone.model_type
             self.require(
                 kind == "whisper",
@@ -453,7 +453,14 @@ class BiBiERConfig(CheckedConfig):
     @property
     def modality_configs(self) -> dict[str, ModalityConfig]:
         """Both modalities by name."""
-        return {"audio": self.audio_config, "text": self.text_config}
+        configs = {"audio": self.audio_config, "text": self.text_config}
+        return {name: config for name, config in configs.items() if isinstance(config, ModalityConfig)}
+
+    @property
+    def label_names(self) -> list[str]:
+        """The labels in the order of the logits."""
+        names: dict[Any, str] = self.id2label or {}
+        return [names[index] for index in range(len(names))]
 
     def reproduces(self, defect: str) -> bool:
         """Whether the model has a defect of the published code, by its name in `ORIGINAL_BEHAVIOR`."""

@@ -9,7 +9,7 @@ calls a file cut only where the header proves it.
 import io
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 _SLACK = 256
 """Bytes by which a size may exceed the file: writers count their own header in, which is not a loss of sound."""
@@ -24,6 +24,8 @@ _JUNK = 64 * 1024
 """Bytes before the first MP3 frame that are searched for it."""
 
 _MOST_CHUNKS = 10_000
+
+_Order = Literal["little", "big"]
 
 _WAVE_FORMATS_OF_MPEG = (0x50, 0x55)
 _W64_DATA = b"data\xf3\xac\xd3\x11\x8c\xd1\x00\xc0\x4f\x8e\xdb\x8a"
@@ -44,7 +46,7 @@ class Container:
         links: (start, length) of the streams of a chained Ogg file.
     """
 
-    view: BinaryIO | None = None
+    view: "Pieces | None" = None
     cut: str = ""
     frames: int | None = None
     at_least: int = 0
@@ -82,9 +84,9 @@ def inspect_container(file: BinaryIO, size: int, search: bool = False) -> Contai
 class Pieces(io.RawIOBase):
     """A read-only file made of bytes and of stretches `(file, start, length)` of another file."""
 
-    def __init__(self, pieces: Sequence[bytes | tuple[BinaryIO, int, int]]):
+    def __init__(self, pieces: "Sequence[bytes | tuple[BinaryIO | Pieces, int, int]]"):
         super().__init__()
-        self._pieces: list[tuple[int, int, bytes | tuple[BinaryIO, int, int]]] = []
+        self._pieces: list[tuple[int, int, bytes | tuple[BinaryIO | Pieces, int, int]]] = []
         self._size = self._position = 0
         for piece in pieces:
             length = len(piece) if isinstance(piece, bytes) else piece[2]
@@ -111,7 +113,7 @@ class Pieces(io.RawIOBase):
         self._position = max(0, base + offset)
         return self._position
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer, /) -> int:
         wanted, done = len(buffer), 0
         for begin, end, piece in self._pieces:
             if done == wanted or not begin <= self._position < end:
@@ -122,7 +124,7 @@ class Pieces(io.RawIOBase):
                 part = piece[inside : inside + count]
             else:
                 piece[0].seek(piece[1] + inside)
-                part = piece[0].read(count)
+                part = piece[0].read(count) or b""
             buffer[done : done + len(part)] = part
             done += len(part)
             self._position += len(part)
@@ -146,7 +148,7 @@ class _Window:
             self._start, self._held, offset = position, self.file.read(max(count, _JUNK)), 0
         return self._held[offset : offset + count]
 
-    def number(self, position: int, width: int, order: str) -> int:
+    def number(self, position: int, width: int, order: _Order) -> int:
         return int.from_bytes(self.at(position, width), order)
 
 
@@ -170,7 +172,7 @@ class _Data:
     patch: Callable[[int], Sequence[tuple[int, bytes]]]
     wide: bool = False
     mpeg: bool = False
-    order: str = "little"
+    order: _Order = "little"
     enlarge: Callable[[int], bytes] | None = field(default=None, repr=False)
 
 
@@ -228,7 +230,7 @@ def _overlaid(file: BinaryIO, size: int, patches: Sequence[tuple[int, bytes]]) -
     return Pieces([*pieces, (file, position, size - position)])
 
 
-def _chunks(window: _Window, start: int, order: str, wide: bool = False) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(window: _Window, start: int, order: _Order, wide: bool = False) -> Iterator[tuple[bytes, int, int]]:
     """(name, where its content begins, size) of each chunk"""
     width = 8 if wide else 4
     for _ in range(_MOST_CHUNKS):
@@ -259,7 +261,7 @@ def _wave(window: _Window) -> _Data | None:
 
 
 def _wave_data(
-    window: _Window, order: str, form: int, long_sizes: int | None, form_chunk: bytes, body: int, length: int
+    window: _Window, order: _Order, form: int, long_sizes: int | None, form_chunk: bytes, body: int, length: int
 ) -> _Data:
     align = max(1, int.from_bytes(form_chunk[12:14], order))
     promised = length
@@ -484,9 +486,9 @@ def _chain(window: _Window, position: int, end: int, frame: _Frame, wanted: int)
     return True
 
 
-def _count_mpeg_frames(window: _Window, position: int, end: int) -> tuple[int, int]:
+def _count_mpeg_frames(window: _Window, position: int, end: int, kind: tuple[int, int, bool]) -> tuple[int, int]:
     """(whole frames, where the last one ends); tags and damaged stretches between them are skipped"""
-    kind, count, last = _mpeg_frame(window.at(position, 4)).kind, 0, position
+    count, last = 0, position
     while position + 4 <= end:
         frame = _mpeg_frame(window.at(position, 4))
         if frame is not None and frame.kind == kind:
@@ -514,7 +516,8 @@ def _count_mpeg_frames(window: _Window, position: int, end: int) -> tuple[int, i
 def _of_mpeg(window: _Window, first: int, end: int, embedded: bool = False) -> Container:
     header = window.at(first, 4)
     frame = _mpeg_frame(header)
-    count, last = _count_mpeg_frames(window, first, end)
+    assert frame is not None  # `first` is where one was found
+    count, last = _count_mpeg_frames(window, first, end, frame.kind)
     if frame.layer != 3:
         view = Pieces([(window.file, first, end - first)]) if embedded else None
         return Container(view, at_least=count * frame.samples, duration_s=count * frame.samples / frame.rate)
@@ -544,6 +547,7 @@ def _xing_frame(header: bytes, frame: _Frame, count: int, size: int) -> bytes:
     """A silent layer III frame that tells the number of frames and bytes behind it, without times to cut off."""
     # No checksum, no padding, and a bit rate (index 9) whose frames have room for the tag.
     header = bytes([0xFF, header[1] | 1, 9 << 4 | header[2] & 0x0C, header[3]])
-    whole = _mpeg_frame(header).size
-    tag = b"Xing" + (3).to_bytes(4, "big") + count.to_bytes(4, "big") + (size + whole).to_bytes(4, "big")
-    return (header + bytes(frame.side_bytes) + tag).ljust(whole, b"\0")
+    silent = _mpeg_frame(header)
+    assert silent is not None
+    tag = b"Xing" + (3).to_bytes(4, "big") + count.to_bytes(4, "big") + (size + silent.size).to_bytes(4, "big")
+    return (header + bytes(frame.side_bytes) + tag).ljust(silent.size, b"\0")

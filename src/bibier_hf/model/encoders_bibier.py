@@ -175,6 +175,8 @@ class StatisticsPooling(nn.Module):
     """
 
     QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, feature_size: int, size: int, dropout: float):
         super().__init__()

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from typing import BinaryIO
 
@@ -50,7 +50,9 @@ class FfmpegReader:
     format = "ffmpeg"
 
     def __init__(self, process: subprocess.Popen):
-        self._process = process
+        assert process.stdout is not None
+        assert process.stderr is not None
+        self._process, self._stdout, self._stderr = process, process.stdout, process.stderr
         self._said = b""
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
@@ -74,24 +76,24 @@ class FfmpegReader:
         self._process.kill()
         self._process.wait()
         self._listener.join(1.0)
-        self._process.stdout.close()
-        self._process.stderr.close()
+        self._stdout.close()
+        self._stderr.close()
 
     def _take(self, count: int) -> bytes:
         """`count` bytes of output, fewer at its end"""
         taken = bytearray()
         while len(taken) < count:
-            if os.name == "posix" and not select.select([self._process.stdout], [], [], PATIENCE_S)[0]:
+            if os.name == "posix" and not select.select([self._stdout], [], [], PATIENCE_S)[0]:
                 self._process.kill()
                 raise FfmpegError(f"ffmpeg gave no sound for {PATIENCE_S:.0f} s and was ended")
-            part = self._process.stdout.read(min(count - len(taken), 2**20))
+            part = self._stdout.read(min(count - len(taken), 2**20))
             if not part:
                 break
             taken += part
         return bytes(taken)
 
     def _listen(self) -> None:
-        while part := self._process.stderr.read(4096):
+        while part := self._stderr.read(4096):
             self._said = (self._said + part)[-4096:]
 
     def _error(self) -> FfmpegError:
@@ -103,7 +105,7 @@ class FfmpegReader:
 
 
 @contextmanager
-def open_with_ffmpeg(file: str | BinaryIO) -> Iterator[FfmpegReader]:
+def open_with_ffmpeg(file: str | BinaryIO) -> Generator[FfmpegReader]:
     """Decode a file by its path, or the content of an open one.
 
     Raises:

@@ -20,6 +20,8 @@ that a result never depends on its batch. `original_behavior` brings the defects
 or all at once.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -175,8 +177,8 @@ class CrossModalEncoder(nn.Module):
         self.encode_layers = config.positional_encoding and config.reproduces("layer_positions")
         self.encode_input = config.positional_encoding and not self.encode_layers
         size, dropout = config.hidden_size, config.dropout
-        self.audio_proj = Projection(config.audio_config.hidden_size, size, dropout, entrance=True)
-        self.text_proj = Projection(config.text_config.hidden_size, size, dropout, entrance=True)
+        self.audio_proj = Projection(config.modality_configs["audio"].hidden_size, size, dropout, entrance=True)
+        self.text_proj = Projection(config.modality_configs["text"].hidden_size, size, dropout, entrance=True)
         self.audio_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_hidden_layers))
         self.text_layers = nn.ModuleList(CrossModalLayer(config) for _ in range(config.num_hidden_layers))
 
@@ -303,10 +305,14 @@ class Gate(nn.Module):
         return z * self.dropout(self.first(first).tanh()) + (1 - z) * self.dropout(self.second(second).tanh())
 
 
-class FormerFusion(nn.Module):
-    """The Former family: cross-modal layers, the pools tau and phi of both modalities, and `combine`."""
+class Fusion(nn.Module):
+    """(audio, audio_mask, text, text_mask, recorder or None) -> (B, output_size)"""
 
     output_size: int
+
+
+class FormerFusion(Fusion):
+    """The Former family: cross-modal layers, the pools tau and phi of both modalities, and `combine`."""
 
     def __init__(self, config: BiBiERConfig):
         super().__init__()
@@ -410,7 +416,7 @@ class BiGatedGraphFusion(FormerFusion):
         return torch.cat([f_phi, f_tau], dim=-1)
 
 
-class BiMambaFusion(nn.Module):
+class BiMambaFusion(Fusion):
     """Both sequences side by side -> Mamba blocks, u + RMSNorm(block(u)) -> [tau(u), phi(u)]"""
 
     def __init__(self, config: BiBiERConfig):
@@ -418,8 +424,8 @@ class BiMambaFusion(nn.Module):
         size = config.hidden_size
         self.seg_len, self.fills_with_zeros = config.seg_len, config.reproduces("unmasked")
         self.output_size = size + config.seg_len
-        self.audio_proj = Projection(config.audio_config.hidden_size, size, config.dropout)
-        self.text_proj = Projection(config.text_config.hidden_size, size, config.dropout)
+        self.audio_proj = Projection(config.modality_configs["audio"].hidden_size, size, config.dropout)
+        self.text_proj = Projection(config.modality_configs["text"].hidden_size, size, config.dropout)
         self.fusion_proj = Projection(2 * size, size, config.dropout)
         self.blocks = nn.ModuleList(mamba_block(config, config) for _ in range(config.num_hidden_layers))
         self.norms = nn.ModuleList(RMSNorm(size) for _ in range(config.num_hidden_layers))
@@ -445,14 +451,14 @@ class BiMambaFusion(nn.Module):
         return torch.cat(temporal_and_feature_pools(u, mask, self.seg_len), dim=-1)
 
 
-FUSIONS: dict[str, type[nn.Module]] = {
+FUSIONS: dict[str, Callable[[BiBiERConfig], Fusion]] = {
     "biformer": BiFormerFusion,
     "bigraph": BiGraphFusion,
     "bigated": BiGatedFusion,
     "bigatedgraph": BiGatedGraphFusion,
     "bimamba": BiMambaFusion,
 }
-"""Name in the config -> module of (audio, audio_mask, text, text_mask, recorder or None) -> (B, output_size)."""
+"""Name in the config -> module."""
 
 
 class Classifier(nn.Sequential):
@@ -464,7 +470,7 @@ class Classifier(nn.Sequential):
             nn.LayerNorm(config.classifier_size),
             nn.GELU(),
             Dropout(config.dropout),
-            nn.Linear(config.classifier_size, config.num_labels),
+            nn.Linear(config.classifier_size, len(config.label_names)),
         )
 
 

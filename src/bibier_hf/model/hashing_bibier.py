@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Pipeline
+from transformers import Pipeline, PreTrainedModel
 
 
 def is_hashed() -> bool:
@@ -30,7 +30,7 @@ def hashed_state(pipe: Pipeline) -> dict[str, Any]:
     return {**vars(pipe), "model": model, "_preprocess_params": parameters, "call_count": 0}
 
 
-def model_digest(model: nn.Module) -> tuple[str, dict[str, Any], str]:
+def model_digest(model: PreTrainedModel) -> tuple[str, dict[str, Any], str]:
     """The class, the configuration and a hash of the weights: about a second for 1 GB."""
     digest = hashlib.blake2b(digest_size=16)
     for name, value in model.state_dict().items():

@@ -104,7 +104,8 @@ def selective_scan(
     if mask is not None:
         dt = dt * mask.unsqueeze(-1)  # a step of size zero
     if reverse:
-        u, dt, B, C, mask = (None if tensor is None else tensor.flip(1) for tensor in (u, dt, B, C, mask))
+        u, dt, B, C = (tensor.flip(1) for tensor in (u, dt, B, C))
+        mask = None if mask is None else mask.flip(1)
     if torch.compiler.is_exporting():
         y = _looped_scan(u, dt, A, B, C, exponential, mask) + u * D
     elif _on_accelerator(u) and exponential and u.dtype == torch.float32:
@@ -300,6 +301,9 @@ class SelectiveSSM(nn.Module):
             published code's exp(-A) dt, where D is that bias, too; nothing keeps the decay below one.
     """
 
+    A_log: nn.Parameter
+    A: nn.Parameter
+
     def __init__(self, size: int, state_size: int, conv_kernel: int, dt_rank: int, decay: str = "exponential"):
         super().__init__()
         self.state_size, self.dt_rank, self.decay = state_size, dt_rank, decay
@@ -325,11 +329,12 @@ class SelectiveSSM(nn.Module):
             init.copy_(self.A, rates.expand_as(self.A))
         bound = self.conv1d.kernel_size[0] ** -0.5
         init.uniform_(self.conv1d.weight, -bound, bound)
-        init.zeros_(self.conv1d.bias)
+        init.zeros_(self.conv1d.bias)  # ty: ignore[invalid-argument-type] - it has a bias
 
     def forward(self, a: torch.Tensor, mask: torch.Tensor, reverse: bool = False) -> torch.Tensor:
         """(B, L, D), bool mask (B, L) with True = keep -> (B, L, D). Values at masked steps are of no meaning."""
-        a = causal_conv(a, self.conv1d.weight.squeeze(1), self.conv1d.bias, mask, reverse)
+        weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
+        a = causal_conv(a, weight, bias, mask, reverse)  # ty: ignore[invalid-argument-type] - it has a bias
         dt, B, C = self.x_proj(a).split([self.dt_rank, self.state_size, self.state_size], dim=-1)
         exponential = self.decay == "exponential"
         dt = F.softplus((self.dt_proj(dt) if exponential else self.dt_proj(dt) + self.D).float())

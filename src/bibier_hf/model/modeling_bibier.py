@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import torch
 from huggingface_hub import snapshot_download
@@ -27,8 +27,7 @@ from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.modeling_utils import PreTrainedModel
-from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple, logging
+from transformers.utils import ModelOutput, can_return_tuple, logging
 
 from .backbones_bibier import (
     audio_input_name,
@@ -121,10 +120,12 @@ class BiBiEROutput(ModelOutput):
 class BiBiERPreTrainedModel(PreTrainedModel):
     """Initialization, and saving and loading with the backbones inside the checkpoint or next to it."""
 
-    config_class = BiBiERConfig
+    config: BiBiERConfig
+    if TYPE_CHECKING:
+        base_model: "BiBiERModel"
     base_model_prefix = "bibier"
     main_input_name = "input_values"
-    input_modalities = ("audio", "text")
+    input_modalities = ["audio", "text"]
     accepts_loss_kwargs = True
     supports_gradient_checkpointing = True
     _supports_sdpa = True
@@ -309,7 +310,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             state_dict = {key: value for key, value in state_dict.items() if not key.startswith(prefix)}
         if stream.config.adapter_stored:
             state_dict = _without_adapter(state_dict, prefix)
-            stream.backbone.save_pretrained(os.path.join(folder, ADAPTER_FOLDER.format(stream.name)))
+            stream.require_backbone().save_pretrained(os.path.join(folder, ADAPTER_FOLDER.format(stream.name)))
         return state_dict
 
     @staticmethod
@@ -319,7 +320,8 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         model._adjust_missing_and_unexpected_keys(loading_info)
         source, replace = load_config.pretrained_model_name_or_path, load_config.ignore_mismatched_sizes
         mismatched = {name: (tuple(found), tuple(wanted)) for name, found, wanted in loading_info.mismatched_keys}
-        if mismatched.keys() == {"trained_labels"} and not replace:
+        classifies = isinstance(model, BiBiERForEmotionClassification)
+        if classifies and mismatched.keys() == {"trained_labels"} and not replace:
             raise model._label_error(source)
 
         problems = {
@@ -339,7 +341,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             )
 
         loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
-        if "trained_labels" in mismatched:
+        if classifies and "trained_labels" in mismatched:
             model.trained_labels = model.trained_labels[:0]  # unlike any labels
         return loading_info
 
@@ -356,12 +358,13 @@ class BiBiERPreTrainedModel(PreTrainedModel):
                 f"save_backbones='never', but the {stream.name} backbone has no Hub id to fetch it by. "
                 "Use save_backbones='auto' or 'always'."
             )
-        return config.backbone_id is not None and (policy == "never" or config.freeze_backbone)
+        return config.backbone_id is not None and (policy == "never" or bool(config.freeze_backbone))
 
     def _fetch_backbone(
         self, stream: ModalityStream, backbone_dir: str | os.PathLike | dict | None, fetch: dict
     ) -> None:
         backbone_id = stream.config.backbone_id
+        assert backbone_id is not None  # the configuration demands it of a backbone that is not stored
         folder = find_backbone_folder(backbone_dir, stream.name, backbone_id)
         revision = None if folder else stream.config.backbone_revision
         try:
@@ -444,8 +447,8 @@ class BiBiERModel(BiBiERPreTrainedModel):
 
     def __init__(self, config: BiBiERConfig, build_backbones: bool = True):
         super().__init__(config)
-        self.audio = AudioStream(config, config.audio_config, build_backbones)
-        self.text = TextStream(config, config.text_config, build_backbones)
+        self.audio = AudioStream(config, config.modality_configs["audio"], build_backbones)
+        self.text = TextStream(config, config.modality_configs["text"], build_backbones)
         fuses = len(config.modalities) == 2 and config.fusion != "late"
         self.fusion = FUSIONS[config.fusion](config) if fuses else None
         self.post_init()
@@ -464,7 +467,7 @@ class BiBiERModel(BiBiERPreTrainedModel):
         text_features_mask: torch.Tensor | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> BiBiERModelOutput | tuple:
         """Raw inputs, or precomputed backbone features, of either modality or both; see
         [`BiBiERForEmotionClassification.forward`]."""
@@ -617,6 +620,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         torch.Size([2, 7])
     """
 
+    trained_labels: torch.Tensor
+
     def __init__(self, config: BiBiERConfig, build_backbones: bool = True):
         super().__init__(config)
         self.bibier = BiBiERModel(config, build_backbones)
@@ -625,26 +630,26 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         fusion, bimodal = self.bibier.fusion, len(config.modalities) == 2
         self.classifier = None if fusion is None else Classifier(fusion.output_size, config)
         mixes = bimodal and (fusion is None or config.add_unimodal_logits)
-        self.mixture = LogitMixture(2 if fusion is None else 3, config.num_labels) if mixes else None
+        self.mixture = LogitMixture(2 if fusion is None else 3, len(config.label_names)) if mixes else None
         # Saved with the weights, so that a config.json with other labels or another order of them is noticed.
         self.register_buffer("trained_labels", encoded_labels(config))
         self.post_init()
 
     def _label_error(self, source: str | os.PathLike | None, trained: str = "others") -> CheckpointError:
         return CheckpointError(
-            f"{source}: config.json has the labels {', '.join(self.config.id2label.values())}; the weights were "
+            f"{source}: config.json has the labels {', '.join(self.config.label_names)}; the weights were "
             f"trained with {trained}. Restore id2label, or pass ignore_mismatched_sizes=True to train new classifiers."
         )
 
-    def __reduce_ex__(self, protocol: int) -> Any:
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
         if is_hashed():  # by a digest of its weights, not by a copy of them
             return tuple, (model_digest(self),)
         return super().__reduce_ex__(protocol)
 
-    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any, **kwargs: Any):
         # Weights from elsewhere have no record of their labels.
         state_dict.setdefault(f"{prefix}trained_labels", self.trained_labels)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _check_labels(self, source: str | os.PathLike | None, replace: bool) -> None:
         """Compares the labels of the configuration with those that the weights were trained with.
@@ -674,10 +679,12 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
     def output_layers(self) -> list[nn.Linear]:
         """The last linear layers, with a row per label: of both unimodal heads and of the classifier."""
         layers = [head.linear for head in self.heads.values() if head is not None]
-        return layers if self.classifier is None else [*layers, self.classifier[-1]]
+        if self.classifier is not None:
+            layers.append(self.classifier[-1])  # ty: ignore[invalid-argument-type] - its last layer is linear
+        return layers
 
     def _unimodal_head(self, stream: ModalityStream) -> UnimodalHead | None:
-        return None if stream.encoder is None else UnimodalHead(stream, self.config.num_labels)
+        return None if stream.encoder is None else UnimodalHead(stream, len(self.config.label_names))
 
     @property
     def heads(self) -> dict[str, UnimodalHead | None]:
@@ -711,7 +718,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
+        **kwargs: Any,
     ) -> BiBiEROutput | tuple:
         """Raw inputs, or precomputed backbone features, of either modality or both.
 
@@ -797,7 +804,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
                 return _UnimodalLogits(None, torch.zeros_like(encoded.present))
             return _UnimodalLogits(head(encoded), encoded.present)
 
-        shape = (encoded.frames.shape[0], self.config.num_labels)
+        shape = (encoded.frames.shape[0], len(self.config.label_names))
         if given.shape != shape:
             raise ValueError(f"{modality}_logits must have the shape {shape}, got {tuple(given.shape)}.")
         logits = (given if mixup is None else mixup(given)).to(encoded.frames.dtype)
@@ -823,7 +830,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
                 return fused
             candidates.append(_UnimodalLogits(fused, torch.ones_like(audio.present)))
 
-        nothing = embedding.new_zeros(embedding.shape[0], self.config.num_labels)
+        assert self.mixture is not None  # there is one wherever there is no classifier
+        nothing = embedding.new_zeros(embedding.shape[0], len(self.config.label_names))
         logits = [nothing if candidate.logits is None else candidate.logits for candidate in candidates]
         return self.mixture(logits, [candidate.present for candidate in candidates])
 
@@ -859,8 +867,7 @@ def main_input_name(config: BiBiERConfig) -> str:
 
 def encoded_labels(config: BiBiERConfig) -> torch.Tensor:
     """Names of the labels in order, as UTF-8 with a line each: uint8 (N,)"""
-    names = "\n".join(config.id2label[index] for index in range(config.num_labels))
-    return torch.tensor(list(names.encode()), dtype=torch.uint8)
+    return torch.tensor(list("\n".join(config.label_names).encode()), dtype=torch.uint8)
 
 
 def _download_options(kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -885,7 +892,7 @@ def _checkpoint_folder(name: str | os.PathLike, adapted: list[str], **fetch: Any
     if os.path.isdir(name):
         return os.fspath(name)
     return snapshot_download(
-        name, allow_patterns=[f"{ADAPTER_FOLDER.format(modality)}/*" for modality in adapted], **fetch
+        os.fspath(name), allow_patterns=[f"{ADAPTER_FOLDER.format(modality)}/*" for modality in adapted], **fetch
     )
 
 

@@ -4,7 +4,7 @@ import copyreg
 import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
-from typing import Any
+from typing import Any, SupportsIndex
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from .batching_bibier import OrderedAnswers
 from .configuration_bibier import TASK
 from .hashing_bibier import hashed_state, is_hashed
 from .importing_bibier import make_importable
-from .processing_bibier import is_bare_samples
+from .processing_bibier import BiBiERProcessor, is_bare_samples
 from .sequence_bibier import finite_logits
 from .streaming_bibier import AudioStream
 from .timeline_bibier import (
@@ -92,6 +92,8 @@ class AudioTextEmotionPipeline(Pipeline):
     `asr` hears in the chunk alone. A plain text beside a recording in chunks is an error: nothing says when it is
     said.
     """
+
+    processor: BiBiERProcessor
 
     _load_processor = True
     _load_tokenizer = False
@@ -315,17 +317,15 @@ class AudioTextEmotionPipeline(Pipeline):
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], **choice: Any) -> Emotions:
         scores = (model_outputs["logits"].float() / self.model.config.temperature).softmax(-1).flatten()
-        order = scores.argsort(descending=True, stable=True).tolist()
-        return choose(
-            [{"label": self.model.config.id2label[index], "score": scores[index].item()} for index in order], **choice
-        )
+        names, order = self.model.config.label_names, scores.argsort(descending=True, stable=True).tolist()
+        return choose([{"label": names[index], "score": scores[index].item()} for index in order], **choice)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "call_count": 0}
 
-    def __reduce_ex__(self, protocol: int) -> tuple:
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
         if is_hashed():  # by its configuration and a digest of its weights, not by a copy of them
-            return copyreg.__newobj__, (type(self),), hashed_state(self)
+            return copyreg.__newobj__, (type(self),), hashed_state(self)  # ty: ignore[missing-attribute]
         return super().__reduce_ex__(protocol)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:

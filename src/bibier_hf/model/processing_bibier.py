@@ -50,8 +50,9 @@ class BiBiERAudioKwargs(TypedDict, total=False):
 
 
 class BiBiERProcessorKwargs(ProcessingKwargs, total=False):
-    text_kwargs: BiBiERTextKwargs
-    audio_kwargs: BiBiERAudioKwargs
+    # Other options than transformers', on purpose; a dictionary that is only read can have them.
+    text_kwargs: BiBiERTextKwargs  # ty: ignore[invalid-typed-dict-field]
+    audio_kwargs: BiBiERAudioKwargs  # ty: ignore[invalid-typed-dict-field]
 
 
 _TEXT_OPTIONS, _AUDIO_OPTIONS = (frozenset(kwargs.__annotations__) for kwargs in (BiBiERTextKwargs, BiBiERAudioKwargs))
@@ -81,8 +82,8 @@ class BiBiERProcessor(ProcessorMixin):
     """
 
     valid_processor_kwargs = BiBiERProcessorKwargs
-    text_kwargs: BiBiERTextKwargs = {"padding": True, "truncation": True, "return_tensors": "pt"}
-    audio_kwargs: BiBiERAudioKwargs = {"return_tensors": "pt"}
+    text_kwargs = {"padding": True, "truncation": True, "return_tensors": "pt"}
+    audio_kwargs = {"return_tensors": "pt"}
 
     def __init__(
         self,
@@ -323,12 +324,12 @@ class BiBiERProcessor(ProcessorMixin):
     def _token_ids(self, texts: Sequence[str | None], options: dict[str, Any]) -> list[np.ndarray | None]:
         """Unpadded ids (T,) of each text."""
         rows: list[np.ndarray | None] = [None] * len(texts)
-        present = [row for row, text in enumerate(texts) if text is not None]
+        present = {row: self.text_prefix + _encodable(text) for row, text in enumerate(texts) if text is not None}
         if options.get("max_length") is None:
             options["max_length"] = self.max_text_tokens
         if present:
             encoded = self.tokenizer(
-                [self.text_prefix + _encodable(texts[row]) for row in present],
+                list(present.values()),
                 add_special_tokens=options.get("add_special_tokens", True),
                 truncation=options.get("truncation"),
                 max_length=options["max_length"],
@@ -365,30 +366,30 @@ def _stacked(rows: list[np.ndarray | None], empty: np.ndarray, options: Mapping[
         empty: that step (1, ...); its value is the padding.
     """
     lengths = [0 if row is None else len(row) for row in rows]
-    rows = [empty if row is None else row for row in rows]
-    longest, multiple = max(map(len, rows)), options.get("pad_to_multiple_of") or 1
+    filled = [empty if row is None else row for row in rows]
+    longest, multiple = max(map(len, filled)), options.get("pad_to_multiple_of") or 1
     padding, tensors = options.get("padding", True), options.get("return_tensors", "pt")
     if padding == "max_length":
         longest = max(longest, options.get("max_length") or 0)
     longest = -(-longest // multiple) * multiple
     if padding in (False, None, "do_not_pad"):
-        if tensors is not None and len({len(row) for row in rows}) > 1:
+        if tensors is not None and len({len(row) for row in filled}) > 1:
             raise ValueError(
-                f"padding={padding!r} leaves rows of {min(map(len, rows))} to {max(map(len, rows))} steps, which are "
+                f"padding={padding!r} leaves rows of {min(map(len, filled))} to {max(map(len, filled))} steps, which are "
                 "no tensor. Pass padding=True, or return_tensors=None for lists."
             )
-        masks = [np.full(len(row), int(length > 0)) for row, length in zip(rows, lengths, strict=True)]
+        masks = [np.full(len(row), int(length > 0)) for row, length in zip(filled, lengths, strict=True)]
     else:
         masks = [(np.arange(longest) < length).astype(np.int64) for length in lengths]
-        padded = np.empty((len(rows), longest, *empty.shape[1:]), empty.dtype)
+        padded = np.empty((len(filled), longest, *empty.shape[1:]), empty.dtype)
         padded[:] = empty[0]
-        for row, values in enumerate(rows):
+        for row, values in enumerate(filled):
             padded[row, : len(values)] = values
-        rows = list(padded)
+        filled = list(padded)
     if tensors is None:
-        lists = rows if empty.dtype.kind == "f" else [row.tolist() for row in rows]
+        lists = filled if empty.dtype.kind == "f" else [row.tolist() for row in filled]
         return lists, [mask.tolist() for mask in masks]
-    values, mask = np.stack(rows), np.stack(masks)
+    values, mask = np.stack(filled), np.stack(masks)
     return (values, mask) if tensors == "np" else (torch.from_numpy(values), torch.from_numpy(mask))
 
 
@@ -437,8 +438,8 @@ def _check_samples(clips: Sequence | None, texts: Sequence | None) -> None:
             f"There are {len(clips)} clips and {len(texts)} texts; they must be the same samples (None where one is "
             "missing)."
         )
-    for index in range(len(clips if clips is not None else texts)):
-        if (clips is None or clips[index] is None) and (texts is None or texts[index] is None):
+    for index, parts in enumerate(zip(*(samples for samples in (clips, texts) if samples is not None), strict=True)):
+        if all(part is None for part in parts):
             raise ValueError(f"Sample {index} has neither audio nor text (a blank text counts as none).")
 
 

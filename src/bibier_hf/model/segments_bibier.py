@@ -125,9 +125,7 @@ class SpeechByEnergy:
         return segments
 
     def close(self) -> list[Segment]:
-        if self._start is None:
-            return []
-        return self._end_at(self._last_loud + 1)
+        return [] if self._start is None else self._end_at(self._start, self._last_loud + 1)
 
     def _look_at(self, level: float) -> list[Segment]:
         background = self._background(level)
@@ -139,8 +137,8 @@ class SpeechByEnergy:
         if level > background + self._off_db:
             self._last_loud = self._frame
         elif self._frame - self._last_loud >= self._silence:
-            return self._end_at(self._last_loud + 1)
-        return self._cut() if len(self._levels) >= self._longest else []
+            return self._end_at(self._start, self._last_loud + 1)
+        return self._cut(self._start) if len(self._levels) >= self._longest else []
 
     def _background(self, level: float) -> float:
         while self._recent and self._recent[-1][1] >= level:
@@ -150,16 +148,16 @@ class SpeechByEnergy:
             self._recent.popleft()
         return min(max(self._recent[0][1], -70.0), -40.0)
 
-    def _end_at(self, frame: int) -> list[Segment]:
-        start, shortest = self._start, 1 if self._continued else self._shortest
+    def _end_at(self, start: int, frame: int) -> list[Segment]:
+        shortest = 1 if self._continued else self._shortest
         self._start = None
         return [self._segment(start, frame + self._pad)] if frame - start >= shortest else []
 
-    def _cut(self) -> list[Segment]:
+    def _cut(self, start: int) -> list[Segment]:
         half = max(1, len(self._levels) // 2)
         quietest = half + int(np.argmin(self._levels[half:]))
-        segment = self._segment(self._start, self._start + quietest)
-        self._start, self._continued, self._levels = self._start + quietest, True, self._levels[quietest:]
+        segment = self._segment(start, start + quietest)
+        self._start, self._continued, self._levels = start + quietest, True, self._levels[quietest:]
         return [segment]
 
     def _segment(self, first: int, end: int) -> Segment:

@@ -2,6 +2,7 @@
 of hidden states."""
 
 import math
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,7 +41,7 @@ class Recorder:
             self.attentions.append(weights)
 
     @property
-    def outputs(self) -> dict[str, tuple[torch.Tensor, ...] | None]:
+    def outputs(self) -> dict[str, Any]:
         """The fields of a model output; None in place of a hidden state that is not wanted."""
         states = self.hidden_states
         if states is not None and self._selected is not None:
@@ -199,8 +200,8 @@ def sinusoids(length: int, size: int, device: torch.device, dtype: torch.dtype) 
 class Dropout(nn.Dropout):
     """`nn.Dropout` by [`drop`]."""
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return drop(x, self.p) if self.training else x
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        return drop(input, self.p) if self.training else input
 
 
 def drop(x: torch.Tensor, p: float) -> torch.Tensor:

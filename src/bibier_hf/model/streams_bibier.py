@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import nn
 from torch.nn import functional as F
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
 from .backbones_bibier import audio_input_name, build_backbone, encode_audio, encode_text, kept_first, weights_hash
@@ -59,6 +60,7 @@ class ModalityStream(nn.Module):
 
     def build_backbone(self) -> PreTrainedModel:
         """A backbone with random weights."""
+        assert isinstance(self.config.backbone, PreTrainedConfig)
         return build_backbone(self.config.backbone)
 
     def attach(self, backbone: PreTrainedModel) -> None:
@@ -114,13 +116,15 @@ class ModalityStream(nn.Module):
         """The features of a batch, from raw input or as they are given; None where the batch has neither."""
         if raw is not None and features is not None:
             raise ValueError(f"Raw {self.name} and {self.name}_features were both given; leave one out.")
-        if not self.is_read or (raw is None and features is None):
+        if not self.is_read:
             return None
 
         if raw is not None:
             features, mask = self.encode_raw(raw, raw_mask)
-        else:
+        elif features is not None:
             features, mask = self._check_features(features, mask)
+        else:
+            return None
         return features.to(dtype), mask
 
     def _check_features(self, features: torch.Tensor, mask: torch.Tensor | None) -> Features:
@@ -178,6 +182,7 @@ class ModalityStream(nn.Module):
 
         Never a branch, so that the parameter always has a gradient.
         """
+        assert self.missing is not None  # the model has a fusion
         frames, mask = encoded.frames, encoded.mask
         absent, first = ~present.unsqueeze(1), torch.arange(frames.shape[1], device=frames.device) == 0
         frames = torch.where((absent & first).unsqueeze(-1), self.missing, frames)
@@ -229,6 +234,7 @@ class TextStream(ModalityStream):
     raw_names = "input_ids"
 
     def build_backbone(self) -> PreTrainedModel:
+        assert isinstance(self.config.backbone, PreTrainedConfig)
         self.config.backbone.vocab_size = self.config.vocab_size  # which may have been changed
         return super().build_backbone()
 

@@ -100,6 +100,7 @@ class TimelineOptions:
             return GivenSegments(self.segments)
         if self.segmentation == "energy":
             return SpeechByEnergy(self.chunk_length_s or LONGEST_SPEECH_S)
+        assert self.chunk_length_s is not None  # checked in `__post_init__`
         length = round(self.chunk_length_s * SAMPLING_RATE)
         hop = length if self.hop_length_s is None else round(self.hop_length_s * SAMPLING_RATE)
         return FixedWindows(length, hop)

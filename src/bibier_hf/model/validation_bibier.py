@@ -157,14 +157,15 @@ def _absurd_sizes(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 def check_labels(config: PreTrainedConfig, label2id: dict | None) -> None:
     """Derives `label2id`; refuses labels that do not name each output once."""
-    names = [config.id2label.get(index) for index in range(len(config.id2label))]
+    id2label = config.id2label or {}
+    names = [id2label.get(index) for index in range(len(id2label))]
     named = all(isinstance(name, str) and name for name in names)
     config.require(
         bool(names) and named and len(set(names)) == len(names),
         "id2label",
         "a name for each of 0, 1, 2, ..., no two of them equal",
     )
-    config.label2id = {name: index for index, name in enumerate(names)}
+    config.label2id = {str(name): index for index, name in enumerate(names)}
     if label2id and label2id != config.label2id:
         raise ValueError(f"label2id={label2id} contradicts id2label={config.id2label}. Leave label2id out.")
 

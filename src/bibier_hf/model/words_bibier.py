@@ -66,23 +66,25 @@ def load_asr(model: str | os.PathLike, language: str | None = None, **options: A
     Raises:
         ValueError: a language that the model does not know.
     """
-    if AutoConfig.from_pretrained(model, revision=options.get("revision")).model_type == "whisper":
+    revision = options.get("revision") or "main"
+    if AutoConfig.from_pretrained(model, revision=revision).model_type == "whisper":
         # Named, as a repacked Whisper may come with a general tokenizer, which cannot turn its time stamps into text.
-        options["tokenizer"] = WhisperTokenizer.from_pretrained(model, revision=options.get("revision"))
-    asr = pipeline("automatic-speech-recognition", model=model, **options)
+        options["tokenizer"] = WhisperTokenizer.from_pretrained(model, revision=revision)
+    asr = pipeline("automatic-speech-recognition", model=os.fspath(model), **options)
     known = _whisper_languages(asr)  # only now
     if language and known and language not in known:
         raise ValueError(
             f"asr_language={language!r} is not a language of {model}; it knows: {', '.join(sorted(known))}."
         )
     if told := whisper_language(asr, language):
-        parts = {
-            "model": asr.model,
-            "tokenizer": asr.tokenizer,
-            "feature_extractor": asr.feature_extractor,
-            "device": asr.device,
-        }
-        asr = pipeline("automatic-speech-recognition", **parts, generate_kwargs=told)
+        asr = pipeline(
+            "automatic-speech-recognition",
+            model=asr.model,
+            tokenizer=asr.tokenizer,
+            feature_extractor=asr.feature_extractor,
+            device=asr.device,
+            generate_kwargs=told,
+        )
     return asr
 
 

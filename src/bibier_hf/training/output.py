@@ -2,7 +2,7 @@
 
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def last_progress(folder: str | Path) -> Path | None:
 
 
 @contextmanager
-def complete_output(folder: str | Path) -> Iterator[Path]:
+def complete_output(folder: str | Path) -> Generator[Path]:
     """A staging folder to fill; its files are moved into `folder` when all of them are written, `results.json` last.
 
     So a folder with `results.json` in it is complete, and one without it may be overwritten.

@@ -17,7 +17,7 @@ import copy
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -347,7 +347,7 @@ def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[n
 
 
 @contextmanager
-def frozen_encoders(model: BiBiERForEmotionClassification) -> Iterator[None]:
+def frozen_encoders(model: BiBiERForEmotionClassification) -> Generator[None]:
     """Stage 2: what stage 1 trained stays as it is, in evaluation mode. Afterwards the model is what joint training
     would have left."""
     config = model.config

@@ -3,7 +3,7 @@ project."""
 
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -123,7 +123,7 @@ class BiBiERTrainer(Trainer):
             return super().get_test_dataloader(test_dataset)
 
     @contextmanager
-    def _keeping_every_row(self) -> Iterator[None]:
+    def _keeping_every_row(self) -> Generator[None]:
         drop_last, self.args.dataloader_drop_last = self.args.dataloader_drop_last, False
         try:
             yield
