@@ -107,7 +107,11 @@ class StackedDataSampling:
             raise ValueError("SDS: text='asr' needs transcribe=..., such as SpeechRecogniser('openai/whisper-base').")
 
     def __call__(
-        self, dataset: Dataset, draw: int = 0, num_proc: int | None = None, parts: Sequence[int] | None = None
+        self,
+        dataset: Dataset,
+        draw: int = 0,
+        num_proc: int | None = None,
+        parts: Sequence[int] | np.ndarray | None = None,
     ) -> Dataset:
         """The split with its stacked rows, each in the place of its row or, with `mode="append"`, all behind the
         others.
@@ -132,7 +136,7 @@ class StackedDataSampling:
         pool = concatenate_datasets([with_components(dataset), self.stacked_rows(dataset, plan, draw, num_proc)])
         return pool.select(self.places(len(dataset), plan))
 
-    def plan(self, dataset: Dataset, draw: int = 0, parts: Sequence[int] | None = None) -> StackingPlan:
+    def plan(self, dataset: Dataset, draw: int = 0, parts: Sequence[int] | np.ndarray | None = None) -> StackingPlan:
         """Select and draw, without reading any audio: a function of the seed, the draw and the set of rows.
 
         Args:
@@ -280,7 +284,7 @@ class _Stock:
     position: Mapping[int, int]
 
     @classmethod
-    def of(cls, dataset: Dataset, same_speaker: bool, parts: Sequence[int] | None = None) -> "_Stock":
+    def of(cls, dataset: Dataset, same_speaker: bool, parts: Sequence[int] | np.ndarray | None = None) -> "_Stock":
         columns = dataset.select_columns(
             ["id", "corpus", "split", "language", "label", "speaker", "duration_s"]
         ).to_dict()

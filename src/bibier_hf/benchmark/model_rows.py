@@ -40,7 +40,10 @@ def text_encoder() -> Row:
         "mamba_dt_rank": 32,
     }
     config = BiBiERConfig(text_config=text, modalities=["text"], original_behavior=["unidirectional"])
-    ours, theirs = initialised(UnimodalEncoder(config, config.text_config)).eval(), textbook.TextEncoder().eval()
+    ours, theirs = (
+        initialised(UnimodalEncoder(config, config.modality_configs["text"])).eval(),
+        textbook.TextEncoder().eval(),
+    )
     features, mask = padded(lengths(32, 3, 60), TEXT_SIZE)
     full = F.pad(features, (0, 0, 0, TEXT_LENGTH - features.shape[1]))
     run = torch.no_grad()(lambda: ours(features, mask)), torch.no_grad()(lambda: theirs(full))

@@ -43,7 +43,7 @@ def resd_end_to_end(materials: Materials, own_value: bool = True) -> Row:
     rows = load_corpus("resd", materials.folder("resd"))["train"]
     rows = rows.select(range(min(len(rows), materials.rows or len(rows))))
     model, processor = _backbones(materials)
-    sizes = model.config.audio_config.feature_size, model.config.text_config.feature_size
+    sizes = model.config.modality_configs["audio"].feature_size, model.config.modality_configs["text"].feature_size
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         with _timed(seconds, "our extraction"):
@@ -110,7 +110,10 @@ def loader_share(materials: Materials) -> Row:
         loader = _our_loader(extractor.inputs({"train": rows})["train"], extractor)
         fusion = our_fusion(
             fusion_config(
-                "biformer", False, model.config.audio_config.feature_size, model.config.text_config.feature_size
+                "biformer",
+                False,
+                model.config.modality_configs["audio"].feature_size,
+                model.config.modality_configs["text"].feature_size,
             )
         )
         optimizer = torch.optim.Adam(fusion.parameters())
@@ -176,7 +179,7 @@ def _extract_into_pickle(
             audio[processor.audio_input_name],
             audio["audio_attention_mask"],
             -1,
-            model.config.audio_config.max_window_s,
+            model.config.modality_configs["audio"].max_window_s,
         )
         text = processor(text=[row["text"]])
         states, _ = encode_text(model.streams["text"].backbone, text["input_ids"], text["text_attention_mask"], -1)

@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
-from typing import BinaryIO
+from typing import IO
 
 from .tables import CorpusError
 
@@ -52,7 +52,7 @@ class SourceFile:
     path: PurePosixPath
     size: int
     mtime: int
-    open: Callable[[], BinaryIO]
+    open: Callable[[], IO[bytes]]
     on_disk: Path | None = None
 
     @property
@@ -60,7 +60,7 @@ class SourceFile:
         """Eight hex digits that change with size or time."""
         return hashlib.sha256(f"{self.size} {self.mtime}".encode()).hexdigest()[:8]
 
-    def copy_to(self, target: BinaryIO) -> None:
+    def copy_to(self, target: IO[bytes]) -> None:
         """Write the content into an open file.
 
         Raises:
@@ -97,7 +97,7 @@ class _CheckedTarInfo(tarfile.TarInfo):
         too_large = self.type in _HEADER_TYPES and self.size > MAX_HEADER_BYTES
         if too_large or self.size < 0 or self.type == tarfile.GNUTYPE_SPARSE:
             raise _unusual(self.name)
-        return super()._proc_member(archive)
+        return super()._proc_member(archive)  # ty: ignore[missing-attribute] - private to tarfile
 
     def _refuse_sparse(self, *_: object) -> None:
         raise _unusual(self.name)
@@ -161,7 +161,7 @@ def walk_files(source: Path) -> Iterator[SourceFile]:
 def _walk_archive(archive: tarfile.TarFile, inside: PurePosixPath, budget: _Budget) -> Iterator[SourceFile]:
     read = 0
     while (member := archive.next()) is not None:
-        archive.members = []  # tarfile keeps all of them
+        archive.members = []  # tarfile keeps all of them  # ty: ignore[missing-attribute]
         budget.spend(archive.offset - read)  # with the content of this one, which is still to be read
         read = archive.offset
         name = PurePosixPath(member.name)
@@ -178,9 +178,11 @@ def _walk_archive(archive: tarfile.TarFile, inside: PurePosixPath, budget: _Budg
             yield SourceFile(inside / name, member.size, int(member.mtime), partial(_extract, archive, member))
 
 
-def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> BinaryIO:
+def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     if member.size > MAX_FILE_BYTES:
         raise CorpusError(
             f"'{member.name}' in the archive has {member.size} bytes; at most {MAX_FILE_BYTES} are read."
         )
-    return archive.extractfile(member)
+    content = archive.extractfile(member)
+    assert content is not None  # a regular file
+    return content

@@ -168,7 +168,7 @@ def clips_fingerprint(clips: Iterable[Clip]) -> str:
             audio = [str(clip.audio.absolute()), stat and stat.st_size, stat and stat.st_mtime_ns]
         else:
             audio = clip.audio_key
-        values = [clip.id, clip.split, clip.label, clip.language, clip.text, clip.speaker, clip.dialogue]
+        values: list[Any] = [clip.id, clip.split, clip.label, clip.language, clip.text, clip.speaker, clip.dialogue]
         values += [
             clip.soft_label,
             clip.source,

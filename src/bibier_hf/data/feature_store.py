@@ -269,8 +269,8 @@ def _batches(
         yield batch
 
 
-def _bytes(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.contiguous().view(torch.uint8).numpy()
+def _bytes(tensor: torch.Tensor) -> memoryview:
+    return tensor.contiguous().view(torch.uint8).numpy().data
 
 
 def _checksum(row: torch.Tensor) -> int:
@@ -356,7 +356,7 @@ class StoredRows(Sequence[torch.Tensor]):
     def __len__(self) -> int:
         return len(self.places)
 
-    def __getitem__(self, index: int) -> torch.Tensor:
+    def __getitem__(self, index: int) -> torch.Tensor:  # ty: ignore[incompatible-method-override] - `select` slices
         shard, place = self.places[index]
         return self.empty if shard < 0 else self.shards[shard].read(place)
 
@@ -380,13 +380,13 @@ class StoredRows(Sequence[torch.Tensor]):
         """(N,) keys of the rows; None: not there."""
         return [None if shard < 0 else self.shards[shard].keys[place] for shard, place in self.places]
 
-    def spread(self, indices: Sequence[int], count: int) -> "StoredRows":
+    def spread(self, indices: Sequence[int] | np.ndarray, count: int) -> "StoredRows":
         """`count` rows of which these are at `indices`; the others are not there."""
         places = np.full((count, 2), -1)
         places[np.asarray(indices, dtype=np.int64)] = self.places
         return StoredRows(self.shards, places, self.empty)
 
-    def select(self, indices: Sequence[int]) -> "StoredRows":
+    def select(self, indices: Sequence[int] | np.ndarray) -> "StoredRows":
         """Some of the rows."""
         return StoredRows(self.shards, self.places[np.asarray(indices, dtype=np.int64)], self.empty)
 

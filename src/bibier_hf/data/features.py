@@ -113,7 +113,7 @@ class StoredInputs:
     def __getitem__(self, indices: Sequence[int]) -> dict[str, list[torch.Tensor]]:
         return {name: [rows[index] for index in indices] for name, rows in self.columns.items()}
 
-    def select(self, indices: Sequence[int]) -> "StoredInputs":
+    def select(self, indices: Sequence[int] | np.ndarray) -> "StoredInputs":
         """Some of the rows."""
         return StoredInputs({name: rows.select(indices) for name, rows in self.columns.items()})
 
@@ -157,29 +157,42 @@ class InputDataset(TorchDataset):
             return np.sum([rows.lengths for rows in self.inputs.columns.values()], axis=0)
         return np.array([duration or 0.0 for duration in self.metadata["duration_s"]])
 
-    def select(self, indices: Sequence[int]) -> "InputDataset":
+    def select(self, indices: Sequence[int] | np.ndarray) -> "InputDataset":
         """Some of the rows."""
         return InputDataset(self.metadata.select(indices), self.inputs.select(indices))
 
     def with_columns(self, columns: Mapping[str, StoredRows]) -> "InputDataset":
         """The same rows with further stored columns."""
-        return InputDataset(self.metadata, StoredInputs(self.inputs.columns | columns))
+        return InputDataset(self.metadata, StoredInputs(self.columns | dict(columns)))
+
+    @property
+    def columns(self) -> dict[str, StoredRows]:
+        """The stored columns by name.
+
+        Raises:
+            TypeError: rows of raw audio and text.
+        """
+        if not isinstance(self.inputs, StoredInputs):
+            raise TypeError("Rows of raw audio and text have no stored columns.")
+        return self.inputs.columns
 
     @classmethod
     def concatenate(cls, parts: Sequence["InputDataset"]) -> "InputDataset":
         """The rows of several data sets, of one kind, one after the other."""
-        metadata, inputs = concatenate_datasets([part.metadata for part in parts]), [part.inputs for part in parts]
-        if not isinstance(inputs[0], StoredInputs):
-            return cls(metadata, concatenate_datasets(inputs))
-        columns = {name: StoredRows.concatenate([part.columns[name] for part in inputs]) for name in inputs[0].columns}
+        metadata = concatenate_datasets([part.metadata for part in parts])
+        raw = [part.inputs for part in parts if isinstance(part.inputs, Dataset)]
+        if raw:
+            return cls(metadata, concatenate_datasets(raw))
+        columns = {name: StoredRows.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
         return cls(metadata, StoredInputs(columns))
 
 
-def raw_inputs(splits: Mapping[str, Dataset]) -> dict[str, InputDataset]:
+def raw_inputs(splits: DatasetDict | Mapping[str, Dataset]) -> dict[str, InputDataset]:
     """Splits of a corpus whose audio and text are processed batch by batch, by
     [`~bibier_hf.data.collator.RawCollator`]."""
     return {
-        split: InputDataset(_metadata(rows), rows.select_columns(["audio", "text"])) for split, rows in splits.items()
+        str(split): InputDataset(_metadata(rows), rows.select_columns(["audio", "text"]))
+        for split, rows in splits.items()
     }
 
 
@@ -238,7 +251,7 @@ class InputExtractor:
         # Of this object, not of the class: a second extractor may have other weights.
         self._backbone = cache(self._cast_backbone)
 
-    def inputs(self, splits: Mapping[str, Dataset]) -> dict[str, InputDataset]:
+    def inputs(self, splits: DatasetDict | Mapping[str, Dataset]) -> dict[str, InputDataset]:
         """Splits of a corpus in the common schema -> a data set a split for
         [`~bibier_hf.data.collator.FeatureCollator`].
 
@@ -354,7 +367,7 @@ class InputExtractor:
             "sampling_rate": SAMPLING_RATE,
             "channels": "mean",
             "front_end": front_end,
-            "max_window_s": self.model.config.audio_config.max_window_s,
+            "max_window_s": self.model.config.modality_configs["audio"].max_window_s,
         }
 
 

@@ -65,7 +65,7 @@ class LabelTable:
     @property
     def labelled(self) -> np.ndarray:
         """(N,) is there a distribution?"""
-        return ~np.isnan(self.probabilities).any(axis=1)
+        return np.logical_not(np.isnan(self.probabilities).any(axis=1))
 
     def soft_labels(self) -> dict[str, np.ndarray]:
         """`{id: (7,)}` of the rows that are labelled, made distributions: what lies below zero counts as zero, sum

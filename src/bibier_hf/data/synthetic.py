@@ -121,7 +121,7 @@ def write_utterances(
         Clip(
             id=utterance.id,
             split="train",
-            label=utterance.emotion,
+            label=utterance.emotion or "",  # which no row may have
             language=utterance.language,
             audio=files[utterance.id],
             text=utterance.text,
@@ -133,7 +133,12 @@ def write_utterances(
         for utterance in utterances
         if utterance.id in files
     ]
-    facts = {"name": name, "reader": "tug", "title": "Template utterances", "homepage": "made by this package"}
+    facts: dict[str, Any] = {
+        "name": name,
+        "reader": "tug",
+        "title": "Template utterances",
+        "homepage": "made by this package",
+    }
     facts["not_to_rehost"] = ""
     facts |= {"options": dict(options or {}), "speech": None if tts is None else tts.settings}
     facts["left_out"] = [

@@ -19,12 +19,12 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from numpy.typing import ArrayLike
 from scipy.special import softmax
-from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
-from sklearn.pipeline import make_pipeline, make_union
+from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
@@ -127,10 +127,12 @@ def pooled_features(
         cache: `dtype`, `compute_dtype`, `batch_size`, `cache_dir` of [`~bibier_hf.data.features.InputExtractor`].
     """
     other = {"audio": "text", "text": "audio"}[modality]
-    sources = {modality: backbone, f"{modality}_revision": revision}
+    sources: dict[str, Any] = {modality: backbone, f"{modality}_revision": revision}
     options = {f"{modality}_config": {"layer": layer, "freeze_backbone": True}}
     model = BiBiERForEmotionClassification.from_backbones(**sources, **{other: None}, modalities=[modality], **options)
-    processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=model.config.text_config.max_tokens)
+    processor = BiBiERProcessor.from_backbones(
+        **sources, max_text_tokens=model.config.modality_configs["text"].max_tokens
+    )
     pooled = {}
     for inputs in precomputed_inputs(corpus, model, processor, **cache).values():
         for row, identity in enumerate(inputs.metadata["id"]):
@@ -193,7 +195,7 @@ def run_baseline(
     return Outcome({"dev": dev, "test": answers(values["test"])}, {"C": strength, "dev_score": score})
 
 
-def fuse(one: Outcome, other: Outcome, dev_labels: Sequence[int], weight: float | None = 0.5) -> Outcome:
+def fuse(one: Outcome, other: Outcome, dev_labels: ArrayLike, weight: float | None = 0.5) -> Outcome:
     """Late fusion: `weight` times the probabilities of one and the rest of the other.
 
     Args:
@@ -214,7 +216,7 @@ def fuse(one: Outcome, other: Outcome, dev_labels: Sequence[int], weight: float 
     return Outcome({split: mix(split, share) for split in ("dev", "test")}, chosen)
 
 
-def _new_model(name: str, strength: float, class_weights: str, seed: int) -> BaseEstimator:
+def _new_model(name: str, strength: float, class_weights: str, seed: int) -> Pipeline:
     weights = None if class_weights == "none" else "balanced"
     regression = LogisticRegression(C=strength, class_weight=weights, max_iter=2000, random_state=seed)
     if name == "who_speaks":
@@ -230,9 +232,7 @@ def _new_model(name: str, strength: float, class_weights: str, seed: int) -> Bas
     return make_pipeline(StandardScaler(), regression)
 
 
-def _fit(
-    model: BaseEstimator, values: Any, labels: np.ndarray, speakers: np.ndarray | None
-) -> Callable[[Any], np.ndarray]:
+def _fit(model: Pipeline, values: Any, labels: np.ndarray, speakers: np.ndarray | None) -> Callable[[Any], np.ndarray]:
     """Learns; returns a function of N rows that gives probabilities (N, 7)"""
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)  # a model that did not converge is no baseline

@@ -13,10 +13,10 @@ Less is better. Sources: Naeini et al., AAAI 2015 (ECE); Brier, Monthly Weather 
 2017 (temperature scaling).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
@@ -65,7 +65,7 @@ class ReliabilityBins:
         return float(np.sum(self.counts * np.abs(self.accuracy - self.confidence)) / np.sum(self.counts))
 
 
-def calibration_metrics(labels: Sequence[int], probabilities: np.ndarray) -> dict[str, float]:
+def calibration_metrics(labels: ArrayLike, probabilities: np.ndarray) -> dict[str, float]:
     """ECE, Brier score and negative log-likelihood.
 
     Args:
@@ -88,7 +88,7 @@ def calibration_metrics(labels: Sequence[int], probabilities: np.ndarray) -> dic
     }
 
 
-def reliability_bins(labels: Sequence[int], probabilities: np.ndarray, bins: int = NUM_BINS) -> ReliabilityBins:
+def reliability_bins(labels: ArrayLike, probabilities: np.ndarray, bins: int = NUM_BINS) -> ReliabilityBins:
     """How often the answers of each degree of confidence are right; arguments and errors: [`calibration_metrics`]."""
     labels, probabilities = _checked(labels, probabilities)
     confidence = probabilities.max(1)
@@ -103,7 +103,7 @@ def reliability_bins(labels: Sequence[int], probabilities: np.ndarray, bins: int
     )
 
 
-def fit_temperature(logits: np.ndarray, labels: Sequence[int], groups: Sequence[str]) -> TemperatureFit:
+def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) -> TemperatureFit:
     """The temperature T under which softmax(logits / T) has the lowest negative log-likelihood, every group counting
     the same.
 
@@ -136,12 +136,14 @@ def fit_temperature(logits: np.ndarray, labels: Sequence[int], groups: Sequence[
     at_bound = next(
         (bound for bound in (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE) if abs(temperature / bound - 1) < 1e-3), None
     )
+    if at_bound is None:
+        return TemperatureFit(temperature)
     return TemperatureFit(
-        temperature, at_bound and f"the likelihood still grows at {at_bound:g}, the end of the range that is searched"
+        temperature, f"the likelihood still grows at {at_bound:g}, the end of the range that is searched"
     )
 
 
-def _checked(labels: Sequence[int], values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _checked(labels: ArrayLike, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, values = np.asarray(labels), np.asarray(values)
     if labels.ndim != 1 or values.ndim != 2 or len(labels) != len(values):
         raise ValueError(

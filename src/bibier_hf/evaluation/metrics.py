@@ -13,10 +13,10 @@ All are computed globally over a group, never as a mean over batches, and lie in
 method).
 """
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
 from ..model.labels_bibier import EMOTIONS
@@ -36,7 +36,7 @@ METRIC_MODULE = Path(__file__).parent / "bibier_metrics"
 Space, too."""
 
 
-def classification_metrics(labels: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
+def classification_metrics(labels: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
     """UAR, WAR, MF1, WF1 and their mean.
 
     The averages run over the classes that occur in `labels`: the recall of a class without a sample is undefined, and
@@ -55,7 +55,7 @@ def classification_metrics(labels: Sequence[int], predictions: Sequence[int]) ->
     return averages(*_checked(labels, predictions))
 
 
-def recall_per_class(labels: Sequence[int], predictions: Sequence[int]) -> dict[str, float | None]:
+def recall_per_class(labels: ArrayLike, predictions: ArrayLike) -> dict[str, float | None]:
     """Recall of each emotion; None where no sample has it."""
     matrix = confusion_matrix(labels, predictions)
     return {
@@ -64,15 +64,13 @@ def recall_per_class(labels: Sequence[int], predictions: Sequence[int]) -> dict[
     }
 
 
-def confusion_matrix(labels: Sequence[int], predictions: Sequence[int]) -> np.ndarray:
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike) -> np.ndarray:
     """(7, 7) counts: row = true class, column = predicted class, both in label order."""
     labels, predictions = _checked(labels, predictions)
     return sklearn_confusion_matrix(labels, predictions, labels=np.arange(len(EMOTIONS)))
 
 
-def grouped_metrics(
-    labels: Sequence[int], predictions: Sequence[int], groups: Sequence[str]
-) -> dict[str, dict[str, float]]:
+def grouped_metrics(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> dict[str, dict[str, float]]:
     """[`classification_metrics`] of each group.
 
     Args:
@@ -98,7 +96,7 @@ def mean_over_groups(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
     return {name: float(np.mean([group[name] for group in metrics.values()])) for name in (*METRICS, "mean")}
 
 
-def _checked(labels: Sequence[int], predictions: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1:
         raise ValueError(

@@ -165,10 +165,11 @@ def plot_leakage(
             for row, name in enumerate(names):
                 position = row + (place - (len(series) - 1) / 2) * height
                 color = f"C{place}"
-                if sides[side][name] is None:
+                interval = sides[side][name]
+                if interval is None:
                     axes.text(0.01, position, "not audited", va="center", fontsize=8, color=color)
                     continue
-                mean, lowest, highest = sides[side][name]
+                mean, lowest, highest = interval
                 axes.barh(position, mean, 0.9 * height, color=color)
                 if highest > lowest:
                     axes.plot([lowest, highest], [position, position], color="black", linewidth=1)
@@ -182,7 +183,7 @@ def plot_leakage(
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
-    handles = [Patch(color=f"C{place}", label=protocol) for place, protocol in enumerate(series)]
+    handles: list[Patch | Line2D] = [Patch(color=f"C{place}", label=protocol) for place, protocol in enumerate(series)]
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label=f"chance ({chance_uar:.1%})"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title)

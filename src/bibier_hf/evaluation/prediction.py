@@ -89,15 +89,11 @@ def predict_conditions(
         logger.warning_once(model.config.batch_warning)
         batch_size = 1
     order = np.argsort(-dataset.lengths, kind="stable")
-    logits = {
-        condition: np.empty((len(dataset), model.config.num_labels), dtype=np.float32) for condition in conditions
-    }
-    loader = DataLoader(
-        dataset,
-        batch_sampler=[part.tolist() for part in np.array_split(order, -(-len(order) // batch_size))],
-        collate_fn=collator,
-    )
-    for rows, batch in zip(loader.batch_sampler, tqdm(loader, desc=name, unit="batch"), strict=True):
+    shape = len(dataset), len(model.config.label_names)
+    logits = {condition: np.empty(shape, dtype=np.float32) for condition in conditions}
+    batches = [part.tolist() for part in np.array_split(order, -(-len(order) // batch_size))]
+    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collator)
+    for rows, batch in zip(batches, tqdm(loader, desc=name, unit="batch"), strict=True):
         batch = {name: values.to(model.device) for name, values in batch.items() if name != "labels"}
         if len(conditions) > 1:
             batch = _with_audio_features(model, batch)

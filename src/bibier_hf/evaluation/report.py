@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -167,10 +168,12 @@ def split_metrics(predictions: Predictions) -> dict[str, dict]:
         ...}}, "mean": {uar, ...}}`
     """
     by_corpus, calibration = predictions.by_corpus(), predictions.calibration_by_corpus()
-    for corpus, metrics in by_corpus.items():
+    metrics: dict[str, dict[str, Any]] = {}
+    for corpus, scores in by_corpus.items():
         labels, predicted = predictions.of_corpus(corpus)
-        metrics |= calibration[corpus] | {"samples": len(labels), "recall": recall_per_class(labels, predicted)}
-    return {"metrics": by_corpus, "languages": predictions.by_language(), "mean": mean_over_groups(by_corpus)}
+        counts = {"samples": len(labels), "recall": recall_per_class(labels, predicted)}
+        metrics[corpus] = scores | calibration[corpus] | counts
+    return {"metrics": metrics, "languages": predictions.by_language(), "mean": mean_over_groups(by_corpus)}
 
 
 def write_split_report(
@@ -265,7 +268,7 @@ def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str)
     return "\n".join(lines)
 
 
-def environment(world_size: int = 1) -> dict[str, dict]:
+def environment(world_size: int = 1) -> dict[str, dict | None]:
     """What a result depends on beside code and data: `git`, `versions` and `hardware`."""
     return {"git": _LOADED_FROM, "versions": _versions(), "hardware": _hardware(world_size)}
 

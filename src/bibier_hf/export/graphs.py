@@ -164,7 +164,10 @@ class WholeGraph(Graph):
     def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
         if name == "input_ids":
             return torch.randint(
-                3, min(259, self.model.config.text_config.vocab_size), (batch, length), generator=generator
+                3,
+                min(259, self.model.config.modality_configs["text"].vocab_size),
+                (batch, length),
+                generator=generator,
             )
         if name == "input_values":
             return torch.randn(batch, length, generator=generator)
@@ -172,11 +175,11 @@ class WholeGraph(Graph):
 
     @property
     def longest(self) -> list[int | None]:
-        longest = {"text": self.model.config.text_config.max_tokens}
+        longest = {"text": self.model.config.modality_configs["text"].max_tokens}
         if self.audio_backbone is not None:  # one window
             config = self.audio_backbone.config
             steps = int(
-                self.model.config.audio_config.max_window_s
+                self.model.config.modality_configs["audio"].max_window_s
                 * SPECTRAL_INPUT_RATES.get(config.model_type, SAMPLING_RATE)
             )
             positions = 2 * config.max_source_positions - _WHISPER_MARGIN if config.model_type == "whisper" else steps
@@ -210,7 +213,10 @@ class WholeGraph(Graph):
     def _encode_text(self, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = mask.sum(1)
         features, kept = text_states(
-            self.model.streams["text"].backbone, input_ids, lengths.clamp(min=1), self.model.config.text_config.layer
+            self.model.streams["text"].backbone,
+            input_ids,
+            lengths.clamp(min=1),
+            self.model.config.modality_configs["text"].layer,
         )
         return features, kept & (lengths > 0).unsqueeze(1)
 

@@ -144,7 +144,7 @@ class OnnxModel:
         longest = self.manifest["longest"][modality]
         if longest is not None and values.shape[1] > longest:
             hint = (
-                f"{self.config.audio_config.max_window_s} s: cut the recording, or use the torch pipeline"
+                f"{self.config.modality_configs['audio'].max_window_s} s: cut the recording, or use the torch pipeline"
                 if modality == "audio"
                 else "tokens"
             )

@@ -19,7 +19,7 @@ import sys
 from collections.abc import Iterable
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, SupportsIndex
+from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import torch
 from huggingface_hub import snapshot_download
@@ -182,7 +182,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         audio_revision: str | None = None,
         text_revision: str | None = None,
         **options: Any,
-    ) -> "BiBiERPreTrainedModel":
+    ) -> Self:
         """A new model over pretrained backbones.
 
         Args:
@@ -207,7 +207,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         *args: Any,
         backbone_dir: str | os.PathLike | dict | None = None,
         **kwargs: Any,
-    ) -> "BiBiERPreTrainedModel":
+    ) -> Self:
         """As in transformers; then fetches the backbones that the checkpoint only names.
 
         Args:
@@ -397,7 +397,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
     def _frozen_modules(self) -> list[nn.Module]:
         return [module for stream in self.streams.values() for module in stream.frozen_modules()]
 
-    def train(self, mode: bool = True) -> "BiBiERPreTrainedModel":
+    def train(self, mode: bool = True) -> Self:
         """What is frozen stays in evaluation mode: no dropout and no SpecAugment in features that nothing adapts
         to."""
         super().train(mode)

@@ -68,7 +68,8 @@ class AugmentedCorpus:
             if arguments.sds.draws == "every_epoch":
                 self._fresh = sds
             elif arguments.sds.draws == 1:
-                if folds is not None:  # a stacked row is in the fold of its first clip, as all its clips are
+                if folds is not None and recorded_folds is not None:
+                    # A stacked row is in the fold of its first clip, as all its clips are.
                     first_clips = np.array([*range(len(train)), *plan.components])
                     own = recorded_folds[first_clips[sds.places(len(train), plan)]]
                     self.folds = np.concatenate([own, folds[len(train) :]])
@@ -143,6 +144,7 @@ def choose_synthetic(train: Dataset, arguments: SyntheticArguments) -> tuple[Dat
         ArgumentError: no synthetic rows there, rows that are not synthetic, or none in the languages of the corpus.
         FileNotFoundError: no prepared corpus there.
     """
+    assert arguments.path is not None
     prepared = load_prepared(arguments.path)
     if "train" not in prepared:
         raise ArgumentError(f"augmentation.synthetic.path: {arguments.path} has no train split.")
@@ -296,8 +298,9 @@ class EpochInputs(TorchDataset):
 
 def join_inputs(parts: Sequence[InputDataset | EpochInputs]) -> InputDataset | EpochInputs:
     """The rows of several data sets one after the other."""
-    if all(isinstance(part, InputDataset) for part in parts):
-        return InputDataset.concatenate(parts)
+    fixed = [part for part in parts if isinstance(part, InputDataset)]
+    if len(fixed) == len(parts):
+        return InputDataset.concatenate(fixed)
     return EpochInputs(
         [
             source

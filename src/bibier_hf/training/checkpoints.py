@@ -43,11 +43,11 @@ def checkpoint_problems(checkpoint: str | Path) -> list[str]:
     if not weights:
         problems.append(f"{SAFE_WEIGHTS_NAME} is missing")
     index = checkpoint / SAFE_WEIGHTS_INDEX_NAME
-    if index.is_file() and not (problem := _json_problem(index)):
+    if index.is_file() and (problem := _json_problem(index)):
+        problems.append(problem)
+    elif index.is_file():
         shards = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
         problems += [f"{shard} is missing" for shard in sorted(shards - {path.name for path in weights})]
-    elif index.is_file():
-        problems.append(problem)
     for path in weights:
         try:
             with safe_open(path, "pt") as file:

@@ -64,8 +64,8 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
         audio or EMBEDDED,
         text or EMBEDDED,
         **revisions,
-        max_text_tokens=model.config.text_config.max_tokens,
-        max_window_s=model.config.audio_config.max_window_s,
+        max_text_tokens=model.config.modality_configs["text"].max_tokens,
+        max_window_s=model.config.modality_configs["audio"].max_window_s,
         text_prefix=run.text_prefix,
     )
     return model, processor
@@ -158,7 +158,7 @@ def make_trainer(
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
     train: InputDataset | EpochInputs,
-    dev: InputDataset | None,
+    dev: InputDataset | EpochInputs | None,
     **overrides: Any,
 ) -> BiBiERTrainer:
     """The trainer of a run; without `dev` it neither evaluates nor selects."""
@@ -171,15 +171,17 @@ def make_trainer(
     lengths = train.lengths if run.group_by_length else None
     balanced = None if draws is None else list(train.metadata["corpus"])
     args = run.training_arguments(**overrides)
+    train_rows, dev_rows = train, dev
     if run.soft_labels:
-        train = SmoothedLabels(train, run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
-        dev = None if dev is None else GoldLabels(dev)
+        mode = run.label_smoothing_mode
+        train_rows = SmoothedLabels(train, run.smoothing_probability, mode, run.gold_weight, args.seed)
+        dev_rows = None if dev is None else GoldLabels(dev)
     return BiBiERTrainer(
         model=model,
         args=args,
         data_collator=make_collator(model, processor, run.feature_cache, run.soft_labels),
-        train_dataset=train,
-        eval_dataset=dev,
+        train_dataset=train_rows,
+        eval_dataset=dev_rows,
         processing_class=processor,
         optimizer=run.optimizer,
         scheduler=run.scheduler,

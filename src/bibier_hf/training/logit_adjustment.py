@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from ..data.features import InputDataset
 from ..evaluation.metrics import grouped_metrics, mean_over_groups
@@ -30,7 +31,7 @@ STRENGTH_STEP = 0.05
 
 
 def adjustment_facts(
-    run: RunArguments, logits: np.ndarray, train: InputDataset | EpochInputs, dev: InputDataset
+    run: RunArguments, logits: np.ndarray, train: InputDataset | EpochInputs, dev: InputDataset | EpochInputs
 ) -> dict[str, Any] | None:
     """The shift that a run asks for, and how it was chosen; None where it asks for none.
 
@@ -64,9 +65,7 @@ def adjustment_facts(
     }
 
 
-def class_log_prior(
-    labels: Sequence[int], num_classes: int, sample_weights: Sequence[float] | None = None
-) -> np.ndarray:
+def class_log_prior(labels: ArrayLike, num_classes: int, sample_weights: ArrayLike | None = None) -> np.ndarray:
     """Natural logarithm of each class's share of the training draw, less the mean over the classes; 0 for a class
     without a sample.
 
@@ -94,7 +93,7 @@ def strengths_to_try(exponent: float) -> list[float]:
 
 
 def strength_scores(
-    logits: np.ndarray, labels: Sequence[int], groups: Sequence[str], log_prior: np.ndarray, strengths: Sequence[float]
+    logits: np.ndarray, labels: ArrayLike, groups: ArrayLike, log_prior: np.ndarray, strengths: Sequence[float]
 ) -> dict[float, float]:
     """The selection metric (mean of UAR, WAR, MF1 and WF1) under each strength.
 
@@ -136,4 +135,4 @@ def shift_classifiers(model: BiBiERForEmotionClassification, shift: Sequence[flo
     A mixture gives each class weights that sum to one, so its logits move by the same.
     """
     for layer in model.output_layers():
-        layer.bias += torch.tensor(shift, dtype=layer.bias.dtype, device=layer.bias.device)
+        layer.bias.add_(torch.tensor(shift, dtype=layer.bias.dtype, device=layer.bias.device))

@@ -34,22 +34,26 @@ class LoraAdapters:
         self.model = model
         self.arguments = arguments
         self._wrapped: dict[str, PeftModel] = {}
-        for modality in arguments.backbones if arguments else ():
+        if arguments is None:
+            return
+        for modality in arguments.backbones:
             if sources[modality] == EMBEDDED:
                 raise ArgumentError(
                     f"lora.backbones: the embedded {modality} backbone is trained from scratch; LoRA adapts a "
                     "pretrained one. "
                     f"Name one with {modality}_backbone, or leave '{modality}' out."
                 )
-            self._wrapped[modality] = self._wrap(modality)
+            self._wrapped[modality] = self._wrap(modality, arguments)
 
-    def _wrap(self, modality: str) -> PeftModel:
-        options = self.arguments
+    def _wrap(self, modality: str, options: LoraArguments) -> PeftModel:
         config = LoraConfig(
-            r=options.r, lora_alpha=options.alpha, target_modules=options.targets, lora_dropout=options.dropout
+            r=options.r,
+            lora_alpha=options.alpha,  # ty: ignore[invalid-argument-type] - a quotient with r, so any number
+            target_modules=options.targets,
+            lora_dropout=options.dropout,
         )
         stream = self.model.streams[modality]
-        backbone = stream.backbone
+        backbone = stream.require_backbone()
         try:
             wrapped = get_peft_model(backbone, config)
         except ValueError as error:
@@ -67,9 +71,10 @@ class LoraAdapters:
     def finish(self) -> None:
         """After training: turn the adapters into the form in which `save_pretrained` stores them. The model computes
         the same as before."""
+        merges = self.arguments is not None and self.arguments.save == "merged"
         for modality, wrapped in self._wrapped.items():
             stream = self.model.streams[modality]
-            if self.arguments.save == "merged":
+            if merges:
                 backbone = wrapped.merge_and_unload()
             else:
                 with tempfile.TemporaryDirectory() as folder:
@@ -79,7 +84,7 @@ class LoraAdapters:
                 # The base is as it came, so that a checkpoint may name it instead of storing it.
                 stream.config.freeze_backbone = True
             # What peft leaves on a backbone says nothing about the one that is there now.
-            if self.arguments.save == "merged" and hasattr(backbone, "peft_config"):
+            if merges and hasattr(backbone, "peft_config"):
                 del backbone.peft_config
             stream.backbone = backbone
         self._wrapped = {}

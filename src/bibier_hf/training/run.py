@@ -30,7 +30,7 @@ from .fit import add_adapters, build_model, calibration_facts, make_inputs, make
 from .logit_adjustment import adjustment_facts, shift_classifiers
 from .output import claim_output, complete_output
 from .soft_labels import attach_label_tables
-from .stages import frozen_encoders, plan_folds, train_encoders
+from .stages import frozen_encoders, plan_folds, stored_rows, train_encoders
 
 
 def _what_is_left(run: RunArguments, command: str | None = None) -> str:
@@ -70,7 +70,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         finished = claim_output(run, main_process=args.should_save)
     if finished is not None:
         return finished
-    if run.push_to_hub and args.should_save:
+    if run.push_to_hub and run.hub_model_id is not None and args.should_save:
         open_repository(run.hub_model_id, private=run.hub_private_repo)
 
     keep_freed_memory()
@@ -102,7 +102,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
             clock.lap("encoders")
             until_fused.enter_context(frozen_encoders(model))
             data = make_inputs(augmented, model, processor, run.feature_cache)  # of the backbones that were trained
-            data["train"] = data["train"].with_columns(logits)
+            data["train"] = stored_rows(data["train"]).with_columns(logits)
         fusion_run = run if stages is None else stage_run(run, "fusion", run.output_dir)
         trainer = make_trainer(fusion_run, model, processor, data["train"], data["dev"])
         trainer.train(resume_from_checkpoint=_where_to_resume(run))
@@ -177,7 +177,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
             write_eval_results(results, folder)
             write_json(folder / RESULTS_FILE, results)
     trainer.accelerator.wait_for_everyone()
-    if run.push_to_hub and trainer.is_world_process_zero():
+    if run.push_to_hub and run.hub_model_id is not None and trainer.is_world_process_zero():
         push_model(run.output_dir, run.hub_model_id, private=run.hub_private_repo)
     return results
 
@@ -224,8 +224,8 @@ def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> di
         "text_backbone": public["text_backbone"],
         "audio_backbone_training": backbone_training("audio"),
         "text_backbone_training": backbone_training("text"),
-        "audio_encoder": model.config.audio_config.encoder,
-        "text_encoder": model.config.text_config.encoder,
+        "audio_encoder": model.config.modality_configs["audio"].encoder,
+        "text_encoder": model.config.modality_configs["text"].encoder,
         "fusion": model.config.fusion,
         "labels": list(EMOTIONS),
         "parameters": sum(parameter.numel() for parameter in parameters),

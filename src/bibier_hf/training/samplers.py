@@ -6,6 +6,7 @@ The same order comes out in every process and after every resume, since nothing 
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 from torch.utils.data import Sampler
 
 
@@ -32,7 +33,7 @@ class EpochSampler(Sampler[int]):
         num_samples: int,
         seed: int,
         corpora: Sequence[str] | None = None,
-        lengths: Sequence[float] | None = None,
+        lengths: Sequence[float] | np.ndarray | None = None,
         group_size: int = 1,
     ):
         if num_samples < 1:
@@ -62,17 +63,17 @@ class EpochSampler(Sampler[int]):
         else:
             order = generator.choice(self.num_samples, size=self.num_samples, p=self.weights / self.weights.sum())
         if self.lengths is not None:
-            order = self._group_by_length(order, generator)
+            order = self._group_by_length(order, self.lengths, generator)
         return iter(order.tolist())
 
-    def _group_by_length(self, order: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    def _group_by_length(self, order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         """Sort pools of the random order by length and shuffle the resulting batches; an incomplete batch stays
         last."""
         pool = self.POOL * self.group_size
         batches = []
         for start in range(0, len(order), pool):
             part = order[start : start + pool]
-            part = part[np.argsort(-self.lengths[part], kind="stable")]
+            part = part[np.argsort(-lengths[part], kind="stable")]
             batches += [part[at : at + self.group_size] for at in range(0, len(part), self.group_size)]
         last = [batches.pop()] if len(batches[-1]) < self.group_size else []
         return np.concatenate([batches[index] for index in generator.permutation(len(batches))] + last)
@@ -88,7 +89,7 @@ _EXPONENTS = {"balanced": 1.0, "sqrt": 0.5, "none": 0.0}
 
 
 def class_weights(
-    labels: Sequence[int], num_classes: int, mode: str | float, sample_weights: Sequence[float] | None = None
+    labels: ArrayLike, num_classes: int, mode: str | float, sample_weights: ArrayLike | None = None
 ) -> list[float] | None:
     """Weights of the classes in the loss, from the label counts of the training draw.
 
@@ -115,13 +116,15 @@ def class_weights(
 
 def class_weight_exponent(mode: str | float) -> float:
     """e of the weights 1 / count^e that `mode` stands for: `"balanced"`, `"sqrt"`, `"none"` or e itself."""
-    if isinstance(mode, str) and mode not in _EXPONENTS:
+    if not isinstance(mode, str):
+        return mode
+    if mode not in _EXPONENTS:
         raise ValueError(
             f"Unknown class_weights {mode!r}. Use one of: {', '.join(_EXPONENTS)}; or an exponent from 0 to 1."
         )
-    return _EXPONENTS.get(mode, mode)
+    return _EXPONENTS[mode]
 
 
-def class_counts(labels: Sequence[int], num_classes: int, sample_weights: Sequence[float] | None = None) -> np.ndarray:
+def class_counts(labels: ArrayLike, num_classes: int, sample_weights: ArrayLike | None = None) -> np.ndarray:
     """(num_classes,) expected draws of each class in an epoch; arguments: [`class_weights`]."""
     return np.bincount(labels, weights=sample_weights, minlength=num_classes).astype(float)

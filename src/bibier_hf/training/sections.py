@@ -8,7 +8,7 @@ import difflib
 import re
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from types import MappingProxyType
@@ -216,7 +216,7 @@ def validated(annotation: Any, value: Any) -> Any:
     return float(checked) if annotation is float else value
 
 
-def _one_a_value(problems: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+def _one_a_value(problems: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """pydantic lists a problem for each type that a value may have, under the value's key and the type: make these
     one."""
     merged: dict[tuple, dict[str, Any]] = {}
@@ -247,8 +247,8 @@ def _explain(problem: dict[str, Any], section: type[Section]) -> str:
     return f"{'.'.join(place)}: {problem['msg']}, got {value!r} ({type(value).__name__})."
 
 
-def unknown_key(key: str, known: Sequence[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(key, known, n=1)
+def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
+    close = difflib.get_close_matches(key, list(known), n=1)
     hint = f" Did you mean {prefix}{close[0]}?" if close else " See --help for all of them."
     return f"{prefix}{key}: unknown key.{hint}"
 

@@ -40,7 +40,7 @@ from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import ArgumentError, RunArguments, stage_run
-from .augmentation import unstacked_train
+from .augmentation import EpochInputs, unstacked_train
 from .checkpoints import last_whole_checkpoint, list_checkpoints
 from .fit import make_collator, make_trainer, selection_facts
 from .output import STAGES_FOLDER
@@ -53,7 +53,7 @@ def train_encoders(
     run: RunArguments,
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
-    data: dict[str, InputDataset],
+    data: Mapping[str, InputDataset | EpochInputs],
     folds: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[str, StoredRows]]:
     """Stage 1: train the encoders, and the backbones that are not frozen, and put them into `model`.
@@ -79,13 +79,12 @@ def train_encoders(
     for modality in MODALITIES:
         head = unimodal_model(model, modality, seed)
         column = input_specs(head, processor)[modality].name
-        rows = {split: with_modality(split_rows, column) for split, split_rows in data.items()}
+        rows = {split: with_modality(stored_rows(split_rows), column) for split, split_rows in data.items()}
         stage = stage_run(run, modality, folder / modality)
         if folds is not None:
-            own_folds = folds[data["train"].inputs.columns[column].present]
-            held_out = out_of_fold_logits(stage, head, processor, rows["train"], rows["dev"], own_folds)
-            present = np.flatnonzero(data["train"].inputs.columns[column].present)
-            logits[UNIMODAL_LOGITS[modality]] = held_out.spread(present, len(folds))
+            is_there = stored_rows(data["train"]).columns[column].present
+            held_out = out_of_fold_logits(stage, head, processor, rows["train"], rows["dev"], folds[is_there])
+            logits[UNIMODAL_LOGITS[modality]] = held_out.spread(np.flatnonzero(is_there), len(folds))
             head = unimodal_model(model, modality, seed)
         outcome = train_stage(stage, head, processor, **rows)
         facts[modality] = {key: value for key, value in outcome.items() if key != "arguments"}
@@ -102,7 +101,7 @@ def _take_over(model: BiBiERForEmotionClassification, trained: BiBiERForEmotionC
         (model.heads[modality], trained.heads[modality]),
     )
     for target, source in pairs:
-        if source is not None:
+        if target is not None and source is not None:
             target.load_state_dict(source.state_dict())
 
 
@@ -125,13 +124,20 @@ def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: i
     set_seed(seed)
     head = BiBiERForEmotionClassification(config, build_backbones=False)
     if with_backbone:
-        head.attach_backbone(modality, copy.deepcopy(model.streams[modality].backbone))
+        head.attach_backbone(modality, copy.deepcopy(model.streams[modality].require_backbone()))
     return head.to(model.device)
+
+
+def stored_rows(data: InputDataset | EpochInputs) -> InputDataset:
+    """Rows that are the same in every epoch, as two stages need them."""
+    if not isinstance(data, InputDataset):
+        raise TypeError("The rows of two stages must be stored, not drawn anew in each epoch.")
+    return data
 
 
 def with_modality(data: InputDataset, column: str) -> InputDataset:
     """The rows that have a modality, with its inputs alone."""
-    rows = data.inputs.columns[column]
+    rows = data.columns[column]
     return InputDataset(data.metadata, StoredInputs({column: rows})).select(np.flatnonzero(rows.present))
 
 
@@ -230,7 +236,7 @@ def _stored_logits(
 ) -> StoredRows:
     """Logits of every row, from a store whose recipe names the model by its weights."""
     (modality,) = head.config.modalities
-    (inputs,) = data.inputs.columns.values()
+    (inputs,) = data.columns.values()
     store = FeatureStore(
         Path(stage.output_dir) / "logits",
         f"{modality}_logits",

@@ -3,7 +3,7 @@ project."""
 
 import os
 import shutil
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,12 +17,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
 from transformers.utils import logging
 
+from ..data.features import InputDataset
 from ..evaluation.metrics import METRICS, SELECTION_METRIC, grouped_metrics, mean_over_groups
+from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.sequence_bibier import finite_logits
+from .augmentation import EpochInputs
 from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
 from .optimization import create_published_scheduler, decay_parameter_names, optimizer_cls_and_kwargs
 from .samplers import EpochSampler
+from .soft_labels import SmoothedLabels
 
 logger = logging.get_logger(__name__)
 
@@ -60,6 +64,9 @@ class BiBiERTrainer(Trainer):
         kwargs: passed on to [`~transformers.Trainer`].
     """
 
+    model: BiBiERForEmotionClassification
+    train_dataset: InputDataset | EpochInputs | SmoothedLabels
+
     def __init__(
         self,
         *,
@@ -67,8 +74,8 @@ class BiBiERTrainer(Trainer):
         scheduler: str = "none",
         backbone_learning_rate: float | None = None,
         train_corpora: Sequence[str] | None = None,
-        train_lengths: Sequence[float] | None = None,
-        eval_groups: dict[str, Sequence[str]] | None = None,
+        train_lengths: Sequence[float] | np.ndarray | None = None,
+        eval_groups: Mapping[str, Sequence[str]] | None = None,
         patience: int | None = None,
         processing_class: BiBiERProcessor | None = None,
         **kwargs: Any,
@@ -93,7 +100,7 @@ class BiBiERTrainer(Trainer):
 
     # Loss
 
-    def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> torch.Tensor | None:
+    def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> torch.Tensor | int | None:
         """Number of samples of the global batch; the Trainer counts numbers in `labels`, of which a soft one has
         seven."""
         one_a_sample = [{"labels": torch.ones(len(batch["labels"]))} for batch in batch_samples if "labels" in batch]
@@ -101,7 +108,7 @@ class BiBiERTrainer(Trainer):
 
     # Order of the samples
 
-    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
+    def _get_train_sampler(self, train_dataset: Sized | None = None) -> EpochSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
         self._sampler = EpochSampler(
             len(dataset),
@@ -139,6 +146,7 @@ class BiBiERTrainer(Trainer):
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """As in transformers, with a learning rate of the backbones' own."""
         if self.optimizer is None and self.backbone_learning_rate is not None:
+            assert self.optimizer_cls_and_kwargs is not None  # given in `__init__`
             optimizer_class, options = self.optimizer_cls_and_kwargs
             self.optimizer_cls_and_kwargs = (
                 optimizer_class,
@@ -169,12 +177,14 @@ class BiBiERTrainer(Trainer):
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """The published schedules that transformers lacks; else transformers' own."""
         if self.lr_scheduler is None:
+            optimizer = optimizer or self.optimizer
+            assert optimizer is not None  # made before the schedule
             samples = len(self.train_dataset)
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             steps_per_epoch = max(1, samples // batch if self.args.dataloader_drop_last else -(-samples // batch))
             self.lr_scheduler = create_published_scheduler(
                 self.scheduler_name,
-                optimizer or self.optimizer,
+                optimizer,
                 self.args.learning_rate,
                 num_training_steps,
                 steps_per_epoch,
@@ -203,8 +213,8 @@ class BiBiERTrainer(Trainer):
 
     def _score(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the evaluation set: of each corpus, of each language, and over the corpora."""
-        predicted = prediction.predictions.argmax(-1)
-        labels = prediction.label_ids
+        assert self.eval_groups is not None
+        predicted, labels = np.argmax(prediction.predictions, -1), np.asarray(prediction.label_ids)
         labels = labels.argmax(-1) if labels.ndim == 2 else labels
         by_corpus = grouped_metrics(labels, predicted, self.eval_groups["corpus"])
         mean = mean_over_groups(by_corpus)
@@ -222,24 +232,31 @@ class BiBiERTrainer(Trainer):
         Raises:
             ValueError: nothing to resume from, or a checkpoint that is not whole.
         """
+        checkpoint: str | Path | None = None
         if resume_from_checkpoint is True:
-            resume_from_checkpoint = last_whole_checkpoint(self.args.output_dir)
-            if resume_from_checkpoint is None:
+            checkpoint = last_whole_checkpoint(self.run_dir)
+            if checkpoint is None:
                 raise ValueError(
                     f"{self.args.output_dir} holds no whole checkpoint to resume from. Leave resume_from_checkpoint "
                     "out to start anew."
                 )
-        if resume_from_checkpoint:
-            if problems := checkpoint_problems(resume_from_checkpoint):
+        elif resume_from_checkpoint:
+            checkpoint = resume_from_checkpoint
+        if checkpoint is not None:
+            if problems := checkpoint_problems(checkpoint):
                 raise ValueError(
-                    f"{resume_from_checkpoint} is not a whole checkpoint: {'; '.join(problems)}. Take an earlier one."
+                    f"{checkpoint} is not a whole checkpoint: {'; '.join(problems)}. Take an earlier one."
                 )
-            self._stay_stopped(resume_from_checkpoint)
+            self._stay_stopped(checkpoint)
         if self.args.should_save:
-            remove_staging(self.args.output_dir)
-        return super().train(
-            resume_from_checkpoint=str(resume_from_checkpoint) if resume_from_checkpoint else None, **kwargs
-        )
+            remove_staging(self.run_dir)
+        return super().train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint), **kwargs)
+
+    @property
+    def run_dir(self) -> Path:
+        """`args.output_dir`, which transformers sets where it was left out."""
+        assert self.args.output_dir is not None
+        return Path(self.args.output_dir)
 
     def _stay_stopped(self, checkpoint: str | Path) -> None:
         """A run that was killed after its patience had ended, but before it closed, has no further step to do."""
@@ -256,8 +273,7 @@ class BiBiERTrainer(Trainer):
     def _save_checkpoint(self, model, trial) -> None:
         """As in transformers, but into a staging folder that is renamed when all of it is there."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-        run_dir = Path(self.args.output_dir)
-        final, staging = run_dir / name, run_dir / STAGING_FOLDER
+        final, staging = self.run_dir / name, self.run_dir / STAGING_FOLDER
         self._staging = staging
         try:
             super()._save_checkpoint(model, trial)
@@ -274,7 +290,7 @@ class BiBiERTrainer(Trainer):
             os.replace(staging / name, final)
             staging.rmdir()
             rotate_checkpoints(
-                output_dir=str(run_dir),
+                output_dir=str(self.run_dir),
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
@@ -283,7 +299,7 @@ class BiBiERTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.processor is not None and self.args.should_save:
-            self.processor.save_pretrained(output_dir if output_dir is not None else self.args.output_dir)
+            self.processor.save_pretrained(self.run_dir if output_dir is None else output_dir)
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
@@ -333,9 +349,10 @@ class _Bookkeeping(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Accelerate does not reach the sampler in several processes that resume within an epoch.
-        self.trainer._sampler.set_epoch(int(state.epoch or 0))
-        if hasattr(self.trainer.train_dataset, "set_epoch"):  # its rows or their targets are drawn anew in each epoch
-            self.trainer.train_dataset.set_epoch(int(state.epoch or 0))
+        # A dataset may draw its rows or their targets anew in each epoch.
+        for part in (self.trainer._sampler, self.trainer.train_dataset):
+            if (set_epoch := getattr(part, "set_epoch", None)) is not None:
+                set_epoch(int(state.epoch or 0))
 
     def on_epoch_end(self, args, state, control, **kwargs):
         """A training that ends before its first evaluation (`eval_delay`) is evaluated and saved where it ends."""

@@ -101,6 +101,8 @@ def _corpus_in_file(path: Path) -> Corpus:
     if not path.is_file():
         raise FileNotFoundError(f"No file '{path}' that would define a corpus.")
     specification = importlib.util.spec_from_file_location(f"bibier_corpus_{path.stem}", path)
+    assert specification is not None  # its name ends in .py
+    assert specification.loader is not None
     module = importlib.util.module_from_spec(specification)
     specification.loader.exec_module(module)
     corpus = getattr(module, "CORPUS", None)

@@ -278,7 +278,7 @@ def _clip_name(path: PurePath) -> str | None:
     return f"{split}/{path.stem}" if split and re.fullmatch(r"dia\d+_utt\d+\.mp4", path.name) else None
 
 
-def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Path) -> Mapping[str, Path | str]:
+def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Path) -> dict[str, Path | str]:
     on_disk = [path for path in data_dir.rglob("*") if path.is_file()] if data_dir.is_dir() else [data_dir]
     number = sum(_clip_name(path) is not None for path in on_disk)
     if any(is_archive(path.name) for path in on_disk):  # what it holds is not known before it was gone through
@@ -291,7 +291,7 @@ def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Pa
     done = sum(1 for _ in folder.rglob("*.flac"))
     if number > done:
         state_disk_need(number - done, folder, "MELD")
-    return convert_clips(files, folder, number, "Converting meld")
+    return dict(convert_clips(files, folder, number, "Converting meld"))
 
 
 def _source_key(data_dir: Path) -> str:

@@ -137,7 +137,7 @@ def read_quickstart(
                         f"{len(neutral[split])}. "
                         "Lower neutral_share or the number of utterances."
                     )
-                texts = rng.sample(neutral[split], number_neutral) + emotional[split][: size - number_neutral]
+                texts = rng.sample(neutral[split], number_neutral) + list(emotional[split][: size - number_neutral])
                 voices = _voices(split, language, rng)
                 for number, text in enumerate(texts):
                     voice = next(voices)

@@ -152,7 +152,7 @@ def _misplaced_actors(clips: list[Clip]) -> list[str]:
 def _check_actors(clips: list[Clip]) -> None:
     counts = Counter((clip.speaker, clip.label) for clip in clips if NOT_SPEECH not in clip.remarks)
     faults = []
-    for speaker in sorted({clip.speaker for clip in clips}):
+    for speaker in sorted({clip.speaker for clip in clips if clip.speaker}):
         allowed = {emotion: (count,) for emotion, count in CLIPS_PER_EMOTION.items()} | {"calm": (0, 8)}
         faults += [
             f"{speaker} {emotion}: {counts[speaker, emotion]} clips, expected {' or '.join(map(str, numbers))}"

@@ -166,7 +166,7 @@ def _read_rows(data_dir: Path | str) -> list[_Found]:
             "That id itself is allowed, too."
         )
     files = _files_by_name(data_dir)
-    found = []
+    found: list[_Found] = []
     for split, path in tables.items():
         rows = read_table(path)
         demand_columns(rows, ("name", "emotion", "text"), path.name)
@@ -187,7 +187,7 @@ def _read_hub(source: str) -> list[_Found]:
         raise CorpusError(
             f"The Hub cannot be reached for '{source}' ({error}). Try again, or pass a folder with the corpus."
         ) from error
-    found = []
+    found: list[_Found] = []
     for split, dataset in splits.items():
         if missing := [name for name in ("name", "speech", "emotion") if name not in dataset.column_names]:
             raise CorpusError(f"{source} lacks the columns {missing}; it has {dataset.column_names}.")
@@ -196,7 +196,7 @@ def _read_hub(source: str) -> list[_Found]:
             row = Row(values, f"{source} {split} row {index}")
             # the fingerprint stands for the revision of the data that the row came from
             key = f"{dataset._fingerprint} row {index}"
-            found.append((row, _stem(row.text("name")), split, partial(_decode_row, dataset, index), key))
+            found.append((row, _stem(row.text("name")), str(split), partial(_decode_row, dataset, index), key))
     return found
 
 

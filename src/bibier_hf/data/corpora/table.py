@@ -305,7 +305,7 @@ def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
             # relative to the table: a corpus that moved keeps its ids
             name = (
                 clip.audio.relative_to(folder).as_posix()
-                if clip.audio and clip.audio.is_relative_to(folder)
+                if isinstance(clip.audio, Path) and clip.audio.is_relative_to(folder)
                 else str(clip.audio or "")
             )
             key = "\n".join((name, clip.text, clip.language))
@@ -343,5 +343,5 @@ CORPUS = Corpus(
     homepage="a table of your own",
     license="as its rows say",
     read=read_csv,
-    column=lambda options, data_dir: options["corpus"] or _default_name(find_table(data_dir)),
+    column=lambda options, data_dir: options["corpus"] or _default_name(find_table(Path(data_dir or "."))),
 )

@@ -3,7 +3,7 @@
 import hashlib
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,7 +77,7 @@ def hear_corpus(splits: DatasetDict) -> dict[str, HeardClip]:
     return hear(concatenate_datasets([rows.select_columns(["id", "audio"]) for rows in splits.values()]))
 
 
-def functionals_of(rows: Dataset, heard: dict[str, HeardClip]) -> np.ndarray:
+def functionals_of(rows: Dataset, heard: Mapping[str, HeardClip]) -> np.ndarray:
     """MFCC statistics (N, 560) of the rows, NaN for those without audio."""
     missing = np.full(FUNCTIONALS, np.nan, np.float32)
     return np.stack([heard[name].functionals if name in heard else missing for name in rows["id"]])
@@ -171,7 +171,7 @@ def fingerprint_similarity(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def audit_audio(
-    splits: DatasetDict, heard: dict[str, HeardClip], threshold: float = AUDIO_SIMILARITY
+    splits: DatasetDict, heard: Mapping[str, HeardClip], threshold: float = AUDIO_SIMILARITY
 ) -> dict[str, Any]:
     """Recordings of test that stand in train: sample for sample, or coded anew, louder or softer, cut or shifted by up
     to half a second.

@@ -10,6 +10,7 @@ from collections.abc import Hashable, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..metrics import classification_metrics
 
@@ -23,30 +24,30 @@ alarms."""
 PERMUTATIONS = 1000
 
 
-def majority_labels(keys: Sequence[Hashable | None], labels: Sequence[int]) -> dict[Hashable, int]:
+def majority_labels(keys: Sequence[Hashable | None], labels: ArrayLike) -> dict[Hashable, int]:
     """Key -> its commonest label (of equally common ones the first in label order); rows whose key is None are left
     out."""
     counts: dict[Hashable, Counter] = defaultdict(Counter)
-    for key, label in zip(keys, labels, strict=True):
+    for key, label in zip(keys, np.asarray(labels), strict=True):
         if key is not None:
             counts[key][int(label)] += 1
     return {key: max(sorted(counter), key=counter.__getitem__) for key, counter in counts.items()}
 
 
 def answer_by_key(
-    train_keys: Sequence[Hashable | None], train_labels: Sequence[int], test_keys: Sequence[Hashable | None]
+    train_keys: Sequence[Hashable | None], train_labels: ArrayLike, test_keys: Sequence[Hashable | None]
 ) -> tuple[np.ndarray, np.ndarray]:
     """The commonest train label of each test row's key, and of all of train where the key is unknown: labels (N,),
     known (N,) bool."""
     table = majority_labels(train_keys, train_labels)
-    (fallback,) = majority_labels([0] * len(train_labels), train_labels).values()
+    (fallback,) = majority_labels([0] * len(np.asarray(train_labels)), train_labels).values()
     known = np.array([key is not None and key in table for key in test_keys], dtype=bool)
     return np.array(
         [table[key] if is_known else fallback for key, is_known in zip(test_keys, known, strict=True)]
     ), known
 
 
-def score_answers(labels: Sequence[int], answers: Sequence[int], seed: int = 0) -> dict[str, Any]:
+def score_answers(labels: ArrayLike, answers: ArrayLike, seed: int = 0) -> dict[str, Any]:
     """Metrics of answers that do not come from hearing the emotion, beside chance.
 
     Args:
@@ -75,9 +76,9 @@ def score_answers(labels: Sequence[int], answers: Sequence[int], seed: int = 0) 
 
 def give_away(
     train_keys: Sequence[Hashable | None],
-    train_labels: Sequence[int],
+    train_labels: ArrayLike,
     test_keys: Sequence[Hashable | None],
-    test_labels: Sequence[int],
+    test_labels: ArrayLike,
     seed: int = 0,
 ) -> dict[str, Any]:
     """[`score_answers`] of [`answer_by_key`], with `known_rows`, the rows of test whose key occurs in train."""

@@ -11,7 +11,7 @@ FOLDER = Path(__file__).resolve().parent
 metrics = evaluate.load(str(FOLDER / "bibier_metrics.py"))
 
 
-def score(rows: list[list[float]]) -> dict[str, float]:
+def score(rows: list[list[float]]) -> dict[str, float] | None:
     """Rows of (reference, prediction) -> the metrics."""
     if not rows:
         raise gr.Error("Give at least one row: the true class and the predicted class, as whole numbers.")

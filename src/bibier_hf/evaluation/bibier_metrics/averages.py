@@ -1,13 +1,12 @@
 """UAR, WAR, MF1 and WF1: the one place where they are computed, for this package and for the `evaluate` module beside
 this file."""
 
-from collections.abc import Sequence
-
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn.metrics import f1_score, recall_score
 
 
-def averages(references: Sequence[int], predictions: Sequence[int]) -> dict[str, float]:
+def averages(references: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
     """Recall and F1, averaged over the classes that occur in `references`, plainly and weighted by the size of the
     class.
 

@@ -1,6 +1,7 @@
 """UAR, WAR, MF1 and WF1 as a module of the library `evaluate`."""
 
 import datasets
+from evaluate.utils.file_utils import add_start_docstrings
 
 import evaluate
 
@@ -37,7 +38,7 @@ _CITATION = """
 """
 
 
-@evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
+@add_start_docstrings(_DESCRIPTION, _KWARGS_DESCRIPTION)
 class BiBiERMetrics(evaluate.Metric):
     """See `_DESCRIPTION`."""
 
