@@ -508,7 +508,7 @@ def write_errors(path: str | os.PathLike, left: str | Callable[[], str] = "") ->
         meaning = describe_write_error(error)
         if meaning is None:
             raise
-        raise as_write_error(error, path, meaning, left() if callable(left) else left) from error
+        raise as_write_error(error, path, meaning, left if isinstance(left, str) else left()) from error
 
 
 def as_write_error(error: BaseException, path: str | os.PathLike | None, meaning: str, left: str = "") -> WriteError:
@@ -557,7 +557,7 @@ def writes(
             path = folder(*args, **kwargs)
             if path is None:
                 return function(*args, **kwargs)
-            told = (lambda: left(*args, **kwargs)) if callable(left) else left
+            told = left if isinstance(left, str) else functools.partial(left, *args, **kwargs)
             with locked_by_first_process(path, told, file):
                 return function(*args, **kwargs)
 

@@ -29,6 +29,8 @@ class Int8Linear(nn.Module):
         linear: the float32 layer.
     """
 
+    bias: torch.Tensor | None
+
     def __init__(self, linear: nn.Linear):
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features

@@ -37,7 +37,9 @@ def load_prompt(path: str | Path | None = None) -> Template:
         ComponentError: a prompt that lacks what it needs, or has other fields.
     """
     if path is None:
-        return Template((resources.files(__package__) / "prompts" / "tug_components.txt").read_text(encoding="utf-8"))
+        return Template(
+            (resources.files("bibier_hf.augmentation") / "prompts" / "tug_components.txt").read_text(encoding="utf-8")
+        )
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no prompt file {path}.")
     prompt = Template(Path(path).read_text(encoding="utf-8"))

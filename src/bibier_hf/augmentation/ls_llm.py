@@ -256,7 +256,7 @@ class LLMLabelSmoothing:
                     outcomes[row] = (None, outcomes[row][1], answer.error, attempt)
                     continue
                 try:
-                    outcomes[row] = (PARSERS[self.parser](answer.text), answer.text, None, attempt + 1)
+                    outcomes[row] = (PARSERS[self.parser](answer.text or ""), answer.text, None, attempt + 1)
                 except UnfinishedAnswerError as error:
                     # The next answer would be cut off as well: it is not asked for.
                     reason = f"{error}; raise max_new_tokens ({sampling.max_new_tokens}) or turn thinking off"
@@ -287,10 +287,9 @@ class LLMLabelSmoothing:
             if answer.error is not None:
                 outcomes.append((None, None, answer.error, 0))
                 continue
-            scores = np.array(answer.log_probabilities) - bias.get(language, 0.0)
-            outcomes.append(
-                (softmax(scores), json.dumps([round(score, 6) for score in answer.log_probabilities]), None, 1)
-            )
+            raw = np.array(answer.log_probabilities, dtype=float)
+            scores = softmax(raw - bias.get(language, 0.0))
+            outcomes.append((scores, json.dumps([round(score, 6) for score in raw.tolist()]), None, 1))
         return outcomes
 
     def _choices(self) -> list[str]:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..labels import LABEL_ALIASES
 from ..llm import Structure
@@ -105,7 +106,7 @@ def _read_named(text: str) -> list[float]:
         else:
             if numbers not in found:
                 found.append(numbers)
-    if not found:
+    if fault is not None and not found:
         raise fault
     if len(found) > 1:
         raise AnswerError(f"{len(found)} different distributions in one answer")
@@ -172,9 +173,7 @@ def parse_leniently(answer: str) -> np.ndarray:
 PARSERS = {"strict": parse_distribution, "original": parse_leniently}
 
 
-def finish_distribution(
-    values: Sequence[float], gold: int | None = None, gold_weight: float | None = None
-) -> np.ndarray:
+def finish_distribution(values: ArrayLike, gold: int | None = None, gold_weight: float | None = None) -> np.ndarray:
     """A distribution (7,) of five decimals that add up to exactly one.
 
     Negative numbers count as zero; then normalised, mixed with the gold label, rounded; what rounding leaves goes to
@@ -199,7 +198,7 @@ def finish_distribution(
     units[largest] += UNITS - units.sum()
     while (other := units.argmax()) != largest:  # the remainder was negative, or rounding has made them equal
         units[[largest, other]] += 1, -1
-    while gold_weight is not None and (np.delete(units, gold) >= units[gold]).any():
+    while gold is not None and gold_weight is not None and (np.delete(units, gold) >= units[gold]).any():
         # Rounding has made equal what was only just larger.
         other = int(np.where(np.arange(len(units)) == gold, -1, units).argmax())
         units[[gold, other]] += 1, -1

@@ -80,7 +80,7 @@ def load_prompt(name: str | Path, examples: Sequence[tuple[str, str, str, str]] 
     Raises:
         ArgumentError: neither a name nor a file.
     """
-    folder = resources.files(__package__) / "prompts"
+    folder = resources.files("bibier_hf.augmentation") / "prompts"
     own = {Path(entry.name).stem: entry for entry in folder.iterdir() if entry.name.endswith(".txt")}
     source = own.get(str(name))
     if source is None:

@@ -49,7 +49,11 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
                 f"{row['id']} is made of {missing[0]}, which is not among the recorded rows. Give the corpus that was "
                 "stacked from."
             )
-        parts = [recorded[places[part["id"]]] | {"offset_s": part["offset_s"]} for part in components]
+        parts = [
+            recorded[places[part["id"]]] | {"offset_s": part["offset_s"]}
+            for part in components
+            if recorded is not None
+        ]
         samples.append(_shown(row) | {"parts": [_shown(part) | {"offset_s": part["offset_s"]} for part in parts]})
     durations = (
         {"after": augmented["duration_s"]}
@@ -57,7 +61,7 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
         else {"before": recorded["duration_s"], "after": augmented["duration_s"]}
     )
     counts = {source: sum(other == source for other in sources) for source in sorted(set(sources))}
-    template = (resources.files(__package__) / "templates" / "preview.html").read_text(encoding="utf-8")
+    template = (resources.files("bibier_hf.augmentation") / "templates" / "preview.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
         autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
     )
@@ -84,11 +88,11 @@ def duration_picture(durations: Mapping[str, Sequence[float | None]]) -> bytes:
     edges = np.linspace(0, min(longest, 20.0), 41)
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     axes = figure.subplots()
-    for (name, seconds), style in zip(
-        values.items(), ({"alpha": 0.5}, {"histtype": "step", "linewidth": 1.8}), strict=False
-    ):
+    styles: list[dict[str, Any]] = [{"alpha": 0.5}, {"histtype": "step", "linewidth": 1.8}]
+    for (name, seconds), style in zip(values.items(), styles, strict=False):
         median = f", median {np.median(seconds):.1f} s" if len(seconds) else ""
-        axes.hist(np.minimum(seconds, edges[-1]), bins=edges, label=f"{name}: {len(seconds)} clips{median}", **style)
+        label = f"{name}: {len(seconds)} clips{median}"
+        axes.hist(np.minimum(seconds, edges[-1]), bins=edges.tolist(), label=label, **style)
     axes.set_xlabel("duration in s" + (" (longer clips in the last bar)" if longest > 20 else ""))
     axes.set_ylabel("clips")
     axes.legend()

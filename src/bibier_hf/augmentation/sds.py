@@ -145,11 +145,8 @@ class StackedDataSampling:
             parts: (N,) part of each row; clips of different parts are never stacked together. None: one part.
         """
         stock = _Stock.of(dataset, self.same_speaker, parts)
-        target, gap, limit = (
-            None if value is None else round(value * SAMPLING_RATE)
-            for value in (self.target_s, self.gap_s, self.max_s)
-        )
-        limit = math.inf if limit is None else limit
+        target, gap = round(self.target_s * SAMPLING_RATE), round(self.gap_s * SAMPLING_RATE)
+        limit = math.inf if self.max_s is None else round(self.max_s * SAMPLING_RATE)
         with_audio = [row for row, length in enumerate(stock.lengths) if length]
         short = [row for row in with_audio if stock.lengths[row] < target]
         stackable = [row for row in short if stock.has_partner(row, limit - stock.lengths[row] - gap)]
@@ -220,6 +217,7 @@ class StackedDataSampling:
         samples = np.concatenate([part for clip in clips for part in (gap, clip)][1:])
         starts = np.cumsum([0] + [len(clip) + len(gap) for clip in clips[:-1]])
         if self.text == "asr":
+            assert self.transcribe is not None
             text = self.transcribe(samples, rows[0]["language"])
         else:
             text = " ".join(row["text"].strip() for row in rows if row["text"].strip())

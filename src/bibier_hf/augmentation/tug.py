@@ -252,7 +252,7 @@ def load_components(emotion: str, language: str) -> Components:
             f"No components for {emotion!r} in {language!r}. Allowed emotions: {', '.join(EMOTIONS)}; languages: "
             f"{', '.join(LANGUAGES)}."
         )
-    path = resources.files(__package__) / "components" / language / f"{emotion}.json"
+    path = resources.files("bibier_hf.augmentation") / "components" / language / f"{emotion}.json"
     return Components.from_dict(json.loads(path.read_text(encoding="utf-8")), name=f"{language}/{emotion}.json")
 
 

@@ -40,7 +40,8 @@ def _graphs() -> tuple[Graph, Runner, Runner]:
         files = [Path(folder) / name for name in ("exact.onnx", "int8.onnx")]
         write_onnx(program, graph, files[0])
         quantize_onnx(*files)
-        return graph, *(onnx_runner(file) for file in files)
+        exact, int8 = map(onnx_runner, files)
+        return graph, exact, int8
 
 
 def onnx(batch: int = 1) -> Row:

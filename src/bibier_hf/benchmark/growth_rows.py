@@ -13,7 +13,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -54,7 +54,8 @@ def write_noise(path: Path, length_s: int) -> None:
 @torch.no_grad()
 def _extraction(path: str) -> None:
     inputs = pipe().processor(audio=path)
-    pipe().model.encode_audio(inputs[pipe().processor.audio_input_name], inputs["audio_attention_mask"])
+    model: Any = pipe().model
+    model.encode_audio(inputs[pipe().processor.audio_input_name], inputs["audio_attention_mask"])
 
 
 def _pipeline(path: str) -> None:
@@ -116,7 +117,7 @@ def memory_row(name: str, measured: Sequence[Cost]) -> Row:
 
 def _row(name: str, against: str, ratio: float, ours: Cost, theirs: Cost, measured: Sequence[Cost]) -> Row:
     note = ", ".join(f"{cost.length_s} s: {1000 * cost.rate:.1f} ms/s, {cost.peak >> 20} MiB" for cost in measured)
-    ranges = (ours.seconds,) * 2, (theirs.seconds,) * 2
+    ranges = (ours.seconds, ours.seconds), (theirs.seconds, theirs.seconds)
     return Row(name, against, ratio, 1 / 1.2, ours.seconds, theirs.seconds, *ranges, 1, note)
 
 

@@ -65,9 +65,8 @@ def ls_llm_score(materials: Materials) -> Row:
     ours_s = 1 / score_rate(get_backend(materials.llm_backend, folder), texts, labels)
     note = f"SmolLM2-135M, seconds a row; {len(texts)} rows scored by {materials.llm_backend}, {generated} generated"
     against = "generated answers, one prompt at a time, float32"
-    return Row(
-        "ls_llm_score", against, theirs_s / ours_s, 10.0, ours_s, theirs_s, (ours_s,) * 2, (theirs_s,) * 2, 1, note
-    )
+    ranges = (ours_s, ours_s), (theirs_s, theirs_s)
+    return Row("ls_llm_score", against, theirs_s / ours_s, 10.0, ours_s, theirs_s, *ranges, 1, note)
 
 
 DATA_ROWS = {"ls_llm_score": ls_llm_score}

@@ -45,8 +45,9 @@ class Row:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
         """The reverse of [`as_dict`]; further keys are left aside."""
-        given = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in given.items()})
+        given: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
+        given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+        return cls(**given)
 
 
 def compare(

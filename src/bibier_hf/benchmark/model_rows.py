@@ -78,7 +78,8 @@ def fusion_config(
 
 def our_fusion(config: BiBiERConfig) -> OurFusion:
     """With the published initialisation."""
-    model = initialised(OurFusion(config))
+    model = OurFusion(config)
+    initialised(model)
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and "A_log" not in name:
             nn.init.xavier_uniform_(parameter)

@@ -54,11 +54,11 @@ def find_rows(materials: Materials) -> tuple[dict[str, Callable[[], Row]], dict[
     """The quick rows, and the long ones."""
     quick: dict[str, Callable[[], Row]] = {}
     full: dict[str, Callable[[], Row]] = {}
-    package = importlib.import_module(__package__)
+    package = importlib.import_module("bibier_hf.benchmark")
     for name in sorted(
         module.name for module in pkgutil.iter_modules(package.__path__) if module.name.endswith("_rows")
     ):
-        module = importlib.import_module(f"{__package__}.{name}")
+        module = importlib.import_module(f"{package.__name__}.{name}")
         quick |= getattr(module, "ROWS", {})
         full |= getattr(module, "FULL_ROWS", {})
         full |= {name: partial(row, materials) for name, row in getattr(module, "DATA_ROWS", {}).items()}

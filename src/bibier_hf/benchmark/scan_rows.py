@@ -105,8 +105,8 @@ def scan_memory() -> Row:
 def _prepare() -> None:
     """Inputs, kernels and whatever torch sets up at its first backward pass."""
     forward_backward(lambda u, dt, A, B, C, D: u.sum() + dt.sum() + A.sum() + B.sum() + C.sum() + D.sum())
-    small = [tensor[:1, :2] if tensor.dim() == 3 else tensor for tensor in inputs()]
-    torch.autograd.grad(selective_scan(*small).sum(), small)
+    u, dt, A, B, C, D = small = [tensor[:1, :2] if tensor.dim() == 3 else tensor for tensor in inputs()]
+    torch.autograd.grad(selective_scan(u, dt, A, B, C, D).sum(), small)
 
 
 def initialised(module: nn.Module) -> nn.Module:

@@ -108,7 +108,8 @@ class GraphFusion(nn.Module):
 
         self.proj_audio = nn.Sequential(nn.Linear(size, size), nn.LayerNorm(size))
         self.proj_text = nn.Sequential(nn.Linear(size, size), nn.LayerNorm(size))
-        self.gat1, self.gat2 = GATConv(size, size, heads=heads), GATConv(heads * size, size)
+        self.gat1 = GATConv(size, size, heads=heads)  # ty: ignore[abstract-class-instantiation]
+        self.gat2 = GATConv(heads * size, size)  # ty: ignore[abstract-class-instantiation]
 
     def forward(self, audio: torch.Tensor, text: torch.Tensor) -> torch.Tensor:
         nodes = torch.stack([F.relu(self.proj_audio(audio)), F.relu(self.proj_text(text))], dim=1)

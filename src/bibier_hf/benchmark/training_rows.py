@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from datasets import Dataset
@@ -43,7 +44,7 @@ def resd_end_to_end(materials: Materials, own_value: bool = True) -> Row:
     rows = load_corpus("resd", materials.folder("resd"))["train"]
     rows = rows.select(range(min(len(rows), materials.rows or len(rows))))
     model, processor = _backbones(materials)
-    sizes = model.config.modality_configs["audio"].feature_size, model.config.modality_configs["text"].feature_size
+    sizes = _widths(model)
     seconds: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder:
         with _timed(seconds, "our extraction"):
@@ -55,13 +56,13 @@ def resd_end_to_end(materials: Materials, own_value: bool = True) -> Row:
         torch.manual_seed(0)
         ours = our_fusion(fusion_config("biformer", own_value, *sizes))
         theirs = textbook.Fusion("biformer", *sizes)
-        loader = _our_loader(data, extractor)
+        sampler, loader = _our_loader(data, extractor)
         with open(Path(folder) / "features.pickle", "rb") as file:
             kept = pickle.load(file)
         optimizers = torch.optim.Adam(ours.parameters()), torch.optim.Adam(theirs.parameters())
         for epoch in range(materials.epochs):
             with _timed(seconds, "our epochs"):
-                loader.sampler.set_epoch(epoch)
+                sampler.set_epoch(epoch)
                 for batch in loader:
                     train_step(ours, optimizers[0], _fusion_inputs(batch), batch["labels"])
             with _timed(seconds, "their epochs"):
@@ -77,7 +78,8 @@ def resd_end_to_end(materials: Materials, own_value: bool = True) -> Row:
     note = f"{what}: {parts}"
     against = "clip by clip into a pickle, then padded batches"
     goal = 2.0 if own_value else None
-    return Row(name, against, theirs_s / ours_s, goal, ours_s, theirs_s, (ours_s,) * 2, (theirs_s,) * 2, 1, note)
+    ranges = (ours_s, ours_s), (theirs_s, theirs_s)
+    return Row(name, against, theirs_s / ours_s, goal, ours_s, theirs_s, *ranges, 1, note)
 
 
 def optimizer_step() -> Row:
@@ -88,7 +90,8 @@ def optimizer_step() -> Row:
             "adamw", TrainingArguments(output_dir=folder, use_cpu=True)
         )
     sides = []
-    for kwargs in (options, options | {"fused": None}):
+    unfused: dict[str, Any] = options | {"fused": None}
+    for kwargs in (options, unfused):
         parameters = [torch.nn.Parameter(torch.zeros(384, 1536)) for _ in range(36)]
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
@@ -107,15 +110,8 @@ def loader_share(materials: Materials) -> Row:
     waits, steps = [], []
     with tempfile.TemporaryDirectory() as folder:
         extractor = InputExtractor(model, processor, cache_dir=folder)
-        loader = _our_loader(extractor.inputs({"train": rows})["train"], extractor)
-        fusion = our_fusion(
-            fusion_config(
-                "biformer",
-                False,
-                model.config.modality_configs["audio"].feature_size,
-                model.config.modality_configs["text"].feature_size,
-            )
-        )
+        _, loader = _our_loader(extractor.inputs({"train": rows})["train"], extractor)
+        fusion = our_fusion(fusion_config("biformer", False, *_widths(model)))
         optimizer = torch.optim.Adam(fusion.parameters())
         start = time.perf_counter()
         for batch in loader:
@@ -153,10 +149,16 @@ def _timed(seconds: dict[str, float], part: str) -> Generator[None]:
     seconds[part] = seconds.get(part, 0.0) + time.perf_counter() - start
 
 
-def _our_loader(data: InputDataset, extractor: InputExtractor) -> DataLoader:
+def _widths(model: BiBiERForEmotionClassification) -> tuple[int, int]:
+    """Of the features of audio and text."""
+    audio, text = (config.widths[0] for config in model.config.modality_configs.values())
+    return audio, text
+
+
+def _our_loader(data: InputDataset, extractor: InputExtractor) -> tuple[EpochSampler, DataLoader]:
     """As the trainer makes it, in batches of similar length."""
     sampler = EpochSampler(len(data), seed=42, lengths=data.lengths, group_size=BATCH)
-    return DataLoader(data, batch_size=BATCH, sampler=sampler, collate_fn=FeatureCollator(extractor.specs))
+    return sampler, DataLoader(data, batch_size=BATCH, sampler=sampler, collate_fn=FeatureCollator(extractor.specs))
 
 
 def _fusion_inputs(batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -175,14 +177,15 @@ def _extract_into_pickle(
     for row in rows:
         audio = processor(audio=[row["audio"]])
         frames, mask = encode_audio(
-            model.streams["audio"].backbone,
+            model.streams["audio"].require_backbone(),
             audio[processor.audio_input_name],
             audio["audio_attention_mask"],
             -1,
             model.config.modality_configs["audio"].max_window_s,
         )
         text = processor(text=[row["text"]])
-        states, _ = encode_text(model.streams["text"].backbone, text["input_ids"], text["text_attention_mask"], -1)
+        backbone = model.streams["text"].require_backbone()
+        states, _ = encode_text(backbone, text["input_ids"], text["text_attention_mask"], -1)
         full = F.pad(states[0], (0, 0, 0, TEXT_LENGTH - states.shape[1]))
         kept.append({"audio": frames[0, mask[0]], "text": full, "label": row["label"]})
     with open(path, "wb") as file:

@@ -1,6 +1,5 @@
 """The command behind `recipes/audit.py`: the leakage audit of one corpus or several, under any protocols."""
 
-import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -91,7 +90,7 @@ def _read(corpus: CorpusArguments) -> tuple[DatasetDict, dict[str, HeardClip], d
     if corpus.data_dir is not None and not (Path(corpus.data_dir) / INFO_FILE).is_file():
         known = get_corpus(corpus.name)
         clips = known.read(Path(corpus.data_dir), **known.complete_options(corpus.options)) if known.has_source else []
-        names = {clip.id: clip.audio.stem for clip in clips if isinstance(clip.audio, os.PathLike)}
+        names = {clip.id: clip.audio.stem for clip in clips if isinstance(clip.audio, Path)}
     return rows, hear_corpus(rows), names
 
 

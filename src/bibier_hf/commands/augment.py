@@ -62,7 +62,8 @@ class StackCommand(SourceArguments, StackingArguments):
 
     output_dir: str = Field(description="folder of the stacked corpus")
     share: float = Field(0.7, ge=0, le=1, description="share of rows that are stacked")
-    draws: Literal[1] = Field(1)  # a written corpus holds one draw; several, or fresh ones, are an option of training
+    # A written corpus holds one draw; several, or fresh ones, are an option of training.
+    draws: Literal[1] = Field(1)  # ty: ignore[incompatible-mutable-override]
     draw: int = Field(0, ge=0, description="number of the draw: another one selects and stacks anew")
     num_proc: int | None = Field(None, ge=1, description="processes; they change nothing but the time")
 
@@ -172,7 +173,8 @@ def augment_main(arguments: Sequence[str]) -> int:
 def augment_help() -> str:
     """The commands, a line each."""
     lines = [
-        f"  {name:<11}{section.__doc__.partition(': ')[2].splitlines()[0]}" for name, (section, _) in COMMANDS.items()
+        f"  {name:<11}{(section.__doc__ or '').partition(': ')[2].splitlines()[0]}"
+        for name, (section, _) in COMMANDS.items()
     ]
     return "\n".join(
         [
@@ -191,6 +193,7 @@ def stack(arguments: StackCommand) -> None:
     sds = make_sds(arguments)
     plan = sds.plan(splits["train"], arguments.draw)
     stacked = splits | {"train": sds(splits["train"], arguments.draw, arguments.num_proc)}
+    assert arguments.corpus is not None  # `load` demands it
     corpus = get_corpus(arguments.corpus)
     facts = {
         "name": splits["train"]["corpus"][0],
@@ -314,7 +317,7 @@ def language_model(arguments: ComponentsCommand) -> Ask:
         (answer,) = backend.generate([conversation], sampling)
         if answer.error is not None:
             raise LLMError(f"{arguments.model} gave no answer: {answer.error}")
-        return answer.text
+        return answer.text or ""
 
     return ask
 
@@ -326,7 +329,7 @@ def _utterance_counts(arguments: TugCommand) -> dict[str, dict[str, int]]:
             "Give one of --count N, --counts.EMOTION N and --corpus NAME (whose classes are then balanced)."
         )
     if arguments.corpus is None:
-        by_emotion = arguments.counts or dict.fromkeys(EMOTIONS, arguments.count)
+        by_emotion = arguments.counts or dict.fromkeys(EMOTIONS, arguments.count or 0)
         return {language: by_emotion for language in arguments.languages or LANGUAGES}
     train = arguments.load()["train"]
     labels: dict[str, list[str]] = {}

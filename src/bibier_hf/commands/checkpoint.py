@@ -50,7 +50,9 @@ def load_pipeline(
     model, processor = load_checkpoint(name, backbone_dir)
     options = {} if asr is None else {"asr": asr, "asr_language": asr_language}
     try:
-        return pipeline(TASK, model=model, processor=processor, **options)
+        return pipeline(  # ty: ignore[no-matching-overload] - transformers lists its own tasks only
+            TASK, model=model, processor=processor, **options
+        )
     except OSError as error:
         raise ArgumentError(
             f"--asr: {asr} is no speech recognition model that can be had: {one_line(error)}"

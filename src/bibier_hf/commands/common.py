@@ -48,7 +48,8 @@ class Terminated(KeyboardInterrupt):
 
 def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambda: "Interrupted.") -> int:
     """Run `function`; say in one line what a user can fix, and what to do after Ctrl-C."""
-    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # code of a checkpoint is refused, without a question on stdout
+    # Code of a checkpoint is refused, without a question on stdout.
+    dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # ty: ignore[invalid-assignment]
     try:
         with _signals_raised():
             _check_working_folder()

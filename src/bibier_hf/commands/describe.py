@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from transformers import PreTrainedConfig
 
 from ..model.configuration_bibier import ORIGINAL_BEHAVIOR, BiBiERConfig, ModalityConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
@@ -32,7 +33,7 @@ def load_config(source: str | Path) -> BiBiERConfig:
 def describe(source: str | Path) -> str:
     """The summary of [`load_config`]'s model, some thirty lines of plain text."""
     config = load_config(source)
-    lines = [f"BiBiER, {_kind(config)}: {source}", "", f"labels    {', '.join(config.id2label.values())}"]
+    lines = [f"BiBiER, {_kind(config)}: {source}", "", f"labels    {', '.join(config.label_names)}"]
     for modality in config.modalities:
         part = config.modality_configs[modality]
         lines.append(f"{modality:<9} {_backbone(part)} -> {_encoder(config, part)}")
@@ -54,7 +55,7 @@ def _kind(config: BiBiERConfig) -> str:
 
 
 def _backbone(part: ModalityConfig) -> str:
-    if part.backbone is None:
+    if not isinstance(part.backbone, PreTrainedConfig):
         return f"features of width {part.feature_size}, given by the caller"
     name = part.backbone_id or "weights in the checkpoint"
     layer = "output" if part.layer == -1 else f"hidden state {part.layer}"

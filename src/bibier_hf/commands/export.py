@@ -91,16 +91,19 @@ def compare_answers(
     time."""
     from ..evaluation.prediction import predict_logits
     from ..training.arguments import CorpusArguments, FeatureCacheArguments
+    from ..training.augmentation import fixed_rows
     from ..training.fit import make_collator, make_inputs
     from ..training.run import load_corpora
 
     exported = OnnxModel(folder, backbones=model)
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")
-    dataset = make_inputs(load_corpora([CorpusArguments(name=corpus, data_dir=data_dir)]), model, processor, cache)[
-        split
-    ]
+    corpora = load_corpora([CorpusArguments(name=corpus, data_dir=data_dir)])
+    dataset = fixed_rows(make_inputs(corpora, model, processor, cache)[split])
     collator = make_collator(model, processor, cache)
-    exact, logits = (predict_logits(which, dataset, collator, batch_size=1) for which in (model, exported))
+    exact, logits = (
+        predict_logits(which, dataset, collator, batch_size=1)  # ty: ignore[invalid-argument-type] - called alike
+        for which in (model, exported)
+    )
     return drift(logits, exact)
 
 

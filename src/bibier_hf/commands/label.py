@@ -194,7 +194,7 @@ def _rows(options: argparse.Namespace, split: str) -> Dataset:
     word."""
     splits = load_corpus(options.corpus, options.data_dir, **_key_values(options.corpus_option))
     if split not in splits:
-        raise ArgumentError(f"split: the corpus {options.corpus} has {', '.join(splits)}, not {split!r}.")
+        raise ArgumentError(f"split: the corpus {options.corpus} has {', '.join(map(str, splits))}, not {split!r}.")
     rows = splits[split].remove_columns("audio")
     empty = sum(not text.strip() for text in rows["text"])
     if empty:

@@ -88,7 +88,7 @@ def analyse(pipe: Any, audio: str | None, text: str, limits: Limits, texts: Text
         return Answer(_scores(answer["emotions"]), answer["chunks"], recording, text_unused=bool(text))
     except code.AudioError as error:
         # The visitor knows the file's name, not where the server put it.
-        message = str(error).replace(os.fspath(audio), Path(audio).name)
+        message = str(error) if audio is None else str(error).replace(os.fspath(audio), Path(audio).name)
         raise RefusedInput(texts.unreadable.format(message=message)) from error
 
 

@@ -158,7 +158,11 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
             )
         rows, names = ([], []) if examples_dir is None else read_examples(examples_dir)
         if rows:
-            options = {"example_labels": names, "examples_per_page": len(rows), "cache_examples": False}
+            options: dict[str, Any] = {
+                "example_labels": names,
+                "examples_per_page": len(rows),
+                "cache_examples": False,
+            }
             examples = gr.Examples(rows, [audio, text], label=start.examples, **options).dataset
             # All that is in the folder yet is examples; Gradio itself would sweep them away with what is uploaded.
             audio.keep_in_cache.update(str(path) for path in folder.rglob("*") if path.is_file())
@@ -204,7 +208,7 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
             *result,
         ]
         # One visitor at a time: the model uses every core there is.
-        event = {"inputs": [audio, text, language], "outputs": [*result, last], "concurrency_limit": 1}
+        event: dict[str, Any] = {"inputs": [audio, text, language], "outputs": [*result, last], "concurrency_limit": 1}
         button.click(answer, api_name="analyse", **event)
         text.submit(answer, api_visibility="private", **event)
         language.change(switch, [language, last], translated, api_visibility="private", show_progress="hidden")
@@ -224,7 +228,9 @@ def load_remote_pipeline(model: str | os.PathLike, asr: str | None = None) -> Pi
         OSError: no such checkpoint.
     """
     options = {} if asr is None else {"asr": asr}
-    return pipeline("audio-text-emotion", model=os.fspath(model), trust_remote_code=True, **options)
+    return pipeline(  # ty: ignore[no-matching-overload] - transformers lists its own tasks only
+        "audio-text-emotion", model=os.fspath(model), trust_remote_code=True, **options
+    )
 
 
 def serve(

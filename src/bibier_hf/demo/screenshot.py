@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Page, sync_playwright
+from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from .analysis import Limits
 from .app import build_app, serve
@@ -22,7 +22,7 @@ from .texts import TEXTS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
-SIZE = {"width": 1280, "height": 900}
+SIZE: ViewportSize = {"width": 1280, "height": 900}
 """Of the window, in pixels."""
 
 PATIENCE_MS = 120_000
@@ -38,7 +38,7 @@ def find_browser() -> str | None:
 
 
 @contextmanager
-def open_window(size: dict[str, int] = SIZE, language: str = "en-US") -> Generator[Page]:
+def open_window(size: ViewportSize = SIZE, language: str = "en-US") -> Generator[Page]:
     """An empty window of a browser, in light colours, with a microphone that beeps.
 
     Raises:
@@ -72,7 +72,7 @@ def take_screenshot(pipe: Any, picture: str | Path) -> None:
         serve(app, limits, wait=False)
         try:
             with open_window() as page:
-                page.goto(app.local_url)
+                page.goto(app.local_url or "")
                 page.get_by_role("button", name=SCENE).click()
                 wait_for_recording(page)
                 page.get_by_role("button", name=TEXTS["en"].button, exact=True).click()

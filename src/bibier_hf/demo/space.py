@@ -95,7 +95,7 @@ def _write_files(folder: Path, model_id: str) -> None:
     )
     card = SpaceCard.from_template(
         card_data,
-        template_str=(files(__package__) / "templates" / "space_card.md").read_text(encoding="utf-8"),
+        template_str=(files("bibier_hf.demo") / "templates" / "space_card.md").read_text(encoding="utf-8"),
         model_id=model_id,
         emotions=EMOTIONS,
         gradio_version=version("gradio"),

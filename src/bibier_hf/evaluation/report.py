@@ -268,7 +268,7 @@ def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str)
     return "\n".join(lines)
 
 
-def environment(world_size: int = 1) -> dict[str, dict | None]:
+def environment(world_size: int = 1) -> dict[str, Any]:
     """What a result depends on beside code and data: `git`, `versions` and `hardware`."""
     return {"git": _LOADED_FROM, "versions": _versions(), "hardware": _hardware(world_size)}
 

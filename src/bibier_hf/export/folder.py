@@ -164,6 +164,7 @@ def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) 
             verbose=False,
             optimize=True,
         )
+    assert exported is not None  # as `f` is not given
     exported.save(file)
 
 

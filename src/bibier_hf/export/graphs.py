@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch._dynamo.exc import UserError
 from torch.nn import functional as F
+from transformers import PreTrainedModel
 
 from ..errors import ExportError
 from ..model.audio_bibier import SAMPLING_RATE
@@ -111,12 +112,9 @@ class FeaturesGraph(Graph):
         return [(f"{modality}_features", f"{modality}_features_mask") for modality in self.model.config.modalities]
 
     def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
-        return torch.randn(
-            batch,
-            length,
-            self.model.config.modality_configs[name.removesuffix("_features")].feature_size,
-            generator=generator,
-        )
+        width = self.model.config.modality_configs[name.removesuffix("_features")].feature_size
+        assert width is not None  # of what the model reads
+        return torch.randn(batch, length, width, generator=generator)
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return self._outputs(dict(zip(self.input_names, values, strict=True)))
@@ -151,7 +149,7 @@ class WholeGraph(Graph):
                 )
 
     @property
-    def audio_backbone(self) -> nn.Module | None:
+    def audio_backbone(self) -> PreTrainedModel | None:
         return self.model.streams["audio"].backbone
 
     @property
@@ -171,7 +169,8 @@ class WholeGraph(Graph):
             )
         if name == "input_values":
             return torch.randn(batch, length, generator=generator)
-        return torch.randn(batch, length, spectral_bands(self.audio_backbone.config), generator=generator)
+        bands = spectral_bands(self.model.streams["audio"].require_backbone().config)
+        return torch.randn(batch, length, bands, generator=generator)
 
     @property
     def longest(self) -> list[int | None]:
@@ -197,7 +196,8 @@ class WholeGraph(Graph):
     def _encode_audio(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The model's `encode_audio` for one window, without a look at any value: absent rows run along and are masked
         afterwards."""
-        backbone, config = self.audio_backbone, self.model.config.audio_config
+        stream = self.model.streams["audio"]
+        backbone, config = stream.require_backbone(), stream.config
         lengths = mask.sum(1)
         present = lengths > 0
         values = values * mask.reshape(*mask.shape, *(1,) * (values.dim() - 2)).to(values.dtype)
@@ -212,12 +212,8 @@ class WholeGraph(Graph):
 
     def _encode_text(self, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = mask.sum(1)
-        features, kept = text_states(
-            self.model.streams["text"].backbone,
-            input_ids,
-            lengths.clamp(min=1),
-            self.model.config.modality_configs["text"].layer,
-        )
+        stream = self.model.streams["text"]
+        features, kept = text_states(stream.require_backbone(), input_ids, lengths.clamp(min=1), stream.config.layer)
         return features, kept & (lengths > 0).unsqueeze(1)
 
 

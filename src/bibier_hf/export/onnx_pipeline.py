@@ -87,8 +87,9 @@ class OnnxModel:
             ValueError: nothing to work on, an unknown input, or audio longer than the graph takes.
             ExportError: raw inputs for a graph over features, and no backbones.
         """
-        inputs = {name: tensor for name, tensor in inputs.items() if tensor is not None}
-        given = self._features(inputs) if self.manifest["part"] == "features" else inputs
+        given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+        if self.manifest["part"] == "features":
+            given = self._features(given)
         names = self.manifest["inputs"]
         pairs = list(zip(self.config.modalities, names[::2], names[1::2], strict=True))
         others = {
@@ -108,8 +109,9 @@ class OnnxModel:
             if len(pairs) == 1 and not bool(mask.any(1).all()):
                 raise ValueError(f"This model reads {modality} alone, and a sample of the batch has no {modality}.")
             fed |= {name: values.numpy(), mask_name: mask.long().numpy()}
-        outputs = dict(zip(self.manifest["outputs"], self.session.run(None, fed), strict=True))
-        return BiBiEROutput(**{name: torch.from_numpy(values) for name, values in outputs.items()})
+        values = map(torch.from_numpy, self.session.run(None, fed))
+        outputs: dict[str, Any] = dict(zip(self.manifest["outputs"], values, strict=True))
+        return BiBiEROutput(**outputs)
 
     def _features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Raw inputs, through the backbones."""

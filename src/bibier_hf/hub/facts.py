@@ -38,7 +38,7 @@ class Licensing:
         ]
 
     @property
-    def metadata(self) -> dict[str, str]:
+    def metadata(self) -> dict[str, Any]:
         """`license` of a card's metadata; with `license_name` where no single licence includes the others; {} if one
         is not known."""
         if not self.known:
@@ -50,7 +50,7 @@ class Licensing:
                 return {"license": license}
         return {
             "license": "other",
-            "license_name": "-and-".join(sorted(name.lower().replace(" ", "-") for name in licenses)),
+            "license_name": "-and-".join(sorted(str(name).lower().replace(" ", "-") for name in licenses)),
         }
 
     def describe(self, source: str) -> str | None:
@@ -65,12 +65,12 @@ class Licensing:
 @cache
 def facts() -> dict[str, Any]:
     """The content of `facts.yaml`."""
-    return yaml.safe_load((files(__package__) / "facts.yaml").read_text(encoding="utf-8"))
+    return yaml.safe_load((files("bibier_hf.hub") / "facts.yaml").read_text(encoding="utf-8"))
 
 
 def template(name: str) -> str:
     """The Jinja template of a card: `model_card`, `dataset_card` or `labels_card`."""
-    return (files(__package__) / "templates" / f"{name}.md").read_text(encoding="utf-8")
+    return (files("bibier_hf.hub") / "templates" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def license_id(text: str) -> str | None:

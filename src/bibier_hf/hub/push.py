@@ -208,7 +208,8 @@ def _model_texts(folder: Path, names: Mapping[str, object], repo_id: str) -> dic
     results = read_results(folder)
     pictures = [name for name in names if name.endswith(".png")]
     as_trained = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    if card in (None, *(str(render_model_card(known, pictures=pictures)) for known in (results, as_trained))):
+    rendered = [str(render_model_card(known, pictures=pictures)) for known in (results, as_trained)]
+    if card is None or card in rendered:
         card = str(render_model_card(results, repo_id, pictures))
     return {CARD_FILE: card.replace(PLACEHOLDER_ID, repo_id)} | render_eval_results(results, repo_id)
 

@@ -297,7 +297,7 @@ def chat_token_ids(tokenizer: Any, conversation: Sequence[Message]) -> list[int]
 
 
 def _conversation(prompt: Prompt) -> list[Message]:
-    messages = (
+    messages: list[Message] = (
         [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(message) for message in prompt]
     )
     if not messages or messages[-1].get("role") != "user":
@@ -306,12 +306,12 @@ def _conversation(prompt: Prompt) -> list[Message]:
 
 
 def _collect(answers: Iterator[tuple[int, Answer]], count: int, on_answer: OnAnswer | None) -> list[Answer]:
-    collected: list[Answer | None] = [None] * count
+    collected: dict[int, Answer] = {}
     for index, answer in answers:
         if on_answer is not None:
             on_answer(index, answer)
         collected[index] = answer
-    missing = [index for index, answer in enumerate(collected) if answer is None]
+    missing = [index for index in range(count) if index not in collected]
     if missing:
         raise LLMError(f"No answer to {len(missing)} of {count} prompts, the first of them number {missing[0]}.")
-    return collected
+    return [collected[index] for index in range(count)]

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -87,7 +88,7 @@ class OpenAIBackend(LLMBackend):
         self.tokens_per_minute = tokens_per_minute
         self.base_delay_s = base_delay_s
 
-    @property
+    @cached_property
     def revision(self) -> str | None:
         return self._asked_revision
 
@@ -172,7 +173,7 @@ class OpenAIBackend(LLMBackend):
                 )
                 if answer.error:
                     return answer
-                of_node[node] = dict(zip(children, answer.log_probabilities, strict=True))
+                of_node[node] = dict(zip(children, answer.log_probabilities or (), strict=True))
                 prompt_tokens = prompt_tokens or answer.prompt_tokens
             return Answer(
                 log_probabilities=trie.log_probabilities(of_node), prompt_tokens=prompt_tokens, new_tokens=len(of_node)
@@ -185,7 +186,11 @@ class OpenAIBackend(LLMBackend):
         if self.dialect == "vllm":
             if structure is None:
                 return _NO_THINKING
-            form = {"regex": structure.regex} if structure.regex is not None else {"json": dict(structure.json_schema)}
+            form = (
+                {"regex": structure.regex}
+                if structure.regex is not None
+                else {"json": dict(structure.json_schema or {})}
+            )
             return _NO_THINKING | {"structured_outputs": form}
         if structure is None:
             return {}
@@ -353,7 +358,7 @@ def _score_answer(content: Mapping[str, Any], tokens: Sequence[int]) -> Answer:
     return Answer(log_probabilities=tuple(found[token] for token in tokens), **_usage(content))
 
 
-def _usage(content: Mapping[str, Any]) -> dict[str, int | None]:
+def _usage(content: Mapping[str, Any]) -> dict[str, Any]:
     usage = content.get("usage") or {}
     return {"prompt_tokens": usage.get("prompt_tokens"), "new_tokens": usage.get("completion_tokens")}
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache
+from transformers import AutoModelForCausalLM, AutoTokenizer, DynamicCache, PreTrainedTokenizerBase
 
 from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, Structure, chat_token_ids
 
@@ -109,7 +109,7 @@ class TransformersBackend(LLMBackend):
                     use_cache=cache is not None or not trie.single_token,
                     logits_to_keep=1,
                 )
-                scores = {(): _scores(output.logits[:, -1], trie.nodes[()])}
+                scores: dict[tuple[int, ...], list[list[float]]] = {(): _scores(output.logits[:, -1], trie.nodes[()])}
                 inner = [node for node in trie.nodes if node]
                 if inner:
                     scores |= _score_inner_nodes(model, output.past_key_values, mask, inner, trie)
@@ -154,19 +154,21 @@ class TransformersBackend(LLMBackend):
     def _load(self) -> tuple[Any, Any]:
         if "_model" not in vars(self):
             try:
-                self._tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self._asked_revision or "main")
+                tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self._asked_revision or "main")
                 model = AutoModelForCausalLM.from_pretrained(
                     self.model, revision=self._asked_revision or "main", dtype=self.dtype
                 )
             except (OSError, ValueError) as error:
                 raise LLMError(f"transformers cannot load the language model {self.model}: {error}") from error
-            if self._tokenizer.pad_token_id is None:
-                self._tokenizer.pad_token = self._tokenizer.eos_token
+            assert tokenizer is not None
+            if tokenizer.pad_token_id is None:
+                tokenizer.pad_token = tokenizer.eos_token
+            self._tokenizer: PreTrainedTokenizerBase = tokenizer
             self._model = model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
         return self._tokenizer, self._model
 
 
-def _common_start(prompts: Sequence[Sequence[int]]) -> list[int]:
+def _common_start(prompts: Sequence[list[int]]) -> list[int]:
     """The longest start of all prompts that leaves each at least one token"""
     first, last = min(prompts, default=[]), max(prompts, default=[])
     length = next(

@@ -80,7 +80,8 @@ class VLLMBackend(LLMBackend):
 
         form = None
         if structure is not None:
-            form = {"regex": structure.regex} if structure.regex is not None else {"json": dict(structure.json_schema)}
+            schema = structure.json_schema or {}
+            form = {"regex": structure.regex} if structure.regex is not None else {"json": dict(schema)}
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,

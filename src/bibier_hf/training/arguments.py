@@ -153,7 +153,7 @@ class SyntheticArguments(Section):
     """Synthetic rows for a corpus' train split, such as recipes/augment.py tug writes."""
 
     path: str | None = Field(None, description="prepared corpus with synthetic rows; null: none")
-    ratio: Share | dict[Literal[EMOTIONS], Share] = Field(  # ty: ignore[invalid-type-form]
+    ratio: Share | dict[Literal[EMOTIONS], Share] = Field(
         1.0, description="share of its rows to take: one number, or {label: number} with nothing of the others"
     )
     seed: int = Field(42, ge=0, description="of the choice")
@@ -208,7 +208,7 @@ class FeatureCacheArguments(Section):
 class LoraArguments(Section):
     """Low-rank adapters in the backbones."""
 
-    backbones: list[Literal[MODALITIES]] = Field(  # ty: ignore[invalid-type-form]
+    backbones: list[Literal[MODALITIES]] = Field(
         list(MODALITIES), min_length=1, description="which backbones get one: audio, text"
     )
     r: int = Field(8, ge=1, description="rank")
@@ -268,12 +268,8 @@ class RunArguments(Section):
         None, gt=0, description="of backbones that are trained; null: learning_rate"
     )
     lora: LoraArguments | None = Field(None, description="train low-rank adapters in the backbones; null: none")
-    optimizer: Literal[OPTIMIZERS] = Field(  # ty: ignore[invalid-type-form]
-        "adamw", description="one of " + ", ".join(OPTIMIZERS)
-    )
-    scheduler: Literal[SCHEDULERS] = Field(  # ty: ignore[invalid-type-form]
-        "none", description="one of " + ", ".join(SCHEDULERS)
-    )
+    optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
+    scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
     class_weights: Literal["balanced", "sqrt", "none"] | Share = Field(
         "balanced",
         description="weights of the classes in the loss, 1 / count^e: balanced (e = 1), sqrt (0.5), none (0), or e itself",

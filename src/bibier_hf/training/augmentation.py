@@ -296,6 +296,17 @@ class EpochInputs(TorchDataset):
         return _gather([partial(source.fetch, epoch=epoch) for source in self.sources], self._starts, indices)
 
 
+def fixed_rows(data: InputDataset | EpochInputs) -> InputDataset:
+    """Rows that are the same in every epoch, where no others can be.
+
+    Raises:
+        TypeError: rows that are drawn anew in each epoch.
+    """
+    if not isinstance(data, InputDataset):
+        raise TypeError("These rows are drawn anew in each epoch; here they must stay the same.")
+    return data
+
+
 def join_inputs(parts: Sequence[InputDataset | EpochInputs]) -> InputDataset | EpochInputs:
     """The rows of several data sets one after the other."""
     fixed = [part for part in parts if isinstance(part, InputDataset)]

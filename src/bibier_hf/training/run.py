@@ -24,13 +24,13 @@ from ..memory import keep_freed_memory
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, stage_run
-from .augmentation import AugmentedCorpus, join_inputs
+from .augmentation import AugmentedCorpus, fixed_rows, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .fit import add_adapters, build_model, calibration_facts, make_inputs, make_trainer, refit, selection_facts
 from .logit_adjustment import adjustment_facts, shift_classifiers
 from .output import claim_output, complete_output
 from .soft_labels import attach_label_tables
-from .stages import frozen_encoders, plan_folds, stored_rows, train_encoders
+from .stages import frozen_encoders, plan_folds, train_encoders
 
 
 def _what_is_left(run: RunArguments, command: str | None = None) -> str:
@@ -102,7 +102,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
             clock.lap("encoders")
             until_fused.enter_context(frozen_encoders(model))
             data = make_inputs(augmented, model, processor, run.feature_cache)  # of the backbones that were trained
-            data["train"] = stored_rows(data["train"]).with_columns(logits)
+            data["train"] = fixed_rows(data["train"]).with_columns(logits)
         fusion_run = run if stages is None else stage_run(run, "fusion", run.output_dir)
         trainer = make_trainer(fusion_run, model, processor, data["train"], data["dev"])
         trainer.train(resume_from_checkpoint=_where_to_resume(run))

@@ -40,7 +40,7 @@ from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import ArgumentError, RunArguments, stage_run
-from .augmentation import EpochInputs, unstacked_train
+from .augmentation import EpochInputs, fixed_rows, unstacked_train
 from .checkpoints import last_whole_checkpoint, list_checkpoints
 from .fit import make_collator, make_trainer, selection_facts
 from .output import STAGES_FOLDER
@@ -79,10 +79,10 @@ def train_encoders(
     for modality in MODALITIES:
         head = unimodal_model(model, modality, seed)
         column = input_specs(head, processor)[modality].name
-        rows = {split: with_modality(stored_rows(split_rows), column) for split, split_rows in data.items()}
+        rows = {split: with_modality(fixed_rows(split_rows), column) for split, split_rows in data.items()}
         stage = stage_run(run, modality, folder / modality)
         if folds is not None:
-            is_there = stored_rows(data["train"]).columns[column].present
+            is_there = fixed_rows(data["train"]).columns[column].present
             held_out = out_of_fold_logits(stage, head, processor, rows["train"], rows["dev"], folds[is_there])
             logits[UNIMODAL_LOGITS[modality]] = held_out.spread(np.flatnonzero(is_there), len(folds))
             head = unimodal_model(model, modality, seed)
@@ -126,13 +126,6 @@ def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: i
     if with_backbone:
         head.attach_backbone(modality, copy.deepcopy(model.streams[modality].require_backbone()))
     return head.to(model.device)
-
-
-def stored_rows(data: InputDataset | EpochInputs) -> InputDataset:
-    """Rows that are the same in every epoch, as two stages need them."""
-    if not isinstance(data, InputDataset):
-        raise TypeError("The rows of two stages must be stored, not drawn anew in each epoch.")
-    return data
 
 
 def with_modality(data: InputDataset, column: str) -> InputDataset:

@@ -73,6 +73,7 @@ class SpeechChecks:
         if clipped > self.max_clipped:
             return f"{clipped:.1%} of the samples clipped; {self.max_clipped:.1%} are allowed"
         if self.max_wer is not None:
+            assert self.transcribe is not None
             heard = self.transcribe(samples, utterance.language)
             rate = word_error_rate(strip_sound_tags(utterance.text), heard)
             if rate > self.max_wer:

@@ -67,13 +67,14 @@ def speak_all(
                 tried = [replace(utterance, seed=seed + attempt) for utterance in waiting]
                 failed = []
                 for utterance, spoken in zip(waiting, tts.speak_batch(tried), strict=True):
-                    reason = str(spoken) if isinstance(spoken, SynthesisError) else checks.fault(spoken, utterance)
-                    if reason is None:
+                    if isinstance(spoken, SynthesisError):
+                        reason = str(spoken)
+                    elif (reason := checks.fault(spoken, utterance)) is None:
                         write_bytes(files[utterance.id], encode_flac(spoken, source="synthetic"))
                         bar.update()
-                    else:
-                        reasons[utterance.id] = reason
-                        failed.append(utterance)
+                        continue
+                    reasons[utterance.id] = reason
+                    failed.append(utterance)
                 waiting = failed
                 if not waiting:
                     break

@@ -38,8 +38,8 @@ class EspeakTextToSpeech(TextToSpeech):
         seed: of the library's own random numbers (breath, jitter).
     """
 
-    languages = ("en", "ru")
     _DEFAULT_VOICES = {"en": "en-us", "ru": "ru"}
+    languages = tuple(_DEFAULT_VOICES)
     _lock = threading.Lock()
 
     def __init__(self, seed: int = 42) -> None:
@@ -60,9 +60,9 @@ class EspeakTextToSpeech(TextToSpeech):
     def speak(self, utterance: Utterance) -> np.ndarray:
         """See `TextToSpeech.speak`; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
         text, language = utterance.text, utterance.language
-        if language not in self.languages:
+        if language not in self._DEFAULT_VOICES:
             raise SynthesisError(
-                f"espeak: the language {language!r} is not supported here. Allowed: {', '.join(self.languages)}."
+                f"espeak: the language {language!r} is not supported here. Allowed: {', '.join(self._DEFAULT_VOICES)}."
             )
         voice = utterance.voice or self._DEFAULT_VOICES[language]
         accent, _, variant = voice.partition("+")
