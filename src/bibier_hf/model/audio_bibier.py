@@ -406,7 +406,7 @@ def open_audio(source: AudioSource) -> Generator[AudioReader]:
     if soundfile is None:
         raise ImportError("Reading audio files needs the package soundfile: pip install soundfile")
     with ExitStack() as stack:
-        assert source.file is not None
+        assert source.file is not None  # an array has nothing to open
         if isinstance(source.file, str):
             try:
                 file = stack.enter_context(open(source.file, "rb", buffering=0))
@@ -464,16 +464,19 @@ def _find_decoder(
 
 
 def _open_soundfile(file: BinaryIO, container: Container) -> Any:
-    assert soundfile is not None  # `open_audio` has asked for it
     target = file if container.view is None else container.view
     target.seek(0)
     if target is file and not isinstance(file, io.BytesIO) and os.name == "posix":
         # By its number: libsndfile then reads without Python, and the name (its bytes, its ".raw") plays no part.
-        opened = soundfile.SoundFile(file.fileno(), closefd=False)
-    else:
-        opened = soundfile.SoundFile(target)  # ty: ignore[invalid-argument-type] - any object that reads and seeks
-    # soundfile seeks around each read of a file that can be sought in. Reading straight on needs none of that, and
-    # seeking fails in a FLAC file of unknown length.
+        return _reading_on(file.fileno(), closefd=False)
+    return _reading_on(target)
+
+
+def _reading_on(file: Any, **options: Any) -> Any:
+    """A `SoundFile` that does not seek: soundfile does so around each read where it can. Reading straight on needs none
+    of that, and seeking fails in a FLAC file of unknown length."""
+    assert soundfile is not None  # `open_audio` has asked for it
+    opened = soundfile.SoundFile(file, **options)
     opened._info.seekable = 0
     return opened
 
@@ -489,7 +492,7 @@ class _ChainedFile:
         self._open = None
         self.frames = 0
         for number, view in enumerate(self._views, 1):
-            with soundfile.SoundFile(view) as link:
+            with _reading_on(view) as link:
                 if number == 1:
                     self.samplerate, self.channels, self.format = link.samplerate, link.channels, link.format
                 if (link.samplerate, link.channels) != (self.samplerate, self.channels):
@@ -516,8 +519,7 @@ class _ChainedFile:
                 return np.zeros((0, self.channels), np.float32)
             view = self._views.pop(0)
             view.seek(0)
-            self._open = soundfile.SoundFile(view)
-            self._open._info.seekable = 0  # see _open_soundfile
+            self._open = _reading_on(view)
 
 
 def _download(url: str) -> bytes:

@@ -26,6 +26,7 @@ from huggingface_hub import snapshot_download
 from torch import nn
 from torch.nn import functional as F
 from transformers import initialization as init
+from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 from transformers.utils import ModelOutput, can_return_tuple, logging
 
@@ -860,7 +861,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
 def main_input_name(config: BiBiERConfig) -> str:
     """The first input that a model reads, from which transformers takes the size of a batch."""
     modality = config.modality_configs[config.modalities[0]]
-    if modality.backbone is None:
+    if not isinstance(modality.backbone, PreTrainedConfig):
         return f"{modality.modality}_features"
     return "input_ids" if modality is config.text_config else audio_input_name(modality.backbone)
 
