@@ -1,6 +1,6 @@
 # make quickstart   a fresh machine to a trained model: environment, embedded corpus, training, evaluation, predictions
 # make demo         a web page over the quickstart's checkpoint, which is trained first if it is not there
-# make test         the fast tests;  make test-slow  the slow ones;  make lint  the linter
+# make test         the fast tests;  make test-slow  the slow ones;  make lint  ruff and ty
 # make clean        remove the environment, caches and outputs/quickstart
 
 PYTHON ?= python3
@@ -44,6 +44,7 @@ test-slow: $(INSTALLED)
 lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/ty check --python $(VENV)
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

@@ -473,7 +473,7 @@ def _open_soundfile(file: BinaryIO, container: Container) -> Any:
 
 
 def _reading_on(file: Any, **options: Any) -> Any:
-    """A `SoundFile` that does not seek: soundfile does so around each read where it can. Reading straight on needs none
+    """A `SoundFile` that does not seek. soundfile seeks around each read where it can. Reading straight on needs none
     of that, and seeking fails in a FLAC file of unknown length."""
     assert soundfile is not None  # `open_audio` has asked for it
     opened = soundfile.SoundFile(file, **options)

@@ -375,8 +375,8 @@ def _stacked(rows: list[np.ndarray | None], empty: np.ndarray, options: Mapping[
     if padding in (False, None, "do_not_pad"):
         if tensors is not None and len({len(row) for row in filled}) > 1:
             raise ValueError(
-                f"padding={padding!r} leaves rows of {min(map(len, filled))} to {max(map(len, filled))} steps, which are "
-                "no tensor. Pass padding=True, or return_tensors=None for lists."
+                f"padding={padding!r} leaves rows of {min(map(len, filled))} to {max(map(len, filled))} steps, which "
+                "are no tensor. Pass padding=True, or return_tensors=None for lists."
             )
         masks = [np.full(len(row), int(length > 0)) for row, length in zip(filled, lengths, strict=True)]
     else:
