@@ -194,6 +194,7 @@ COMMANDS: dict[str, Run | Skip] = {
         "extraction_int8_buckets_64 "
         "extraction_gemm_share"
     ): Skip("takes six minutes with bfloat16, more without; docs/scaling.md has the rows of 12 clips, which are run"),
+    "python tools/conformance.py": Skip("downloads tests of transformers; tests/model/test_conformance.py runs it"),
     "python recipes/benchmark.py --full": Skip(
         "measures for the better part of an hour; tests/benchmark/test_benchmark.py has its parts"
     ),

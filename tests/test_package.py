@@ -191,7 +191,7 @@ def test_every_import_is_declared(repository: Path):
         for extra, lines in declared["optional-dependencies"].items()
     }
     core = {canonicalize_name(Requirement(line).name) for line in declared["dependencies"]}
-    distributions = {"mamba_ssm": ["mamba-ssm"], "causal_conv1d": ["causal-conv1d"]} | packages_distributions()
+    distributions = packages_distributions()
 
     imported = set()
     for path in (repository / "src").rglob("*.py"):

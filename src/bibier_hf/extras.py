@@ -10,7 +10,7 @@ EXTRAS = {
     ).split(),
     "tts": ["espeakng_loader", "jiwer"],
     "llm": ["openai"],
-    "cuda": ["causal_conv1d", "mamba_ssm"],
+    "cuda": ["kernels"],
     "cli": ["typer"],
     "demo": ["gradio"],
     "export": ["onnx", "onnxruntime", "onnxscript"],

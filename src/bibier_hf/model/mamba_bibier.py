@@ -46,9 +46,18 @@ def selective_scan_fn(
     B: torch.Tensor,
     C: torch.Tensor,
     D: torch.Tensor | None = None,
+    z: torch.Tensor | None = None,
+    delta_bias: torch.Tensor | None = None,
+    delta_softplus: bool = False,
+    return_last_state: bool = False,
+    use_mambapy: bool = False,
+    use_associative_scan: bool = False,
     **kwargs,
 ) -> torch.Tensor:
-    """The scan in the layout of `mamba-ssm`, for accelerators: (B, D, L), A (D, N), B and C (B, N, L) -> (B, D, L)"""
+    """The scan in the layout of `mamba-ssm`, for accelerators: (B, D, L), A (D, N), B and C (B, N, L) -> (B, D, L)
+
+    A kernel from the Hub can only replace a function with the same parameters; those after D are not used here.
+    """
     u, dt, B, C = (tensor.transpose(1, 2) for tensor in (hidden_states, dt, B, C))
     y = _ChunkedScan.apply(u, dt, A.T, B, C, True, None)
     return (y if D is None else y + u * D).transpose(1, 2)

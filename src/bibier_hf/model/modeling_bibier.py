@@ -325,8 +325,11 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         if classifies and mismatched.keys() == {"trained_labels"} and not replace:
             raise model._label_error(source)
 
+        missing = loading_info.missing_keys - model.all_tied_weights_keys.keys()
+        if model.config.architectures == [BiBiERModel.__name__]:  # its classifiers are new, with a warning
+            missing = {name for name in missing if name.startswith(f"{model.base_model_prefix}.")}
         problems = {
-            "missing": loading_info.missing_keys - model.all_tied_weights_keys.keys(),
+            "missing": missing,
             "unknown to the model": loading_info.unexpected_keys,
             "of another shape": [f"{name} {found}, not {wanted}" for name, (found, wanted) in mismatched.items()],
         }
@@ -423,6 +426,14 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         if backbone is None:
             raise NotImplementedError("This model has no text backbone, and so no token embeddings.")
         return backbone
+
+    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
+        """As in transformers, for the token embeddings of the text backbone."""
+        embeddings = super().resize_token_embeddings(*args, **kwargs)
+        text = self.streams["text"]
+        for config in (text.config, text.config.backbone, text.require_backbone().config):
+            config.vocab_size = embeddings.weight.shape[0]
+        return embeddings
 
     def encode_audio(self, inputs: torch.Tensor, audio_attention_mask: torch.Tensor | None = None) -> Features:
         """Backbone features of waveforms (B, S) or spectral frames (B, F, M) -> features (B, T, D), bool mask (B,

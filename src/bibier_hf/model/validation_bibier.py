@@ -94,7 +94,7 @@ class CheckedConfig(PreTrainedConfig):
         if kind != cls.model_type:
             raise CheckpointError(f"This is a configuration of {kind!r}; it must be one of {cls.model_type!r}.")
 
-        known = {field.name for field in fields(cls)} | _FOREIGN_KEYS
+        known = _names(cls) | _FOREIGN_KEYS
         options, others = {}, {}
         for key, value in config_dict.items():
             spec = cls.sub_configs_defaults.get(key)
@@ -109,14 +109,26 @@ class CheckedConfig(PreTrainedConfig):
 
     def refuse_unknown(self, kwargs: dict) -> None:
         """Raises ValueError for keyword arguments that are no options."""
-        known = {field.name for field in fields(self)}
+        known = _names(self)
         unknown = sorted(key for key in kwargs if key not in _FOREIGN_KEYS and key not in known)
         if unknown:
-            hints = [f"'{key}'{_did_you_mean(key, known)}" for key in unknown]
+            allowed = known - _names(PreTrainedConfig)
+            if not self.path(""):
+                allowed |= {"id2label", "label2id", "num_labels"}
+            hints = [f"'{key}'{self._did_you_mean(key, allowed)}" for key in unknown]
             raise ValueError(
                 f"{self.path('') or type(self).__name__} has no option {', '.join(hints)}. "
-                f"Allowed: {', '.join(sorted(known))}."
+                f"Allowed: {', '.join(sorted(allowed))}."
             )
+
+    def _did_you_mean(self, key: str, allowed: set[str]) -> str:
+        """The option that is meant by an unknown one: one of a nested configuration, or the closest name."""
+        for path, spec in self.sub_configs_defaults.items():
+            name = key.removeprefix(path.removesuffix("config"))  # audio_encoder: that of audio_config
+            if name != key and issubclass(spec.config_class, CheckedConfig) and name in _names(spec.config_class):
+                return f" (did you mean {path}={{'{name}': ...}}?)"
+        close = difflib.get_close_matches(key, allowed, n=1)
+        return f" (did you mean '{close[0]}'?)" if close else ""
 
     def path(self, name: str) -> str:
         """Where a field is, seen from the configuration of the model."""
@@ -209,6 +221,5 @@ def one_line(error: BaseException, longest: int = 800) -> str:
     return message if len(message) <= longest else f"{message[:longest]} ..."
 
 
-def _did_you_mean(key: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(key, known, n=1)
-    return f" (did you mean '{close[0]}'?)" if close else ""
+def _names(config: PreTrainedConfig | type[PreTrainedConfig]) -> set[str]:
+    return {field.name for field in fields(config)}
