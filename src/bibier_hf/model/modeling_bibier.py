@@ -427,11 +427,21 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             raise NotImplementedError("This model has no text backbone, and so no token embeddings.")
         return backbone
 
-    def resize_token_embeddings(self, *args: Any, **kwargs: Any) -> nn.Module:
-        """As in transformers, for the token embeddings of the text backbone."""
-        embeddings = super().resize_token_embeddings(*args, **kwargs)
+    def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
+        """As in transformers, for the token embeddings of the text backbone.
+
+        Raises:
+            ValueError: the checkpoint would not hold them.
+        """
         text = self.streams["text"]
-        for config in (text.config, text.config.backbone, text.require_backbone().config):
+        if new_num_tokens is not None and self._is_external(text):
+            raise ValueError(
+                "The text backbone stays on the Hub, so new token embeddings would not be saved. Set "
+                "config.save_backbones='always' first."
+            )
+        embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
+        configs: list[Any] = [text.config, text.config.backbone, text.require_backbone().config]
+        for config in configs:
             config.vocab_size = embeddings.weight.shape[0]
         return embeddings
 
