@@ -42,11 +42,8 @@ def run(function: str, *arguments: Any, **options: Any) -> int:
         arguments, options: passed on.
     """
     prepare_streams()
-    if sys.flags.optimize > 1:
-        print(
-            "error: python -OO (PYTHONOPTIMIZE=2) removes the docstrings that transformers reads. Use -O, or neither.",
-            file=sys.stderr,
-        )
+    if hindrance := _find_hindrance():
+        print(f"error: {hindrance}", file=sys.stderr)
         return EXIT_USER_ERROR
     exit_code = 0
 
@@ -74,6 +71,17 @@ def run(function: str, *arguments: Any, **options: Any) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
     return exit_code
+
+
+def _find_hindrance() -> str | None:
+    """What keeps transformers from being imported."""
+    if sys.flags.optimize > 1:
+        return "python -OO (PYTHONOPTIMIZE=2) removes the docstrings that transformers reads. Use -O, or neither."
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        return "The working folder has been deleted. Change to another one (cd) and start again."
+    return None
 
 
 def prepare_streams() -> None:

@@ -8,6 +8,7 @@ Beside an older transformers, such as the one that vLLM pins, there is no model;
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -31,7 +32,8 @@ if HAS_MODEL:
     from .registration import register
 
     register()
-    load_kernels()
+    if sys.argv[:1] != ["-m"]:  # `python -m bibier_hf.kernels` builds them itself and says in one line what is wrong
+        load_kernels()
 
 if TYPE_CHECKING:
     from .augmentation.ls_llm import LLMLabelSmoothing

@@ -1,8 +1,10 @@
 """The pipeline over an ONNX graph: the torch pipeline's answers, without the torch model."""
 
 import copy
+import json
 import multiprocessing
 import pickle
+import shutil
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -192,3 +194,32 @@ def test_a_graph_over_features_takes_the_backbones_of_a_model(torch_pipe, inputs
         OnnxPipeline.from_pretrained(tmp_path / "features")(inputs[0])
     pipe = OnnxPipeline.from_pretrained(tmp_path / "features", backbones=torch_pipe.model)
     assert close(pipe(inputs, batch_size=4), [torch_pipe(sample) for sample in inputs])
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("export.json", lambda old: b"[]", "export.json is damaged"),
+        ("export.json", lambda old: b"{}", "export.json has no file, format"),
+        ("export.json", lambda old: old.replace(b'"input_ids"', b'"ids"'), "not the graph that export.json describes"),
+        ("model.onnx", lambda old: old[: len(old) // 2], "model.onnx cannot be loaded"),
+    ],
+)
+def test_damaged_exports_are_one_line(exported: Path, tmp_path: Path, file: str, content, message: str):
+    folder = shutil.copytree(exported, tmp_path / "export")
+    (folder / file).write_bytes(content((folder / file).read_bytes()))
+    with pytest.raises(ExportError, match=message) as caught:
+        OnnxPipeline.from_pretrained(folder)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("order", [slice(None, None, -1), slice(6)])
+def test_labels_other_than_the_graph_has_are_refused(exported: Path, tmp_path: Path, order: slice):
+    folder = shutil.copytree(exported, tmp_path / "export")
+    config = json.loads((folder / "config.json").read_text())
+    names = list(config["id2label"].values())[order]
+    config["id2label"] = dict(enumerate(names))
+    config["label2id"] = {name: index for index, name in enumerate(names)}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ExportError, match="the graph has anger, disgust, fear, happy, neutral, sad, surprise"):
+        OnnxPipeline.from_pretrained(folder)

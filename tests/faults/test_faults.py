@@ -199,6 +199,19 @@ def test_a_deleted_working_folder_is_one_line(runner, tmp_path, name):
     assert "The working folder has been deleted" in line
 
 
+def test_a_deleted_working_folder_is_one_line_before_anything_is_imported(repository, tmp_path):
+    """transformers cannot be imported there."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    command = f'rmdir "{gone}"; exec "{sys.executable}" -m bibier_cli predict nowhere --text Hello'
+    environment = os.environ | {"PYTHONPATH": str(repository / "src")}
+    done = subprocess.run(
+        ["sh", "-c", command], env=environment, cwd=gone, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.stderr == "error: The working folder has been deleted. Change to another one (cd) and start again.\n"
+    assert done.returncode == 2
+
+
 @pytest.mark.parametrize("name", ["prepare", "train", "extract", "evaluate", "label", "export", "predict", "baseline"])
 def test_a_read_only_home_is_no_fault_or_one_line(runner, tmp_path, name):
     home = tmp_path / "home"

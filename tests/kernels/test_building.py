@@ -110,6 +110,9 @@ def test_asked_for_explicitly_a_failure_is_an_error(fault: str, fresh: Path, mon
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
+    "arguments", [["{repository}/recipes/label.py", "report", "none.csv"], ["-m", "bibier_hf.kernels"]]
+)
+@pytest.mark.parametrize(
     ("variables", "message"),
     [
         ({"BIBIER_KERNEL": "cpp", "CXX": "no-such-compiler"}, "There is no C++ compiler"),
@@ -117,10 +120,10 @@ def test_asked_for_explicitly_a_failure_is_an_error(fault: str, fresh: Path, mon
         ({"BIBIER_KERNEL": "cuda"}, "must be one of auto, torch, cpp"),
     ],
 )
-def test_a_command_says_in_one_line_why_there_are_no_kernels(tmp_path, repository, variables, message):
+def test_a_command_says_in_one_line_why_there_are_no_kernels(tmp_path, repository, variables, message, arguments):
     """The kernels are loaded when the package is imported, before any command runs."""
     environment = os.environ | variables | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(repository / "src")}
-    command = [sys.executable, str(repository / "recipes" / "label.py"), "report", "none.csv"]
+    command = [sys.executable, *(argument.format(repository=repository) for argument in arguments)]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line

@@ -52,7 +52,6 @@ def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambd
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # ty: ignore[invalid-assignment]
     try:
         with _signals_raised():
-            _check_working_folder()
             function()
     except USER_ERRORS as error:
         return _report(error)
@@ -81,13 +80,6 @@ def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambd
 def _report(error: Exception) -> int:
     print(f"error: {error}", file=sys.stderr)
     return EXIT_USER_ERROR
-
-
-def _check_working_folder() -> None:
-    try:
-        os.getcwd()
-    except FileNotFoundError as error:
-        raise UserError("The working folder has been deleted. Change to another one (cd) and start again.") from error
 
 
 @contextmanager

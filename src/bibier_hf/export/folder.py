@@ -16,8 +16,10 @@ import torch
 
 from ..errors import ExportError
 from ..files import is_vacant, replaced_folder, write_json
+from ..model.configuration_bibier import BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
+from ..model.validation_bibier import one_line
 from .graphs import Graph, make_graph, trace
 
 MANIFEST = "export.json"
@@ -52,7 +54,7 @@ def export_model(
 
     Returns:
         the manifest: `format`, `part`, `file`, `int8`, `inputs`, `outputs`, `longest` (steps of each modality, null:
-        any), `parity` (`largest_difference` of a logit over `cases` batches of random inputs), `versions`.
+        any), `labels` in the order of the logits, `parity` (`largest_difference` of a logit over `cases` batches of random inputs), `versions`.
 
     Raises:
         ExportError: a model without such a graph, a graph that differs from the model, a folder that is something
@@ -100,6 +102,7 @@ def export_model(
             "inputs": graph.input_names,
             "outputs": graph.output_names,
             "longest": dict(zip(model.config.modalities, graph.longest, strict=True)),
+            "labels": label_names(model.config),
             "parity": parity,
             "versions": {
                 name: importlib.import_module(name).__version__
@@ -131,7 +134,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     """What an export says of itself.
 
     Raises:
-        ExportError: no export there.
+        ExportError: no export there, or a manifest that is none.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
@@ -139,7 +142,19 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
             f"{folder} holds no export (there is no {MANIFEST} in it). Make one: bibier export CHECKPOINT "
             f"--output_dir {folder}."
         )
-    return json.loads(path.read_text(encoding="utf-8"))
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"format", "part", "file", "inputs", "outputs", "longest", "labels"} - manifest.keys()
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise ExportError(f"{path} is damaged ({one_line(error)}). Export the model again.") from error
+    if missing:
+        raise ExportError(f"{path} has no {', '.join(sorted(missing))}. Export the model again.")
+    return manifest
+
+
+def label_names(config: BiBiERConfig) -> list[str]:
+    """The labels in the order of the logits."""
+    return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def _refuse_other(folder: Path) -> None:

@@ -12,7 +12,8 @@ from ..model.configuration_bibier import MODALITIES, TASK, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification, BiBiEROutput
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
 from ..model.processing_bibier import BiBiERProcessor
-from .folder import onnx_session, read_manifest, require
+from ..model.validation_bibier import one_line
+from .folder import label_names, onnx_session, read_manifest, require
 
 _RAW_INPUTS = {
     "audio": (("input_values", "input_features"), "audio_attention_mask"),
@@ -29,7 +30,8 @@ class OnnxModel:
         backbones: for a graph over features (`--part features`): a model whose backbones compute them from raw inputs.
 
     Raises:
-        ExportError: no such export, or ONNX Runtime is not installed.
+        ExportError: no such export, a damaged one, one with other labels than the graph has, or ONNX Runtime is not
+            installed.
     """
 
     main_input_name = "input_values"
@@ -47,13 +49,27 @@ class OnnxModel:
                 "or export with --format onnx."
             )
         self.config = BiBiERConfig.from_pretrained(folder)
+        if (labels := label_names(self.config)) != self.manifest["labels"]:
+            raise ExportError(
+                f"{folder}: config.json has the labels {', '.join(labels)}; the graph has "
+                f"{', '.join(map(str, self.manifest['labels']))}. Restore id2label, or export the model again."
+            )
         self.backbones = backbones
         self.file = os.path.abspath(Path(folder) / self.manifest["file"])
         self._open()
 
     def _open(self) -> None:
         require("onnxruntime")
-        self.session = onnx_session(self.file)
+        try:
+            self.session = onnx_session(self.file)
+        except Exception as error:  # ONNX Runtime's errors share no other base class
+            raise ExportError(f"{self.file} cannot be loaded ({one_line(error)}). Export the model again.") from error
+        names = (
+            [entry.name for entry in self.session.get_inputs()],
+            [entry.name for entry in self.session.get_outputs()],
+        )
+        if names != (self.manifest["inputs"], self.manifest["outputs"]):
+            raise ExportError(f"{self.file} is not the graph that export.json describes. Export the model again.")
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the session, which belongs to its process: unpickling opens the file again."""

@@ -2,17 +2,19 @@
 
 import sys
 
-from . import KernelError, build, library_path
+from ..errors import UserError
+from . import build, kernel_choice, library_path
 
 
 def main() -> int:
-    path = library_path()
     try:
+        kernel_choice()
+        path = library_path()
         if not path.exists():
             build(path)
-    except KernelError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2
     print(path)
     return 0
 
