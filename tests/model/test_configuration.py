@@ -63,6 +63,8 @@ def test_a_folder_leaves_no_trace_in_the_config(tmp_path: Path):
     ("options", "message"),
     [
         ({"hidden_layers": 3}, "did you mean 'num_hidden_layers'"),
+        ({"audio_encoder": "lstm"}, r"did you mean audio_config={'encoder': \.\.\.}\?"),
+        ({"text_max_tokens": 20}, r"did you mean text_config={'max_tokens': \.\.\.}\?"),
         ({"nonsense_xyz": 3}, "no option 'nonsense_xyz'"),
         ({"fusion": "magic"}, "one of"),
         ({"temperature": 0.0}, "temperature=0.0 is not allowed; it must be above 0 and finite"),
@@ -196,3 +198,18 @@ def test_an_unknown_defect_is_refused(features_only: dict):
         BiBiERConfig(**features_only, original_behavior=["softmx_gate"])
     with pytest.raises(Exception, match="original_behavior"):
         BiBiERConfig(**features_only, original_behavior="softmax_gate")
+
+
+def test_what_is_allowed_lists_the_options_of_that_configuration_alone():
+    """Not those that transformers has for every configuration; labels are the model's."""
+    with pytest.raises(ValueError, match="Allowed: ") as nested:
+        BiBiERConfig(text_config={"colour": 1})
+    allowed = str(nested.value).partition("Allowed: ")[2].rstrip(".").split(", ")
+    assert {"backbone", "encoder", "max_tokens"} <= set(allowed)
+    assert not {"id2label", "problem_type", "return_dict", "cepstrum"} & set(allowed)
+
+    with pytest.raises(ValueError, match="Allowed: ") as whole:
+        BiBiERConfig(colour=1)
+    allowed = str(whole.value).partition("Allowed: ")[2].rstrip(".").split(", ")
+    assert {"audio_config", "fusion", "id2label", "num_labels"} <= set(allowed)
+    assert not {"problem_type", "return_dict"} & set(allowed)
