@@ -16,7 +16,6 @@ import torch
 
 from ..errors import ExportError
 from ..files import is_vacant, replaced_folder, write_json
-from ..model.configuration_bibier import BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.validation_bibier import one_line
@@ -102,7 +101,7 @@ def export_model(
             "inputs": graph.input_names,
             "outputs": graph.output_names,
             "longest": dict(zip(model.config.modalities, graph.longest, strict=True)),
-            "labels": label_names(model.config),
+            "labels": model.config.label_names,
             "parity": parity,
             "versions": {
                 name: importlib.import_module(name).__version__
@@ -150,11 +149,6 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     if missing:
         raise ExportError(f"{path} has no {', '.join(sorted(missing))}. Export the model again.")
     return manifest
-
-
-def label_names(config: BiBiERConfig) -> list[str]:
-    """The labels in the order of the logits."""
-    return [config.id2label[index] for index in range(config.num_labels)]
 
 
 def _refuse_other(folder: Path) -> None:

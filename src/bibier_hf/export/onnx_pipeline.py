@@ -13,7 +13,7 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification, BiBiEROutput
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.validation_bibier import one_line
-from .folder import label_names, onnx_session, read_manifest, require
+from .folder import onnx_session, read_manifest, require
 
 _RAW_INPUTS = {
     "audio": (("input_values", "input_features"), "audio_attention_mask"),
@@ -49,7 +49,7 @@ class OnnxModel:
                 "or export with --format onnx."
             )
         self.config = BiBiERConfig.from_pretrained(folder)
-        if (labels := label_names(self.config)) != self.manifest["labels"]:
+        if (labels := self.config.label_names) != self.manifest["labels"]:
             raise ExportError(
                 f"{folder}: config.json has the labels {', '.join(labels)}; the graph has "
                 f"{', '.join(map(str, self.manifest['labels']))}. Restore id2label, or export the model again."
