@@ -65,6 +65,14 @@ def test_the_strict_parser_reads_what_was_asked_for():
         f"<think>a <think>b</think> c</think> {GOOD}",
         f"The template began the thought.</think>{GOOD}",
         f"[THINK]hm[/THINK]{GOOD}",
+        f'<think duration="3">First: 0.9</think>{GOOD}',
+        f"<seed:think>First: 0.9</seed:think>{GOOD}",
+        f"◁think▷First, 0.9◁/think▷{GOOD}",
+        f"<|begin_of_thought|>0.9<|end_of_thought|><|begin_of_solution|>{GOOD}<|end_of_solution|>",
+        f"<think>0.9</think><answer>{GOOD}</answer>",
+        f"<|channel|>analysis<|message|>0.9<|end|><|start|>assistant<|channel|>final<|message|>{GOOD}<|return|>",
+        f"analysisWe need seven: 0.9, 0.1assistantfinal{GOOD}",
+        f"{GOOD}<|im_end|>",
         f"{GOOD}\n<think>Is that right",
         f"```json\n{AS_JSON}\n```",
         f"```\n{GOOD}\n```",
@@ -92,6 +100,8 @@ def test_an_answer_that_was_cut_off_while_thinking_is_none():
     for parse in (parse_distribution, parse_leniently):
         with pytest.raises(UnfinishedAnswerError, match="cut off"):
             parse(f"<think>Maybe {GOOD}")
+        with pytest.raises(UnfinishedAnswerError, match="cut off"):
+            parse(f"<|channel|>analysis<|message|>Maybe {GOOD}")
 
 
 @pytest.mark.parametrize(

@@ -32,7 +32,7 @@ def table(tmp_path, monkeypatch) -> Path:
     rows = [("train", label) for label in EMOTIONS * 2] + [("train", "neutral")] * 3
     rows += [(split, label) for split in ("dev", "test") for label in EMOTIONS]
     for index, (split, label) in enumerate(rows):
-        soundfile.write(tmp_path / f"{index}.wav", np.full(3_200, (index + 1) / 100), 16_000)
+        soundfile.write(tmp_path / f"{index}.wav", np.resize([1, -1], 3_200) * (index + 1) / 100, 16_000)
         lines.append(f"{index}.wav,this is sentence {index},{label},{split},en,s{index % 3},d{index % 4}")
     path = tmp_path / "toy.csv"
     path.write_text("\n".join(lines))

@@ -126,12 +126,12 @@ def test_unknown_labels_are_listed_with_what_is_allowed(tmp_path, write_csv, tab
 IEMOCAP = {"ang": "anger", "exc": "happy", "HAP": "joy", "fru": None}
 
 
-@pytest.mark.parametrize("form", ["mapping", "json", "csv"])
+@pytest.mark.parametrize("form", ["mapping", "json", "csv", "json text"])
 def test_labels_of_another_corpus_are_translated(tmp_path, form):
     """Null leaves rows out, and counts them; other labels are read as always."""
     lines = ["text,label,language,split", "a,ang,en,train", "b,exc,en,train", "c,hap,en,dev", "d,fru,en,test"]
     (tmp_path / "t.csv").write_text("\n".join([*lines, "e,sadness,en,test"]) + "\n")
-    given = IEMOCAP
+    given = json.dumps(IEMOCAP) if form == "json text" else IEMOCAP
     if form == "json":
         given = str(tmp_path / "map.json")
         (tmp_path / "map.json").write_text(json.dumps(IEMOCAP))
@@ -176,14 +176,15 @@ def test_an_unknown_label_comes_with_a_label_map_to_begin_with(tmp_path):
         ({"ang": "wrath"}, "label_map: 'ang': Unknown label 'wrath'"),
         ("none.json", "no file none.json"),
         ("[1", "no valid JSON"),
-        ("[1]", "must hold an object"),
+        ("[1]", "must be an object"),
+        ('{"ang": ', "no valid JSON"),
         ("a,b\n1,2\n", "columns label and emotion"),
     ],
 )
 def test_label_maps_that_are_none_are_refused(tmp_path, content, message):
     (tmp_path / "t.csv").write_text("text,label,language,split\na,ang,en,train\n")
     given = content
-    if isinstance(content, str) and not content.startswith("none"):
+    if isinstance(content, str) and not content.startswith(("none", "{")):
         given = tmp_path / ("map.json" if content.startswith("[") else "map.csv")
         given.write_text(content)
     with pytest.raises(CorpusError, match=message):

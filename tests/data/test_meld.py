@@ -18,6 +18,7 @@ from bibier_hf.data.protocols import ProtocolError, apply_protocol
 from bibier_hf.data.tables import CorpusError, read_table
 from bibier_hf.data.text import mend_text
 from bibier_hf.data.video import decode_video
+from bibier_hf.files import is_vacant
 from bibier_hf.model.audio_bibier import decode_audio
 
 needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg is not installed")
@@ -265,13 +266,13 @@ def test_a_killed_run_goes_on_where_it_was(unpacked, tmp_path, repository):
         path: path.stat().st_mtime_ns for path in (tmp_path / "killed").rglob("*.flac") if path.parent.name in FOLDERS
     }
     assert 1 <= len(flacs) <= 3
-    assert not (tmp_path / "out").exists()
+    assert is_vacant(tmp_path / "out")  # but for the lock of the killed run
     prepare(archive, tmp_path / "whole")
     os.environ["BIBIER_CACHE"] = str(tmp_path / "killed")  # the fixture of the folder restores it
     prepare(archive, tmp_path / "resumed")
     assert content(tmp_path / "whole") == content(tmp_path / "resumed")
     assert all(path.stat().st_mtime_ns == modified for path, modified in flacs.items())
-    assert not list((tmp_path / "killed").rglob(".scratch-*"))
+    assert not list((tmp_path / "killed").rglob(".*.bibier"))
 
 
 def test_texts_alone_need_no_clips_and_no_ffmpeg(tmp_path, write_csv, monkeypatch):

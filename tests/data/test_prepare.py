@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -90,7 +91,8 @@ def test_sixteen_bit_recordings_pass_unchanged_and_excess_is_clipped():
 @pytest.mark.parametrize("source", ["recorded", "synthetic", "stacked"])
 def test_audio_that_is_no_recording_says_so_itself(tmp_path, source):
     write(
-        [text_clip(1, audio=lambda: np.full(1600, 0.1, np.float32), audio_key="tone", source=source)], tmp_path / "out"
+        [text_clip(1, audio=lambda: np.resize(np.float32([0.1, -0.1]), 1600), audio_key="tone", source=source)],
+        tmp_path / "out",
     )
     stored = load_prepared(tmp_path / "out")["train"][0]["audio"]["bytes"]
     with soundfile.SoundFile(io.BytesIO(stored)) as file:
@@ -98,7 +100,7 @@ def test_audio_that_is_no_recording_says_so_itself(tmp_path, source):
 
 
 def test_other_rates_are_resampled(tmp_path):
-    soundfile.write(tmp_path / "a.wav", np.zeros(4410) + 0.1, 44_100)
+    soundfile.write(tmp_path / "a.wav", 0.1 * np.sin(np.arange(4410) / 20), 44_100)
     write([text_clip(1, audio=tmp_path / "a.wav")], tmp_path / "out")
     stored = load_prepared(tmp_path / "out")["train"][0]["audio"]["bytes"]
     (tmp_path / "stored.flac").write_bytes(stored)
@@ -244,8 +246,37 @@ def test_a_damaged_or_foreign_folder_is_not_loaded(tmp_path):
     (tmp_path / "out" / "corpus.json").write_text(json.dumps(info | {"format_version": 0}))
     with pytest.raises(CorpusError, match="Prepare it again"):
         load_prepared(tmp_path / "out")
+    for damaged in ([info], info | {"splits": None}, info | {"splits": {"train": {"file": "../train.parquet"}}}):
+        (tmp_path / "out" / "corpus.json").write_text(json.dumps(damaged))
+        with pytest.raises(CorpusError, match=r"corpus\.json is damaged"):
+            load_prepared(tmp_path / "out")
     with pytest.raises(FileNotFoundError, match=r"no corpus\.json"):
         load_prepared(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda table: b"PAR1", "is damaged"),
+        (lambda table: table.slice(1), "has 1 rows, expected 2"),
+        (lambda table: table.drop_columns(["label"]), "no columns label of the expected types"),
+        (lambda table: with_labels(table, pa.array(["sad", "sad"])), "no columns label of the expected types"),
+        (lambda table: with_labels(table, pa.array([0, 7])), r"labels from 0 to 7, allowed are 0\.\.6"),
+    ],
+)
+def test_a_table_of_the_right_size_that_is_not_the_corpus_is_not_loaded(tmp_path, change, message):
+    info = write([text_clip(1), text_clip(2)], tmp_path / "out")
+    path = tmp_path / "out" / "train.parquet"
+    changed = change(pq.read_table(path))
+    path.write_bytes(changed) if isinstance(changed, bytes) else pq.write_table(changed, path)
+    info["splits"]["train"]["bytes"] = path.stat().st_size
+    (tmp_path / "out" / "corpus.json").write_text(json.dumps(info))
+    with pytest.raises(CorpusError, match=message):
+        load_prepared(tmp_path / "out")
+
+
+def with_labels(table: pa.Table, labels: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index("label"), "label", labels)
 
 
 def test_row_groups_bound_the_memory(tmp_path):
@@ -288,7 +319,7 @@ def test_a_raw_corpus_is_prepared_once_for_its_content_and_options(tiny_resd, tm
     assert calls() == 3
     assert "Ну, «ёлка» № zero!" in list(texts)
     recording = next((tiny_resd / "wavs" / "train").iterdir())
-    soundfile.write(recording, np.zeros(4000) + 0.2, 16_000)
+    soundfile.write(recording, 0.2 * np.sin(np.arange(4000) / 20), 16_000)
     assert 0.25 in load_corpus("resd", tiny_resd, strict_counts=False)["train"]["duration_s"]
     assert calls() == 4
     assert load_corpus("resd", tiny_resd, strict_counts=False, cache_dir=tmp_path / "elsewhere").num_rows["train"] == 6

@@ -82,6 +82,15 @@ def test_tables_of_excel(tmp_path, content, encoding, suffix):
     assert row.where == f"t.{suffix} line {number}"
 
 
+def test_emptied_rows_and_the_index_of_pandas_do_not_matter(tmp_path):
+    (tmp_path / "t.csv").write_text(";;\n;text;label\n0;a;sad\n;;\n1;b;happy\n;;\n")
+    rows = read_table(tmp_path / "t.csv")
+    assert [row.values for row in rows] == [{"text": "a", "label": "sad"}, {"text": "b", "label": "happy"}]
+    assert [row.where for row in rows] == ["t.csv line 3", "t.csv line 5"]
+    (tmp_path / "t.csv").write_text(",text\n7,a\n1,b\n")
+    assert read_table(tmp_path / "t.csv")[0].values == {"": "7", "text": "a"}
+
+
 def test_a_header_of_one_column_keeps_the_comma(tmp_path):
     (tmp_path / "t.csv").write_text('text\n"a; b"\nc; d\n')
     assert [row.values for row in read_table(tmp_path / "t.csv")] == [{"text": "a; b"}, {"text": "c; d"}]

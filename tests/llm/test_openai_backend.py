@@ -60,6 +60,7 @@ def test_what_the_request_itself_is_to_blame_for_is_not_tried_again(fake, serve,
         ({"content": ""}, "length", ""),
         ({"content": "", "reasoning_content": "0.1, 0.9"}, "stop", "0.1, 0.9"),
         ({"content": None, "reasoning": "0.1, 0.9"}, "stop", "0.1, 0.9"),
+        ({"content": "", "thinking": "0.1, 0.9"}, "stop", "0.1, 0.9"),
         ({"content": "0.1, 0.9", "reasoning_content": "Let me see: 0.5, 0.5"}, "stop", "0.1, 0.9"),
         ({"content": None, "reasoning_content": "0.5, 0.5 or"}, "length", "<think>0.5, 0.5 or"),
         ({"content": [{"type": "thinking", "thinking": []}, {"type": "text", "text": "0.1"}]}, "stop", "0.1"),
@@ -78,7 +79,13 @@ def test_the_text_is_where_the_server_puts_it_and_asked_for_once(
 
 
 @pytest.mark.parametrize(
-    "body", [{"choices": [{"text": "another interface"}]}, {"error": {"code": 400, "message": "too long"}}]
+    "body",
+    [
+        {"choices": [{"text": "another interface"}]},
+        {"choices": [{"message": None, "finish_reason": "content_filter"}]},
+        {"choices": [{"message": {"content": ["text"]}}]},
+        {"error": {"code": 400, "message": "too long"}},
+    ],
 )
 def test_a_reply_that_will_not_change_is_asked_for_once(fake, serve, backend_to, body):
     server = serve(lambda *_: fake.Reply(body))

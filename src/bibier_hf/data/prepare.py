@@ -21,12 +21,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Dataset, DatasetDict, Features, Value
+from datasets.exceptions import DatasetGenerationError
 from datasets.utils import tqdm
 from huggingface_hub.constants import HF_HOME
 
-from ..files import is_vacant, locked, replaced_folder, write_json
+from ..files import describe_write_error, is_vacant, locked, replaced_folder, write_json
 from ..flac import encode_flac
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
 from ..model.labels_bibier import EMOTIONS
@@ -380,18 +382,38 @@ def read_info(folder: str | os.PathLike) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no prepared corpus there.
-        CorpusError: prepared by another version of the package.
+        CorpusError: prepared by another version of the package, or damaged.
     """
     path = Path(folder) / INFO_FILE
     if not path.is_file():
         raise FileNotFoundError(f"'{folder}' holds no prepared corpus: there is no {INFO_FILE} in it.")
-    info = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        info = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(info, dict):
+            raise TypeError(f"a JSON {type(info).__name__}, not an object")
+    except (ValueError, TypeError, RecursionError) as error:
+        raise CorpusError(f"{path} is damaged ({error}). Copy or prepare the corpus again.") from error
     if info.get("format_version") != FORMAT_VERSION:
         raise CorpusError(
             f"{folder} was prepared in format {info.get('format_version')}, this version reads format "
             f"{FORMAT_VERSION}. Prepare it again."
         )
+    splits = info.get("splits")
+    if not isinstance(splits, dict) or not all(map(_is_split, splits.values())):
+        raise CorpusError(
+            f"{path} is damaged (it does not say which files hold its splits). Prepare the corpus again."
+        )
     return info
+
+
+def _is_split(entry: Any) -> bool:
+    """Does it name a file of the folder itself?"""
+    return (
+        isinstance(entry, dict)
+        and {"file", "bytes", "rows"} <= entry.keys()
+        and isinstance(entry["file"], str)
+        and os.path.basename(entry["file"]) == entry["file"]
+    )
 
 
 def load_prepared(folder: str | os.PathLike) -> DatasetDict:
@@ -414,8 +436,28 @@ def load_prepared(folder: str | os.PathLike) -> DatasetDict:
             )
     raise_faults(faults, f"{folder} is damaged", "Copy or prepare it again.")
     return DatasetDict(
-        {split: Dataset.from_parquet(str(folder / entry["file"])) for split, entry in info["splits"].items()}
+        {split: _read_split(folder / entry["file"], entry["rows"]) for split, entry in info["splits"].items()}
     )
+
+
+def _read_split(path: Path, rows: int) -> Dataset:
+    again = "Copy or prepare the corpus again."
+    try:
+        split = Dataset.from_parquet(str(path))
+    except (OSError, ValueError, MemoryError, DatasetGenerationError) as error:
+        if describe_write_error(error) is not None:  # the cache cannot be written
+            raise
+        reason = str(error.__cause__ or error)
+        raise CorpusError(f"{path} is damaged ({reason.splitlines()[0] if reason else error!r}). {again}") from error
+    if len(split) != rows:
+        raise CorpusError(f"{path} has {len(split)} rows, expected {rows}. {again}")
+    expected = {name: kind for name, kind in FEATURES.items() if split.features.get(name) != kind}
+    if expected:
+        raise CorpusError(f"{path} has no columns {', '.join(expected)} of the expected types. {again}")
+    least, most = pc.min_max(split.data.column("label")).as_py().values()
+    if least is not None and not 0 <= least <= most < len(EMOTIONS):
+        raise CorpusError(f"{path} has labels from {least} to {most}, allowed are 0..{len(EMOTIONS) - 1}. {again}")
+    return split
 
 
 def _cache_key(clips: Sequence[Clip], facts: Mapping[str, Any], transcriber: Transcriber | None) -> str:

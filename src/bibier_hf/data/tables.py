@@ -125,7 +125,7 @@ def _read_csv(lines: Iterator[tuple[int, str]], name: str, default: str) -> tupl
         for cells in reader:
             # A cell may hold line breaks: a row is named by the line that it starts on.
             where, before = f"{name} line {skipped + before + 1}", reader.line_num
-            if not cells:
+            if not any(cell.strip() for cell in cells):  # spreadsheets keep rows that were emptied
                 continue
             if header is None:
                 header = [cell.strip() for cell in cells]
@@ -141,6 +141,9 @@ def _read_csv(lines: Iterator[tuple[int, str]], name: str, default: str) -> tupl
                 rows.append(Row(dict(zip(header, cells, strict=True)), where))
     except csv.Error as error:
         faults.append(f"{name} line {skipped + reader.line_num}: {error}")
+    if [row.values.get("") for row in rows] == [str(number) for number in range(len(rows))]:
+        for row in rows:  # the index that pandas writes
+            del row.values[""]
     return rows, faults
 
 

@@ -274,7 +274,7 @@ class OpenAIBackend(LLMBackend):
                     return Answer(error=f"{error.status_code}: {message}")
                 retry_after_s = parse_retry_after(error.response.headers.get("retry-after"))
                 faults.append(f"{error.status_code}: {message}")
-            except (ValueError, KeyError, TypeError, IndexError) as error:  # no JSON, or JSON of another shape
+            except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON, or JSON of another shape
                 fault = f"an answer that cannot be read ({type(error).__name__}: {self._hide(str(error))})"
                 if isinstance(content, Mapping) and content.get("choices"):  # the same request brings the same again
                     return Answer(error=fault)
@@ -328,12 +328,15 @@ class OpenAIBackend(LLMBackend):
         self._pool = ServerPool(list(self.base_urls), self.base_delay_s)
 
 
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+
+
 def _text_answer(content: Mapping[str, Any]) -> Answer:
     choice = content["choices"][0]
     message, finish_reason = choice["message"], choice.get("finish_reason")
     text = _joined_text(message.get("content"))
     if not text.strip():
-        thoughts = message.get("reasoning_content") or message.get("reasoning")
+        thoughts = next((message[key] for key in _THOUGHTS if message.get(key)), None)
         if isinstance(thoughts, str):
             # Some servers put the whole answer here when thinking is off. What was cut off here is no answer yet.
             text = f"<think>{thoughts}" if finish_reason == "length" else thoughts

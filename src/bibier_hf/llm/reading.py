@@ -1,10 +1,15 @@
-"""The answer within what a model wrote: without its thoughts, without a code fence."""
+"""The answer within what a model wrote: without its thoughts, control tokens, or a code fence."""
 
 import re
 
-_TAG = r"(?:think|thinking|thought|reasoning)"
-_OPEN = re.compile(rf"<{_TAG}>|\[THINK\]", re.IGNORECASE)
-_CLOSE = re.compile(rf"</{_TAG}>|\[/THINK\]", re.IGNORECASE)
+_TAG = r"(?:\w+:)?(?:think|thinking|thought|reasoning|reflection)"
+_OPEN = re.compile(rf"<{_TAG}(?:\s[^<>]*)?>|\[THINK\]|◁think▷|<\|begin_of_thought\|>", re.IGNORECASE)
+_CLOSE = re.compile(rf"</{_TAG}>|\[/THINK\]|◁/think▷|<\|end_of_thought\|>", re.IGNORECASE)
+_CHANNEL = re.compile(r"^\s*(?:<\|channel\|>)?(?:analysis|commentary)(?:<\|message\|>|(?=\W|[A-Z]))")
+_FINAL = re.compile(r"(?:<\|channel\|>|assistant)final(?:<\|message\|>)?")
+"""gpt-oss thinks and answers in channels; some servers leave their names, with or without the control tokens."""
+
+_CONTROL = re.compile(r"<\|\w+\|>|</s>|</?answer>", re.IGNORECASE)
 _FENCE = re.compile(r"```[\w-]*[ \t]*\n?(.*?)```", re.DOTALL)
 
 
@@ -15,11 +20,16 @@ class UnfinishedAnswerError(ValueError):
 def without_thinking(text: str) -> str:
     """What a model answers, without `<think>...</think>` and its like.
 
-    There may be several blocks. A block may lack its beginning, which some chat templates put into the prompt.
+    There may be several blocks. A block may lack its beginning, which some chat templates put into the prompt. Control
+    tokens that a server did not skip, such as `<|im_end|>`, are left out.
 
     Raises:
         UnfinishedAnswerError: nothing but thoughts, the last of them without an end.
     """
+    if _CHANNEL.match(text):
+        *_, text = (found := _FINAL.split(text))
+        if len(found) == 1:
+            raise UnfinishedAnswerError("the answer was cut off while the model was thinking")
     kept = []
     while opening := _OPEN.search(text):
         closing = _CLOSE.search(text, opening.end())
@@ -30,7 +40,7 @@ def without_thinking(text: str) -> str:
                 raise UnfinishedAnswerError("the answer was cut off while the model was thinking")
             break
         text = text[closing.end() :]
-    return _CLOSE.split("".join([*kept, text]))[-1].strip()
+    return _CONTROL.sub("", _CLOSE.split("".join([*kept, text]))[-1]).strip()
 
 
 def without_fence(text: str) -> str:

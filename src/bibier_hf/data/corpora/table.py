@@ -12,6 +12,7 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from difflib import get_close_matches
@@ -196,7 +197,8 @@ def read_label_map(given: Mapping[str, str | None] | str | Path | None) -> dict[
     if given is None:
         return None
     if not isinstance(given, Mapping):
-        given = _read_label_file(Path(given))
+        text = os.fspath(given)
+        given = _read_label_json(text, "") if text.lstrip().startswith("{") else _read_label_file(Path(text))
     mapped: dict[str, str | None] = {}
     for name, emotion in given.items():
         try:
@@ -206,17 +208,26 @@ def read_label_map(given: Mapping[str, str | None] | str | Path | None) -> dict[
     return mapped
 
 
+def _read_label_json(text: str, where: str) -> Mapping[str, str | None]:
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise CorpusError(f"label_map: {where}this is no valid JSON ({error}).") from error
+    if not isinstance(content, dict):
+        raise CorpusError(f'label_map: {where}this must be an object such as {{"ang": "anger"}}.')
+    return content
+
+
 def _read_label_file(path: Path) -> Mapping[str, str | None]:
     if not path.is_file():
-        raise CorpusError(f"label_map: there is no file {path}. Give a .json or .csv file, or a mapping.")
+        raise CorpusError(
+            f'label_map: there is no file {path}. Give a .json or .csv file, or JSON such as {{"ang": "anger"}}.'
+        )
     if path.suffix.lower() == ".json":
         try:
-            content = json.loads(path.read_text(encoding="utf-8-sig"))
-        except (ValueError, RecursionError) as error:
-            raise CorpusError(f"label_map: {path} is no valid JSON ({error}).") from error
-        if not isinstance(content, dict):
-            raise CorpusError(f'label_map: {path} must hold an object such as {{"ang": "anger"}}.')
-        return content
+            return _read_label_json(path.read_text(encoding="utf-8-sig"), f"{path}: ")
+        except UnicodeDecodeError as error:
+            raise CorpusError(f"label_map: {path} is not UTF-8. Save it again as UTF-8.") from error
     rows = read_table(path)
     if set(rows[0].values) != {"label", "emotion"}:
         raise CorpusError(f"label_map: {path} must have the columns label and emotion, not {list(rows[0].values)}.")
