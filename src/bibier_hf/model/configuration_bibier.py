@@ -134,7 +134,8 @@ class ModalityConfig(CheckedConfig):
 
     @property
     def widths(self) -> list[int]:
-        """Of the two parts of a feature frame: what the encoder reads frame by frame, and the cepstrum behind it."""
+        """Of the two parts of a feature frame: what the encoder reads frame by frame, and the cepstrum behind it. Zero
+        where no `feature_size` is given, as nothing reads the modality."""
         return [self.feature_size or 0, 0]
 
     def path(self, name: str) -> str:
