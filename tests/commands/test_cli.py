@@ -143,7 +143,7 @@ def test_a_long_recording(checkpoint, tmp_path, clip):
     ("arguments", "message"),
     [
         ([], "Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo."),
-        (["EMPTY"], "holds no audio files (.aif, "),
+        (["EMPTY"], "holds no audio files (.3gp, "),
         (["a.wav", "--top_k", "0"], "Invalid value for '--top_k'"),
         (["a.wav", "--topk", "1"], "No such option"),
         (["a.wav", "--threshold", "2"], "Invalid value for '--threshold'"),
@@ -227,7 +227,7 @@ def test_calibrating_a_checkpoint(checkpoint, tmp_path, clip):
     assert after["temperature"] != before["temperature"]
     assert after | {"temperature": 0} == before | {"temperature": 0}
     assert f"temperature {after['temperature']:.3f}, fitted on dev and kept in {own}" in done.stdout
-    report = json.loads((own / "evaluation" / "evaluation_dev.json").read_text())
+    report = json.loads((own / "evaluation-few" / "evaluation_dev.json").read_text())
     assert report["metrics"]["dev"]["few"]["nll"] < report["calibration"]["uncalibrated"]["dev"]["few"]["nll"]
     for refused, said in (
         ([*arguments, "--split", "test"], "Give --split dev"),

@@ -55,7 +55,7 @@ def test_a_corpus_is_extracted_once_and_the_drift_is_told(launch, run_file, tmp_
         for name, value in yaml.safe_load(run_file.read_text())["model"].items()
         for text in (f"--model.{name}", value)
     ]
-    second = launch(SCRIPT, "--corpora.0.name", "csv", "--data_dir", corpus, *FROZEN, *options, *tiny)
+    second = launch(SCRIPT, "--corpora.0.name", "csv", "--data_dir", corpus, *options, *tiny, *FROZEN)
     assert second.returncode == 0, second.stderr
     assert counts(second.stdout) == [("audio_features", 0, 30), ("text_features", 0, 7)]
 
