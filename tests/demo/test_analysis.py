@@ -12,6 +12,7 @@ from bibier_hf import EMOTIONS
 from bibier_hf.demo.analysis import Limits, RefusedInput, analyse, inspect_recording
 from bibier_hf.demo.texts import LANGUAGE_NAMES, TEXTS
 from bibier_hf.demo.timeline_view import COLOURS, clock, timeline_rows, timeline_strip
+from bibier_hf.model import pipeline_bibier
 
 ENGLISH = TEXTS["en"]
 
@@ -80,8 +81,8 @@ def test_what_is_refused_and_why(pipe, recordings, language):
 
 
 def test_a_quiet_recording_is_measured(recordings):
-    assert 0 < inspect_recording(str(recordings["quiet"]), Limits(), ENGLISH).peak < 0.01
-    assert inspect_recording(str(recordings["short"]), Limits(), ENGLISH).peak > 0.2
+    assert 0 < inspect_recording(str(recordings["quiet"]), Limits(), ENGLISH, pipeline_bibier).peak < 0.01
+    assert inspect_recording(str(recordings["short"]), Limits(), ENGLISH, pipeline_bibier).peak > 0.2
 
 
 @pytest.mark.parametrize("language", TEXTS)

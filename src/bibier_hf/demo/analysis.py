@@ -92,20 +92,18 @@ def analyse(pipe: Any, audio: str | None, text: str, limits: Limits, texts: Text
         raise RefusedInput(texts.unreadable.format(message=message)) from error
 
 
-def inspect_recording(path: str, limits: Limits, texts: Texts, code: Any = None) -> Recording | None:
+def inspect_recording(path: str, limits: Limits, texts: Texts, code: Any) -> Recording | None:
     """Length and loudness of a recording, read in blocks; None where it cannot be read (the pipeline says why).
 
     Args:
         path: of the recording.
         limits: what is allowed.
         texts: language of the messages.
-        code: module with the `AudioStream` and `AudioError` of the pipeline; None: those of the package.
+        code: module with the `AudioStream` and `AudioError` of the pipeline.
 
     Raises:
         RefusedInput: larger or longer than allowed, silent, or with channels that cancel each other.
     """
-    if code is None:
-        from ..model import pipeline_bibier as code
     megabytes = os.path.getsize(path) / 1e6
     if megabytes > limits.megabytes:
         raise RefusedInput(texts.file_too_large.format(given=megabytes, allowed=limits.megabytes))
