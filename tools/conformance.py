@@ -34,7 +34,7 @@ from transformers import ByT5Tokenizer, SeamlessM4TFeatureExtractor
 from transformers.utils import logging
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification, BiBiERModel, BiBiERProcessor
-from bibier_hf.model.configuration_bibier import BiBiERAudioConfig, BiBiERTextConfig
+from bibier_hf.model.sources_bibier import embedded_backbone
 
 FAILED, NOT_FETCHED = 1, 3
 
@@ -99,8 +99,8 @@ class ModelTester:
             "num_hidden_layers": 1,
             "intermediate_size": 2 * WIDTH,
         }
-        audio = BiBiERAudioConfig.embedded_backbone().to_dict() | small | {"feature_projection_input_dim": BANDS}
-        text = BiBiERTextConfig.embedded_backbone().to_dict() | small | {"vocab_size": VOCABULARY}
+        audio = embedded_backbone("audio").to_dict() | small | {"feature_projection_input_dim": BANDS}
+        text = embedded_backbone("text").to_dict() | small | {"vocab_size": VOCABULARY}
         modality = {
             "freeze_backbone": False,
             "encoder": self.encoder,

@@ -14,7 +14,7 @@ from transformers import AutoModel, AutoProcessor
 
 REMOTE = (
     "audio backbones batching configuration containers encoders ffmpeg fusion hashing importing labels mamba modeling "
-    "pipeline processing segments sequence streaming streams timeline validation words"
+    "pipeline processing segments sequence sources streaming streams timeline validation words"
 ).split()
 ALLOWED_IMPORTS = {"torch", "numpy", "transformers", "huggingface_hub"}
 

@@ -1,16 +1,15 @@
 """BiBiER configuration: one typed object for the model, with one nested object for each modality."""
 
 import math
-import os
 from typing import Any, ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
-from transformers.utils.hub import resolve_revision
 
 from .importing_bibier import make_importable
 from .labels_bibier import EMOTIONS
+from .sources_bibier import EMBEDDED, embedded_backbone, located_backbone
 from .validation_bibier import CheckedConfig, check_labels
 
 TASK = "audio-text-emotion"
@@ -19,21 +18,15 @@ TASK = "audio-text-emotion"
 DEFAULT_MODEL_ID: str | None = None
 """Hub id behind a bare `pipeline("audio-text-emotion")`; None as long as no checkpoint is published."""
 
-EMBEDDED = "embedded"
-"""Stands for a backbone: the small one that is trained from scratch and needs no download."""
-
 MODALITIES = ("audio", "text")
 ENCODERS = ("mamba", "transformer", "lstm", "frame_mlp", "none")
 FUSIONS = ("late", "biformer", "bigraph", "bigated", "bigatedgraph", "bimamba")
 
 ORIGINAL_BEHAVIOR = {
     "unmasked": "padding takes part in attention, pooling and resampling, so a result depends on its batch",
-    "own_value": "a modality attends with its own sequence as the value; the other one acts through the attention "
-    "weights alone, and both are first cut to one length",
-    "first_pair_graph": "the graph joins audio and text of the first sample of a batch; all other samples see "
-    "themselves only",
-    "softmax_gate": "the gate is normalized over its width, which leaves the first modality about 1 / width of the "
-    "weight",
+    "own_value": "a modality's values are its own; the other acts through the attention weights, and both have one length",
+    "first_pair_graph": "the graph joins audio and text of a batch's first sample; the others see themselves only",
+    "softmax_gate": "the gate is normalized over its width: the first modality gets about 1 / width of the weight",
     "shared_gate_projection": "one projection serves the gates of both pools, and the other is never used",
     "residual_dropout": "dropout falls on the residual stream, not on what is added to it",
     "layer_positions": "positions are added again to queries, keys and values in every layer",
@@ -56,12 +49,10 @@ class ModalityConfig(CheckedConfig):
             features of width `feature_size`.
         backbone_id (`str`, *optional*): Hub id of the pretrained weights; None for local ones.
         backbone_revision (`str`, *optional*): Commit of that id.
-        backbone_stored (`bool`, *optional*, defaults to `True`): Whether the checkpoint holds the backbone's weights.
-            Written by `save_pretrained`.
+        backbone_stored (`bool`, *optional*, defaults to `True`): Whether the checkpoint has its weights; set on saving.
         adapter_stored (`bool`, *optional*, defaults to `False`): Whether the checkpoint holds a LoRA adapter of the
             backbone. Written by `save_pretrained`.
-        freeze_backbone (`bool`, *optional*): Whether the backbone stays as it is. None: yes, unless it is the embedded
-            one.
+        freeze_backbone (`bool`, *optional*): Whether the backbone stays as it is. None: unless it is the embedded one.
         layer (`int`, *optional*, defaults to -1): Which hidden state of the backbone is the feature: -1 its output, k
             >= 0 the k-th of `hidden_states`.
         feature_size (`int`, *optional*): Width of the features. Derived from the backbone where there is one.
@@ -117,7 +108,7 @@ class ModalityConfig(CheckedConfig):
         self.refuse_unknown(kwargs)
         embedded = self.backbone == EMBEDDED
         if embedded:
-            self.backbone = self.embedded_backbone()
+            self.backbone = embedded_backbone(self.modality)
         if self.freeze_backbone is None:
             self.freeze_backbone = not embedded
         super().__post_init__(**kwargs)
@@ -126,11 +117,6 @@ class ModalityConfig(CheckedConfig):
         if self.encoder == "none" and self.feature_size is not None:
             self.hidden_size = self.widths[0]
         self._refuse_contradictions()
-
-    @staticmethod
-    def embedded_backbone() -> PreTrainedConfig:
-        """The small backbone that is trained from scratch."""
-        raise NotImplementedError
 
     @property
     def widths(self) -> list[int]:
@@ -220,26 +206,6 @@ class BiBiERAudioConfig(ModalityConfig):
         extra = self.cepstrum_size or 0 if self.cepstrum else 0
         return [(self.feature_size or extra) - extra, extra]
 
-    @staticmethod
-    def embedded_backbone() -> PreTrainedConfig:
-        """A small Wav2Vec2-BERT over log-mel frames (80 bands, two frames stacked, 50 per second)."""
-        return AutoConfig.for_model(
-            "wav2vec2-bert",
-            hidden_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=192,
-            feature_projection_input_dim=160,
-            conv_depthwise_kernel_size=15,
-            position_embeddings_type="relative_key",
-            left_max_position_embeddings=32,
-            right_max_position_embeddings=8,
-            add_adapter=False,
-            apply_spec_augment=False,
-            mask_time_prob=0.0,
-            layerdrop=0.0,
-        )
-
     def _derive_feature_size(self) -> None:
         if self.cepstrum and not isinstance(self.backbone, PreTrainedConfig):
             self.require(
@@ -293,21 +259,6 @@ class BiBiERTextConfig(ModalityConfig):
         if self.vocab_size is None:
             self.vocab_size = getattr(self.backbone, "vocab_size", None)
 
-    @staticmethod
-    def embedded_backbone() -> PreTrainedConfig:
-        """A small BERT over UTF-8 bytes (the 384 symbols of the ByT5 tokenizer)."""
-        return AutoConfig.for_model(
-            "bert",
-            vocab_size=384,
-            hidden_size=96,
-            num_hidden_layers=2,
-            num_attention_heads=4,
-            intermediate_size=192,
-            max_position_embeddings=512,
-            type_vocab_size=1,
-            pad_token_id=0,
-        )
-
 
 MODALITY_CONFIGS = {config.modality: config for config in (BiBiERAudioConfig, BiBiERTextConfig)}
 
@@ -317,10 +268,8 @@ class BiBiERConfig(CheckedConfig):
     r"""Configuration of [`BiBiERModel`] and [`BiBiERForEmotionClassification`].
 
     Args:
-        audio_config (`BiBiERAudioConfig` or `dict`, *optional*): Speech backbone and encoder. None: over the embedded
-            backbone.
-        text_config (`BiBiERTextConfig` or `dict`, *optional*): Text backbone and encoder. None: over the embedded
-            backbone.
+        audio_config (`BiBiERAudioConfig` or `dict`, *optional*): Speech backbone and encoder; the embedded one if None.
+        text_config (`BiBiERTextConfig` or `dict`, *optional*): Text backbone and encoder; the embedded one if None.
         modalities (`list[str]`, *optional*, defaults to `["audio", "text"]`): What the model reads; one name makes a
             unimodal model without fusion.
         save_backbones (`str`, *optional*, defaults to `"auto"`): `"auto"` stores trained and local backbones in the
@@ -353,10 +302,8 @@ class BiBiERConfig(CheckedConfig):
         mixup_alpha (`float`, *optional*, defaults to 0.0): In training, mix each sample and its label with another one
             of the batch by a weight from Beta(alpha, alpha), after the encoders' linear layer and in the statistics.
             0: off.
-        modality_dropout (`float`, *optional*, defaults to 0.1): Share of the training samples with both modalities
-            that lose one, at random.
-        unimodal_loss_weight (`float`, *optional*, defaults to 0.3): Weight of each unimodal head's loss next to that
-            of the fused logits.
+        modality_dropout (`float`, *optional*, defaults to 0.1): Share of the training samples with both that lose one.
+        unimodal_loss_weight (`float`, *optional*, defaults to 0.3): Weight of each unimodal loss; the fused one has 1.
         class_weights (`list[float]`, *optional*): Weight of each class in the loss, in label order. None: all one.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the learned stand-ins for a
             missing modality at the start.
@@ -417,10 +364,8 @@ class BiBiERConfig(CheckedConfig):
             "modalities",
             "['audio', 'text'], ['audio'] or ['text']",
         )
-        for modality in MODALITIES:  # an unread modality gets no backbone unless one is named
-            given = getattr(self, f"{modality}_config")
-            if modality not in self.modalities and (given is None or isinstance(given, dict)):
-                setattr(self, f"{modality}_config", {"backbone": None} | (given or {}))
+        self.audio_config = self._without_unread_backbone("audio", self.audio_config)
+        self.text_config = self._without_unread_backbone("text", self.text_config)
 
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(EMOTIONS))
@@ -448,8 +393,13 @@ class BiBiERConfig(CheckedConfig):
             options: any other field of this class.
         """
         for name, source, revision in (("audio_config", audio, audio_revision), ("text_config", text, text_revision)):
-            options[name] = _located_backbone(source, revision) | dict(options.get(name) or {})
+            options[name] = located_backbone(source, revision) | dict(options.get(name) or {})
         return cls(**options)
+
+    def _without_unread_backbone(self, modality: str, given: Any) -> Any:
+        """A modality that the model does not read gets no backbone unless one is named."""
+        is_options = given is None or isinstance(given, dict)
+        return {"backbone": None} | (given or {}) if is_options and modality not in self.modalities else given
 
     @property
     def modality_configs(self) -> dict[str, ModalityConfig]:
@@ -526,26 +476,6 @@ class BiBiERConfig(CheckedConfig):
             )
         if config.encoder == "lstm" and not self.reproduces("unidirectional"):
             config.require(config.hidden_size % 2 == 0, "hidden_size", "even, as a bidirectional LSTM halves it")
-
-
-def _located_backbone(source: str | PreTrainedConfig | None, revision: str | None) -> dict[str, Any]:
-    """The options of a modality that follow from where its backbone comes from."""
-    if source is None or source == EMBEDDED or isinstance(source, PreTrainedConfig):
-        return {"backbone": source}
-
-    # From here on a mutable revision ("main") is the commit that it stands for, as far as the Hub or the cache can
-    # tell.
-    revision = resolve_revision(source, revision)
-    config = AutoConfig.from_pretrained(source, revision=revision)
-    config.dtype = None  # the weights are loaded in the dtype of the whole model
-    config._name_or_path = ""  # a folder of this machine means nothing in a checkpoint
-    if os.path.isdir(source):
-        return {"backbone": config}
-    return {
-        "backbone": config,
-        "backbone_id": source,
-        "backbone_revision": getattr(revision, "resolved", revision),
-    }
 
 
 BiBiERConfig.register_for_auto_class()
