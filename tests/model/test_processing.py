@@ -364,3 +364,14 @@ def test_as_many_frames_as_bands(clip):
     longer = processor(audio=clip(0.81), sampling_rate=16_000)["input_features"][0]
     assert square.shape == (80, 80)
     assert (square[:70] - longer[:70]).abs().mean() < 0.1
+
+
+@pytest.mark.parametrize(("content", "message"), [(None, "holds no vocabulary"), ("[1]", "tokenizer cannot be read")])
+def test_a_text_backbone_without_a_usable_tokenizer_is_refused(tmp_path, content, message):
+    from transformers import BertConfig
+
+    BertConfig(vocab_size=50).save_pretrained(tmp_path)
+    if content is not None:
+        (tmp_path / "tokenizer_config.json").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        BiBiERProcessor.from_backbones(text=str(tmp_path))

@@ -21,9 +21,20 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from .audio_bibier import SAMPLING_RATE, as_many, decode_audio, is_file, is_rated_array
 from .configuration_bibier import EMBEDDED
 from .importing_bibier import make_importable
+from .validation_bibier import CheckpointError, one_line
 
 _SHORTEST_SPECTRAL_CLIP = 800
 """Samples (50 ms). Spectral front ends need more than one window of samples; a shorter clip is padded with silence."""
+
+
+def _load_tokenizer(source: str | os.PathLike, revision: str | None) -> Any:
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
+    except (AttributeError, KeyError, TypeError) as error:  # what damaged files lead to
+        raise CheckpointError(f"{source}: the tokenizer cannot be read ({one_line(error)}).") from error
+    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers makes one without a word of it
+        raise CheckpointError(f"{source} holds no vocabulary of a tokenizer. Copy the tokenizer's files into it.")
+    return tokenizer
 
 
 class BiBiERTextKwargs(TypedDict, total=False):
@@ -125,9 +136,7 @@ class BiBiERProcessor(ProcessorMixin):
             )
         else:
             feature_extractor = AutoFeatureExtractor.from_pretrained(audio, revision=audio_revision)
-        tokenizer = (
-            ByT5Tokenizer() if text == EMBEDDED else AutoTokenizer.from_pretrained(text, revision=text_revision)
-        )
+        tokenizer = ByT5Tokenizer() if text == EMBEDDED else _load_tokenizer(text, text_revision)
         if max_text_tokens is None:
             max_text_tokens = 192 if text == EMBEDDED else 95
         if text_prefix is None:
