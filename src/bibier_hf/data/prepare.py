@@ -454,7 +454,7 @@ def _read_split(path: Path, rows: int) -> Dataset:
     expected = {name: kind for name, kind in FEATURES.items() if split.features.get(name) != kind}
     if expected:
         raise CorpusError(f"{path} has no columns {', '.join(expected)} of the expected types. {again}")
-    least, most = pc.min_max(split.data.column("label")).as_py().values()
+    least, most = pc.call_function("min_max", [split.data.column("label")]).as_py().values()
     if least is not None and not 0 <= least <= most < len(EMOTIONS):
         raise CorpusError(f"{path} has labels from {least} to {most}, allowed are 0..{len(EMOTIONS) - 1}. {again}")
     return split
