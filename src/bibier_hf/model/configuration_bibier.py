@@ -305,8 +305,7 @@ class BiBiERConfig(CheckedConfig):
         modality_dropout (`float`, *optional*, defaults to 0.1): Share of the training samples with both that lose one.
         unimodal_loss_weight (`float`, *optional*, defaults to 0.3): Weight of each unimodal loss; the fused one has 1.
         class_weights (`list[float]`, *optional*): Weight of each class in the loss, in label order. None: all one.
-        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the learned stand-ins for a
-            missing modality at the start.
+        initializer_range (`float`, *optional*, defaults to 0.02): Initial spread of a missing modality's stand-in.
 
     Raises:
         ValueError: an unknown option or a contradiction, with the remedy. From `from_pretrained` and `from_dict`, which
