@@ -32,7 +32,7 @@ def _load_tokenizer(source: str | os.PathLike, revision: str | None) -> Any:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
     except (AttributeError, KeyError, TypeError) as error:  # what damaged files lead to
         raise CheckpointError(f"{source}: the tokenizer cannot be read ({one_line(error)}).") from error
-    if len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # transformers makes one without a word of it
+    if tokenizer is None or len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # made without a word of it
         raise CheckpointError(f"{source} holds no vocabulary of a tokenizer. Copy the tokenizer's files into it.")
     return tokenizer
 
