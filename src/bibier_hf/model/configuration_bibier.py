@@ -24,7 +24,7 @@ FUSIONS = ("late", "biformer", "bigraph", "bigated", "bigatedgraph", "bimamba")
 
 ORIGINAL_BEHAVIOR = {
     "unmasked": "padding takes part in attention, pooling and resampling, so a result depends on its batch",
-    "own_value": "a modality's values are its own; the other acts through the attention weights, and both have one length",
+    "own_value": "a modality attends to its own values; the other acts through the weights alone, and both are cut to one length",
     "first_pair_graph": "the graph joins audio and text of a batch's first sample; the others see themselves only",
     "softmax_gate": "the gate is normalized over its width: the first modality gets about 1 / width of the weight",
     "shared_gate_projection": "one projection serves the gates of both pools, and the other is never used",
