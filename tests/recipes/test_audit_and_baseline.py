@@ -10,7 +10,7 @@ from PIL import Image
 from bibier_hf.commands.audit import AuditArguments, audit_main
 from bibier_hf.commands.baseline import BaselineArguments, baseline_main, parse_baseline_arguments
 from bibier_hf.commands.corpora import parse_corpus_arguments
-from bibier_hf.training.arguments import ArgumentError
+from bibier_hf.errors import ArgumentError
 
 
 @pytest.fixture(autouse=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bibier_hf.training.arguments import TRAINING_FIELDS, ArgumentError, help_text, parse_run_arguments, run_arguments
+from bibier_hf.errors import ArgumentError
+from bibier_hf.training.arguments import TRAINING_FIELDS, help_text, parse_run_arguments, run_arguments
 from bibier_hf.training.sections import load_yaml
 
 BASE = """

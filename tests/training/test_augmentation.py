@@ -16,11 +16,12 @@ from bibier_hf.augmentation.sds import StackedDataSampling
 from bibier_hf.data.clips import Clip
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.features import precomputed_inputs, raw_inputs
+from bibier_hf.data.mixture import AugmentationArguments
 from bibier_hf.data.prepare import write_corpus
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.schema import FEATURES
+from bibier_hf.errors import ArgumentError
 from bibier_hf.model.audio_bibier import decode_audio
-from bibier_hf.training.arguments import ArgumentError, AugmentationArguments
 from bibier_hf.training.augmentation import AugmentedCorpus, EpochInputs, join_inputs
 from bibier_hf.training.run import run_training
 from bibier_hf.training.sections import checked_section

@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
 from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_arguments
-from bibier_hf.training.arguments import ArgumentError
+from bibier_hf.errors import ArgumentError
 from bibier_hf.training.run import run_training
 
 from ..conftest import both, merged

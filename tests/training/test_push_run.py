@@ -15,8 +15,7 @@ from safetensors.torch import load
 from transformers import AutoModel, AutoProcessor
 
 from bibier_hf.commands.train import public_command
-from bibier_hf.errors import PushError
-from bibier_hf.training.arguments import ArgumentError
+from bibier_hf.errors import ArgumentError, PushError
 from bibier_hf.training.run import run_training
 
 from ..hub_server import TOKEN

@@ -14,14 +14,16 @@ from transformers import pipeline
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
 from bibier_hf.commands.evaluate import _calibrate, evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.data.mixture import CorpusArguments, load_corpora
+from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.calibration import fit_temperature
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.evaluation.report import Predictions
 from bibier_hf.files import WriteError
-from bibier_hf.training.arguments import ArgumentError, CorpusArguments, run_arguments
+from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.fit import build_model, calibration_facts, make_extractor, make_inputs, make_trainer
 from bibier_hf.training.output import complete_output
-from bibier_hf.training.run import load_corpora, run_training
+from bibier_hf.training.run import run_training
 
 from ..conftest import merged
 

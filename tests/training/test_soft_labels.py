@@ -15,7 +15,8 @@ from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.features import InputDataset
 from bibier_hf.data.label_tables import mean_label_table, read_label_table
 from bibier_hf.data.tables import CorpusError
-from bibier_hf.training.arguments import ArgumentError, run_arguments
+from bibier_hf.errors import ArgumentError
+from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.fit import make_trainer
 from bibier_hf.training.run import run_training
 from bibier_hf.training.soft_labels import (

@@ -14,8 +14,9 @@ from bibier_hf.augmentation.sds import StackedDataSampling
 from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.feature_store import StoredRows
 from bibier_hf.data.features import InputDataset, StoredInputs, input_specs
+from bibier_hf.errors import ArgumentError
 from bibier_hf.training import stages
-from bibier_hf.training.arguments import STAGES, ArgumentError, run_arguments, stage_run
+from bibier_hf.training.arguments import STAGES, run_arguments, stage_run
 from bibier_hf.training.output import STAGES_FOLDER
 from bibier_hf.training.run import run_training
 from bibier_hf.training.stages import (

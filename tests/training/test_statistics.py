@@ -10,10 +10,11 @@ from safetensors.torch import load_file
 from transformers import AutoModel, AutoModelForAudioClassification, WhisperConfig, WhisperFeatureExtractor
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
-from bibier_hf.training.arguments import ArgumentError
+from bibier_hf.data.mixture import load_corpora
+from bibier_hf.errors import ArgumentError
 from bibier_hf.training.fit import build_model, make_inputs
 from bibier_hf.training.output import STAGES_FOLDER
-from bibier_hf.training.run import load_corpora, run_training
+from bibier_hf.training.run import run_training
 
 from ..conftest import both, features_of, merged
 

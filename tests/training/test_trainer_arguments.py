@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers.integrations import get_available_reporting_integrations
 
-from bibier_hf.training.arguments import RESERVED, TRAINING_FIELDS, ArgumentError, run_arguments
+from bibier_hf.errors import ArgumentError
+from bibier_hf.training.arguments import RESERVED, TRAINING_FIELDS, run_arguments
 
 SUPPORTED = {
     "per_device_train_batch_size": 4,

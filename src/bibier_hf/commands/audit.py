@@ -9,6 +9,7 @@ from datasets import DatasetDict
 from pydantic import Field
 
 from ..data.corpora import get_corpus, load_corpus
+from ..data.mixture import CorpusArguments, protocol_facts
 from ..data.prepare import INFO_FILE
 from ..data.protocols import apply_protocol
 from ..evaluation.audit.duplicates import AUDIO_SIMILARITY, TEXT_SIMILARITY, HeardClip, hear_corpus
@@ -16,8 +17,6 @@ from ..evaluation.audit.report import audit_splits, label_sources, merge_folds, 
 from ..evaluation.plots import plot_leakage
 from ..evaluation.report import environment
 from ..files import write_atomically, write_json, write_text, writes
-from ..training.arguments import CorpusArguments
-from ..training.run import protocol_facts
 from ..training.sections import Section, section_help
 from .common import guarded
 from .corpora import SHORT_HELP, parse_corpus_arguments

@@ -18,15 +18,14 @@ from ..augmentation.tts.checks import SpeechChecks
 from ..augmentation.tug import LANGUAGES, PUBLISHED_SIZES, Components, TemplateUtteranceGeneration
 from ..data.command import describe_counts
 from ..data.corpora import get_corpus
+from ..data.mixture import CorpusArguments, StackingArguments, load_corpora
 from ..data.prepare import INFO_FILE, Corpus, load_prepared, read_info
 from ..data.synthetic import ESPEAK_VOICES, balancing_counts, plan_utterances, write_stacked, write_utterances
 from ..errors import ArgumentError
 from ..files import locked, write_json, write_text
 from ..llm import LLMError, Sampling, get_backend
 from ..model.labels_bibier import EMOTIONS
-from ..training.arguments import CorpusArguments, StackingArguments
 from ..training.augmentation import make_sds
-from ..training.run import load_corpora
 from ..training.sections import Section, apply_overrides, checked_section, section_help
 from .common import guarded
 

@@ -13,7 +13,9 @@ from pydantic import Field
 
 from ..data.corpora import load_corpus
 from ..data.features import content_hash
+from ..data.mixture import CorpusArguments, FeatureCacheArguments, protocol_facts
 from ..data.protocols import apply_protocol
+from ..errors import ArgumentError
 from ..evaluation.baselines import (
     MODALITY,
     BaselineError,
@@ -34,8 +36,6 @@ from ..evaluation.report import (
     write_split_report,
 )
 from ..files import write_json, writes
-from ..training.arguments import ArgumentError, CorpusArguments, FeatureCacheArguments
-from ..training.run import protocol_facts
 from ..training.sections import Section, section_help
 from .common import guarded
 from .corpora import SHORT_HELP, parse_corpus_arguments

@@ -4,7 +4,7 @@ from typing import Any
 
 from ..data.corpora import CORPORA
 from ..data.protocols import NUM_FOLDS, PROTOCOLS
-from ..training.arguments import ArgumentError
+from ..errors import ArgumentError
 from ..training.sections import Section, apply_overrides, checked_section
 
 SHORT_HELP = [

@@ -20,6 +20,8 @@ from transformers.utils import CONFIG_NAME
 
 from ..data.collator import RawCollator
 from ..data.features import InputDataset, content_hash, raw_inputs
+from ..data.mixture import CorpusArguments, FeatureCacheArguments, load_corpora, protocol_facts
+from ..errors import ArgumentError
 from ..evaluation.calibration import CALIBRATION_METRICS, fit_temperature
 from ..evaluation.noise import NoiseKind, noisy_inputs
 from ..evaluation.plots import plot_noise
@@ -39,9 +41,8 @@ from ..files import write_atomically, write_json, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
-from ..training.arguments import RUN_FILE, ArgumentError, CorpusArguments, FeatureCacheArguments
+from ..training.arguments import RUN_FILE
 from ..training.fit import make_collator, make_extractor
-from ..training.run import load_corpora, protocol_facts
 from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
 from .checkpoint import load_checkpoint
 from .common import guarded, to_json

@@ -89,11 +89,10 @@ def compare_answers(
 ) -> Any:
     """[`Drift`][bibier_hf.export.measuring.Drift] of an ONNX export on a split of a corpus, one utterance at a
     time."""
+    from ..data.mixture import CorpusArguments, FeatureCacheArguments, load_corpora
     from ..evaluation.prediction import predict_logits
-    from ..training.arguments import CorpusArguments, FeatureCacheArguments
     from ..training.augmentation import fixed_rows
     from ..training.fit import make_collator, make_inputs
-    from ..training.run import load_corpora
 
     exported = OnnxModel(folder, backbones=model)
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")

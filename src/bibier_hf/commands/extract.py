@@ -10,10 +10,11 @@ from datasets import concatenate_datasets
 
 from ..data.feature_store import Extraction
 from ..data.features import InputExtractor
+from ..data.mixture import load_corpora
+from ..errors import ArgumentError
 from ..memory import keep_freed_memory
-from ..training.arguments import ArgumentError, RunArguments, parse_run_arguments, run_arguments
+from ..training.arguments import RunArguments, parse_run_arguments, run_arguments
 from ..training.fit import build_model, make_extractor
-from ..training.run import load_corpora
 from ..training.sections import apply_overrides, section_help
 from .common import guarded
 

@@ -22,11 +22,11 @@ from torch.utils.data import Dataset as TorchDataset
 from ..asr import SpeechRecogniser
 from ..augmentation.sds import StackedDataSampling
 from ..data.features import InputDataset
+from ..data.mixture import AugmentationArguments, StackingArguments, SyntheticArguments
 from ..data.prepare import load_prepared
 from ..data.schema import COLUMNS
 from ..errors import ArgumentError
 from ..model.labels_bibier import EMOTIONS
-from .arguments import AugmentationArguments, StackingArguments, SyntheticArguments
 
 MakeInputs = Callable[[DatasetDict], Mapping[str, InputDataset]]
 

@@ -12,7 +12,9 @@ from transformers import TrainerCallback, set_seed
 
 from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset, InputExtractor, input_specs, raw_inputs
+from ..data.mixture import FeatureCacheArguments
 from ..data.schema import SPLITS
+from ..errors import ArgumentError
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.metrics import METRICS, SELECTION_FORMULA, SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
@@ -20,7 +22,7 @@ from ..model.encoders_bibier import StatisticsPooling
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
-from .arguments import ArgumentError, FeatureCacheArguments, RunArguments
+from .arguments import RunArguments
 from .augmentation import AugmentedCorpus, EpochInputs, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .lora import LoraAdapters

@@ -10,10 +10,11 @@ import tempfile
 
 from peft import LoraConfig, PeftModel, get_peft_model
 
+from ..errors import ArgumentError
 from ..model.backbones_bibier import load_adapter
 from ..model.configuration_bibier import EMBEDDED
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from .arguments import ArgumentError, LoraArguments
+from .arguments import LoraArguments
 
 
 class LoraAdapters:

@@ -9,11 +9,12 @@ from typing import Any
 
 from transformers.utils import logging
 
+from ..errors import ArgumentError
 from ..evaluation.report import RESULTS_FILE
 from ..files import filled_folder
 from ..hub.cards import CARD_FILE
 from ..hub.eval_results import EVAL_RESULTS_FOLDER
-from .arguments import RUN_FILE, ArgumentError, RunArguments
+from .arguments import RUN_FILE, RunArguments
 from .checkpoints import STAGING_FOLDER, last_whole_checkpoint, list_checkpoints
 
 logger = logging.get_logger(__name__)

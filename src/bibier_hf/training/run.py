@@ -2,7 +2,6 @@
 card."""
 
 import time
-from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from typing import Any
@@ -10,9 +9,8 @@ from typing import Any
 import numpy as np
 from datasets import DatasetDict, concatenate_datasets
 
-from ..data.corpora import load_corpus
 from ..data.features import DATA_COLUMNS, content_hash
-from ..data.protocols import apply_protocol
+from ..data.mixture import load_corpora, protocol_facts
 from ..data.schema import SPLITS
 from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_split_report
 from ..files import write_json, write_text, writes
@@ -23,7 +21,7 @@ from ..kernels import load_kernels
 from ..memory import keep_freed_memory
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from .arguments import RUN_FILE, ArgumentError, CorpusArguments, RunArguments, stage_run
+from .arguments import RUN_FILE, RunArguments, stage_run
 from .augmentation import AugmentedCorpus, fixed_rows, join_inputs
 from .checkpoints import last_whole_checkpoint
 from .fit import add_adapters, build_model, calibration_facts, make_inputs, make_trainer, refit, selection_facts
@@ -189,27 +187,6 @@ def _where_to_resume(run: RunArguments) -> bool | str:
     return run.resume_from_checkpoint
 
 
-def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
-    """train, dev and test of each corpus under its protocol, by the name that its rows carry, in the given order.
-
-    Raises:
-        ArgumentError: two corpora whose rows carry the same name, by which results are kept.
-    """
-    splits = {}
-    for corpus in corpora:
-        rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
-        rows = apply_protocol(
-            rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share
-        )
-        name = rows["train"]["corpus"][0]
-        if name in splits:
-            raise ArgumentError(
-                f"corpora: '{name}' stands twice, and results are kept by the name of the corpus. Leave one out."
-            )
-        splits[name] = rows
-    return splits
-
-
 def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> dict[str, Any]:
     public = run.public_dump()
     parameters = list(model.parameters())
@@ -231,14 +208,6 @@ def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> di
         "parameters": sum(parameter.numel() for parameter in parameters),
         "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
     }
-
-
-def protocol_facts(corpus: CorpusArguments, splits: DatasetDict) -> dict[str, Any]:
-    """How a corpus was split, and into how many samples."""
-    facts = (
-        {"name": corpus.protocol, "fold": corpus.fold} if corpus.protocol != "official" else {"name": corpus.protocol}
-    )
-    return facts | {"split_seed": corpus.split_seed, "samples": {split: len(rows) for split, rows in splits.items()}}
 
 
 def _data_facts(splits: DatasetDict) -> dict[str, Any]:

@@ -33,13 +33,14 @@ from ..data.collator import UNIMODAL_LOGITS
 from ..data.feature_store import FeatureStore, StoredRows
 from ..data.features import InputDataset, StoredInputs, input_specs
 from ..data.protocols import connected_groups, stratified_group_split
+from ..errors import ArgumentError
 from ..evaluation.report import Predictions, split_metrics
 from ..files import write_json
 from ..model.backbones_bibier import weights_hash
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
-from .arguments import ArgumentError, RunArguments, stage_run
+from .arguments import RunArguments, stage_run
 from .augmentation import EpochInputs, fixed_rows, unstacked_train
 from .checkpoints import last_whole_checkpoint, list_checkpoints
 from .fit import make_collator, make_trainer, selection_facts
