@@ -1,5 +1,4 @@
-"""Soft labels from a language model (LS-LLM): label a corpus, recognise with the model itself, report on labels,
-measure the speed.
+"""Soft labels from a language model (LS-LLM): label a corpus, recognise with the model itself, report on labels.
 
 python recipes/label.py label --corpus resd --data_dir PATH/TO/resd --model Qwen/Qwen3-4B \
     --output outputs/resd_labels.parquet
@@ -9,7 +8,6 @@ python recipes/label.py label --corpus meld --data_dir PATH/TO/meld --corpus_opt
     --base_url http://gpu1:8000/v1 --base_url http://gpu2:8000/v1 --output outputs/meld_labels.parquet
 python recipes/label.py recognise --corpus resd --data_dir PATH/TO/resd --shots 2 --output_dir outputs/resd_llm
 python recipes/label.py report outputs/resd_labels.parquet --json outputs/resd_labels.json --plots outputs/resd_labels
-python recipes/label.py benchmark --backend transformers --model PATH/TO/SmolLM2-135M-Instruct
 
 The default back end is vLLM in this process, in an environment of its own (constraints-vllm.txt). A killed run goes on
 with the same command.

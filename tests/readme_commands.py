@@ -188,15 +188,14 @@ COMMANDS: dict[str, Run | Skip] = {
         "python recipes/study.py recipes/studies/meld_labels.yaml --data_dir PATH/TO/meld "
         "--corpora.0.labels PATH/TO/Qwen3-4B_emotions_meld_1.csv"
     ): Run(slow=True, append=f"--text_backbone {{backbones}}/e5-small {ONE_EPOCH}", expect="| soft | official |"),
-    "python recipes/benchmark.py --only scan_forward": Run(slow=True, expect="scan_forward"),
     (
-        "python recipes/benchmark.py --only extraction_fp32_buckets_64 extraction_bf16_buckets_64 "
+        "python benchmarks/run.py --only extraction_fp32_buckets_64 extraction_bf16_buckets_64 "
         "extraction_int8_buckets_64 "
         "extraction_gemm_share"
     ): Skip("takes six minutes with bfloat16, more without; docs/scaling.md has the rows of 12 clips, which are run"),
-    "python tools/conformance.py": Skip("downloads tests of transformers; tests/model/test_conformance.py runs it"),
-    "python recipes/benchmark.py --full": Skip(
-        "measures for the better part of an hour; tests/benchmark/test_benchmark.py has its parts"
+    "python tools/conformance.py": Skip("downloads tests of transformers; tests/tools/test_conformance.py runs it"),
+    "python benchmarks/run.py --full": Skip(
+        "measures for the better part of an hour; tests/benchmarks/test_benchmarks.py has its parts"
     ),
     "python dataset_scripts/prepare_corpus.py my_corpus.py --source PATH/TO/recordings --output_dir data/mine-too --language en": Run(
         slow=True, expect="Written to data/mine-too"
@@ -216,7 +215,7 @@ COMMANDS: dict[str, Run | Skip] = {
     "torchrun --nproc_per_node 2 recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd --use_cpu true --ddp_backend gloo": Run(
         slow=True, append=f"{ONE_EPOCH} --output_dir outputs/resd-two", expect="| resd |"
     ),
-    "python recipes/benchmark.py --only extraction_fp32_buckets extraction_bf16_buckets extraction_gemm_share": Run(
+    "python benchmarks/run.py --only extraction_fp32_buckets extraction_bf16_buckets extraction_gemm_share": Run(
         slow=True, expect="extraction_gemm_share"
     ),
     # docs/adding_a_corpus.md
@@ -233,12 +232,12 @@ COMMANDS: dict[str, Run | Skip] = {
     "docs/adding_a_fusion.md, Python block 1": Skip("tests/test_docs.py builds a model with it"),
     "python -m pytest -q tests/model/test_fusion.py tests/model/test_family.py": Skip("tests of this suite"),
     # model_cards
-    "python recipes/cards.py": Run(slow=True, expect="Written: "),
-    "python recipes/cards.py take outputs/resd model_cards/models/resd": Run(
+    "python tools/render_cards.py": Run(slow=True, expect="Written: "),
+    "python tools/render_cards.py take outputs/resd model_cards/models/resd": Run(
         slow=True, after=TRAIN_RESD, expect="Written: "
     ),
-    "python recipes/cards.py take data/resd model_cards/datasets/resd": Run(slow=True, expect="Written: "),
-    "python recipes/cards.py take outputs/resd_labels.parquet model_cards/datasets/resd-labels": Run(
+    "python tools/render_cards.py take data/resd model_cards/datasets/resd": Run(slow=True, expect="Written: "),
+    "python tools/render_cards.py take outputs/resd_labels.parquet model_cards/datasets/resd-labels": Run(
         slow=True, expect="Written: "
     ),
     "model_cards/models/meld-text/README.md, Python block 1": Run(

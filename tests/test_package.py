@@ -271,7 +271,6 @@ LAYERS = (
         "hub",
         "training",
         "export",
-        "benchmark",
         "demo",
     ),
     "commands",

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import pytest
 import soundfile
@@ -21,8 +20,6 @@ SCRIPTS = {
     "audit": "bibier_hf.commands.audit:audit_main",
     "augment": "bibier_hf.commands.augment:augment_main",
     "baseline": "bibier_hf.commands.baseline:baseline_main",
-    "benchmark": "bibier_hf.benchmark.command:benchmark_main",
-    "cards": "bibier_hf.commands.cards:cards_main",
     "evaluate": "bibier_hf.commands.evaluate:evaluate_main",
     "extract": "bibier_hf.commands.extract:extract_main",
     "label": "bibier_hf.commands.label:label_main",
@@ -41,8 +38,6 @@ MISSING = {
     "audit": ["--corpus", "csv", "--data_dir", "nowhere.csv"],
     "augment": ["preview", "--augmented", "nowhere"],
     "baseline": ["tfidf_logreg", "--corpus", "csv", "--data_dir", "nowhere.csv"],
-    "benchmark": ["--only", "nowhere"],
-    "cards": ["nowhere"],
     "extract": ["nowhere.yaml"],
     "label": ["report", "nowhere.csv"],
     "prepare": ["--source", "nowhere.csv", "--output_dir", "out"],
@@ -53,12 +48,11 @@ MISSING = {
 
 
 def call_script(name: str, arguments: list[str], capsys) -> tuple[int, str, str]:
-    extra = {"benchmark": ["Help."], "cards": ["Help.", Path("nowhere")]}.get(name, [])
     try:
         if name == "prepare":
             code = run(SCRIPTS[name], "csv", "Help.", arguments)
         else:
-            code = run(SCRIPTS[name], arguments, *extra)
+            code = run(SCRIPTS[name], arguments)
     except SystemExit as end:  # of argparse
         code = end.code or 0
     return code, *capsys.readouterr()
@@ -99,7 +93,7 @@ def test_scripts(name, line, capsys, monkeypatch):
     arguments, allowed = LINES.get(line, ([], {2}))
     if line == "missing file":
         arguments = MISSING[name]
-    if line == "nothing" and name in ("augment", "study", "cards", "benchmark", "train"):
+    if line == "nothing" and name in ("augment", "study", "train"):
         pytest.skip("shows its help, or works on what is there")
     check(*call_script(name, arguments, capsys), allowed)
 

@@ -11,8 +11,8 @@ from playwright.sync_api import Page
 from bibier_hf.demo.analysis import Limits
 from bibier_hf.demo.app import build_app, serve
 from bibier_hf.demo.examples import write_examples
-from bibier_hf.demo.screenshot import BROWSERS, PATIENCE_MS, find_browser, open_window, wait_for_recording
 from bibier_hf.demo.texts import TEXTS
+from screenshot import BROWSERS, PATIENCE_MS, find_browser, open_window, wait_for_recording
 
 pytestmark = [
     pytest.mark.slow,

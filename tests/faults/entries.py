@@ -9,7 +9,6 @@ from bibier_cli import run
 from bibier_hf.commands.audit import audit_main
 from bibier_hf.commands.augment import augment_main
 from bibier_hf.commands.baseline import baseline_main
-from bibier_hf.commands.cards import cards_main
 from bibier_hf.commands.demo import demo_main
 from bibier_hf.commands.evaluate import evaluate_main
 from bibier_hf.commands.export import export_main
@@ -61,8 +60,6 @@ def call(name: str, out: str, more: list[str]) -> int:
             return audit_main([*corpus, "--output_dir", out, *more])
         case "baseline":
             return baseline_main(["tfidf_logreg", *corpus, "--output_dir", out, *more])
-        case "cards":
-            return cards_main(["take", str(inputs / "prepared"), out], None, inputs)
         case "space":
             return demo_main(space=out, model_id="owner/name")
         case "push":

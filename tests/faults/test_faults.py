@@ -28,7 +28,6 @@ FOLDERS = {
     "export": "export.json",
     "audit": None,
     "baseline": "results.json",
-    "cards": None,
     "space": "README.md",
 }
 """Commands that write a folder, and the file that says that it is complete (None: each file counts for itself)."""
@@ -37,7 +36,7 @@ FILES = {"label": "out.csv", "predict": "out.json", "preview": "out.html"}
 """Commands that write a file."""
 
 COMMANDS = (*FOLDERS, *FILES)
-NOT_INTERRUPTED = ("cards", "preview")  # over before a signal arrives
+NOT_INTERRUPTED = ("preview",)  # over before a signal arrives
 
 
 def output_of(name: str) -> str:

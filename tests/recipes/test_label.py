@@ -175,15 +175,3 @@ def test_vllm_labels_in_its_own_environment(launch, text_corpus, smollm2, tmp_pa
             "6 rows labelled, 0 failed" in out or way == "generate"
         )  # the form holds; whether the numbers add up is up to the model
         assert len(read_label_table(tmp_path / f"{way}.csv").ids) == 6
-
-
-@pytest.mark.slow
-def test_scoring_is_many_times_as_fast(launch, smollm2, tmp_path):
-    """Prints the speeds of both ways in one run (no assertion on time)."""
-    report = tmp_path / "speed.json"
-    options = ["--rows", "32", "--published_rows", "3", "--max_new_tokens", "96", "--quiet", "--json", report]
-    process = launch("benchmark", "--backend", "transformers", "--model", smollm2, *options)
-    out, err = process.communicate(timeout=900)
-    assert process.returncode == 0, err
-    print(out)
-    assert json.loads(report.read_text())["ratio"] > 0

@@ -1,5 +1,5 @@
-"""The commands behind `recipes/label.py`: labelling with a language model, recognising with one, reports on labels, a
-benchmark."""
+"""The commands behind `recipes/label.py`: labelling with a language model, recognising with one, reports on
+labels."""
 
 import argparse
 import re
@@ -16,7 +16,6 @@ from datasets import Dataset
 from ..augmentation.ls_llm import DEFAULT_PROMPTS, DEFAULT_SAMPLING, WAYS, LLMLabelSmoothing
 from ..augmentation.ls_llm_answers import PARSERS
 from ..augmentation.ls_llm_prompts import load_prompt
-from ..benchmark.labelling_rows import PUBLISHED_MAX_NEW_TOKENS, published_rate, score_rate, template_rows
 from ..data.corpora import load_corpus
 from ..data.label_tables import read_label_table, write_label_table
 from ..errors import ArgumentError
@@ -50,7 +49,7 @@ def label_main(arguments: Sequence[str], description: str | None = None) -> int:
     """Run one of the sub-commands; returns the exit code.
 
     Args:
-        arguments: `label | recognise | report | benchmark`, and its options.
+        arguments: `label | recognise | report`, and its options.
         description: for `--help`.
     """
     options = _parser(description).parse_args(arguments)
@@ -166,29 +165,6 @@ def report_labels(options: argparse.Namespace) -> None:
             print(path)
 
 
-def benchmark(options: argparse.Namespace) -> None:
-    """Rows a second of `score` against the published way: transformers in float32, one prompt at a time, a long
-    generation."""
-    texts, labels = template_rows(options.rows)
-    first = slice(options.published_rows)
-    published = published_rate(options.model, texts[first], labels[first], options.max_new_tokens, not options.quiet)
-    fast = _backend(options)
-    scored = score_rate(fast, texts, labels, not options.quiet)
-    print(
-        f"published way: {published:.3f} rows/s ({len(texts[first])} rows one at a time, {options.max_new_tokens} new "
-        "tokens at most)"
-    )
-    print(f"score, {fast.name}: {scored:.3f} rows/s ({len(texts)} rows)")
-    print(f"{scored / published:.1f} times as many rows a second")
-    if options.json:
-        numbers = {
-            "published_rows_per_second": published,
-            "score_rows_per_second": scored,
-            "ratio": scored / published,
-        }
-        write_json(options.json, numbers | {"backend": fast.name, "model": fast.public_model, **environment()})
-
-
 def _rows(options: argparse.Namespace, split: str) -> Dataset:
     """The rows to ask about, without their audio; a row without text cannot be asked about and is left out with a
     word."""
@@ -282,7 +258,7 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    commands = parser.add_subparsers(required=True, metavar="label | recognise | report | benchmark")
+    commands = parser.add_subparsers(required=True, metavar="label | recognise | report")
 
     def command(name: str, run: Callable[[argparse.Namespace], None]) -> argparse.ArgumentParser:
         added = commands.add_parser(
@@ -319,14 +295,6 @@ def _parser(description: str | None) -> argparse.ArgumentParser:
     report.add_argument("--compare", help="another table of labels for the same rows")
     report.add_argument("--json", help="file for the numbers")
     report.add_argument("--plots", help="folder for the pictures")
-
-    bench = command("benchmark", benchmark)
-    bench.add_argument("--rows", type=int, default=64, help="rows that are scored")
-    bench.add_argument("--published_rows", type=int, default=8, help="rows that are labelled in the published way")
-    bench.add_argument("--max_new_tokens", type=int, default=PUBLISHED_MAX_NEW_TOKENS, help="of the published way")
-    bench.add_argument("--json", help="file for the numbers")
-    bench.add_argument("--quiet", action="store_true", help="no progress bars")
-    _add_model(bench)
     return parser
 
 

@@ -43,7 +43,7 @@ _SECONDS_A_CLIP = 10.0
 
 _SECONDS_ON_CPU = 10.0
 """On a CPU a batch holds at most so many: short clips gain by company there, long ones lose, as they leave the caches
-(`recipes/benchmark.py --only extraction_fp32_buckets`)."""
+(`benchmarks/run.py --only extraction_fp32_buckets`)."""
 
 
 @dataclass(frozen=True)

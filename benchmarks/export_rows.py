@@ -10,15 +10,15 @@ from pathlib import Path
 import torch
 from transformers import Wav2Vec2Model
 
-from ..export.folder import Runner, onnx_runner, quantize_onnx, write_onnx
-from ..export.graphs import Graph, make_graph, trace
-from ..export.measuring import drift
-from ..model.audio_bibier import SAMPLING_RATE
-from ..model.backbones_bibier import encode_audio
-from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..quantization import int8_copy
-from .extraction_rows import published_backbone
-from .measuring import Row, compare
+from bibier_hf.export.folder import Runner, onnx_runner, quantize_onnx, write_onnx
+from bibier_hf.export.graphs import Graph, make_graph, trace
+from bibier_hf.export.measuring import drift
+from bibier_hf.model.audio_bibier import SAMPLING_RATE
+from bibier_hf.model.backbones_bibier import encode_audio
+from bibier_hf.model.modeling_bibier import BiBiERForEmotionClassification
+from bibier_hf.quantization import int8_copy
+from extraction_rows import published_backbone
+from measuring import Row, compare
 
 _FRAMES, _TOKENS = 200, 16  # of one clip of 4 s
 

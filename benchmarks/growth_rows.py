@@ -19,8 +19,8 @@ import numpy as np
 import soundfile
 import torch
 
-from .measuring import Row, grown_by
-from .serving_rows import pipe
+from measuring import Row, grown_by
+from serving_rows import pipe
 
 FILE_RATE = 22_050
 """Hz of the recording on disk, so that resampling is measured, too."""

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import torch
 
-from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..model.pipeline_bibier import AudioTextEmotionPipeline
-from ..model.processing_bibier import BiBiERProcessor
-from .measuring import Row, compare
+from bibier_hf.model.modeling_bibier import BiBiERForEmotionClassification
+from bibier_hf.model.pipeline_bibier import AudioTextEmotionPipeline
+from bibier_hf.model.processing_bibier import BiBiERProcessor
+from measuring import Row, compare
 
 RATE = 16_000
 

@@ -1,7 +1,8 @@
-"""The page in a real browser, for a picture of it.
+"""Take a picture of the demo page in a real browser.
 
-python -m bibier_hf.demo.screenshot outputs/quickstart docs/demo.png    # needs playwright and a Chromium (Debian:
-chromium)
+    python tools/screenshot.py outputs/quickstart docs/demo.png
+
+Needs playwright and a Chromium (Debian: apt install chromium).
 """
 
 import argparse
@@ -15,40 +16,43 @@ from typing import Any
 
 from playwright.sync_api import Page, ViewportSize, sync_playwright
 
-from .analysis import Limits
-from .app import build_app, serve
-from .examples import SCENE, write_examples
-from .texts import TEXTS
+from bibier_hf.commands.checkpoint import load_pipeline
+from bibier_hf.demo.analysis import Limits
+from bibier_hf.demo.app import build_app, serve
+from bibier_hf.demo.examples import SCENE, write_examples
+from bibier_hf.demo.texts import TEXTS
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 
 SIZE: ViewportSize = {"width": 1280, "height": 900}
-"""Of the window, in pixels."""
+"""Window size in pixels."""
 
 PATIENCE_MS = 120_000
-"""How long an answer may take, in milliseconds."""
+"""Longest wait for an answer, in milliseconds."""
 
 _MICROPHONE = ("--use-fake-ui-for-media-stream", "--use-fake-device-for-media-stream")
-"""A microphone that beeps, and no question whether it may be used."""
+"""Simulate a beeping microphone and grant access to it."""
 
 
 def find_browser() -> str | None:
-    """Path of a Chromium on this machine."""
+    """Return the path of an installed Chromium, or None."""
     return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @contextmanager
 def open_window(size: ViewportSize = SIZE, language: str = "en-US") -> Generator[Page]:
-    """An empty window of a browser, in light colours, with a microphone that beeps.
+    """Open an empty browser window in light colors, with a beeping microphone.
 
     Raises:
-        FileNotFoundError: no browser here.
+        FileNotFoundError: no browser is installed.
     """
     browser_path = find_browser()
     if browser_path is None:
-        raise FileNotFoundError(f"None of {', '.join(BROWSERS)} is here. Install one (Debian: apt install chromium).")
+        raise FileNotFoundError(
+            f"None of {', '.join(BROWSERS)} is installed. Install one (Debian: apt install chromium)."
+        )
     with sync_playwright() as playwright:
-        # Its sandbox refuses to run as root, which containers do; only our own page is opened.
+        # The sandbox refuses to run as root, as in containers. Only our own page is opened.
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", *_MICROPHONE])
         try:
             context = browser.new_context(
@@ -60,12 +64,12 @@ def open_window(size: ViewportSize = SIZE, language: str = "en-US") -> Generator
 
 
 def wait_for_recording(page: Page) -> None:
-    """Until the recording has come to the page: its length is shown."""
+    """Wait until the page has loaded the recording and shows its duration."""
     page.locator("#duration:not(:text-is('0:00'))").wait_for(timeout=PATIENCE_MS)
 
 
 def take_screenshot(pipe: Any, picture: str | Path) -> None:
-    """Show the longest example to a pipeline and write the whole page as a PNG."""
+    """Analyze the longest example with a pipeline and write the whole page as a PNG."""
     limits = Limits()
     with tempfile.TemporaryDirectory() as examples:
         app = build_app(pipe, write_examples(examples), limits)
@@ -84,11 +88,9 @@ def take_screenshot(pipe: Any, picture: str | Path) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python -m bibier_hf.demo.screenshot")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder or Hub id")
     parser.add_argument("picture", help="PNG to write")
     arguments = parser.parse_args()
-    from ..commands.checkpoint import load_pipeline
-
     take_screenshot(load_pipeline(arguments.checkpoint), arguments.picture)
     print(f"{arguments.picture}: {Path(arguments.picture).stat().st_size / 1000:.0f} kB", file=sys.stderr)

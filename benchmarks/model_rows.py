@@ -6,12 +6,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from ..model.configuration_bibier import BiBiERConfig
-from ..model.encoders_bibier import UnimodalEncoder
-from ..model.fusion_bibier import FUSIONS, Classifier
-from . import textbook
-from .measuring import Row, compare
-from .scan_rows import initialised
+import textbook
+from bibier_hf.model.configuration_bibier import BiBiERConfig
+from bibier_hf.model.encoders_bibier import UnimodalEncoder
+from bibier_hf.model.fusion_bibier import FUSIONS, Classifier
+from measuring import Row, compare
+from scan_rows import initialised
 
 TEXT_LENGTH, AUDIO_SIZE, TEXT_SIZE = 95, 256, 1024
 GOALS = {"biformer": 1.2, "bigraph": 1.5, "bigated": 1.2, "bigatedgraph": 1.5, "bimamba": 6.0}

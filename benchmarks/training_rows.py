@@ -17,19 +17,19 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
 from transformers import TrainingArguments
 
-from ..data.collator import FeatureCollator
-from ..data.corpora import load_corpus
-from ..data.features import InputDataset, InputExtractor
-from ..model.backbones_bibier import encode_audio, encode_text
-from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..model.processing_bibier import BiBiERProcessor
-from ..quantization import cpu_has_bfloat16
-from ..training.optimization import optimizer_cls_and_kwargs
-from ..training.samplers import EpochSampler
-from . import textbook
-from .measuring import Row, compare
-from .model_rows import TEXT_LENGTH, fusion_config, our_fusion, train_step
-from .registry import Materials
+import textbook
+from bibier_hf.data.collator import FeatureCollator
+from bibier_hf.data.corpora import load_corpus
+from bibier_hf.data.features import InputDataset, InputExtractor
+from bibier_hf.model.backbones_bibier import encode_audio, encode_text
+from bibier_hf.model.modeling_bibier import BiBiERForEmotionClassification
+from bibier_hf.model.processing_bibier import BiBiERProcessor
+from bibier_hf.quantization import cpu_has_bfloat16
+from bibier_hf.training.optimization import optimizer_cls_and_kwargs
+from bibier_hf.training.samplers import EpochSampler
+from measuring import Row, compare
+from model_rows import TEXT_LENGTH, fusion_config, our_fusion, train_step
+from registry import Materials
 
 BATCH = 8
 

@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 import torch
 
-from ..model.audio_bibier import SAMPLING_RATE, decode_audio
-from ..model.mamba_bibier import MambaBlock
-from .extraction_rows import encoder_operations, published_backbone
-from .model_rows import OurFusion, fusion_config
-from .scan_rows import initialised
+from bibier_hf.model.audio_bibier import SAMPLING_RATE, decode_audio
+from bibier_hf.model.mamba_bibier import MambaBlock
+from extraction_rows import encoder_operations, published_backbone
+from model_rows import OurFusion, fusion_config
+from scan_rows import initialised
 
 SECONDS = 4
 

@@ -16,16 +16,16 @@ from datasets import Audio, Dataset
 from torch.nn import functional as F
 from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
 
-from ..data.features import InputExtractor, difference, row_keys
-from ..data.prepare import encode_flac
-from ..memory import keep_freed_memory
-from ..model.audio_bibier import SAMPLING_RATE
-from ..model.configuration_bibier import BiBiERConfig
-from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..model.processing_bibier import BiBiERProcessor
-from ..quantization import cpu_has_bfloat16
-from .measuring import Row, compare
-from .registry import NotAtHand
+from bibier_hf.data.features import InputExtractor, difference, row_keys
+from bibier_hf.data.prepare import encode_flac
+from bibier_hf.memory import keep_freed_memory
+from bibier_hf.model.audio_bibier import SAMPLING_RATE
+from bibier_hf.model.configuration_bibier import BiBiERConfig
+from bibier_hf.model.modeling_bibier import BiBiERForEmotionClassification
+from bibier_hf.model.processing_bibier import BiBiERProcessor
+from bibier_hf.quantization import cpu_has_bfloat16
+from measuring import Row, compare
+from registry import Unavailable
 
 ONE_BY_ONE = {"batch_size": 1}
 FP32_BUCKETS = {"batch_size": 16}
@@ -163,7 +163,7 @@ def encoder_operations(config: Wav2Vec2Config, frames: int) -> int:
 
 def _need_bfloat16() -> None:
     if not cpu_has_bfloat16():
-        raise NotAtHand("this CPU has no bf16 instructions")
+        raise Unavailable("this CPU has no bf16 instructions")
 
 
 _WAYS = {

@@ -6,9 +6,9 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from ..model.mamba_bibier import MambaBlock, SelectiveSSM, selective_scan
-from . import textbook
-from .measuring import Row, compare, peak_bytes
+import textbook
+from bibier_hf.model.mamba_bibier import MambaBlock, SelectiveSSM, selective_scan
+from measuring import Row, compare, peak_bytes
 
 BATCH, LENGTH, CHANNELS, STATES = 32, 95, 512, 16
 NAIVE = "naive loop over (B, L, D, N) tensors"

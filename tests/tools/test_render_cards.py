@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from bibier_hf.commands.cards import cards_main
-from bibier_hf.hub.card_folders import card_folders, write_card
+from render_cards import card_folders, main, write_card
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FOLDERS = card_folders(REPOSITORY / "model_cards")
@@ -21,7 +20,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def test_every_card_is_what_its_facts_give(folder: Path, tmp_path: Path):
     shutil.copytree(folder, tmp_path / "again", ignore=shutil.ignore_patterns("README.md", ".eval_results"))
     write_card(tmp_path / "again")
-    assert files_of(tmp_path / "again") == files_of(folder), "run: python recipes/cards.py"
+    assert files_of(tmp_path / "again") == files_of(folder), "run: python tools/render_cards.py"
 
 
 def test_what_is_released_has_a_card():
@@ -61,20 +60,20 @@ def test_data_sets_say_what_they_are():
     assert "shares every dialogue role with train" in text
 
 
-def test_the_command_takes_facts_and_renders(tmp_path: Path, capsys, results):
+def test_the_command_takes_facts_and_renders(tmp_path: Path, capsys):
     table = tmp_path / "labels.csv"
     table.write_text(
         "id,label,anger,disgust,fear,happy,neutral,sad,surprise\nresd-1,happy,0.1,0.1,0.1,0.4,0.1,0.1,0.1\n"
     )
     target = tmp_path / "cards" / "labels"
-    assert cards_main(["take", str(table), str(target)], None, tmp_path) == 0
+    assert main(["take", str(table), str(target)]) == 0
     card = (target / "README.md").read_text()
     assert "# Soft labels: labels.csv" in card
     (target / "README.md").unlink()
-    assert cards_main([], None, tmp_path / "cards") == 0
+    assert main([], root=tmp_path / "cards") == 0
     assert (target / "README.md").read_text() == card
     capsys.readouterr()
-    assert cards_main([str(tmp_path)], None, tmp_path) == 2
+    assert main([str(tmp_path)]) == 2
     assert "holds no facts to render a card from" in capsys.readouterr().err
-    assert cards_main(["take", str(tmp_path / "none"), str(target)], None, tmp_path) == 2
-    assert "is no finished run" in capsys.readouterr().err
+    assert main(["take", str(tmp_path / "none"), str(target)]) == 2
+    assert "is not a finished run" in capsys.readouterr().err

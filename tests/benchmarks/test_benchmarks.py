@@ -1,15 +1,20 @@
-"""The benchmark compares like with like, and its command does what it says. No test asserts a time."""
+"""The benchmark compares equal computations, and its command writes what it measured. No test asserts a time."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
 import torch
 
-from bibier_hf.benchmark import command, growth_rows, registry, report, textbook
-from bibier_hf.benchmark.measuring import Row, compare
+import growth_rows
+import registry
+import report
+import run
+import textbook
 from bibier_hf.model.mamba_bibier import MambaBlock, selective_scan
 from bibier_hf.model.sequence_bibier import KeptSteps
+from measuring import Row, compare
 
 
 def test_the_textbook_scan_computes_the_same():
@@ -74,16 +79,16 @@ def test_table_json_markdown_and_picture(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ):
     def absent():
-        raise registry.NotAtHand("give --resd DIR")
+        raise registry.Unavailable("pass --resd DIR")
 
     rows = {"good": lambda: measured("good", 4.0, 2.0), "bad": lambda: measured("bad", 1.0, 2.0), "absent": absent}
     rows["free"] = lambda: measured("free", 3.0, None)
-    monkeypatch.setattr(command, "find_rows", lambda materials: (rows, {}))
+    monkeypatch.setattr(run, "find_rows", lambda materials: (rows, {}))
     out = {
         option: tmp_path / "out" / name
         for option, name in (("json", "rows.json"), ("picture", "rows.png"), ("markdown", "rows.md"))
     }
-    assert command.benchmark_main([part for option, path in out.items() for part in (f"--{option}", str(path))]) == 0
+    assert run.main([part for option, path in out.items() for part in (f"--{option}", str(path))]) == 0
     assert "1 of 2 goals reached; not: bad; not run: absent" in capsys.readouterr().out
     written = json.loads(out["json"].read_text())
     assert [
@@ -99,14 +104,14 @@ def test_table_json_markdown_and_picture(
     page = out["markdown"].read_text()
     assert "| `good` | a slow way | 4.00 | 2.00 | yes | 1.00 s | 4.00 s |  |" in page
     assert "| `bad` | a slow way | 1.00 | 2.00 | **no** |" in page
-    assert "| `absent` | | | | not run | | | give --resd DIR |" in page
+    assert "| `absent` | | | | not run | | | pass --resd DIR |" in page
     assert "](rows.png)" in page
     # One row anew, the others as they were, with a word where they come from.
     monkeypatch.setattr(
-        command, "machine_facts", lambda compiled: {**written[0]["run"], "commit": "later", "load at the end": "0"}
+        run, "machine_facts", lambda compiled: {**written[0]["run"], "commit": "later", "load at the end": "0"}
     )
     kept = ["--keep", "--only", "bad", *(part for option, path in out.items() for part in (f"--{option}", str(path)))]
-    assert command.benchmark_main(kept) == 0
+    assert run.main(kept) == 0
     again = json.loads(out["json"].read_text())
     assert [(row["name"], row["run"]["commit"] == "later") for row in again] == [
         ("good", False),
@@ -120,9 +125,9 @@ def test_table_json_markdown_and_picture(
         key: value for key, value in written[0]["run"].items() if key != "instructions"
     }  # a file of an earlier release
     assert report.row_of_earlier_run(written[0] | {"run": earlier}, written[0]["run"]).note == "instructions not known"
-    assert command.benchmark_main(["--keep"]) == 2
-    assert command.benchmark_main(["--only", "no_such_row"]) == 2
-    assert "no_such_row. There are: good, bad" in capsys.readouterr().err
+    assert run.main(["--keep"]) == 2
+    assert run.main(["--only", "no_such_row"]) == 2
+    assert "no_such_row. Available: good, bad" in capsys.readouterr().err
 
 
 def test_rows_of_growth_by_hand():
@@ -154,7 +159,18 @@ def test_rows_are_found_by_their_modules():
     quick, full = registry.find_rows(registry.Materials())
     assert {"scan_forward", "text_encoder", "pipeline_single"} <= quick.keys()
     assert not quick.keys() & full.keys()
-    with pytest.raises(registry.NotAtHand, match="give --resd DIR"):
+    with pytest.raises(registry.Unavailable, match="pass --resd DIR"):
         full["resd_end_to_end"]()
-    with pytest.raises(registry.NotAtHand, match="there is no folder"):
+    with pytest.raises(registry.Unavailable, match="there is no folder"):
         registry.Materials(backbones=Path("nowhere")).folder("backbones", "smollm2")
+
+
+@pytest.mark.slow
+def test_scoring_is_many_times_as_fast(tmp_path: Path):
+    """Prints the speeds of both ways in one run (no assertion on time)."""
+    folder = os.environ.get("BIBIER_BACKBONES")
+    if not folder or not (Path(folder) / "smollm2").is_dir():
+        pytest.skip("no small language model: BIBIER_BACKBONES names no folder with smollm2")
+    assert run.main(["--only", "ls_llm_score", "--backbones", folder, "--json", str(tmp_path / "speed.json")]) == 0
+    (row,) = json.loads((tmp_path / "speed.json").read_text())
+    assert row["ratio"] > 0

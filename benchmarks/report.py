@@ -6,8 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ..files import write_atomically, write_text
-from .measuring import Row
+from bibier_hf.files import write_atomically, write_text
+from measuring import Row
 
 
 def line(row: Row) -> str:
@@ -61,7 +61,7 @@ def markdown(
     lines = [
         "# Benchmark",
         "",
-        "Written by `recipes/benchmark.py`. A ratio is theirs / ours, of medians of repeats in turns: more is better.",
+        "Written by `benchmarks/run.py`. A ratio is theirs / ours, of medians of repeats in turns: more is better.",
         "",
     ]
     lines += [", ".join(f"{key}: {value}" for key, value in facts.items()) + ".", ""]

@@ -1,0 +1,156 @@
+"""Compare the package's speed and memory with textbook code, other libraries and the published code.
+
+    python benchmarks/run.py                                # the quick rows: a few minutes on 2 cores
+    python benchmarks/run.py --only scan_forward limit_forward
+    python benchmarks/run.py --full --profile --resd PATH/TO/resd --backbones PATH/TO/backbones \\
+        --json outputs/benchmark.json --picture docs/benchmark.png --markdown docs/benchmark.md
+    python benchmarks/run.py --only resd_end_to_end --resd PATH/TO/resd --backbones PATH/TO/backbones --rows 64 \\
+        --epochs 2
+    python benchmarks/run.py --only ls_llm_score --llm PATH/TO/SmolLM2-135M-Instruct
+
+Both sides of a row run in turns in one process, so their ratio holds even where the times do not. A row that lacks its
+corpus, backbone or library is skipped, with the reason.
+"""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from bibier_hf.evaluation.report import environment
+from bibier_hf.files import write_text
+from bibier_hf.kernels import load_kernels
+from bibier_hf.quantization import cpu_has_bfloat16
+from measuring import Row
+from registry import Materials, Unavailable, find_rows
+from report import draw, line, markdown, read_rows, row_of_earlier_run, write_rows
+
+EXIT_USER_ERROR = 2
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the requested rows and return the exit code."""
+    options = _parser().parse_args(arguments)
+
+    materials = Materials(
+        options.resd, options.backbones, options.rows, options.epochs, options.llm, options.llm_backend
+    )
+    quick, full = find_rows(materials)
+    known = quick | full
+
+    if unknown := sorted(set(options.only or ()) - set(known)):
+        return _error(f"there is no row {', '.join(unknown)}. Available: {', '.join(known)}.")
+    if options.keep and not options.json:
+        return _error("--keep keeps the rows of a file: pass --json FILE as well.")
+
+    start = time.perf_counter()
+    facts = machine_facts(load_kernels(build_missing=True))
+    print(", ".join(f"{key} {value}" for key, value in facts.items()) + "\n")
+    print(f"{'row':<28}{'ratio':>9}{'goal':>7}  {'ours':>11}{'theirs':>12}  against")
+
+    rows: list[Row] = []
+    skipped: dict[str, str] = {}
+    wanted = list(options.only or (known if options.full else quick))
+    earlier = [row for row in read_rows(options.json) if row["name"] not in wanted] if options.keep else []
+
+    for name in wanted:
+        try:
+            rows.append(known[name]())
+        except Unavailable as reason:
+            skipped[name] = str(reason)
+        except ModuleNotFoundError as error:  # a library that the row compares with
+            skipped[name] = f"{error}; pip install 'bibier_hf[benchmark]'"
+
+        if name in skipped:
+            print(f"{name:<28}not run: {skipped[name]}", flush=True)
+            continue
+
+        print(line(rows[-1]), flush=True)
+        if options.json:  # after every row, so that an interrupted run keeps what it measured
+            write_rows(options.json, rows, facts, earlier)
+
+    profile_parts = _profile() if options.profile else []
+    minutes = f"{(time.perf_counter() - start) / 60:.1f}"
+    facts |= {"load at the end": f"{os.getloadavg()[0]:.1f}", "minutes": minutes}
+
+    shown = [row_of_earlier_run(row, facts) for row in earlier] + rows
+    if options.picture:
+        draw(shown, options.picture)
+    if options.markdown:
+        picture = options.picture and os.path.relpath(options.picture, options.markdown.parent)
+        write_text(options.markdown, markdown(shown, facts, skipped, profile_parts, picture))
+
+    missed = [row.name for row in rows if not row.reached]
+    goals = sum(row.goal is not None for row in rows)
+    summary = f"\n{goals - len(missed)} of {goals} goals reached"
+    if missed:
+        summary += f"; not: {', '.join(missed)}"
+    if skipped:
+        summary += f"; not run: {', '.join(skipped)}"
+    print(f"{summary} ({minutes} minutes)")
+
+    return 0
+
+
+def machine_facts(compiled_kernels: bool) -> dict[str, str | int]:
+    """The machine, the versions and the commit that the numbers depend on."""
+    about = environment()
+    git = about["git"]
+
+    return {
+        "processor": about["hardware"]["processor"],
+        "instructions": torch.backends.cpu.get_cpu_capability() + (" with bfloat16" if cpu_has_bfloat16() else ""),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "transformers": about["versions"]["transformers"],
+        "kernels": "compiled" if compiled_kernels else "in torch",
+        "commit": "unknown" if git is None else git["commit"][:12] + (" with changes" if git["dirty"] else ""),
+        "date": time.strftime("%Y-%m-%d"),
+        "load at the start": f"{os.getloadavg()[0]:.1f}",
+    }
+
+
+def _profile() -> list[tuple[str, float, str]]:
+    from clip_profile import profile
+
+    print(f"\n{'part (one clip of 4 s)':<36}{'time':>10}")
+    parts = profile()
+    for part, seconds, note in parts:
+        print(f"{part:<36}{1000 * seconds:>7.1f} ms  {note}")
+
+    return parts
+
+
+def _error(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = ", ".join(name for rows in find_rows(Materials()) for name in rows)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help=f"rows to run: {names}")
+    parser.add_argument("--full", action="store_true", help="run the long rows as well")
+    parser.add_argument("--profile", action="store_true", help="also show where the time of one clip goes")
+    parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows")
+    parser.add_argument("--keep", action="store_true", help="keep the rows of the --json file that are not run again")
+    parser.add_argument("--picture", type=Path, metavar="OUT.png", help="plot the ratios and their goals")
+    parser.add_argument("--markdown", type=Path, metavar="OUT.md", help="write the table and facts about the machine")
+    parser.add_argument("--resd", type=Path, metavar="DIR", help="RESD, for the rows that need a corpus")
+    parser.add_argument("--backbones", type=Path, metavar="DIR", help="folder with whisper-base, e5-small and smollm2")
+    parser.add_argument("--rows", type=int, metavar="N", help="use only N rows of a corpus")
+    parser.add_argument("--epochs", type=int, default=20, metavar="N", help="epochs of the end-to-end training")
+    parser.add_argument(
+        "--llm", metavar="MODEL", help="language model of ls_llm_score (default: smollm2 of --backbones)"
+    )
+    parser.add_argument("--llm_backend", default="transformers", help="its back end: transformers or vllm")
+
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
