@@ -23,7 +23,7 @@ from pathlib import Path
 
 from bibier_hf.data.prepare import INFO_FILE
 from bibier_hf.errors import ArgumentError, UserError
-from bibier_hf.evaluation.report import RESULTS_FILE
+from bibier_hf.evaluation.results import RESULTS_FILE
 from bibier_hf.files import write_atomically, write_json
 from bibier_hf.hub.cards import CARD_FILE, read_results, write_model_card
 from bibier_hf.hub.dataset_cards import corpus_facts, label_facts, render_dataset_card, render_labels_card
@@ -75,7 +75,7 @@ def take_facts(source: Path, folder: Path) -> None:
         FileNotFoundError, CorpusError: `source` is none of the three, or unusable.
     """
     if (source / RESULTS_FILE).is_file():
-        write_json(folder / RESULTS_FILE, read_results(source))
+        read_results(source).write(folder / RESULTS_FILE)
     elif (source / INFO_FILE).is_file():
         write_json(folder / INFO_FILE, corpus_facts(source))
     elif source.is_file():

@@ -18,7 +18,7 @@ from bibier_hf.evaluation.calibration import (
     reliability_bins,
 )
 from bibier_hf.evaluation.plots import plot_noise, plot_reliability
-from bibier_hf.evaluation.report import Predictions, calibration_table, split_metrics
+from bibier_hf.evaluation.report import Predictions, calibration_table
 
 
 def slow_metrics(labels, probabilities, bins=15):
@@ -163,10 +163,10 @@ def test_predictions_know_what_they_were_before():
     np.testing.assert_array_equal(joined, np.concatenate([plain.probabilities] * 2))
     assert Predictions.concatenate([plain, plain]).uncalibrated is None
     rows = np.arange(0, 40, 2)
-    metrics = split_metrics(calibrated)["metrics"]["x"]
+    metrics = calibrated.metrics_by_corpus()["x"]
     expected = slow_metrics(labels[rows], softmax(logits[rows] / 3.0, axis=1))
     assert {name: metrics[name] for name in expected} == pytest.approx(expected)
-    table = calibration_table(plain.calibration_by_corpus(), split_metrics(calibrated)["metrics"])
+    table = calibration_table(plain.calibration_by_corpus(), calibrated.metrics_by_corpus())
     assert table.splitlines()[3].startswith(f"| x | after | {100 * expected['ece']:.2f} |")
 
 

@@ -30,14 +30,8 @@ def predictions() -> Predictions:
     )
 
 
-def test_the_split_report_has_every_number_and_file(predictions, tmp_path):
-    numbers = write_split_report(predictions, "test", tmp_path)
-    assert numbers["metrics"]["x"]["war"] == pytest.approx(2 / 3)
-    assert numbers["metrics"]["x"]["samples"] == 3
-    assert numbers["metrics"]["x"]["recall"]["happy"] == 0.5
-    assert numbers["metrics"]["y"]["uar"] == 0.0
-    assert numbers["mean"]["war"] == pytest.approx(1 / 3)
-    assert set(numbers["languages"]) == {"en", "ru"}
+def test_the_split_report_has_every_file(predictions, tmp_path):
+    write_split_report(predictions, "test", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {
         "predictions_test.parquet",
         "confusion_matrix_test_x.png",

@@ -91,21 +91,21 @@ def test_the_licence_of_the_model_follows_from_its_sources(results):
         ("someone/speech", "embedded", "MIT"): (None, None),
     }
     for (audio, text, license), (wanted, name) in expected.items():
-        results["model"] |= {"audio_backbone": audio, "text_backbone": text}
-        results["data"]["resd"]["license"] = [license]
+        results.model |= {"audio_backbone": audio, "text_backbone": text}
+        results.data["resd"]["license"] = [license]
         data = render_model_card(results).data.to_dict()
         assert (data.get("license"), data.get("license_name")) == (wanted, name)
 
 
 def test_the_published_backbones_are_said_to_be_non_commercial(results):
-    results["model"]["audio_backbone"] = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
-    results["model"]["text_backbone"] = "jinaai/jina-embeddings-v3-hf"
+    results.model["audio_backbone"] = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
+    results.model["text_backbone"] = "jinaai/jina-embeddings-v3-hf"
     card = render_model_card(results)
     assert card.data.license == "cc-by-nc-sa-4.0"
     assert "**Not for commercial use:** audio backbone audeering/wav2vec2" in card.text
     assert "| text backbone jinaai/jina-embeddings-v3-hf | CC BY-NC 4.0, not for commercial use |" in card.text
     assert "The model may not be used commercially" in card.text
-    results["model"]["text_backbone"] = "embedded"
+    results.model["text_backbone"] = "embedded"
     assert "forbids it" in render_model_card(results).text
 
 
@@ -113,7 +113,7 @@ def test_the_published_backbones_are_said_to_be_non_commercial(results):
     ("modality", "other", "tag"), [("audio", "text", "audio-classification"), ("text", "audio", "text-classification")]
 )
 def test_a_model_of_one_modality_shows_nothing_of_the_other(results, modality, other, tag):
-    results["config"]["model"]["modalities"] = [modality]
+    results.config["model"]["modalities"] = [modality]
     card = render_model_card(results)
     assert f"# BiBiER {modality} (resd)" in card.text
     assert card.data.pipeline_tag == tag
@@ -128,18 +128,18 @@ def test_a_model_of_one_modality_shows_nothing_of_the_other(results, modality, o
 
 
 def test_adapters_and_stages_are_named(results):
-    results["model"]["text_backbone_training"] = "LoRA, rank 4"
-    results["config"]["lora"] = {"save": "adapter", "backbones": ["text"]}
+    results.model["text_backbone_training"] = "LoRA, rank 4"
+    results.config["lora"] = {"save": "adapter", "backbones": ["text"]}
     text = render_model_card(results).text
     assert "| LoRA, rank 4 |" in text
     assert "LoRA adapters lie beside the backbones (`text_adapter`)" in text
-    results["config"]["lora"]["save"] = "merged"
+    results.config["lora"]["save"] = "merged"
     assert "lie beside" not in render_model_card(results).text
     selections = {
         "audio": {"selection": {"epoch": 4.0, "value": 0.31}},
         "text": {"selection": {"epoch": 7.0, "value": 0.42}},
     }
-    results["stages"] = selections | {"logits": "out_of_fold", "folds": {"count": 5}}
+    results.stages = selections | {"logits": "out_of_fold", "folds": {"count": 5}}
     text = render_model_card(results).text
     assert "Two stages: first each encoder" in text
     assert (
@@ -147,15 +147,15 @@ def test_adapters_and_stages_are_named(results):
         "42.00)." in text
     )
     assert "(5 folds)" in text
-    results["stages"] = selections | {"logits": "not used"}
+    results.stages = selections | {"logits": "not used"}
     assert "the fusion read" not in render_model_card(results).text
-    results["config"]["refit_on_dev"] = True
+    results.config["refit_on_dev"] = True
     assert "anew on train and dev together" in render_model_card(results).text
 
 
 def test_a_late_fusion_of_pooled_features_claims_no_blocks(results):
-    results["model"]["fusion"] = "late"
-    results["config"]["model"] = {"audio_config": {"num_hidden_layers": 0}}
+    results.model["fusion"] = "late"
+    results.config["model"] = {"audio_config": {"num_hidden_layers": 0}}
     text = render_model_card(results).text
     assert "learned weights over their answers (`late`)" in text
     assert "cross-modal" not in text
@@ -166,23 +166,23 @@ def test_a_late_fusion_of_pooled_features_claims_no_blocks(results):
 
 
 def test_the_parts_of_a_trained_backbone_that_are_frozen_are_named(results):
-    results["config"]["frozen"] = [
+    results.config["frozen"] = [
         "bibier.text.backbone.embeddings",
         "bibier.text.backbone.encoder.layer.0.",
         "bibier.audio.encoder",
     ]
     assert "`embeddings`" not in render_model_card(results).text  # all of it is frozen, which is said already
-    results["model"]["text_backbone_training"] = "trained"
+    results.model["text_backbone_training"] = "trained"
     text = render_model_card(results).text
     assert "| trained, but for `embeddings`, `encoder.layer.0` |" in text
     assert "audio.encoder`" not in text
 
 
 def test_calibration_modalities_and_noise_are_shown_where_they_were_measured(results):
-    results["metrics"]["test"]["resd"] |= {"ece": 0.0512, "brier": 0.4321, "nll": 1.25}
-    results["calibration"] = {"temperature": 1.4142, "fitted_on": "dev, answered by the selected checkpoint"}
-    results["modalities"] = {"test": {"resd": {"both": metrics(0.7), "audio": metrics(0.6), "text": metrics(0.3)}}}
-    results["noise"] = {"test": {"resd": {"20": metrics(0.5), "0": metrics(0.25)}}}
+    results.metrics["test"]["resd"] |= {"ece": 0.0512, "brier": 0.4321, "nll": 1.25}
+    results.calibration = {"temperature": 1.4142, "fitted_on": "dev, answered by the selected checkpoint"}
+    results.modalities = {"test": {"resd": {"both": metrics(0.7), "audio": metrics(0.6), "text": metrics(0.3)}}}
+    results.noise = {"test": {"resd": {"20": metrics(0.5), "0": metrics(0.25)}}}
     text = render_model_card(results).text
     assert "| resd | 5.12 | 0.4321 | 1.2500 |" in text
     assert "divided by the temperature 1.414, fitted on dev" in text
@@ -190,38 +190,38 @@ def test_calibration_modalities_and_noise_are_shown_where_they_were_measured(res
     assert "| audio | 60.00 |" in text
     assert "| signal to noise, dB | UAR |" in text
     assert "| 0 | 25.00 |" in text
-    del results["calibration"]
+    results.calibration = {}
     assert "temperature" not in render_model_card(results).text
 
 
 def test_a_synthetic_corpus_is_said_to_be_one(results):
-    results["data"]["resd"]["source"] = ["synthetic"]
+    results.data["resd"]["source"] = ["synthetic"]
     text = render_model_card(results).text
     assert "synthetic speech" in text
     assert "Not for claims" in text
 
 
 def test_a_grouped_protocol_names_its_fold_and_has_no_leak_to_warn_of(results):
-    results["protocol"]["resd"] = {"name": "dialogue_grouped", "fold": 3, "split_seed": 42, "samples": {}}
+    results.protocol["resd"] = {"name": "dialogue_grouped", "fold": 3, "split_seed": 42, "samples": {}}
     text = render_model_card(results).text
     assert "dialogue_grouped protocol, fold 3 (no dialogue of the test set occurs in training)" in text
     assert "recognising who speaks" not in text
 
 
 def test_unknown_facts_are_left_out(results):
-    results |= {"git": None, "command": None}
+    results.git = results.command = None
     text = render_model_card(results).text
     assert "commit" not in text.replace("commitment", "")
     assert "```\n\n```" not in text
 
 
 def test_several_corpora_have_their_mean(results):
-    results["metrics"]["test"]["other"] = metrics(0.1)
-    results["protocol"]["other"] = {"name": "official", "split_seed": 42, "samples": {}}
-    results["data"]["other"] = {"language": ["en"], "source": ["recorded"], "license": ["CC BY 4.0"], "hours": 0.0}
-    results["augmentation"] = {"other": {"sds": {"stacked": 7, "rows": 10, "draws": 1}}}
-    results["soft_labels"] = {"other": {"table": "labels.parquet", "rows": 10, "soft": 8}}
-    results["metrics_mean"]["test"] = metrics(0.38945)
+    results.metrics["test"]["other"] = metrics(0.1)
+    results.protocol["other"] = {"name": "official", "split_seed": 42, "samples": {}}
+    results.data["other"] = {"language": ["en"], "source": ["recorded"], "license": ["CC BY 4.0"], "hours": 0.0}
+    results.augmentation = {"other": {"sds": {"stacked": 7, "rows": 10, "draws": 1}}}
+    results.soft_labels = {"other": {"table": "labels.parquet", "rows": 10, "soft": 8}}
+    results.metrics_mean["test"] = metrics(0.38945)
     text = render_model_card(results).text
     assert "| mean | 38.95 |" in text or "| mean | 38.94 |" in text
     assert "English, Russian" in text
@@ -231,8 +231,8 @@ def test_several_corpora_have_their_mean(results):
 
 
 def test_evaluation_results_have_the_form_of_the_hub(results, tmp_path):
-    results["protocol"]["resd"] = {"name": "dialogue_grouped", "fold": 3, "split_seed": 42, "samples": {}}
-    results["metrics"]["test"]["mine"] = metrics(0.5)  # not on the Hub
+    results.protocol["resd"] = {"name": "dialogue_grouped", "fold": 3, "split_seed": 42, "samples": {}}
+    results.metrics["test"]["mine"] = metrics(0.5)  # not on the Hub
     (content,) = render_eval_results(results, "owner/name").values()
     (written,) = yaml.safe_load(content)
     assert written == {
@@ -248,5 +248,6 @@ def test_evaluation_results_have_the_form_of_the_hub(results, tmp_path):
     assert path == tmp_path / ".eval_results" / "resd.yaml"
     (entry,) = parse_eval_result_entries(yaml.safe_load(path.read_text()))  # the Hub's own reader
     assert (entry.value, entry.source_url, entry.verify_token) == (67.89, None, None)
-    del results["metrics"]["test"]["mine"], results["date"]
+    del results.metrics["test"]["mine"]
+    results.date = None
     assert "date" not in render_eval_results(results)[".eval_results/resd.yaml"]

@@ -1,7 +1,6 @@
 """Pushing to a stand-in for the Hub: what is sent, what is not, what happens when it goes wrong."""
 
 import hashlib
-import json
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,8 @@ from huggingface_hub import HfApi, constants
 
 from bibier_hf.commands.push import push_main
 from bibier_hf.errors import PushError
+from bibier_hf.evaluation.report import environment
+from bibier_hf.evaluation.results import EvaluationResults
 from bibier_hf.hub.cards import write_model_card
 from bibier_hf.hub.eval_results import write_eval_results
 from bibier_hf.hub.push import open_repository, push_labels, push_model, push_space
@@ -30,7 +31,7 @@ def trained(checkpoint: Path, results: dict, tmp_path: Path) -> Path:
     for name in ("checkpoint-3", "text_adapter", "evaluation"):
         (folder / name).mkdir()
         (folder / name / "adapter_config.json").write_text("{}")
-    (folder / "results.json").write_text(json.dumps(results))
+    results.write(folder / "results.json")
     write_model_card(results, folder / "README.md")
     write_eval_results(results, folder)
     return folder
@@ -81,11 +82,13 @@ def test_a_model_goes_up_whole_and_without_what_is_not_for_others(trained, hub: 
 
 def test_what_was_evaluated_later_stands_in_the_card(trained, results, hub):
     other = {"name": "dialogue_grouped", "fold": 1}
-    evaluation = {"protocol": {"resd": results["protocol"]["resd"], "other": other}}
-    evaluation["modalities"] = {
+    evaluation = EvaluationResults(
+        checkpoint="small", protocol={"resd": results.protocol["resd"], "other": other}, **environment()
+    )
+    evaluation.modalities = {
         "test": {"resd": {"audio": metrics(0.61), "text": metrics(0.32)}, "other": {"audio": metrics(0.11)}}
     }
-    (trained / "evaluation" / "evaluation_test.json").write_text(json.dumps(evaluation))
+    evaluation.write(trained / "evaluation" / "evaluation_test.json")
     push_model(trained, "owner/small")
     files = hub.repositories["models/owner/small"].files
     card = files["README.md"].decode()

@@ -227,9 +227,9 @@ def test_a_run_with_augmentation_trains_and_says_what_was_done(small_run, synthe
         dataloader_num_workers=1 if sds["draws"] == "every_epoch" else 0,
     )
     results = run_training(run)
-    assert results["augmentation"]["small"]["sds"]["draws"] == sds["draws"]
-    assert results["augmentation"]["small"]["synthetic"]["anger"] == {"available": 7, "used": 1}
-    assert results["protocol"]["small"]["samples"] == {"train": 21, "dev": 7, "test": 7}
+    assert results.augmentation["small"]["sds"]["draws"] == sds["draws"]
+    assert results.augmentation["small"]["synthetic"]["anger"] == {"available": 7, "used": 1}
+    assert results.protocol["small"]["samples"] == {"train": 21, "dev": 7, "test": 7}
     card = (Path(run.output_dir) / "README.md").read_text()
     assert "rows stacked from clips of the same label" in card
     assert "7 synthetic utterances added" in card

@@ -116,8 +116,8 @@ def test_a_run_scores_and_saves_the_adjusted_model(small_run, about, tmp_path, r
     options = {"corpora": [{"name": "csv", "data_dir": str(table)}], "refit_on_dev": refit}
     plain = run_training(small_run(**options, output_dir=str(tmp_path / "plain")))
     adjusted = run_training(small_run(**options, output_dir=str(tmp_path / "adjusted"), logit_adjustment=0.8))
-    assert plain["logit_adjustment"] is None
-    shift = adjusted["logit_adjustment"]["shift"]
+    assert plain.logit_adjustment is None
+    shift = adjusted.logit_adjustment["shift"]
     assert max(shift) > 0 > min(shift)
 
     folders = [tmp_path / name for name in ("plain", "adjusted")]
@@ -126,11 +126,11 @@ def test_a_run_scores_and_saves_the_adjusted_model(small_run, about, tmp_path, r
     torch.testing.assert_close(moved, torch.tensor(shift))
 
     again = evaluate_checkpoint(parse_evaluate_arguments([str(folders[1]), "--output_dir", str(tmp_path / "scores")]))
-    assert again["metrics"]["test"] == about(adjusted["metrics"]["test"])
+    assert again.metrics["test"] == about(adjusted.metrics["test"])
     if not refit:  # the answers on dev are those of the model that is saved, shifted
         again = evaluate_checkpoint(
             parse_evaluate_arguments([str(folders[1]), "--split", "dev", "--output_dir", str(tmp_path / "dev")])
         )
-        assert again["metrics"]["dev"] == about(adjusted["metrics"]["dev"])
+        assert again.metrics["dev"] == about(adjusted.metrics["dev"])
     assert "times the logarithm of its share" in Path(folders[1], "README.md").read_text(encoding="utf-8")
     assert "times the logarithm of its share" not in Path(folders[0], "README.md").read_text(encoding="utf-8")

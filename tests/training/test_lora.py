@@ -29,12 +29,12 @@ def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_p
             output_dir=str(tmp_path / save),
         )
         results = run_training(run)
-        assert results["model"]["audio_backbone_training"] == "LoRA, rank 4"
+        assert results.model["audio_backbone_training"] == "LoRA, rank 4"
         folder = Path(run.output_dir)
         again = evaluate_checkpoint(
             parse_evaluate_arguments([run.output_dir, "--output_dir", str(tmp_path / f"{save}-scores")])
         )
-        assert again["metrics"]["test"] == about(results["metrics"]["test"])
+        assert again.metrics["test"] == about(results.metrics["test"])
         trained, loaded = (
             pq.read_table(path / "predictions_test.parquet") for path in (folder, tmp_path / f"{save}-scores")
         )
@@ -104,7 +104,7 @@ def test_only_adapters_and_heads_are_trained(small_run, backbones):
     for key, value in inside.items():
         if ".lora_" not in key:
             assert torch.equal(value, base[key.replace(".base_layer.", ".")]), key
-    assert 0 < results["model"]["trained_parameters"] < results["model"]["parameters"]
+    assert 0 < results.model["trained_parameters"] < results.model["parameters"]
 
 
 @pytest.mark.slow

@@ -81,8 +81,8 @@ def test_a_run_pushes_what_it_trained(small_run, hub, tmp_path, clip):
     assert {"config.json", "model.safetensors", "README.md", "results.json", "modeling_bibier.py"} <= set(stored.files)
     assert not [name for name in stored.files if name.startswith(("run.yaml", "predictions", "checkpoint"))]
     assert_nothing_of_this_machine(stored.files, tmp_path)
-    assert json.loads(stored.files["results.json"]) == json.loads(json.dumps(results))
-    assert not {"push_to_hub", "hub_model_id", "hub_private_repo"} & results["config"].keys()
+    assert json.loads(stored.files["results.json"]) == results.to_json()
+    assert not {"push_to_hub", "hub_model_id", "hub_private_repo"} & results.config.keys()
     assert 'model="owner/bibier-small"' in stored.files["README.md"].decode()
     loaded_by_id(hub, "owner/bibier-small", Path(run.output_dir), tmp_path, clip)
 

@@ -19,6 +19,7 @@ from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.calibration import fit_temperature
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.evaluation.report import Predictions
+from bibier_hf.evaluation.results import RunResults
 from bibier_hf.files import WriteError
 from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.fit import build_model, calibration_facts, make_extractor, make_inputs, make_trainer
@@ -38,15 +39,15 @@ def finished(small_run):
 def test_a_run_leaves_a_model_and_a_report(finished, corpus_table, tmp_path):
     run, results = finished
     folder = Path(run.output_dir)
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert json.loads((folder / "results.json").read_text()) == results.to_json()
     for name in ("uar", "war", "mf1", "wf1"):
-        assert 0 <= results["metrics"]["test"]["small"][name] <= 1
-        assert 0 <= results["metrics"]["dev"]["small"][name] <= 1
-    assert set(results["metrics_by_language"]["test"]) == {"en", "ru"}
-    assert results["protocol"]["small"]["name"] == "official"
-    assert results["protocol"]["small"]["samples"] == {"train": 14, "dev": 7, "test": 7}
-    assert results["seed"] == 42
-    assert {"git", "versions", "hardware", "data_hash", "seconds"} <= results.keys()
+        assert 0 <= results.metrics["test"]["small"][name] <= 1
+        assert 0 <= results.metrics["dev"]["small"][name] <= 1
+    assert set(results.metrics_by_language["test"]) == {"en", "ru"}
+    assert results.protocol["small"]["name"] == "official"
+    assert results.protocol["small"]["samples"] == {"train": 14, "dev": 7, "test": 7}
+    assert results.seed == 42
+    assert {"git", "versions", "hardware", "data_hash", "seconds"} <= results.to_json().keys()
 
     table = pq.read_table(folder / "predictions_test.parquet")
     assert table.num_rows == 7
@@ -68,12 +69,12 @@ def test_a_run_leaves_a_model_and_a_report(finished, corpus_table, tmp_path):
 
 def test_the_temperature_is_fitted_on_dev_and_stored(finished):
     run, results = finished
-    folder, calibration = Path(run.output_dir), results["calibration"]
+    folder, calibration = Path(run.output_dir), results.calibration
     assert calibration["samples"] == 7
     assert calibration["fitted_on"] == "dev, answered by the selected checkpoint"
     assert calibration["temperature"] != 1
     assert json.loads((folder / "config.json").read_text())["temperature"] == calibration["temperature"]
-    before, after = calibration["uncalibrated"]["dev"]["small"], results["metrics"]["dev"]["small"]
+    before, after = calibration["uncalibrated"]["dev"]["small"], results.metrics["dev"]["small"]
     assert after["nll"] < before["nll"]
     table = pq.read_table(folder / "predictions_dev.parquet").to_pylist()
     assert after["nll"] == pytest.approx(-sum(math.log(row[row["label"]]) for row in table) / 7)
@@ -109,7 +110,7 @@ def test_what_is_chosen_is_chosen_on_dev_and_not_on_test(small_run, tmp_path, wr
     assert rows["dev"].labels.tolist() == list(range(7))
     assert rows["test"].labels.tolist() == [0] * 7
 
-    temperature, adjustment = results["calibration"]["temperature"], results["logit_adjustment"]
+    temperature, adjustment = results.calibration["temperature"], results.logit_adjustment
     logits = {split: temperature * np.log(answers.probabilities) for split, answers in rows.items()}
     assert fit_temperature(logits["dev"], rows["dev"].labels, ["x"] * 7).temperature == pytest.approx(
         temperature, rel=1e-3
@@ -117,15 +118,15 @@ def test_what_is_chosen_is_chosen_on_dev_and_not_on_test(small_run, tmp_path, wr
     assert fit_temperature(logits["test"], [0] * 7, ["x"] * 7).temperature != pytest.approx(temperature, rel=0.01)
     unshifted = {split: values - np.array(adjustment["shift"]) for split, values in logits.items()}
     selected = classification_metrics(rows["dev"].labels, unshifted["dev"].argmax(1))
-    assert results["selection"]["value"] == pytest.approx(selected["mean"])
+    assert results.selection["value"] == pytest.approx(selected["mean"])
     assert classification_metrics([0] * 7, unshifted["test"].argmax(1))["mean"] != pytest.approx(selected["mean"])
     counts = np.bincount([index % 7 for index in range(18)])
     prior = np.log(counts) - np.log(counts).mean()
     for entry in adjustment["dev_scores"]:
         answers = (unshifted["dev"] - entry["strength"] * prior).argmax(1)
         assert entry["score"] == pytest.approx(classification_metrics(rows["dev"].labels, answers)["mean"])
-    chosen = [entry for entry in results["selection"]["history"] if entry["epoch"] == results["selection"]["epoch"]]
-    assert chosen[0]["dev_score"] == max(entry["dev_score"] for entry in results["selection"]["history"])
+    chosen = [entry for entry in results.selection["history"] if entry["epoch"] == results.selection["epoch"]]
+    assert chosen[0]["dev_score"] == max(entry["dev_score"] for entry in results.selection["history"])
 
 
 def test_every_corpus_counts_the_same_for_the_temperature(feature_model, feature_rows, monkeypatch, tmp_path):
@@ -174,8 +175,8 @@ def test_no_temperature_is_fitted_unasked_for_published_behaviour(feature_model,
 def test_evaluating_the_checkpoint_gives_the_scores_of_the_run(finished, about, tmp_path):
     run, results = finished
     again = evaluate_checkpoint(parse_evaluate_arguments([run.output_dir, "--output_dir", str(tmp_path / "scores")]))
-    assert again["metrics"]["test"] == about(results["metrics"]["test"])
-    assert again["calibration"]["temperature"] == results["calibration"]["temperature"]
+    assert again.metrics["test"] == about(results.metrics["test"])
+    assert again.calibration["temperature"] == results.calibration["temperature"]
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {
         "evaluation_test.json",
         "predictions_test.parquet",
@@ -191,21 +192,21 @@ def test_another_temperature_reaches_results_and_card(finished, about, with_pred
     if not with_predictions:
         (folder / "predictions_test.parquet").unlink()
     arguments = [run.output_dir, "--output_dir", str(folder / "train"), "--split", "train", "--calibrate", "true"]
-    fitted = evaluate_checkpoint(parse_evaluate_arguments(arguments))["calibration"]["temperature"]
-    assert fitted != pytest.approx(results["calibration"]["temperature"], rel=0.01)
-    again = json.loads((folder / "results.json").read_text())
-    assert again["calibration"]["temperature"] == fitted
-    assert (again["calibration"]["fitted_on"], again["calibration"]["samples"]) == ("train, after training", 14)
-    assert again["calibration"]["uncalibrated"] == results["calibration"]["uncalibrated"]
+    fitted = evaluate_checkpoint(parse_evaluate_arguments(arguments)).calibration["temperature"]
+    assert fitted != pytest.approx(results.calibration["temperature"], rel=0.01)
+    again = RunResults.load(folder / "results.json")
+    assert again.calibration["temperature"] == fitted
+    assert (again.calibration["fitted_on"], again.calibration["samples"]) == ("train, after training", 14)
+    assert again.calibration["uncalibrated"] == results.calibration["uncalibrated"]
     card = (folder / "README.md").read_text()
     assert f"divided by the temperature {fitted:.4g}, fitted on train, after training" in card
     for split in ("dev", "test"):
         arguments = [run.output_dir, "--split", split, "--output_dir", str(folder / split)]
-        scores = evaluate_checkpoint(parse_evaluate_arguments(arguments))["metrics"][split]
+        scores = evaluate_checkpoint(parse_evaluate_arguments(arguments)).metrics[split]
         if split == "test" and not with_predictions:
             for name in ("ece", "brier", "nll"):
                 scores["small"].pop(name)
-        assert again["metrics"][split] == about(scores)
+        assert again.metrics[split] == about(scores)
     assert ("ECE: expected calibration error" in card) == with_predictions
 
 
@@ -223,7 +224,7 @@ def test_evaluating_takes_another_corpus_and_split(finished, about, corpus_table
         str(tmp_path),
     ]
     again = evaluate_checkpoint(parse_evaluate_arguments([*arguments, "--feature_cache.enabled", "false"]))
-    assert again["metrics"]["dev"] == about(results["metrics"]["dev"])
+    assert again.metrics["dev"] == about(results.metrics["dev"])
 
 
 @pytest.mark.parametrize(
@@ -282,7 +283,7 @@ def test_numbers_of_another_corpus_are_not_added_to_the_results(finished, write_
     ]
     with pytest.raises(ArgumentError, match="of other corpora or another protocol than the run"):
         evaluate_checkpoint(parse_evaluate_arguments(arguments))
-    assert json.loads((Path(run.output_dir) / "results.json").read_text()) == results
+    assert RunResults.load(Path(run.output_dir) / "results.json") == results
 
 
 def test_a_model_of_text_hears_no_noise(small_run, tiny_options, corpus_table, tmp_path):
@@ -302,7 +303,7 @@ def test_a_finished_run_is_not_overwritten_unasked(finished, small_run):
     assert run_training(small_run(resume_from_checkpoint=True)) == results
     stray = Path(run.output_dir) / "notes.txt"
     stray.write_text("mine")
-    assert run_training(small_run(overwrite=True))["metrics"] == results["metrics"]
+    assert run_training(small_run(overwrite=True)).metrics == results.metrics
     assert stray.read_text() == "mine"
 
 
@@ -317,8 +318,8 @@ def test_a_run_killed_before_its_report_resumes_to_the_same_results(finished, sm
     run, results = finished
     (Path(run.output_dir) / "results.json").unlink()
     again = run_training(small_run(resume_from_checkpoint=True))
-    assert again["metrics"] == results["metrics"]
-    assert again["selection"] == results["selection"]
+    assert again.metrics == results.metrics
+    assert again.selection == results.selection
 
 
 def test_nothing_to_resume_is_said_before_anything_is_computed(small_run):
@@ -349,18 +350,16 @@ def test_two_corpora_are_balanced_and_scored_apart(small_run, corpus_table):
         {"name": "csv", "data_dir": str(corpus_table), "options": {"corpus": "other"}},
     ]
     results = run_training(small_run(corpora=corpora, num_train_epochs=1))
-    assert set(results["metrics"]["test"]) == {"small", "other"}
-    for name, value in results["metrics_mean"]["test"].items():
-        assert value == pytest.approx(
-            sum(results["metrics"]["test"][corpus][name] for corpus in ("small", "other")) / 2
-        )
+    assert set(results.metrics["test"]) == {"small", "other"}
+    for name, value in results.metrics_mean["test"].items():
+        assert value == pytest.approx(sum(results.metrics["test"][corpus][name] for corpus in ("small", "other")) / 2)
 
 
 def test_refitting_trains_on_dev_as_long_as_the_selected_checkpoint(small_run):
     # batches of 8: two steps an epoch of 14 training samples, three of 14 + 7
     results = run_training(small_run(refit_on_dev=True))
     folder = Path(small_run().output_dir)
-    epoch = round(results["selection"]["epoch"])
+    epoch = round(results.selection["epoch"])
     state = json.loads((folder / "refit" / f"checkpoint-{3 * epoch}" / "trainer_state.json").read_text())
     assert state["epoch"] == epoch
     refitted = load_file(folder / "refit" / f"checkpoint-{3 * epoch}" / "model.safetensors")
@@ -369,10 +368,9 @@ def test_refitting_trains_on_dev_as_long_as_the_selected_checkpoint(small_run):
     assert all(torch.equal(final[name], refitted[name]) for name in final)
     assert any(not torch.equal(final[name], selected[name]) for name in final)
     # Nothing is left to calibrate it on: the temperature is that of the selected checkpoint.
-    assert results["calibration"]["fitted_on"] == "dev, answered by the selected checkpoint before the refit"
+    assert results.calibration["fitted_on"] == "dev, answered by the selected checkpoint before the refit"
     assert (
-        BiBiERForEmotionClassification.from_pretrained(folder).config.temperature
-        == results["calibration"]["temperature"]
+        BiBiERForEmotionClassification.from_pretrained(folder).config.temperature == results.calibration["temperature"]
     )
 
 
@@ -417,7 +415,7 @@ def test_a_model_of_one_modality_is_trained_by_the_same_run_file(small_run, tiny
     assert pipe(both) == pipe({modality: both[modality]})
     with pytest.raises(ValueError, match=f"reads {modality} alone|neither audio nor text that this model reads"):
         pipe({other: both[other]})
-    assert 0 <= results["metrics"]["test"]["small"]["uar"] <= 1
+    assert 0 <= results.metrics["test"]["small"]["uar"] <= 1
 
 
 def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(small_run):

@@ -266,10 +266,10 @@ def test_a_run_trains_on_a_table(labelled_corpus, corpus_table, tmp_path, tiny_o
         "disable_tqdm": True,
     }
     results = run_training(run_arguments(content))
-    (facts,) = results["soft_labels"].values()
+    (facts,) = results.soft_labels.values()
     assert (facts["soft"], facts["hard"]) == (7, 7)
     text = json.dumps(json.loads((tmp_path / "soft" / "results.json").read_text()))
-    assert results["config"]["corpora"][0]["labels"] == "labels.csv"
+    assert results.config["corpora"][0]["labels"] == "labels.csv"
     assert str(tmp_path) not in text
     run = run_arguments(content)
     run.corpora[0].labels = [str(path), str(tmp_path / "others.csv")]

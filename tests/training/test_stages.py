@@ -83,15 +83,15 @@ def test_both_stages_end_in_an_ordinary_model(staged_run):
             encoders(final, modality),
             encoders(load_file(folder / STAGES_FOLDER / modality / "model.safetensors"), modality),
         )
-        facts = results["stages"][modality]
+        facts = results.stages[modality]
         for split in ("dev", "test"):
             assert 0 <= facts["metrics"][split]["small"]["uar"] <= 1
-        assert facts["selection"]["metric"] == results["selection"]["metric"]
-    assert results["stages"]["audio"]["selection"]["epochs_run"] == 2
-    assert results["stages"]["text"]["selection"]["epochs_run"] == 1
-    assert results["stages"]["text"]["samples"] == {"train": 10, "dev": 5, "test": 5}  # the rows that have a text
-    assert results["stages"]["logits"] == "out_of_fold"
-    assert results["stages"]["folds"] == {
+        assert facts["selection"]["metric"] == results.selection["metric"]
+    assert results.stages["audio"]["selection"]["epochs_run"] == 2
+    assert results.stages["text"]["selection"]["epochs_run"] == 1
+    assert results.stages["text"]["samples"] == {"train": 10, "dev": 5, "test": 5}  # the rows that have a text
+    assert results.stages["logits"] == "out_of_fold"
+    assert results.stages["folds"] == {
         "count": 2,
         "corpora": {"small": {"grouped_by": ["dialogue", "speaker"], "groups": 3}},
     }
@@ -99,11 +99,11 @@ def test_both_stages_end_in_an_ordinary_model(staged_run):
     assert not model.config.audio_config.freeze_encoder
     assert model.config.unimodal_loss_weight == 0.3
     assert all(parameter.requires_grad for parameter in model.bibier.audio.encoder.parameters())
-    assert results["model"]["trained_parameters"] == sum(
+    assert results.model["trained_parameters"] == sum(
         parameter.numel() for parameter in model.parameters() if parameter.requires_grad
     )
     assert not list((folder / STAGES_FOLDER).rglob("checkpoint-*"))
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert json.loads((folder / "results.json").read_text()) == results.to_json()
 
 
 @pytest.mark.slow
@@ -119,7 +119,7 @@ def test_backbones_that_are_trained_belong_to_stage_one(staged_run):
         assert_equal({name: final[name] for name in stage}, stage)
     model = BiBiERForEmotionClassification.from_pretrained(folder)
     assert not model.config.audio_config.freeze_backbone
-    assert 0 <= results["metrics"]["test"]["small"]["uar"] <= 1
+    assert 0 <= results.metrics["test"]["small"]["uar"] <= 1
 
 
 @pytest.mark.parametrize(
@@ -381,14 +381,14 @@ def test_in_sample_logits_are_those_of_the_final_encoder(staged_run, monkeypatch
     )
     results = run_training(staged_run(stages={"logits": "in_sample"}, model={"add_unimodal_logits": True}))
     assert columns == [["audio_features"], ["text_features"]]  # no folds
-    assert results["stages"]["logits"] == "in_sample"
-    assert "folds" not in results["stages"]
+    assert results.stages["logits"] == "in_sample"
+    assert "folds" not in results.stages
 
 
 @pytest.mark.slow
 def test_a_fusion_without_unimodal_logits_needs_no_folds(staged_run):
     results = run_training(staged_run())
-    assert results["stages"]["logits"] == "not used"
+    assert results.stages["logits"] == "not used"
     assert sorted(path.name for path in (Path(staged_run().output_dir) / STAGES_FOLDER).iterdir()) == ["audio", "text"]
 
 
@@ -424,10 +424,10 @@ def test_a_corpus_of_text_alone_takes_part(staged_run, corpus_table, write_table
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     corpora = [{"name": "csv", "data_dir": str(corpus_table)}, {"name": "csv", "data_dir": str(table)}]
     results = run_training(staged_run(corpora=corpora, model={"add_unimodal_logits": True}))
-    assert set(results["metrics"]["test"]) == {"small", "texts"}
-    assert set(results["stages"]["audio"]["metrics"]["test"]) == {"small"}
-    assert set(results["stages"]["text"]["metrics"]["test"]) == {"small", "texts"}
-    assert results["stages"]["text"]["samples"]["train"] == 10 + 21
+    assert set(results.metrics["test"]) == {"small", "texts"}
+    assert set(results.stages["audio"]["metrics"]["test"]) == {"small"}
+    assert set(results.stages["text"]["metrics"]["test"]) == {"small", "texts"}
+    assert results.stages["text"]["samples"]["train"] == 10 + 21
 
 
 @pytest.mark.slow
@@ -457,8 +457,8 @@ def test_a_killed_run_goes_on_where_it_was(staged_run, tmp_path, monkeypatch, af
         run_training(staged_run(model=model))
     resumed = run_training(staged_run(model=model, resume_from_checkpoint=True))
     assert trained == order
-    assert resumed["metrics"] == whole["metrics"]
-    assert resumed["stages"] == whole["stages"]
+    assert resumed.metrics == whole.metrics
+    assert resumed.stages == whole.stages
     assert (folder / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
 
 

@@ -10,7 +10,8 @@ import yaml
 
 from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.metrics import classification_metrics
-from bibier_hf.evaluation.report import Predictions
+from bibier_hf.evaluation.report import Predictions, environment
+from bibier_hf.evaluation.results import RunResults
 from bibier_hf.training import study as study_module
 from bibier_hf.training.study import compare, comparison_table, plan_runs, read_study, run_study
 
@@ -42,7 +43,8 @@ def finish(run, labels: list[int], answers: list[int]) -> None:
     for split in ("dev", "test"):
         predictions.save(run.folder / f"predictions_{split}.parquet")
     config = json.loads(json.dumps(run.arguments.public_dump()))
-    (run.folder / "results.json").write_text(json.dumps({"config": config}), encoding="utf-8")
+    facts = {"model": {}, "protocol": {}, "selection": {}, "data": {}}
+    RunResults(**facts, config=config, seed=run.seed, seconds=1.0, **environment()).write(run.folder / "results.json")
 
 
 def test_variants_protocols_seeds_and_folds_are_planned(study_file):

@@ -26,16 +26,9 @@ from ..evaluation.baselines import (
     run_baseline,
 )
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import (
-    RESULTS_FILE,
-    Predictions,
-    environment,
-    metrics_table,
-    recall_table,
-    split_metrics,
-    write_split_report,
-)
-from ..files import write_json, writes
+from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_split_report
+from ..evaluation.results import RESULTS_FILE, BaselineResults
+from ..files import writes
 from ..training.sections import Section, section_help
 from .common import guarded
 from .corpora import SHORT_HELP, parse_corpus_arguments
@@ -105,7 +98,7 @@ def parse_baseline_arguments(arguments: Sequence[str]) -> BaselineArguments:
 
 
 @writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
-def run_baselines(arguments: BaselineArguments) -> dict[str, Any]:
+def run_baselines(arguments: BaselineArguments) -> BaselineResults:
     """Learn and score the baseline under every protocol and fold that is asked for; write `results.json` and
     predictions.
 
@@ -113,7 +106,7 @@ def run_baselines(arguments: BaselineArguments) -> dict[str, Any]:
     by one.
 
     Returns:
-        the content of `results.json`: `metrics.{split}.{corpus}` as of a training run, and `folds.{corpus}`: `runs`
+        what `results.json` holds: `metrics.{split}.{corpus}` as of a training run, and `folds.{corpus}`: `runs`
         (fold, what dev chose, metrics) with the `mean` and `std` of each metric of test over the folds.
 
     Raises:
@@ -156,30 +149,24 @@ def run_baselines(arguments: BaselineArguments) -> dict[str, Any]:
         )
         for split, predictions in found.items():
             answers[split].append(predictions)
-    results: dict[str, Any] = {
-        "baseline": arguments.baseline,
-        "protocol": {
+    results = BaselineResults(
+        baseline=arguments.baseline,
+        protocol={
             name: entries[0] if len(entries) == 1 else _all_folds(entries) for name, entries in protocols.items()
         },
-        "seed": arguments.seed,
-        "config": _public(arguments),
+        seed=arguments.seed,
+        config=_public(arguments),
+        data_hash=hashes,
+        folds={name: {"runs": runs} | _spread(runs) for name, runs in folds.items()},
         **environment(),
-        "data_hash": hashes,
-        "folds": {name: {"runs": runs} | _spread(runs) for name, runs in folds.items()},
-        "metrics": {},
-        "metrics_by_language": {},
-        "metrics_mean": {},
-    }
+    )
     folder = Path(arguments.output_dir)
     for split, parts in answers.items():
         pooled = Predictions.concatenate(parts)
         write_split_report(pooled, split, folder)
-        numbers = split_metrics(pooled)
-        results["metrics"][split] = numbers["metrics"]
-        results["metrics_by_language"][split] = numbers["languages"]
-        results["metrics_mean"][split] = numbers["mean"]
-    results["seconds"] = round(time.perf_counter() - start, 1)
-    write_json(folder / RESULTS_FILE, results)
+        results.add_split(split, pooled)
+    results.seconds = round(time.perf_counter() - start, 1)
+    results.write(folder / RESULTS_FILE)
     return results
 
 
@@ -267,8 +254,8 @@ def baseline_main(arguments: Sequence[str]) -> int:
         parsed = parse_baseline_arguments(arguments)
         results = run_baselines(parsed)
         print(f"{parsed.baseline}, test:\n")
-        print(metrics_table(results["metrics"]["test"]))
-        for name, folds in results["folds"].items():
+        print(metrics_table(results.metrics["test"]))
+        for name, folds in results.folds.items():
             if len(folds["runs"]) > 1:
                 spread = ", ".join(
                     f"{metric.upper()} {100 * folds['mean'][metric]:.1f} ± {100 * folds['std'][metric]:.1f}"
@@ -276,6 +263,6 @@ def baseline_main(arguments: Sequence[str]) -> int:
                 )
                 print(f"\n{name}, mean and deviation over {len(folds['runs'])} folds (the table pools them): {spread}")
         print(f"\n{recall_table(results['metrics']['test'])}")
-        print(f"\nResults and predictions are in {parsed.output_dir} ({results['seconds']:.0f} s).")
+        print(f"\nResults and predictions are in {parsed.output_dir} ({results.seconds:.0f} s).")
 
     return guarded(run)

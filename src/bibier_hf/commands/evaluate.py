@@ -27,16 +27,15 @@ from ..evaluation.noise import NoiseKind, noisy_inputs
 from ..evaluation.plots import plot_noise
 from ..evaluation.prediction import complete_rows, conditions_of, predict_conditions, predict_logits
 from ..evaluation.report import (
-    RESULTS_FILE,
     Predictions,
     calibration_table,
     conditions_table,
     environment,
     metrics_table,
     recall_table,
-    split_metrics,
     write_split_report,
 )
+from ..evaluation.results import RESULTS_FILE, EvaluationResults, ResultsError, RunResults
 from ..files import write_atomically, write_json, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..model.modeling_bibier import BiBiERForEmotionClassification
@@ -127,24 +126,24 @@ def _refuse_to_overwrite(folder: Path, split: str, protocol: dict[str, Any]) -> 
         raise ArgumentError(f"output_dir: {folder} holds the results of a run. Give another --output_dir.")
     file = folder / f"evaluation_{split}.json"
     try:
-        earlier = json.loads(file.read_text(encoding="utf-8"))["protocol"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        earlier = EvaluationResults.load(file).protocol
+    except (FileNotFoundError, ResultsError):
         return
-    if earlier != json.loads(json.dumps(protocol)):
+    if earlier != protocol:
         raise ArgumentError(
             f"output_dir: {file} is of other corpora or another protocol ({', '.join(earlier)}). Give another "
             "--output_dir."
         )
 
 
-def evaluate_checkpoint(arguments: EvaluateArguments) -> dict[str, Any]:
+def evaluate_checkpoint(arguments: EvaluateArguments) -> EvaluationResults:
     """Score a checkpoint and write `evaluation_<split>.json`, `predictions_<split>.parquet`, and of each corpus a
     confusion matrix and a reliability diagram.
 
     Probabilities are those of the pipeline, with the temperature of the checkpoint, which `calibrate` fits anew.
 
     Returns:
-        the content of the JSON file: `metrics.{split}.{corpus}` as in `results.json`, protocol, data hash and
+        what the JSON file holds: `metrics.{split}.{corpus}` as in `results.json`, protocol, data hash and
         environment;
         `calibration`: `temperature`, and what ECE, Brier score and NLL are without it
             (`uncalibrated.{split}.{corpus}`). If asked for,
@@ -169,7 +168,7 @@ def _changed_checkpoint(arguments: EvaluateArguments, *_: Any) -> str | None:
 @writes(_changed_checkpoint, left="What was there before is whole.")
 def _evaluate(
     arguments: EvaluateArguments, model: BiBiERForEmotionClassification, processor: BiBiERProcessor
-) -> dict[str, Any]:
+) -> EvaluationResults:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
     if arguments.noise_snr_db and "audio" not in model.config.modalities:
@@ -179,7 +178,7 @@ def _evaluate(
         name: protocol_facts(corpus, rows)
         for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)
     }
-    if arguments.add_to_results and _run_results(arguments)["protocol"] != protocol:
+    if arguments.add_to_results and RunResults.load(Path(arguments.model) / RESULTS_FILE).protocol != protocol:
         raise ArgumentError(
             "add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out."
         )
@@ -191,29 +190,27 @@ def _evaluate(
     note = _calibrate(arguments.model, model, logits, dataset, split) if arguments.calibrate else None
     temperature = model.config.temperature
     predictions = Predictions.from_logits(dataset.metadata, logits, temperature)
-    numbers = write_split_report(predictions, split, folder)
-    results = {
-        "checkpoint": Path(arguments.model).name if os.path.isdir(arguments.model) else arguments.model,
-        "protocol": protocol,
-        "data_hash": {name: content_hash(rows[split]) for name, rows in splits.items()},
-        "metrics": {split: numbers["metrics"]},
-        "metrics_by_language": {split: numbers["languages"]},
-        "metrics_mean": {split: numbers["mean"]},
-        "calibration": {
+    write_split_report(predictions, split, folder)
+    results = EvaluationResults(
+        checkpoint=Path(arguments.model).name if os.path.isdir(arguments.model) else arguments.model,
+        protocol=protocol,
+        data_hash={name: content_hash(rows[split]) for name, rows in splits.items()},
+        calibration={
             "temperature": temperature,
             "uncalibrated": {split: predictions.calibration_by_corpus(calibrated=False)},
             **({"fitted_on": split, "note": note} if arguments.calibrate else {}),
         },
         **environment(),
-    }
+    )
+    results.add_split(split, predictions)
     if arguments.modalities or arguments.noise_snr_db:
         found = robustness(arguments, model, processor, splits, dataset, collator)
-        results |= found
+        results = replace(results, **found)
         if arguments.add_to_results:  # other splits stay
-            run = _run_results(arguments)
-            merged = {key: run.get(key, {}) | numbers for key, numbers in found.items()}
-            _rewrite_run(arguments.model, run | merged)
-    write_json(folder / f"evaluation_{split}.json", results)
+            run = RunResults.load(Path(arguments.model) / RESULTS_FILE)
+            merged = {key: getattr(run, key) | numbers for key, numbers in found.items()}
+            _rewrite_run(arguments.model, replace(run, **merged))
+    results.write(folder / f"evaluation_{split}.json")
     return results
 
 
@@ -244,29 +241,28 @@ def _recalibrate_run(checkpoint: str, before: float, calibration: dict[str, Any]
         calibration: the new `temperature`, with what it was fitted on.
     """
     folder = Path(checkpoint)
-    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    for split, by_corpus in results["metrics"].items():
+    results = RunResults.load(folder / RESULTS_FILE)
+    for split, by_corpus in results.metrics.items():
         file = folder / f"predictions_{split}.parquet"
         if file.is_file():
             stored = Predictions.load(file)
             logits = before * np.log(np.maximum(stored.probabilities, np.finfo(float).tiny))
             scaled = softmax(logits / calibration["temperature"], axis=-1)
             answers = replace(stored, probabilities=scaled, uncalibrated=softmax(logits, axis=-1))
-            results["metrics"][split] = write_split_report(answers, split, folder)["metrics"]
+            write_split_report(answers, split, folder)
+            results.metrics[split] = answers.metrics_by_corpus()
         else:
             for numbers in by_corpus.values():
                 for name in CALIBRATION_METRICS:
                     numbers.pop(name, None)
-    for name in ("modalities", "noise", "noise_audio", "noise_settings"):
-        results.pop(name, None)
-    results["calibration"] = results.get("calibration", {}) | calibration
-    _rewrite_run(checkpoint, results)
+    results.calibration |= calibration
+    _rewrite_run(checkpoint, replace(results, modalities={}, noise={}, noise_audio={}, noise_settings={}))
 
 
-def _rewrite_run(checkpoint: str, results: dict[str, Any]) -> None:
+def _rewrite_run(checkpoint: str, results: RunResults) -> None:
     """Results of a training run, and the card that is made of them."""
     folder = Path(checkpoint)
-    write_json(folder / RESULTS_FILE, results)
+    results.write(folder / RESULTS_FILE)
     if (folder / CARD_FILE).is_file():
         write_model_card(results, folder / CARD_FILE)
 
@@ -319,7 +315,7 @@ def robustness(
             condition: Predictions.from_logits(data.metadata, values, temperature)
             for condition, values in logits.items()
         }
-        return {condition: split_metrics(predictions)["metrics"] for condition, predictions in answers.items()}
+        return {condition: predictions.metrics_by_corpus() for condition, predictions in answers.items()}
 
     clean = score(dataset.select(rows), collator, conditions, "Missing modalities")
     found: dict[str, Any] = {
@@ -375,11 +371,6 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
         )
 
 
-def _run_results(arguments: EvaluateArguments) -> dict[str, Any]:
-    """Results of the training run that left the checkpoint."""
-    return json.loads((Path(arguments.model) / RESULTS_FILE).read_text(encoding="utf-8"))
-
-
 def evaluate_main(arguments: Sequence[str]) -> int:
     """Score a checkpoint as the command line says; returns the exit code.
 
@@ -394,24 +385,24 @@ def evaluate_main(arguments: Sequence[str]) -> int:
         parsed = parse_evaluate_arguments([argument for argument in arguments if argument != JSON_FLAG])
         results = evaluate_checkpoint(parsed)
         if JSON_FLAG in arguments:
-            print(to_json(results, indent=2))
+            print(to_json(results.to_json(), indent=2))
             return
         print(f"{parsed.model}, {parsed.split}:\n")
-        print(metrics_table(results["metrics"][parsed.split]))
-        print(f"\n{recall_table(results['metrics'][parsed.split])}")
-        calibration = results["calibration"]
+        print(metrics_table(results.metrics[parsed.split]))
+        print(f"\n{recall_table(results.metrics[parsed.split])}")
+        calibration = results.calibration
         fitted = f", fitted on {parsed.split} and kept in {parsed.model}" if parsed.calibrate else ""
         print(f"\nCalibration, temperature {calibration['temperature']:.3f}{fitted} (ECE in percent):\n")
-        print(calibration_table(calibration["uncalibrated"][parsed.split], results["metrics"][parsed.split]))
+        print(calibration_table(calibration["uncalibrated"][parsed.split], results.metrics[parsed.split]))
         if calibration.get("note"):
             print(f"\nNote: {calibration['note']}.")
-        if "modalities" in results:
+        if results.modalities:
             print("\nWhat the model is given:\n")
-            print(conditions_table(results["modalities"][parsed.split], "given"))
+            print(conditions_table(results.modalities[parsed.split], "given"))
         for key, given in (("noise", "with the text, if it reads text"), ("noise_audio", "speech alone")):
-            if key in results:
+            if numbers := getattr(results, key):
                 print(f"\n{parsed.noise.capitalize()} noise, SNR in dB, {given}:\n")
-                print(conditions_table(results[key][parsed.split], "SNR"))
+                print(conditions_table(numbers[parsed.split], "SNR"))
         print(f"\nThe report is in {parsed.output_dir}.")
 
     return guarded(evaluate)

@@ -27,6 +27,7 @@ from ..evaluation.report import (
     recall_table,
     write_split_report,
 )
+from ..evaluation.results import RecognitionResults
 from ..files import locked, write_atomically, write_json, writes
 from ..llm import BACKENDS, LLMBackend, LLMError, get_backend
 from ..model.labels_bibier import EMOTIONS
@@ -125,19 +126,15 @@ def recognise_corpus(options: argparse.Namespace) -> None:
         labels=np.asarray(rows["label"]),
         probabilities=np.array([uniform if soft is None else soft for soft in labelled["soft_label"]]),
     )
-    numbers = write_split_report(predictions, options.split, options.output_dir, recognise.backend.public_model)
-    results = {
-        "recogniser": recognise.provenance() | {"shots": options.shots},
-        "failed": failed,
-        "metrics": {options.split: numbers["metrics"]},
-        "metrics_by_language": {options.split: numbers["languages"]},
-        "metrics_mean": {options.split: numbers["mean"]},
-        **environment(),
-    }
-    write_json(Path(options.output_dir) / f"recognition_{options.split}.json", results)
+    write_split_report(predictions, options.split, options.output_dir, recognise.backend.public_model)
+    results = RecognitionResults(
+        recognizer=recognise.provenance() | {"shots": options.shots}, failed=failed, **environment()
+    )
+    results.add_split(options.split, predictions)
+    results.write(Path(options.output_dir) / f"recognition_{options.split}.json")
     print(f"{recognise.backend.public_model}, {options.shots} examples an emotion, {options.split}:\n")
-    print(metrics_table(numbers["metrics"]))
-    print(f"\n{recall_table(numbers['metrics'])}")
+    print(metrics_table(results.metrics[options.split]))
+    print(f"\n{recall_table(results.metrics[options.split])}")
     print(
         f"\n{failed} of {len(rows)} rows failed (scored with equal probabilities). The report is in "
         f"{options.output_dir}."

@@ -26,12 +26,10 @@ from .metrics import (
     classification_metrics,
     confusion_matrix,
     grouped_metrics,
-    mean_over_groups,
     recall_per_class,
 )
 from .plots import plot_confusion_matrix, plot_reliability
 
-RESULTS_FILE = "results.json"
 VERSIONED_PACKAGES = (
     "bibier-hf",
     "torch",
@@ -124,6 +122,17 @@ class Predictions:
     def by_corpus(self) -> dict[str, dict[str, float]]:
         return grouped_metrics(self.labels, self.predictions, self.corpora)
 
+    def metrics_by_corpus(self) -> dict[str, dict[str, Any]]:
+        """`{corpus: {uar, war, mf1, wf1, mean, ece, brier, nll, samples, recall: {emotion: ...}}}`"""
+        metrics: dict[str, dict[str, Any]] = {}
+        calibration = self.calibration_by_corpus()
+        for corpus, scores in self.by_corpus().items():
+            labels, predicted = self.of_corpus(corpus)
+            counts = {"samples": len(labels), "recall": recall_per_class(labels, predicted)}
+            metrics[corpus] = scores | calibration[corpus] | counts
+
+        return metrics
+
     def by_language(self) -> dict[str, dict[str, float]]:
         return grouped_metrics(self.labels, self.predictions, self.languages)
 
@@ -160,27 +169,9 @@ class Predictions:
         write_atomically(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
 
 
-def split_metrics(predictions: Predictions) -> dict[str, dict]:
-    """Numbers of one split.
-
-    Returns:
-        `{"metrics": {corpus: {uar, war, mf1, wf1, mean, ece, brier, nll, samples, recall: {emotion: ...}}}, "languages": {language: {uar,
-        ...}}, "mean": {uar, ...}}`
-    """
-    by_corpus, calibration = predictions.by_corpus(), predictions.calibration_by_corpus()
-    metrics: dict[str, dict[str, Any]] = {}
-    for corpus, scores in by_corpus.items():
-        labels, predicted = predictions.of_corpus(corpus)
-        counts = {"samples": len(labels), "recall": recall_per_class(labels, predicted)}
-        metrics[corpus] = scores | calibration[corpus] | counts
-    return {"metrics": metrics, "languages": predictions.by_language(), "mean": mean_over_groups(by_corpus)}
-
-
-def write_split_report(
-    predictions: Predictions, split: str, directory: str | Path, title: str = ""
-) -> dict[str, dict]:
-    """Write `predictions_<split>.parquet`, and of each corpus `confusion_matrix_<split>_<corpus>.png` and
-    `reliability_<split>_<corpus>.png`; return [`split_metrics`]."""
+def write_split_report(predictions: Predictions, split: str, directory: str | Path, title: str = "") -> None:
+    """Write `predictions_<split>.parquet`, and for each corpus `confusion_matrix_<split>_<corpus>.png` and
+    `reliability_<split>_<corpus>.png`."""
     directory = Path(directory)
     predictions.save(directory / f"predictions_{split}.parquet")
     for corpus in sorted(set(predictions.corpora)):
@@ -205,7 +196,6 @@ def write_split_report(
                 bins, temporary, heading
             ),
         )
-    return split_metrics(predictions)
 
 
 def metrics_table(metrics: dict[str, dict[str, float]], head: str = "corpus") -> str:

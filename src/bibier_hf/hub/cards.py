@@ -1,6 +1,5 @@
 """Model cards, rendered from the facts in `results.json` and `facts.yaml` alone: what is not known is left out."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,7 +7,8 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import RESULTS_FILE, metrics_table, recall_table
+from ..evaluation.report import metrics_table, recall_table
+from ..evaluation.results import RESULTS_FILE, EvaluationResults, Metrics, RunResults
 from ..files import write_atomically
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
 from ..model.modeling_bibier import ADAPTER_FOLDER
@@ -38,9 +38,6 @@ PROTOCOLS = {
 
 LATER_EVALUATION = "evaluation/evaluation_test.json"
 
-CONDITIONS = ("modalities", "noise")
-"""What is measured on request, after the training: one modality alone, and noise."""
-
 PICTURES = {
     "confusion_matrix_test_{}.png": "Confusion matrix, {}",
     "reliability_test_{}.png": "Reliability, {}",
@@ -48,40 +45,42 @@ PICTURES = {
 """File of a report -> what it shows, by corpus."""
 
 
-def read_results(folder: str | Path) -> dict[str, Any]:
-    """`results.json` of a run, with what `recipes/evaluate.py` measured later on the same test sets
-    (`evaluation/evaluation_test.json`)."""
+def read_results(folder: str | Path) -> RunResults:
+    """The results of a run, with what was measured later on the same test sets (`evaluation/evaluation_test.json`).
+
+    Raises:
+        FileNotFoundError: no results there.
+        ResultsError: a file with other content.
+    """
     folder = Path(folder)
-    results = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
-    later = folder / LATER_EVALUATION
-    if later.is_file():
-        evaluation = json.loads(later.read_text(encoding="utf-8"))
-        same = [name for name, protocol in evaluation["protocol"].items() if protocol == results["protocol"].get(name)]
-        for key in CONDITIONS:
-            if found := {name: entry for name, entry in _of_test(evaluation, key).items() if name in same}:
-                results[key] = {"test": found}
+    results = RunResults.load(folder / RESULTS_FILE)
+    if not (folder / LATER_EVALUATION).is_file():
+        return results
+
+    later = EvaluationResults.load(folder / LATER_EVALUATION)
+    same = [name for name, protocol in later.protocol.items() if protocol == results.protocol.get(name)]
+    for measured, known in ((later.modalities, results.modalities), (later.noise, results.noise)):
+        if found := {name: entry for name, entry in measured.get("test", {}).items() if name in same}:
+            known["test"] = found
+
     return results
 
 
-def render_model_card(
-    results: dict[str, Any], model_id: str = PLACEHOLDER_ID, pictures: Sequence[str] = ()
-) -> ModelCard:
+def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictures: Sequence[str] = ()) -> ModelCard:
     """The card of a trained model.
 
     Args:
-        results: content of `results.json` ([`~bibier_hf.training.run.run_training`], [`read_results`]).
+        results: of the run.
         model_id: Hub id, or what stands for it in the usage example.
         pictures: files that lie beside the card; those of `PICTURES` are shown.
     """
-    languages = sorted({language for data in results["data"].values() for language in data["language"]})
-    modalities = results["config"]["model"].get("modalities") or list(MODALITIES)
-    backbones = {modality: results["model"][f"{modality}_backbone"] for modality in modalities}
+    languages = sorted({language for data in results.data.values() for language in data["language"]})
+    modalities = results.config["model"].get("modalities") or list(MODALITIES)
+    backbones = {modality: results.model[f"{modality}_backbone"] for modality in modalities}
     licensing = model_licensing(
-        results["data"], {modality: name for modality, name in backbones.items() if name != EMBEDDED}
+        results.data, {modality: name for modality, name in backbones.items() if name != EMBEDDED}
     )
-    title = (
-        f"BiBiER {results['model']['fusion'] if len(modalities) > 1 else modalities[0]} ({', '.join(results['data'])})"
-    )
+    title = f"BiBiER {results.model['fusion'] if len(modalities) > 1 else modalities[0]} ({', '.join(results.data)})"
     card_data = ModelCardData(
         language=languages,
         **licensing.metadata,
@@ -89,45 +88,39 @@ def render_model_card(
         pipeline_tag=_hub_task(modalities),
         tags=[TASK, *_tags(modalities), "bibier"],
         base_model=[name for name in backbones.values() if "/" in name] or None,
-        datasets=[facts()["corpora"][name] for name in results["data"] if name in facts()["corpora"]] or None,
+        datasets=[facts()["corpora"][name] for name in results.data if name in facts()["corpora"]] or None,
         metrics=["recall", "accuracy", "f1"],
         model_name=title,
         eval_results=_eval_results(results, modalities),
     )
-    test = results["metrics"]["test"]
-    calibration = results.get("calibration", {})
+    test = results.metrics["test"]
     return ModelCard.from_template(
         card_data,
         template_str=template("model_card"),
         title=title,
         model_id=model_id,
         task=TASK,
-        labels=results["model"]["labels"],
+        results=results,
         languages=[LANGUAGE_NAMES.get(language, language) for language in languages],
         modalities=modalities,
         modality_names=[MODALITY_NAMES[modality] for modality in modalities],
-        model=results["model"],
         backbones={modality: _backbone_facts(name, results, modality) for modality, name in backbones.items()},
         adapters=_adapters(results, modalities),
-        protocols={name: protocol_text(protocol) for name, protocol in results["protocol"].items()},
-        protocol_meanings={name: PROTOCOLS.get(protocol["name"]) for name, protocol in results["protocol"].items()},
-        samples={name: protocol["samples"] for name, protocol in results["protocol"].items()},
-        data=results["data"],
-        augmentation={name: _augmentation_text(entry) for name, entry in results.get("augmentation", {}).items()},
-        soft_labels=results.get("soft_labels", {}),
-        synthetic=sorted(name for name, data in results["data"].items() if "synthetic" in data["source"]),
-        resd_official=results["protocol"].get("resd", {}).get("name") == "official",
+        protocols={name: protocol_text(protocol) for name, protocol in results.protocol.items()},
+        protocol_meanings={name: PROTOCOLS.get(protocol["name"]) for name, protocol in results.protocol.items()},
+        augmentation={name: _augmentation_text(entry) for name, entry in results.augmentation.items()},
+        synthetic=sorted(name for name, data in results.data.items() if "synthetic" in data["source"]),
+        resd_official=results.protocol.get("resd", {}).get("name") == "official",
         metrics_tables={split: metrics_table(_with_mean(results, split)) for split in ("test", "dev")},
-        language_table=metrics_table(results["metrics_by_language"]["test"], head="language"),
+        language_table=metrics_table(results.metrics_by_language["test"], head="language"),
         recall_table=recall_table(test),
         calibration_table=_calibration_table(test),
-        calibration=calibration if calibration.get("fitted_on") else None,
         input_tables={
-            name: metrics_table(table, head="input") for name, table in _of_test(results, "modalities").items()
+            name: metrics_table(table, head="input") for name, table in results.modalities.get("test", {}).items()
         },
         noise_tables={
             name: metrics_table(table, head="signal to noise, dB")
-            for name, table in _of_test(results, "noise").items()
+            for name, table in results.noise.get("test", {}).items()
         },
         pictures={
             file.format(name): caption.format(name)
@@ -135,23 +128,13 @@ def render_model_card(
             for file, caption in PICTURES.items()
             if file.format(name) in pictures
         },
-        selection=results["selection"],
-        logit_adjustment=results.get("logit_adjustment"),
-        refit=results["config"]["refit_on_dev"],
-        stages=_stage_facts(results.get("stages"), modalities),
-        seed=results["seed"],
-        command=results["command"],
-        hardware=results["hardware"],
-        minutes=results["seconds"] / 60,
-        versions=results["versions"],
-        git=results["git"],
         licenses={source: licensing.describe(source) for source in licensing.sources},
         non_commercial=licensing.non_commercial,
         ai_act=facts()["ai_act"],
     )
 
 
-def write_model_card(results: dict[str, Any], path: str | Path, model_id: str = PLACEHOLDER_ID) -> None:
+def write_model_card(results: RunResults, path: str | Path, model_id: str = PLACEHOLDER_ID) -> None:
     """Render the card into a file, in one step, with the pictures that lie beside it."""
     pictures = [picture.name for picture in Path(path).parent.glob("*.png")]
     write_atomically(path, render_model_card(results, model_id, pictures).save)
@@ -162,14 +145,9 @@ def protocol_text(protocol: dict[str, Any]) -> str:
     return f"{protocol['name']} protocol" + (f", fold {protocol['fold']}" if "fold" in protocol else "")
 
 
-def _with_mean(results: dict[str, Any], split: str) -> dict[str, dict[str, float]]:
-    metrics = results["metrics"][split]
-    return metrics if len(metrics) == 1 else metrics | {"mean": results["metrics_mean"][split]}
-
-
-def _of_test(results: dict[str, Any], key: str) -> dict[str, dict[str, Any]]:
-    """corpus -> condition -> metrics, of a further measurement on the test split; {} where it was not made."""
-    return results.get(key, {}).get("test", {})
+def _with_mean(results: RunResults, split: str) -> dict[str, Metrics]:
+    metrics = results.metrics[split]
+    return metrics if len(metrics) == 1 else metrics | {"mean": results.metrics_mean[split]}
 
 
 def _hub_task(modalities: Sequence[str]) -> str:
@@ -184,20 +162,20 @@ def _tags(modalities: Sequence[str]) -> list[str]:
     ]
 
 
-def _eval_results(results: dict[str, Any], modalities: Sequence[str]) -> list[EvalResult]:
+def _eval_results(results: RunResults, modalities: Sequence[str]) -> list[EvalResult]:
     """One entry a corpus and metric, in the form of the Hub's model-index; in percent."""
     return [
         EvalResult(
             task_type=_hub_task(modalities),
             task_name=f"Emotion recognition from {' and '.join(MODALITY_NAMES[modality] for modality in modalities)}",
             dataset_type=facts()["corpora"].get(corpus, corpus),
-            dataset_name=f"{corpus}, {protocol_text(results['protocol'][corpus])}",
+            dataset_name=f"{corpus}, {protocol_text(results.protocol[corpus])}",
             dataset_split="test",
             metric_type=name,
             metric_name=METRIC_TITLES[name],
             metric_value=round(100 * metrics[name], 2),
         )
-        for corpus, metrics in results["metrics"]["test"].items()
+        for corpus, metrics in results.metrics["test"].items()
         for name in METRICS
     ]
 
@@ -212,24 +190,12 @@ def _calibration_table(metrics: dict[str, dict[str, Any]]) -> str | None:
     return "\n".join(["| corpus | ECE, % | Brier | NLL |", "|---|---|---|---|", *rows]) if rows else None
 
 
-def _adapters(results: dict[str, Any], modalities: Sequence[str]) -> list[str]:
+def _adapters(results: RunResults, modalities: Sequence[str]) -> list[str]:
     """Folders of LoRA adapters that lie beside the model; none where they were merged."""
-    lora = results["config"]["lora"]
+    lora = results.config["lora"]
     if lora is None or lora["save"] != "adapter":
         return []
     return [ADAPTER_FOLDER.format(modality) for modality in modalities if modality in lora["backbones"]]
-
-
-def _stage_facts(stages: dict[str, Any] | None, modalities: Sequence[str]) -> dict[str, Any] | None:
-    """What the card says of a training in two stages: how each encoder did on dev, and whose logits the fusion
-    read."""
-    if stages is None:
-        return None
-    return {
-        "encoders": {modality: stages[modality]["selection"] for modality in modalities},
-        "logits": stages["logits"],
-        "folds": stages.get("folds"),
-    }
 
 
 def _augmentation_text(entry: dict[str, Any]) -> str:
@@ -246,10 +212,10 @@ def _augmentation_text(entry: dict[str, Any]) -> str:
     return "; ".join(parts)
 
 
-def _backbone_facts(name: str, results: dict[str, Any], modality: str) -> dict[str, Any]:
+def _backbone_facts(name: str, results: RunResults, modality: str) -> dict[str, Any]:
     """What the card says of a backbone and the encoder above it, which has no blocks where its number of layers is
     0."""
-    model = results["model"]
+    model = results.model
     url = f"https://huggingface.co/{name}" if "/" in name else None
     shown = (
         "a small one, trained from scratch with the rest"
@@ -259,13 +225,13 @@ def _backbone_facts(name: str, results: dict[str, Any], modality: str) -> dict[s
         else f"`{name}`"
     )
     encoder = model.get(f"{modality}_encoder")
-    if results["config"].get("model", {}).get(f"{modality}_config", {}).get("num_hidden_layers") == 0:
+    if results.config.get("model", {}).get(f"{modality}_config", {}).get("num_hidden_layers") == 0:
         encoder = "pooled over time"
     elif encoder is not None:
         encoder = f"`{encoder}`"
     training = model[f"{modality}_backbone_training"]
     inside = f"bibier.{modality}.backbone."
-    frozen = [name.rstrip(".") for name in results["config"].get("frozen", ()) if name.startswith(inside)]
+    frozen = [name.rstrip(".") for name in results.config.get("frozen", ()) if name.startswith(inside)]
     if frozen and training == "trained":
         training += ", but for " + ", ".join(f"`{name.removeprefix(inside)}`" for name in frozen)
     return {"name": shown, "encoder": encoder, "training": training}

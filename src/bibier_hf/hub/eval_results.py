@@ -9,13 +9,12 @@ verified: that takes a token of the Hub's own evaluation jobs.
 """
 
 from pathlib import Path
-from typing import Any
 
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import RESULTS_FILE
+from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import write_text
 from .cards import protocol_text
 from .facts import facts
@@ -23,11 +22,11 @@ from .facts import facts
 EVAL_RESULTS_FOLDER = ".eval_results"
 
 
-def render_eval_results(results: dict[str, Any], model_id: str | None = None) -> dict[str, str]:
+def render_eval_results(results: RunResults, model_id: str | None = None) -> dict[str, str]:
     """`{".eval_results/<corpus>.yaml": content}` of the corpora that are on the Hub.
 
     Args:
-        results: content of `results.json`.
+        results: of the run.
         model_id: Hub id, if the model has one: its `results.json` is then named as the source.
     """
     source = (
@@ -36,16 +35,16 @@ def render_eval_results(results: dict[str, Any], model_id: str | None = None) ->
         else {}
     )
     rendered = {}
-    for corpus, metrics in results["metrics"]["test"].items():
+    for corpus, metrics in results.metrics["test"].items():
         if corpus not in facts()["corpora"]:
             continue
-        protocol = results["protocol"][corpus]
+        protocol = results.protocol[corpus]
         others = ", ".join(f"{name.upper()} {100 * metrics[name]:.2f}" for name in METRICS[1:])
         entry = EvalResultEntry(
             dataset_id=facts()["corpora"][corpus],
             task_id=protocol["name"] + (f"_fold_{protocol['fold']}" if "fold" in protocol else ""),
             value=round(100 * metrics[METRICS[0]], 2),
-            date=results.get("date"),
+            date=results.date,
             notes=f"{METRICS[0].upper()} in percent, {protocol_text(protocol)}, test, {metrics['samples']} samples; {others}",
             **source,
         )
@@ -54,7 +53,7 @@ def render_eval_results(results: dict[str, Any], model_id: str | None = None) ->
     return rendered
 
 
-def write_eval_results(results: dict[str, Any], folder: str | Path) -> None:
+def write_eval_results(results: RunResults, folder: str | Path) -> None:
     """Write the files of [`render_eval_results`] into the folder of a model."""
     for name, content in render_eval_results(results).items():
         write_text(Path(folder) / name, content)

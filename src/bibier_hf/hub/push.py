@@ -8,7 +8,6 @@ Of a model only what belongs there is sent: no checkpoints, no predictions, and 
 this machine.
 """
 
-import json
 import os
 import shlex
 from collections.abc import Generator, Mapping, Sequence
@@ -22,7 +21,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError,
 from ..data.prepare import INFO_FILE
 from ..data.tables import CorpusError
 from ..errors import PushError
-from ..evaluation.report import RESULTS_FILE
+from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import LOCK_FILE
 from .cards import CARD_FILE, PLACEHOLDER_ID, read_results, render_model_card
 from .dataset_cards import corpus_facts, label_facts, render_dataset_card, render_labels_card
@@ -207,7 +206,7 @@ def _model_texts(folder: Path, names: Mapping[str, object], repo_id: str) -> dic
         return {CARD_FILE: card.replace(PLACEHOLDER_ID, repo_id)}
     results = read_results(folder)
     pictures = [name for name in names if name.endswith(".png")]
-    as_trained = json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+    as_trained = RunResults.load(folder / RESULTS_FILE)
     rendered = [str(render_model_card(known, pictures=pictures)) for known in (results, as_trained)]
     if card is None or card in rendered:
         card = str(render_model_card(results, repo_id, pictures))

@@ -1,16 +1,14 @@
 """The output folder of a run: who may write into it, and how its final content comes to be there all at once."""
 
-import json
 import shutil
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from transformers.utils import logging
 
 from ..errors import ArgumentError
-from ..evaluation.report import RESULTS_FILE
+from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import filled_folder
 from ..hub.cards import CARD_FILE
 from ..hub.eval_results import EVAL_RESULTS_FOLDER
@@ -38,7 +36,7 @@ _WRITTEN_BY_RUNS = (
 )
 
 
-def claim_output(run: RunArguments, main_process: bool = True) -> dict[str, Any] | None:
+def claim_output(run: RunArguments, main_process: bool = True) -> RunResults | None:
     """Make sure that the output folder holds nothing that would be lost.
 
     Args:
@@ -62,7 +60,7 @@ def claim_output(run: RunArguments, main_process: bool = True) -> dict[str, Any]
             logger.warning(
                 f"{folder} holds a finished run; there is nothing to resume. Give --overwrite true to run it again."
             )
-            return json.loads((folder / RESULTS_FILE).read_text(encoding="utf-8"))
+            return RunResults.load(folder / RESULTS_FILE)
         if run.resume_from_checkpoint is True and last_progress(folder) is None:
             raise ArgumentError(
                 f"resume_from_checkpoint: {folder} holds no whole checkpoint. Leave it out to start anew."

@@ -12,8 +12,9 @@ from datasets import DatasetDict, concatenate_datasets
 from ..data.features import DATA_COLUMNS, content_hash
 from ..data.mixture import load_corpora, protocol_facts
 from ..data.schema import SPLITS
-from ..evaluation.report import RESULTS_FILE, Predictions, environment, split_metrics, write_split_report
-from ..files import write_json, write_text, writes
+from ..evaluation.report import Predictions, environment, write_split_report
+from ..evaluation.results import RESULTS_FILE, RunResults
+from ..files import write_text, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..hub.eval_results import write_eval_results
 from ..hub.push import open_repository, push_model
@@ -39,7 +40,7 @@ def _what_is_left(run: RunArguments, command: str | None = None) -> str:
 
 
 @writes(lambda run, command=None: run.output_dir, left=_what_is_left)
-def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any]:
+def run_training(run: RunArguments, command: str | None = None) -> RunResults:
     """Train, select on dev, score test once, and write everything into `run.output_dir`.
 
     The folder then holds the model with its processor and code
@@ -53,7 +54,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
         command: the command line that led here, for the card.
 
     Returns:
-        the content of `results.json`, in every process.
+        what `results.json` holds, in every process.
 
     Raises:
         ArgumentError: an output folder that is taken.
@@ -126,44 +127,38 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
     adapters.finish()
     trainer.model.config.temperature = temperature
 
-    results = {
-        "model": model_facts,
-        "protocol": {
+    results = RunResults(
+        model=model_facts,
+        protocol={
             name: protocol_facts(corpus, rows)
             for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)
         },
-        "selection": selection,
-        "stages": stages,
-        "logit_adjustment": adjustment,
-        "calibration": calibration
+        selection=selection,
+        stages=stages,
+        logit_adjustment=adjustment,
+        calibration=calibration
         | {
             "uncalibrated": {
                 split: answers.calibration_by_corpus(calibrated=False) for split, answers in predictions.items()
             }
         },
-        "date": datetime.now(UTC).date().isoformat(),
-        "seed": args.seed,
-        "command": command,
-        "config": run.public_dump(),
-        **environment(args.world_size),
-        "data_hash": content_hash(
+        date=datetime.now(UTC).date().isoformat(),
+        seed=args.seed,
+        command=command,
+        config=run.public_dump(),
+        data_hash=content_hash(
             concatenate_datasets([splits[name][split] for name in splits for split in SPLITS]), DATA_COLUMNS
         ),
-        "data": {name: _data_facts(rows) for name, rows in recorded.items()},
-        "augmentation": {name: corpus.facts for name, corpus in augmented.items() if corpus.facts},
-        "soft_labels": label_facts,
-        "seconds": clock.total,
-        "seconds_by_stage": clock.laps,
-        "resumed": bool(run.resume_from_checkpoint),
-        "metrics": {},
-        "metrics_by_language": {},
-        "metrics_mean": {},
-    }
+        data={name: _data_facts(rows) for name, rows in recorded.items()},
+        augmentation={name: corpus.facts for name, corpus in augmented.items() if corpus.facts},
+        soft_labels=label_facts,
+        seconds=clock.total,
+        seconds_by_stage=clock.laps,
+        resumed=bool(run.resume_from_checkpoint),
+        **environment(args.world_size),
+    )
     for split, answers in predictions.items():
-        numbers = split_metrics(answers)
-        results["metrics"][split] = numbers["metrics"]
-        results["metrics_by_language"][split] = numbers["languages"]
-        results["metrics_mean"][split] = numbers["mean"]
+        results.add_split(split, answers)
     if trainer.is_world_process_zero():
         with complete_output(run.output_dir) as folder:
             trainer.model.save_pretrained(folder)
@@ -173,7 +168,7 @@ def run_training(run: RunArguments, command: str | None = None) -> dict[str, Any
             write_text(folder / RUN_FILE, run.to_yaml())
             write_model_card(results, folder / CARD_FILE)
             write_eval_results(results, folder)
-            write_json(folder / RESULTS_FILE, results)
+            results.write(folder / RESULTS_FILE)
     trainer.accelerator.wait_for_everyone()
     if run.push_to_hub and run.hub_model_id is not None and trainer.is_world_process_zero():
         push_model(run.output_dir, run.hub_model_id, private=run.hub_private_repo)

@@ -34,7 +34,7 @@ from ..data.feature_store import FeatureStore, StoredRows
 from ..data.features import InputDataset, StoredInputs, input_specs
 from ..data.protocols import connected_groups, stratified_group_split
 from ..errors import ArgumentError
-from ..evaluation.report import Predictions, split_metrics
+from ..evaluation.report import Predictions
 from ..files import write_json
 from ..model.backbones_bibier import weights_hash
 from ..model.configuration_bibier import MODALITIES
@@ -183,7 +183,7 @@ def train_stage(
     for split, rows in given.items():
         if split != "train":
             predictions = Predictions.from_logits(rows.metadata, trainer.predict_logits(rows))
-            facts["metrics"][split] = split_metrics(predictions)["metrics"]
+            facts["metrics"][split] = predictions.metrics_by_corpus()
     if trainer.is_world_process_zero():
         trainer.model.save_pretrained(folder)
         write_json(folder / STAGE_FILE, facts)

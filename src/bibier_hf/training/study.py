@@ -19,7 +19,8 @@ from pydantic import Field
 from ..data.protocols import NUM_FOLDS
 from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import RESULTS_FILE, Predictions
+from ..evaluation.report import Predictions
+from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import write_json
 from .arguments import RunArguments, parse_run_arguments
 from .output import last_progress
@@ -148,7 +149,7 @@ def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable
         if not keep_models:
             for path in (*run.folder.glob("model*.safetensors*"), *run.folder.glob("*_adapter/*.safetensors")):
                 path.unlink()
-        say(f"  dev {_percent(results['metrics_mean']['dev'])}, test {_percent(results['metrics_mean']['test'])}")
+        say(f"  dev {_percent(results.metrics_mean['dev'])}, test {_percent(results.metrics_mean['test'])}")
 
 
 def _percent(metrics: dict[str, float]) -> str:
@@ -157,7 +158,7 @@ def _percent(metrics: dict[str, float]) -> str:
 
 def _refuse_other_arguments(run: StudyRun) -> None:
     """A finished folder must be this run's: what it was trained with stands in its results."""
-    trained = json.loads((run.folder / RESULTS_FILE).read_text(encoding="utf-8"))["config"]
+    trained = RunResults.load(run.folder / RESULTS_FILE).config
     wanted = json.loads(json.dumps(run.arguments.public_dump()))
     passing = ("overwrite", "resume_from_checkpoint")
     changed = sorted(
