@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ import pytest
 
 from bibier_hf import EMOTIONS, extras
 from bibier_hf.extras import MissingPackageError
+from bibier_hf.palette import EMOTION_COLORS
 from bibier_hf.timeline import TIMELINE_FORMATS, save_timeline
-from bibier_hf.timeline.picture import EMOTION_COLOURS, clock, drawn_spans
+from bibier_hf.timeline.formats import clock, smooth_curves
 
 matplotlib_image = pytest.importorskip("matplotlib.image")
 
@@ -95,7 +97,7 @@ def test_srt_of_segments_that_begin_together(tmp_path: Path):
     assert [cue[:3] for cue in read_srt(save_timeline({"chunks": chunks}, tmp_path / "talk.srt"))] == [(1, 1, 3)]
 
 
-def test_picture_shows_the_colours_of_the_best_labels(tmp_path: Path):
+def test_picture_is_solid_where_a_label_is_the_best(tmp_path: Path):
     result = {
         "chunks": [
             {**chunk, "timestamp": span}
@@ -107,13 +109,13 @@ def test_picture_shows_the_colours_of_the_best_labels(tmp_path: Path):
         "emotions": [{"label": "unsure", "score": 0.91}, *emotions("anger", 0.91)],
     }
     image = matplotlib_image.imread(save_timeline(result, tmp_path / "talk.png"))[:, :, :3]
-    upper = image[: 2 * len(image) // 5, : int(0.85 * image.shape[1])]
     area = {}
-    for label, colour in EMOTION_COLOURS.items():
-        wanted = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
-        area[label] = int((np.abs(upper - wanted).max(-1) < 0.01).sum())
-    assert area["happy"] > 1.3 * area["sad"] > 10_000  # 3 s of 70 % beside 3 s of 40 %
-    assert not any(area[label] for label in EMOTIONS if label not in ("happy", "sad"))
+    for label, color in EMOTION_COLORS.items():
+        wanted = [int(color[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        area[label] = int((np.abs(image - wanted).max(-1) < 0.01).sum())
+    assert area["happy"] > 1.3 * area["sad"] > 3_000  # 70 % for more than 3 s, 40 % for less
+    others = [area[label] for label in EMOTIONS if label not in ("happy", "sad")]
+    assert max(others) < 100  # edges of gray letters
 
 
 def test_every_form_of_nothing_and_of_the_best_label_alone(tmp_path: Path):
@@ -146,7 +148,60 @@ def test_a_picture_without_matplotlib_names_the_extra(tmp_path: Path, monkeypatc
     assert list(tmp_path.iterdir()) == []
 
 
-def test_spans_without_overlap_and_times():
-    assert drawn_spans([(0, 4), (2, 6), (4, 8), (9, 10)]) == [(0, 3), (3, 5), (5, 8), (9, 10)]
+def chunk(start: float, end: float, **scores: float) -> dict:
+    best_first = sorted(scores.items(), key=lambda item: -item[1])
+    return {"timestamp": (start, end), "emotions": [{"label": label, "score": score} for label, score in best_first]}
+
+
+def test_curves_are_the_smoothed_scores():
+    chunks = [chunk(3 * i, 3 * i + 3, **dict(zip(("happy", "sad"), (p, 1 - p), strict=True))) for i, p in PATTERN]
+    curves = smooth_curves(chunks, points=601)
+    assert (curves.times[0], curves.times[-1]) == (0, 30)
+    assert sum(curves.values.values()) == pytest.approx(np.ones(601))
+    for index, share in PATTERN:  # in the middle of a chunk its own score counts for most
+        middle = curves.values["happy"][60 * index + 30]
+        assert middle == pytest.approx(share, abs=0.1)
+    assert np.abs(np.diff(curves.values["happy"])).max() < 0.03  # no steps
+    assert list(curves.values) == ["happy", "sad"]
+
+
+PATTERN = list(enumerate([0.9, 0.9, 0.1, 0.1, 0.1, 0.9, 0.9, 0.9, 0.1, 0.1]))
+
+
+def test_a_long_recording_is_no_barcode():
+    """Half an hour that changes every three seconds: what is the strongest changes much less often."""
+    generator = np.random.default_rng(0)
+    chunks = [
+        chunk(3 * i, 3 * i + 3, **dict(zip(EMOTIONS, generator.dirichlet([1] * 7), strict=True))) for i in range(600)
+    ]
+    best = [entry["emotions"][0]["label"] for entry in chunks]
+    curves = smooth_curves(chunks)
+    assert sum(one != other for one, other in pairwise(best)) > 400
+    assert 0 < (curves.strongest[1:] != curves.strongest[:-1]).sum() < 100
+    assert curves.highest == max(curve.max() for curve in curves.values.values())
+
+
+def test_curves_of_overlaps_gaps_doubts_and_nothing():
+    curves = smooth_curves([chunk(0, 4, happy=1.0), chunk(2, 6, sad=1.0), chunk(10, 12, sad=1.0)], points=121)
+    assert curves.values["happy"][30] == pytest.approx(0.5, abs=1e-3)  # the middle of the overlap
+    assert curves.values["sad"][80] == 0  # nothing is said at 8 s
+    assert curves.where_strongest("happy")[50] == 0 < curves.where_strongest("sad")[50]
+    doubt = smooth_curves([chunk(0, 4, unsure=0.4, sad=0.4, calm=0.3), chunk(4, 8, calm=0.8, sad=0.2)], points=81)
+    assert list(doubt.values) == ["sad", "calm"]
+    assert not doubt.where_strongest("sad").any()
+    assert not doubt.where_strongest("calm")[:35].any()
+    assert doubt.where_strongest("calm")[45:].all()
+    assert smooth_curves([]).values == {}
+
+
+def test_a_model_with_other_labels_has_columns_for_them(tmp_path: Path):
+    path = save_timeline({"chunks": [chunk(0, 4, calm=0.8, sad=0.2)]}, tmp_path / "talk.csv")
+    with path.open(encoding="utf-8", newline="") as file:
+        row = next(csv.DictReader(file))
+    assert list(row)[5:] == [*EMOTIONS, "calm"]
+    assert (row["calm"], row["sad"], row["happy"]) == ("0.8", "0.2", "")
+
+
+def test_times():
     assert [clock(second) for second in (0, 65, 3725)] == ["0:00", "1:05", "1:02:05"]
-    assert set(EMOTION_COLOURS) == set(EMOTIONS)
+    assert [clock(second) for second in (59.96, 60.04, 72.5, 3600)] == ["1:00", "1:00", "1:12.5", "1:00:00"]

@@ -67,7 +67,7 @@ def test_refusals(pipe: AudioTextEmotionPipeline, clip):
         LiveEmotion(pipe, chunk_length_s=1, chunk_length=4)
     live = LiveEmotion(pipe, chunk_length_s=1)
     live.push(clip(0.1), 16_000)
-    with pytest.raises(AudioError, match="began at 16000 Hz, and here are samples at 8000 Hz"):
+    with pytest.raises(AudioError, match="began at 16000 Hz, but these samples are at 8000 Hz"):
         live.push(clip(0.1), 8_000)
     with pytest.raises(AudioError, match="NaN or infinite"):
         live.push(np.full(10, np.nan), 16_000)

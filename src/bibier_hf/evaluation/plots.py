@@ -4,14 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-from matplotlib.figure import (
-    Figure,
-)  # not pyplot: a picture is drawn into a file, whatever display or back end there is
+
+# Not pyplot: a picture is drawn into a file, whatever the display or back end.
+from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from ..model.labels_bibier import EMOTIONS
+from ..palette import ACCENT, FAINT, INK, SERIES_COLORS
 from .calibration import ReliabilityBins
 
 Spread = tuple[float, float, float]
@@ -23,8 +24,8 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
 
     Args:
         matrix: (7, 7) counts, rows = true classes, in label order.
-        path: picture to write; the suffix decides the format.
-        title: line over the picture.
+        path: picture to write; the suffix selects the format.
+        title: line above the picture.
     """
     matrix = np.asarray(matrix)
     if matrix.shape != (len(EMOTIONS), len(EMOTIONS)):
@@ -52,46 +53,46 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
             ha="center",
             va="center",
             fontsize=9,
-            color="white" if shares[row, column] > 0.5 else "black",
+            color="white" if shares[row, column] > 0.5 else INK,
         )
     figure.colorbar(image, label="share of the true class", format=PercentFormatter(1.0))
     figure.savefig(path, dpi=150)
 
 
 def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, title: str = "") -> None:
-    """Draw a reliability diagram: accuracy over confidence, under it how many answers have that confidence; a panel a
-    series.
+    """Draw a reliability diagram: accuracy over confidence, and below it how many answers have that confidence. Each
+    series gets a panel.
 
-    A light red part stands on bars of over-confident answers and reaches up to their confidence; a dark one ends bars
-    of under-confident ones and reaches down to it.
+    The shaded part of a bar is the gap between accuracy and confidence: above the bar where answers are
+    overconfident, inside it where they are underconfident.
 
     Args:
         series: name (may be empty) -> bins, e.g. before and after calibration.
-        path: picture to write; the suffix decides the format.
-        title: line over the picture.
+        path: picture to write; the suffix selects the format.
+        title: line above the picture.
     """
     figure = Figure(figsize=(4.6 * len(series) + 0.6, 5.4), layout="constrained")
     panels = figure.subplots(2, len(series), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1))
     for (name, bins), (axes, histogram) in zip(series.items(), panels.T, strict=True):
         number = len(bins.counts)
         centres, width, filled = (np.arange(number) + 0.5) / number, 1 / number, bins.counts > 0
-        axes.bar(centres[filled], bins.accuracy[filled], width, color="C0", edgecolor="white", label="accuracy")
+        axes.bar(centres[filled], bins.accuracy[filled], width, color=ACCENT, edgecolor="white", label="accuracy")
         gap = (bins.confidence - bins.accuracy)[filled]
         axes.bar(
             centres[filled],
             gap,
             width,
             bottom=bins.accuracy[filled],
-            color="C3",
-            alpha=0.35,
-            edgecolor="C3",
+            color=SERIES_COLORS[1],
+            alpha=0.4,
+            edgecolor=SERIES_COLORS[1],
             label="gap to the confidence",
         )
         axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="calibrated")
         axes.set_title(f"{name}: ECE {bins.ece:.1%}".removeprefix(": "), fontsize=10)
         axes.set_xlim(0, 1)
         axes.set_ylim(0, 1)
-        histogram.bar(centres, bins.counts, width, color="0.6", edgecolor="white")
+        histogram.bar(centres, bins.counts, width, color=FAINT, edgecolor="white")
         histogram.set_xlabel("confidence (largest probability)")
         histogram.xaxis.set_major_formatter(PercentFormatter(1.0))
         for panel in (axes, histogram):
@@ -114,20 +115,22 @@ def plot_noise(
     """Draw UAR over the signal-to-noise ratio.
 
     Args:
-        curves: what the model reads -> SNR in dB -> UAR; a value at infinity is that of clean audio.
-        levels: what no noise changes -> UAR, as horizontal lines.
-        path: picture to write; the suffix decides the format.
-        title: line over the picture.
-        noise: its name, for the axis.
+        curves: inputs of the model -> SNR in dB -> UAR; the value at infinity is that of clean audio.
+        levels: inputs that noise does not change -> UAR, drawn as horizontal lines.
+        path: picture to write; the suffix selects the format.
+        title: line above the picture.
+        noise: name of the noise, for the axis.
     """
     figure = Figure(figsize=(6.5, 4.5), layout="constrained")
     axes = figure.subplots()
     ratios = sorted({ratio for curve in curves.values() for ratio in curve}, reverse=True)
-    for name, curve in curves.items():
+    for number, (name, curve) in enumerate(curves.items()):
         places = [place for place, ratio in enumerate(ratios) if ratio in curve]
-        axes.plot(places, [curve[ratios[place]] for place in places], marker="o", label=name)
+        axes.plot(
+            places, [curve[ratios[place]] for place in places], marker="o", color=_series_color(number), label=name
+        )
     for number, (name, value) in enumerate(levels.items(), start=len(curves)):
-        axes.axhline(value, color=f"C{number}", linestyle=":", label=name)
+        axes.axhline(value, color=_series_color(number), linestyle=":", label=name)
     axes.axhline(1 / len(EMOTIONS), color="black", linestyle="--", linewidth=1, label="chance")
     axes.set_xticks(range(len(ratios)), ["clean" if np.isinf(ratio) else f"{ratio:g} dB" for ratio in ratios])
     axes.set_xlabel(f"signal-to-noise ratio ({noise} noise)")
@@ -146,17 +149,17 @@ def plot_leakage(
     path: str | Path,
     title: str = "",
 ) -> None:
-    """Draw what tells the label of test rows without the emotion being heard, and how many test rows are touched, a
-    colour a protocol.
+    """Draw how well the label of test rows can be guessed without hearing the emotion, and how many test rows are
+    affected. Each protocol has its color.
 
     Args:
         series: protocol -> (source of the label -> its UAR, what is shared with train -> share of the test rows), each
             value as (mean, lowest, highest) over folds, None where it was not audited.
         chance_uar: UAR of answers that do not depend on the label.
-        path: picture to write; the suffix decides the format.
-        title: line over the picture.
+        path: picture to write; the suffix selects the format.
+        title: line above the picture.
     """
-    panels = ("UAR of the emotion when nothing else is known", "share of test rows that have it in common with train")
+    panels = ("UAR of the emotion when only this is known", "share of test rows that share it with train")
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     for side, (axes, label) in enumerate(zip(figure.subplots(1, 2), panels, strict=True)):
         names = list(next(iter(series.values()))[side])
@@ -164,7 +167,7 @@ def plot_leakage(
         for place, sides in enumerate(series.values()):
             for row, name in enumerate(names):
                 position = row + (place - (len(series) - 1) / 2) * height
-                color = f"C{place}"
+                color = _series_color(place)
                 interval = sides[side][name]
                 if interval is None:
                     axes.text(0.01, position, "not audited", va="center", fontsize=8, color=color)
@@ -183,8 +186,14 @@ def plot_leakage(
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
         axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
-    handles: list[Patch | Line2D] = [Patch(color=f"C{place}", label=protocol) for place, protocol in enumerate(series)]
+    handles: list[Patch | Line2D] = [
+        Patch(color=_series_color(place), label=protocol) for place, protocol in enumerate(series)
+    ]
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label=f"chance ({chance_uar:.1%})"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=150)
+
+
+def _series_color(number: int) -> str:
+    return SERIES_COLORS[number % len(SERIES_COLORS)]

@@ -1,7 +1,7 @@
-"""What to do with the timeline of a recording: write it in the formats of other tools, draw it, make one of a live
-signal.
+"""What to do with the timeline of a recording: write it in the formats of other tools, draw it, or build one from a
+live signal.
 
-A timeline is what the pipeline gives with `return_timestamps=True`:
+A timeline is what the pipeline returns with `return_timestamps=True`:
 `{"emotions": [...], "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`.
 """
 

@@ -1,4 +1,4 @@
-"""Emotion of a signal that is still coming."""
+"""Emotion of a live signal."""
 
 from typing import Any
 
@@ -11,16 +11,16 @@ from ..model.timeline_bibier import TimelineSession, mean_emotions
 
 
 class LiveEmotion:
-    """Chunks of a microphone, a call or any stream, each as soon as it is complete.
+    """Chunks of a microphone, a call or any other stream, each as soon as it is complete.
 
-    Whatever the sizes of the pieces, the chunks are those that the pipeline gives for the whole recording (without
-    `merge`).
+    However the signal is split into pieces, the chunks are the ones that the pipeline returns for the whole recording
+    (without `merge`).
 
     Args:
         pipe: the pipeline.
-        channel: use this channel (from 0) in place of the mean of all.
-        options: its arguments for chunks: `chunk_length_s`, `hop_length_s`, `segmentation`, `segments`; also
-            `batch_size`, and `asr`, whose words come in blocks of up to 30 s, so that chunks wait for them.
+        channel: use this channel (from 0) instead of the mean of all.
+        options: the pipeline's arguments for chunks: `chunk_length_s`, `hop_length_s`, `segmentation`, `segments`;
+            also `batch_size`, and `asr`, which transcribes blocks of up to 30 s, so chunks wait for their words.
 
     Example:
         >>> live = LiveEmotion(pipe, chunk_length_s=4, hop_length_s=2)  # doctest: +SKIP
@@ -38,10 +38,10 @@ class LiveEmotion:
         self._chunks: list[dict] = []
 
     def push(self, samples: Any, sampling_rate: int) -> list[dict]:
-        """Takes the next piece, an array as for the pipeline; gives the chunks that it completes.
+        """Push the next piece, an array as for the pipeline; returns the chunks that it completes.
 
         Raises:
-            AudioError: samples that cannot be used, or another rate than before.
+            AudioError: samples that cannot be used, or a different rate than before.
             RuntimeError: after `close`.
         """
         self._refuse_if_closed()
@@ -49,27 +49,28 @@ class LiveEmotion:
             self._resampler = StreamResampler(sampling_rate)
         elif sampling_rate != self._resampler.rate:
             raise AudioError(
-                f"The stream began at {self._resampler.rate} Hz, and here are samples at {sampling_rate} Hz. "
-                "Close it and begin another one, or bring them to one rate first."
+                f"The stream began at {self._resampler.rate} Hz, but these samples are at {sampling_rate} Hz. "
+                "Resample them first, or close this LiveEmotion and make another."
             )
         if np.size(samples) == 0:
             return []
-        return self._keep(
-            self._session.push(self._resampler.push(self._mixer.mix(as_frames(samples, "<live>"))), flush=True)
-        )
+
+        mono = self._mixer.mix(as_frames(samples, "<live>"))
+        return self._keep(self._session.push(self._resampler.push(mono), flush=True))
 
     def close(self) -> list[dict]:
-        """The signal is over: gives the chunks that were still open, the last one as short as it is."""
+        """End the signal; returns the remaining chunks. The last one may be shorter."""
         self._refuse_if_closed()
         self._closed = True
         if self._resampler is None:
             return []
+
         chunks = self._session.push(self._resampler.close(), flush=True)
         return self._keep(chunks + self._session.close())
 
     @property
     def timeline(self) -> dict[str, Any]:
-        """Everything so far, in the form that the pipeline gives."""
+        """Everything so far, in the form that the pipeline returns."""
         return {"emotions": mean_emotions(self._chunks), "chunks": list(self._chunks)}
 
     def _keep(self, chunks: list[dict]) -> list[dict]:
@@ -78,4 +79,4 @@ class LiveEmotion:
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
-            raise RuntimeError("This stream is closed. Make another LiveEmotion for another signal.")
+            raise RuntimeError("This stream is closed. Make a new LiveEmotion for the next signal.")
