@@ -12,14 +12,13 @@ from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.ls_llm_answers import (
     LS_ORDER,
     AnswerError,
-    blend_with_gold,
-    finish_distribution,
     parse_distribution,
     parse_leniently,
     parse_original,
     softmax,
 )
 from bibier_hf.llm.reading import UnfinishedAnswerError
+from bibier_hf.soft_labels import DistributionError, blend_with_gold, finish_distribution
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden" / "label_smoothing.json").read_text())
 GOOD = "0.10000, 0.50000, 0.05000, 0.15000, 0.12000, 0.05000, 0.03000"
@@ -166,7 +165,7 @@ def test_the_gold_weight_is_a_floor():
 
 def test_numbers_that_are_no_distribution():
     for values in ([0] * 7, [-1] * 7, [np.nan] * 7, [1, 1]):
-        with pytest.raises(AnswerError):
+        with pytest.raises(DistributionError):
             finish_distribution(values)
 
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bibier_hf.data.collator import FeatureCollator, RawCollator
-from bibier_hf.data.features import input_specs, precomputed_inputs, raw_inputs
+from bibier_hf.data.features import InputExtractor, input_specs, raw_inputs
 from bibier_hf.evaluation.prediction import complete_rows, conditions_of, predict_conditions, predict_logits
 
 
@@ -26,7 +26,7 @@ def splits(make_row, make_splits, voice):
 def test_conditions_are_what_the_model_is_given(splits, model, processor, stored, tmp_path):
     rows = complete_rows({"planted": splits}, "test", ["audio", "text"])
     assert rows.tolist() == [0, 2, 4, 5, 6]
-    inputs = precomputed_inputs(splits, model, processor, cache_dir=tmp_path) if stored else raw_inputs(splits)
+    inputs = InputExtractor(model, processor, cache_dir=tmp_path).inputs(splits) if stored else raw_inputs(splits)
     collator = FeatureCollator(input_specs(model, processor)) if stored else RawCollator(processor)
     assert conditions_of(model) == ["both", "audio", "text"]
     found = predict_conditions(model, inputs["test"].select(rows), collator, 2, conditions_of(model))

@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModel, ByT5Tokenizer, Wav2Vec2FeatureEx
 from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.feature_store import FeatureStore, StoredRows, row_key
-from bibier_hf.data.features import InputDataset, InputSpec, StoredInputs
+from bibier_hf.data.features import InputDataset, InputSpec
 from bibier_hf.training.arguments import run_arguments
+from bibier_hf.training.rows import SoftTargets, TrainingRows
 from bibier_hf.training.trainer import BiBiERTrainer
 
 from ..conftest import both, features_of, merged
@@ -64,9 +65,7 @@ def feature_rows(tmp_path):
                 "duration_s": [0.0 if values is None else len(values) for values in values_of["audio_features"]],
             }
         )
-        return InputDataset(
-            metadata, StoredInputs({name: stored(name, seed, values) for name, values in values_of.items()})
-        )
+        return InputDataset(metadata, {name: stored(name, seed, values) for name, values in values_of.items()})
 
     def stored(name: str, seed: int, values: list[torch.Tensor | None]) -> StoredRows:
         store = FeatureStore(tmp_path / "features", name, {"seed": seed, "rows": len(values)}, WIDTH, torch.float32)
@@ -97,8 +96,8 @@ def make_trainer(feature_model, feature_rows, tmp_path):
         return BiBiERTrainer(
             model=model if model is not None else feature_model(),
             args=run.training_arguments(),
-            data_collator=FeatureCollator(SPECS, soft_labels),
-            train_dataset=train,
+            data_collator=FeatureCollator(SPECS),
+            train_dataset=TrainingRows([train], SoftTargets() if soft_labels else None),
             eval_dataset=dev,
             optimizer=run.optimizer,
             scheduler=run.scheduler,

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,14 +14,15 @@ from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.sds import StackedDataSampling
 from bibier_hf.data.clips import Clip
 from bibier_hf.data.corpora import load_corpus
-from bibier_hf.data.features import precomputed_inputs, raw_inputs
+from bibier_hf.data.features import InputExtractor, raw_inputs
 from bibier_hf.data.mixture import AugmentationArguments
 from bibier_hf.data.prepare import write_corpus
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.schema import FEATURES
 from bibier_hf.errors import ArgumentError
 from bibier_hf.model.audio_bibier import decode_audio
-from bibier_hf.training.augmentation import AugmentedCorpus, EpochInputs, join_inputs
+from bibier_hf.training.augmentation import AugmentedCorpus
+from bibier_hf.training.rows import StoredDraws, TrainingRows
 from bibier_hf.training.run import run_training
 from bibier_hf.training.sections import checked_section
 
@@ -85,10 +85,11 @@ def test_one_draw_stacks_train_and_leaves_dev_and_test_alone(splits):
 
 @pytest.mark.parametrize("mode", ["replace", "append"])
 def test_stored_draws_are_what_each_draw_gives_by_itself(splits, synthetic, model, processor, tmp_path, mode):
-    make = partial(precomputed_inputs, model=model, processor=processor, cache_dir=tmp_path / "features")
+    make = InputExtractor(model, processor, cache_dir=tmp_path / "features").inputs
     corpus = augment(splits, sds={**SDS, "draws": 3, "mode": mode}, synthetic={"path": str(synthetic), "ratio": 0.4})
-    train = corpus.inputs(make)["train"]
-    assert isinstance(train, EpochInputs)
+    source, _, _ = corpus.inputs(make)
+    assert isinstance(source, StoredDraws)
+    train = TrainingRows([source])
     assert len(train) == 28 + 14 + (14 if mode == "append" else 0)
     seen = []
     for epoch in range(4):
@@ -109,7 +110,7 @@ def test_stored_draws_are_what_each_draw_gives_by_itself(splits, synthetic, mode
 @pytest.mark.parametrize("mode", ["replace", "append"])
 def test_fresh_draws_do_not_depend_on_workers(splits, synthetic, mode):
     corpus = augment(splits, sds={**SDS, "draws": "every_epoch", "mode": mode}, synthetic={"path": str(synthetic)})
-    train = corpus.inputs(raw_inputs)["train"]
+    train = TrainingRows(corpus.inputs(raw_inputs)[:1])
     sds = StackedDataSampling(share=0.5, target_s=0.6, mode=mode)
     epochs = {}
     for workers in (0, 2):
@@ -133,16 +134,16 @@ def test_fresh_draws_do_not_depend_on_workers(splits, synthetic, mode):
 
 
 def test_sources_are_joined_in_order(splits):
-    fresh = augment(splits, sds={**SDS, "draws": "every_epoch"}).inputs(raw_inputs)
-    still = augment(splits).inputs(raw_inputs)
-    joined = join_inputs([still["train"], fresh["train"], still["dev"]])
+    fresh, _, _ = augment(splits, sds={**SDS, "draws": "every_epoch"}).inputs(raw_inputs)
+    train, dev, _ = augment(splits).inputs(raw_inputs)
+    joined = TrainingRows([train, fresh, dev])
     assert len(joined) == 28 + 28 + 7
     indices = [60, 3, 30, 3, 55, 27, 28]
     texts = [row["text"] for row in joined.__getitems__(indices)]
     parts = [
-        *still["train"].inputs["text"],
-        *(row["text"] for row in fresh["train"].__getitems__(range(28))),
-        *still["dev"].inputs["text"],
+        *train.rows["text"],
+        *(row["text"] for row in fresh.fetch(range(28), epoch=0)),
+        *dev.rows["text"],
     ]
     assert texts == [parts[index] for index in indices]
     assert joined[60]["label"] == joined.labels[60]

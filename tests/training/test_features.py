@@ -16,7 +16,6 @@ from bibier_hf.data.features import (
     InputSpec,
     content_hash,
     input_specs,
-    precomputed_inputs,
     raw_inputs,
     row_keys,
     tokenizer_hash,
@@ -24,6 +23,7 @@ from bibier_hf.data.features import (
 from bibier_hf.data.prepare import encode_flac
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.model.audio_bibier import decode_audio
+from bibier_hf.training.rows import SoftTargets
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,10 @@ def frozen_model(model):
     return model
 
 
+def precompute(splits, model, processor, **options):
+    return InputExtractor(model, processor, **options).inputs(splits)
+
+
 def folders(tmp_path):
     """The stores that there are."""
     return sorted(path.name for path in (tmp_path / "cache" / "features").glob("*"))
@@ -58,7 +62,7 @@ def test_stored_inputs_give_the_logits_of_raw_ones(splits, model, processor, fro
     assert [spec.name for spec in specs.values()] == (
         ["audio_features", "text_features"] if frozen else ["input_features", "input_ids"]
     )
-    stored, raw = precomputed_inputs(splits, model, processor, batch_size=5), raw_inputs(splits)
+    stored, raw = precompute(splits, model, processor, batch_size=5), raw_inputs(splits)
     collate_stored, collate_raw = FeatureCollator(specs), RawCollator(processor)
     for split in splits:
         rows = list(range(len(stored[split])))
@@ -72,7 +76,7 @@ def test_stored_inputs_give_the_logits_of_raw_ones(splits, model, processor, fro
 
 
 def test_features_are_those_of_each_utterance_alone(splits, frozen_model, processor):
-    stored = precomputed_inputs(splits, frozen_model, processor, batch_size=5)["train"]
+    stored = precompute(splits, frozen_model, processor, batch_size=5)["train"]
     for row, stored_row in zip(splits["train"], stored, strict=True):
         with torch.no_grad():
             alone, _ = frozen_model.encode_audio(*processor(audio=[row["audio"]]).values())
@@ -86,16 +90,16 @@ def test_features_are_those_of_each_utterance_alone(splits, frozen_model, proces
 
 def test_a_model_of_one_modality_has_inputs_of_one(splits, tiny_options, processor, tmp_path):
     model = BiBiERForEmotionClassification.from_backbones(modalities=["audio"], **tiny_options)
-    assert list(precomputed_inputs(splits, model, processor)["dev"][0]) == ["input_features", "label", "soft_label"]
+    assert list(precompute(splits, model, processor)["dev"][0]) == ["input_features", "label", "soft_label"]
     assert len(folders(tmp_path)) == 1
 
 
 def test_rows_are_found_whatever_the_splits(splits, frozen_model, processor, tmp_path, monkeypatch):
-    before = precomputed_inputs(splits, frozen_model, processor)
+    before = precompute(splits, frozen_model, processor)
     monkeypatch.setattr(InputExtractor, "_compute", lambda *args: pytest.fail("computed anew"))
     shuffled = concatenate_datasets(list(splits.values())).shuffle(seed=1)
     other = {"train": shuffled.select(range(20)), "test": shuffled.select(range(20, len(shuffled)))}
-    after = precomputed_inputs(other, frozen_model, processor)
+    after = precompute(other, frozen_model, processor)
     wanted = after["test"].metadata["id"][3]
     for rows in before.values():
         for index, name in enumerate(rows.metadata["id"]):
@@ -128,7 +132,7 @@ def test_whatever_the_values_depend_on_is_a_miss(splits, frozen_model, processor
     def new_folders(**options):
         """The modalities of the stores that appear."""
         before = folders(tmp_path) if (tmp_path / "cache" / "features").exists() else []
-        precomputed_inputs(splits, frozen_model, processor, **options)
+        precompute(splits, frozen_model, processor, **options)
         return [name.partition("_")[0] for name in folders(tmp_path) if name not in before]
 
     assert new_folders() == ["audio", "text"]
@@ -165,12 +169,12 @@ def test_whatever_the_values_depend_on_is_a_miss(splits, frozen_model, processor
 
 
 def test_a_saved_checkpoint_finds_the_features_of_its_run(splits, frozen_model, processor, tmp_path):
-    precomputed_inputs(splits, frozen_model, processor)
+    precompute(splits, frozen_model, processor)
     before = folders(tmp_path)
     frozen_model.save_pretrained(tmp_path / "saved")
     processor.save_pretrained(tmp_path / "saved")
     saved = [kind.from_pretrained(tmp_path / "saved") for kind in (BiBiERForEmotionClassification, BiBiERProcessor)]
-    precomputed_inputs(splits, *saved)
+    precompute(splits, *saved)
     assert folders(tmp_path) == before
 
 
@@ -228,19 +232,19 @@ def test_float16_refuses_what_does_not_fit(splits, frozen_model, processor):
             if name.endswith("final_layer_norm.weight"):
                 parameter.fill_(1e6)
     with pytest.raises(ValueError, match=r"do not fit into float16\. Take float32 or bfloat16"):
-        precomputed_inputs(splits, frozen_model, processor, dtype="float16")
+        precompute(splits, frozen_model, processor, dtype="float16")
 
 
 def test_broken_weights_are_refused(splits, frozen_model, processor):
     with torch.no_grad():
         next(frozen_model.bibier.text.backbone.parameters()).fill_(float("nan"))
     with pytest.raises(ValueError, match="text_features: the backbone gave NaN"):
-        precomputed_inputs(splits, frozen_model, processor)
+        precompute(splits, frozen_model, processor)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_workers_give_the_same_batches(splits, model, processor, workers):
-    dataset = precomputed_inputs(splits, model, processor)["train"]
+    dataset = precompute(splits, model, processor)["train"]
     collator = FeatureCollator(input_specs(model, processor))
     batches = list(DataLoader(dataset, batch_size=4, collate_fn=collator, num_workers=workers))
     for start, batch in zip(range(0, len(dataset), 4), batches, strict=True):
@@ -275,13 +279,14 @@ def test_collating_pads_and_masks_by_hand():
 def test_soft_labels_fall_back_to_the_hard_one():
     soft = [0.5, 0.5, 0, 0, 0, 0, 0]
     rows = [{"label": 1, "soft_label": soft}, {"label": 2, "soft_label": None}]
-    assert collate_labels(rows, soft=True).tolist() == [soft, [0, 0, 1, 0, 0, 0, 0]]
-    assert collate_labels(rows, soft=False).tolist() == [1, 2]
+    targets = [{"target": SoftTargets().target(row, "a", epoch=0)} for row in rows]
+    assert collate_labels(targets).tolist() == [soft, [0, 0, 1, 0, 0, 0, 0]]
+    assert collate_labels(rows).tolist() == [1, 2]
 
 
 def test_rows_of_similar_cost_are_known_by_their_steps(splits, frozen_model, processor):
-    stored = precomputed_inputs(splits, frozen_model, processor)["train"]
-    expected = [sum(len(rows[index]) for rows in stored.inputs.columns.values()) for index in range(len(stored))]
+    stored = precompute(splits, frozen_model, processor)["train"]
+    expected = [sum(len(rows[index]) for rows in stored.columns.values()) for index in range(len(stored))]
     assert stored.lengths.tolist() == expected
     assert raw_inputs(splits)["train"].lengths.tolist() == pytest.approx(
         [duration or 0.0 for duration in splits["train"]["duration_s"]]

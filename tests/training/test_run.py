@@ -14,7 +14,7 @@ from transformers import pipeline
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
 from bibier_hf.commands.evaluate import _calibrate, evaluate_checkpoint, parse_evaluate_arguments
-from bibier_hf.data.mixture import CorpusArguments, load_corpora
+from bibier_hf.data.mixture import AugmentationArguments, CorpusArguments, load_corpora
 from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.calibration import fit_temperature
 from bibier_hf.evaluation.metrics import classification_metrics
@@ -22,6 +22,7 @@ from bibier_hf.evaluation.report import Predictions
 from bibier_hf.evaluation.results import RunResults
 from bibier_hf.files import WriteError
 from bibier_hf.training.arguments import run_arguments
+from bibier_hf.training.augmentation import AugmentedCorpus
 from bibier_hf.training.fit import build_model, calibration_facts, make_extractor, make_inputs, make_trainer
 from bibier_hf.training.output import complete_output
 from bibier_hf.training.run import run_training
@@ -466,8 +467,9 @@ def test_a_run_hands_the_trainer_what_it_was_asked_for(small_run):
     )
     model, processor = build_model(run, 42)
     corpora = load_corpora(run.corpora)
-    data = make_inputs(corpora, model, processor, run.feature_cache)
-    trainer = make_trainer(run, model, processor, data["train"], data["dev"])
+    augmented = [AugmentedCorpus(rows, AugmentationArguments()) for rows in corpora.values()]
+    data = make_inputs(augmented, model, processor, run.feature_cache)
+    trainer = make_trainer(run, model, processor, data.train, data.dev)
     assert trainer.backbone_learning_rate == 3e-5
     assert trainer.early_stopping.early_stopping_patience == 4
     assert (trainer.scheduler_name, trainer.optimizer_cls_and_kwargs[0]) == ("onecycle", torch.optim.SGD)
@@ -481,7 +483,7 @@ def test_a_run_hands_the_trainer_what_it_was_asked_for(small_run):
 
 def test_batches_are_grouped_by_length_if_asked_for(small_run, feature_model, feature_rows):
     rows = feature_rows()
-    trainer = make_trainer(small_run(group_by_length=True), feature_model(), None, rows, feature_rows(14, 1))
+    trainer = make_trainer(small_run(group_by_length=True), feature_model(), None, [rows], feature_rows(14, 1))
     np.testing.assert_array_equal(trainer.train_lengths, rows.lengths)
 
 
@@ -489,7 +491,7 @@ def test_batches_are_grouped_by_length_if_asked_for(small_run, feature_model, fe
 def test_class_weights_follow_the_draws(small_run, feature_model, feature_rows, balanced):
     """Corpus `a` is twice as large as `b`: with balanced draws a sample of `b` counts twice."""
     model, rows = feature_model(), feature_rows(22)
-    trainer = make_trainer(small_run(corpus_balanced_sampling=balanced), model, None, rows, feature_rows(14, 1))
+    trainer = make_trainer(small_run(corpus_balanced_sampling=balanced), model, None, [rows], feature_rows(14, 1))
     corpora = np.array(rows.metadata["corpus"])
     sizes = {name: (corpora == name).sum() for name in ("a", "b")}
     draws = np.array([len(rows) / 2 / sizes[name] if balanced else 1.0 for name in corpora])

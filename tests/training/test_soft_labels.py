@@ -12,27 +12,35 @@ from torch.utils.data import DataLoader
 from bibier_hf import EMOTIONS
 from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.corpora import load_corpus
-from bibier_hf.data.features import InputDataset
-from bibier_hf.data.label_tables import mean_label_table, read_label_table
+from bibier_hf.data.label_tables import (
+    attach_label_tables,
+    attach_soft_labels,
+    mean_label_table,
+    read_label_table,
+)
 from bibier_hf.data.tables import CorpusError
 from bibier_hf.errors import ArgumentError
 from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.fit import make_trainer
+from bibier_hf.training.rows import SoftTargets, StoredDraws, TrainingRows
 from bibier_hf.training.run import run_training
-from bibier_hf.training.soft_labels import (
-    GoldLabels,
-    SmoothedLabels,
-    attach_label_tables,
-    attach_soft_labels,
-    draw_smoothing,
-)
 
 from .conftest import SPECS
 
 
-def targets(data, epoch=0):
-    data.set_epoch(epoch)
-    return FeatureCollator(SPECS, soft_labels=True)(data.__getitems__(range(len(data))))["labels"]
+def targets(data, epoch=0, **options):
+    """Labels of a batch of all rows in an epoch, under the given options of `SoftTargets`."""
+    rows = smoothed(data, **options)
+    rows.set_epoch(epoch)
+    return labels_of(rows)
+
+
+def smoothed(data, **options):
+    return TrainingRows([data], SoftTargets(**options))
+
+
+def labels_of(rows):
+    return FeatureCollator(SPECS)(rows.__getitems__(range(len(rows))))["labels"]
 
 
 def test_loss_and_gradient_equal_a_hand_computation(feature_model, feature_rows):
@@ -40,7 +48,7 @@ def test_loss_and_gradient_equal_a_hand_computation(feature_model, feature_rows)
     head."""
     weights = [0.5, 2.0, 1.0, 1.5, 0.25, 1.0, 0.75]
     model = feature_model(class_weights=weights, unimodal_loss_weight=0.0)
-    batch = FeatureCollator(SPECS, soft_labels=True)(SmoothedLabels(feature_rows(6)).__getitems__([0, 1, 2, 3]))
+    batch = FeatureCollator(SPECS)(smoothed(feature_rows(6)).__getitems__([0, 1, 2, 3]))
     output = model(**batch)
     output.logits.retain_grad()
     output.loss.backward()
@@ -62,7 +70,7 @@ def test_argmax_mode_is_exactly_a_hard_label(feature_model, feature_rows):
     expected = [
         label if value is None else int(np.argmax(value)) for label, value in zip(data.labels, soft, strict=True)
     ]
-    found = targets(SmoothedLabels(data, mode="argmax"))
+    found = targets(data, mode="argmax")
     assert torch.equal(found, torch.nn.functional.one_hot(torch.tensor(expected), 7).float())
     batch = FeatureCollator(SPECS)(data.__getitems__(range(len(data))))
     model = feature_model()
@@ -71,18 +79,19 @@ def test_argmax_mode_is_exactly_a_hard_label(feature_model, feature_rows):
 
 def test_a_row_without_a_soft_label_keeps_its_gold_label(feature_rows):
     data = feature_rows()
-    found = targets(SmoothedLabels(data))
+    found = targets(data)
     for label, soft, target in zip(data.labels, data.metadata["soft_label"], found, strict=True):
         expected = np.eye(7)[label] if soft is None else soft
         np.testing.assert_allclose(target, expected, atol=1e-6)
-    gold = targets(GoldLabels(data))
+    gold = targets(data, probability=0.0)
     assert torch.equal(gold.argmax(1), torch.tensor(data.labels))
     assert torch.equal(gold.max(1).values, torch.ones(len(data)))
+    assert torch.equal(labels_of(data), torch.tensor(data.labels))
 
 
 def test_the_gold_label_is_mixed_in(feature_rows):
     data = feature_rows()
-    plain, mixed = targets(SmoothedLabels(data)), targets(SmoothedLabels(data, gold_weight=0.5))
+    plain, mixed = targets(data), targets(data, gold_weight=0.5)
     np.testing.assert_allclose(mixed, 0.5 * plain.numpy() + 0.5 * np.eye(7)[data.labels], atol=1e-6)
 
 
@@ -92,18 +101,18 @@ def test_the_dev_loss_knows_gold_labels_alone(feature_model, feature_rows, tmp_p
     dev = feature_rows(14, 1)
     assert any(soft is not None for soft in dev.metadata["soft_label"])
     model = feature_model(unimodal_loss_weight=0.0)
-    trainer = make_trainer(run, model, None, feature_rows(24, 0), dev)
+    trainer = make_trainer(run, model, None, [feature_rows(24, 0)], dev)
     found = trainer.evaluate()["eval_loss"]
     batch = FeatureCollator(SPECS)(dev.__getitems__(range(14)))
     with torch.no_grad():
         logits = model.eval()(**batch).logits
     gold = torch.nn.functional.cross_entropy(logits, torch.tensor(dev.labels)).item()
-    soft = torch.nn.functional.cross_entropy(logits, targets(SmoothedLabels(dev))).item()
+    soft = torch.nn.functional.cross_entropy(logits, targets(dev)).item()
     assert found == pytest.approx(gold, rel=1e-5)
     assert found != pytest.approx(soft, rel=1e-2)
     assert trainer.train_corpora == list(feature_rows(24, 0).metadata["corpus"])  # two, drawn from alike
     # while training does read them
-    assert trainer.train_dataset.__getitems__([1])[0]["soft_label"] == pytest.approx(
+    assert trainer.train_dataset.__getitems__([1])[0]["target"] == pytest.approx(
         feature_rows(24, 0).metadata["soft_label"][1]
     )
 
@@ -138,50 +147,45 @@ def test_options_of_soft_labels_reach_the_training_set(
 ):
     content = {"corpora": [{"name": "a"}], "output_dir": str(tmp_path), "use_cpu": True, "soft_labels": True}
     trainer = make_trainer(
-        run_arguments(content | options), feature_model(), None, feature_rows(), feature_rows(14, 1)
+        run_arguments(content | options), feature_model(), None, [feature_rows()], feature_rows(14, 1)
     )
-    assert getattr(trainer.train_dataset, attribute) == value
-    assert trainer.eval_dataset.probability == 0
+    assert getattr(trainer.train_dataset.soft_targets, attribute) == value
+    assert "target" not in trainer.eval_dataset[0]
 
 
 def test_draws_follow_from_seed_epoch_and_id_alone(feature_rows):
     data = feature_rows(70)
-    smoothed = SmoothedLabels(data, probability=0.5, seed=1)
-    epochs = [targets(smoothed, epoch) for epoch in (0, 1, 0)]
+    epochs = [targets(data, epoch, probability=0.5, seed=1) for epoch in (0, 1, 0)]
     assert torch.equal(epochs[0], epochs[2])
     assert not torch.equal(epochs[0], epochs[1])
-    assert not torch.equal(epochs[0], targets(SmoothedLabels(data, probability=0.5, seed=2)))
+    assert not torch.equal(epochs[0], targets(data, probability=0.5, seed=2))
     # The order of the rows does not matter.
     order = np.random.default_rng(0).permutation(len(data))
-    shuffled = InputDataset(data.metadata.select(order), data.inputs.select(order))
-    assert torch.equal(targets(SmoothedLabels(shuffled, probability=0.5, seed=1)), epochs[0][order])
-    shares = [np.mean([draw_smoothing(7, epoch, f"row{row}", 0.3) for row in range(2000)]) for epoch in range(3)]
+    assert torch.equal(targets(data.select(order), probability=0.5, seed=1), epochs[0][order])
+    rarely = SoftTargets(probability=0.3, seed=7)
+    shares = [np.mean([rarely.draws_soft(f"row{row}", epoch) for row in range(2000)]) for epoch in range(3)]
     assert all(abs(share - 0.3) < 0.05 for share in shares)
-    assert not any(draw_smoothing(7, 0, str(row), 0.0) for row in range(100))
-    assert all(draw_smoothing(7, 0, str(row), 1.0) for row in range(100))
+    assert not any(SoftTargets(probability=0.0).draws_soft(str(row), 0) for row in range(100))
+    assert all(SoftTargets(probability=1.0).draws_soft(str(row), 0) for row in range(100))
 
 
 def test_workers_that_live_on_see_the_next_epoch(feature_rows):
-    smoothed = SmoothedLabels(feature_rows(30), probability=0.5)
-    expected = [targets(smoothed, epoch) for epoch in range(2)]
-    loader = DataLoader(
-        smoothed, batch_size=10, num_workers=1, persistent_workers=True, collate_fn=FeatureCollator(SPECS, True)
-    )
+    data = feature_rows(30)
+    expected = [targets(data, epoch, probability=0.5) for epoch in range(2)]
+    rows = smoothed(data, probability=0.5)
+    loader = DataLoader(rows, batch_size=10, num_workers=1, persistent_workers=True, collate_fn=FeatureCollator(SPECS))
     for epoch in range(2):
-        smoothed.set_epoch(epoch)
+        rows.set_epoch(epoch)
         assert torch.equal(torch.cat([batch["labels"] for batch in loader]), expected[epoch])
 
 
 def test_rows_that_change_with_the_epoch_do_so_under_their_targets(feature_rows):
-    class Changing:
-        metadata = feature_rows(4).metadata
-
-        def set_epoch(self, epoch):
-            self.epoch = epoch
-
-    rows = Changing()
-    SmoothedLabels(rows).set_epoch(3)
-    assert rows.epoch == 3
+    pool = feature_rows(8)
+    rows = TrainingRows([StoredDraws(pool, [[0, 1, 2, 3], [4, 5, 6, 7]])], SoftTargets())
+    for epoch in range(3):
+        rows.set_epoch(epoch)
+        own = range(4 * (epoch % 2), 4 * (epoch % 2) + 4)
+        assert torch.equal(labels_of(rows), targets(pool)[list(own)])
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from bibier_hf import BiBiERForEmotionClassification
 from bibier_hf.augmentation.sds import StackedDataSampling
 from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.feature_store import StoredRows
-from bibier_hf.data.features import InputDataset, StoredInputs, input_specs
+from bibier_hf.data.features import InputDataset, input_specs
 from bibier_hf.errors import ArgumentError
 from bibier_hf.training import stages
 from bibier_hf.training.arguments import STAGES, run_arguments, stage_run
@@ -202,7 +202,7 @@ def stage(tmp_path):
 def logits_of(stage, model, train, dev, folds) -> np.ndarray:
     """Out-of-fold logits of the training rows that have audio."""
     head = unimodal_model(model, "audio", seed=0)
-    rows, own = with_modality(train, "audio_features"), folds[train.inputs.columns["audio_features"].present]
+    rows, own = with_modality(train, "audio_features"), folds[train.columns["audio_features"].present]
     logits = out_of_fold_logits(stage, head, None, rows, with_modality(dev, "audio_features"), own)
     return torch.stack(list(logits)).numpy()
 
@@ -211,7 +211,7 @@ def relabelled(data: InputDataset, rows: np.ndarray) -> InputDataset:
     """The same rows, some of them with another label."""
     labels = np.where(rows, (data.labels + 1) % 7, data.labels)
     columns = data.metadata.to_dict() | {"label": labels.tolist()}
-    return InputDataset(Dataset.from_dict(columns), data.inputs)
+    return InputDataset(Dataset.from_dict(columns), data.columns)
 
 
 def test_logits_come_from_models_that_did_not_see_the_fold(stage, feature_model, feature_rows):
@@ -219,7 +219,7 @@ def test_logits_come_from_models_that_did_not_see_the_fold(stage, feature_model,
     folds = np.arange(24) % 3
     before = logits_of(stage(), model, train, dev, folds)
     after = logits_of(stage(), model, relabelled(train, folds == 1), dev, folds)
-    own = folds[train.inputs.columns["audio_features"].present]
+    own = folds[train.columns["audio_features"].present]
     np.testing.assert_array_equal(before[own == 1], after[own == 1])  # its own labels change nothing
     for other in (0, 2):
         assert not np.allclose(before[own == other], after[own == other])
@@ -230,7 +230,7 @@ def test_out_of_fold_logits_are_those_of_each_fold_model(stage, feature_model, f
     folds, arguments = np.arange(24) % 2, stage()
     logits = logits_of(arguments, model, train, dev, folds)
     rows = with_modality(train, "audio_features")
-    own = folds[train.inputs.columns["audio_features"].present]
+    own = folds[train.columns["audio_features"].present]
     head = unimodal_model(model, "audio", seed=0)
     for index in range(len(rows)):
         weights = load_file(Path(f"{arguments.output_dir}-fold-{own[index]}") / "model.safetensors")
@@ -377,7 +377,7 @@ def test_in_sample_logits_are_those_of_the_final_encoder(staged_run, monkeypatch
     columns = []
     make_trainer = stages.make_trainer
     monkeypatch.setattr(
-        stages, "make_trainer", lambda *args: columns.append(list(args[3].inputs.columns)) or make_trainer(*args)
+        stages, "make_trainer", lambda *args: columns.append(list(args[3][0].columns)) or make_trainer(*args)
     )
     results = run_training(staged_run(stages={"logits": "in_sample"}, model={"add_unimodal_logits": True}))
     assert columns == [["audio_features"], ["text_features"]]  # no folds
@@ -394,7 +394,7 @@ def test_a_fusion_without_unimodal_logits_needs_no_folds(staged_run):
 
 def test_logits_reach_the_model_with_the_rows(feature_model, feature_rows):
     model, rows = feature_model(), feature_rows(10, 0)
-    present = {modality: rows.inputs.columns[f"{modality}_features"].present for modality in ("audio", "text")}
+    present = {modality: rows.columns[f"{modality}_features"].present for modality in ("audio", "text")}
     given = [
         row
         | {f"{modality}_logits": torch.full((7 * int(there[index]),), index) for modality, there in present.items()}
@@ -480,7 +480,7 @@ def test_a_stage_of_other_arguments_is_not_taken_over(stage, feature_model, feat
 def test_a_modality_that_nobody_has_is_named(stage, feature_model, feature_rows):
     rows = feature_rows(14, 0)
     empty = StoredRows([], np.full((14, 2), -1), torch.zeros(0, 6))
-    nobody = with_modality(InputDataset(rows.metadata, StoredInputs({"audio_features": empty})), "audio_features")
+    nobody = with_modality(InputDataset(rows.metadata, {"audio_features": empty}), "audio_features")
     with pytest.raises(ArgumentError, match="lacks samples"):
         train_stage(stage(), unimodal_model(feature_model(), "audio", seed=0), None, nobody, rows)
 

@@ -34,7 +34,8 @@ from ..llm import Answer, LLMBackend, Sampling
 from ..llm.base import Message
 from ..llm.reading import UnfinishedAnswerError
 from ..model.labels_bibier import EMOTIONS
-from .ls_llm_answers import DISTRIBUTION_FORM, PARSERS, AnswerError, finish_distribution, softmax
+from ..soft_labels import DistributionError, finish_distribution
+from .ls_llm_answers import DISTRIBUTION_FORM, PARSERS, AnswerError, softmax
 from .ls_llm_prompts import PromptTemplate, load_prompt
 from .ls_llm_store import AnswerStore, open_store, request_key
 
@@ -224,7 +225,7 @@ class LLMLabelSmoothing:
             try:
                 index = None if gold is None else EMOTIONS.index(gold)
                 return SoftLabel("ok", finish_distribution(values, index, self.gold_weight), raw, None, attempts)
-            except AnswerError as error:
+            except DistributionError as error:
                 reason = str(error)
         return SoftLabel("failed", None, raw, reason, attempts)
 

@@ -2,7 +2,6 @@
 
     parse_distribution("0.1, 0.5, ...")   strictly: seven numbers, or the reason why not
     parse_original(...)                   as tolerantly as the published code
-    finish_distribution(values)           five decimals that add up to exactly one
 
 Numbers come in the published order `LS_ORDER`; everything that leaves this module is in the order of `EMOTIONS`.
 """
@@ -11,7 +10,6 @@ import re
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from ..labels import LABEL_ALIASES
 from ..llm import Structure
@@ -20,9 +18,6 @@ from ..model.labels_bibier import EMOTIONS
 
 LS_ORDER = ("neutral", "happy", "sad", "anger", "surprise", "disgust", "fear")
 """The order in which a model writes the seven numbers, and in which the published tables have their columns."""
-
-UNITS = 100_000
-"""A published probability is a whole number of these parts of one: five decimals."""
 
 SUM_TOLERANCE = 0.1
 """How far from one the numbers of an answer may add up: rounding, not another quantity."""
@@ -171,56 +166,6 @@ def parse_leniently(answer: str) -> np.ndarray:
 
 
 PARSERS = {"strict": parse_distribution, "original": parse_leniently}
-
-
-def finish_distribution(values: ArrayLike, gold: int | None = None, gold_weight: float | None = None) -> np.ndarray:
-    """A distribution (7,) of five decimals that add up to exactly one.
-
-    Negative numbers count as zero; then normalised, mixed with the gold label, rounded; what rounding leaves goes to
-    the largest. Unlike the published code there is no jitter against equal numbers, which made zeros negative.
-
-    Args:
-        values: (7,) in the order of `EMOTIONS`.
-        gold: index of the gold label.
-        gold_weight: as for [`blend_with_gold`].
-
-    Raises:
-        AnswerError: numbers that are not finite, or none above zero.
-    """
-    clipped = np.clip(np.asarray(values, dtype=np.float64), 0, None)
-    if clipped.shape != (len(EMOTIONS),) or not np.isfinite(clipped).all() or clipped.max() <= 0:
-        raise AnswerError("there are no seven finite numbers of which one is above zero")
-    if not np.isfinite(clipped.sum()):
-        clipped = clipped / clipped.max()
-    probabilities = blend_with_gold(clipped / clipped.sum(), gold, gold_weight)
-    units = np.rint(probabilities * UNITS).astype(int)
-    largest = probabilities.argmax()
-    units[largest] += UNITS - units.sum()
-    while (other := units.argmax()) != largest:  # the remainder was negative, or rounding has made them equal
-        units[[largest, other]] += 1, -1
-    while gold is not None and gold_weight is not None and (np.delete(units, gold) >= units[gold]).any():
-        # Rounding has made equal what was only just larger.
-        other = int(np.where(np.arange(len(units)) == gold, -1, units).argmax())
-        units[[gold, other]] += 1, -1
-    return units / UNITS
-
-
-def blend_with_gold(probabilities: np.ndarray, gold: int | None, gold_weight: float | None) -> np.ndarray:
-    """`(1 - w) probabilities + w one_hot(gold)`, with the gold label highest.
-
-    Args:
-        probabilities: (7,), sum one.
-        gold: index of the gold label.
-        gold_weight: smallest w, in [0, 1]; it grows where the gold label would not be highest. None: no blending.
-    """
-    if gold_weight is None:
-        return probabilities
-    if gold is None or not 0 <= gold_weight <= 1:
-        raise ValueError(f"gold_weight={gold_weight} with the gold label {gold}: give a weight in [0, 1] and a label.")
-    # How far another emotion is above it. (1 - w) p_gold + w = (1 - w) p_other at the w where both are equally high.
-    lead = np.delete(probabilities, gold).max() - probabilities[gold]
-    weight = min(1.0, max(gold_weight, (lead + 2 / UNITS) / (1 + lead))) if lead > -0.5 else gold_weight
-    return (1 - weight) * probabilities + weight * np.eye(len(probabilities))[gold]
 
 
 def softmax(log_probabilities: Sequence[float]) -> np.ndarray:

@@ -19,7 +19,7 @@ from scipy.special import softmax
 from transformers.utils import CONFIG_NAME
 
 from ..data.collator import RawCollator
-from ..data.features import InputDataset, content_hash, raw_inputs
+from ..data.features import InputDataset, content_hash
 from ..data.mixture import CorpusArguments, FeatureCacheArguments, load_corpora, protocol_facts
 from ..errors import ArgumentError
 from ..evaluation.calibration import CALIBRATION_METRICS, fit_temperature
@@ -41,7 +41,7 @@ from ..hub.cards import CARD_FILE, write_model_card
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE
-from ..training.fit import make_collator, make_extractor
+from ..training.fit import inputs_of_split, make_collator
 from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
 from .checkpoint import load_checkpoint
 from .common import guarded, to_json
@@ -183,7 +183,7 @@ def _evaluate(
             "add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out."
         )
     _refuse_to_overwrite(Path(arguments.output_dir), arguments.split, protocol)
-    dataset = _inputs_of_split(arguments, splits, model, processor)
+    dataset = inputs_of_split(splits, arguments.split, model, processor, arguments.feature_cache)
     collator = make_collator(model, processor, arguments.feature_cache)
     folder, split = Path(arguments.output_dir), arguments.split
     logits = predict_logits(model, dataset, collator, arguments.batch_size)
@@ -265,18 +265,6 @@ def _rewrite_run(checkpoint: str, results: RunResults) -> None:
     results.write(folder / RESULTS_FILE)
     if (folder / CARD_FILE).is_file():
         write_model_card(results, folder / CARD_FILE)
-
-
-def _inputs_of_split(
-    arguments: EvaluateArguments,
-    splits: dict[str, DatasetDict],
-    model: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
-) -> InputDataset:
-    """What the model reads of the split that is scored, over all corpora; nothing is computed for the others."""
-    split, cache = arguments.split, arguments.feature_cache
-    read = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
-    return InputDataset.concatenate([read({split: rows[split]})[split] for rows in splits.values()])
 
 
 def robustness(

@@ -91,13 +91,12 @@ def compare_answers(
     time."""
     from ..data.mixture import CorpusArguments, FeatureCacheArguments, load_corpora
     from ..evaluation.prediction import predict_logits
-    from ..training.augmentation import fixed_rows
-    from ..training.fit import make_collator, make_inputs
+    from ..training.fit import inputs_of_split, make_collator
 
     exported = OnnxModel(folder, backbones=model)
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")
     corpora = load_corpora([CorpusArguments(name=corpus, data_dir=data_dir)])
-    dataset = fixed_rows(make_inputs(corpora, model, processor, cache)[split])
+    dataset = inputs_of_split(corpora, split, model, processor, cache)
     collator = make_collator(model, processor, cache)
     exact, logits = (
         predict_logits(which, dataset, collator, batch_size=1)  # ty: ignore[invalid-argument-type] - called alike

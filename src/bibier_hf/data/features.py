@@ -97,111 +97,74 @@ def input_specs(
     return specs
 
 
-class StoredInputs:
-    """Columns of stored rows, read when they are asked for.
-
-    Args:
-        columns: name -> N rows.
-    """
-
-    def __init__(self, columns: Mapping[str, StoredRows]):
-        self.columns = dict(columns)
-
-    def __len__(self) -> int:
-        return len(next(iter(self.columns.values())))
-
-    def __getitem__(self, indices: Sequence[int]) -> dict[str, list[torch.Tensor]]:
-        return {name: [rows[index] for index in indices] for name, rows in self.columns.items()}
-
-    def select(self, indices: Sequence[int] | np.ndarray) -> "StoredInputs":
-        """Some of the rows."""
-        return StoredInputs({name: rows.select(indices) for name, rows in self.columns.items()})
-
-
 class InputDataset(TorchDataset):
-    """Rows for the collator: what the model reads, with labels, in the order of `metadata`.
+    """Rows for the collator: what the model reads, and the labels.
 
     Args:
-        metadata: N rows with `id`, `corpus`, `language`, `label`, `soft_label`, `duration_s`, ... (no audio).
-        inputs: N rows of numbers a modality ([`InputExtractor`]), or of raw `audio` and `text`.
+        rows: N rows in the common schema.
+        columns: precomputed inputs, name -> N stored rows ([`InputExtractor`]). Without them each row carries its
+            `audio` and `text`, for [`~bibier_hf.data.collator.RawCollator`].
     """
 
-    def __init__(self, metadata: Dataset, inputs: StoredInputs | Dataset):
-        if len(metadata) != len(inputs):
-            raise ValueError(f"{len(metadata)} rows of metadata, but {len(inputs)} of inputs.")
-        self.metadata = metadata
-        self.inputs = inputs
-        self.labels = np.asarray(metadata["label"], dtype=np.int64)
-        self._soft_labels = metadata.select_columns(["soft_label"])
+    def __init__(self, rows: Dataset, columns: Mapping[str, StoredRows] | None = None):
+        self.rows = rows
+        self.columns = dict(columns or {})
+        for name, values in self.columns.items():
+            if len(values) != len(rows):
+                raise ValueError(f"{len(rows)} rows, but {len(values)} of {name}.")
+
+        self.metadata = rows.remove_columns([name for name in ("audio", "text") if name in rows.column_names])
+        self.labels = np.asarray(rows["label"], dtype=np.int64)
+        raw = () if self.columns else ("audio", "text")
+        self._read = rows.select_columns([*raw, "label", "soft_label"])
 
     def __len__(self) -> int:
-        return len(self.metadata)
+        return len(self.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        columns = self.inputs[list(indices)]
-        soft_labels = self._soft_labels[list(indices)]["soft_label"]
+        batch = self._read[list(indices)]
+
         return [
-            {name: values[row] for name, values in columns.items()}
-            | {"label": self.labels[index], "soft_label": soft_labels[row]}
-            for row, index in enumerate(indices)
+            {name: column[index] for name, column in self.columns.items()}
+            | {name: values[place] for name, values in batch.items()}
+            for place, index in enumerate(indices)
         ]
+
+    def fetch(self, indices: Sequence[int], epoch: int) -> list[dict[str, Any]]:
+        """Return some rows, which are the same in every epoch ([`~bibier_hf.training.rows.RowSource`])."""
+        return self.__getitems__(indices)
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) by which rows can be sorted into batches of similar cost: stored steps of all modalities, else
-        seconds."""
-        if isinstance(self.inputs, StoredInputs):
-            return np.sum([rows.lengths for rows in self.inputs.columns.values()], axis=0)
+        """(N,) cost of each row, for batches of similar cost: stored steps of all modalities, else seconds."""
+        if self.columns:
+            return np.sum([column.lengths for column in self.columns.values()], axis=0)
         return np.array([duration or 0.0 for duration in self.metadata["duration_s"]])
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "InputDataset":
-        """Some of the rows."""
-        return InputDataset(self.metadata.select(indices), self.inputs.select(indices))
+        """Return some of the rows."""
+        columns = {name: column.select(indices) for name, column in self.columns.items()}
+        return InputDataset(self.rows.select(indices), columns)
 
     def with_columns(self, columns: Mapping[str, StoredRows]) -> "InputDataset":
-        """The same rows with further stored columns."""
-        return InputDataset(self.metadata, StoredInputs(self.columns | dict(columns)))
-
-    @property
-    def columns(self) -> dict[str, StoredRows]:
-        """The stored columns by name.
-
-        Raises:
-            TypeError: rows of raw audio and text.
-        """
-        if not isinstance(self.inputs, StoredInputs):
-            raise TypeError("Rows of raw audio and text have no stored columns.")
-        return self.inputs.columns
+        """Return the same rows with additional stored columns."""
+        return InputDataset(self.rows, self.columns | dict(columns))
 
     @classmethod
     def concatenate(cls, parts: Sequence["InputDataset"]) -> "InputDataset":
-        """The rows of several data sets, of one kind, one after the other."""
-        metadata = concatenate_datasets([part.metadata for part in parts])
-        raw = [part.inputs for part in parts if isinstance(part.inputs, Dataset)]
-        if raw:
-            return cls(metadata, concatenate_datasets(raw))
+        """Join several data sets with the same columns."""
+        rows = concatenate_datasets([part.rows for part in parts])
         columns = {name: StoredRows.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-        return cls(metadata, StoredInputs(columns))
+        return cls(rows, columns)
 
 
 def raw_inputs(splits: DatasetDict | Mapping[str, Dataset]) -> dict[str, InputDataset]:
-    """Splits of a corpus whose audio and text are processed batch by batch, by
+    """Return splits whose audio and text are processed batch by batch, by
     [`~bibier_hf.data.collator.RawCollator`]."""
-    return {
-        str(split): InputDataset(_metadata(rows), rows.select_columns(["audio", "text"]))
-        for split, rows in splits.items()
-    }
-
-
-def precomputed_inputs(
-    splits: DatasetDict, model: BiBiERForEmotionClassification, processor: BiBiERProcessor, **options: Any
-) -> dict[str, InputDataset]:
-    """Splits of one corpus with everything computed that no training step changes; arguments and errors:
-    [`InputExtractor`]."""
-    return InputExtractor(model, processor, **options).inputs(splits)
+    return {str(split): InputDataset(rows) for split, rows in splits.items()}
 
 
 class InputExtractor:
@@ -266,10 +229,12 @@ class InputExtractor:
         keys = row_keys(pooled)
         self.extract(pooled, keys)
         columns = {spec.name: self.stores[modality].rows(keys[modality]) for modality, spec in self.specs.items()}
+
         datasets, start = {}, 0
         for split, rows in splits.items():
             indices = range(start, start := start + len(rows))
-            datasets[split] = InputDataset(_metadata(rows), StoredInputs(columns).select(indices))
+            datasets[split] = InputDataset(rows, {name: column.select(indices) for name, column in columns.items()})
+
         return datasets
 
     def extract(
@@ -424,7 +389,3 @@ def _undecoded_rows(dataset: Dataset, columns: Sequence[str]) -> Iterator[dict[s
     # Plain Arrow values: nothing is decoded, whatever the format of the data set.
     for batch in dataset.select_columns(list(columns)).with_format("arrow").iter(64):
         yield from batch.to_pylist()
-
-
-def _metadata(rows: Dataset) -> Dataset:
-    return rows.remove_columns(["audio", "text"])

@@ -22,13 +22,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import DatasetDict
+from transformers.utils import logging
 
-from ..augmentation.ls_llm_answers import AnswerError, finish_distribution
 from ..labels import normalize_label
 from ..model.labels_bibier import EMOTIONS
+from ..soft_labels import DistributionError, finish_distribution
 from .corpora.meld import meld_id
 from .corpora.resd import resd_id
 from .tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, raise_faults, read_number, read_table
+
+logger = logging.get_logger(__name__)
 
 MAX_ROWS = 5_000_000
 """More rows than any corpus of emotions has: a small Parquet file can claim billions."""
@@ -79,7 +83,7 @@ class LabelTable:
         for index in np.flatnonzero(self.labelled):
             try:
                 found[self.ids[index]] = finish_distribution(self.probabilities[index])
-            except AnswerError as error:
+            except DistributionError as error:
                 faults.append(f"{self.ids[index]}: {error}")
         raise_faults(faults, f"{self.name} has rows that are no distribution")
         return found
@@ -157,6 +161,78 @@ def mean_label_table(tables: Sequence[LabelTable]) -> LabelTable:
     predictions = np.array([_highest(row, -1) for row in probabilities.tolist()])
     name, digest = ", ".join(table.name for table in tables), ", ".join(table.sha256 for table in tables)
     return LabelTable(name, digest, tuple(gold), np.array(list(gold.values())), probabilities, predictions)
+
+
+def attach_soft_labels(splits: DatasetDict, table: LabelTable) -> tuple[DatasetDict, dict[str, Any]]:
+    """Write the labels of a table into the column `soft_label` of the training rows, joined by id. Dev and test keep
+    theirs.
+
+    Args:
+        splits: a corpus in the common schema.
+        table: its labels.
+
+    Returns:
+        the corpus, and `{"table", "sha256", "rows", "soft", "hard", "unused", "other_gold"}`: training rows with and
+        without a soft label, labels that match no row, and rows whose gold label differs in the table.
+
+    Raises:
+        CorpusError: no training row has a label in the table.
+    """
+    soft_labels = table.soft_labels()
+    train = splits["train"]
+    ids = list(train["id"])
+    column = [soft_labels[row_id].tolist() if row_id in soft_labels else None for row_id in ids]
+    found = sum(soft is not None for soft in column)
+    if not found:
+        raise CorpusError(
+            f"labels: none of the {len(soft_labels)} ids in {table.name} (such as {next(iter(soft_labels), 'none')}) "
+            f"belongs to a training row (such as {ids[0]}). Does the table belong to this corpus?"
+        )
+
+    gold_of = dict(zip(table.ids, table.labels, strict=True))
+    other_gold = sum(
+        gold_of.get(row_id, -1) not in (-1, label) for row_id, label in zip(ids, train["label"], strict=True)
+    )
+    facts = {
+        "table": table.name,
+        "sha256": table.sha256,
+        "rows": len(ids),
+        "soft": found,
+        "hard": len(ids) - found,
+        "unused": len(soft_labels.keys() - set(ids)),
+        "other_gold": other_gold,
+    }
+    logger.warning_once(
+        f"{table.name}: {found} of {len(ids)} training rows have a soft label, {len(ids) - found} fall back to their "
+        f"gold label; {facts['unused']} labels match no training row, {other_gold} rows have a different gold label "
+        "in the table."
+    )
+
+    features = train.features
+    train = (
+        train.remove_columns("soft_label")
+        .add_column("soft_label", column, feature=features["soft_label"])
+        .select_columns(list(features))
+    )
+    return DatasetDict({**splits, "train": train}), facts
+
+
+def attach_label_tables(
+    corpora: Mapping[str, DatasetDict], paths: Sequence[Sequence[str]]
+) -> tuple[dict[str, DatasetDict], dict[str, Any]]:
+    """Apply [`attach_soft_labels`] to each corpus that has tables, with the mean of several tables.
+
+    Returns:
+        the corpora and the facts, by name of the corpus.
+    """
+    attached, facts = {}, {}
+    for (name, splits), of_corpus in zip(corpora.items(), paths, strict=True):
+        attached[name] = splits
+        if of_corpus:
+            table = mean_label_table([read_label_table(path) for path in of_corpus])
+            attached[name], facts[name] = attach_soft_labels(splits, table)
+
+    return attached, facts
 
 
 def write_label_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:

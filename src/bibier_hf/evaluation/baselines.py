@@ -28,7 +28,7 @@ from sklearn.pipeline import Pipeline, make_pipeline, make_union
 from sklearn.preprocessing import StandardScaler
 from sklearn.svm import SVC
 
-from ..data.features import precomputed_inputs
+from ..data.features import InputExtractor
 from ..data.schema import SPLITS
 from ..errors import UserError
 from ..model.labels_bibier import EMOTIONS
@@ -134,7 +134,7 @@ def pooled_features(
         **sources, max_text_tokens=model.config.modality_configs["text"].max_tokens
     )
     pooled = {}
-    for inputs in precomputed_inputs(corpus, model, processor, **cache).values():
+    for inputs in InputExtractor(model, processor, **cache).inputs(corpus).values():
         for row, identity in enumerate(inputs.metadata["id"]):
             steps = inputs[row][f"{modality}_features"].float().numpy()  # (T, D)
             pooled[identity] = np.concatenate([steps.mean(0), steps.std(0)])

@@ -35,7 +35,7 @@ class NoisyInputs(InputDataset):
     """
 
     def __init__(self, clean: InputDataset, snr_db: float, kind: NoiseKind = "white", seed: int = 0):
-        super().__init__(clean.metadata, clean.inputs)
+        super().__init__(clean.rows)
         self.snr_db = snr_db
         self.kind = kind
         self.seed = seed
@@ -72,7 +72,7 @@ class NoisyInputs(InputDataset):
         )
         noise = np.zeros(length)
         for place in generator.choice(len(others), min(BABBLE_VOICES, len(others)), replace=False):
-            voice = decode_audio(self.inputs[others[place]]["audio"]).astype(np.float64)
+            voice = decode_audio(self.rows[others[place]]["audio"]).astype(np.float64)
             power = np.mean(np.square(voice))
             if power > 0:
                 noise += np.resize(np.roll(voice, generator.integers(len(voice))), length) / np.sqrt(power)

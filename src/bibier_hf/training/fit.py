@@ -1,9 +1,9 @@
 """The pieces of a run: model, inputs, collator, trainer, and what was selected."""
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -13,7 +13,6 @@ from transformers import TrainerCallback, set_seed
 from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset, InputExtractor, input_specs, raw_inputs
 from ..data.mixture import FeatureCacheArguments
-from ..data.schema import SPLITS
 from ..errors import ArgumentError
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.metrics import METRICS, SELECTION_FORMULA, SELECTION_METRIC
@@ -23,12 +22,12 @@ from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RunArguments
-from .augmentation import AugmentedCorpus, EpochInputs, join_inputs
+from .augmentation import AugmentedCorpus
 from .checkpoints import last_whole_checkpoint
 from .lora import LoraAdapters
 from .output import REFIT_FOLDER
+from .rows import RowSource, SoftTargets, TrainingRows
 from .samplers import class_weights, corpus_weights
-from .soft_labels import GoldLabels, SmoothedLabels
 from .trainer import BiBiERTrainer
 
 
@@ -90,19 +89,37 @@ def add_adapters(run: RunArguments, model: BiBiERForEmotionClassification) -> Lo
     return LoraAdapters(model, run.lora, {"audio": run.audio_backbone, "text": run.text_backbone})
 
 
+class RunInputs(NamedTuple):
+    """What the model reads in a run, over all corpora. The training rows stay apart by corpus ([`TrainingRows`] joins
+    them)."""
+
+    train: list[RowSource]
+    dev: InputDataset
+    test: InputDataset
+
+
 def make_inputs(
-    splits: Mapping[str, DatasetDict | AugmentedCorpus],
+    corpora: Iterable[AugmentedCorpus],
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
     cache: FeatureCacheArguments,
-) -> dict[str, InputDataset | EpochInputs]:
-    """What the model reads of each split, over all corpora: computed once, by all processes, or to be computed batch
-    by batch."""
-    inputs = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
-    corpora = [
-        corpus.inputs(inputs) if isinstance(corpus, AugmentedCorpus) else inputs(corpus) for corpus in splits.values()
-    ]
-    return {split: join_inputs([corpus[split] for corpus in corpora]) for split in SPLITS}
+) -> RunInputs:
+    """Return what the model reads: computed once, by all processes, or batch by batch in training."""
+    compute = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
+    train, dev, test = zip(*(corpus.inputs(compute) for corpus in corpora), strict=True)
+    return RunInputs(list(train), InputDataset.concatenate(dev), InputDataset.concatenate(test))
+
+
+def inputs_of_split(
+    corpora: Mapping[str, DatasetDict],
+    split: str,
+    model: BiBiERForEmotionClassification,
+    processor: BiBiERProcessor,
+    cache: FeatureCacheArguments,
+) -> InputDataset:
+    """Return what the model reads of one split, over all corpora; nothing is computed for the other splits."""
+    compute = make_extractor(model, processor, cache).inputs if cache.enabled else raw_inputs
+    return InputDataset.concatenate([compute({split: rows[split]})[split] for rows in corpora.values()])
 
 
 def make_extractor(
@@ -116,15 +133,14 @@ def make_collator(
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
     cache: FeatureCacheArguments,
-    soft_labels: bool = False,
 ) -> FeatureCollator | RawCollator:
     """The collator for the rows of [`make_inputs`]."""
     if not cache.enabled:
-        return RawCollator(processor, soft_labels)
-    return FeatureCollator(input_specs(model, processor, cache.dtype), soft_labels)
+        return RawCollator(processor)
+    return FeatureCollator(input_specs(model, processor, cache.dtype))
 
 
-def fit_statistics(model: BiBiERForEmotionClassification, train: InputDataset | EpochInputs) -> None:
+def fit_statistics(model: BiBiERForEmotionClassification, train: TrainingRows) -> None:
     """Standardise the statistics of encoders that pool them ([`~bibier_hf.model.encoders_bibier.StatisticsPooling`])
     over the training set.
 
@@ -159,11 +175,14 @@ def make_trainer(
     run: RunArguments,
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
-    train: InputDataset | EpochInputs,
-    dev: InputDataset | EpochInputs | None,
+    sources: Sequence[RowSource],
+    dev: InputDataset | None,
     **overrides: Any,
 ) -> BiBiERTrainer:
     """The trainer of a run; without `dev` it neither evaluates nor selects."""
+    args = run.training_arguments(**overrides)
+    targets = SoftTargets(run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
+    train = TrainingRows(sources, targets if run.soft_labels else None)
     fit_statistics(model, train)
     draws = draws_per_sample(run, train)
     model.config.class_weights = class_weights(train.labels, len(EMOTIONS), run.class_weights, sample_weights=draws)
@@ -172,18 +191,12 @@ def make_trainer(
     )
     lengths = train.lengths if run.group_by_length else None
     balanced = None if draws is None else list(train.metadata["corpus"])
-    args = run.training_arguments(**overrides)
-    train_rows, dev_rows = train, dev
-    if run.soft_labels:
-        mode = run.label_smoothing_mode
-        train_rows = SmoothedLabels(train, run.smoothing_probability, mode, run.gold_weight, args.seed)
-        dev_rows = None if dev is None else GoldLabels(dev)
     return BiBiERTrainer(
         model=model,
         args=args,
-        data_collator=make_collator(model, processor, run.feature_cache, run.soft_labels),
-        train_dataset=train_rows,
-        eval_dataset=dev_rows,
+        data_collator=make_collator(model, processor, run.feature_cache),
+        train_dataset=train,
+        eval_dataset=dev,
         processing_class=processor,
         optimizer=run.optimizer,
         scheduler=run.scheduler,
@@ -195,14 +208,14 @@ def make_trainer(
     )
 
 
-def draws_per_sample(run: RunArguments, train: InputDataset | EpochInputs) -> np.ndarray | None:
+def draws_per_sample(run: RunArguments, train: TrainingRows) -> np.ndarray | None:
     """(N,) how often each training sample is drawn in an epoch, on average; None where every one is drawn once."""
     corpora = list(train.metadata["corpus"])
     return corpus_weights(corpora) if run.corpus_balanced_sampling and len(set(corpora)) > 1 else None
 
 
 def refit(
-    run: RunArguments, processor: BiBiERProcessor, data: InputDataset | EpochInputs, epochs: float
+    run: RunArguments, processor: BiBiERProcessor, sources: Sequence[RowSource], epochs: float
 ) -> tuple[BiBiERTrainer, LoraAdapters]:
     """Train anew on train + dev, on the same schedule, for as many epochs as the selected checkpoint had seen."""
     model, _ = build_model(run, run.training_arguments().seed)
@@ -212,7 +225,7 @@ def refit(
         run,
         model,
         processor,
-        data,
+        sources,
         None,
         output_dir=str(folder),
         eval_strategy="no",
@@ -258,7 +271,7 @@ def selection_facts(trainer: BiBiERTrainer) -> dict[str, Any]:
 
 
 def calibration_facts(
-    run: RunArguments, model: BiBiERForEmotionClassification, logits: np.ndarray, dev: InputDataset | EpochInputs
+    run: RunArguments, model: BiBiERForEmotionClassification, logits: np.ndarray, dev: InputDataset
 ) -> dict[str, Any]:
     """The temperature of the pipeline, and what it was fitted on; 1 where the run asks for none.
 

@@ -22,8 +22,8 @@ from ..evaluation.metrics import grouped_metrics, mean_over_groups
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RunArguments
-from .augmentation import EpochInputs
 from .fit import draws_per_sample
+from .rows import TrainingRows
 from .samplers import class_counts, class_weight_exponent
 
 STRENGTH_STEP = 0.05
@@ -31,7 +31,7 @@ STRENGTH_STEP = 0.05
 
 
 def adjustment_facts(
-    run: RunArguments, logits: np.ndarray, train: InputDataset | EpochInputs, dev: InputDataset | EpochInputs
+    run: RunArguments, logits: np.ndarray, train: TrainingRows, dev: InputDataset
 ) -> dict[str, Any] | None:
     """The shift that a run asks for, and how it was chosen; None where it asks for none.
 

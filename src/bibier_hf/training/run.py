@@ -10,6 +10,7 @@ import numpy as np
 from datasets import DatasetDict, concatenate_datasets
 
 from ..data.features import DATA_COLUMNS, content_hash
+from ..data.label_tables import attach_label_tables
 from ..data.mixture import load_corpora, protocol_facts
 from ..data.schema import SPLITS
 from ..evaluation.report import Predictions, environment, write_split_report
@@ -23,12 +24,12 @@ from ..memory import keep_freed_memory
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, RunArguments, stage_run
-from .augmentation import AugmentedCorpus, fixed_rows, join_inputs
+from .augmentation import AugmentedCorpus
 from .checkpoints import last_whole_checkpoint
 from .fit import add_adapters, build_model, calibration_facts, make_inputs, make_trainer, refit, selection_facts
 from .logit_adjustment import adjustment_facts, shift_classifiers
 from .output import claim_output, complete_output
-from .soft_labels import attach_label_tables
+from .rows import fixed_rows
 from .stages import frozen_encoders, plan_folds, train_encoders
 
 
@@ -89,7 +90,7 @@ def run_training(run: RunArguments, command: str | None = None) -> RunResults:
     adapters = add_adapters(run, model)
     model.to(args.device)
     clock.lap("load")
-    data = make_inputs(augmented, model, processor, run.feature_cache)
+    data = make_inputs(augmented.values(), model, processor, run.feature_cache)
     clock.lap("features")
 
     stages = None
@@ -100,27 +101,29 @@ def run_training(run: RunArguments, command: str | None = None) -> RunResults:
             stages |= fold_facts
             clock.lap("encoders")
             until_fused.enter_context(frozen_encoders(model))
-            data = make_inputs(augmented, model, processor, run.feature_cache)  # of the backbones that were trained
-            data["train"] = fixed_rows(data["train"]).with_columns(logits)
+            data = make_inputs(
+                augmented.values(), model, processor, run.feature_cache
+            )  # of the backbones that were trained
+            data = data._replace(train=[fixed_rows(data.train).with_columns(logits)])
         fusion_run = run if stages is None else stage_run(run, "fusion", run.output_dir)
-        trainer = make_trainer(fusion_run, model, processor, data["train"], data["dev"])
+        trainer = make_trainer(fusion_run, model, processor, data.train, data.dev)
         trainer.train(resume_from_checkpoint=_where_to_resume(run))
         selection = selection_facts(trainer)
-        logits_on_dev = trainer.predict_logits(data["dev"])
-        adjustment = adjustment_facts(run, logits_on_dev, data["train"], data["dev"])
+        logits_on_dev = trainer.predict_logits(data.dev)
+        adjustment = adjustment_facts(run, logits_on_dev, trainer.train_dataset, data.dev)
         if adjustment is not None:
             logits_on_dev = logits_on_dev + np.array(adjustment["shift"], dtype=logits_on_dev.dtype)
-        calibration = calibration_facts(run, trainer.model, logits_on_dev, data["dev"])
+        calibration = calibration_facts(run, trainer.model, logits_on_dev, data.dev)
         temperature = calibration["temperature"]
-        predictions = {"dev": Predictions.from_logits(data["dev"].metadata, logits_on_dev, temperature)}
+        predictions = {"dev": Predictions.from_logits(data.dev.metadata, logits_on_dev, temperature)}
         clock.lap("train")
         if run.refit_on_dev:
-            trainer, adapters = refit(run, processor, join_inputs([data["train"], data["dev"]]), selection["epoch"])
+            trainer, adapters = refit(run, processor, [*data.train, data.dev], selection["epoch"])
             clock.lap("refit")
         if adjustment is not None:
             shift_classifiers(trainer.model, adjustment["shift"])
         predictions["test"] = Predictions.from_logits(
-            data["test"].metadata, trainer.predict_logits(data["test"]), temperature
+            data.test.metadata, trainer.predict_logits(data.test), temperature
         )
         clock.lap("test")
     model_facts = _model_facts(trainer.model, run)

@@ -31,7 +31,7 @@ from transformers.utils import SAFE_WEIGHTS_NAME
 
 from ..data.collator import UNIMODAL_LOGITS
 from ..data.feature_store import FeatureStore, StoredRows
-from ..data.features import InputDataset, StoredInputs, input_specs
+from ..data.features import InputDataset, input_specs
 from ..data.protocols import connected_groups, stratified_group_split
 from ..errors import ArgumentError
 from ..evaluation.report import Predictions
@@ -41,10 +41,11 @@ from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RunArguments, stage_run
-from .augmentation import EpochInputs, fixed_rows, unstacked_train
+from .augmentation import unstacked_train
 from .checkpoints import last_whole_checkpoint, list_checkpoints
-from .fit import make_collator, make_trainer, selection_facts
+from .fit import RunInputs, make_collator, make_trainer, selection_facts
 from .output import STAGES_FOLDER
+from .rows import fixed_rows
 
 STAGE_FILE = "stage.json"
 _GROUPINGS = (("dialogue", "speaker"), ("dialogue",), ("speaker",))
@@ -54,7 +55,7 @@ def train_encoders(
     run: RunArguments,
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
-    data: Mapping[str, InputDataset | EpochInputs],
+    data: RunInputs,
     folds: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[str, StoredRows]]:
     """Stage 1: train the encoders, and the backbones that are not frozen, and put them into `model`.
@@ -77,13 +78,14 @@ def train_encoders(
     seed = run.training_arguments().seed
     facts: dict[str, Any] = {"logits": run.stages.logits if _mixes_unimodal_logits(model) else "not used"}
     logits = {}
+    splits = {"train": fixed_rows(data.train), "dev": data.dev, "test": data.test}
     for modality in MODALITIES:
         head = unimodal_model(model, modality, seed)
         column = input_specs(head, processor)[modality].name
-        rows = {split: with_modality(fixed_rows(split_rows), column) for split, split_rows in data.items()}
+        rows = {split: with_modality(split_rows, column) for split, split_rows in splits.items()}
         stage = stage_run(run, modality, folder / modality)
         if folds is not None:
-            is_there = fixed_rows(data["train"]).columns[column].present
+            is_there = splits["train"].columns[column].present
             held_out = out_of_fold_logits(stage, head, processor, rows["train"], rows["dev"], folds[is_there])
             logits[UNIMODAL_LOGITS[modality]] = held_out.spread(np.flatnonzero(is_there), len(folds))
             head = unimodal_model(model, modality, seed)
@@ -131,8 +133,8 @@ def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: i
 
 def with_modality(data: InputDataset, column: str) -> InputDataset:
     """The rows that have a modality, with its inputs alone."""
-    rows = data.columns[column]
-    return InputDataset(data.metadata, StoredInputs({column: rows})).select(np.flatnonzero(rows.present))
+    values = data.columns[column]
+    return InputDataset(data.rows, {column: values}).select(np.flatnonzero(values.present))
 
 
 def train_stage(
@@ -175,7 +177,7 @@ def train_stage(
             )
         head.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         return facts
-    trainer = make_trainer(stage, head, processor, train, dev)
+    trainer = make_trainer(stage, head, processor, [train], dev)
     if trainer.is_world_process_zero():
         print(f"Stage {folder.name}: training on {samples['train']} samples", flush=True)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder) is not None)

@@ -17,16 +17,14 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
 from transformers.utils import logging
 
-from ..data.features import InputDataset
 from ..evaluation.metrics import METRICS, SELECTION_METRIC, grouped_metrics, mean_over_groups
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.sequence_bibier import finite_logits
-from .augmentation import EpochInputs
 from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
 from .optimization import create_published_scheduler, decay_parameter_names, optimizer_cls_and_kwargs
+from .rows import TrainingRows
 from .samplers import EpochSampler
-from .soft_labels import SmoothedLabels
 
 logger = logging.get_logger(__name__)
 
@@ -65,7 +63,7 @@ class BiBiERTrainer(Trainer):
     """
 
     model: BiBiERForEmotionClassification
-    train_dataset: InputDataset | EpochInputs | SmoothedLabels
+    train_dataset: TrainingRows
 
     def __init__(
         self,
@@ -349,10 +347,10 @@ class _Bookkeeping(TrainerCallback):
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         # Accelerate does not reach the sampler in several processes that resume within an epoch.
-        # A dataset may draw its rows or their targets anew in each epoch.
-        for part in (self.trainer._sampler, self.trainer.train_dataset):
-            if (set_epoch := getattr(part, "set_epoch", None)) is not None:
-                set_epoch(int(state.epoch or 0))
+        epoch = int(state.epoch or 0)
+        if self.trainer._sampler is not None:
+            self.trainer._sampler.set_epoch(epoch)
+        self.trainer.train_dataset.set_epoch(epoch)
 
     def on_epoch_end(self, args, state, control, **kwargs):
         """A training that ends before its first evaluation (`eval_delay`) is evaluated and saved where it ends."""
