@@ -164,6 +164,8 @@ class TrainingRows(TorchDataset):
         return len(self.metadata)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
+        if index >= len(self):  # ends a loop over the rows
+            raise IndexError(index)
         return self.__getitems__([index])[0]
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
