@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bibier_hf.files import write_atomically, write_text
+from bibier_hf.tables import markdown_table
 from measuring import Row
 
 
@@ -45,7 +46,7 @@ def row_of_earlier_run(values: Mapping[str, Any], facts: Mapping[str, str | int]
 def markdown(
     rows: Sequence[Row],
     facts: Mapping[str, str | int],
-    left_out: Mapping[str, str],
+    skipped: Mapping[str, str],
     profile: Sequence[tuple[str, float, str]] = (),
     picture: str | None = None,
 ) -> str:
@@ -54,10 +55,25 @@ def markdown(
     Args:
         rows: what was measured.
         facts: of the machine and the code.
-        left_out: rows that did not run, and why.
+        skipped: rows that did not run, and why.
         profile: (part, seconds, note) of one clip.
         picture: path of the picture, as seen from the page.
     """
+    cells = [
+        [
+            f"`{row.name}`",
+            row.against,
+            f"{row.ratio:.2f}",
+            _goal(row),
+            _met(row),
+            _seconds(row.ours_s),
+            _seconds(row.theirs_s),
+            row.note,
+        ]
+        for row in rows
+    ]
+    cells += [[f"`{name}`", "", "", "", "not run", "", "", reason] for name, reason in skipped.items()]
+
     lines = [
         "# Benchmark",
         "",
@@ -67,18 +83,13 @@ def markdown(
     lines += [", ".join(f"{key}: {value}" for key, value in facts.items()) + ".", ""]
     if picture:
         lines += [f"![Ratios beside their goals]({picture})", ""]
-    lines += ["| what | against | ratio | goal | met | ours | theirs | note |", "|---|---|---|---|---|---|---|---|"]
-    for row in rows:
-        met = "" if row.goal is None else "yes" if row.reached else "**no**"
-        times = f"{_seconds(row.ours_s)} | {_seconds(row.theirs_s)}"
-        lines.append(
-            f"| `{row.name}` | {row.against} | {row.ratio:.2f} | {_goal(row)} | {met} | {times} | "
-            f"{row.note.replace('|', '/')} |"
-        )
-    lines += [f"| `{name}` | | | | not run | | | {reason} |" for name, reason in left_out.items()]
+    lines.append(markdown_table(["what", "against", "ratio", "goal", "met", "ours", "theirs", "note"], cells))
     if profile:
-        lines += ["", "## Where the time of a clip of 4 s goes", "", "| part | time | |", "|---|---|---|"]
-        lines += [f"| {part} | {_seconds(seconds)} | {note} |" for part, seconds, note in profile]
+        lines += ["", "## Where the time of a 4 s clip goes", ""]
+        lines.append(
+            markdown_table(["part", "time", ""], [[part, _seconds(seconds), note] for part, seconds, note in profile])
+        )
+
     return "\n".join(lines) + "\n"
 
 
@@ -109,6 +120,13 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.axvline(1, color="grey", linewidth=0.8)
     axes.set_xlabel("theirs / ours, more is better; the black mark is the goal")
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
+
+
+def _met(row: Row) -> str:
+    if row.goal is None:
+        return ""
+
+    return "yes" if row.reached else "**no**"
 
 
 def _goal(row: Row) -> str:

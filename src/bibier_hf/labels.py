@@ -1,4 +1,4 @@
-"""Names of emotions: the one place where those of other corpora are translated."""
+"""The labels, and how names used by other corpora map to them."""
 
 import difflib
 from types import MappingProxyType
@@ -21,8 +21,12 @@ LABEL_ALIASES = MappingProxyType(
         "enthusiasm": "surprise",
     }
 )
-"""Other corpora's names -> EMOTIONS. `calm` (RAVDESS) is left out on purpose: it is none of the seven."""
+"""Names used by other corpora -> one of EMOTIONS. `calm` (RAVDESS) is left out on purpose: it is not one of the seven."""
 
+ALLOWED_LABELS = (
+    f"{', '.join(EMOTIONS)}; also {', '.join(f'{name} (= {label})' for name, label in LABEL_ALIASES.items())}"
+)
+"""The allowed names in one line, for messages."""
 
 LABEL_SUGGESTIONS = MappingProxyType(
     {
@@ -62,41 +66,41 @@ LABEL_SUGGESTIONS = MappingProxyType(
         "энтузиазм": "surprise",
     }
 )
-"""Labels of other corpora -> what is suggested for them. They are never translated unasked: whether "excited" is happy
-is for the user to say, in a label map."""
+"""Labels of other corpora -> a suggestion. They are never mapped automatically: whether "excited" means happy is the
+user's decision, made in a label map."""
 
 
 class UnknownLabelError(ValueError):
-    """A label that is neither one of EMOTIONS nor one of LABEL_ALIASES."""
+    """A label that is neither in EMOTIONS nor in LABEL_ALIASES."""
 
 
 def normalize_label(name: str) -> str:
-    """One of EMOTIONS for any known spelling of it; case and surrounding blanks do not matter.
+    """Return the emotion for any known spelling of it; case and surrounding spaces do not matter.
 
     Raises:
-        UnknownLabelError: anything else; the message lists what is allowed.
+        UnknownLabelError: any other name; the message lists the allowed ones.
     """
-    if isinstance(name, str):
-        key = name.strip().lower()
-        if key in EMOTIONS:
-            return key
-        if key in LABEL_ALIASES:
-            return LABEL_ALIASES[key]
-        close = suggest_label(key)
-        hint = f" Did you mean '{close}'?" if close else ""
-    else:
-        hint = " A label is a name; for distributions use soft labels."
-    raise UnknownLabelError(f"Unknown label {name!r}.{hint} Allowed: {describe_labels()}.")
+    if not isinstance(name, str):
+        raise UnknownLabelError(
+            f"Unknown label {name!r}. A label is a name; for distributions use soft labels. Allowed: {ALLOWED_LABELS}."
+        )
+
+    key = name.strip().lower()
+    label = LABEL_ALIASES.get(key, key)
+    if label in EMOTIONS:
+        return label
+
+    close = suggest_label(key)
+    hint = f" Did you mean '{close}'?" if close else ""
+    raise UnknownLabelError(f"Unknown label {name!r}.{hint} Allowed: {ALLOWED_LABELS}.")
 
 
 def suggest_label(name: str) -> str | None:
-    """The label that may be meant; None where there is no good guess."""
+    """Return the label that `name` may mean, or None without a good guess."""
     key = name.strip().lower()
-    close = difflib.get_close_matches(key, [*EMOTIONS, *LABEL_ALIASES], n=1, cutoff=0.75)  # not "fearful" for "fru"
-    return LABEL_SUGGESTIONS.get(key) or (LABEL_ALIASES.get(close[0], close[0]) if close else None)
+    if key in LABEL_SUGGESTIONS:
+        return LABEL_SUGGESTIONS[key]
 
-
-def describe_labels() -> str:
-    """The allowed label names in one line, for messages."""
-    aliases = ", ".join(f"{alias} (= {emotion})" for alias, emotion in LABEL_ALIASES.items())
-    return f"{', '.join(EMOTIONS)}; also {aliases}"
+    # The cutoff keeps "fru" from suggesting "fearful".
+    close = difflib.get_close_matches(key, [*EMOTIONS, *LABEL_ALIASES], n=1, cutoff=0.75)
+    return LABEL_ALIASES.get(close[0], close[0]) if close else None

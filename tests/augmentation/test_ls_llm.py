@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 from datasets import Dataset
+from scipy.special import softmax
 
 from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.ls_llm import NO_CONTENT, LLMLabelSmoothing
-from bibier_hf.augmentation.ls_llm_answers import LS_ORDER, softmax
+from bibier_hf.augmentation.ls_llm_answers import LS_ORDER
 from bibier_hf.augmentation.ls_llm_prompts import PromptTemplate, load_prompt
 from bibier_hf.augmentation.ls_llm_store import AnswerStore, request_key
 from bibier_hf.errors import ArgumentError

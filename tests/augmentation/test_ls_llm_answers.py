@@ -15,7 +15,6 @@ from bibier_hf.augmentation.ls_llm_answers import (
     parse_distribution,
     parse_leniently,
     parse_original,
-    softmax,
 )
 from bibier_hf.llm.reading import UnfinishedAnswerError
 from bibier_hf.soft_labels import DistributionError, blend_with_gold, finish_distribution
@@ -167,7 +166,3 @@ def test_numbers_that_are_no_distribution():
     for values in ([0] * 7, [-1] * 7, [np.nan] * 7, [1, 1]):
         with pytest.raises(DistributionError):
             finish_distribution(values)
-
-
-def test_softmax():
-    np.testing.assert_allclose(softmax(np.log([0.2, 0.3, 0.5]) - 1000), [0.2, 0.3, 0.5])

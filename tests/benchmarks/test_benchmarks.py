@@ -104,7 +104,7 @@ def test_table_json_markdown_and_picture(
     page = out["markdown"].read_text()
     assert "| `good` | a slow way | 4.00 | 2.00 | yes | 1.00 s | 4.00 s |  |" in page
     assert "| `bad` | a slow way | 1.00 | 2.00 | **no** |" in page
-    assert "| `absent` | | | | not run | | | pass --resd DIR |" in page
+    assert "| `absent` |  |  |  | not run |  |  | pass --resd DIR |" in page
     assert "](rows.png)" in page
     # One row anew, the others as they were, with a word where they come from.
     monkeypatch.setattr(

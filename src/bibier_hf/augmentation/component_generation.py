@@ -16,13 +16,13 @@ from string import Template
 
 from ..llm.reading import UnfinishedAnswerError, without_thinking
 from ..model.labels_bibier import EMOTIONS
+from ..text import LANGUAGE_NAMES
 from .tug import PUBLISHED_SIZES, PUBLISHED_WORDS, SOUND_TAGS, ComponentError, Components, schema_faults
 
 Message = Mapping[str, str]
 Ask = Callable[[Sequence[Message]], str]
 """A conversation `[{"role": "user", "content": ...}, ...]` -> the model's answer."""
 
-LANGUAGE_NAMES = {"en": "English", "ru": "Russian"}
 SHOWN_FAULTS = 40
 NEEDED_FIELDS = ("emotion", "language", "examples")
 

@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 from datasets import Features, List, Value
+from scipy.special import softmax
 from tqdm.auto import tqdm
 
 from ..errors import ArgumentError
@@ -35,7 +36,7 @@ from ..llm.base import Message
 from ..llm.reading import UnfinishedAnswerError
 from ..model.labels_bibier import EMOTIONS
 from ..soft_labels import DistributionError, finish_distribution
-from .ls_llm_answers import DISTRIBUTION_FORM, PARSERS, AnswerError, softmax
+from .ls_llm_answers import DISTRIBUTION_FORM, PARSERS, AnswerError
 from .ls_llm_prompts import PromptTemplate, load_prompt
 from .ls_llm_store import AnswerStore, open_store, request_key
 
@@ -289,7 +290,7 @@ class LLMLabelSmoothing:
                 outcomes.append((None, None, answer.error, 0))
                 continue
             raw = np.array(answer.log_probabilities, dtype=float)
-            scores = softmax(raw - bias.get(language, 0.0))
+            scores = softmax(raw - bias.get(language, 0.0), axis=-1)
             outcomes.append((scores, json.dumps([round(score, 6) for score in raw.tolist()]), None, 1))
         return outcomes
 

@@ -7,7 +7,6 @@ Numbers come in the published order `LS_ORDER`; everything that leaves this modu
 """
 
 import re
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -166,10 +165,3 @@ def parse_leniently(answer: str) -> np.ndarray:
 
 
 PARSERS = {"strict": parse_distribution, "original": parse_leniently}
-
-
-def softmax(log_probabilities: Sequence[float]) -> np.ndarray:
-    """(..., K) log-probabilities up to a constant -> probabilities."""
-    scores = np.asarray(log_probabilities, dtype=np.float64)
-    scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    return scores / scores.sum(axis=-1, keepdims=True)

@@ -6,16 +6,16 @@ its end, so that a back end that caches prefixes computes the instructions once.
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 
 from ..errors import ArgumentError
 from ..llm.base import Message
+from ..text import LANGUAGE_NAMES
 
 PLACEHOLDERS = ("text", "label", "language")
-LANGUAGE_NAMES: Mapping[str, str] = {"en": "English", "ru": "Russian"}
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 

@@ -1,7 +1,6 @@
 """A page to listen to augmented rows: one HTML file with players and a picture of durations, nothing beside it."""
 
 import base64
-import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -17,6 +16,7 @@ from matplotlib.figure import (
 from ..flac import encode_flac
 from ..model.audio_bibier import decode_audio
 from ..model.labels_bibier import EMOTIONS
+from ..sampling import sample_by_hash
 
 
 def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, count: int = 12, seed: int = 42) -> str:
@@ -38,8 +38,7 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
     candidates = [row for row, source in enumerate(sources) if source in ("stacked", "synthetic")]
     if not candidates:
         raise ValueError("There is no stacked or synthetic row to show.")
-    # The smallest hashes are a uniform sample that does not depend on the order of rows.
-    drawn = sorted(candidates, key=lambda row: hashlib.sha256(f"{seed}/{ids[row]}".encode()).digest())[:count]
+    drawn = sample_by_hash(candidates, count, ids.__getitem__, seed)
     places = {} if recorded is None else {name: row for row, name in enumerate(recorded["id"])}
     samples = []
     for row in (augmented[index] for index in drawn):

@@ -16,7 +16,6 @@ transcribes every stacked clip; a gap, a longest length, one speaker only and ro
 instead of in its place are options.
 """
 
-import hashlib
 import math
 import random
 from bisect import bisect_left, bisect_right
@@ -33,6 +32,7 @@ from ..flac import encode_flac
 from ..interrupts import quiet_workers
 from ..model.audio_bibier import SAMPLING_RATE, decode_audio
 from ..model.labels_bibier import EMOTIONS
+from ..sampling import sample_by_hash
 
 COMPONENTS = List({"id": Value("string"), "offset_s": Value("float32"), "duration_s": Value("float32")})
 """Type of the column `components`: the clips of a stacked row in their order, where each starts and how long it is;
@@ -152,8 +152,7 @@ class StackedDataSampling:
         stackable = [row for row in short if stock.has_partner(row, limit - stock.lengths[row] - gap)]
         base = with_audio if self.share_of == "all" else short
         wanted = math.floor(self.share * len(base) + 1e-9)  # 0.29 * 100 is 28.999...
-        # The smallest hashes are a uniform sample that does not depend on the order of rows.
-        selected = sorted(stackable, key=lambda row: _rank(self.seed, draw, stock.ids[row]))[:wanted]
+        selected = sample_by_hash(stackable, wanted, stock.ids.__getitem__, self.seed, draw)
         components = {}
         reached = 0
         for row in sorted(selected):
@@ -330,10 +329,6 @@ class _Stock:
             return None
         place = start + rng.randrange(count)
         return rows[place + (start <= own <= place)]
-
-
-def _rank(seed: int, draw: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}/{draw}/{name}".encode()).digest()
 
 
 def _mean_soft_label(rows: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> list[float] | None:

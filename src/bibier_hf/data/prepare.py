@@ -16,7 +16,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from ..files import describe_write_error, is_vacant, locked, replaced_folder, wr
 from ..flac import encode_flac
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
 from ..model.labels_bibier import EMOTIONS
+from ..text import did_you_mean
 from .clips import Clip, check_clips, clips_fingerprint
 from .schema import FEATURES, SPLITS
 from .tables import CorpusError, raise_faults
@@ -97,10 +97,9 @@ class Corpus:
         }
         for name in options:
             if name not in known:
-                close = get_close_matches(name, known, n=1)
-                hint = f" Did you mean {close[0]!r}?" if close else ""
                 raise TypeError(
-                    f"The corpus '{self.name}' has no option {name!r}.{hint} Allowed: {', '.join(known) or 'none'}."
+                    f"The corpus '{self.name}' has no option {name!r}.{did_you_mean(name, known)} "
+                    f"Allowed: {', '.join(known) or 'none'}."
                 )
         complete = {**known, **options}
         return complete | {name: function(complete[name]) for name, function in self.resolve.items()}

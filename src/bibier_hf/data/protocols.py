@@ -12,7 +12,6 @@
 Choices are made by hashes of ids and seeds, not by a generator's state, so they do not depend on the order of rows.
 """
 
-import hashlib
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
@@ -23,6 +22,7 @@ import numpy as np
 from datasets import DatasetDict, concatenate_datasets
 
 from ..errors import UserError
+from ..sampling import seeded_hash
 from .schema import COLUMNS, SPLITS
 
 NUM_FOLDS = 5
@@ -244,7 +244,7 @@ def connected_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> lis
 
 
 def _draw(seed: int, name: str) -> bytes:
-    return hashlib.sha256(f"{seed}:{name}".encode()).digest()
+    return seeded_hash(f"{seed}:{name}")
 
 
 def _check_disjoint(splits: Sequence[str], values: Sequence[Any], kind: str) -> None:

@@ -14,6 +14,7 @@ from ..data.label_tables import LabelTable
 from ..data.tables import CorpusError
 from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
+from ..tables import markdown_table
 from .metrics import classification_metrics, confusion_matrix, recall_per_class
 from .plots import plot_confusion_matrix
 
@@ -130,12 +131,14 @@ def report_text(numbers: dict[str, Any]) -> str:
         f"{numbers['gold_probability']['mean']:.3f}; entropy {numbers['entropy_bits']['mean']:.3f} bits "
         f"(median {numbers['entropy_bits']['median']:.3f})",
         "",
-        "| gold | " + " | ".join(numbers["labels"]) + " | recall |",
-        "|---" * (len(numbers["labels"]) + 2) + "|",
+        markdown_table(
+            ["gold", *numbers["labels"], "recall"],
+            [
+                [name, *row, None if numbers["recall"][name] is None else f"{numbers['recall'][name]:.5f}"]
+                for name, row in zip(numbers["labels"], numbers["confusion"], strict=True)
+            ],
+        ),
     ]
-    for name, row in zip(numbers["labels"], numbers["confusion"], strict=True):
-        recall = numbers["recall"][name]
-        lines.append(f"| {name} | " + " | ".join(map(str, row)) + f" | {'–' if recall is None else f'{recall:.5f}'} |")
     defects = numbers["defects"]
     lines += [
         "",

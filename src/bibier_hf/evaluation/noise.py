@@ -4,7 +4,6 @@ It is mixed into the waveform, before the backbone, and drawn from a generator o
 order nor batches change it, and every level scales the same noise.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from datasets import DatasetDict
 
 from ..data.features import InputDataset, raw_inputs
 from ..model.audio_bibier import SAMPLING_RATE, decode_audio
+from ..sampling import seeded_hash
 
 NoiseKind = Literal["white", "babble"]
 
@@ -62,8 +62,9 @@ class NoisyInputs(InputDataset):
         return rows
 
     def _noise(self, index: int, length: int) -> np.ndarray:
-        digest = hashlib.sha256(f"{self.seed}/{self._ids[index]}".encode()).digest()
-        generator = np.random.default_rng(int.from_bytes(digest[:8], "little"))
+        seed = int.from_bytes(seeded_hash(self.seed, self._ids[index])[:8], "little")
+        generator = np.random.default_rng(seed)
+
         if self.kind == "white":
             return generator.standard_normal(length)
         # By id, not by place: the same clips whatever the order of the rows.

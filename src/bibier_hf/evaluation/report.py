@@ -20,6 +20,7 @@ from scipy.special import softmax
 
 from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
+from ..tables import markdown_table, percent
 from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_bins
 from .metrics import (
     METRICS,
@@ -199,63 +200,63 @@ def write_split_report(predictions: Predictions, split: str, directory: str | Pa
 
 
 def metrics_table(metrics: dict[str, dict[str, float]], head: str = "corpus") -> str:
-    """Markdown table in percent, a line a group."""
-    lines = [
-        f"| {head} | " + " | ".join(name.upper() for name in METRICS) + " | mean |",
-        "|---" * (len(METRICS) + 2) + "|",
-    ]
-    lines += [
-        f"| {group} | " + " | ".join(f"{100 * values[name]:.2f}" for name in (*METRICS, "mean")) + " |"
-        for group, values in metrics.items()
-    ]
-    return "\n".join(lines)
+    """Return a Markdown table in percent, one row per group."""
+    names = (*METRICS, "mean")
+    rows = [[group, *(percent(values[name]) for name in names)] for group, values in metrics.items()]
+
+    return markdown_table([head, *map(str.upper, METRICS), "mean"], rows)
 
 
 def recall_table(metrics: dict[str, dict]) -> str:
-    """Markdown table of the recall of each emotion in percent, a line a corpus; a dash where there is no sample."""
-    lines = ["| corpus | " + " | ".join(EMOTIONS) + " |", "|---" * (len(EMOTIONS) + 1) + "|"]
-    for corpus, values in metrics.items():
-        cells = ["–" if values["recall"][name] is None else f"{100 * values['recall'][name]:.1f}" for name in EMOTIONS]
-        lines.append(f"| {corpus} | " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+    """Return a Markdown table of the recall of each emotion in percent, one row per corpus; a dash without samples."""
+    rows = [[corpus, *(percent(values["recall"][name], 1) for name in EMOTIONS)] for corpus, values in metrics.items()]
+
+    return markdown_table(["corpus", *EMOTIONS], rows)
 
 
 def calibration_table(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> str:
-    """Markdown table of ECE in percent, Brier score and negative log-likelihood, before and after temperature scaling;
-    two lines a corpus, one where nothing was scaled.
+    """Return a Markdown table of ECE in percent, Brier score and negative log-likelihood.
+
+    There are two rows per corpus, before and after temperature scaling, or one if nothing was scaled.
 
     Args:
         before, after: corpus -> `{"ece", "brier", "nll"}`.
     """
-    lines = [
-        "| corpus | | " + " | ".join(name.upper() for name in CALIBRATION_METRICS) + " |",
-        "|---|---" + "|---" * 3 + "|",
-    ]
+    rows = []
+
     for corpus, values in after.items():
         scaled = any(before[corpus][name] != values[name] for name in CALIBRATION_METRICS)
-        for when, numbers in (("before", before[corpus]), ("after", values)) if scaled else (("not scaled", values),):
-            lines.append(
-                f"| {corpus} | {when} | {100 * numbers['ece']:.2f} | {numbers['brier']:.4f} | {numbers['nll']:.4f} |"
-            )
-    return "\n".join(lines)
+        if scaled:
+            rows.append([corpus, "before", *_calibration_cells(before[corpus])])
+        rows.append([corpus, "after" if scaled else "not scaled", *_calibration_cells(values)])
+
+    return markdown_table(["corpus", "", *map(str.upper, CALIBRATION_METRICS)], rows)
+
+
+def _calibration_cells(values: dict[str, float]) -> list[str | None]:
+    return [percent(values["ece"]), f"{values['brier']:.4f}", f"{values['nll']:.4f}"]
 
 
 def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str) -> str:
-    """Markdown table, a line for each corpus and condition or noise level; all but NLL in percent.
+    """Return a Markdown table with one row per corpus and condition or noise level; all but NLL in percent.
 
     Args:
         numbers: corpus -> condition -> its metrics.
-        head: of the column of conditions.
+        head: title of the column of conditions.
     """
-    lines = [
-        f"| corpus | {head} | samples | " + " | ".join(name.upper() for name in METRICS) + " | ECE | NLL |",
-        "|---" * 9 + "|",
+    rows = [
+        [
+            corpus,
+            condition,
+            values["samples"],
+            *(percent(values[name]) for name in (*METRICS, "ece")),
+            f"{values['nll']:.3f}",
+        ]
+        for corpus, conditions in numbers.items()
+        for condition, values in conditions.items()
     ]
-    for corpus, rows in numbers.items():
-        for condition, values in rows.items():
-            scores = " | ".join(f"{100 * values[name]:.2f}" for name in (*METRICS, "ece"))
-            lines.append(f"| {corpus} | {condition} | {values['samples']} | {scores} | {values['nll']:.3f} |")
-    return "\n".join(lines)
+
+    return markdown_table(["corpus", head, "samples", *map(str.upper, METRICS), "ECE", "NLL"], rows)
 
 
 def environment(world_size: int = 1) -> dict[str, Any]:

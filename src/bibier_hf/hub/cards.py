@@ -12,6 +12,8 @@ from ..evaluation.results import RESULTS_FILE, EvaluationResults, Metrics, RunRe
 from ..files import write_atomically
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
 from ..model.modeling_bibier import ADAPTER_FOLDER
+from ..tables import markdown_table, percent
+from ..text import LANGUAGE_NAMES
 from .facts import facts, model_licensing, template
 
 CARD_FILE = "README.md"
@@ -25,7 +27,6 @@ METRIC_TITLES = {
     "wf1": "WF1 (weighted F1)",
 }
 
-LANGUAGE_NAMES = {"en": "English", "ru": "Russian"}
 
 MODALITY_NAMES = {"audio": "speech", "text": "text"}
 
@@ -181,13 +182,14 @@ def _eval_results(results: RunResults, modalities: Sequence[str]) -> list[EvalRe
 
 
 def _calibration_table(metrics: dict[str, dict[str, Any]]) -> str | None:
-    """Markdown table, a line a corpus; None where calibration was not measured."""
+    """Return a Markdown table with one row per corpus, or None if calibration was not measured."""
     rows = [
-        f"| {corpus} | {100 * values['ece']:.2f} | {values['brier']:.4f} | {values['nll']:.4f} |"
+        [corpus, percent(values["ece"]), f"{values['brier']:.4f}", f"{values['nll']:.4f}"]
         for corpus, values in metrics.items()
         if "ece" in values
     ]
-    return "\n".join(["| corpus | ECE, % | Brier | NLL |", "|---|---|---|---|", *rows]) if rows else None
+
+    return markdown_table(["corpus", "ECE, %", "Brier", "NLL"], rows) if rows else None
 
 
 def _adapters(results: RunResults, modalities: Sequence[str]) -> list[str]:

@@ -6,7 +6,6 @@
 Dev and test are handed through as they are.
 """
 
-import hashlib
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -23,6 +22,7 @@ from ..data.prepare import load_prepared
 from ..data.schema import COLUMNS
 from ..errors import ArgumentError
 from ..model.labels_bibier import EMOTIONS
+from ..sampling import sample_by_hash
 from .rows import FreshDraws, RowSource, StoredDraws
 
 MakeInputs = Callable[[DatasetDict], Mapping[str, InputDataset]]
@@ -172,9 +172,8 @@ def choose_synthetic(train: Dataset, arguments: SyntheticArguments) -> tuple[Dat
     ratios = arguments.ratio if isinstance(arguments.ratio, dict) else dict.fromkeys(EMOTIONS, arguments.ratio)
     chosen = []
     for label, members in available.items():
-        # The smallest hashes are a uniform sample that depends on neither order nor number of the other rows.
-        members.sort(key=lambda row: hashlib.sha256(f"{arguments.seed}/{columns['id'][row]}".encode()).digest())
-        chosen += members[: math.floor(ratios.get(label, 0.0) * len(members) + 1e-9)]
+        wanted = math.floor(ratios.get(label, 0.0) * len(members) + 1e-9)
+        chosen += sample_by_hash(members, wanted, columns["id"].__getitem__, arguments.seed)
     selected = rows.select(sorted(chosen))
     used = Counter(EMOTIONS[label] for label in selected["label"])
     corpus = train["corpus"][0]

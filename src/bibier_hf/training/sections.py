@@ -4,7 +4,6 @@ is wrong.
 Nothing here knows what the sections are about.
 """
 
-import difflib
 import re
 import types
 import typing
@@ -18,6 +17,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from ..errors import ArgumentError
+from ..text import did_you_mean
 
 
 class Section(BaseModel):
@@ -248,8 +248,7 @@ def _explain(problem: dict[str, Any], section: type[Section]) -> str:
 
 
 def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:
-    close = difflib.get_close_matches(key, list(known), n=1)
-    hint = f" Did you mean {prefix}{close[0]}?" if close else " See --help for all of them."
+    hint = did_you_mean(key, known, prefix) or " See --help for all keys."
     return f"{prefix}{key}: unknown key.{hint}"
 
 

@@ -22,6 +22,7 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.report import Predictions
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import write_json
+from ..tables import markdown_table
 from .arguments import RunArguments, parse_run_arguments
 from .output import last_progress
 from .run import run_training
@@ -242,22 +243,16 @@ def comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
     """Markdown table in percent: mean +- standard deviation over the seeds, and the difference to the first variant,
     paired by seed."""
     shown = ("uar", "wf1", "mean")
-    heads = [
-        "variant",
-        "protocol",
-        "corpus",
-        "split",
-        "seeds",
-        *(name.upper() if name in METRICS else name for name in shown),
-    ]
-    heads += ["difference of the mean"]
-    lines = [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|"]
+    rows = []
+
     for row in comparison:
-        cells = [row["variant"], row["protocol"], row["corpus"], row["split"], str(len(row["seeds"]))]
+        cells = [row["variant"], row["protocol"], row["corpus"], row["split"], len(row["seeds"])]
         cells += [_shown(row["metrics"][name]) for name in shown]
-        cells += ["" if row["difference"] is None else _shown(row["difference"]["mean"], signed=True)]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+        cells.append("" if row["difference"] is None else _shown(row["difference"]["mean"], signed=True))
+        rows.append(cells)
+
+    names = [name.upper() if name in METRICS else name for name in shown]
+    return markdown_table(["variant", "protocol", "corpus", "split", "seeds", *names, "difference of the mean"], rows)
 
 
 def _shown(spread: dict[str, Any], signed: bool = False) -> str:

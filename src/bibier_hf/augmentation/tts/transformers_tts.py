@@ -4,7 +4,6 @@ Not run on the authors' machine with a large model (Dia needs a GPU); tested wit
 pipeline.
 """
 
-import hashlib
 import os
 import re
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ import torch
 
 from ...llm.base import resolve_revision
 from ...model.audio_bibier import AudioError, decode_audio
+from ...sampling import seeded_hash
 from ..tug import SOUND_TAGS, clean_utterance, strip_sound_tags
 from .base import SynthesisError, TextToSpeech, Utterance
 
@@ -110,7 +110,7 @@ class TransformersTextToSpeech(TextToSpeech):
         if not any(character.isalnum() for character in strip_sound_tags(utterance.text)):
             raise SynthesisError(f"transformers: there is nothing to say in {utterance.text!r}.")
         seed = self.seed if utterance.seed is None else utterance.seed
-        mixed = int.from_bytes(hashlib.sha256(f"{seed}/{utterance.text}".encode()).digest()[:6])
+        mixed = int.from_bytes(seeded_hash(seed, utterance.text)[:6])
         options: dict[str, Any] = {"forward_params": self.forward_params}
         if self.generate_kwargs:
             options["generate_kwargs"] = self.generate_kwargs

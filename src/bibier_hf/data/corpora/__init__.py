@@ -46,12 +46,12 @@ import importlib
 import importlib.util
 import os
 import pkgutil
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 from datasets import DatasetDict
 
+from ...text import did_you_mean
 from ..prepare import Corpus
 from ..tables import CorpusError
 from ..transcribe import Transcriber
@@ -88,12 +88,10 @@ def get_corpus(name: str) -> Corpus:
         return CORPORA[name]
     if name.endswith(".py"):
         return _corpus_in_file(Path(name))
-    close = get_close_matches(name, CORPORA, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
+
     raise CorpusError(
-        f"Unknown corpus {name!r}.{hint} Allowed: {', '.join(CORPORA)} (any table of audio, text, label is 'csv'), or "
-        "the path of a "
-        "Python file that defines CORPUS."
+        f"Unknown corpus {name!r}.{did_you_mean(name, CORPORA)} Allowed: {', '.join(CORPORA)} ('csv' reads any table of "
+        "audio, text and label), or the path of a Python file that defines CORPUS."
     )
 
 

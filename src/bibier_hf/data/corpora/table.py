@@ -15,12 +15,12 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from ...labels import UnknownLabelError, describe_labels, normalize_label, suggest_label
+from ...labels import ALLOWED_LABELS, UnknownLabelError, normalize_label, suggest_label
 from ...model.labels_bibier import EMOTIONS
+from ...text import did_you_mean
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..protocols import connected_groups, stratified_group_split
@@ -173,8 +173,7 @@ def _check_columns(table: Path, columns: Sequence[str], ignored: Sequence[str], 
     faults = []
     for column in columns:
         if column not in COLUMNS and column not in ignored:
-            close = get_close_matches(column, COLUMNS, n=1)
-            faults.append(f"unknown column {column!r}" + (f"; did you mean {close[0]!r}?" if close else ""))
+            faults.append(f"unknown column {column!r}.{did_you_mean(column, COLUMNS)}")
     if "audio" not in columns and "text" not in columns:
         faults.append("neither a column 'audio' nor a column 'text'")
     present = [emotion for emotion in EMOTIONS if emotion in columns]
@@ -251,7 +250,7 @@ class _Labels:
 def _label_remedy(unknown: Mapping[str, str]) -> str:
     example = json.dumps({name: suggest_label(name) for name in list(unknown)[:12]}, ensure_ascii=False)
     return (
-        f"Allowed labels: {describe_labels()}.\nOther labels need a label map: --label_map FILE.json with {example} or "
+        f"Allowed labels: {ALLOWED_LABELS}.\nOther labels need a label map: --label_map FILE.json with {example} or "
         "what you find right (to train or evaluate: --corpora.0.options.label_map FILE.json); null leaves such rows out."
     )
 

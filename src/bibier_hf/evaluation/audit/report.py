@@ -7,6 +7,7 @@ import numpy as np
 from datasets import DatasetDict
 
 from ...data.schema import SPLITS
+from ...tables import markdown_table
 from .duplicates import AUDIO_SIMILARITY, TEXT_SIMILARITY, HeardClip, audit_audio, audit_texts, functionals_of
 from .groups import GROUPS, audit_group, audit_voices
 from .names import audit_names, label_words_in_texts
@@ -167,18 +168,28 @@ def _overview(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [
         "What scores on test without hearing the emotion (UAR / WF1 in percent; a dash: not to be had).",
         "",
-        "| split | test rows | speaker's label | dialogue's label | voice (SVM) | text's label | chance UAR | verdict "
-        "|",
-        "|---" * 8 + "|",
     ]
+    head = [
+        "split",
+        "test rows",
+        "speaker's label",
+        "dialogue's label",
+        "voice (SVM)",
+        "text's label",
+        "chance UAR",
+        "verdict",
+    ]
+    rows = []
+
     for audit in audits:
         told = label_sources(audit)
-        cells = [f"{100 * entry['uar']:.1f} / {100 * entry['wf1']:.1f}" if entry else "–" for entry in told.values()]
+        cells = [f"{100 * entry['uar']:.1f} / {100 * entry['wf1']:.1f}" if entry else None for entry in told.values()]
         chances = {round(100 * entry["chance_uar"], 1) for entry in told.values() if entry}
         chance = ", ".join(f"{value:.1f}" for value in sorted(chances)) or "–"
         verdict = "leaks" if audit["verdict"]["leaks"] else "none found"
-        lines.append(f"| {audit['title']} | {audit['samples']['test']} | {' | '.join(cells)} | {chance} | {verdict} |")
-    return lines
+        rows.append([audit["title"], audit["samples"]["test"], *cells, chance, verdict])
+
+    return [*lines, markdown_table(head, rows)]
 
 
 def label_sources(audit: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
@@ -210,34 +221,34 @@ def merge_folds(audits: Sequence[Mapping[str, Any]], values: Any) -> dict[str, t
 
 
 def _crossing(audit: Mapping[str, Any]) -> list[str]:
-    lines = []
+    rows = []
+
     for kind, group in audit["groups"].items():
         if group is not None:
             sizes = ", ".join(f"{count} in {split}" for split, count in group["groups"].items())
             crossing = ", ".join(
                 f"{len(names)} in {pair.replace('+', ' and ')}" for pair, names in group["crossing"].items()
             )
-            lines.append(f"| {kind}s | {sizes} | {crossing} | {_percent(group['share_of_test_rows'])} |")
-    return ["", "| groups | number | crossing | test rows touched |", "|---" * 4 + "|", *lines] if lines else []
+            rows.append([f"{kind}s", sizes, crossing, _percent(group["share_of_test_rows"])])
+
+    return ["", markdown_table(["groups", "number", "crossing", "test rows touched"], rows)] if rows else []
 
 
 def _listed(what: str, duplicates: Mapping[str, Any] | None) -> list[str]:
     if not duplicates or not duplicates["pairs"]:
         return []
+
     pairs = duplicates["pairs"]
-    shown = [
-        f"| {pair['test']} | {pair['train']} | {pair['similarity']:.2f} | "
-        f"{'same' if pair['same_label'] else 'another'} |"
+    rows = [
+        [pair["test"], pair["train"], f"{pair['similarity']:.2f}", "same" if pair["same_label"] else "another"]
         for pair in pairs[:LISTED_PAIRS]
     ]
-    rest = [f"... and {len(pairs) - LISTED_PAIRS} more in the JSON file."] if len(pairs) > LISTED_PAIRS else []
-    return [
-        "",
-        f"| {what}: test | train | similarity | label |",
-        "|---" * 4 + "|",
-        *shown,
-        *(["", *rest] if rest else []),
-    ]
+    parts = ["", markdown_table([f"{what}: test", "train", "similarity", "label"], rows)]
+
+    if len(pairs) > LISTED_PAIRS:
+        parts += ["", f"... and {len(pairs) - LISTED_PAIRS} more in the JSON file."]
+
+    return parts
 
 
 def _score(told: Mapping[str, Any]) -> str:
