@@ -12,7 +12,7 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def did_you_mean(name: str, allowed: Iterable[str], prefix: str = "") -> str:
-    """Return a sentence such as " Did you mean 'happy'?" for a misspelled name, or "" if nothing is close.
+    """Return a sentence such as " Did you mean happy?" for a misspelled name, or "" if nothing is close.
 
     Args:
         name: what was given.
@@ -20,7 +20,7 @@ def did_you_mean(name: str, allowed: Iterable[str], prefix: str = "") -> str:
         prefix: put in front of the suggestion.
     """
     close = get_close_matches(name, list(allowed), n=1)
-    return f" Did you mean '{prefix}{close[0]}'?" if close else ""
+    return f" Did you mean {prefix}{close[0]}?" if close else ""
 
 
 def valid_text(text: str) -> str:

@@ -221,7 +221,7 @@ def test_a_table_from_a_pipe_and_from_excel(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("columns", "options", "message"),
     [
-        ({"speeker": "a"}, {}, "unknown column 'speeker'; did you mean 'speaker'"),
+        ({"speeker": "a"}, {}, r"unknown column 'speeker'\. Did you mean speaker\?"),
         ({"file_name": "a"}, {}, "unknown column 'file_name'"),
         ({"anger": "0.5", "sad": "0.5"}, {}, "soft labels need all seven"),
         ({"language": None}, {}, "no column 'language'.*language='en'"),

@@ -124,7 +124,7 @@ def test_fusion_of_voice_and_text(table, tmp_path):
 @pytest.mark.parametrize(
     ("main", "arguments", "message"),
     [
-        (audit_main, ["--corpus", "rsed"], "Unknown corpus 'rsed'. Did you mean 'resd'?"),
+        (audit_main, ["--corpus", "rsed"], "Unknown corpus 'rsed'. Did you mean resd?"),
         (
             baseline_main,
             ["tfidf_logreg", "--corpus", "csv", "--data_dir", "nowhere.csv"],
