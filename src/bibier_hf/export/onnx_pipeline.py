@@ -189,7 +189,7 @@ class OnnxPipeline(AudioTextEmotionPipeline):
 
     Decoding and tokenizing are the processor's, so that torch, whose tensors it gives, is still imported.
 
-    Example:
+    Examples:
         >>> pipe = OnnxPipeline.from_pretrained("onnx/resd")  # doctest: +SKIP
         >>> pipe({"audio": "clip.wav", "text": "I can't believe it!"}, top_k=1)  # doctest: +SKIP
         [{'label': 'surprise', 'score': 0.71}]

@@ -311,7 +311,7 @@ class BiBiERConfig(CheckedConfig):
         ValueError: an unknown option or a contradiction, with the remedy. From `from_pretrained` and `from_dict`, which
             keep unknown keys, [`CheckpointError`].
 
-    Example:
+    Examples:
         >>> config = BiBiERConfig(audio_config={"encoder": "transformer"}, fusion="bigated")
         >>> config.audio_config.hidden_size, config.fusion
         (256, 'bigated')

@@ -636,7 +636,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         build_backbones: build the backbones that belong into the checkpoint, with random weights; False leaves them to
             `attach_backbone`.
 
-    Example:
+    Examples:
         >>> model = BiBiERForEmotionClassification(BiBiERConfig())  # the embedded pair
         >>> model(audio_features=torch.randn(2, 50, 96)).logits.shape
         torch.Size([2, 7])

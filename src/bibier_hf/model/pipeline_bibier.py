@@ -44,7 +44,7 @@ _RATE_KEYS = ("sampling_rate", "sample_rate")
 class AudioTextEmotionPipeline(Pipeline):
     """Emotion of one or many clips and/or texts.
 
-    Example:
+    Examples:
         >>> pipe = pipeline("audio-text-emotion", model="outputs/resd", trust_remote_code=True)  # doctest: +SKIP
         >>> pipe({"audio": "clip.wav", "text": "I can't believe it!"}, top_k=1)  # doctest: +SKIP
         [{'label': 'surprise', 'score': 0.71}]

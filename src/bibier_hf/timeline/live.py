@@ -22,7 +22,7 @@ class LiveEmotion:
         options: the pipeline's arguments for chunks: `chunk_length_s`, `hop_length_s`, `segmentation`, `segments`;
             also `batch_size`, and `asr`, which transcribes blocks of up to 30 s, so chunks wait for their words.
 
-    Example:
+    Examples:
         >>> live = LiveEmotion(pipe, chunk_length_s=4, hop_length_s=2)  # doctest: +SKIP
         >>> for samples in microphone:  # doctest: +SKIP
         ...     for chunk in live.push(samples, sampling_rate=48_000):
