@@ -1,7 +1,7 @@
-# make quickstart   a fresh machine to a trained model: environment, embedded corpus, training, evaluation, predictions
-# make demo         a web page over the quickstart's checkpoint, which is trained first if it is not there
-# make test         the fast tests;  make test-slow  the slow ones;  make lint  ruff and ty
-# make clean        remove the environment, caches and outputs/quickstart
+# make quickstart   from a fresh machine to a trained model: environment, corpus, training, evaluation, predictions
+# make demo         a web page for the quickstart's checkpoint, which is trained first if there is none
+# make test         the fast tests;  make test-slow  the slow ones;  make lint  ruff and ty;  make docs  the site
+# make clean        remove the environment, caches, and outputs/quickstart
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,24 +10,27 @@ INSTALLED := $(VENV)/.installed
 
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: install quickstart demo test test-slow lint format clean
+.PHONY: install quickstart demo test test-slow lint format docs lock clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
 
+# Older pips know no dependency groups (--group came with 25.1), so pip comes first.
 $(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; name one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check -q 'pip>=25.1'
+	$(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt -e '.[all]' --group dev
 	@touch $@
 
 TRAIN_QUICKSTART := HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_file recipes/accelerate_configs/cpu.yaml recipes/train.py recipes/quickstart.yaml --overwrite true
 
 quickstart: $(INSTALLED)
 	$(TRAIN_QUICKSTART)
-	HF_HUB_OFFLINE=1 $(BIN)/python recipes/evaluate.py outputs/quickstart --corpus quickstart --output_dir outputs/quickstart/evaluation
-	HF_HUB_OFFLINE=1 $(BIN)/python recipes/predict.py outputs/quickstart --demo
+	HF_HUB_OFFLINE=1 $(BIN)/bibier evaluate outputs/quickstart --corpus quickstart --output_dir outputs/quickstart/evaluation
+	HF_HUB_OFFLINE=1 $(BIN)/bibier predict outputs/quickstart --demo
 
 demo: $(INSTALLED) outputs/quickstart/results.json
 	HF_HUB_OFFLINE=1 $(BIN)/bibier demo outputs/quickstart
@@ -49,6 +52,12 @@ lint: $(INSTALLED)
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+docs: $(INSTALLED)
+	$(BIN)/mkdocs build --strict --quiet
+
+lock: $(INSTALLED)
+	$(BIN)/uv lock
 
 clean:
 	rm -rf $(VENV) .cache .pytest_cache .ruff_cache .hypothesis outputs/quickstart build dist

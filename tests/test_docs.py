@@ -22,6 +22,7 @@ from .workspace import own_corpus_code
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = sorted((REPOSITORY / "docs").glob("*.md"))
+LINKED = ("README.md", "CONTRIBUTING.md", "AGENTS.md", "SECURITY.md", "model_cards/README.md")
 
 
 def page(name: str) -> str:
@@ -38,6 +39,12 @@ def table(text: str, heading: str) -> list[list[str]]:
             break
         rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
     return rows
+
+
+def anchors(path: Path) -> set[str]:
+    """What the headings of a page can be linked as."""
+    headings = re.findall(r"^#+ (.+)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading).strip().lower().replace(" ", "-") for heading in headings}
 
 
 def code(name: str) -> str:
@@ -75,19 +82,19 @@ def test_the_options_of_training_that_bring_a_defect_back():
         assert key.split(".")[0] in RunArguments.model_fields
 
 
-def test_the_licences_of_the_corpora():
-    told = {row[0].strip("`"): row[1] for row in table(page("licences"), "corpus")}
+def test_the_licenses_of_the_corpora():
+    told = {row[0].strip("`"): row[1] for row in table(page("licenses"), "corpus")}
     assert told == {name: corpus.license for name, corpus in CORPORA.items()}
 
 
-def test_the_licences_of_the_backbones():
+def test_the_licenses_of_the_backbones():
     titles = {name: entry["title"] for name, entry in facts()["licenses"].items()}
     stated = {backbone: titles[name] for backbone, name in facts()["backbones"].items()}
-    assert {row[0].strip("`"): row[1] for row in table(page("licences"), "backbone")} == stated
+    assert {row[0].strip("`"): row[1] for row in table(page("licenses"), "backbone")} == stated
 
 
-def test_every_run_file_has_its_licence():
-    told = {row[0].strip("`") for row in table(page("licences"), "run file")}
+def test_every_run_file_has_its_license():
+    told = {row[0].strip("`") for row in table(page("licenses"), "run file")}
     assert told == {path.name for path in (REPOSITORY / "recipes").glob("*.yaml")}
 
 
@@ -104,12 +111,40 @@ def test_every_command_is_listed():
 
 
 @pytest.mark.parametrize(
-    "path", [REPOSITORY / "README.md", REPOSITORY / "CONTRIBUTING.md", *PAGES], ids=lambda path: path.name
+    "path", [*(REPOSITORY / name for name in LINKED), *PAGES], ids=lambda path: path.relative_to(REPOSITORY).as_posix()
 )
 def test_links_lead_somewhere(path: Path):
-    for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", path.read_text(encoding="utf-8")):
+    for target, anchor in re.findall(r"\]\(([^)#]+)(?:#([^)]*))?\)", path.read_text(encoding="utf-8")):
         if not target.startswith(("http://", "https://")):
             assert (path.parent / target).exists(), f"{path.name} links to {target}"
+            if anchor:
+                assert anchor in anchors(path.parent / target), f"{path.name} links to {target}#{anchor}"
+
+
+def test_every_page_is_in_the_readme():
+    listed = set(re.findall(r"\]\(docs/(\w+\.md)", (REPOSITORY / "README.md").read_text(encoding="utf-8")))
+    assert {path.name for path in PAGES} - listed == {"README.md", "reference.md"}
+
+
+def test_the_readme_is_one_page():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 180
+
+
+def test_the_quickstart_output_of_the_readme_has_the_form_of_a_report():
+    text = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    output = text.partition("<!-- quickstart output -->")[2].partition("<!-- end of quickstart output -->")[0]
+    (scores,) = table(output, "corpus")
+    assert scores[0] == "quickstart"
+    assert all(0 <= float(score) <= 100 for score in scores[1:])
+
+    answers = re.findall(r"^    (.+)$", output, re.MULTILINE)
+    assert len(answers) == 2
+    for answer in answers:
+        pairs = [pair.split() for pair in answer.split(", ")]
+        assert {label for label, _ in pairs} <= set(EMOTIONS)
+        values = [float(value) for _, value in pairs]
+        assert values == sorted(values, reverse=True)
+        assert sum(values) <= 1
 
 
 def test_every_page_is_in_the_index():

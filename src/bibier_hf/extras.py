@@ -14,8 +14,6 @@ EXTRAS = {
     "cli": ["typer"],
     "demo": ["gradio"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
-    "benchmark": ["mambapy", "psutil", "torch_geometric"],
-    "test": ["playwright"],
 }
 """Extra -> modules that come with it."""
 
