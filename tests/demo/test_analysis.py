@@ -73,7 +73,7 @@ def test_what_is_refused_and_why(pipe, recordings, language):
     assert "10" in message(text="a" * 11, characters=10)
     assert "0.3" in message("long", minutes=0.1)
     assert "0.5" in message("long", megabytes=0)
-    for name, part in (("text", "cannot be read as audio"), ("cut", "is cut")):
+    for name, part in (("text", "cannot be read as audio"), ("cut", "is truncated")):
         refusal = message(name)
         assert part in refusal
         assert f"{name}.wav" in refusal

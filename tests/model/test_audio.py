@@ -13,12 +13,12 @@ import numpy as np
 import pandas
 import pytest
 import soundfile
+import soxr
 import torch
 
 from bibier_hf import AudioError, decode_audio
-from bibier_hf.model import audio_bibier, ffmpeg_bibier
-from bibier_hf.model.audio_bibier import SilentAudioError
-from bibier_hf.model.streaming_bibier import AudioStream
+from bibier_hf.model import audio_bibier, decoding_bibier, ffmpeg_bibier
+from bibier_hf.model.audio_bibier import AudioStream, SilentAudioError, StreamResampler
 
 
 def encoded(samples: np.ndarray, rate: int = 16_000, format: str = "WAV", subtype: str = "PCM_16") -> bytes:
@@ -233,7 +233,7 @@ def test_cut_files_are_refused(tone: np.ndarray, tmp_path: Path, format: str, su
     path = tmp_path / "cut"
     path.write_bytes(cut)
     for form in (cut, path):
-        with pytest.raises(AudioError, match=r"is cut: .* promises"):
+        with pytest.raises(AudioError, match=r"is truncated: .* promises"):
             decode_audio(form)
 
 
@@ -360,7 +360,7 @@ def test_permission_denied_is_said(tone: np.ndarray, tmp_path: Path, monkeypatch
     def denied(*_, **__):
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(audio_bibier, "open", denied, raising=False)
+    monkeypatch.setattr(decoding_bibier, "open", denied, raising=False)
     with pytest.raises(AudioError, match=r"secret\.wav cannot be read: permission denied"):
         decode_audio(path)
 
@@ -468,3 +468,78 @@ def test_a_program_that_hangs_or_fails_is_ended(body: str, tmp_path: Path, monke
     monkeypatch.setattr(ffmpeg_bibier, "PATIENCE_S", 1.0)
     with pytest.raises(AudioError, match="cannot read it either"):
         decode_audio(b"\0\0\0\x1cftypM4A " + bytes(100))
+
+
+def whole(stream: AudioStream) -> np.ndarray:
+    return np.concatenate(list(stream))
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_files_equal_decode_audio_whatever_the_blocks(tmp_path: Path, rate: int, channels: int):
+    samples = np.random.default_rng(rate).uniform(-0.5, 0.5, (int(2.3 * rate) + 7, channels)).astype(np.float32)
+    for name in ("a.wav", "a.flac", "a.ogg"):
+        path = tmp_path / name
+        soundfile.write(path, samples, rate)
+        expected = decode_audio(path)
+        mono = soundfile.read(path, dtype="float32", always_2d=True)[0].mean(axis=1, dtype=np.float32)
+        np.testing.assert_array_equal(expected, soxr.resample(mono, rate, 16_000, quality="HQ"))
+        for block_s in (0.011, 0.5, 10.0):
+            stream = AudioStream(path, block_s=block_s)
+            np.testing.assert_array_equal(whole(stream), expected)
+            assert stream.duration_s == pytest.approx(len(samples) / rate, abs=0.01)
+        np.testing.assert_array_equal(whole(AudioStream(path.read_bytes(), block_s=0.3)), expected)
+
+
+def test_arrays_equal_decode_audio(clip):
+    stereo = np.stack([clip(1.0), clip(1.0, 1)])
+    for audio, rate in [
+        (clip(1.0), 16_000),
+        (stereo, 44_100),
+        ((stereo.T * 2**15).astype(np.int16), 8_000),
+        (clip(0.001).tolist(), 22_050),
+    ]:
+        np.testing.assert_array_equal(whole(AudioStream(audio, rate, block_s=0.1)), decode_audio(audio, rate))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_a_few_samples_are_still_a_clip(tmp_path: Path, count: int):
+    path = tmp_path / "few.wav"
+    soundfile.write(path, np.full((count, 2), 0.25), 192_000, subtype="FLOAT")
+    np.testing.assert_array_equal(whole(AudioStream(path)), decode_audio(path))
+    assert len(decode_audio(path)) == 1
+
+
+def test_pieces_of_any_sizes_are_resampled_as_the_whole(clip):
+    samples, generator = clip(2.0), np.random.default_rng(0)
+    resampler, parts, position = StreamResampler(44_100), [], 0
+    while position < len(samples):
+        count = int(generator.integers(0, 3000))
+        parts.append(resampler.push(samples[position : position + count]))
+        position += count
+    np.testing.assert_array_equal(
+        np.concatenate([*parts, resampler.close()]), soxr.resample(samples, 44_100, 16_000, quality="HQ")
+    )
+
+
+def test_faults_are_told_where_they_stand(tmp_path: Path, clip):
+    broken = clip(3.0)
+    broken[40_000] = np.nan
+    path = tmp_path / "nan.wav"
+    soundfile.write(path, broken, 16_000, subtype="FLOAT")
+    with pytest.raises(AudioError, match=r"nan.wav: sample 40000 is NaN"):
+        whole(AudioStream(path, block_s=1.0))
+    content = io.BytesIO()
+    soundfile.write(content, clip(3.0), 16_000, format="WAV")
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(content.getvalue()[:50_000])
+    with pytest.raises(AudioError, match="is truncated"):
+        whole(AudioStream(cut, block_s=1.0))
+    (tmp_path / "empty.wav").touch()
+    with pytest.raises(AudioError, match="0 bytes"):
+        whole(AudioStream(tmp_path / "empty.wav"))
+    soundfile.write(tmp_path / "none.wav", np.zeros(0), 16_000)
+    with pytest.raises(AudioError, match="no samples"):
+        whole(AudioStream(tmp_path / "none.wav"))
+    with pytest.raises(AudioError, match="16000 Hz, but sampling_rate=8000"):
+        whole(AudioStream(path, 8_000))

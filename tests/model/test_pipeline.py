@@ -14,21 +14,13 @@ import pytest
 import soundfile
 import torch
 from datasets.fingerprint import Hasher
-from transformers import AutoModel, AutoProcessor, pipeline
+from transformers import pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 from bibier_hf import EMOTIONS, AudioError, AudioTextEmotionPipeline, BiBiERForEmotionClassification, BiBiERProcessor
 from bibier_hf.model import audio_bibier, pipeline_bibier, processing_bibier
 
 TEXT = "I can't believe it!"
-
-
-@pytest.fixture(scope="module")
-def pipe(checkpoint: Path) -> AudioTextEmotionPipeline:
-    model = AutoModel.from_pretrained(checkpoint)
-    return pipeline(
-        "audio-text-emotion", model=model, processor=AutoProcessor.from_pretrained(checkpoint), device="cpu"
-    )
 
 
 @pytest.fixture(scope="module")

@@ -256,12 +256,12 @@ def test_options_by_themselves_and_by_modality(processor: BiBiERProcessor, clip)
         ({"text_kwargs": {"sampling_rate": 16_000}}, TypeError, "no option sampling_rate in text_kwargs"),
         ({"audio_kwargs": {"device": "cuda"}}, TypeError, "no option device in audio_kwargs"),
         ({"common_kwargs": {"crop_size": 3}}, TypeError, "no option crop_size"),
-        ({"text_kwargs": {"padding": True}, "padding": True}, ValueError, "padding: given both in text_kwargs and"),
+        ({"text_kwargs": {"padding": True}, "padding": True}, ValueError, "padding: given twice, in text_kwargs and"),
         ({"padding": "longst"}, ValueError, "padding='longst' is not allowed; it must be one of"),
         ({"return_tensors": "tf"}, ValueError, "'tf' is not allowed"),
         ({"max_length": 0}, ValueError, "max_length=0 is not allowed"),
         ({"pad_to_multiple_of": 1.5}, ValueError, "pad_to_multiple_of=1.5 is not allowed"),
-        ({"padding": False}, ValueError, "rows of 2 to 3 steps, which are no tensor. Pass padding=True"),
+        ({"padding": False}, ValueError, "rows of 2 to 3 steps, which do not form a tensor. Pass padding=True"),
     ],
 )
 def test_refused_options(processor: BiBiERProcessor, options: dict, error: type, message: str):
@@ -366,7 +366,9 @@ def test_as_many_frames_as_bands(clip):
     assert (square[:70] - longer[:70]).abs().mean() < 0.1
 
 
-@pytest.mark.parametrize(("content", "message"), [(None, "holds no vocabulary"), ("[1]", "tokenizer cannot be read")])
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "has no tokenizer vocabulary"), ("[1]", "tokenizer cannot be read")]
+)
 def test_a_text_backbone_without_a_usable_tokenizer_is_refused(tmp_path, content, message):
     from transformers import BertConfig
 

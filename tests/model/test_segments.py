@@ -6,6 +6,7 @@ import pytest
 from bibier_hf.model.segments_bibier import (
     FixedWindows,
     GivenSegments,
+    SampleBuffer,
     Segment,
     Segmenter,
     SpeechByEnergy,
@@ -130,12 +131,12 @@ def test_given_segments_with_overlap_and_text():
         ([], "at least one"),
         ("0-1", "must be a list"),
         ([(0, 1, 2)], r"segments\[0\] is \(0, 1, 2\)"),
-        ([(0, 1), (-1, 2)], r"segments\[1\] is -1 to 2 s; a segment must begin at 0"),
+        ([(0, 1), (-1, 2)], r"segments\[1\] is -1 to 2 s; a segment must start at 0"),
         ([(1, 1)], "end after its start"),
         ([(0, float("nan"))], "must be numbers"),
         ([{"start": 0, "end": 1, "text": 5}], "the text a string"),
         ([{"start": 0, "stop": 1}], "allowed"),
-        ([(2, 3), (1, 2)], r"segments\[1\] begins at 1 s, before segments\[0\] at 2.0 s. Sort"),
+        ([(2, 3), (1, 2)], r"segments\[1\] starts at 1 s, before segments\[0\] at 2.0 s. Sort"),
     ],
 )
 def test_refused_segments(segments, message: str):
@@ -147,3 +148,16 @@ def test_segments_beyond_the_end():
     for segments in ([(0, 1), (0.5, 3)], [(0, 1), (2.0, 2.05)]):
         with pytest.raises(ValueError, match=r"segments\[1\] .* the recording ends at 2.000 s"):
             cut(GivenSegments(segments), np.zeros(32_000, np.float32))
+
+
+def test_buffer_keeps_what_is_needed():
+    samples = np.arange(100, dtype=np.float32)
+    buffer = SampleBuffer()
+    for start in range(0, 100, 7):
+        buffer.append(samples[start : start + 7])
+        buffer.forget_before(start - 10)
+        np.testing.assert_array_equal(
+            buffer.cut(max(0, start - 10), buffer.end), samples[max(0, start - 10) : start + 7]
+        )
+    assert buffer.end == 100
+    assert sum(map(len, buffer._blocks)) <= 24

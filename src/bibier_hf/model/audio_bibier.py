@@ -1,57 +1,56 @@
-"""Audio in any form a user hands in -> 16 kHz mono float32.
+"""Audio in any form -> 16 kHz mono float32, as a whole or block by block.
 
-The one place where audio is decoded, checked, mixed down and resampled; the processor, the pipeline and the corpora
-all call it.
+The only place that checks, mixes down and resamples audio; the processor, the pipeline and the corpora all call it.
 """
 
 import io
 import os
 import stat
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from numbers import Number
+from typing import Any
 
 import numpy as np
 
-from .containers_bibier import Container, Pieces, inspect_container
-from .ffmpeg_bibier import FfmpegError, ffmpeg_path, open_with_ffmpeg
+from .decoding_bibier import (
+    MOST_CHANNELS,
+    AudioError,
+    AudioReader,
+    check_agreement,
+    check_rate,
+    open_audio,
+    unreadable,
+)
 
 try:
-    import soundfile
-except ImportError:  # said at use, with the remedy
-    soundfile = None
-try:
     import soxr
-except ImportError:
+except ImportError:  # reported at use, with the remedy
     soxr = None
 
 SAMPLING_RATE = 16_000
-"""Hz. Every backbone of the study was trained at this rate."""
+"""Hz. All supported speech backbones were trained at this rate."""
 
-LOWEST_RATE, HIGHEST_RATE = 1_000, 768_000
 DOWNLOAD_LIMIT_BYTES = 512 * 2**20
-"""Of a download, an open file or a pipe; these are in memory as a whole."""
+"""Limit for a download, an open file or a pipe, because these are held in memory."""
 
 DOWNLOAD_TIMEOUT_S = 30.0
 LARGEST_CLIP_SAMPLES = 2**28
 """At the rate of the file: 1 GiB of float32, or 93 minutes at 48 kHz. Longer recordings are read in chunks."""
 
 LOUDEST = 10.0
-"""Largest amplitude that passes for sound in [-1, 1]: 20 dB over full scale."""
+"""Largest amplitude that passes for audio in [-1, 1]: 20 dB above full scale."""
 
 SILENCE = 1e-4
-"""Recordings that move by less than this around their middle are silent: 80 dB below full scale, whatever constant
-offset a sound card adds."""
+"""A recording is silent if it stays within this distance of its middle: 80 dB below full scale, whatever constant offset
+a sound card adds."""
 
 CANCELLED = 1e-3
-"""Channels cancel where the energy of their mean is below this share of the mean energy of the channels."""
+"""Channels cancel if the energy of their mean is below this share of their mean energy."""
 
-_MAX_CHANNELS = 64
-_LARGEST_FLAC_FRAME = 2**17
-_LAST_BLOCK = 1024
-_BLOCK_VALUES = 2**20
-"""Values (samples x channels) that are decoded at once."""
+BLOCK_S = 10.0
+"""Seconds to read at once."""
 
 INPUT_FORMS = (
     "a path or an http(s) URL, the bytes of an audio file or an open one, an array with its sampling_rate, "
@@ -60,88 +59,140 @@ INPUT_FORMS = (
 )
 
 
-class AudioError(ValueError):
-    """Audio that cannot be used. The message says what was given, what is allowed and how to mend it."""
-
-
 class SilentAudioError(AudioError):
     """A recording without sound, or one whose channels cancel when they are averaged."""
 
 
 def decode_audio(
-    audio: Any,
-    sampling_rate: int | None = None,
-    target_rate: int = SAMPLING_RATE,
-    channel: int | None = None,
-    refuse_silence: bool = False,
+    audio: Any, sampling_rate: int | None = None, channel: int | None = None, refuse_silence: bool = False
 ) -> np.ndarray:
-    """Decode, check, mix down to mono (the mean of the channels, or one of them) and resample.
+    """Decode and check audio, mix it down to mono (the mean of the channels, or one of them) and resample it to 16 kHz.
 
     Args:
         audio: one of
             * `str` or `os.PathLike`: a path, or an http(s) URL (at most 512 MiB);
-            * `bytes`, or a binary file that is open for reading (read from its position, which is then restored):
-              an encoded audio file;
-            * array (NumPy, torch, nested lists) of shape (samples,), (channels, samples) or (samples, channels); the
+            * `bytes`, or a binary file open for reading (read from its position, which is then restored): an encoded
+              audio file;
+            * an array (NumPy, torch, nested lists) of shape (samples,), (channels, samples) or (samples, channels); the
               shorter of two axes is taken as the channels. Floats are samples in [-1, 1]; int8, int16, int32 and
-              uint8 are scaled to it; other integers (lists of Python ints, too) are refused, as their scale is
-              unknown, and so are amplitudes above 10;
+              uint8 are scaled to that range. Other integers (including lists of Python ints) are refused, because
+              their scale is unknown, and so are amplitudes above 10;
             * `{"array" | "raw" | "waveform": array, "sampling_rate" | "sample_rate": Hz}`;
             * `{"audio": any of these, "sampling_rate": Hz}`;
             * `{"bytes": ..., "path": ...}`, an undecoded `datasets.Audio` value;
-            * `(rate, array)`, a Gradio value, or `(array, rate)`, as soundfile, librosa and torchaudio give it;
+            * `(rate, array)`, as Gradio returns it, or `(array, rate)`, as soundfile, librosa and torchaudio do;
             * an object with `get_all_samples()`, a torchcodec `AudioDecoder`.
-        sampling_rate: Hz, needed for a bare array and refused where it contradicts the rate that the audio carries
-            itself.
-        target_rate: Hz of the result.
-        channel: use this channel (from 0) in place of the mean of all.
-        refuse_silence: raise [`SilentAudioError`] for silence, and where the channels cancel in their mean.
+        sampling_rate: Hz; required for a bare array, and refused if it contradicts the rate of the audio itself.
+        channel: use this channel (from 0) instead of the mean of all.
+        refuse_silence: raise [`SilentAudioError`] for silence and for channels that cancel in their mean.
 
     Returns:
-        float32 array of shape (samples,), at least one sample, every value finite.
+        float32 array of shape (samples,): at least one sample, every value finite.
 
     Raises:
-        FileNotFoundError: a path that is not there.
-        AudioError: anything else that is wrong with the audio or its rate.
+        FileNotFoundError: there is no file at a path.
+        AudioError: anything else is wrong with the audio or its rate.
     """
-    source = locate_audio(audio, sampling_rate)
-    if source.file is None:
-        rate, mixer = check_rate(source.rate, source.name), Mixer(source.name, channel)
-        samples = mixer.mix(as_frames(source.samples, source.name))
-    else:
-        with open_audio(source) as reader:
-            rate, mixer, parts = reader.rate, Mixer(source.name, channel), []
-            for frames in reader.blocks():
-                parts.append(mixer.mix(frames))
-                if mixer.count > LARGEST_CLIP_SAMPLES:
-                    raise AudioError(
-                        f"{source.name} is longer than {LARGEST_CLIP_SAMPLES / rate / 60:.0f} minutes. Analyse it in "
-                        "chunks (chunk_length_s=...), or cut it."
-                    )
-        samples = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    stream = AudioStream(audio, sampling_rate, channel=channel)
+    blocks = []
+    for block in stream:
+        blocks.append(block)
+        if stream.is_file and stream.mixer.count > LARGEST_CLIP_SAMPLES:
+            raise AudioError(
+                f"{stream.name} is longer than {stream.read_s / 60:.0f} minutes. Analyze it in chunks "
+                "(chunk_length_s=...), or cut it."
+            )
+
     if refuse_silence:
-        mixer.refuse_silence()
-    if rate != target_rate:
-        samples = _resample(samples, rate, target_rate, source.name)
-    return np.ascontiguousarray(samples, dtype=np.float32)
+        stream.refuse_silence()
+    return np.concatenate(blocks)
+
+
+class AudioStream:
+    """A recording as blocks of 16 kHz mono samples. Encoded files are decoded block by block, never held as a whole.
+
+    Args:
+        audio: any form of audio that [`decode_audio`] accepts.
+        sampling_rate: Hz of a bare array.
+        block_s: seconds in a block.
+        channel: use this channel (from 0) instead of the mean of all.
+
+    Iteration yields float32 arrays (samples,), and raises what [`decode_audio`] raises at the position of the fault.
+    """
+
+    def __init__(
+        self, audio: Any, sampling_rate: int | None = None, block_s: float = BLOCK_S, channel: int | None = None
+    ):
+        self._source = locate_audio(audio, sampling_rate)
+        self.name, self.is_file = self._source.name, self._source.file is not None
+        self._block_s, self._rate = block_s, 1
+        self.mixer = Mixer(self.name, channel)
+        self.duration_s: float | None = None
+        """Seconds in the recording, once iteration has begun; None: unknown until its end."""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        self.mixer = Mixer(self.name, self.mixer.channel)
+        with self._source.open() as reader:
+            self.duration_s, self._rate = reader.duration_s, reader.rate
+            resampler = StreamResampler(reader.rate, self.name)
+            for frames in reader.blocks(max(1, round(self._block_s * reader.rate))):
+                yield resampler.push(self.mixer.mix(frames))
+            yield resampler.close()
+
+    @property
+    def read_s(self) -> float:
+        """Seconds read so far."""
+        return self.mixer.count / self._rate
+
+    @property
+    def peak(self) -> float:
+        """Largest absolute sample so far, before resampling (1 = full scale)."""
+        return self.mixer.peak
+
+    @property
+    def cancels(self) -> bool:
+        """Whether the channels cancel in their mean, so far."""
+        return self.mixer.cancels
+
+    def refuse_silence(self) -> None:
+        """Raise SilentAudioError if everything so far is silent, or if the channels cancel in their mean."""
+        self.mixer.refuse_silence()
 
 
 @dataclass(frozen=True)
 class AudioSource:
-    """Where the samples of a clip are: in an encoded file that is still closed, or in an array with its rate.
+    """Where the samples of a clip are: in an encoded file that is not open yet, or in an array.
 
     Args:
         name: for messages.
         file: path or content of an encoded file.
-        samples, rate: an array and its Hz, where there is no file.
-        expected_rate: Hz that the user says a file has.
+        samples: an array, if there is no file.
+        rate: Hz of the array, or the rate that the user expects of the file.
     """
 
     name: str
     file: str | io.BytesIO | None = None
     samples: Any = None
     rate: Any = None
-    expected_rate: int | None = None
+
+    def open(self) -> "AbstractContextManager[AudioReader | _ArrayReader]":
+        """Return a context manager over a reader of the samples."""
+        if self.file is None:
+            return nullcontext(_ArrayReader(self.name, self.samples, self.rate))
+        return open_audio(self.name, self.file, self.rate)
+
+
+class _ArrayReader:
+    """Samples in memory, with the interface of an `AudioReader`."""
+
+    def __init__(self, name: str, samples: Any, rate: Any):
+        self.rate = check_rate(rate, name)
+        self._frames = as_frames(samples, name)
+        self.duration_s = len(self._frames) / self.rate
+
+    def blocks(self, samples: int) -> Iterator[np.ndarray]:
+        for start in range(0, len(self._frames), samples):
+            yield self._frames[start : start + samples]
 
 
 def locate_audio(audio: Any, sampling_rate: int | None = None) -> AudioSource:
@@ -149,38 +200,146 @@ def locate_audio(audio: Any, sampling_rate: int | None = None) -> AudioSource:
     if isinstance(audio, (str, os.PathLike)):
         return _locate_path(os.fspath(audio), sampling_rate)
     if isinstance(audio, (bytes, bytearray, memoryview)):
-        return AudioSource(f"<{len(audio)} bytes>", io.BytesIO(bytes(audio)), expected_rate=sampling_rate)
+        return AudioSource(f"<{len(audio)} bytes>", io.BytesIO(bytes(audio)), rate=sampling_rate)
     if is_file(audio):
         return _locate_in_file(audio, sampling_rate)
     if isinstance(audio, Mapping):
         return _locate_in_mapping(audio, sampling_rate)
     if is_rated_array(audio):
         rate, samples = audio if np.ndim(audio[0]) == 0 else reversed(audio)
-        return _array_source("<array>", samples, rate, sampling_rate)
+        return _locate_array("<array>", samples, rate, sampling_rate)
     if hasattr(audio, "get_all_samples"):
         decoded = audio.get_all_samples()
-        return _array_source("<decoder>", decoded.data, decoded.sample_rate, sampling_rate)
+        return _locate_array("<decoder>", decoded.data, decoded.sample_rate, sampling_rate)
     if audio is None or isinstance(audio, (bool, int, float)):
         raise AudioError(f"Audio is {audio!r}. Allowed: {INPUT_FORMS}.")
-    if not is_samples(audio):
-        several = "; for several clips, call the pipeline with all of them" if isinstance(audio, Iterable) else ""
-        kind = f" of type {audio.dtype}" if hasattr(audio, "dtype") else ""
-        raise AudioError(f"A {type(audio).__name__}{kind} is not one clip. Allowed: {INPUT_FORMS}{several}.")
-    if sampling_rate is None:
+    if is_samples(audio):
+        return _locate_array("<array>", audio, None, sampling_rate)
+
+    several = "; for several clips, call the pipeline with all of them" if isinstance(audio, Iterable) else ""
+    kind = f" of type {audio.dtype}" if hasattr(audio, "dtype") else ""
+    raise AudioError(f"A {type(audio).__name__}{kind} is not one clip. Allowed: {INPUT_FORMS}{several}.")
+
+
+def _locate_array(name: str, samples: Any, rate: Any, sampling_rate: int | None) -> AudioSource:
+    check_agreement(rate, sampling_rate, name)
+    rate = sampling_rate if rate is None else rate
+    if rate is None:
         raise AudioError(
-            "An array of samples came without its sampling rate. Pass sampling_rate=..., or {'array': array, "
-            "'sampling_rate': ...}; a guess would change the pitch and so the emotion."
+            f"{name} has no sampling rate. Pass sampling_rate=..., or {{'array': ..., 'sampling_rate': ...}}; a guess "
+            "would change the pitch, and with it the emotion."
         )
-    return AudioSource("<array>", samples=audio, rate=sampling_rate)
+    return AudioSource(name, samples=samples, rate=rate)
+
+
+def _locate_path(path: str | bytes, sampling_rate: int | None) -> AudioSource:
+    path = os.fsdecode(path)
+    name = printable(path)
+    if path.startswith(("http://", "https://")):
+        return AudioSource(name, _download(path), rate=sampling_rate)
+    if not path:
+        raise AudioError(f"The audio path is an empty string. Allowed: {INPUT_FORMS}.")
+
+    try:
+        mode = os.stat(path).st_mode
+        if stat.S_ISDIR(mode):
+            raise AudioError(f"'{name}' is a folder, not an audio file. Pass one file, or a list of files.")
+        if stat.S_ISREG(mode):
+            return AudioSource(name, path, rate=sampling_rate)
+        with open(path, "rb", buffering=0) as pipe:
+            return AudioSource(name, _read_all(pipe, name), rate=sampling_rate)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise FileNotFoundError(
+            f"No audio file at '{name}'. A bare string is a path or URL, never text; for text pass {{'text': ...}}."
+        ) from error
+    except AudioError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a null character
+        raise unreadable(name, error) from error
+
+
+def _locate_in_file(file: Any, sampling_rate: int | None) -> AudioSource:
+    name = getattr(file, "name", None)
+    name = printable(os.fsdecode(name)) if isinstance(name, (str, bytes)) else f"<{type(file).__name__}>"
+    try:
+        position = file.tell() if getattr(file, "seekable", bool)() else None
+        content = _read_all(file, name)
+        if position is not None:
+            file.seek(position)
+    except AudioError:
+        raise
+    except Exception as error:  # a closed file, one that is open for writing, a network file
+        raise unreadable(name, error) from error
+
+    if position and not content.getbuffer():
+        raise AudioError(f"{name} is at its end: call .seek(0) to read it again.")
+    return AudioSource(name, content, rate=sampling_rate)
+
+
+def _locate_in_mapping(audio: Mapping, sampling_rate: int | None) -> AudioSource:
+    given = {key: value for key, value in audio.items() if value is not None}
+    rate = given.get("sampling_rate", given.get("sample_rate"))
+    path = str(given.get("path") or "")
+    for key in ("array", "raw", "waveform"):
+        if key in given:
+            return _locate_array(printable(path) or "<array>", given[key], rate, sampling_rate)
+
+    if "bytes" in given:
+        content = bytes(given["bytes"])
+        return AudioSource(printable(path) or f"<{len(content)} bytes>", io.BytesIO(content), rate=sampling_rate)
+    if "path" in given:
+        return locate_audio(given["path"], sampling_rate)
+    if "audio" in given:
+        check_agreement(rate, sampling_rate, "<audio>")
+        return locate_audio(given["audio"], sampling_rate if rate is None else rate)
+    raise AudioError(f"A mapping with the keys {sorted(map(str, audio))} contains no audio. Allowed: {INPUT_FORMS}.")
+
+
+def _download(url: str) -> io.BytesIO:
+    from huggingface_hub.utils import get_session
+
+    try:
+        with get_session().stream("GET", url, timeout=DOWNLOAD_TIMEOUT_S, follow_redirects=True) as response:
+            response.raise_for_status()
+            return _joined(response.iter_bytes(), url)
+    except AudioError:
+        raise
+    except Exception as error:  # HTTP errors have no common base class across versions of huggingface_hub
+        raise AudioError(
+            f"{url} could not be downloaded ({type(error).__name__}: {error}). Check the address, or pass a local "
+            "file."
+        ) from error
+
+
+def _read_all(file: Any, name: str) -> io.BytesIO:
+    return _joined(iter(lambda: file.read(2**20) or b"", b""), name)
+
+
+def _joined(parts: Iterable[bytes], name: str) -> io.BytesIO:
+    content = bytearray()
+    for part in parts:
+        if not isinstance(part, (bytes, bytearray)):
+            raise AudioError(f"{name} is open as text. Open it with mode 'rb'.")
+        content += part
+        if len(content) > DOWNLOAD_LIMIT_BYTES:
+            raise AudioError(
+                f"{name} has more than {DOWNLOAD_LIMIT_BYTES >> 20} MiB. Save it to disk and pass the path."
+            )
+    return io.BytesIO(content)
+
+
+def printable(name: str) -> str:
+    """A path for messages, with bytes that are not UTF-8 escaped so that any terminal can print it."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace") if not name.isprintable() else name
 
 
 def is_file(value: Any) -> bool:
-    """Is it an open file (of whatever mode), or looks like one?"""
+    """Whether a value is an open file (of any mode), or looks like one."""
     return callable(getattr(value, "read", None)) and not hasattr(value, "get_all_samples")
 
 
 def is_rated_array(value: Any) -> bool:
-    """Is it one clip as `(rate, array)` or `(array, rate)`?"""
+    """Whether a value is one clip as `(rate, array)` or `(array, rate)`."""
     if not isinstance(value, tuple) or len(value) != 2:
         return False
     for rate, samples in (value, value[::-1]):
@@ -190,7 +349,7 @@ def is_rated_array(value: Any) -> bool:
 
 
 def is_samples(value: Any) -> bool:
-    """Is it numbers, in an array of any library or in nested lists?"""
+    """Whether a value consists of numbers, in an array of any library or in nested lists."""
     if isinstance(value, (list, tuple)):
         return len(value) == 0 or is_samples(value[0])
     if isinstance(value, (int, float, np.number)) or hasattr(value, "detach"):
@@ -198,364 +357,31 @@ def is_samples(value: Any) -> bool:
     return hasattr(value, "__array__") and np.asarray(value).dtype.kind not in "OUSMm"
 
 
-def as_many(inputs: Any) -> Any:
-    """A collection of clips that is no list (a column of a data set or a table, an array of paths, a set) -> a list
-    or an iterator of them; whatever else comes back as it is."""
-    if isinstance(inputs, (str, bytes, bytearray, memoryview, os.PathLike, Mapping, list, tuple)):
-        return inputs
-    if is_file(inputs) or hasattr(inputs, "get_all_samples"):
-        return inputs
+def is_bare_samples(values: Any) -> bool:
+    """Whether a list is one clip of plain numbers, not several clips."""
+    return isinstance(values, list) and len(values) > 0 and all(isinstance(value, Number) for value in values)
+
+
+def as_many(inputs: Any) -> list | Iterator | None:
+    """Return the items of a collection as a list or an iterator, or None for a single clip.
+
+    A collection is a list, a tuple, an iterator, a column of a dataset or a table, an array of paths, or the like.
+    """
+    if isinstance(inputs, (str, bytes, bytearray, memoryview, os.PathLike, Mapping)):
+        return None
+    if is_file(inputs) or is_rated_array(inputs) or is_bare_samples(inputs) or hasattr(inputs, "get_all_samples"):
+        return None
     if hasattr(inputs, "to_dict") and hasattr(inputs, "columns"):
         columns = ", ".join(map(str, inputs.columns))
         raise AudioError(
             f"A table ({type(inputs).__name__}) with the columns {columns} is not audio. Pass a column of paths, "
             "table['audio'], or its rows: table.to_dict('records')."
         )
-    if isinstance(inputs, Iterator) or not isinstance(inputs, Iterable) or is_samples(inputs):
-        return inputs
-    return list(inputs) if hasattr(inputs, "__array__") else (item for item in inputs)
-
-
-def _locate_path(path: str | bytes, sampling_rate: int | None) -> AudioSource:
-    path = os.fsdecode(path)
-    name = printable(path)
-    if path.startswith(("http://", "https://")):
-        return AudioSource(name, io.BytesIO(_download(path)), expected_rate=sampling_rate)
-    if not path:
-        raise AudioError(f"The audio path is an empty string. Allowed: {INPUT_FORMS}.")
-    try:
-        mode = os.stat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise FileNotFoundError(
-            f"No audio file at '{name}'. A bare string is a path or URL, never text; for text pass {{'text': ...}}."
-        ) from error
-    except (OSError, ValueError) as error:  # ValueError: a null character
-        raise _not_readable(name, error) from error
-    if stat.S_ISDIR(mode):
-        raise AudioError(f"'{name}' is a folder, not an audio file. Pass one file, or a list of files.")
-    if stat.S_ISREG(mode):
-        return AudioSource(name, path, expected_rate=sampling_rate)
-    try:
-        with open(path, "rb", buffering=0) as pipe:
-            return AudioSource(name, io.BytesIO(_read_all(pipe, name)), expected_rate=sampling_rate)
-    except OSError as error:
-        raise _not_readable(name, error) from error
-
-
-def _locate_in_file(file: Any, sampling_rate: int | None) -> AudioSource:
-    name = getattr(file, "name", None)
-    name = printable(os.fsdecode(name)) if isinstance(name, (str, bytes)) else f"<{type(file).__name__}>"
-    try:
-        position = file.tell() if getattr(file, "seekable", bool)() else None
-        content = _read_all(file, name)
-        if not content and position:
-            raise AudioError(f"{name} is at its end: call .seek(0) to read it again.")
-        if position is not None:
-            file.seek(position)
-    except AudioError:
-        raise
-    except Exception as error:  # a closed file, one that is open for writing, a network's
-        raise _not_readable(name, error) from error
-    return AudioSource(name, io.BytesIO(content), expected_rate=sampling_rate)
-
-
-def _read_all(file: Any, name: str) -> bytes:
-    content = bytearray()
-    while part := file.read(2**20):
-        if not isinstance(part, (bytes, bytearray)):
-            raise AudioError(f"{name} is open as text. Open it with mode 'rb'.")
-        content += part
-        if len(content) > DOWNLOAD_LIMIT_BYTES:
-            raise AudioError(f"{name} gives more than {DOWNLOAD_LIMIT_BYTES >> 20} MiB. Pass the path of a file.")
-    return bytes(content)
-
-
-def printable(name: str) -> str:
-    """A path for messages: bytes that are not UTF-8 as escapes, so that any terminal can print it."""
-    return os.fsencode(name).decode("utf-8", "backslashreplace") if not name.isprintable() else name
-
-
-def _not_readable(name: str, error: Exception) -> AudioError:
-    if isinstance(error, PermissionError):
-        return AudioError(f"{name} cannot be read: permission denied. Ask its owner, or: chmod +r FILE")
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return AudioError(f"{name} cannot be read ({reason}).")
-
-
-def _locate_in_mapping(audio: Mapping, sampling_rate: int | None) -> AudioSource:
-    rate = next((audio[key] for key in ("sampling_rate", "sample_rate") if audio.get(key) is not None), None)
-    for key in ("array", "raw", "waveform"):
-        if audio.get(key) is not None:
-            name = printable(str(audio.get("path") or "<array>"))
-            if rate is None and sampling_rate is None:
-                raise AudioError(
-                    f"{name}: {{'{key}': ...}} has no 'sampling_rate' (Hz). Add it; a guess would change the pitch."
-                )
-            return _array_source(name, audio[key], sampling_rate if rate is None else rate, sampling_rate)
-    if audio.get("bytes") is not None:
-        content = bytes(audio["bytes"])
-        name = printable(str(audio.get("path") or f"<{len(content)} bytes>"))
-        return AudioSource(name, io.BytesIO(content), expected_rate=sampling_rate)
-    if audio.get("path") is not None:
-        return locate_audio(audio["path"], sampling_rate)
-    if audio.get("audio") is not None:
-        if rate is not None:
-            _check_agreement(rate, sampling_rate, "<audio>")
-        return locate_audio(audio["audio"], sampling_rate if rate is None else rate)
-    raise AudioError(f"A mapping with the keys {sorted(map(str, audio))} holds no audio. Allowed: {INPUT_FORMS}.")
-
-
-def _array_source(name: str, samples: Any, rate: Any, expected_rate: int | None) -> AudioSource:
-    _check_agreement(rate, expected_rate, name)
-    return AudioSource(name, samples=samples, rate=rate)
-
-
-def _check_agreement(rate: Any, expected_rate: int | None, name: str) -> None:
-    if expected_rate is not None and rate is not None and check_rate(expected_rate, name) != check_rate(rate, name):
-        raise AudioError(
-            f"{name} has a sampling rate of {rate} Hz, but sampling_rate={expected_rate} was passed. Leave one of the "
-            "two out."
-        )
-
-
-class AudioReader:
-    """An encoded file that is open: its samples in blocks, and a check of its end.
-
-    Args:
-        name: for messages.
-        decoder: gives `samplerate`, `channels` and `read(n) -> (at most n, channels)`.
-        container: what the structure of the file says.
-        left: gives the bytes of the file that the decoder has not read yet.
-    """
-
-    def __init__(self, name: str, decoder: Any, container: Container, left: Callable[[], int]):
-        self.name = name
-        self.rate = check_rate(decoder.samplerate, name)
-        self.channels: int = decoder.channels
-        self._decoder, self._container, self._left = decoder, container, left
-        if self.channels > _MAX_CHANNELS:
-            raise AudioError(f"{name} has {self.channels} channels; at most {_MAX_CHANNELS} are allowed.")
-        self._expected = decoder.frames if 0 < decoder.frames < 2**40 else 0
-        self.duration_s: float | None = container.duration_s or self._expected / self.rate or None
-        """Seconds; None: unknown before the end."""
-
-    def blocks(self, samples: int | None = None) -> Iterator[np.ndarray]:
-        """float32 (at most `samples`, channels) up to the end of the file.
-
-        Raises:
-            AudioError: damage, no samples, or an end that is missing.
-        """
-        size = max(1, _BLOCK_VALUES // self.channels)
-        size = size if samples is None else min(size, samples)
-        read, promised = 0, self._container.frames
-        while promised is None or read < promised:
-            count = size if promised is None else min(size, promised - read)
-            if self._expected:  # libsndfile fills what it does not read of a block with zeros, which takes time
-                count = min(count, max(self._expected - read, _LAST_BLOCK))
-            with _decoding(self.name):
-                block = self._read(count)
-            if not len(block):
-                break
-            read += len(block)
-            yield block
-        if promised is not None and read < promised:
-            raise AudioError(
-                f"{self.name} is cut: its header promises {promised} samples, {read} are there. Fetch the file again."
-            )
-        if self._container.cut:
-            raise AudioError(f"{self.name} is cut: {self._container.cut}. Fetch the file again.")
-        if read < self._container.at_least * 0.99 - 5 * 1152:
-            raise AudioError(f"{self.name}: {read} of {self._container.at_least} samples could be decoded. {_CONVERT}")
-        if not read:
-            raise AudioError(f"{self.name} holds no samples.")
-
-    def _read(self, count: int) -> np.ndarray:
-        if not self._container.may_stop_short:
-            return self._decoder.read(count, dtype="float32", always_2d=True)
-        block = np.full((count, self.channels), np.nan, np.float32)
-        try:
-            return self._decoder.read(out=block)
-        except soundfile.LibsndfileError:  # ty: ignore[missing-union-attribute] - `open_audio` needs the package
-            if self._left() > _LARGEST_FLAC_FRAME:  # damage, not the end
-                raise
-            return block[: int(np.argmax(np.isnan(block[:, -1])))]  # what came before the error
-
-
-_CONVERT = "Convert it first: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
-
-
-@contextmanager
-def _decoding(name: str) -> Generator[None]:
-    """Whatever a decoder raises -> AudioError with the file's name."""
-    try:
-        yield
-    except (AudioError, ImportError, MemoryError):
-        raise
-    except Exception as error:  # libsndfile's errors, and those that soundfile raises around them, have no common base
-        reason = getattr(error, "error_string", None) or str(error) or type(error).__name__
-        raise AudioError(f"{name} cannot be read as audio ({reason}). {_CONVERT}") from error
-
-
-@contextmanager
-def open_audio(source: AudioSource) -> Generator[AudioReader]:
-    """The reader of an encoded file: by libsndfile, else by ffmpeg where it is installed.
-
-    Raises:
-        AudioError: a file that cannot be opened or read.
-    """
-    if soundfile is None:
-        raise ImportError("Reading audio files needs the package soundfile: pip install soundfile")
-    with ExitStack() as stack:
-        assert source.file is not None  # an array has nothing to open
-        if isinstance(source.file, str):
-            try:
-                file = stack.enter_context(open(source.file, "rb", buffering=0))
-                size = os.fstat(file.fileno()).st_size
-            except OSError as error:
-                raise _not_readable(source.name, error) from error
-        else:
-            file, size = source.file, len(source.file.getbuffer())
-        if size == 0:
-            raise AudioError(f"{source.name} is empty (0 bytes).")
-        decoder, container = _find_decoder(source, file, size, stack)
-        _check_agreement(decoder.samplerate, source.expected_rate, source.name)
-        view = container.view
-        yield AudioReader(source.name, decoder, container, lambda: size - file.tell() if view is None else view.left)
-
-
-def _find_decoder(
-    source: AudioSource, file: BinaryIO | io.FileIO, size: int, stack: ExitStack
-) -> tuple[Any, Container]:
-    decoder, refusal = None, None
-    for search in (False, True):
-        with _decoding(source.name):
-            container = inspect_container(file, size, search)
-        if search and container.view is None:
-            break
-        try:
-            if container.links:
-                decoder = stack.enter_context(_ChainedFile(file, container.links))
-            else:
-                decoder = stack.enter_context(_open_soundfile(file, container))
-        except Exception as error:  # of any class, see _decoding
-            refusal = error
-            continue
-        if decoder.format != "MP3" or container != Container():
-            return decoder, container
-        # MPEG frames behind other bytes, whose number libsndfile would estimate: they are searched.
-    if decoder is not None:
-        return decoder, container
-    try:
-        content = source.file if isinstance(source.file, str) else file
-        return stack.enter_context(open_with_ffmpeg(content)), Container(cut=container.cut)
-    except FfmpegError as error:
-        reason = getattr(refusal, "error_string", None) or str(refusal)
-        if ffmpeg_path() is None:
-            remedy = (
-                "m4a, mp4, webm, aac and wma need the program ffmpeg, which is not installed: install it, or convert "
-                "them elsewhere: ffmpeg -i IN -ac 1 -ar 16000 OUT.wav"
-            )
-        else:
-            remedy = f"ffmpeg cannot read it either ({error})."
-        raise AudioError(
-            f"{source.name} cannot be read as audio ({reason.rstrip('.')}). Allowed: WAV, FLAC, OGG, MP3 and what else "
-            f"libsndfile reads. {remedy} Samples without a header are passed as an array with sampling_rate=..."
-        ) from refusal
-
-
-def _open_soundfile(file: BinaryIO, container: Container) -> Any:
-    target = file if container.view is None else container.view
-    target.seek(0)
-    if target is file and not isinstance(file, io.BytesIO) and os.name == "posix":
-        # By its number: libsndfile then reads without Python, and the name (its bytes, its ".raw") plays no part.
-        return _reading_on(file.fileno(), closefd=False)
-    return _reading_on(target)
-
-
-def _reading_on(file: Any, **options: Any) -> Any:
-    """A `SoundFile` that does not seek. soundfile seeks around each read where it can. Reading straight on needs none
-    of that, and seeking fails in a FLAC file of unknown length."""
-    assert soundfile is not None  # `open_audio` has asked for it
-    opened = soundfile.SoundFile(file, **options)
-    opened._info.seekable = 0
-    return opened
-
-
-class _ChainedFile:
-    """Ogg streams one after another in one file, read as one; libsndfile alone stops after the first.
-
-    Looks like a `soundfile.SoundFile` that cannot seek.
-    """
-
-    def __init__(self, file: BinaryIO, links: Sequence[tuple[int, int]]):
-        self._views = [Pieces([(file, start, length)]) for start, length in links]
-        self._open = None
-        self.frames = 0
-        for number, view in enumerate(self._views, 1):
-            with _reading_on(view) as link:
-                if number == 1:
-                    self.samplerate, self.channels, self.format = link.samplerate, link.channels, link.format
-                if (link.samplerate, link.channels) != (self.samplerate, self.channels):
-                    raise AudioError(
-                        f"stream {number} of {len(links)} has {link.samplerate} Hz and {link.channels} channels, the "
-                        f"first one {self.samplerate} Hz and {self.channels}"
-                    )
-                self.frames += link.frames
-
-    def __enter__(self) -> "_ChainedFile":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._open is not None:
-            self._open.close()
-
-    def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
-        """float32 (at most `frames`, channels); none at the end"""
-        while True:
-            if self._open is not None and len(block := self._open.read(frames, dtype=dtype, always_2d=always_2d)):
-                return block
-            self.__exit__()
-            if not self._views:
-                return np.zeros((0, self.channels), np.float32)
-            view = self._views.pop(0)
-            view.seek(0)
-            self._open = _reading_on(view)
-
-
-def _download(url: str) -> bytes:
-    from huggingface_hub.utils import get_session
-
-    try:
-        with get_session().stream("GET", url, timeout=DOWNLOAD_TIMEOUT_S, follow_redirects=True) as response:
-            response.raise_for_status()
-            body = bytearray()
-            for piece in response.iter_bytes():
-                body += piece
-                if len(body) > DOWNLOAD_LIMIT_BYTES:
-                    raise AudioError(
-                        f"{url} is larger than {DOWNLOAD_LIMIT_BYTES >> 20} MiB. Download it yourself and pass the "
-                        "path."
-                    )
-            return bytes(body)
-    except AudioError:
-        raise
-    except Exception as error:  # the HTTP client's errors share no base class across the versions of huggingface_hub
-        raise AudioError(
-            f"{url} could not be downloaded ({type(error).__name__}: {error}). Check the address, or pass a local "
-            "file."
-        ) from error
-
-
-def check_rate(rate: Any, name: str) -> int:
-    """A sampling rate as a whole number of Hz."""
-    if isinstance(rate, bool) or not isinstance(rate, (int, float, np.integer, np.floating)) or rate % 1 != 0:
-        raise AudioError(f"{name}: the sampling rate is {rate!r}; it must be a whole number of Hz, such as 16000.")
-    if not LOWEST_RATE <= rate <= HIGHEST_RATE:
-        raise AudioError(
-            f"{name}: a sampling rate of {rate} Hz is outside {LOWEST_RATE}..{HIGHEST_RATE}. Is it in kHz, or not the "
-            "rate at all?"
-        )
-    return int(rate)
+    if isinstance(inputs, (list, tuple)) or (hasattr(inputs, "__array__") and not is_samples(inputs)):
+        return list(inputs)
+    if not isinstance(inputs, Iterable) or is_samples(inputs):
+        return None
+    return (item for item in inputs)
 
 
 _SCALED = {"i1": 2.0**7, "i2": 2.0**15, "i4": 2.0**31}
@@ -571,6 +397,7 @@ def _as_float(samples: Any, name: str) -> np.ndarray:
         raise AudioError(
             f"{name}: the samples do not form an array ({error}). Pass one clip at a time, or a list of arrays."
         ) from error
+
     kind = f"{array.dtype.kind}{array.dtype.itemsize}"
     if kind == "u1":
         return (array.astype(np.float32) - 128.0) / 128.0
@@ -578,20 +405,20 @@ def _as_float(samples: Any, name: str) -> np.ndarray:
         return array.astype(np.float32) / np.float32(_SCALED[kind])
     if array.dtype.kind in "iu" and array.size:
         raise AudioError(
-            f"{name}: the scale of {array.dtype} samples is unknown (they reach from {array.min()} to {array.max()}). "
+            f"{name}: the scale of {array.dtype} samples is unknown (they range from {array.min()} to {array.max()}). "
             "Pass int16 (array.astype('int16') for 16-bit samples), int8, int32, uint8, or floats in [-1, 1]."
         )
     if array.dtype.kind != "f" and array.size:
         raise AudioError(f"{name}: samples of type {array.dtype} are not audio. Allowed: {INPUT_FORMS}.")
-    with np.errstate(over="ignore"):  # an infinite value is told below
+    with np.errstate(over="ignore"):  # the mixer reports infinite values
         return array.astype(np.float32, copy=False)
 
 
 def as_frames(samples: Any, name: str) -> np.ndarray:
-    """Samples of any type and any order of axes -> float32 (samples, channels)"""
+    """Convert samples of any type and order of axes to float32 (samples, channels)."""
     samples = _as_float(samples, name)
     if samples.size == 0:
-        raise AudioError(f"{name} holds no samples (shape {samples.shape}).")
+        raise AudioError(f"{name} contains no samples (shape {samples.shape}).")
     if samples.ndim == 1:
         return samples[:, None]
     if samples.ndim != 2:
@@ -599,21 +426,22 @@ def as_frames(samples: Any, name: str) -> np.ndarray:
             f"{name} has the shape {samples.shape}; allowed are (samples,), (channels, samples) and (samples, "
             "channels)."
         )
+
     channels = 0 if samples.shape[0] < samples.shape[1] else 1
-    if samples.shape[channels] > _MAX_CHANNELS:
+    if samples.shape[channels] > MOST_CHANNELS:
         raise AudioError(
-            f"{name} has the shape {samples.shape}: neither axis can be the channels (at most {_MAX_CHANNELS}). "
+            f"{name} has the shape {samples.shape}, so neither axis can be the channels (at most {MOST_CHANNELS}). "
             "Pass several clips as a list of one-dimensional arrays."
         )
     return samples if channels == 1 else samples.T
 
 
 class Mixer:
-    """Blocks of a recording -> mono, each value checked.
+    """Mixes the blocks of a recording down to mono and checks every value.
 
     Args:
         name: of the recording, for messages.
-        channel: the channel to take; None: the mean of all.
+        channel: the channel to use; None: the mean of all.
     """
 
     def __init__(self, name: str, channel: int | None = None):
@@ -621,28 +449,27 @@ class Mixer:
             raise AudioError(f"channel={channel!r} is not allowed; it must be a whole number from 0, or None.")
         self.name, self.channel = name, channel
         self.count = 0
-        """Samples that were mixed so far."""
+        """Samples mixed so far."""
         self.peak = 0.0
         """Largest absolute value so far."""
         self._low, self._high = np.inf, -np.inf
         self._mean_energy = self._channel_energy = 0.0
 
     def mix(self, frames: np.ndarray) -> np.ndarray:
-        """float32 (n, channels) -> (n,)
+        """Mix float32 (n, channels) down to (n,).
 
         Raises:
-            AudioError: NaN, infinite or far too large values, or no such channel.
+            AudioError: values are NaN, infinite or far too large, or there is no such channel.
         """
         channels = frames.shape[1]
         if self.channel is not None and self.channel >= channels:
             raise AudioError(
-                f"{self.name} has no channel {self.channel}: it has {channels}, counted from 0. Leave channel= out for "
-                "their mean."
+                f"{self.name} has no channel {self.channel}: it has {channels}, counted from 0. Leave out channel= to "
+                "use their mean."
             )
-        if channels == 1 or self.channel is not None:
-            samples = frames[:, self.channel or 0]
-        else:
-            samples = frames.mean(axis=1, dtype=np.float32)
+        averages = channels > 1 and self.channel is None
+        samples = frames.mean(axis=1, dtype=np.float32) if averages else frames[:, self.channel or 0]
+
         low, high = float(samples.min()), float(samples.max())
         if not np.isfinite(low + high):
             first = self.count + int(np.flatnonzero(~np.isfinite(samples))[0])
@@ -651,10 +478,11 @@ class Mixer:
         self._low, self._high = min(self._low, low), max(self._high, high)
         if self.peak > LOUDEST:
             raise AudioError(
-                f"{self.name}: the amplitude {self.peak:.6g} is far outside [-1, 1]. Floating-point samples must be "
-                "scaled to it: divide 16-bit values by 32768, or pass them as int16."
+                f"{self.name}: the amplitude {self.peak:.6g} is far outside [-1, 1]. Scale floating-point samples to "
+                "that range: divide 16-bit values by 32768, or pass them as int16."
             )
-        if channels > 1 and self.channel is None:
+
+        if averages:
             values = np.ascontiguousarray(frames).reshape(-1)
             self._channel_energy += float(np.dot(values, values)) / channels
             self._mean_energy += float(np.dot(samples, samples))
@@ -663,34 +491,60 @@ class Mixer:
 
     @property
     def cancels(self) -> bool:
-        """Do the channels cancel each other in their mean?"""
+        """Whether the channels cancel in their mean."""
         loud = self._channel_energy > self.count * SILENCE**2
         return loud and self._mean_energy < CANCELLED * self._channel_energy
 
     def refuse_silence(self) -> None:
-        """Say whether everything so far was silent.
-
-        Raises:
-            SilentAudioError: nothing to hear, or channels that cancel in their mean.
-        """
+        """Raise SilentAudioError if everything so far is silent, or if the channels cancel in their mean."""
         if self.cancels:
             raise SilentAudioError(
-                f"{self.name}: the channels cancel each other in their mean (one of them is inverted), so that nothing "
-                "is left to judge. Choose one: channel=0 (--channel 0)."
+                f"{self.name}: the channels cancel in their mean (one of them is inverted), which leaves nothing to "
+                "classify. Choose one: channel=0 (--channel 0)."
             )
         swing = (self._high - self._low) / 2
         if not swing >= SILENCE:
             raise SilentAudioError(
-                f"{self.name} is silent: its amplitude is {max(0.0, swing):.1g} of full scale. There is no emotion in "
-                "it; leave it out, or pass its text alone."
+                f"{self.name} is silent: its amplitude is {max(0.0, swing):.1g} of full scale. Leave it out, or pass "
+                "its text alone."
             )
 
 
-def _resample(samples: np.ndarray, rate: int, target_rate: int, name: str) -> np.ndarray:
-    if soxr is None:
-        raise ImportError(
-            f"{name} is at {rate} Hz; resampling to {target_rate} Hz needs the package soxr: pip install soxr"
-        )
-    resampled = soxr.resample(samples, rate, target_rate, quality="HQ")
-    # A clip of a few samples may come out with none at all; one sample is still a clip.
-    return resampled if resampled.size else samples[:1]
+class StreamResampler:
+    """Resamples mono audio to 16 kHz piece by piece; joined, the results equal the resampled whole.
+
+    Args:
+        rate: Hz of the input.
+        name: of the recording, for messages.
+    """
+
+    def __init__(self, rate: int, name: str = "<stream>"):
+        self.rate = check_rate(rate, name)
+        self._first: np.ndarray | None = None
+        self._is_empty = True  # so far
+        self._filter = None
+        if self.rate != SAMPLING_RATE:
+            if soxr is None:
+                raise ImportError(
+                    f"{name} is at {rate} Hz; resampling to {SAMPLING_RATE} Hz requires the soxr package: pip install "
+                    "soxr"
+                )
+            self._filter = soxr.ResampleStream(self.rate, SAMPLING_RATE, 1, dtype="float32", quality="HQ")
+
+    def push(self, samples: np.ndarray) -> np.ndarray:
+        """Take float32 (n,) and return float32 (m,): all that is final. The filter looks a few milliseconds ahead."""
+        if self._first is None and samples.size:
+            self._first = samples[:1].copy()
+        if self._filter is not None:
+            samples = self._filter.resample_chunk(np.ascontiguousarray(samples))
+        self._is_empty = self._is_empty and not samples.size
+        return samples
+
+    def close(self) -> np.ndarray:
+        """Return the rest."""
+        rest = np.zeros(0, np.float32)
+        if self._filter is not None:
+            rest = self._filter.resample_chunk(rest, last=True)
+        if self._is_empty and not rest.size and self._first is not None:
+            return self._first  # too few samples for the filter: one sample is still a clip
+        return rest

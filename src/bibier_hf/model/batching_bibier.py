@@ -1,11 +1,11 @@
-"""Batches of inputs of similar lengths, and their answers in the order of the inputs."""
+"""Batches of inputs of similar length, with their answers in the order of the inputs."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 LOOK_AHEAD = 8
-"""Batches that are read ahead and sorted by length. Padding costs time: in the order of a corpus, half of a batch of 16
+"""Batches to read ahead and sort by length. Padding costs time: in the order of a corpus, half of a batch of 16
 utterances is padding."""
 
 
@@ -17,15 +17,15 @@ class _Failure:
 class OrderedAnswers:
     """The answers to inputs that are read in windows of [`LOOK_AHEAD`] batches.
 
-    An input that cannot be read, or not be answered, raises in its place, after the answers to the inputs before it;
-    `next` then goes on behind it. Iterating again starts again where `samples` can.
+    If an input cannot be read or answered, its error is raised in its place, after the answers to the inputs before it;
+    `next` then continues with the following input. A second iteration starts over if `samples` can.
 
     Args:
-        samples: gives an iterator over what is to be answered, which may raise for one and go on to the next one.
-        answer: a batch of samples -> their answers.
-        batch_size: samples of a batch. With 1, nothing is read ahead.
-        length: of a sample, to sort by.
-        count: of samples, where it is known; what `len` gives.
+        samples: returns an iterator over the samples, which may raise for one and continue with the next.
+        answer: turns a batch of samples into their answers.
+        batch_size: samples in a batch. With 1, nothing is read ahead.
+        length: returns the length of a sample, to sort by.
+        count: number of samples, if known; the result of `len`.
     """
 
     def __init__(
@@ -69,19 +69,21 @@ class OrderedAnswers:
                     more = False
                 except Exception as error:
                     window.append(_Failure(error))
-                    break  # nothing is read behind a failure before it is raised
+                    break  # nothing after a failure is read before it is raised
             yield from self._answered(window)
 
     def _answered(self, window: list) -> Iterator:
-        """Each batch is computed when the first of its answers is due."""
+        """Yield the answers to a window; each batch is computed when its first answer is due."""
         ready = [index for index, sample in enumerate(window) if not isinstance(sample, _Failure)]
         if self._batch_size > 1:
             ready.sort(key=lambda index: self._length(window[index]))
-        answers: dict[int, Any] = {}
+
         batches = {}
         for start in range(0, len(ready), self._batch_size):
             batch = ready[start : start + self._batch_size]
             batches |= dict.fromkeys(batch, batch)
+
+        answers: dict[int, Any] = {}
         for index, sample in enumerate(window):
             if isinstance(sample, _Failure):
                 yield sample
@@ -97,4 +99,4 @@ class OrderedAnswers:
         except Exception as error:
             if len(samples) == 1:
                 return [_Failure(error)]
-            return [self._attempt([sample])[0] for sample in samples]  # which one was it?
+            return [self._attempt([sample])[0] for sample in samples]  # find out which one failed

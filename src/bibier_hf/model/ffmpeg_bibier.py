@@ -1,7 +1,7 @@
-"""Audio that libsndfile cannot read (m4a, mp4, webm, aac, wma, ...) through the program ffmpeg, where it is installed.
+"""Audio that libsndfile cannot read (m4a, mp4, webm, aac, wma, ...), decoded by the `ffmpeg` program if it is installed.
 
-ffmpeg runs without a shell, reads local files of known formats only, no playlists and no network, and its output is
-read block by block.
+ffmpeg runs without a shell and may only open local files of known formats: no playlists, no network. Its output is read
+block by block.
 """
 
 import os
@@ -9,7 +9,6 @@ import select
 import shutil
 import subprocess
 import tempfile
-import threading
 from collections.abc import Generator
 from contextlib import contextmanager
 from typing import BinaryIO
@@ -18,125 +17,114 @@ import numpy as np
 
 PROGRAM = "ffmpeg"
 PATIENCE_S = 60.0
-"""Seconds without any output after which ffmpeg is ended."""
+"""ffmpeg is stopped after this many seconds without output."""
 
 _LARGEST_BLOCK_BYTES = 256 * 2**20
-"""What ffmpeg may allocate at once."""
+"""The most memory ffmpeg may allocate at once."""
 
 _FORMATS = (
     "aac,ac3,eac3,aiff,amr,amrnb,amrwb,ape,asf,au,avi,caf,dsf,flac,flv,gsm,matroska,webm,mov,mp4,m4a,3gp,3g2,mj2,mp3,"
     "mpeg,mpegts,ogg,tak,tta,w64,wav,wv"
 )
-"""Demultiplexers of files that hold their own sound. Playlists (HLS, concat) would name other files."""
+"""Demuxers for files that contain their own audio. Playlists (HLS, concat) would point to other files."""
 
 
 class FfmpegError(Exception):
-    """ffmpeg is not there or cannot decode the file; the message is a part of a sentence."""
+    """ffmpeg is missing or cannot decode the file. The message is part of a sentence."""
 
 
 def ffmpeg_path() -> str | None:
-    """The program in PATH, or None."""
+    """Return the path of the program, or None if it is not installed."""
     return shutil.which(PROGRAM)
 
 
 class FfmpegReader:
-    """Samples of the first sound track of a file; looks like a `soundfile.SoundFile` that cannot seek.
+    """Samples of the first audio track, with the interface of a `soundfile.SoundFile` that cannot seek.
+
+    Args:
+        process: a running ffmpeg that writes an AU file of big-endian float32 samples to stdout.
+        errors: the file that receives its stderr.
 
     Raises:
-        FfmpegError: no sound, or none that ffmpeg can decode.
+        FfmpegError: there is no audio, or ffmpeg cannot decode it.
     """
 
     frames = 0
     format = "ffmpeg"
 
-    def __init__(self, process: subprocess.Popen):
-        assert process.stdout is not None
-        assert process.stderr is not None
-        self._process, self._stdout, self._stderr = process, process.stdout, process.stderr
-        self._said = b""
-        self._listener = threading.Thread(target=self._listen, daemon=True)
-        self._listener.start()
+    def __init__(self, process: subprocess.Popen, errors: BinaryIO):
+        self._process, self._errors = process, errors
+
         head = self._take(24)
         if len(head) < 24 or head[:4] != b".snd":
             raise self._error()
+
         start, _, _, self.samplerate, self.channels = np.frombuffer(head[4:], ">u4").tolist()
         self._take(start - 24)
 
     def read(self, frames: int, dtype: str = "float32", always_2d: bool = True) -> np.ndarray:
-        """float32 (at most `frames`, channels); none at the end"""
+        """Return the next samples as float32 (at most `frames`, channels); an empty array marks the end."""
         width = 4 * self.channels
         content = self._take(frames * width)
         if not content and self._process.wait(PATIENCE_S) != 0:
             raise self._error()
+
         whole = content[: len(content) // width * width]
         return np.frombuffer(whole, ">f4").astype(np.float32).reshape(-1, self.channels)
 
-    def close(self) -> None:
-        """End ffmpeg, whether it is done or not."""
-        self._process.kill()
-        self._process.wait()
-        self._listener.join(1.0)
-        self._stdout.close()
-        self._stderr.close()
-
     def _take(self, count: int) -> bytes:
-        """`count` bytes of output, fewer at its end"""
+        """Read `count` bytes of output, or fewer at the end."""
+        stdout = self._process.stdout
+        assert stdout is not None
         taken = bytearray()
         while len(taken) < count:
-            if os.name == "posix" and not select.select([self._stdout], [], [], PATIENCE_S)[0]:
+            if os.name == "posix" and not select.select([stdout], [], [], PATIENCE_S)[0]:
                 self._process.kill()
-                raise FfmpegError(f"ffmpeg gave no sound for {PATIENCE_S:.0f} s and was ended")
-            part = self._stdout.read(min(count - len(taken), 2**20))
+                raise FfmpegError(f"ffmpeg produced no output for {PATIENCE_S:.0f} s and was stopped")
+            part = stdout.read(min(count - len(taken), 2**20))
             if not part:
                 break
             taken += part
         return bytes(taken)
 
-    def _listen(self) -> None:
-        while part := self._stderr.read(4096):
-            self._said = (self._said + part)[-4096:]
-
     def _error(self) -> FfmpegError:
         self._process.kill()
         self._process.wait()
-        self._listener.join(1.0)
-        lines = self._said.decode(errors="replace").strip().splitlines() or ["no message"]
+        self._errors.seek(0)
+        lines = self._errors.read()[-4096:].decode(errors="replace").strip().splitlines() or ["no message"]
         return FfmpegError(lines[-1].rpartition(": ")[2])
 
 
 @contextmanager
 def open_with_ffmpeg(file: str | BinaryIO) -> Generator[FfmpegReader]:
-    """Decode a file by its path, or the content of an open one.
+    """Decode a file given by its path, or the content of an open one.
 
     Raises:
-        FfmpegError: ffmpeg is not installed, or cannot decode it.
+        FfmpegError: ffmpeg is not installed, or it cannot decode the file.
     """
     program = ffmpeg_path()
     if program is None:
         raise FfmpegError("ffmpeg is not installed")
+
     with tempfile.TemporaryDirectory(prefix="bibier-audio-") as folder:
         if not isinstance(file, str):
-            path = os.path.join(folder, "audio")  # on disk, as the index of an mp4 file may be at its end
+            path = os.path.join(folder, "audio")  # on disk, because an mp4 file may have its index at the end
             with open(path, "wb") as copy:
                 file.seek(0)
                 shutil.copyfileobj(file, copy)
             file = path
+
         command = [program, "-nostdin", "-hide_banner", "-v", "error", "-threads", "1"]
         command += ["-max_alloc", str(_LARGEST_BLOCK_BYTES), "-protocol_whitelist", "file,pipe"]
         command += ["-format_whitelist", _FORMATS, "-i", f"file:{os.path.abspath(file)}", "-map", "0:a:0"]
         command += ["-c:a", "pcm_f32be", "-f", "au", "pipe:1"]
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, bufsize=0
-        )
-        reader = None
-        try:
-            reader = FfmpegReader(process)
-            yield reader
-        finally:
-            if reader is not None:
-                reader.close()
-            else:
+        with (
+            open(os.path.join(folder, "errors"), "w+b") as errors,
+            subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, bufsize=0
+            ) as process,
+        ):
+            try:
+                yield FfmpegReader(process, errors)
+            finally:
                 process.kill()
-                process.wait()
-                process.stdout.close()
-                process.stderr.close()

@@ -3,7 +3,7 @@
 import copyreg
 import functools
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -14,14 +14,13 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
-from .audio_bibier import AudioError, as_many, decode_audio, is_file, is_rated_array
+from .audio_bibier import AudioError, AudioStream, as_many, decode_audio, is_bare_samples, is_file
 from .batching_bibier import OrderedAnswers
 from .configuration_bibier import TASK
 from .hashing_bibier import hashed_state, is_hashed
 from .importing_bibier import make_importable
-from .processing_bibier import BiBiERProcessor, is_bare_samples
+from .processing_bibier import BiBiERProcessor
 from .sequence_bibier import finite_logits
-from .streaming_bibier import AudioStream
 from .timeline_bibier import (
     TIMELINE_ARGUMENTS,
     Emotions,
@@ -30,19 +29,20 @@ from .timeline_bibier import (
     mean_emotions,
     merge_chunks,
 )
+from .validation_bibier import check_whole
 from .words_bibier import load_asr
 
 logger = logging.get_logger(__name__)
 
 UNSURE = "unsure"
-"""Label that stands first where the best score is below the threshold."""
+"""Label that comes first if the best score is below the threshold."""
 
 _AUDIO_KEYS = ("array", "raw", "waveform", "bytes", "path")
 _RATE_KEYS = ("sampling_rate", "sample_rate")
 
 
 class AudioTextEmotionPipeline(Pipeline):
-    """Emotion of one or many clips and/or texts.
+    """Predicts the emotion of clips, texts, or both.
 
     Examples:
         >>> pipe = pipeline("audio-text-emotion", model="outputs/resd", trust_remote_code=True)  # doctest: +SKIP
@@ -53,44 +53,44 @@ class AudioTextEmotionPipeline(Pipeline):
         * a path or an http(s) URL of an audio file (a bare string is never text), its bytes, or an open file;
         * an array with `sampling_rate=...`, `(array, rate)`, or a Gradio value `(rate, array)`;
         * `{"array" | "raw": ..., "sampling_rate": Hz}` or an undecoded `datasets` value `{"bytes": ..., "path": ...}`;
-        * `{"audio": any of these or None, "text": str or None}`; further keys of a dataset's row are ignored.
+        * `{"audio": any of these or None, "text": str or None}`; other keys of a dataset row are ignored.
 
-    Call arguments (all may be set when the pipeline is made, too):
-        top_k: labels to return, best first; None: all.
-        threshold: between 0 and 1. Where the best score is below it, the list begins with
-            `{"label": "unsure", "score": best score}`; the labels follow as ever (`top_k` counts them alone). None:
-            never.
+    Call arguments (also accepted when the pipeline is created):
+        top_k: number of labels to return, best first; None: all.
+        threshold: between 0 and 1. If the best score is below it, the list starts with
+            `{"label": "unsure", "score": best score}`, followed by the labels (`top_k` counts only those). None: never.
         sampling_rate: Hz of bare arrays.
-        channel: judge this channel (from 0) of recordings with a speaker on each; None: the mean of all.
-        asr: an `automatic-speech-recognition` pipeline or a model id; it fills in the text where there is audio and no
-            text.
-        asr_language: ISO 639 code of what is spoken, for `asr` by its id; None: it guesses, which small models do
-            badly.
-        batch_size: samples (or chunks) a step; results do not depend on it. Above 1, eight batches are read ahead and
-            sorted by length; the answers come in the order of the inputs.
-        chunk_length_s: analyse a recording of any length in windows of so many seconds. It is read from disk block by
-            block: memory does not grow with its length (that of a given segment is whole in memory).
-        hop_length_s: seconds from one window's start to the next one's; at most `chunk_length_s`, which is the default.
-            The last window may be shorter. (Not `stride_length_s`, which means the overlap in speech recognition.)
-        segmentation: `"fixed"`, those windows, or `"energy"`: what is louder than the background, at most
-            `chunk_length_s` (15) at once.
-        segments: `(start, end)` or `{"start": s, "end": s, "text": str}` in seconds, in place of windows; for one
+        channel: use this channel (from 0) of recordings with one speaker per channel; None: the mean of all.
+        asr: an `automatic-speech-recognition` pipeline or a model id; it transcribes audio that comes without text.
+        asr_language: ISO 639 code of the spoken language, if `asr` is a model id; None: the model guesses, which small
+            models do badly.
+        batch_size: samples (or chunks) per step; results do not depend on it. Above 1, eight batches are read ahead and
+            sorted by length; the answers keep the order of the inputs.
+        chunk_length_s: analyze a recording of any length in windows of this many seconds. It is read from disk block by
+            block, so memory does not grow with its length (only a given segment is held as a whole).
+        hop_length_s: seconds from the start of one window to the start of the next; at most `chunk_length_s`, which is
+            the default. The last window may be shorter. (Not `stride_length_s`, which is the overlap in speech
+            recognition.)
+        segmentation: `"fixed"`, those windows, or `"energy"`: whatever is louder than the background, in segments of at
+            most `chunk_length_s` (default 15).
+        segments: `(start, end)` or `{"start": s, "end": s, "text": str}` in seconds, instead of windows; for one
             recording.
-        return_timestamps: tell the chunks, too (below).
-        merge: neighbouring chunks of the same best label become one.
+        return_timestamps: also return the chunks (see below).
+        merge: merge neighboring chunks with the same best label.
 
     Returns:
         `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one.
-        They are calibrated: the logits are divided by `config.temperature` first. Of a recording in chunks it is the
-        mean over time: an instant that several windows cover counts once, divided evenly among them. With
-        `return_timestamps=True`
-        `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`; each chunk's emotions are those of the same stretch cut out and given to the pipeline by itself. Where nothing is louder than the background, both are empty lists.
+        They are calibrated: the logits are divided by `config.temperature` first. For a recording in chunks, this is
+        the mean over time; overlapping windows share the time they have in common. With `return_timestamps=True`
+        `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`;
+        a chunk's emotions equal those of the same stretch, cut out and passed to the pipeline by itself. If nothing is
+        louder than the background, both lists are empty.
 
-    The text of a chunk: that of its segment; else the words whose middle lies in it, by `asr` if its model gives times
-    (Whisper, CTC; then they stand in `"words"`) or from
-    `{"audio": ..., "text": [{"text": str, "timestamp": (start, end)}, ...]}`, the `chunks` of a transcript; else what
-    `asr` hears in the chunk alone. A plain text beside a recording in chunks is an error: nothing says when it is
-    said.
+    The text of a chunk is that of its segment. Without one, it consists of the words whose middle lies in the chunk,
+    from `asr` if its model returns times (Whisper, CTC; then `"words"` lists them) or from
+    `{"audio": ..., "text": [{"text": str, "timestamp": (start, end)}, ...]}`, the `chunks` of a transcript. Otherwise it
+    is what `asr` hears in the chunk alone. Plain text with a recording in chunks is an error, because it has no
+    timestamps.
     """
 
     processor: BiBiERProcessor
@@ -116,82 +116,84 @@ class AudioTextEmotionPipeline(Pipeline):
         if self._find_batch_size(kwargs) > 1 and self.model.config.depends_on_batch:
             logger.warning_once(self.model.config.batch_warning)
             kwargs["batch_size"] = 1
+
         options = self._timeline_options(kwargs)
         if not options.asked_for:
             return super().__call__(inputs, **kwargs)
+
         many = isinstance(inputs, (list, Iterator, Dataset)) and not is_file(inputs)
         if many and options.segments is not None:
-            raise ValueError("segments belong to one recording: call the pipeline for each recording with its own.")
-        analyse = functools.partial(self._timeline, options=options, **self._session_arguments(kwargs))
+            raise ValueError("segments belong to one recording: call the pipeline once per recording.")
+        analyze = functools.partial(self._timeline, options, *self._session_arguments(kwargs))
         if isinstance(inputs, list):
-            return [analyse(item) for item in inputs]
-        return map(analyse, _elements(inputs)) if many else analyse(inputs)
+            return [analyze(item) for item in inputs]
+        return map(analyze, _elements(inputs)) if many else analyze(inputs)
 
     def start_timeline(self, **kwargs: Any) -> TimelineSession:
-        """A recording that is still to come, to be pushed in pieces; takes the call arguments for chunks, `asr` and
-        `batch_size`."""
+        """Start the timeline of a recording that will be pushed in pieces.
+
+        Args:
+            kwargs: the call arguments for chunks, `asr` and `batch_size`.
+        """
         options = self._timeline_options(kwargs)
         if not options.asked_for:
             raise ValueError(
                 "A timeline needs chunks: pass chunk_length_s=4, segmentation='energy' or segments=[(start, end), "
                 "...]."
             )
-        arguments = self._session_arguments(kwargs)
-        return TimelineSession(
-            arguments["classify"], options, arguments["batch_size"], arguments["preprocess"].get("asr")
-        )
+        batch_size, preprocess, _ = self._session_arguments(kwargs)
+        return self._start(options, batch_size, preprocess)
 
     def _timeline_options(self, kwargs: dict[str, Any]) -> TimelineOptions:
-        """Takes the arguments for chunks out of those of a call."""
+        """Remove the arguments for chunks from those of a call."""
         given = {name: kwargs.pop(name) for name in TIMELINE_ARGUMENTS if name in kwargs}
         return TimelineOptions(**{**self._timeline_arguments, **given})
 
     def _find_batch_size(self, kwargs: dict[str, Any]) -> int:
-        """That of a call, else that of the pipeline, else 1."""
+        """The batch size of a call, or else of the pipeline, or else 1."""
         for size in (kwargs.get("batch_size"), self._batch_size):
+            check_whole("batch_size", size)
             if size is not None:
-                if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                    raise ValueError(f"batch_size={size!r} is not allowed; it must be a whole number from 1.")
                 return size
         return 1
 
-    def _session_arguments(self, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _session_arguments(self, kwargs: dict[str, Any]) -> tuple[int, dict[str, Any], dict[str, Any]]:
+        """Return the batch size, the arguments of `preprocess` and those of `choose`."""
         batch_size = self._find_batch_size(kwargs)
         kwargs.pop("batch_size", None)
         kwargs.pop("num_workers", None)  # one recording is one stream
         preprocess, _, postprocess = self._sanitize_parameters(**kwargs)
-        return {
-            "preprocess": {**self._preprocess_params, **preprocess},
-            "choice": {**self._postprocess_params, **postprocess},
-            "batch_size": batch_size,
-            "classify": lambda chunks: list(self.get_iterator(chunks, 0, batch_size, {"decoded": True}, {}, {})),
-        }
+        return batch_size, {**self._preprocess_params, **preprocess}, {**self._postprocess_params, **postprocess}
+
+    def _start(
+        self, options: TimelineOptions, batch_size: int, preprocess: dict[str, Any], timed_texts: Any = None
+    ) -> TimelineSession:
+        def classify(chunks: list[dict]) -> list[Emotions]:
+            return list(self.get_iterator(chunks, 0, batch_size, {"decoded": True}, {}, {}))
+
+        return TimelineSession(classify, options, batch_size, preprocess.get("asr"), timed_texts)
 
     def _timeline(
         self,
-        recording: Any,
         options: TimelineOptions,
+        batch_size: int,
         preprocess: dict[str, Any],
         choice: dict[str, Any],
-        batch_size: int,
-        classify: Callable[[list[dict]], list[Emotions]],
+        recording: Any,
     ) -> Emotions | dict[str, Any]:
         audio, text = _split(recording)
         if audio is None:
-            raise ValueError(
-                "A recording is analysed in chunks of its audio, and here is none. Leave the arguments for chunks out."
-            )
+            raise ValueError("Chunks are cut from audio, but the input has none. Leave out the arguments for chunks.")
         if isinstance(text, str) and text.strip():
             raise ValueError(
-                "A plain text says nothing of when it is said, so it cannot be laid over the chunks of a recording. "
-                "Leave it out; or pass "
-                "asr=...; or segments=[{'start': ..., 'end': ..., 'text': ...}]; or as text the timed chunks of a "
-                "transcript."
+                "Plain text has no timestamps, so it cannot be aligned with the chunks of a recording. Leave it out, "
+                "or pass asr=..., segments=[{'start': ..., 'end': ..., 'text': ...}], or the timed chunks of a "
+                "transcript as text."
             )
-        timed_texts = None if text is None or isinstance(text, str) else text
-        session = TimelineSession(classify, options, batch_size, preprocess.get("asr"), timed_texts)
-        chunks: list[dict] = []
+
+        session = self._start(options, batch_size, preprocess, None if isinstance(text, str) else text)
         stream = AudioStream(audio, preprocess.get("sampling_rate"), channel=preprocess.get("channel"))
+        chunks: list[dict] = []
         with logging.tqdm(desc="Timeline", unit="s", leave=False, disable=None) as progress:
             for block in stream:
                 if progress.n == 0:
@@ -200,15 +202,17 @@ class AudioTextEmotionPipeline(Pipeline):
                 chunks += session.push(block)
                 progress.update(round(len(block) / self.processor.sampling_rate))
         chunks += session.close()
-        if chunks:  # without any, nobody's emotion is told
+        if chunks:  # silence without chunks gets no emotion, which is right
             stream.refuse_silence()
+
         emotions = choose(mean_emotions(chunks), **choice)
         if not options.return_timestamps:
             return emotions
-        told = merge_chunks(chunks) if options.merge else chunks
+        if options.merge:
+            chunks = merge_chunks(chunks)
         return {
             "emotions": emotions,
-            "chunks": [{**chunk, "emotions": choose(chunk["emotions"], **choice)} for chunk in told],
+            "chunks": [{**chunk, "emotions": choose(chunk["emotions"], **choice)} for chunk in chunks],
         }
 
     def _sanitize_parameters(
@@ -224,7 +228,7 @@ class AudioTextEmotionPipeline(Pipeline):
         if "stride_length_s" in unknown:
             raise TypeError(
                 "stride_length_s is not an argument of this pipeline: in speech recognition it means the overlap of "
-                "two windows. Pass hop_length_s, the seconds from one window's start to the next one's "
+                "two windows. Pass hop_length_s, the seconds from the start of one window to the start of the next "
                 "(chunk_length_s=4, hop_length_s=2)."
             )
         if unknown:
@@ -233,10 +237,7 @@ class AudioTextEmotionPipeline(Pipeline):
                 "Allowed: asr, asr_language, batch_size, channel, num_workers, sampling_rate, threshold, top_k, "
                 f"{', '.join(TIMELINE_ARGUMENTS)}."
             )
-        if top_k is not None and (isinstance(top_k, bool) or not isinstance(top_k, int) or top_k < 1):
-            raise ValueError(
-                f"top_k={top_k!r} is not allowed; it must be a whole number from 1, or None for all labels."
-            )
+        check_whole("top_k", top_k, otherwise=", or None for all labels")
         if threshold is not None and (
             isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1
         ):
@@ -244,19 +245,10 @@ class AudioTextEmotionPipeline(Pipeline):
                 f"threshold={threshold!r} is not allowed; it must be a number from 0 to 1, or None to always name an "
                 "emotion."
             )
-        preprocess: dict[str, Any] = {}
-        if sampling_rate is not None:
-            preprocess["sampling_rate"] = sampling_rate
-        if channel is not None:
-            preprocess["channel"] = channel
-        if asr is not None:
-            preprocess["asr"] = _as_asr(asr, asr_language)
-        elif asr_language is not None:
-            raise ValueError(
-                f"asr_language={asr_language!r} is for speech recognition: pass asr='openai/whisper-base', too."
-            )
+
+        preprocess = {"sampling_rate": sampling_rate, "channel": channel, "asr": _as_asr(asr, asr_language)}
         postprocess = {"top_k": top_k, "threshold": threshold}
-        return preprocess, {}, {name: value for name, value in postprocess.items() if value is not None}
+        return _given(preprocess), {}, _given(postprocess)
 
     def get_iterator(
         self,
@@ -267,13 +259,13 @@ class AudioTextEmotionPipeline(Pipeline):
         forward_params: dict[str, Any],
         postprocess_params: dict[str, Any],
     ) -> OrderedAnswers:
-        """The answers to inputs, batch by batch."""
+        """Answer inputs batch by batch."""
         audio_name = self.processor.audio_input_name
 
         def samples() -> Iterator[dict[str, torch.Tensor]]:
             if not num_workers:
                 return map(functools.partial(self.preprocess, **preprocess_params), _elements(inputs))
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # the tokenizers warn of forks otherwise
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warn about forks otherwise
             kind, workers = (PipelineDataset, num_workers) if isinstance(inputs, Sized) else (PipelineIterator, 1)
             dataset = kind(inputs, self.preprocess, preprocess_params)
             return iter(DataLoader(dataset, num_workers=workers, batch_size=None, collate_fn=_as_it_is))
@@ -298,10 +290,10 @@ class AudioTextEmotionPipeline(Pipeline):
         channel: int | None = None,
         decoded: bool = False,
     ) -> dict[str, torch.Tensor]:
-        """One input -> tensors (1, L, ...) of both modalities, so that any samples can share a batch.
+        """Turn one input into tensors (1, L, ...) of both modalities, so that any samples can share a batch.
 
         Args:
-            decoded: the audio is an array as [`decode_audio`] returns it.
+            decoded: whether the audio is already what [`decode_audio`] returns.
         """
         audio, text = _split(inputs)
         if text is not None and not isinstance(text, str):
@@ -310,6 +302,7 @@ class AudioTextEmotionPipeline(Pipeline):
             audio = decode_audio(audio, sampling_rate, channel=channel, refuse_silence=True)
         if audio is not None and asr is not None and not (text and text.strip()):
             text = asr({"raw": audio, "sampling_rate": self.processor.sampling_rate})["text"]
+
         return dict(self.processor.encode([audio], [text]))
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -324,23 +317,22 @@ class AudioTextEmotionPipeline(Pipeline):
         return {**self.__dict__, "call_count": 0}
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
-        if is_hashed():  # by its configuration and a digest of its weights, not by a copy of them
+        if is_hashed():  # by its configuration and a digest of its weights, without copying them
             return copyreg.__newobj__, (type(self),), hashed_state(self)  # ty: ignore[missing-attribute]
         return super().__reduce_ex__(protocol)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Model, processor and the code of both: a folder that `pipeline(model=folder, trust_remote_code=True)`
-        loads."""
+        """Save model, processor and their code, for `pipeline(model=folder, trust_remote_code=True)`."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
 
 
 def choose(emotions: Emotions, top_k: int | None = None, threshold: float | None = None) -> Emotions:
-    """What is told of all labels and their scores, best first."""
-    told = emotions[:top_k]
-    if threshold is not None and told and told[0]["score"] < threshold:
-        told = [{"label": UNSURE, "score": told[0]["score"]}, *told]
-    return told
+    """Select what to return of the scores of all labels, best first."""
+    chosen = emotions[:top_k]
+    if threshold is not None and chosen and chosen[0]["score"] < threshold:
+        chosen = [{"label": UNSURE, "score": chosen[0]["score"]}, *chosen]
+    return chosen
 
 
 class _Rows(Dataset):
@@ -357,22 +349,20 @@ class _Rows(Dataset):
 
 
 def _one_or_many(inputs: Any) -> Any:
-    """Inputs of a call -> one input, or many as a list, a generator or a `torch` dataset, which transformers knows as
-    such."""
-    if hasattr(inputs, "column_names") and hasattr(inputs, "features"):  # of `datasets`
+    """Return one input, or many as a list, a generator or a `torch` dataset, which transformers recognizes."""
+    if hasattr(inputs, "column_names") and hasattr(inputs, "features"):  # from `datasets`
         return _Rows(inputs) if isinstance(inputs, Sized) else (row for row in inputs)
-    if isinstance(inputs, Dataset) or is_file(inputs) or is_rated_array(inputs):
-        return inputs
-    if isinstance(inputs, Iterator):
-        return (item for item in inputs)
-    if isinstance(inputs, (list, tuple)):
-        return np.asarray(inputs) if is_bare_samples(inputs) else list(inputs)
-    many = as_many(inputs)
-    return _Rows(inputs) if isinstance(many, Iterator) and isinstance(inputs, Sequence) else many
+    if is_bare_samples(inputs):
+        return np.asarray(inputs)  # transformers would take a list for several inputs
+
+    many = None if isinstance(inputs, Dataset) else as_many(inputs)
+    if isinstance(many, Iterator) and isinstance(inputs, Sequence):
+        return _Rows(inputs)
+    return inputs if many is None else many
 
 
 def _elements(inputs: Any) -> Iterator:
-    """An iterator over many inputs, which goes on behind an input that cannot be read."""
+    """Iterate over many inputs; one that cannot be read does not end the iteration."""
     return map(inputs.__getitem__, range(len(inputs))) if isinstance(inputs, Sized) else iter(inputs)
 
 
@@ -380,19 +370,23 @@ def _as_it_is(sample: Any) -> Any:
     return sample
 
 
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def _split(inputs: Any) -> tuple[Any, Any]:
-    """(audio or None, text or None) of one input"""
+    """Return the audio and the text of one input, each None if it is missing."""
     if not isinstance(inputs, Mapping):
         return inputs, None
     if "audio" in inputs or "text" in inputs:
         audio, text = inputs.get("audio"), inputs.get("text")
         if audio is not None and any(inputs.get(key) is not None for key in _RATE_KEYS):
             audio = {key: inputs.get(key) for key in ("audio", *_RATE_KEYS)}
-        return audio, None if isinstance(text, float) and text != text else text  # NaN of a data frame
+        return audio, None if isinstance(text, float) and text != text else text  # NaN in a data frame
     if any(key in inputs for key in _AUDIO_KEYS):
         return inputs, None
     raise AudioError(
-        f"An input with the keys {sorted(map(str, inputs))} holds neither audio nor text. "
+        f"An input with the keys {sorted(map(str, inputs))} has neither audio nor text. "
         f"Allowed: 'audio' and/or 'text', or one of {_AUDIO_KEYS}."
     )
 
@@ -402,14 +396,14 @@ def _as_asr(asr: Any, language: str | None) -> Any:
         return load_asr(asr, language)
     if language is not None:
         raise ValueError(
-            "asr_language is for asr=... by its id; tell the pipeline that you made: generate_kwargs={'language': "
-            "...}."
+            f"asr_language={language!r} needs a model id: pass asr='openai/whisper-base', or create your own pipeline "
+            "with generate_kwargs={'language': ...}."
         )
     return asr
 
 
 def register_task() -> None:
-    """Make `transformers.pipeline` know the task, for a model that is passed as an object."""
+    """Make the task known to `transformers.pipeline`, for models passed as objects."""
     if TASK not in PIPELINE_REGISTRY.supported_tasks:
         PIPELINE_REGISTRY.register_pipeline(
             TASK, pipeline_class=AudioTextEmotionPipeline, pt_model=AutoModel, type="multimodal"

@@ -1,9 +1,8 @@
-"""Audio and text in any form -> the tensors that the model reads."""
+"""Audio and text in any form -> the model's input tensors."""
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from numbers import Number
+from collections.abc import Mapping, Sequence
 from typing import Any, TypedDict
 
 import numpy as np
@@ -18,27 +17,27 @@ from transformers import (
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
-from .audio_bibier import SAMPLING_RATE, as_many, decode_audio, is_file, is_rated_array
+from .audio_bibier import SAMPLING_RATE, as_many, decode_audio
 from .configuration_bibier import EMBEDDED
 from .importing_bibier import make_importable
-from .validation_bibier import CheckpointError, one_line
+from .validation_bibier import CheckpointError, check_whole, one_line
 
 _SHORTEST_SPECTRAL_CLIP = 800
-"""Samples (50 ms). Spectral front ends need more than one window of samples; a shorter clip is padded with silence."""
+"""Samples (50 ms). Spectral front ends need more than one window of samples; shorter clips are padded with silence."""
 
 
 def _load_tokenizer(source: str | os.PathLike, revision: str | None) -> Any:
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, revision=revision)
-    except (AttributeError, KeyError, TypeError) as error:  # what damaged files lead to
+    except (AttributeError, KeyError, TypeError) as error:  # caused by damaged files
         raise CheckpointError(f"{source}: the tokenizer cannot be read ({one_line(error)}).") from error
-    if tokenizer is None or len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # made without a word of it
-        raise CheckpointError(f"{source} holds no vocabulary of a tokenizer. Copy the tokenizer's files into it.")
+    if tokenizer is None or len(tokenizer) <= len(set(tokenizer.all_special_ids)):  # loaded without any vocabulary
+        raise CheckpointError(f"{source} has no tokenizer vocabulary. Copy the tokenizer's files into it.")
     return tokenizer
 
 
 class BiBiERTextKwargs(TypedDict, total=False):
-    """Options for text: those of transformers' tokenizers that the model has a use for."""
+    """Options for text: the tokenizer options of transformers that make sense for the model."""
 
     padding: bool | str | None
     truncation: bool | str | None
@@ -61,35 +60,35 @@ class BiBiERAudioKwargs(TypedDict, total=False):
 
 
 class BiBiERProcessorKwargs(ProcessingKwargs, total=False):
-    # Other options than transformers', on purpose; a dictionary that is only read can have them.
+    # Deliberately narrower than in transformers, which is fine for a dictionary that is only read.
     text_kwargs: BiBiERTextKwargs  # ty: ignore[invalid-typed-dict-field]
     audio_kwargs: BiBiERAudioKwargs  # ty: ignore[invalid-typed-dict-field]
 
 
 _TEXT_OPTIONS, _AUDIO_OPTIONS = (frozenset(kwargs.__annotations__) for kwargs in (BiBiERTextKwargs, BiBiERAudioKwargs))
 _FLAT_AUDIO_OPTIONS = _AUDIO_OPTIONS - {"truncation", "max_length"}
-"""Without `audio_kwargs`, a length is one of tokens: nobody who cuts texts at 64 tokens wants 4 ms of audio."""
+"""Outside of `audio_kwargs`, a length counts tokens: nobody who truncates texts to 64 tokens wants 4 ms of audio."""
 
 _NESTED_OPTIONS = ("common_kwargs", "text_kwargs", "audio_kwargs")
 
 
 class BiBiERProcessor(ProcessorMixin):
-    """Speech at any rate and text -> padded tensors with a mask for each modality.
+    """Turns speech at any rate and text into padded tensors, with a mask for each modality.
 
-    Audio is decoded, mixed down to mono (mean of the channels) and resampled to 16 kHz; each clip goes through the
-    backbone's feature extractor by itself, so that its values do not depend on its batch. The two masks carry the
-    names of their modality, unlike those of the two sub-processors, which would collide.
+    Audio is decoded, mixed down to mono (the mean of the channels) and resampled to 16 kHz. Each clip goes through the
+    backbone's feature extractor by itself, so its values do not depend on its batch. The two masks are named after
+    their modality, because the names that the feature extractor and the tokenizer use would collide.
+
+    The class attributes `text_kwargs` and `audio_kwargs` are the defaults of a call: `processor.audio_kwargs =
+    {**processor.audio_kwargs, "sampling_rate": 16_000}` sets the rate of bare arrays once and for all.
 
     Args:
         feature_extractor: of the speech backbone.
         tokenizer: of the text backbone.
-        max_text_tokens: longer texts are cut by the tokenizer, special tokens included.
+        max_text_tokens: longer texts are truncated by the tokenizer, counting special tokens.
         text_prefix: put before every text, for backbones that were trained with one (`"query: "` for E5).
         max_window_s: the model encodes longer audio in windows of this many seconds (`BiBiERConfig.max_window_s`);
             Whisper's log-mel frames and waveforms are normalized window by window.
-
-    The class attributes `text_kwargs` and `audio_kwargs` are the defaults of a call. `processor.audio_kwargs =
-    {**processor.audio_kwargs, "sampling_rate": 16_000}` says once what the rate of bare arrays is.
     """
 
     valid_processor_kwargs = BiBiERProcessorKwargs
@@ -121,13 +120,13 @@ class BiBiERProcessor(ProcessorMixin):
         text_prefix: str | None = None,
         max_window_s: float = 30.0,
     ) -> "BiBiERProcessor":
-        """The processor for a pair of backbones; the arguments are those of [`BiBiERConfig.from_backbones`].
+        """Create the processor for a pair of backbones, with the arguments of [`BiBiERConfig.from_backbones`].
 
         Args:
             audio, text: Hub id or folder of a backbone, or `"embedded"`.
             audio_revision, text_revision: revision of a Hub id.
-            max_text_tokens: None takes 95, and 192 for the byte-level embedded text backbone.
-            text_prefix: None takes `"query: "` where the name of the text backbone says E5, else nothing.
+            max_text_tokens: None: 95, or 192 for the byte-level embedded text backbone.
+            text_prefix: None: `"query: "` if the name of the text backbone contains E5, else nothing.
             max_window_s: that of the model.
         """
         if audio == EMBEDDED:
@@ -137,27 +136,22 @@ class BiBiERProcessor(ProcessorMixin):
         else:
             feature_extractor = AutoFeatureExtractor.from_pretrained(audio, revision=audio_revision)
         tokenizer = ByT5Tokenizer() if text == EMBEDDED else _load_tokenizer(text, text_revision)
+
         if max_text_tokens is None:
             max_text_tokens = 192 if text == EMBEDDED else 95
         if text_prefix is None:
             name = os.path.basename(str(text).rstrip("/\\"))
             text_prefix = "query: " if re.search(r"(^|[-_])e5([-_]|$)", name, re.IGNORECASE) else ""
-        return cls(
-            feature_extractor,
-            tokenizer,
-            max_text_tokens=max_text_tokens,
-            text_prefix=text_prefix,
-            max_window_s=max_window_s,
-        )
+        return cls(feature_extractor, tokenizer, max_text_tokens, text_prefix, max_window_s)
 
     @property
     def sampling_rate(self) -> int:
-        """Hz of the audio that the backbone reads."""
+        """Sampling rate of the backbone's input, in Hz."""
         return self.feature_extractor.sampling_rate
 
     @property
     def audio_input_name(self) -> str:
-        """`"input_features"` (spectral frames) or `"input_values"` (waveform)"""
+        """`"input_features"` (spectral frames) or `"input_values"` (a waveform)."""
         return self.feature_extractor.model_input_names[0]
 
     @property
@@ -167,35 +161,36 @@ class BiBiERProcessor(ProcessorMixin):
     def __call__(
         self, audio: Any = None, text: str | Sequence[str | None] | None = None, **kwargs: Any
     ) -> BatchFeature:
-        """One sample or a batch of them.
+        """Encode one sample or a batch.
 
         Args:
-            audio: one clip in any form that [`decode_audio`] takes, or several (a list, a column of a dataset, a
+            audio: one clip in any form that [`decode_audio`] accepts, or several (a list, a column of a dataset, a
                 Series); None in a list: this sample has no audio.
             text: one text, or several; None, NaN or blank in a list: this sample has no text.
             kwargs: options, for both modalities or in `text_kwargs`, `audio_kwargs` or `common_kwargs`:
-                * sampling_rate: Hz of bare arrays, which need it;
+                * sampling_rate: Hz, required for bare arrays;
                 * padding: `True` or `"longest"` (default), `"max_length"`, or `False`;
-                * truncation: of texts to `max_length` tokens, special tokens included (default: True, and
-                  `max_text_tokens`). Audio is only cut by
+                * truncation: truncate texts to `max_length` tokens, counting special tokens (default: True, to
+                  `max_text_tokens`). Audio is only truncated by
                   `audio_kwargs={"truncation": True, "max_length": samples or frames}`;
-                * max_length, pad_to_multiple_of, add_special_tokens: as in transformers. `max_length` outside of
-                  `audio_kwargs` is one of texts;
+                * max_length, pad_to_multiple_of, add_special_tokens: as in transformers. Outside of `audio_kwargs`,
+                  `max_length` applies to texts;
                 * return_tensors: `"pt"` (default), `"np"`, or None for lists.
 
         Returns:
             `input_values` (B, S) or `input_features` (B, F, M) and `audio_attention_mask` if audio was given;
-            `input_ids` and `text_attention_mask` (B, T) if text was given. 1 = keep; a row of zeros has no such
-            modality.
+            `input_ids` and `text_attention_mask` (B, T) if text was given. 1 = keep; a row of zeros means that the
+            sample does not have the modality.
 
         Raises:
-            AudioError, FileNotFoundError: audio that cannot be used.
-            TypeError: text that is not a string, or an unknown option.
-            ValueError: nothing at all, numbers of clips and texts that differ, or options that make no sense.
+            AudioError, FileNotFoundError: the audio is unusable.
+            TypeError: a text is not a string, or an option is unknown.
+            ValueError: no input at all, different numbers of clips and texts, or options out of range.
         """
         text_options, audio_options = self._options(kwargs)
         clips, texts = _as_clips(audio), _as_texts(text)
         _check_samples(clips, texts)
+
         rate = audio_options.get("sampling_rate")
         decoded = clips and [None if clip is None else decode_audio(clip, rate) for clip in clips]
         return self._encode(decoded, texts, text_options, audio_options)
@@ -203,11 +198,11 @@ class BiBiERProcessor(ProcessorMixin):
     def encode(
         self, clips: Sequence[np.ndarray | None] | None, texts: Sequence[str | None] | None, **kwargs: Any
     ) -> BatchFeature:
-        """What calling the processor returns, for clips that [`decode_audio`] has decoded.
+        """Encode clips that [`decode_audio`] has already decoded.
 
         Args:
-            clips: mono float32 (S,) at 16 kHz, None where a sample has none; None: no audio at all.
-            texts: strings, None where a sample has none; None: no text at all.
+            clips: mono float32 (S,) at 16 kHz, None for a sample without audio; None: no audio at all.
+            texts: strings, None for a sample without text; None: no text at all.
             kwargs: as in a call.
         """
         texts = _as_texts(texts)
@@ -215,7 +210,7 @@ class BiBiERProcessor(ProcessorMixin):
         return self._encode(clips, texts, *self._options(kwargs))
 
     def pad(self, samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Samples (1, L, ...) with the same keys, as `return_tensors="pt"` gives them -> one batch (B, L, ...)."""
+        """Pad samples (1, L, ...) with the same keys, as `return_tensors="pt"` gives them, to one batch (B, L, ...)."""
         batch = {}
         for name in samples[0]:
             values = [sample[name][0] for sample in samples]
@@ -225,12 +220,12 @@ class BiBiERProcessor(ProcessorMixin):
 
     def to_dict(self) -> dict[str, Any]:
         output = super().to_dict()
-        output["feature_extractor"].pop("auto_map", None)  # of the processor; transformers notes it in each part
+        output["feature_extractor"].pop("auto_map", None)  # transformers copies it from the processor to each part
         return output
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> list[str]:
-        """As in transformers; it leaves the processor as it was."""
-        parts = (self, self.feature_extractor, self.tokenizer)  # in which transformers leaves notes
+        """Save as in transformers, but leave the processor unchanged."""
+        parts = (self, self.feature_extractor, self.tokenizer)  # transformers adds attributes to each of them
         before = [dict(vars(part)) for part in parts]
         files = super().save_pretrained(save_directory, *args, **kwargs)
         for part, state in zip(parts, before, strict=True):
@@ -239,7 +234,7 @@ class BiBiERProcessor(ProcessorMixin):
         return files
 
     def _options(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Options of a call -> those of text and those of audio, with the defaults."""
+        """Split the options of a call into those for text and those for audio, with the defaults."""
         nested = {name: dict(given.get(name) or {}) for name in _NESTED_OPTIONS}
         flat = {name: value for name, value in given.items() if name not in _NESTED_OPTIONS}
         for name, allowed in (("text_kwargs", _TEXT_OPTIONS), ("audio_kwargs", _AUDIO_OPTIONS)):
@@ -248,14 +243,15 @@ class BiBiERProcessor(ProcessorMixin):
 
         text_options, audio_options = dict(self.text_kwargs), dict(self.audio_kwargs)
         saved = self.tokenizer.init_kwargs
-        if saved.get("padding") == "max_length":  # a tokenizer that was made to pad to a length goes on doing so
+        if saved.get("padding") == "max_length":  # a tokenizer configured to pad to a length keeps doing so
             text_options |= {name: saved[name] for name in ("padding", "max_length") if name in saved}
         for name, options, allowed in (
             ("text_kwargs", text_options, _TEXT_OPTIONS),
             ("audio_kwargs", audio_options, _FLAT_AUDIO_OPTIONS),
         ):
             if twice := sorted(nested[name].keys() & flat.keys() & allowed):
-                raise ValueError(f"{', '.join(twice)}: given both in {name} and by itself; leave one out.")
+                raise ValueError(f"{', '.join(twice)}: given twice, in {name} and outside of it; leave one out.")
+
             for source in (nested["common_kwargs"], flat):
                 options |= {key: value for key, value in source.items() if key in allowed}
             options |= nested[name]
@@ -272,15 +268,13 @@ class BiBiERProcessor(ProcessorMixin):
         data: dict[str, Any] = {}
         if clips is not None:
             rows = self._frames(clips, audio_options)
-            shape = next((row.shape[1:] for row in rows if row is not None), None)
-            if shape is None:  # no audio in the whole batch
-                shape = () if self.audio_input_name == "input_values" else (self._bands,)
-            names = self.audio_input_name, "audio_attention_mask"
-            data |= zip(names, _stacked(rows, np.zeros((1, *shape), np.float32), audio_options), strict=True)
+            shape = () if self.audio_input_name == "input_values" else (self._bands,)
+            values, mask = _stacked(rows, np.zeros((1, *shape), np.float32), audio_options)
+            data |= {self.audio_input_name: values, "audio_attention_mask": mask}
         if texts is not None:
             rows = self._token_ids(texts, text_options)
-            empty = np.full(1, self._pad_token, np.int64)
-            data |= zip(("input_ids", "text_attention_mask"), _stacked(rows, empty, text_options), strict=True)
+            ids, mask = _stacked(rows, np.full(1, self._pad_token, np.int64), text_options)
+            data |= {"input_ids": ids, "text_attention_mask": mask}
         return BatchFeature(data)
 
     @property
@@ -296,19 +290,23 @@ class BiBiERProcessor(ProcessorMixin):
         if not options.get("truncation"):
             return rows
         if options.get("max_length") is None:
-            raise ValueError("audio_kwargs has truncation without max_length, in samples or frames; pass both.")
+            raise ValueError(
+                "audio_kwargs has truncation without max_length. Pass both; max_length counts samples or frames."
+            )
         return [None if row is None else row[: options["max_length"]] for row in rows]
 
     def _front_end(self, clip: np.ndarray) -> np.ndarray:
-        """Waveform (S,) -> what the backbone reads, unpadded: (S,) or (F, M). Each window that the model will encode
-        by itself is normalized by itself."""
+        """Turn a waveform (S,) into the backbone's input, unpadded: (S,) or (F, M).
+
+        Each window that the model will encode by itself is normalized by itself.
+        """
         size = self._window_samples or max(len(clip), 1)
         windows = [self._window(clip[start : start + size]) for start in range(0, max(len(clip), 1), size)]
-        return np.concatenate(windows) if len(windows) > 1 else windows[0]
+        return np.concatenate(windows)
 
     @property
     def _window_samples(self) -> int | None:
-        """None: the frames of a window overlap those of the next one, so that a clip cannot be cut before."""
+        """Samples in a window; None if windows cannot be cut before the front end, because their frames overlap."""
         if self.audio_input_name == "input_values":
             return int(self.max_window_s * SAMPLING_RATE)
         if self._is_whisper:
@@ -331,11 +329,12 @@ class BiBiERProcessor(ProcessorMixin):
         return np.ascontiguousarray(values.T if self._is_whisper else values)  # Whisper puts the bands first
 
     def _token_ids(self, texts: Sequence[str | None], options: dict[str, Any]) -> list[np.ndarray | None]:
-        """Unpadded ids (T,) of each text."""
+        """Return the unpadded ids (T,) of each text."""
         rows: list[np.ndarray | None] = [None] * len(texts)
         present = {row: self.text_prefix + _encodable(text) for row, text in enumerate(texts) if text is not None}
         if options.get("max_length") is None:
             options["max_length"] = self.max_text_tokens
+
         if present:
             encoded = self.tokenizer(
                 list(present.values()),
@@ -362,30 +361,30 @@ def _check_options(options: Mapping[str, Any]) -> None:
         if name in options and options[name] not in allowed:
             raise ValueError(f"{name}={options[name]!r} is not allowed; it must be one of {allowed}.")
     for name in ("max_length", "pad_to_multiple_of"):
-        value = options.get(name)
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name}={value!r} is not allowed; it must be a whole number from 1, or None.")
+        check_whole(name, options.get(name), otherwise=", or None")
 
 
 def _stacked(rows: list[np.ndarray | None], empty: np.ndarray, options: Mapping[str, Any]) -> tuple[Any, Any]:
-    """Rows (L, ...) of one modality -> values and mask, padded on the right and in the form of `return_tensors`.
+    """Pad the rows (L, ...) of one modality on the right; return values and mask in the form of `return_tensors`.
 
     Args:
-        rows: None where a sample has no such modality: one masked step.
-        empty: that step (1, ...); its value is the padding.
+        rows: None for a sample without the modality, which becomes one masked step.
+        empty: that step (1, ...); its value is used for padding.
+        options: of a call.
     """
     lengths = [0 if row is None else len(row) for row in rows]
     filled = [empty if row is None else row for row in rows]
-    longest, multiple = max(map(len, filled)), options.get("pad_to_multiple_of") or 1
     padding, tensors = options.get("padding", True), options.get("return_tensors", "pt")
+    longest, multiple = max(map(len, filled)), options.get("pad_to_multiple_of") or 1
     if padding == "max_length":
         longest = max(longest, options.get("max_length") or 0)
     longest = -(-longest // multiple) * multiple
+
     if padding in (False, None, "do_not_pad"):
         if tensors is not None and len({len(row) for row in filled}) > 1:
             raise ValueError(
                 f"padding={padding!r} leaves rows of {min(map(len, filled))} to {max(map(len, filled))} steps, which "
-                "are no tensor. Pass padding=True, or return_tensors=None for lists."
+                "do not form a tensor. Pass padding=True, or return_tensors=None for lists."
             )
         masks = [np.full(len(row), int(length > 0)) for row, length in zip(filled, lengths, strict=True)]
     else:
@@ -395,6 +394,7 @@ def _stacked(rows: list[np.ndarray | None], empty: np.ndarray, options: Mapping[
         for row, values in enumerate(filled):
             padded[row, : len(values)] = values
         filled = list(padded)
+
     if tensors is None:
         lists = filled if empty.dtype.kind == "f" else [row.tolist() for row in filled]
         return lists, [mask.tolist() for mask in masks]
@@ -402,21 +402,11 @@ def _stacked(rows: list[np.ndarray | None], empty: np.ndarray, options: Mapping[
     return (values, mask) if tensors == "np" else (torch.from_numpy(values), torch.from_numpy(mask))
 
 
-def is_bare_samples(values: Any) -> bool:
-    """Is this one clip as plain numbers, not several clips?"""
-    return isinstance(values, list) and len(values) > 0 and all(isinstance(value, Number) for value in values)
-
-
 def _as_clips(audio: Any) -> list | None:
-    """None, one clip or many -> None or a list"""
     if audio is None:
         return None
-    if is_file(audio) or is_rated_array(audio) or is_bare_samples(audio):
-        return [audio]
     many = as_many(audio)
-    if not isinstance(many, (list, tuple, Iterator)):
-        return [audio]
-    clips = list(many)
+    clips = [audio] if many is None else list(many)
     if not clips:
         raise ValueError("The list of clips is empty.")
     return clips
@@ -425,9 +415,12 @@ def _as_clips(audio: Any) -> list | None:
 def _as_texts(text: Any) -> list[str | None] | None:
     if text is None:
         return None
-    texts = [text] if isinstance(text, str) else as_many(text)
-    if not isinstance(texts, (list, tuple, Iterator)):
+    texts = text if isinstance(text, (list, tuple)) else as_many(text)
+    if isinstance(text, str):
+        texts = [text]
+    if texts is None:
         raise TypeError(f"Text must be a string or a list of strings, got {type(text).__name__}: {text!r:.80}.")
+
     checked: list[str | None] = []
     for index, value in enumerate(texts):
         if value is None or value != value:  # NaN, the missing text of a data frame
@@ -444,8 +437,8 @@ def _check_samples(clips: Sequence | None, texts: Sequence | None) -> None:
         raise ValueError("There is neither audio nor text. Pass audio=, text=, or both.")
     if clips is not None and texts is not None and len(clips) != len(texts):
         raise ValueError(
-            f"There are {len(clips)} clips and {len(texts)} texts; they must be the same samples (None where one is "
-            "missing)."
+            f"There are {len(clips)} clips and {len(texts)} texts; they must belong to the same samples (None where one "
+            "is missing)."
         )
     for index, parts in enumerate(zip(*(samples for samples in (clips, texts) if samples is not None), strict=True)):
         if all(part is None for part in parts):
@@ -453,7 +446,7 @@ def _check_samples(clips: Sequence | None, texts: Sequence | None) -> None:
 
 
 def _encodable(text: str) -> str:
-    """Halves of surrogate pairs, which no tokenizer takes, are joined, or replaced where the other half is missing."""
+    """Join the halves of surrogate pairs, which tokenizers refuse, and replace those without another half."""
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 

@@ -1,8 +1,7 @@
-"""Where the chunks of a recording begin and end: fixed windows, speech found by its energy, or segments that are
-given.
+"""Where the chunks of a recording start and end: fixed windows, speech found by its energy, or given segments.
 
-Each segmenter takes the recording in pieces of any sizes and gives the same segments whatever the pieces are:
-`push(samples) -> [Segment, ...]` those that are complete by now, `close() -> [Segment, ...]` the rest.
+Each segmenter takes the recording in pieces, and its segments do not depend on their sizes: `push(samples)` returns the
+segments that are complete, `close()` the rest.
 """
 
 import math
@@ -14,18 +13,23 @@ from typing import Any, Protocol
 import numpy as np
 
 from .audio_bibier import SAMPLING_RATE
-from .streaming_bibier import SampleBuffer
 
 FRAME = SAMPLING_RATE // 50
-"""Samples of a frame of energy: 20 ms."""
+"""Samples in an energy frame: 20 ms."""
 
 ROUNDING_S = 0.1
-"""Seconds by which a given segment may exceed the recording; it is cut at the end."""
+"""Seconds by which a given segment may exceed the recording; it then ends with the recording."""
 
 
 @dataclass(frozen=True)
 class Segment:
-    """start, end: in samples at 16 kHz; samples: what is between them; text: what is said, if it was given."""
+    """A stretch of a recording.
+
+    Args:
+        start, end: in samples at 16 kHz.
+        samples: those between start and end.
+        text: what is said, if it was given.
+    """
 
     start: int
     end: int
@@ -39,15 +43,42 @@ class Segmenter(Protocol):
     def close(self) -> list[Segment]: ...
 
 
+class SampleBuffer:
+    """The part of a stream that is still needed, addressed by position from the start of the stream."""
+
+    def __init__(self):
+        self._blocks: list[np.ndarray] = []
+        self._start = 0
+        self.end = 0
+        """Samples received so far."""
+
+    def append(self, samples: np.ndarray) -> None:
+        if len(samples):
+            self._blocks.append(samples)
+            self.end += len(samples)
+
+    def cut(self, start: int, end: int) -> np.ndarray:
+        """Return a copy of the samples from start to end."""
+        position, parts = self._start, [np.zeros(0, np.float32)]
+        for block in self._blocks:
+            parts.append(block[max(0, start - position) : max(0, end - position)])
+            position += len(block)
+        return np.concatenate(parts)
+
+    def forget_before(self, position: int) -> None:
+        """Drop whole blocks before a position."""
+        while self._blocks and self._start + len(self._blocks[0]) <= position:
+            self._start += len(self._blocks.pop(0))
+
+
 def frame_levels(samples: np.ndarray) -> np.ndarray:
-    """Level of each whole frame in dB of full scale, -100 for silence: (n,) -> (n // FRAME,)"""
+    """Level of each whole frame in dB of full scale, -100 for silence: (n,) -> (n // FRAME,)."""
     frames = samples[: len(samples) // FRAME * FRAME].reshape(-1, FRAME)
     return 10 * np.log10(np.square(frames, dtype=np.float64).mean(axis=1) + 1e-10)
 
 
 class FixedWindows:
-    """Windows of one length, one hop from start to start, until the end of the recording is covered. The last one may
-    be shorter.
+    """Windows of one length at a fixed hop, until the whole recording is covered. The last one may be shorter.
 
     Args:
         length, hop: in samples, hop <= length.
@@ -76,17 +107,16 @@ class FixedWindows:
 
 
 class SpeechByEnergy:
-    """Stretches that are louder than the background, by the level of 20 ms frames. Deterministic; it knows nothing of
-    speech but loudness.
+    """Stretches that are louder than the background, by the level of 20 ms frames.
 
-    The background is the lowest level of the last 5 s, held within -70..-40 dB of full scale. A segment begins where
-    the level exceeds the background by `on_db` and ends where it has not exceeded it by `off_db` for `silence_s`
-    (hysteresis: a sound that wavers between the two does not break a segment). It is widened by `pad_s` on either
-    side. What stays louder for `longest_s` is cut at the quietest frame of the second half; a sound shorter than
-    `speech_s` is a click and no segment.
+    Deterministic, and blind to anything but loudness. The background is the lowest level of the last 5 s, clipped to
+    -70..-40 dB of full scale. A segment starts when the level exceeds the background by `on_db`, and ends when it has
+    not exceeded it by `off_db` for `silence_s` (hysteresis: a sound that wavers between the two does not break a
+    segment). It is extended by `pad_s` on either side. Segments are cut at `longest_s`, at the quietest frame of their
+    second half; a sound shorter than `speech_s` is a click, not a segment.
 
     Args:
-        longest_s: seconds of a segment at most.
+        longest_s: maximum seconds in a segment.
         on_db, off_db: dB above the background.
         silence_s, speech_s, pad_s: seconds.
     """
@@ -104,12 +134,11 @@ class SpeechByEnergy:
         self._silence, self._shortest, self._pad = (_frames(seconds) for seconds in (silence_s, speech_s, pad_s))
         self._longest = max(2, _frames(longest_s) - 2 * self._pad)
         self._buffer = SampleBuffer()
-        self._frame = 0  # frames that have been looked at
-        self._recent: deque[tuple[int, float]] = (
-            deque()
-        )  # (frame, level), levels rising: the first is the lowest of the last 5 s
-        self._start: int | None = None  # first frame of the segment that is open
-        self._continued = False  # does it go on from a cut?
+        self._frame = 0  # number of frames seen
+        # (frame, level) with rising levels: the first one is the lowest of the last 5 s.
+        self._recent: deque[tuple[int, float]] = deque()
+        self._start: int | None = None  # first frame of the open segment
+        self._continued = False  # whether the open segment continues one that was cut
         self._last_loud = 0
         self._levels: list[float] = []  # of the open segment
         self._given_up_to = 0  # samples
@@ -120,6 +149,7 @@ class SpeechByEnergy:
         for level in frame_levels(self._buffer.cut(self._frame * FRAME, self._buffer.end)).tolist():
             segments += self._look_at(level)
             self._frame += 1
+
         needed = self._frame if self._start is None else self._start
         self._buffer.forget_before((needed - self._pad) * FRAME)
         return segments
@@ -133,6 +163,7 @@ class SpeechByEnergy:
             if level > background + self._on_db:
                 self._start, self._continued, self._last_loud, self._levels = self._frame, False, self._frame, [level]
             return []
+
         self._levels.append(level)
         if level > background + self._off_db:
             self._last_loud = self._frame
@@ -161,22 +192,22 @@ class SpeechByEnergy:
         return [segment]
 
     def _segment(self, first: int, end: int) -> Segment:
-        """Frames first..end with the pad before them, which reaches into no segment that was given before."""
+        """Return frames first..end with the pad before them, which never reaches into the previous segment."""
         start, end = max((first - self._pad) * FRAME, self._given_up_to), min(end * FRAME, self._buffer.end)
         self._given_up_to = end
         return Segment(start, end, self._buffer.cut(start, end))
 
 
 class GivenSegments:
-    """Segments that someone else has found, such as a diarisation or a transcript.
+    """Segments found by someone else, such as a diarization or a transcript.
 
     Args:
-        segments: `(start, end)` or `{"start": s, "end": s, "text": str or None}`, in seconds, sorted by their starts;
-            they may overlap.
+        segments: `(start, end)` or `{"start": s, "end": s, "text": str or None}`, in seconds, sorted by start; they may
+            overlap.
 
     Raises:
-        ValueError: at once for what is no such list; for a segment beyond the end of the recording by [`check_end`]
-            and `close`.
+        ValueError: this is not a list of segments. [`check_end`] and `close` raise it for a segment beyond the end of
+            the recording.
     """
 
     def __init__(self, segments: Sequence[tuple[float, float] | Mapping[str, Any]]):
@@ -222,6 +253,7 @@ def _checked_segments(segments: Any) -> list[tuple[float, float, str | None]]:
     form = '(start, end) or {"start": ..., "end": ..., "text": ...}, in seconds'
     if isinstance(segments, (str, bytes, Mapping)) or not isinstance(segments, Sequence) or not segments:
         raise ValueError(f"segments={segments!r:.80} is not allowed; it must be a list of {form}, with at least one.")
+
     checked: list[tuple[float, float, str | None]] = []
     for index, segment in enumerate(segments):
         if isinstance(segment, Mapping) and {"start", "end"} <= set(segment) <= {"start", "end", "text"}:
@@ -230,6 +262,7 @@ def _checked_segments(segments: Any) -> list[tuple[float, float, str | None]]:
             (start, end), text = segment, None
         else:
             raise ValueError(f"segments[{index}] is {segment!r:.80}; allowed: {form}.")
+
         numbers = all(isinstance(value, (int, float, np.number)) and math.isfinite(value) for value in (start, end))
         if not numbers or not (text is None or isinstance(text, str)):
             raise ValueError(
@@ -238,12 +271,12 @@ def _checked_segments(segments: Any) -> list[tuple[float, float, str | None]]:
             )
         if not 0 <= start < end or _samples(start) == _samples(end):
             raise ValueError(
-                f"segments[{index}] is {start} to {end} s; a segment must begin at 0 or later and end after its start."
+                f"segments[{index}] is {start} to {end} s; a segment must start at 0 or later and end after its start."
             )
         if checked and start < checked[-1][0]:
             raise ValueError(
-                f"segments[{index}] begins at {start} s, before segments[{index - 1}] at {checked[-1][0]} s. Sort "
-                "them by their starts."
+                f"segments[{index}] starts at {start} s, before segments[{index - 1}] at {checked[-1][0]} s. Sort "
+                "them by start."
             )
         checked.append((float(start), float(end), text))
     return checked

@@ -1,8 +1,7 @@
-"""Emotion over the time of a long recording: chunks, what is said in each, the model's answer to each, and means of
-answers.
+"""Emotion over the course of a long recording: chunks, what is said in each, their emotions, and means over time.
 
-samples -- (words, if there is speech recognition) -- segmenter -- batches of chunks -- model -- chunks with emotions
--- merged, mean
+samples -- (words, with speech recognition) -- segmenter -- batches of chunks -- model -- chunks with emotions -- merged,
+mean
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from .words_bibier import Recogniser, Words, joined
 SEGMENTATIONS = ("fixed", "energy")
 SHORTEST_CHUNK_S, SHORTEST_HOP_S = 0.1, 0.01
 LONGEST_SPEECH_S = 15.0
-"""Seconds of a segment of `segmentation="energy"` at most, where `chunk_length_s` does not say."""
+"""Maximum seconds in a segment of `segmentation="energy"`, unless `chunk_length_s` is given."""
 
 Emotions = list[dict[str, Any]]
 """[{"label": str, "score": float}, ...], best first."""
@@ -26,19 +25,10 @@ Emotions = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class TimelineOptions:
-    """How a long recording is cut and what is told of it; the arguments of the pipeline.
-
-    Args:
-        chunk_length_s: seconds of a window; with `segmentation="energy"`, of a segment at most.
-        hop_length_s: seconds from the start of one window to the start of the next; at most `chunk_length_s`, which is
-            the default (no overlap).
-        segmentation: `"fixed"`, windows of one length, or `"energy"`, [`SpeechByEnergy`].
-        segments: those of [`GivenSegments`], in place of both.
-        return_timestamps: tell the chunks, too, not their mean alone.
-        merge: [`merge_chunks`].
+    """How to segment a long recording and what to return (arguments of the pipeline, which describes them).
 
     Raises:
-        ValueError: what does not fit together, or makes no sense by itself.
+        ValueError: an argument is out of range, or contradicts another.
     """
 
     chunk_length_s: float | None = None
@@ -50,49 +40,44 @@ class TimelineOptions:
 
     def __post_init__(self):
         if not self.asked_for:
-            named = [name for name in ("hop_length_s", "return_timestamps", "merge") if getattr(self, name)]
-            if named:
+            unused = [name for name in ("hop_length_s", "return_timestamps", "merge") if getattr(self, name)]
+            if unused:
                 raise ValueError(
-                    f"{' and '.join(named)} without chunks: pass chunk_length_s=4 for windows of 4 s, "
-                    "segmentation='energy' for speech "
-                    "found by its energy, or segments=[(start, end), ...]."
+                    f"{' and '.join(unused)} without chunks: pass chunk_length_s=4 for windows of 4 s, "
+                    "segmentation='energy' for speech found by its energy, or segments=[(start, end), ...]."
                 )
             return
+
         if self.segmentation not in (None, *SEGMENTATIONS):
-            raise ValueError(
-                f"segmentation={self.segmentation!r} is not allowed; it must be one of "
-                f"{', '.join(map(repr, SEGMENTATIONS))}."
-            )
+            allowed = ", ".join(map(repr, SEGMENTATIONS))
+            raise ValueError(f"segmentation={self.segmentation!r} is not allowed; it must be one of {allowed}.")
         for name, shortest in (("chunk_length_s", SHORTEST_CHUNK_S), ("hop_length_s", SHORTEST_HOP_S)):
             value = getattr(self, name)
-            number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-            if value is not None and not (number and shortest <= value < float("inf")):
+            is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+            if value is not None and not (is_number and shortest <= value < float("inf")):
                 raise ValueError(
                     f"{name}={value!r} is not allowed; it must be a number of seconds, at least {shortest:g}."
                 )
+
         if self.segments is not None:
             self._refuse("segments", "chunk_length_s", "hop_length_s", "segmentation")
         elif self.segmentation == "energy":
             self._refuse("segmentation='energy'", "hop_length_s")
         elif self.chunk_length_s is None:
-            raise ValueError(
-                "segmentation='fixed' needs the length of its windows: pass chunk_length_s=4 for windows of 4 s."
-            )
+            raise ValueError("segmentation='fixed' needs a window length: pass chunk_length_s=4 for windows of 4 s.")
         elif self.hop_length_s is not None and self.hop_length_s > self.chunk_length_s:
             raise ValueError(
-                f"hop_length_s={self.hop_length_s} is more than chunk_length_s={self.chunk_length_s}, which "
-                "would leave gaps between "
-                "the windows. It is the time from one window's start to the next; equal lengths put windows side by "
-                "side."
+                f"hop_length_s={self.hop_length_s} exceeds chunk_length_s={self.chunk_length_s}, which would leave "
+                "gaps between the windows. It is the time from the start of one window to the start of the next."
             )
 
     def _refuse(self, given: str, *names: str) -> None:
-        if beside := [name for name in names if getattr(self, name) is not None]:
-            raise ValueError(f"{given} and {' and '.join(beside)} exclude each other; leave one out.")
+        if others := [name for name in names if getattr(self, name) is not None]:
+            raise ValueError(f"{given} and {' and '.join(others)} exclude each other; leave one out.")
 
     @property
     def asked_for(self) -> bool:
-        """Is this a timeline at all, not one answer to the whole clip?"""
+        """Whether to return a timeline at all, not one answer for the whole clip."""
         return not (self.chunk_length_s is None and self.segmentation is None and self.segments is None)
 
     def segmenter(self) -> Segmenter:
@@ -100,30 +85,28 @@ class TimelineOptions:
             return GivenSegments(self.segments)
         if self.segmentation == "energy":
             return SpeechByEnergy(self.chunk_length_s or LONGEST_SPEECH_S)
+
         assert self.chunk_length_s is not None  # checked in `__post_init__`
-        length = round(self.chunk_length_s * SAMPLING_RATE)
-        hop = length if self.hop_length_s is None else round(self.hop_length_s * SAMPLING_RATE)
-        return FixedWindows(length, hop)
+        hop_s = self.chunk_length_s if self.hop_length_s is None else self.hop_length_s
+        return FixedWindows(round(self.chunk_length_s * SAMPLING_RATE), round(hop_s * SAMPLING_RATE))
 
 
 TIMELINE_ARGUMENTS = tuple(field.name for field in fields(TimelineOptions))
 
 
 class TimelineSession:
-    """A recording that comes in pieces, analysed chunk by chunk. What it gives does not depend on the sizes of the
-    pieces.
+    """Analyzes a recording that arrives in pieces, chunk by chunk. The result does not depend on the size of the pieces.
+
+    A chunk is `{"timestamp": (start, end), "text": str or None, "emotions": [...]}`, in seconds. If the times of words
+    are known, `"words"` lists them.
 
     Args:
-        classify: answers a list of `{"audio": float32 (n,) at 16 kHz, "text": ...}` with the scores of all labels for
-            each.
-        options: how to cut; `return_timestamps` and `merge` are for whoever puts the chunks together.
-        batch_size: chunks that are answered together.
+        classify: maps a list of `{"audio": float32 (n,) at 16 kHz, "text": ...}` to the scores of all labels for each.
+        options: how to segment; `return_timestamps` and `merge` are left to the caller.
+        batch_size: chunks to classify together.
         asr: speech recognition, for chunks without a text of their own.
-        timed_texts: `[{"text": ..., "timestamp": (start, end)}, ...]`, a transcript with times, in place of speech
+        timed_texts: a transcript with times, `[{"text": ..., "timestamp": (start, end)}, ...]`, instead of speech
             recognition.
-
-    A chunk is `{"timestamp": (start, end), "text": str or None, "emotions": [...]}`, seconds; with words whose times
-    are known they stand in `"words"`.
     """
 
     def __init__(
@@ -148,40 +131,40 @@ class TimelineSession:
         self._waiting: list[Segment] = []
 
     def check_end(self, duration_s: float | None) -> None:
-        """Refuse given segments beyond the end of the recording, where it is known beforehand."""
+        """Refuse given segments beyond the end of the recording, if it is known in advance."""
         if isinstance(self._segmenter, GivenSegments) and duration_s is not None:
             self._segmenter.check_end(duration_s)
 
     def push(self, samples: np.ndarray, flush: bool = False) -> list[dict]:
-        """Takes mono samples at 16 kHz, float32 (n,); gives the chunks of whole batches, or with `flush` all that are
-        complete."""
+        """Take mono float32 (n,) at 16 kHz and return the chunks of full batches; `flush`: of all complete chunks."""
         if self._recogniser is not None:
             samples = self._recogniser.push(samples)
         self._waiting += self._segmenter.push(samples)
-        return self._analyse(flush)
+        return self._classified(flush)
 
     def close(self) -> list[dict]:
-        """The chunks that were still open."""
+        """Return the remaining chunks."""
         if self._recogniser is not None:
             self._waiting += self._segmenter.push(self._recogniser.close())
         self._waiting += self._segmenter.close()
-        return self._analyse(flush=True)
+        return self._classified(flush=True)
 
-    def _analyse(self, flush: bool) -> list[dict]:
+    def _classified(self, flush: bool) -> list[dict]:
         chunks: list[dict] = []
         while len(self._waiting) >= (1 if flush else self._batch_size):
             batch, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
             begun = [self._begin(segment) for segment in batch]
-            inputs = [
-                {"audio": segment.samples, "text": chunk["text"]} for segment, chunk in zip(batch, begun, strict=True)
-            ]
-            chunks += [
-                {**chunk, "emotions": emotions} for chunk, emotions in zip(begun, self._classify(inputs), strict=True)
-            ]
+            answers = self._classify(
+                [
+                    {"audio": segment.samples, "text": chunk["text"]}
+                    for segment, chunk in zip(batch, begun, strict=True)
+                ]
+            )
+            chunks += [{**chunk, "emotions": answer} for chunk, answer in zip(begun, answers, strict=True)]
         return chunks
 
     def _begin(self, segment: Segment) -> dict:
-        """A chunk before its emotions."""
+        """Return a chunk without its emotions."""
         start, end = segment.start / SAMPLING_RATE, segment.end / SAMPLING_RATE
         chunk: dict[str, Any] = {"timestamp": (start, end), "text": segment.text}
         if segment.text is None and self._words is not None:
@@ -193,10 +176,13 @@ class TimelineSession:
 
 
 def time_shares(spans: Sequence[tuple[float, float]]) -> np.ndarray:
-    """Seconds of each span; an instant that several spans cover is divided evenly among them. So the shares add up to
-    the time covered."""
+    """Seconds that each span contributes to the total, where overlapping spans share an instant equally.
+
+    The shares add up to the time covered.
+    """
     if not len(spans):
         return np.zeros(0)
+
     borders, places = np.unique(np.asarray(spans, dtype=np.float64), return_inverse=True)
     starts, ends = places.reshape(-1, 2).T
     depth = np.cumsum(np.bincount(starts, minlength=len(borders)) - np.bincount(ends, minlength=len(borders)))
@@ -205,22 +191,23 @@ def time_shares(spans: Sequence[tuple[float, float]]) -> np.ndarray:
 
 
 def mean_emotions(chunks: Sequence[Mapping[str, Any]]) -> Emotions:
-    """Mean of the chunks' scores over time, best first; [] of none.
+    """Average the chunks' scores over time, best first; without chunks, return an empty list.
 
-    Each chunk counts by its duration. At an instant that several windows cover, each of them counts for an equal part
-    of it: no stretch of the recording weighs more than another because windows overlap there.
+    Each chunk counts by its duration. Overlapping windows share the time they have in common, so no part of the
+    recording weighs more than another.
 
     Raises:
-        ValueError: chunks that do not tell the scores of the same labels.
+        ValueError: the chunks do not have scores of the same labels.
     """
     if not chunks:
         return []
+
     labels = [entry["label"] for entry in chunks[0]["emotions"]]
     if any({entry["label"] for entry in chunk["emotions"]} != set(labels) for chunk in chunks):
         raise ValueError(
-            "The chunks tell the scores of different labels. Take means of chunks with all labels (top_k=None, no "
-            "threshold)."
+            "The chunks have scores of different labels. Average chunks with all labels (top_k=None, no threshold)."
         )
+
     shares = time_shares([chunk["timestamp"] for chunk in chunks])
     sums = dict.fromkeys(labels, 0.0)
     for chunk, share in zip(chunks, shares.tolist(), strict=True):
@@ -231,23 +218,20 @@ def mean_emotions(chunks: Sequence[Mapping[str, Any]]) -> Emotions:
 
 
 def merge_chunks(chunks: Sequence[Mapping[str, Any]]) -> list[dict]:
-    """Neighbours that touch or overlap and have the same best label become one chunk.
+    """Merge neighboring chunks that touch or overlap and have the same best label.
 
-    It lasts from the first one's start to the last one's end; its emotions are their mean over time
-    ([`mean_emotions`]), its text what is said in all of them: each word once where the times of words are known, else
-    the texts one after the other. Chunks of different labels overlap as their windows do.
+    A merged chunk lasts from the first start to the last end. Its emotions are their mean over time
+    ([`mean_emotions`]). Its text is what is said in all of them: each word once if the times of words are known, or else
+    the texts in order. Chunks of different labels still overlap as their windows do.
 
     Args:
         chunks: in the order of their starts, with the scores of all labels.
     """
     runs: list[list[Mapping[str, Any]]] = []
     for chunk in chunks:
-        last = runs[-1] if runs else None
-        if (
-            last
-            and _best(last[-1]) == _best(chunk)
-            and chunk["timestamp"][0] <= max(part["timestamp"][1] for part in last)
-        ):
+        last = runs[-1] if runs else []
+        touches = any(chunk["timestamp"][0] <= part["timestamp"][1] for part in last)
+        if touches and _best(last[-1]) == _best(chunk):
             last.append(chunk)
         else:
             runs.append([chunk])
@@ -257,6 +241,7 @@ def merge_chunks(chunks: Sequence[Mapping[str, Any]]) -> list[dict]:
 def _merged(run: list[Mapping[str, Any]]) -> dict:
     if len(run) == 1:
         return dict(run[0])
+
     merged: dict[str, Any] = {"timestamp": (run[0]["timestamp"][0], max(chunk["timestamp"][1] for chunk in run))}
     if all("words" in chunk for chunk in run):
         words = {word["timestamp"] + (word["text"],): word for chunk in run for word in chunk["words"]}

@@ -223,3 +223,9 @@ def one_line(error: BaseException, longest: int = 800) -> str:
 
 def _names(config: PreTrainedConfig | type[PreTrainedConfig]) -> set[str]:
     return {field.name for field in fields(config)}
+
+
+def check_whole(name: str, value: Any, otherwise: str = "") -> None:
+    """Raise ValueError unless an option is None or a whole number from 1."""
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        raise ValueError(f"{name}={value!r} is not allowed; it must be a whole number from 1{otherwise}.")

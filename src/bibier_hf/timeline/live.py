@@ -4,9 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from ..model.audio_bibier import AudioError, Mixer, as_frames
+from ..model.audio_bibier import AudioError, Mixer, StreamResampler, as_frames
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
-from ..model.streaming_bibier import StreamResampler
 from ..model.timeline_bibier import TimelineSession, mean_emotions
 
 
