@@ -17,25 +17,26 @@ This package imports nothing of the model and works with the older transformers 
 
 import importlib
 import inspect
+import pkgutil
 from typing import Any
 
 from .base import Answer, LLMBackend, LLMError, Prompt, Sampling, Structure
 
 __all__ = ["BACKENDS", "Answer", "LLMBackend", "LLMError", "Prompt", "Sampling", "Structure", "get_backend"]
 
-BACKENDS = {
-    "vllm": (".vllm_backend", "VLLMBackend"),
-    "openai": (".openai_backend", "OpenAIBackend"),
-    "transformers": (".transformers_backend", "TransformersBackend"),
-}
-"""Name -> module and class of every back end; a module is imported when its back end is asked for."""
+BACKENDS = tuple(
+    module.name.removesuffix("_backend")
+    for module in pkgutil.iter_modules(__path__)
+    if module.name.endswith("_backend")
+)
+"""Names of the back ends. Each is a module NAME_backend.py with one subclass of `LLMBackend`, imported on first use."""
 
 
 def get_backend(name: str, model: str, **options: Any) -> LLMBackend:
     """The back end of this name.
 
     Args:
-        name: key of `BACKENDS`.
+        name: one of `BACKENDS`.
         model: folder or Hub id; for `openai` the name that the server knows.
         options: of its class, such as `revision`.
 
@@ -44,8 +45,13 @@ def get_backend(name: str, model: str, **options: Any) -> LLMBackend:
     """
     if name not in BACKENDS:
         raise LLMError(f"Unknown language model back end {name!r}. Allowed: {', '.join(BACKENDS)}.")
-    module, attribute = BACKENDS[name]
-    backend = getattr(importlib.import_module(module, __name__), attribute)
+    module = importlib.import_module(f".{name}_backend", __name__)
+    (backend,) = (
+        found
+        for found in vars(module).values()
+        if isinstance(found, type) and issubclass(found, LLMBackend) and found.__module__ == module.__name__
+    )
+
     parameters = inspect.signature(backend).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     if not takes_any and (unknown := sorted(options.keys() - parameters.keys())):
