@@ -20,5 +20,5 @@ def test_a_back_end_is_called_like_its_module(name):
 
 
 def test_an_unknown_back_end():
-    with pytest.raises(LLMError, match="'vlm'.*Allowed: openai, transformers, vllm"):
+    with pytest.raises(LLMError, match=r"'vlm'.*Allowed: openai, transformers, vllm"):
         get_backend("vlm", "any")
