@@ -79,7 +79,7 @@ def test_what_cannot_be_asked(backend, folder, tmp_path):
         backend.generate(["x"], structure=Structure(regex="a"))
     with pytest.raises(LLMError, match="cannot load"):
         get_backend("transformers", str(tmp_path)).warm_up()
-    with pytest.raises(LLMError, match="Allowed: vllm, openai, transformers"):
+    with pytest.raises(LLMError, match="Allowed: openai, transformers, vllm"):
         get_backend("vlm", "x")
     with pytest.raises(LLMError, match="the last one is the user's"):
         backend.generate([[{"role": "assistant", "content": "x"}]])
