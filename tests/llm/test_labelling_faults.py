@@ -77,7 +77,7 @@ def test_every_row_ends_as_ok_or_failed_exactly_once(serve, respond, corpus, tmp
     assert json.loads(rows["good"].text("sampling"))["parser"] == "strict"
     said = capsys.readouterr().out
     assert f"{len(FAILED)} failed" in said
-    assert "1 failed, such as row-dead: 5 tries: 503" in said
+    assert "1 failed, such as row-dead: 5 attempts: 503" in said
     assert "2 failed, such as row-six: 6 parts between commas instead of 7" in said  # six and eight
 
     asked = len(server.requests)

@@ -4,10 +4,13 @@ import base64
 import pickle
 import time
 import traceback
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import pytest
 
 from bibier_hf.llm import LLMError, Sampling, Structure, get_backend
+from bibier_hf.llm.openai_backend import _retry_after_s
 
 FAULTS = {
     "429": {"status": 429, "headers": {"retry-after": "0"}},
@@ -41,7 +44,7 @@ def test_a_fault_that_stays_becomes_the_error_of_its_answer_alone(fake, serve, b
     server = serve(respond)
     answers = backend_to(server).generate(["one", "poison", "two"])
     assert [answer.text for answer in answers] == ["fine", None, "fine"]
-    assert "4 tries" in answers[1].error
+    assert "4 attempts" in answers[1].error
     assert "out of memory" in answers[1].error
     assert server.questions().count("poison") == 4
 
@@ -112,7 +115,7 @@ def test_what_no_request_can_pass_stops_the_call(fake, serve, backend_to, status
 
 def test_no_server_at_all_is_an_error_with_a_remedy():
     backend = get_backend("openai", "tiny", base_urls=["http://127.0.0.1:9/v1"], base_delay_s=0.01, max_attempts=2)
-    with pytest.raises(LLMError, match=r"No server answers.*127\.0\.0\.1:9.*mend base_urls"):
+    with pytest.raises(LLMError, match=r"No server answers.*127\.0\.0\.1:9.*fix base_urls"):
         backend.generate(["hello"])
 
 
@@ -125,6 +128,16 @@ def test_retry_after_is_waited_for(fake, serve, backend_to):
     start = time.monotonic()
     backend_to(server).generate(["hello"])
     assert time.monotonic() - start >= 0.4
+
+
+def test_retry_after_in_every_form():
+    soon = format_datetime(datetime.now(UTC) + timedelta(seconds=30), usegmt=True)
+    assert _retry_after_s("2.5", None) == 2.5
+    assert _retry_after_s("2.5", 7.0) == 7.0  # another server asked for more
+    assert 28 < _retry_after_s(soon, None) <= 30
+    assert _retry_after_s("Thu, 01 Jan 2026 11:00:00 GMT", None) == 0
+    assert _retry_after_s(None, None) is None
+    assert _retry_after_s("soon", None) is None
 
 
 def test_servers_take_turns_and_stand_in_for_each_other(fake, serve, backend_to):
@@ -249,10 +262,10 @@ def test_an_address_that_cannot_be_read_is_shown_without_its_password(url):
     ("options", "message"),
     [
         ({"dialect": "vlm"}, "allowed: vllm, openai"),
-        ({"base_urls": "http://x/v1"}, "give a list"),
+        ({"base_urls": "http://x/v1"}, "pass a list"),
         ({"base_url": ["http://x/v1"]}, "no option base_url.*base_urls"),
-        ({"base_urls": ["http://x:port/v1"]}, "is no address"),
-        ({"base_urls": []}, "give a list"),
+        ({"base_urls": ["http://x:port/v1"]}, "is not a valid address"),
+        ({"base_urls": []}, "pass a list"),
         ({"concurrency": 0}, "at least 1"),
     ],
 )

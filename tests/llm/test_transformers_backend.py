@@ -78,10 +78,10 @@ def test_what_cannot_be_asked(backend, folder, tmp_path):
     with pytest.raises(LLMError, match="no structured output"):
         backend.generate(["x"], structure=Structure(regex="a"))
     with pytest.raises(LLMError, match="cannot load"):
-        get_backend("transformers", str(tmp_path)).warm_up()
+        get_backend("transformers", str(tmp_path)).tokenize(["warm"])
     with pytest.raises(LLMError, match="Allowed: openai, transformers, vllm"):
         get_backend("vlm", "x")
-    with pytest.raises(LLMError, match="the last one is the user's"):
+    with pytest.raises(LLMError, match="end with the user's"):
         backend.generate([[{"role": "assistant", "content": "x"}]])
 
 
@@ -96,5 +96,5 @@ def test_the_revision_of_a_folder_is_that_of_its_files(folder, tmp_path):
 
 
 def test_a_pickle_carries_no_weights(backend):
-    backend.warm_up()
+    backend.tokenize(["warm"])
     assert len(pickle.dumps(backend)) < 2000

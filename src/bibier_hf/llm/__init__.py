@@ -1,18 +1,16 @@
-"""Language models behind one small interface: text under a form that cannot break, and log-probabilities of given
-answers.
+"""Language models behind one small interface: structured text, and log-probabilities of given answers.
 
     backend = get_backend("openai", "Qwen/Qwen3-4B", base_urls=["http://localhost:8000/v1"])
-    answers = backend.generate(["Name an emotion."], Sampling(max_new_tokens=8))       # [Answer(text="Joy")]
-    answers = backend.score(["Which emotion? 'Oh no!'"], ["happy", "sad"])            #
-    [Answer(log_probabilities=(-4.1, -0.2))]
+    backend.generate(["Name an emotion."], Sampling(max_new_tokens=8))     # [Answer(text="Joy")]
+    backend.score(["Which emotion? 'Oh no!'"], ["happy", "sad"])           # [Answer(log_probabilities=(-4.1, -0.2))]
 
 | back end | where the model runs | structured output | scores |
 |---|---|---|---|
-| `vllm` | in this process; an environment of its own (`constraints-vllm.txt`) | yes | yes |
-| `openai` | behind any OpenAI-compatible server, e.g. `vllm serve`; one or several | yes | with vLLM's server |
+| `vllm` | in this process, in a separate environment (`constraints-vllm.txt`) | yes | yes |
+| `openai` | behind one or several OpenAI-compatible servers, such as `vllm serve` | yes | with vLLM's server |
 | `transformers` | in this process | no | yes |
 
-This package imports nothing of the model and works with the older transformers that vLLM pins.
+This package does not import the model, so it also works with the older transformers that vLLM pins.
 """
 
 import importlib
@@ -33,31 +31,34 @@ BACKENDS = tuple(
 
 
 def get_backend(name: str, model: str, **options: Any) -> LLMBackend:
-    """The back end of this name.
+    """Return the back end with this name.
 
     Args:
         name: one of `BACKENDS`.
-        model: folder or Hub id; for `openai` the name that the server knows.
-        options: of its class, such as `revision`.
+        model: a folder or Hub id; for `openai`, the server's name for the model.
+        options: arguments of the class, such as `revision`.
 
     Raises:
-        LLMError: an unknown name or option, or a package that is not installed.
+        LLMError: an unknown name or option, or a missing package.
     """
     if name not in BACKENDS:
         raise LLMError(f"Unknown language model back end {name!r}. Allowed: {', '.join(BACKENDS)}.")
+
     module = importlib.import_module(f".{name}_backend", __name__)
     (backend,) = (
         found
         for found in vars(module).values()
         if isinstance(found, type) and issubclass(found, LLMBackend) and found.__module__ == module.__name__
     )
-
     parameters = inspect.signature(backend).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    if not takes_any and (unknown := sorted(options.keys() - parameters.keys())):
-        # Names only: a value may be a key.
+    unknown = sorted(options.keys() - parameters.keys())
+
+    if unknown and not takes_any:
+        # The message shows names only, because a value may be a secret.
         allowed = ", ".join(sorted(parameters.keys() - {"model"}))
         raise LLMError(f"The back end {name!r} has no option {', '.join(unknown)}. Allowed: {allowed}.")
+
     try:
         return backend(model, **options)
     except TypeError as error:

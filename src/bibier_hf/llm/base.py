@@ -1,4 +1,4 @@
-"""What every back end provides, and what they share: conversations, and the scoring of answers of several tokens."""
+"""The interface of all back ends, and what they share: conversations, and scores of answers with several tokens."""
 
 import hashlib
 import os
@@ -19,18 +19,18 @@ Prompt = str | Sequence[Message]
 
 
 class LLMError(UserError, RuntimeError):
-    """A language model that cannot be used as it was asked to. The message says how to mend it."""
+    """A language model that cannot be used as requested. The message says how to fix it."""
 
 
 @dataclass(frozen=True)
 class Sampling:
-    """How tokens are chosen.
+    """How to choose tokens.
 
     Args:
-        temperature: 0 takes the most probable token, whatever `seed` is.
-        top_p: share of the probability mass that is sampled from.
-        seed: of every answer by itself, so that it does not depend on what else is asked.
-        max_new_tokens: where an answer is cut off.
+        temperature: 0 takes the most probable token, whatever the `seed`.
+        top_p: share of the probability mass to sample from.
+        seed: seeds each answer separately, so that it does not depend on the other prompts.
+        max_new_tokens: longest answer.
     """
 
     temperature: float = 0.0
@@ -49,11 +49,12 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Structure:
-    """The form that an answer must have, in one or two ways of saying so; a back end takes the first that it can
-    enforce.
+    """The form that an answer must have, given as a regular expression, a JSON schema, or both.
+
+    A back end enforces the regular expression if it can, otherwise the schema.
 
     Args:
-        regex: a regular expression of the whole answer.
+        regex: a regular expression for the whole answer.
         json_schema: a JSON schema.
     """
 
@@ -64,18 +65,25 @@ class Structure:
         if self.regex is None and self.json_schema is None:
             raise LLMError("A structure needs a regex or a JSON schema.")
 
+    @property
+    def preferred(self) -> dict[str, Any]:
+        """The argument of vLLM's structured outputs."""
+        if self.regex is not None:
+            return {"regex": self.regex}
+
+        return {"json": dict(self.json_schema or {})}
+
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back for one prompt: a text, or log-probabilities (K,) of the choices, or the error that kept it from
-    coming.
+    """The answer to one prompt: a text, log-probabilities of the choices, or an error.
 
     Attributes:
-        text: of `generate`.
-        log_probabilities: of `score`, natural logarithm, in the order of the choices.
-        finish_reason: `"stop"`, or `"length"` where the text was cut off.
-        prompt_tokens, new_tokens: how many there were; None where the back end does not say.
-        error: why there is neither; such an answer may come when it is asked for again.
+        text: returned by `generate`.
+        log_probabilities: (K,) natural logarithms in the order of the choices, returned by `score`.
+        finish_reason: `"stop"`, or `"length"` if the text was cut off.
+        prompt_tokens, new_tokens: number of tokens; None if the back end does not report it.
+        error: why there is neither text nor scores. A later request may succeed.
     """
 
     text: str | None = None
@@ -92,11 +100,10 @@ OnAnswer = Callable[[int, Answer], None]
 class LLMBackend(ABC):
     """A language model that answers lists of prompts.
 
-    A back end loads or connects when it is first used. It can be pickled: the copy carries the options and loads for
-    itself.
+    A back end loads or connects on first use. A pickled copy carries the options and loads the model again.
 
     Args:
-        model: folder or Hub id, or the name that a server knows.
+        model: a folder or Hub id, or a server's name for the model.
         revision: branch, tag or commit on the Hub.
     """
 
@@ -116,108 +123,107 @@ class LLMBackend(ABC):
         structure: Structure | None = None,
         on_answer: OnAnswer | None = None,
     ) -> list[Answer]:
-        """One text a prompt, thinking off.
+        """Generate one text per prompt, with thinking off.
 
         Args:
-            prompts: N of them. What they share should stand at their start: it is computed once where the back end
-                caches prefixes.
+            prompts: N prompts. Put shared text at their start: back ends that cache prefixes compute it once.
             sampling: default: greedy.
             structure: form of the answers.
-            on_answer: called in this thread with (index, answer) as soon as each answer is there.
+            on_answer: called in this thread with (index, answer) as soon as an answer arrives.
 
         Returns:
             N answers in the order of the prompts.
 
         Raises:
-            LLMError: a model that cannot be loaded, a server that cannot be reached or refuses every request, a
-                structure that this back end cannot enforce.
+            LLMError: the model cannot be loaded, no server can be reached or it refuses every request, or this back
+                end cannot enforce the structure.
         """
         if structure is not None and not self.enforces_structure:
             raise LLMError(
-                f"The back end {self.name!r} has no structured output. Use 'vllm' or 'openai', or ask without a "
-                "structure."
+                f"The back end {self.name!r} has no structured output. Use 'vllm' or 'openai', or omit the structure."
             )
+
         conversations = [_conversation(prompt) for prompt in prompts]
+
         return _collect(self._generate(conversations, sampling or Sampling(), structure), len(prompts), on_answer)
 
     def score(
         self, prompts: Sequence[Prompt], choices: Sequence[str], on_answer: OnAnswer | None = None
     ) -> list[Answer]:
-        """Log-probability of each choice as the beginning of the answer to each prompt.
+        """Compute the log-probability of each choice as the beginning of the answer to each prompt.
 
-        One forward pass a prompt where the first tokens tell the choices apart and are all of them; a choice of
-        several tokens has the probability of their sequence.
+        If every choice is one token, this takes one forward pass per prompt. A choice of several tokens has the
+        probability of their sequence.
 
         Args:
-            prompts: N of them.
-            choices: K different texts, scored as they are (a blank at the start counts).
-            on_answer: as for [`generate`].
+            prompts: N prompts.
+            choices: K different texts, scored literally (a leading space counts).
+            on_answer: as in [`generate`].
 
         Returns:
             N answers with `log_probabilities` (K,).
 
         Raises:
-            LLMError: as for [`generate`], and choices of which one is the beginning of another.
+            LLMError: as in [`generate`], or if one choice is a prefix of another.
         """
         conversations = [_conversation(prompt) for prompt in prompts]
         trie = ChoiceTrie(choices, self.tokenize(choices))
+
         return _collect(self._score(conversations, trie), len(prompts), on_answer)
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of texts as parts of an answer, without special tokens."""
+        """Return the token ids of texts as parts of an answer, without special tokens."""
 
     @abstractmethod
     def close(self) -> None:
-        """Give memory and connections back; the next call loads anew."""
+        """Release memory and connections. The next call loads again."""
 
-    def warm_up(self) -> None:
-        """Load or connect now, which is otherwise done by the first call."""
-        self.tokenize(["warm"])
-
-    # For the parts of each back end
+    # Implemented by each back end
 
     @abstractmethod
     def _generate(
         self, conversations: Sequence[list[Message]], sampling: Sampling, structure: Structure | None
     ) -> Iterator[tuple[int, Answer]]:
-        """(index, answer) in any order"""
+        """Yield (index, answer) in any order."""
 
     @abstractmethod
     def _score(self, conversations: Sequence[list[Message]], trie: "ChoiceTrie") -> Iterator[tuple[int, Answer]]:
-        """(index, answer) in any order"""
+        """Yield (index, answer) in any order."""
 
     # Provenance
 
     @cached_property
     def revision(self) -> str | None:
-        """Which weights answer: the commit of a Hub id, a hash of the files of a folder, None where nobody knows."""
+        """Identifies the weights: the commit of a Hub id, a hash of the files in a folder, or None if unknown."""
         return resolve_revision(self.model, self._asked_revision)
 
     @property
     def settings(self) -> dict[str, Any]:
-        """Everything that an answer depends on besides the question: back end, model, revision, precision and so on,
-        fit for JSON. Answers kept on disk are found by it, so a back end adds each option that can change an answer.
-        What only changes speed or memory (batch size, device, number of GPUs) stays out."""
+        """Everything besides the prompt that an answer depends on, as JSON values.
+
+        Stored answers are looked up by it, so a back end adds every option that can change an answer, and none that
+        only changes speed or memory (batch size, device, number of GPUs).
+        """
         return {"backend": self.name, "model": self.public_model, "revision": self.revision}
 
     @property
     def public_model(self) -> str:
-        """The model's name without folders of this machine."""
+        """The model's name without the folders of this machine."""
         return Path(self.model).resolve().name if os.path.isdir(self.model) else self.model
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key not in self._live}
 
     _live: frozenset[str] = frozenset()
-    """Names of the attributes that hold loaded models and connections, which are not pickled."""
+    """Names of attributes that hold loaded models and connections and are not pickled."""
 
 
 class ChoiceTrie:
-    """Choices as paths of tokens: which next-token probabilities their log-probabilities are made of.
+    """The choices as paths of tokens: shows which next-token probabilities their scores consist of.
 
     Attributes:
-        nodes: `{tokens so far: (next tokens)}` for every point at which a choice goes on; the root is `()`.
+        nodes: `{tokens so far: (next tokens)}` for every point at which a choice continues; the root is `()`.
     """
 
     def __init__(self, choices: Sequence[str], tokens: Sequence[tuple[int, ...]]) -> None:
@@ -228,25 +234,26 @@ class ChoiceTrie:
             for depth, token in enumerate(path):
                 children.setdefault(path[:depth], {}).setdefault(token)
         self.nodes = {node: tuple(following) for node, following in children.items()}
-        inner = [
+
+        prefixes = [
             choice for choice, path in zip(self.choices, self.paths, strict=True) if path in self.nodes or not path
         ]
-        if inner or len(set(self.paths)) < len(self.paths):
+        if prefixes or len(set(self.paths)) < len(self.paths):
             raise LLMError(
-                f"The choices {list(choices)} cannot be told apart: {inner or 'two'} are empty, equal, or begin "
-                "another."
+                f"The choices {list(choices)} cannot be told apart: {prefixes or 'two'} are empty, equal, or a prefix "
+                "of another."
             )
 
     @property
     def single_token(self) -> bool:
-        """Is every choice one token, so that one forward pass tells all?"""
+        """Whether every choice is one token, so that one forward pass is enough."""
         return len(self.nodes) == 1
 
     def log_probabilities(self, of_node: Mapping[tuple[int, ...], Mapping[int, float]]) -> tuple[float, ...]:
-        """(K,) sums along the paths.
+        """Return the sums (K,) along the paths.
 
         Args:
-            of_node: `{tokens so far: {next token: log-probability}}` for every one of `nodes`.
+            of_node: `{tokens so far: {next token: log-probability}}` for each of `nodes`.
         """
         return tuple(
             float(sum(of_node[path[:depth]][token] for depth, token in enumerate(path))) for path in self.paths
@@ -254,40 +261,41 @@ class ChoiceTrie:
 
 
 def resolve_revision(model: str, revision: str | None = None) -> str | None:
-    """The commit of a Hub id, or `sha256-...` over the files of a folder (a few seconds for a model of 4 B
-    parameters).
+    """Return the commit of a Hub id, or `sha256-...` over the files of a folder (a few seconds for 4 B parameters).
 
     Raises:
-        LLMError: a Hub id that cannot be found.
+        LLMError: the Hub id cannot be found.
     """
     if os.path.isdir(model):
         digest = hashlib.sha256()
         for path in sorted(Path(model).iterdir()):
-            # Every file counts (a tokenizer may be merges.txt, weights may be .gguf), except the model card.
+            # Any file may matter (a tokenizer's merges.txt, weights in .gguf), except the model card.
             if path.is_file() and not path.name.startswith(".") and path.suffix != ".md":
                 with open(path, "rb") as file:
                     digest.update(os.fsencode(path.name) + hashlib.file_digest(file, "sha256").digest())
+
         return f"sha256-{digest.hexdigest()[:32]}"
+
     try:
-        # .../snapshots/<commit>
-        return Path(snapshot_download(model, revision=revision, allow_patterns=["config.json"])).name
+        snapshot = snapshot_download(model, revision=revision, allow_patterns=["config.json"])
     except (OSError, ValueError) as error:
-        raise LLMError(
-            f"{model} is neither a folder with a model nor one on the Hub that can be fetched: {error}"
-        ) from error
+        raise LLMError(f"{model} is neither a folder nor a Hub id that can be fetched: {error}") from error
+
+    return Path(snapshot).name  # .../snapshots/<commit>
 
 
 def chat_token_ids(tokenizer: Any, conversation: Sequence[Message]) -> list[int]:
-    """Token ids of a conversation up to where the answer begins, in the model's own template, thinking off.
+    """Return the token ids of a conversation up to the answer, by the model's own template, with thinking off.
 
     Raises:
-        LLMError: a tokenizer without a chat template.
+        LLMError: the tokenizer has no chat template.
     """
     if not tokenizer.chat_template:
         raise LLMError(
-            f"{tokenizer.name_or_path} has no chat template. Take an instruction-tuned model (its name often ends in "
+            f"{tokenizer.name_or_path} has no chat template. Use an instruction-tuned model (its name often ends in "
             "Instruct)."
         )
+
     # Templates without a thinking mode ignore the switch.
     return list(
         tokenizer.apply_chat_template(
@@ -297,11 +305,13 @@ def chat_token_ids(tokenizer: Any, conversation: Sequence[Message]) -> list[int]
 
 
 def _conversation(prompt: Prompt) -> list[Message]:
-    messages: list[Message] = (
-        [{"role": "user", "content": prompt}] if isinstance(prompt, str) else [dict(message) for message in prompt]
-    )
+    if isinstance(prompt, str):
+        return [{"role": "user", "content": prompt}]
+
+    messages: list[Message] = [dict(message) for message in prompt]
     if not messages or messages[-1].get("role") != "user":
-        raise LLMError("A prompt is a text, or messages with role and content of which the last one is the user's.")
+        raise LLMError("A prompt is a text, or messages with role and content that end with the user's.")
+
     return messages
 
 
@@ -311,7 +321,9 @@ def _collect(answers: Iterator[tuple[int, Answer]], count: int, on_answer: OnAns
         if on_answer is not None:
             on_answer(index, answer)
         collected[index] = answer
+
     missing = [index for index in range(count) if index not in collected]
     if missing:
-        raise LLMError(f"No answer to {len(missing)} of {count} prompts, the first of them number {missing[0]}.")
+        raise LLMError(f"No answer to {len(missing)} of {count} prompts; the first is number {missing[0]}.")
+
     return [collected[index] for index in range(count)]

@@ -1,54 +1,63 @@
 """A language model behind one or several OpenAI-compatible servers, such as `vllm serve`."""
 
 import base64
+import itertools
 import json
 import os
+import random
 import re
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from ..text import valid_text
 from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, Structure
-from .pacing import RateLimiter, ServerPool, parse_retry_after
+
+T = TypeVar("T")
 
 DIALECTS = ("vllm", "openai")
+LONGEST_DELAY_S = 60.0
 
 _NO_THINKING = {"chat_template_kwargs": {"enable_thinking": False}}
-_CHARACTERS_PER_TOKEN = 3  # a careful guess for the limit of tokens a minute
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+
+
+class _RequestError(Exception):
+    """One request failed; others may succeed."""
 
 
 class OpenAIBackend(LLMBackend):
-    """Concurrent requests over HTTP, with retries, rate limits and several servers that stand in for each other.
+    """Send concurrent requests over HTTP, with retries; servers take turns and stand in for each other.
 
-    A time-out, a broken connection, 408, 409, 429, 5xx and a reply that is no completion are tried again after a
-    growing delay, or after the time that the server names in `Retry-After`; after `max_attempts` the answer carries
-    the error. A completion is never asked for again, even an empty one: the same request would bring the same answer.
-    What no second try can mend (a wrong key, an unknown model, an exhausted quota, no server that answers) stops the
-    whole call.
+    A timeout, a lost connection, HTTP 408, 409, 429 and 5xx, and a reply that is not a completion are retried on the
+    next server. After all servers have failed, the next attempt waits for the time given in `Retry-After`, or for a
+    delay that doubles every round. After `max_attempts` the answer carries the error. A completion is never requested
+    again, not even an empty one, because the same request would return the same answer. Errors that no retry can fix
+    (an invalid key, an unknown model, an exhausted quota, no reachable server) stop the whole call.
 
     Args:
-        model: name that the servers know.
-        base_urls: `http://host:port/v1` of each server; requests go to them in turn, and past the one that fails.
-            `user:password@` and a query are sent, but never printed, stored or pickled.
-        revision: a name for the weights and precision that the servers run, which they do not tell. Answers under
-            another revision are asked for anew.
-        dialect: `"vllm"` uses the extensions of vLLM's server (regular expressions, scores, thinking off), `"openai"`
-            only what every server has (JSON schemas).
-        api_key: default: the environment variable OPENAI_API_KEY; local servers need none.
-        concurrency: requests under way at a time.
-        max_attempts: tries a request.
-        timeout_s: seconds a try.
-        requests_per_minute, tokens_per_minute: limits over all servers; None: none.
-        base_delay_s: the delay after the first failure.
+        model: the servers' name for the model.
+        base_urls: `http://host:port/v1` of each server. `user:password@` and a query are sent, but never printed,
+            stored or pickled.
+        revision: a name for the weights and precision that the servers run, which they do not report. A new name
+            makes stored answers invalid.
+        dialect: `"vllm"` uses extensions of vLLM's server (regular expressions, scores, thinking off); `"openai"` only
+            what every server supports (JSON schemas).
+        api_key: default: the environment variable OPENAI_API_KEY. Local servers need none.
+        concurrency: number of simultaneous requests.
+        max_attempts: attempts per request.
+        timeout_s: seconds per attempt.
+        base_delay_s: delay after the first failed round, in seconds.
     """
 
     name = "openai"
-    _live = frozenset({"_clients", "_limiter", "_pool", "_access"})
+    _live = frozenset({"_clients", "_access", "_turns"})
 
     def __init__(
         self,
@@ -60,32 +69,27 @@ class OpenAIBackend(LLMBackend):
         concurrency: int = 32,
         max_attempts: int = 6,
         timeout_s: float = 120.0,
-        requests_per_minute: float | None = None,
-        tokens_per_minute: float | None = None,
         base_delay_s: float = 1.0,
     ) -> None:
         super().__init__(model, revision)
+
         if dialect not in DIALECTS:
             raise LLMError(f"dialect={dialect!r}; allowed: {', '.join(DIALECTS)}.")
-        if (
-            isinstance(base_urls, str)
-            or not base_urls
-            or not all(isinstance(url, str) and url.startswith(("http://", "https://")) for url in base_urls)
-        ):
-            given = [base_urls] if isinstance(base_urls, str) else base_urls
-            shown = ", ".join(public_url(str(url)) for url in given) or "none"
-            raise LLMError(f"base_urls: give a list of addresses such as http://localhost:8000/v1, not {shown}.")
         if concurrency < 1 or max_attempts < 1:
             raise LLMError("concurrency and max_attempts must be at least 1.")
-        self._access = {public_url(url): _read_access(url) for url in base_urls}
+
+        given = [base_urls] if isinstance(base_urls, str) else list(base_urls)
+        if isinstance(base_urls, str) or not given or not all(_is_http(url) for url in given):
+            shown = ", ".join(public_url(str(url)) for url in given) or "none"
+            raise LLMError(f"base_urls: pass a list of addresses such as http://localhost:8000/v1, not {shown}.")
+
+        self._access = {public_url(url): _read_access(url) for url in given}
         self.base_urls = tuple(self._access)
         self.dialect = dialect
         self.api_key = api_key
         self.concurrency = concurrency
         self.max_attempts = max_attempts
         self.timeout_s = timeout_s
-        self.requests_per_minute = requests_per_minute
-        self.tokens_per_minute = tokens_per_minute
         self.base_delay_s = base_delay_s
 
     @cached_property
@@ -99,35 +103,30 @@ class OpenAIBackend(LLMBackend):
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         if self.dialect != "vllm":
             raise LLMError(
-                "Answers can be scored by a vLLM server alone (dialect='vllm'). With other servers use generate."
+                "Only a vLLM server can score answers (dialect='vllm'). With other servers, use generate instead."
             )
+
         self._connect()
-        found = []
-        for text in texts:
-            body = {"model": self.model, "prompt": text, "add_special_tokens": False}
-            found.append(
-                tuple(
-                    self._asked_of_root("tokenize", body, lambda content: [int(token) for token in content["tokens"]])
-                )
-            )
-        return found
+        bodies = [{"model": self.model, "prompt": text, "add_special_tokens": False} for text in texts]
+
+        return [
+            self._request_root("tokenize", body, lambda reply: tuple(map(int, reply["tokens"]))) for body in bodies
+        ]
 
     def close(self) -> None:
         for client in vars(self).pop("_clients", {}).values():
             client.close()
-        for name in ("_limiter", "_pool"):
-            vars(self).pop(name, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Keys and passwords stay in memory: a pickle may be written to disk. A copy reads the environment.
+        # A pickle may be written to disk, so keys and passwords stay in memory. A copy reads the environment.
         return super().__getstate__() | {"api_key": None}
 
-    # One task a prompt
+    # One task per prompt
 
     def _generate(
         self, conversations: Sequence[list[Message]], sampling: Sampling, structure: Structure | None
     ) -> Iterator[tuple[int, Answer]]:
-        body: dict[str, Any] = {
+        body = {
             "model": self.model,
             "temperature": sampling.temperature,
             "top_p": sampling.top_p,
@@ -137,15 +136,15 @@ class OpenAIBackend(LLMBackend):
         }
 
         def ask(conversation: list[Message], stop: threading.Event) -> Answer:
-            return self._ask("chat/completions", body | {"messages": conversation}, _text_answer, stop)
+            return self._request("chat/completions", body | {"messages": conversation}, _text_answer, stop)
 
         return self._concurrently(ask, conversations)
 
     def _score(self, conversations: Sequence[list[Message]], trie: ChoiceTrie) -> Iterator[tuple[int, Answer]]:
-        # The server takes what was answered so far as text.
-        begun = {
-            node: self._asked_of_root(
-                "detokenize", {"model": self.model, "tokens": list(node)}, lambda content: str(content["prompt"])
+        # The server expects the beginning of the answer as text.
+        beginnings = {
+            node: self._request_root(
+                "detokenize", {"model": self.model, "tokens": list(node)}, lambda reply: str(reply["prompt"])
             )
             for node in trie.nodes
             if node
@@ -153,7 +152,8 @@ class OpenAIBackend(LLMBackend):
 
         def ask(conversation: list[Message], stop: threading.Event) -> Answer:
             of_node = {}
-            prompt_tokens = None
+            usage: dict[str, Any] = {}
+
             for node, children in trie.nodes.items():
                 body = {
                     "model": self.model,
@@ -166,39 +166,33 @@ class OpenAIBackend(LLMBackend):
                     **_NO_THINKING,
                 }
                 if node:
-                    body["messages"] = [*conversation, {"role": "assistant", "content": begun[node]}]
+                    body["messages"] = [*conversation, {"role": "assistant", "content": beginnings[node]}]
                     body |= {"add_generation_prompt": False, "continue_final_message": True}
-                answer = self._ask(
-                    "chat/completions", body, lambda content, children=children: _score_answer(content, children), stop
-                )
-                if answer.error:
-                    return answer
-                of_node[node] = dict(zip(children, answer.log_probabilities or (), strict=True))
-                prompt_tokens = prompt_tokens or answer.prompt_tokens
+
+                reply = self._request("chat/completions", body, _with_scores(children), stop)
+                of_node[node] = reply.pop("scores")
+                usage = usage or reply
+
             return Answer(
-                log_probabilities=trie.log_probabilities(of_node), prompt_tokens=prompt_tokens, new_tokens=len(of_node)
+                log_probabilities=trie.log_probabilities(of_node),
+                prompt_tokens=usage["prompt_tokens"],
+                new_tokens=len(of_node),
             )
 
         return self._concurrently(ask, conversations)
 
     def _form(self, structure: Structure | None) -> dict[str, Any]:
-        """The parts of a request that turn thinking off and fix the form of the answer."""
+        """Return the parts of a request that turn thinking off and fix the form of the answer."""
         if self.dialect == "vllm":
-            if structure is None:
-                return _NO_THINKING
-            form = (
-                {"regex": structure.regex}
-                if structure.regex is not None
-                else {"json": dict(structure.json_schema or {})}
-            )
-            return _NO_THINKING | {"structured_outputs": form}
+            return _NO_THINKING if structure is None else _NO_THINKING | {"structured_outputs": structure.preferred}
         if structure is None:
             return {}
         if structure.json_schema is None:
             raise LLMError(
-                "An OpenAI server takes JSON schemas alone; this structure is a regular expression. Use "
+                "An OpenAI server only accepts JSON schemas; this structure is a regular expression. Use "
                 "dialect='vllm'."
             )
+
         schema = {"name": "answer", "strict": True, "schema": dict(structure.json_schema)}
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
@@ -209,58 +203,62 @@ class OpenAIBackend(LLMBackend):
         stop = threading.Event()
         executor = ThreadPoolExecutor(self.concurrency, thread_name_prefix="llm")
         futures = {executor.submit(ask, conversation, stop): index for index, conversation in enumerate(conversations)}
+
         try:
             for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:  # Ctrl-C, an error, a caller that stops: no request goes out any more
+                try:
+                    answer = future.result()
+                except _RequestError as error:
+                    answer = Answer(error=str(error))
+                yield futures[future], answer
+        except BaseException:  # Ctrl-C, an error, or a caller that stops: send no further requests
             stop.set()
             executor.shutdown(wait=False, cancel_futures=True)
             self.close()
             raise
+
         executor.shutdown()
-
-    def _key(self) -> str:
-        return self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
-
-    def _hide(self, text: str) -> str:
-        """A message of a server or a library without the keys and passwords that it may repeat."""
-        secrets = [secret for access in vars(self).get("_access", {}).values() for secret in access.secrets]
-        for secret in (*secrets, self._key()):
-            if len(secret) > 3 and secret != "none":
-                text = text.replace(secret, "***")
-        return " ".join(text.split())[:300]
 
     # One request
 
-    def _ask(
-        self,
-        path: str,
-        body: dict[str, Any],
-        read: Callable[[Mapping[str, Any]], Answer],
-        stop: threading.Event | None = None,
-    ) -> Answer:
-        """The answer to one request, after as many tries as it takes and may take."""
+    def _request(
+        self, path: str, body: dict[str, Any], read: Callable[[Any], T], stop: threading.Event | None = None
+    ) -> T:
+        """Return what `read` extracts from the reply, after as many attempts as needed and allowed.
+
+        The client's own retries are off: it would retry on one server only, could not be interrupted while it waits,
+        and takes an error that is sent with status 200 for a reply.
+
+        Raises:
+            _RequestError: this request failed.
+            LLMError: every request would fail.
+        """
         import openai
 
-        tokens = len(json.dumps(body.get("messages", ""))) // _CHARACTERS_PER_TOKEN + body.get("max_tokens", 0)
         stop = stop or threading.Event()
+        clients = self._clients
+        servers = len(self.base_urls)
+        first = next(self._turns)
         faults: list[str] = []
         unreachable = 0
-        pool, clients = self._pool, self._clients
-        for _ in range(self.max_attempts):
-            url, rest_s = pool.next()
-            if stop.wait(rest_s + self._limiter.reserve(tokens)):
-                return Answer(error="stopped")
-            retry_after_s = None
-            content = None
+        retry_after_s = None
+
+        for attempt in range(self.max_attempts):
+            if attempt and attempt % servers == 0:  # all servers have failed
+                delay_s = min(LONGEST_DELAY_S, self.base_delay_s * 2 ** (attempt // servers - 1))
+                # A random part, so that many requests do not return at the same moment.
+                stop.wait(delay_s * random.uniform(0.5, 1.0) if retry_after_s is None else retry_after_s)
+                retry_after_s = None
+            if stop.is_set():
+                raise _RequestError("stopped")
+
+            url = self.base_urls[(first + attempt) % servers]
+            reply = None
+
             try:
-                content = json.loads(clients[url].post(f"{url}/{path}", cast_to=str, body=body))
-                if status := _error_within(content):
-                    message = self._hide(_message_of(content["error"]))
-                    if not _passes(status):
-                        return Answer(error=f"{status}: {message}")
-                    raise ValueError(message)
-                answer = read(content)
+                reply = json.loads(clients[url].post(f"{url}/{path}", cast_to=str, body=body))
+                self._raise_error_within(reply)
+                return read(reply)
             except openai.APITimeoutError:
                 faults.append(f"no answer within {self.timeout_s:g} s")
             except openai.APIConnectionError as error:
@@ -270,51 +268,57 @@ class OpenAIBackend(LLMBackend):
                 message = self._hide(_message_of(error.body) or str(error))
                 if error.status_code in (401, 403, 404) or error.code == "insufficient_quota":
                     raise LLMError(f"{url} refuses every request ({error.status_code}): {message}") from None
-                if not _passes(error.status_code):
-                    return Answer(error=f"{error.status_code}: {message}")
-                retry_after_s = parse_retry_after(error.response.headers.get("retry-after"))
+                if not _may_pass(error.status_code):
+                    raise _RequestError(f"{error.status_code}: {message}") from None
+                retry_after_s = _retry_after_s(error.response.headers.get("retry-after"), retry_after_s)
                 faults.append(f"{error.status_code}: {message}")
-            except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON, or JSON of another shape
-                fault = f"an answer that cannot be read ({type(error).__name__}: {self._hide(str(error))})"
-                if isinstance(content, Mapping) and content.get("choices"):  # the same request brings the same again
-                    return Answer(error=fault)
+            except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, or an unexpected shape
+                fault = f"an unreadable answer ({type(error).__name__}: {self._hide(str(error))})"
+                if isinstance(reply, Mapping) and reply.get("choices"):  # a retry would return the same
+                    raise _RequestError(fault) from None
                 faults.append(fault)
-            else:
-                pool.succeeded(url)
-                return answer
-            pool.failed(url, retry_after_s)
+
         if unreachable == self.max_attempts:
             raise LLMError(
                 f"No server answers: {faults[-1]}. Tried {unreachable} times: {', '.join(self.base_urls)}. Start one, "
-                "or mend base_urls."
+                "or fix base_urls."
             )
-        return Answer(error=f"{self.max_attempts} tries: {'; '.join(dict.fromkeys(faults))}")
+        raise _RequestError(f"{self.max_attempts} attempts: {'; '.join(dict.fromkeys(faults))}")
 
-    def _asked_of_root(self, path: str, body: dict[str, Any], read: Callable[[Mapping[str, Any]], Any]) -> Any:
-        """What vLLM's server says beside the OpenAI interface."""
-        found = []
+    def _request_root(self, path: str, body: dict[str, Any], read: Callable[[Any], T]) -> T:
+        """Call an endpoint of vLLM's server outside the OpenAI interface."""
+        try:
+            return self._request(f"../{path}", body, read)
+        except _RequestError as error:
+            raise LLMError(f"The server does not answer /{path}: {error}") from None
 
-        def note(content: Mapping[str, Any]) -> Answer:
-            found.append(read(content))
-            return Answer()
+    def _raise_error_within(self, reply: Any) -> None:
+        """Raise the error that some servers send as a successful reply."""
+        if not isinstance(reply, Mapping) or not reply.get("error") or reply.get("choices"):
+            return
 
-        answer = self._ask(f"../{path}", body, note)
-        if answer.error:
-            raise LLMError(f"The server does not answer /{path}: {answer.error}")
-        return found[0]
+        code = reply["error"].get("code") if isinstance(reply["error"], Mapping) else None
+        message = self._hide(_message_of(reply["error"]))
+        if isinstance(code, int) and 400 <= code < 600 and not _may_pass(code):
+            raise _RequestError(f"{code}: {message}")
+        raise ValueError(message)
 
     def _connect(self) -> None:
         if "_clients" in vars(self):
             return
+
         try:
             import openai
         except ImportError as error:
             raise LLMError("The back end 'openai' needs the package openai: pip install 'bibier-hf[llm]'") from error
+
         key = self._key()
+        self._turns = itertools.count()
         self._clients = {}
+
         for url in self.base_urls:
             access = vars(self).get("_access", {}).get(url, _Access())
-            # Sent with every request, to vLLM's own addresses too.
+            # Set as a header, so that vLLM's own endpoints get it as well.
             authorization = f"Basic {access.basic}" if access.basic else f"Bearer {key}"
             self._clients[url] = openai.OpenAI(
                 base_url=url,
@@ -322,76 +326,100 @@ class OpenAIBackend(LLMBackend):
                 default_headers={"Authorization": authorization},
                 default_query=dict(access.query),
                 timeout=self.timeout_s,
-                max_retries=0,  # retries are made here, where other servers can stand in
+                max_retries=0,
             )
-        self._limiter = RateLimiter(self.requests_per_minute, self.tokens_per_minute)
-        self._pool = ServerPool(list(self.base_urls), self.base_delay_s)
+
+    def _key(self) -> str:
+        return self.api_key or os.environ.get("OPENAI_API_KEY") or "none"
+
+    def _hide(self, text: str) -> str:
+        """Remove the keys and passwords that a server or library may repeat in a message."""
+        secrets = [secret for access in vars(self).get("_access", {}).values() for secret in access.secrets]
+        for secret in (*secrets, self._key()):
+            if len(secret) > 3 and secret != "none":
+                text = text.replace(secret, "***")
+
+        return " ".join(text.split())[:300]
 
 
-_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+# Reading replies
 
 
-def _text_answer(content: Mapping[str, Any]) -> Answer:
-    choice = content["choices"][0]
+def _text_answer(reply: Mapping[str, Any]) -> Answer:
+    choice = reply["choices"][0]
     message, finish_reason = choice["message"], choice.get("finish_reason")
     text = _joined_text(message.get("content"))
+
     if not text.strip():
         thoughts = next((message[key] for key in _THOUGHTS if message.get(key)), None)
         if isinstance(thoughts, str):
-            # Some servers put the whole answer here when thinking is off. What was cut off here is no answer yet.
+            # Some servers put the whole answer here if thinking is off. If it was cut off, it is not an answer yet.
             text = f"<think>{thoughts}" if finish_reason == "length" else thoughts
         elif isinstance(message.get("refusal"), str):
             text = message["refusal"]
-    return Answer(text=valid_text(text), finish_reason=finish_reason, **_usage(content))
+
+    return Answer(text=valid_text(text), finish_reason=finish_reason, **_usage(reply))
 
 
 def _joined_text(content: Any) -> str:
-    """The text of a message: a string, or parts of which some may be thoughts; "" where there is none."""
+    """Return the text of a message, given as a string or as parts of which some may be thoughts; "" without text."""
     if isinstance(content, list):
         return "".join(part["text"] for part in content if part.get("type") in ("text", "output_text"))
     if content is not None and not isinstance(content, str):
         raise ValueError(f"the message has no text but {content!r:.100}")
+
     return content or ""
 
 
-def _score_answer(content: Mapping[str, Any], tokens: Sequence[int]) -> Answer:
-    """Log-probabilities of `tokens`, in their order."""
-    entries = content["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
-    found = {int(entry["token"].removeprefix("token_id:")): float(entry["logprob"]) for entry in entries}
-    return Answer(log_probabilities=tuple(found[token] for token in tokens), **_usage(content))
+def _with_scores(tokens: Sequence[int]) -> Callable[[Mapping[str, Any]], dict[str, Any]]:
+    """Return a reader of the log-probabilities of `tokens`."""
+
+    def read(reply: Mapping[str, Any]) -> dict[str, Any]:
+        entries = reply["choices"][0]["logprobs"]["content"][0]["top_logprobs"]
+        found = {int(entry["token"].removeprefix("token_id:")): float(entry["logprob"]) for entry in entries}
+        return {"scores": {token: found[token] for token in tokens}, **_usage(reply)}
+
+    return read
 
 
-def _usage(content: Mapping[str, Any]) -> dict[str, Any]:
-    usage = content.get("usage") or {}
+def _usage(reply: Mapping[str, Any]) -> dict[str, Any]:
+    usage = reply.get("usage") or {}
     return {"prompt_tokens": usage.get("prompt_tokens"), "new_tokens": usage.get("completion_tokens")}
 
 
-def _passes(status: int) -> bool:
-    """May the same request succeed later?"""
+def _may_pass(status: int) -> bool:
+    """Whether the same request may succeed later."""
     return status in (408, 409, 429) or status >= 500
 
 
-def _error_within(content: Any) -> int:
-    """The status of an error that a server sent as a successful reply; 0 where it sent none."""
-    if not isinstance(content, Mapping) or not content.get("error") or content.get("choices"):
-        return 0
-    code = content["error"].get("code") if isinstance(content["error"], Mapping) else None
-    return code if isinstance(code, int) and 400 <= code < 600 else 500
-
-
 def _message_of(body: Any) -> str:
-    """What a server said."""
     return str((body.get("message") if isinstance(body, Mapping) else body) or "")
+
+
+def _retry_after_s(header: str | None, before: float | None) -> float | None:
+    """Return the seconds in a `Retry-After` header (a number or an HTTP date), or `before` if that is longer."""
+    try:
+        seconds = float(header or "")
+    except ValueError:
+        try:
+            seconds = parsedate_to_datetime(header or "").timestamp() - time.time()
+        except ValueError:
+            return before
+
+    return max(0.0, seconds, before or 0.0)
+
+
+# Addresses
 
 
 @dataclass(frozen=True)
 class _Access:
-    """What an address holds beside the address.
+    """The secret parts of an address.
 
     Attributes:
-        basic: user and password in Base64; "" for none.
-        query: its names and values.
-        secrets: what must never be printed.
+        basic: user and password in Base64, or "".
+        query: names and values.
+        secrets: strings that must never be printed.
     """
 
     basic: str = ""
@@ -400,8 +428,12 @@ class _Access:
 
 
 def public_url(url: str) -> str:
-    """An address without user, password, query and a slash at its end."""
+    """Return an address without user, password, query and trailing slash."""
     return re.sub(r"[?#].*", "", re.sub(r"^(\w+://)?.*@", r"\1", url)).rstrip("/")
+
+
+def _is_http(url: Any) -> bool:
+    return isinstance(url, str) and url.startswith(("http://", "https://"))
 
 
 def _read_access(url: str) -> _Access:
@@ -409,12 +441,15 @@ def _read_access(url: str) -> _Access:
         parts = urlsplit(url)
         user, password, _ = unquote(parts.username or ""), unquote(parts.password or ""), parts.port
         if "@" in parts.path:
-            raise ValueError("an @ behind the host")
+            raise ValueError("an @ after the host")
     except ValueError as error:
         raise LLMError(
-            f"base_urls: {public_url(url)!r} is no address. In a user's name or password write / as %2F, @ as %40."
+            f"base_urls: {public_url(url)!r} is not a valid address. In a user's name or password, write / as %2F and "
+            "@ as %40."
         ) from error
+
     basic = base64.b64encode(f"{user}:{password}".encode()).decode() if user or password else ""
     query = tuple(parse_qsl(parts.query))
     secrets = (password, quote(password, safe=""), basic, *(value for _, value in query))
+
     return _Access(basic, query, tuple(filter(None, secrets)))

@@ -1,4 +1,4 @@
-"""A language model in this process through transformers: the fallback that needs nothing else."""
+"""A language model in this process through transformers, without further dependencies."""
 
 import copy
 import gc
@@ -12,18 +12,18 @@ from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, S
 
 
 class TransformersBackend(LLMBackend):
-    """`AutoModelForCausalLM`, in batches of similar length padded on the left.
+    """`AutoModelForCausalLM` in batches of similar length, padded on the left.
 
-    What all prompts of a call to `score` begin with is computed once. Greedy answers come in batches; sampled ones
-    come one by one, so that each follows from its own seed.
+    `score` computes the shared start of all prompts once. Greedy answers are generated in batches; sampled ones one by
+    one, so that each follows from its own seed.
 
     Args:
-        model: folder or Hub id.
+        model: a folder or Hub id.
         revision: branch, tag or commit on the Hub.
-        dtype: of the weights: `"float32"`, `"bfloat16"` or `"auto"`. The logits of bfloat16 tie often: score in
-            float32 where it fits.
-        device: `"cpu"`, `"cuda"`, ...; None: a GPU where there is one.
-        batch_size: prompts a forward pass.
+        dtype: of the weights: `"float32"`, `"bfloat16"`, `"float16"` or `"auto"`. Logits in bfloat16 often tie, so
+            score in float32 if it fits.
+        device: `"cpu"`, `"cuda"`, ...; None: a GPU if there is one.
+        batch_size: prompts per forward pass.
     """
 
     name = "transformers"
@@ -64,10 +64,11 @@ class TransformersBackend(LLMBackend):
         self, conversations: Sequence[list[Message]], sampling: Sampling, structure: Structure | None
     ) -> Iterator[tuple[int, Answer]]:
         tokenizer, model = self._load()
-        # The model's own defaults may sample: every choice is made here.
+        # Set every option: the defaults of the model may sample.
         options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
         if not sampling.greedy:
             options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
+
         for rows, inputs in self._batches(self._prompts(conversations), self.batch_size if sampling.greedy else 1):
             if not sampling.greedy:
                 torch.manual_seed(sampling.seed)
@@ -75,6 +76,7 @@ class TransformersBackend(LLMBackend):
                 output = model.generate(
                     **inputs, **options, max_new_tokens=sampling.max_new_tokens, pad_token_id=tokenizer.pad_token_id
                 )
+
             stops = _stop_tokens(tokenizer, model)
             for row, index in enumerate(rows):
                 new = output[row, inputs["input_ids"].shape[1] :].tolist()
@@ -94,12 +96,14 @@ class TransformersBackend(LLMBackend):
         prompts = self._prompts(conversations)
         shared = _common_start(prompts)
         start = self._read(shared) if shared else None
+
         for rows, inputs in self._batches([prompt[len(shared) :] for prompt in prompts], self.batch_size):
             cache = copy.deepcopy(start)
             if cache is not None:
                 cache.batch_repeat_interleave(len(rows))
             own = inputs["attention_mask"]
             mask = torch.cat([own.new_ones(len(rows), len(shared)), own], dim=1)
+
             with torch.inference_mode():
                 output = model(
                     input_ids=inputs["input_ids"],
@@ -113,6 +117,7 @@ class TransformersBackend(LLMBackend):
                 inner = [node for node in trie.nodes if node]
                 if inner:
                     scores |= _score_inner_nodes(model, output.past_key_values, mask, inner, trie)
+
             for row, index in enumerate(rows):
                 of_node = {
                     node: dict(zip(children, scores[node][row], strict=True)) for node, children in trie.nodes.items()
@@ -132,7 +137,7 @@ class TransformersBackend(LLMBackend):
 
     @torch.inference_mode()
     def _read(self, tokens: Sequence[int]) -> DynamicCache:
-        """Keys and values of what all prompts begin with, (1, T): computed once."""
+        """Return the keys and values of the tokens (1, T) that all prompts begin with."""
         _, model = self._load()
         return model(
             input_ids=torch.tensor([tokens], device=model.device), use_cache=True, logits_to_keep=1
@@ -141,9 +146,10 @@ class TransformersBackend(LLMBackend):
     def _batches(
         self, prompts: Sequence[Sequence[int]], batch_size: int
     ) -> Iterator[tuple[list[int], dict[str, torch.Tensor]]]:
-        """(indices, padded inputs), the longest prompts first: what does not fit into memory fails at once"""
+        """Yield (indices, padded inputs), longest prompts first: if they do not fit into memory, it fails at once."""
         tokenizer, model = self._load()
         order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
+
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             padded = tokenizer.pad(
@@ -160,16 +166,18 @@ class TransformersBackend(LLMBackend):
                 )
             except (OSError, ValueError) as error:
                 raise LLMError(f"transformers cannot load the language model {self.model}: {error}") from error
+
             assert tokenizer is not None
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
             self._tokenizer: PreTrainedTokenizerBase = tokenizer
             self._model = model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
+
         return self._tokenizer, self._model
 
 
 def _common_start(prompts: Sequence[list[int]]) -> list[int]:
-    """The longest start of all prompts that leaves each at least one token"""
+    """Return the longest common start of all prompts that leaves at least one token of each."""
     first, last = min(prompts, default=[]), max(prompts, default=[])
     length = next(
         (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
@@ -178,26 +186,28 @@ def _common_start(prompts: Sequence[list[int]]) -> list[int]:
 
 
 def _positions(mask: torch.Tensor) -> torch.Tensor:
-    """(B, T) positions that count the tokens alone, so that padding on the left changes nothing"""
+    """Return positions (B, T) that count tokens only, so that padding on the left changes nothing."""
     return (mask.cumsum(-1) - 1).clamp(min=0)
 
 
 def _scores(logits: torch.Tensor, tokens: Sequence[int]) -> list[list[float]]:
-    """(B, V) logits -> (B, tokens) log-probabilities"""
+    """Return log-probabilities (B, tokens) for logits (B, V)."""
     return logits.float().log_softmax(-1)[:, list(tokens)].tolist()
 
 
 def _score_inner_nodes(
     model: Any, cache: DynamicCache, mask: torch.Tensor, nodes: Sequence[tuple[int, ...]], trie: ChoiceTrie
 ) -> dict[tuple[int, ...], list[list[float]]]:
-    """Scores after the first tokens of each node, all nodes in one pass over the prompt's keys and values."""
+    """Score the continuations of every node in one pass over the keys and values of the prompts."""
     longest = max(map(len, nodes))
     tokens = torch.tensor([[*node, *[node[-1]] * (longest - len(node))] for node in nodes], device=mask.device)
-    # Rows: every prompt with each node. What stands behind a node's own tokens comes later and so cannot reach them.
+
+    # One row per prompt and node. Padding comes after a node's own tokens, so it cannot reach them.
     cache.batch_repeat_interleave(len(nodes))
     repeated = mask.repeat_interleave(len(nodes), dim=0)
     tokens = tokens.repeat(len(mask), 1)
     full = torch.cat([repeated, torch.ones_like(tokens)], dim=1)
+
     logits = model(
         input_ids=tokens,
         attention_mask=full,
@@ -206,11 +216,14 @@ def _score_inner_nodes(
         use_cache=True,
     ).logits
     logits = logits.unflatten(0, (len(mask), len(nodes)))
+
     return {node: _scores(logits[:, place, len(node) - 1], trie.nodes[node]) for place, node in enumerate(nodes)}
 
 
 def _stop_tokens(tokenizer: Any, model: Any) -> set[int]:
-    """Token ids that end an answer."""
+    """Return the token ids that end an answer."""
     stops = model.generation_config.eos_token_id
-    stops = [] if stops is None else [stops] if isinstance(stops, int) else list(stops)
-    return {*stops, tokenizer.eos_token_id}
+    if isinstance(stops, int):
+        stops = [stops]
+
+    return {*(stops or ()), tokenizer.eos_token_id}

@@ -1,7 +1,7 @@
 """A language model in this process through vLLM.
 
-vLLM pins another transformers than the model of this package, so it lives in an environment of its own.
-`constraints-vllm.txt` says how to make it, on a GPU and on a CPU.
+vLLM pins a different transformers than the model of this package, so it needs a separate environment.
+`constraints-vllm.txt` says how to create it, for a GPU and for a CPU.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,20 +25,20 @@ RESOURCE_OPTIONS = frozenset(
         "tensor_parallel_size",
     }
 )
-"""Arguments of `vllm.LLM` that change memory and speed but not what is computed. Any other one, such as `quantization`
-or `kv_cache_dtype`, may change an answer."""
+"""Arguments of `vllm.LLM` that change memory and speed, but not the result. Any other one, such as `quantization` or
+`kv_cache_dtype`, may change an answer."""
 
 
 class VLLMBackend(LLMBackend):
-    """`vllm.LLM` with prefix caching: what prompts share at their start is computed once.
+    """`vllm.LLM` with prefix caching, which computes the shared start of the prompts once.
 
     Args:
-        model: folder or Hub id.
+        model: a folder or Hub id.
         revision: branch, tag or commit on the Hub.
         dtype: `"auto"`, `"bfloat16"`, `"float16"` or `"float32"`. The logits of bfloat16 tie often.
-        max_model_len: longest prompt with its answer, in tokens.
-        chunk_size: prompts that are handed over together; their answers are there together.
-        options: any further argument of `vllm.LLM`, such as `tensor_parallel_size=2` or `gpu_memory_utilization=0.8`.
+        max_model_len: longest prompt plus answer, in tokens.
+        chunk_size: number of prompts per call of vLLM; their answers arrive together.
+        options: any other argument of `vllm.LLM`, such as `tensor_parallel_size=2` or `gpu_memory_utilization=0.8`.
     """
 
     name = "vllm"
@@ -78,17 +78,14 @@ class VLLMBackend(LLMBackend):
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
 
-        form = None
-        if structure is not None:
-            schema = structure.json_schema or {}
-            form = {"regex": structure.regex} if structure.regex is not None else {"json": dict(schema)}
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
             seed=sampling.seed,
             max_tokens=sampling.max_new_tokens,
-            structured_outputs=None if form is None else StructuredOutputsParams(**form),
+            structured_outputs=None if structure is None else StructuredOutputsParams(**structure.preferred),
         )
+
         for start in range(0, len(conversations), self.chunk_size):
             prompts = self._prompts(conversations[start : start + self.chunk_size])
             outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
@@ -113,12 +110,14 @@ class VLLMBackend(LLMBackend):
             SamplingParams(max_tokens=1, temperature=0, logprob_token_ids=list(trie.nodes[node])) for node in nodes
         ]
         step = max(1, self.chunk_size // len(nodes))
+
         for start in range(0, len(conversations), step):
             prompts = self._prompts(conversations[start : start + step])
             queries = [
                 {"prompt_token_ids": prompt["prompt_token_ids"] + list(node)} for prompt in prompts for node in nodes
             ]
             outputs = iter(self._llm.generate(queries, parameters * len(prompts), use_tqdm=False))
+
             for index, prompt in enumerate(prompts, start):
                 of_node = {}
                 for node in nodes:
@@ -143,10 +142,10 @@ class VLLMBackend(LLMBackend):
                 from vllm import LLM
             except ImportError as error:
                 raise LLMError(
-                    "The back end 'vllm' needs the package vllm in an environment of its own; constraints-vllm.txt "
-                    "says how to make it. "
-                    "Or run its server and use the back end 'openai'."
+                    "The back end 'vllm' needs the package vllm in a separate environment; constraints-vllm.txt says "
+                    "how to create it. Or run its server and use the back end 'openai'."
                 ) from error
+
             try:
                 self._llm = LLM(
                     model=self.model,
@@ -158,4 +157,5 @@ class VLLMBackend(LLMBackend):
                 )
             except (OSError, ValueError, RuntimeError) as error:
                 raise LLMError(f"vLLM cannot load the language model {self.model}: {error}") from error
+
         return self._llm
