@@ -10,11 +10,9 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModel, ByT5Tokenizer, Wav2Vec2FeatureExtractor
 
 from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
-from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.feature_store import FeatureStore, StoredRows, row_key
 from bibier_hf.data.features import InputDataset, InputSpec
 from bibier_hf.training.arguments import run_arguments
-from bibier_hf.training.rows import SoftTargets, TrainingRows
 from bibier_hf.training.trainer import BiBiERTrainer
 
 from ..conftest import both, features_of, merged
@@ -81,7 +79,7 @@ def feature_rows(tmp_path):
 
 
 @pytest.fixture
-def make_trainer(feature_model, feature_rows, tmp_path):
+def make_trainer(feature_model, feature_rows, processor, tmp_path):
     """`make_trainer(soft_labels=..., model=..., **run keys)` -> a trainer over 24 training and 14 dev rows."""
 
     def build(model=None, soft_labels: bool = False, rows: int = 24, **options) -> BiBiERTrainer:
@@ -90,21 +88,15 @@ def make_trainer(feature_model, feature_rows, tmp_path):
             "corpora": [{"name": "a"}],
             "use_cpu": True,
             "disable_tqdm": True,
+            "num_train_epochs": 2,
+            "learning_rate": 1e-2,
+            "class_weights": "none",
+            "corpus_balanced_sampling": False,
+            "soft_labels": soft_labels,
         }
-        run = run_arguments(content | {"num_train_epochs": 2, "learning_rate": 1e-2} | options)
+        run = run_arguments(content | options)
         train, dev = feature_rows(rows, 0), feature_rows(14, 1)
-        return BiBiERTrainer(
-            model=model if model is not None else feature_model(),
-            args=run.training_arguments(),
-            data_collator=FeatureCollator(SPECS),
-            train_dataset=TrainingRows([train], SoftTargets() if soft_labels else None),
-            eval_dataset=dev,
-            optimizer=run.optimizer,
-            scheduler=run.scheduler,
-            train_corpora=list(train.metadata["corpus"]) if options.get("corpus_balanced_sampling") else None,
-            eval_groups={"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])},
-            patience=run.patience,
-        )
+        return BiBiERTrainer(run, model if model is not None else feature_model(), processor, [train], dev)
 
     return build
 

@@ -20,12 +20,12 @@ from bibier_hf.evaluation.calibration import fit_temperature
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.evaluation.report import Predictions
 from bibier_hf.evaluation.results import RunResults
-from bibier_hf.files import WriteError
+from bibier_hf.files import WriteError, filled_folder
 from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.augmentation import AugmentedCorpus
-from bibier_hf.training.fit import build_model, calibration_facts, make_extractor, make_inputs, make_trainer
-from bibier_hf.training.output import complete_output
-from bibier_hf.training.run import run_training
+from bibier_hf.training.fit import build_model, make_extractor, make_inputs
+from bibier_hf.training.run import calibration_facts, run_training
+from bibier_hf.training.trainer import BiBiERTrainer
 
 from ..conftest import merged
 
@@ -379,7 +379,7 @@ def test_the_output_appears_as_a_whole(tmp_path):
     (tmp_path / "results.json").write_text("old")
 
     def fail() -> None:
-        with complete_output(tmp_path) as staging:
+        with filled_folder(tmp_path, last="results.json") as staging:
             (staging / "model.safetensors").write_text("new")
             raise OSError("disk full")
 
@@ -387,7 +387,7 @@ def test_the_output_appears_as_a_whole(tmp_path):
         fail()
     assert (tmp_path / "results.json").read_text() == "old"
     assert not (tmp_path / "model.safetensors").exists()
-    with complete_output(tmp_path) as staging:
+    with filled_folder(tmp_path, last="results.json") as staging:
         (staging / "results.json").write_text("new")
         (staging / "model.safetensors").write_text("new")
     assert {path.name for path in tmp_path.iterdir()} == {"results.json", "model.safetensors"}
@@ -469,21 +469,22 @@ def test_a_run_hands_the_trainer_what_it_was_asked_for(small_run):
     corpora = load_corpora(run.corpora)
     augmented = [AugmentedCorpus(rows, AugmentationArguments()) for rows in corpora.values()]
     data = make_inputs(augmented, model, processor, run.feature_cache)
-    trainer = make_trainer(run, model, processor, data.train, data.dev)
-    assert trainer.backbone_learning_rate == 3e-5
+    trainer = BiBiERTrainer(run, model, processor, data.train, data.dev)
+    assert trainer.run.backbone_learning_rate == 3e-5
     assert trainer.early_stopping.early_stopping_patience == 4
-    assert (trainer.scheduler_name, trainer.optimizer_cls_and_kwargs[0]) == ("onecycle", torch.optim.SGD)
+    assert (trainer.run.scheduler, trainer.optimizer_cls_and_kwargs[0]) == ("onecycle", torch.optim.SGD)
     assert trainer.processor is processor
     assert trainer.train_corpora is None  # one corpus
     assert trainer.train_lengths is None
-    assert trainer.eval_groups == {"corpus": ["small"] * 7, "language": list(corpora["small"]["dev"]["language"])}
+    assert list(trainer.eval_dataset.metadata["corpus"]) == ["small"] * 7
+    assert list(trainer.eval_dataset.metadata["language"]) == list(corpora["small"]["dev"]["language"])
     assert [row["label"] for row in trainer.eval_dataset] == list(corpora["small"]["dev"]["label"])
     assert [row["label"] for row in trainer.train_dataset] == list(corpora["small"]["train"]["label"])
 
 
 def test_batches_are_grouped_by_length_if_asked_for(small_run, feature_model, feature_rows):
     rows = feature_rows()
-    trainer = make_trainer(small_run(group_by_length=True), feature_model(), None, [rows], feature_rows(14, 1))
+    trainer = BiBiERTrainer(small_run(group_by_length=True), feature_model(), None, [rows], feature_rows(14, 1))
     np.testing.assert_array_equal(trainer.train_lengths, rows.lengths)
 
 
@@ -491,7 +492,7 @@ def test_batches_are_grouped_by_length_if_asked_for(small_run, feature_model, fe
 def test_class_weights_follow_the_draws(small_run, feature_model, feature_rows, balanced):
     """Corpus `a` is twice as large as `b`: with balanced draws a sample of `b` counts twice."""
     model, rows = feature_model(), feature_rows(22)
-    trainer = make_trainer(small_run(corpus_balanced_sampling=balanced), model, None, [rows], feature_rows(14, 1))
+    trainer = BiBiERTrainer(small_run(corpus_balanced_sampling=balanced), model, None, [rows], feature_rows(14, 1))
     corpora = np.array(rows.metadata["corpus"])
     sizes = {name: (corpora == name).sum() for name in ("a", "b")}
     draws = np.array([len(rows) / 2 / sizes[name] if balanced else 1.0 for name in corpora])

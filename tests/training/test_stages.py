@@ -375,9 +375,8 @@ def test_a_corpus_that_is_stacked_already_has_no_out_of_fold_logits(feature_mode
 @pytest.mark.slow
 def test_in_sample_logits_are_those_of_the_final_encoder(staged_run, monkeypatch):
     columns = []
-    make_trainer = stages.make_trainer
     monkeypatch.setattr(
-        stages, "make_trainer", lambda *args: columns.append(list(args[3][0].columns)) or make_trainer(*args)
+        stages, "BiBiERTrainer", lambda *args: columns.append(list(args[3][0].columns)) or BiBiERTrainer(*args)
     )
     results = run_training(staged_run(stages={"logits": "in_sample"}, model={"add_unimodal_logits": True}))
     assert columns == [["audio_features"], ["text_features"]]  # no folds

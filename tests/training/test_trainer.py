@@ -206,8 +206,9 @@ def test_a_training_leaves_checkpoints_and_nothing_half(make_trainer):
 
 
 def test_backbones_have_their_own_learning_rate(make_trainer, model):
-    trainer = make_trainer(model=model, optimizer="sgd", learning_rate=1e-2, weight_decay=0.5)
-    trainer.backbone_learning_rate = 1e-4
+    trainer = make_trainer(
+        model=model, optimizer="sgd", learning_rate=1e-2, weight_decay=0.5, backbone_learning_rate=1e-4
+    )
     trainer.create_optimizer()
     rates = {
         id(parameter): (group["lr"], group["weight_decay"])

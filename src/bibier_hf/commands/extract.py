@@ -33,7 +33,8 @@ def extract_main(arguments: Sequence[str]) -> int:
             print(extract_help())
             return
         run, drift_rows = parse_extract_arguments(arguments)
-        keep_freed_memory()
+        if run.keep_freed_memory:
+            keep_freed_memory()
         extract_features(run, drift_rows)
 
     return guarded(

@@ -2,33 +2,23 @@
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import numpy as np
 import torch
 from datasets import DatasetDict
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset, InputExtractor, input_specs, raw_inputs
 from ..data.mixture import FeatureCacheArguments
 from ..errors import ArgumentError
-from ..evaluation.calibration import fit_temperature
-from ..evaluation.metrics import METRICS, SELECTION_FORMULA, SELECTION_METRIC
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
 from ..model.encoders_bibier import StatisticsPooling
-from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RunArguments
 from .augmentation import AugmentedCorpus
-from .checkpoints import last_whole_checkpoint
-from .lora import LoraAdapters
-from .output import REFIT_FOLDER
-from .rows import RowSource, SoftTargets, TrainingRows
-from .samplers import class_weights, corpus_weights
-from .trainer import BiBiERTrainer
+from .rows import RowSource, TrainingRows
 
 
 def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
@@ -82,11 +72,6 @@ def _freeze(model: BiBiERForEmotionClassification, prefixes: Sequence[str]) -> N
             )
         for parameter in parameters:
             parameter.requires_grad_(False)
-
-
-def add_adapters(run: RunArguments, model: BiBiERForEmotionClassification) -> LoraAdapters:
-    """The adapters that the run asks for, in place in the model's backbones."""
-    return LoraAdapters(model, run.lora, {"audio": run.audio_backbone, "text": run.text_backbone})
 
 
 class RunInputs(NamedTuple):
@@ -169,123 +154,3 @@ def fit_statistics(model: BiBiERForEmotionClassification, train: TrainingRows) -
         for pooling, rows in found.items():
             statistics = torch.cat(rows)
             pooling.fit(statistics.mean(0), statistics.std(0, correction=0))
-
-
-def make_trainer(
-    run: RunArguments,
-    model: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
-    sources: Sequence[RowSource],
-    dev: InputDataset | None,
-    **overrides: Any,
-) -> BiBiERTrainer:
-    """The trainer of a run; without `dev` it neither evaluates nor selects."""
-    args = run.training_arguments(**overrides)
-    targets = SoftTargets(run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
-    train = TrainingRows(sources, targets if run.soft_labels else None)
-    fit_statistics(model, train)
-    draws = draws_per_sample(run, train)
-    model.config.class_weights = class_weights(train.labels, len(EMOTIONS), run.class_weights, sample_weights=draws)
-    groups = (
-        None if dev is None else {"corpus": list(dev.metadata["corpus"]), "language": list(dev.metadata["language"])}
-    )
-    lengths = train.lengths if run.group_by_length else None
-    balanced = None if draws is None else list(train.metadata["corpus"])
-    return BiBiERTrainer(
-        model=model,
-        args=args,
-        data_collator=make_collator(model, processor, run.feature_cache),
-        train_dataset=train,
-        eval_dataset=dev,
-        processing_class=processor,
-        optimizer=run.optimizer,
-        scheduler=run.scheduler,
-        backbone_learning_rate=run.backbone_learning_rate,
-        train_corpora=balanced,
-        train_lengths=lengths,
-        eval_groups=groups,
-        patience=run.patience if dev is not None else None,
-    )
-
-
-def draws_per_sample(run: RunArguments, train: TrainingRows) -> np.ndarray | None:
-    """(N,) how often each training sample is drawn in an epoch, on average; None where every one is drawn once."""
-    corpora = list(train.metadata["corpus"])
-    return corpus_weights(corpora) if run.corpus_balanced_sampling and len(set(corpora)) > 1 else None
-
-
-def refit(
-    run: RunArguments, processor: BiBiERProcessor, sources: Sequence[RowSource], epochs: float
-) -> tuple[BiBiERTrainer, LoraAdapters]:
-    """Train anew on train + dev, on the same schedule, for as many epochs as the selected checkpoint had seen."""
-    model, _ = build_model(run, run.training_arguments().seed)
-    adapters = add_adapters(run, model)
-    folder = Path(run.output_dir) / REFIT_FOLDER
-    trainer = make_trainer(
-        run,
-        model,
-        processor,
-        sources,
-        None,
-        output_dir=str(folder),
-        eval_strategy="no",
-        load_best_model_at_end=False,
-        save_strategy="epoch",
-    )
-    trainer.add_callback(_StopAfter(epochs))
-    trainer.train(
-        resume_from_checkpoint=bool(run.resume_from_checkpoint) and last_whole_checkpoint(folder) is not None
-    )
-    return trainer, adapters
-
-
-class _StopAfter(TrainerCallback):
-    """Ends training after a number of epochs, which may end within one."""
-
-    def __init__(self, epochs: float):
-        self.epochs = epochs
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if state.epoch >= self.epochs:
-            control.should_training_stop = True
-
-
-def selection_facts(trainer: BiBiERTrainer) -> dict[str, Any]:
-    """Which checkpoint was chosen, by what, and the course of the training."""
-    state = trainer.state
-    evaluations = [entry for entry in state.log_history if f"eval_{SELECTION_METRIC}" in entry]
-    chosen = next(entry for entry in evaluations if entry["step"] == state.best_global_step)
-    history = [
-        {"epoch": entry["epoch"], "dev_loss": entry["eval_loss"]}
-        | {f"dev_{name}": entry[f"eval_{name}"] for name in (SELECTION_METRIC, *METRICS)}
-        for entry in evaluations
-    ]
-    return {
-        "metric": SELECTION_FORMULA,
-        "value": state.best_metric,
-        "epoch": chosen["epoch"],
-        "step": state.best_global_step,
-        "epochs_run": state.epoch,
-        "history": history,
-    }
-
-
-def calibration_facts(
-    run: RunArguments, model: BiBiERForEmotionClassification, logits: np.ndarray, dev: InputDataset
-) -> dict[str, Any]:
-    """The temperature of the pipeline, and what it was fitted on; 1 where the run asks for none.
-
-    A refit trains on dev, so nothing is left to calibrate it on: it keeps the temperature of the selected checkpoint.
-
-    Args:
-        run: its `calibrate` and `refit_on_dev`.
-        model: of the selected checkpoint.
-        logits: (N, 7), its answers on dev.
-        dev: the N rows; every corpus counts the same.
-    """
-    wanted = not model.config.original_behavior if run.calibrate is None else run.calibrate
-    if not wanted:
-        return {"temperature": 1.0, "fitted_on": None, "samples": 0, "note": None}
-    fit = fit_temperature(logits, dev.labels, dev.metadata["corpus"])
-    fitted_on = "dev, answered by the selected checkpoint" + (" before the refit" if run.refit_on_dev else "")
-    return {"temperature": fit.temperature, "fitted_on": fitted_on, "samples": len(dev), "note": fit.note}

@@ -22,9 +22,8 @@ from ..evaluation.metrics import grouped_metrics, mean_over_groups
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RunArguments
-from .fit import draws_per_sample
 from .rows import TrainingRows
-from .samplers import class_counts, class_weight_exponent
+from .samplers import class_counts, class_weight_exponent, corpus_weights
 
 STRENGTH_STEP = 0.05
 """Distance of the strengths that dev chooses among."""
@@ -47,7 +46,8 @@ def adjustment_facts(
     """
     if run.logit_adjustment is None:
         return None
-    log_prior = class_log_prior(train.labels, len(EMOTIONS), draws_per_sample(run, train))
+    draws = corpus_weights(train.metadata["corpus"]) if run.corpus_balanced_sampling else None
+    log_prior = class_log_prior(train.labels, len(EMOTIONS), draws)
     if run.logit_adjustment != "dev":
         return {
             "strength": run.logit_adjustment,

@@ -12,7 +12,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 
 from ..errors import ArgumentError
 from ..model.backbones_bibier import load_adapter
-from ..model.configuration_bibier import EMBEDDED
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import LoraArguments
 
@@ -23,28 +22,17 @@ class LoraAdapters:
     Args:
         model: gets adapters in its backbones, in place; the backbones' own weights are frozen.
         arguments: None: no adapters, and [`finish`] does nothing.
-        sources: `{"audio": id, "text": id}`, where the backbones came from.
 
     Raises:
-        ArgumentError: a backbone that is trained from scratch, or targets that it does not have.
+        ArgumentError: targets that a backbone does not have.
     """
 
-    def __init__(
-        self, model: BiBiERForEmotionClassification, arguments: LoraArguments | None, sources: dict[str, str]
-    ):
+    def __init__(self, model: BiBiERForEmotionClassification, arguments: LoraArguments | None):
         self.model = model
         self.arguments = arguments
         self._wrapped: dict[str, PeftModel] = {}
-        if arguments is None:
-            return
-        for modality in arguments.backbones:
-            if sources[modality] == EMBEDDED:
-                raise ArgumentError(
-                    f"lora.backbones: the embedded {modality} backbone is trained from scratch; LoRA adapts a "
-                    "pretrained one. "
-                    f"Name one with {modality}_backbone, or leave '{modality}' out."
-                )
-            self._wrapped[modality] = self._wrap(modality, arguments)
+        if arguments is not None:
+            self._wrapped = {modality: self._wrap(modality, arguments) for modality in arguments.backbones}
 
     def _wrap(self, modality: str, options: LoraArguments) -> PeftModel:
         config = LoraConfig(

@@ -1,15 +1,12 @@
 """The output folder of a run: who may write into it, and how its final content comes to be there all at once."""
 
 import shutil
-from collections.abc import Generator
-from contextlib import contextmanager
 from pathlib import Path
 
 from transformers.utils import logging
 
 from ..errors import ArgumentError
 from ..evaluation.results import RESULTS_FILE, RunResults
-from ..files import filled_folder
 from ..hub.cards import CARD_FILE
 from ..hub.eval_results import EVAL_RESULTS_FOLDER
 from .arguments import RUN_FILE, RunArguments
@@ -83,16 +80,6 @@ def last_progress(folder: str | Path) -> Path | None:
     """What a run can go on from: its last whole checkpoint, else its stages; None if there is neither."""
     stages = Path(folder) / STAGES_FOLDER
     return last_whole_checkpoint(folder) or (stages if stages.is_dir() else None)
-
-
-@contextmanager
-def complete_output(folder: str | Path) -> Generator[Path]:
-    """A staging folder to fill; its files are moved into `folder` when all of them are written, `results.json` last.
-
-    So a folder with `results.json` in it is complete, and one without it may be overwritten.
-    """
-    with filled_folder(folder, last=RESULTS_FILE) as staging:
-        yield staging
 
 
 def _clear(folder: Path) -> None:

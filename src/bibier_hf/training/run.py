@@ -1,21 +1,24 @@
-"""A run from its arguments to a model folder: data, model, training, selection on dev, one scoring of test, report and
-card."""
+"""A training run, from its arguments to a model folder ([`Run`] tells it step by step)."""
 
 import time
-from contextlib import ExitStack
+from collections.abc import Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import DatasetDict, concatenate_datasets
+from transformers import TrainerCallback
 
-from ..data.features import DATA_COLUMNS, content_hash
+from ..data.features import DATA_COLUMNS, InputDataset, content_hash
 from ..data.label_tables import attach_label_tables
 from ..data.mixture import load_corpora, protocol_facts
 from ..data.schema import SPLITS
+from ..evaluation.calibration import fit_temperature
 from ..evaluation.report import Predictions, environment, write_split_report
 from ..evaluation.results import RESULTS_FILE, RunResults
-from ..files import write_text, writes
+from ..files import filled_folder, write_text, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..hub.eval_results import write_eval_results
 from ..hub.push import open_repository, push_model
@@ -26,23 +29,25 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, RunArguments, stage_run
 from .augmentation import AugmentedCorpus
 from .checkpoints import last_whole_checkpoint
-from .fit import add_adapters, build_model, calibration_facts, make_inputs, make_trainer, refit, selection_facts
+from .fit import build_model, make_inputs
 from .logit_adjustment import adjustment_facts, shift_classifiers
-from .output import claim_output, complete_output
+from .lora import LoraAdapters
+from .output import REFIT_FOLDER, claim_output
 from .rows import fixed_rows
 from .stages import frozen_encoders, plan_folds, train_encoders
+from .trainer import BiBiERTrainer
 
 
-def _what_is_left(run: RunArguments, command: str | None = None) -> str:
-    checkpoint = last_whole_checkpoint(run.output_dir)
+def _what_is_left(arguments: RunArguments, command: str | None = None) -> str:
+    checkpoint = last_whole_checkpoint(arguments.output_dir)
     if checkpoint is None:
         return "There is no whole checkpoint yet: start again."
     return f"{checkpoint} is whole: go on with --resume_from_checkpoint true."
 
 
-@writes(lambda run, command=None: run.output_dir, left=_what_is_left)
-def run_training(run: RunArguments, command: str | None = None) -> RunResults:
-    """Train, select on dev, score test once, and write everything into `run.output_dir`.
+@writes(lambda arguments, command=None: arguments.output_dir, left=_what_is_left)
+def run_training(arguments: RunArguments, command: str | None = None) -> RunResults:
+    """Train, select on dev, score test once, and write everything into `output_dir`.
 
     The folder then holds the model with its processor and code
     (`AutoModel.from_pretrained(folder, trust_remote_code=True)`), the card `README.md`, `.eval_results`,
@@ -51,176 +56,304 @@ def run_training(run: RunArguments, command: str | None = None) -> RunResults:
     `run.yaml`.
 
     Args:
-        run: the arguments.
-        command: the command line that led here, for the card.
+        arguments: of the run.
+        command: the command line, for the card.
 
     Returns:
         what `results.json` holds, in every process.
 
     Raises:
-        ArgumentError: an output folder that is taken.
+        ArgumentError: the output folder is taken.
         LockedError, WriteError: another run writes into the output folder, or it cannot be written.
-        FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
-        PushError: a Hub that cannot be pushed to, told before training; or a push that failed, with the folder
-            complete.
+        FileNotFoundError, CorpusError, ProtocolError, AudioError: missing or malformed data.
+        PushError: the Hub cannot be pushed to (raised before training), or the push failed; the folder is complete.
     """
-    clock = _Clock()
-    args = run.training_arguments()
-    with args.main_process_first(desc="claiming the output folder"):
-        finished = claim_output(run, main_process=args.should_save)
+    run = Run(arguments, command)
+    finished = run.claim_folder()
     if finished is not None:
         return finished
-    if run.push_to_hub and run.hub_model_id is not None and args.should_save:
-        open_repository(run.hub_model_id, private=run.hub_private_repo)
 
-    keep_freed_memory()
-    load_kernels(build_missing=True)
-    # The main process prepares and fetches; the others find it done.
-    with args.main_process_first(desc="loading corpora and backbones"):
-        recorded, label_facts = attach_label_tables(
-            load_corpora(run.corpora), [corpus.label_tables for corpus in run.corpora]
-        )
-        model, processor = build_model(run, args.seed)
-        folds, fold_facts = plan_folds(run, model, recorded)
-        augmented = {
-            name: AugmentedCorpus(rows, corpus.augmentation, folds.get(name))
-            for corpus, (name, rows) in zip(run.corpora, recorded.items(), strict=True)
-        }
-        splits = {name: corpus.splits for name, corpus in augmented.items()}
-    adapters = add_adapters(run, model)
-    model.to(args.device)
-    clock.lap("load")
-    data = make_inputs(augmented.values(), model, processor, run.feature_cache)
-    clock.lap("features")
+    run.prepare()
+    with run.encoders_trained():
+        run.fit()
+        run.select()
+        run.refit()
+        run.test()
+    run.write()
+    run.push()
 
-    stages = None
-    with ExitStack() as until_fused:
-        if run.stages.plan == "two_stage":
-            train_folds = np.concatenate([corpus.folds for corpus in augmented.values()]) if folds else None
-            stages, logits = train_encoders(run, model, processor, data, train_folds)
-            stages |= fold_facts
-            clock.lap("encoders")
-            until_fused.enter_context(frozen_encoders(model))
-            data = make_inputs(
-                augmented.values(), model, processor, run.feature_cache
-            )  # of the backbones that were trained
-            data = data._replace(train=[fixed_rows(data.train).with_columns(logits)])
-        fusion_run = run if stages is None else stage_run(run, "fusion", run.output_dir)
-        trainer = make_trainer(fusion_run, model, processor, data.train, data.dev)
-        trainer.train(resume_from_checkpoint=_where_to_resume(run))
-        selection = selection_facts(trainer)
-        logits_on_dev = trainer.predict_logits(data.dev)
-        adjustment = adjustment_facts(run, logits_on_dev, trainer.train_dataset, data.dev)
-        if adjustment is not None:
-            logits_on_dev = logits_on_dev + np.array(adjustment["shift"], dtype=logits_on_dev.dtype)
-        calibration = calibration_facts(run, trainer.model, logits_on_dev, data.dev)
-        temperature = calibration["temperature"]
-        predictions = {"dev": Predictions.from_logits(data.dev.metadata, logits_on_dev, temperature)}
-        clock.lap("train")
-        if run.refit_on_dev:
-            trainer, adapters = refit(run, processor, [*data.train, data.dev], selection["epoch"])
-            clock.lap("refit")
-        if adjustment is not None:
-            shift_classifiers(trainer.model, adjustment["shift"])
-        predictions["test"] = Predictions.from_logits(
-            data.test.metadata, trainer.predict_logits(data.test), temperature
-        )
-        clock.lap("test")
-    model_facts = _model_facts(trainer.model, run)
-    adapters.finish()
-    trainer.model.config.temperature = temperature
+    return run.results
 
-    results = RunResults(
-        model=model_facts,
-        protocol={
-            name: protocol_facts(corpus, rows)
-            for corpus, (name, rows) in zip(run.corpora, splits.items(), strict=True)
-        },
-        selection=selection,
-        stages=stages,
-        logit_adjustment=adjustment,
-        calibration=calibration
-        | {
-            "uncalibrated": {
-                split: answers.calibration_by_corpus(calibrated=False) for split, answers in predictions.items()
+
+class Run:
+    """A training run; its methods are its steps, in the order of [`run_training`].
+
+    Attributes:
+        arguments: of the run.
+        args: those of the trainer.
+        recorded: corpus -> its splits, before augmentation.
+        augmented: corpus -> its splits with their augmentation.
+        model, processor: what is trained, and its processor.
+        adapters: LoRA in the backbones of the model.
+        data: what the model reads of train, dev and test.
+        trainer: of the fusion, or of everything.
+        predictions: split -> answers of the selected checkpoint.
+        results: what was found.
+    """
+
+    trainer: BiBiERTrainer
+    results: RunResults
+
+    def __init__(self, arguments: RunArguments, command: str | None = None):
+        self.arguments = arguments
+        self.command = command
+        self.args = arguments.training_arguments()
+        self.seconds = _Seconds()
+        self.predictions: dict[str, Predictions] = {}
+        self.stages: dict[str, Any] | None = None
+
+    def claim_folder(self) -> RunResults | None:
+        """Make sure that nothing is lost and that the Hub can be pushed to; return the results of a finished run that
+        is resumed."""
+        with self.args.main_process_first(desc="claiming the output folder"):
+            finished = claim_output(self.arguments, main_process=self.args.should_save)
+        if finished is None and self.pushed_to is not None:
+            open_repository(self.pushed_to, private=self.arguments.hub_private_repo)
+
+        return finished
+
+    def prepare(self) -> None:
+        """Load corpora and backbones, and compute what the model reads."""
+        if self.arguments.keep_freed_memory:
+            keep_freed_memory()
+        load_kernels(build_missing=True)
+        corpora = self.arguments.corpora
+
+        # The main process prepares and downloads; the others find it done.
+        with self.args.main_process_first(desc="loading corpora and backbones"):
+            tables = [corpus.label_tables for corpus in corpora]
+            self.recorded, self.label_facts = attach_label_tables(load_corpora(corpora), tables)
+            self.model, self.processor = build_model(self.arguments, self.args.seed)
+            self.folds, self.fold_facts = plan_folds(self.arguments, self.model, self.recorded)
+            self.augmented = {
+                name: AugmentedCorpus(rows, corpus.augmentation, self.folds.get(name))
+                for corpus, (name, rows) in zip(corpora, self.recorded.items(), strict=True)
             }
-        },
-        date=datetime.now(UTC).date().isoformat(),
-        seed=args.seed,
-        command=command,
-        config=run.public_dump(),
-        data_hash=content_hash(
-            concatenate_datasets([splits[name][split] for name in splits for split in SPLITS]), DATA_COLUMNS
-        ),
-        data={name: _data_facts(rows) for name, rows in recorded.items()},
-        augmentation={name: corpus.facts for name, corpus in augmented.items() if corpus.facts},
-        soft_labels=label_facts,
-        seconds=clock.total,
-        seconds_by_stage=clock.laps,
-        resumed=bool(run.resume_from_checkpoint),
-        **environment(args.world_size),
-    )
-    for split, answers in predictions.items():
-        results.add_split(split, answers)
-    if trainer.is_world_process_zero():
-        with complete_output(run.output_dir) as folder:
-            trainer.model.save_pretrained(folder)
-            processor.save_pretrained(folder)
-            for split, answers in predictions.items():
-                write_split_report(answers, split, folder)
-            write_text(folder / RUN_FILE, run.to_yaml())
-            write_model_card(results, folder / CARD_FILE)
-            write_eval_results(results, folder)
-            results.write(folder / RESULTS_FILE)
-    trainer.accelerator.wait_for_everyone()
-    if run.push_to_hub and run.hub_model_id is not None and trainer.is_world_process_zero():
-        push_model(run.output_dir, run.hub_model_id, private=run.hub_private_repo)
-    return results
+
+        self.adapters = LoraAdapters(self.model, self.arguments.lora)
+        self.model.to(self.args.device)
+        self.seconds.lap("load")
+
+        self._read_inputs()
+        self.seconds.lap("features")
+
+    def _read_inputs(self) -> None:
+        corpora = self.augmented.values()
+        self.data = make_inputs(corpora, self.model, self.processor, self.arguments.feature_cache)
+
+    @contextmanager
+    def encoders_trained(self) -> Generator[None]:
+        """Stage 1 of a training in two stages; within the block the encoders are frozen."""
+        if self.arguments.stages.plan != "two_stage":
+            yield
+            return
+
+        folds = np.concatenate([corpus.folds for corpus in self.augmented.values()]) if self.folds else None
+        facts, logits = train_encoders(self.arguments, self.model, self.processor, self.data, folds)
+        self.stages = facts | self.fold_facts
+        self.seconds.lap("encoders")
+
+        with frozen_encoders(self.model):
+            self._read_inputs()  # features of the trained backbones
+            self.data = self.data._replace(train=[fixed_rows(self.data.train).with_columns(logits)])
+            yield
+
+    def fit(self) -> None:
+        """Train, with dev to select a checkpoint on."""
+        arguments, title, resume = self.arguments, "training", self.arguments.resume_from_checkpoint
+        if self.stages is not None:
+            arguments, title = stage_run(arguments, "fusion", arguments.output_dir), "fusion (stage 3 of 3)"
+            # A run may have been stopped before its last stage began.
+            resume = resume and (resume is not True or last_whole_checkpoint(arguments.output_dir) is not None)
+
+        self.trainer = BiBiERTrainer(arguments, self.model, self.processor, self.data.train, self.data.dev, title)
+        self.trainer.train(resume_from_checkpoint=resume)
+        self.model = self.trainer.model
+        self.selection = self.trainer.selection()
+
+    def select(self) -> None:
+        """What the selected checkpoint answers on dev chooses the shift of the logits and their temperature."""
+        dev, logits = self.data.dev, self.trainer.predict_logits(self.data.dev)
+        self.adjustment = adjustment_facts(self.arguments, logits, self.trainer.train_dataset, dev)
+        if self.adjustment is not None:
+            logits = logits + np.array(self.adjustment["shift"], dtype=logits.dtype)
+
+        self.calibration = calibration_facts(self.arguments, self.model, logits, dev)
+        self.temperature = self.calibration["temperature"]
+        self.predictions["dev"] = Predictions.from_logits(dev.metadata, logits, self.temperature)
+        self.seconds.lap("train")
+
+    def refit(self) -> None:
+        """If asked for, train a new model on train + dev, for as many epochs as the selected checkpoint had seen."""
+        if not self.arguments.refit_on_dev:
+            return
+
+        self.model, _ = build_model(self.arguments, self.args.seed)
+        self.adapters = LoraAdapters(self.model, self.arguments.lora)
+        folder = Path(self.arguments.output_dir) / REFIT_FOLDER
+        self.trainer = BiBiERTrainer(
+            self.arguments,
+            self.model,
+            self.processor,
+            [*self.data.train, self.data.dev],
+            title="refit on train + dev",
+            output_dir=str(folder),
+            eval_strategy="no",
+            load_best_model_at_end=False,
+            save_strategy="epoch",
+        )
+        self.trainer.add_callback(_StopAfter(self.selection["epoch"]))
+        resume = bool(self.arguments.resume_from_checkpoint) and last_whole_checkpoint(folder) is not None
+        self.trainer.train(resume_from_checkpoint=resume)
+        self.model = self.trainer.model
+        self.seconds.lap("refit")
+
+    def test(self) -> None:
+        """Score test, once."""
+        if self.adjustment is not None:
+            shift_classifiers(self.model, self.adjustment["shift"])
+        logits = self.trainer.predict_logits(self.data.test, "test")
+        self.predictions["test"] = Predictions.from_logits(self.data.test.metadata, logits, self.temperature)
+        self.seconds.lap("test")
+
+    def write(self) -> None:
+        """Write model, processor, predictions, pictures, results and card; all of them appear at once."""
+        model_facts = self._model_facts()  # before adapters are merged
+        self.adapters.finish()
+        self.model.config.temperature = self.temperature
+        self.results = self._results(model_facts)
+
+        if self.args.should_save:
+            with filled_folder(self.arguments.output_dir, last=RESULTS_FILE) as folder:
+                self.model.save_pretrained(folder)
+                self.processor.save_pretrained(folder)
+                for split, answers in self.predictions.items():
+                    write_split_report(answers, split, folder)
+                write_text(folder / RUN_FILE, self.arguments.to_yaml())
+                write_model_card(self.results, folder / CARD_FILE)
+                write_eval_results(self.results, folder)
+                self.results.write(folder / RESULTS_FILE)
+        self.trainer.accelerator.wait_for_everyone()
+
+    def push(self) -> None:
+        """If asked for, push the folder to the Hub."""
+        if self.pushed_to is not None:
+            push_model(self.arguments.output_dir, self.pushed_to, private=self.arguments.hub_private_repo)
+
+    @property
+    def pushed_to(self) -> str | None:
+        """Id on the Hub, in the process that pushes."""
+        return self.arguments.hub_model_id if self.arguments.push_to_hub and self.args.should_save else None
+
+    def _model_facts(self) -> dict[str, Any]:
+        model, config = self.model, self.model.config
+        public = self.arguments.public_dump()
+        facts: dict[str, Any] = {}
+        for modality, part in config.modality_configs.items():
+            training = "frozen" if part.freeze_backbone else "trained"
+            if self.arguments.lora and modality in self.arguments.lora.backbones:
+                training = f"LoRA, rank {self.arguments.lora.r}"
+            facts |= {
+                f"{modality}_backbone": public[f"{modality}_backbone"],
+                f"{modality}_backbone_training": training,
+                f"{modality}_encoder": part.encoder,
+            }
+
+        return facts | {
+            "fusion": config.fusion,
+            "labels": list(EMOTIONS),
+            "parameters": model.num_parameters(),
+            "trained_parameters": model.num_parameters(only_trainable=True),
+        }
+
+    def _results(self, model_facts: dict[str, Any]) -> RunResults:
+        uncalibrated = {
+            split: answers.calibration_by_corpus(calibrated=False) for split, answers in self.predictions.items()
+        }
+        splits = {name: corpus.splits for name, corpus in self.augmented.items()}
+        rows = concatenate_datasets([corpus[split] for corpus in splits.values() for split in SPLITS])
+        results = RunResults(
+            model=model_facts,
+            protocol={
+                name: protocol_facts(corpus, rows)
+                for corpus, (name, rows) in zip(self.arguments.corpora, splits.items(), strict=True)
+            },
+            selection=self.selection,
+            stages=self.stages,
+            logit_adjustment=self.adjustment,
+            calibration=self.calibration | {"uncalibrated": uncalibrated},
+            date=datetime.now(UTC).date().isoformat(),
+            seed=self.args.seed,
+            command=self.command,
+            config=self.arguments.public_dump(),
+            data_hash=content_hash(rows, DATA_COLUMNS),
+            data={name: _data_facts(corpus) for name, corpus in self.recorded.items()},
+            augmentation={name: corpus.facts for name, corpus in self.augmented.items() if corpus.facts},
+            soft_labels=self.label_facts,
+            seconds=self.seconds.total,
+            seconds_by_stage=self.seconds.laps,
+            resumed=bool(self.arguments.resume_from_checkpoint),
+            **environment(self.args.world_size),
+        )
+        for split, answers in self.predictions.items():
+            results.add_split(split, answers)
+
+        return results
 
 
-def _where_to_resume(run: RunArguments) -> bool | str:
-    """As the run says; a run of two stages may have been stopped before its last one began."""
-    if run.resume_from_checkpoint is True and run.stages.plan == "two_stage":
-        return last_whole_checkpoint(run.output_dir) is not None
-    return run.resume_from_checkpoint
+def calibration_facts(
+    arguments: RunArguments, model: BiBiERForEmotionClassification, logits: np.ndarray, dev: InputDataset
+) -> dict[str, Any]:
+    """The temperature of the pipeline, and what it was fitted on; 1 where the run asks for none.
 
+    A refit trains on dev, so nothing is left to calibrate it on: it keeps the temperature of the selected checkpoint.
 
-def _model_facts(model: BiBiERForEmotionClassification, run: RunArguments) -> dict[str, Any]:
-    public = run.public_dump()
-    parameters = list(model.parameters())
+    Args:
+        arguments: their `calibrate` and `refit_on_dev`.
+        model: of the selected checkpoint.
+        logits: (N, 7), its answers on dev.
+        dev: the N rows; every corpus counts the same.
+    """
+    wanted = not model.config.original_behavior if arguments.calibrate is None else arguments.calibrate
+    if not wanted:
+        return {"temperature": 1.0, "fitted_on": None, "samples": 0, "note": None}
 
-    def backbone_training(modality: str) -> str:
-        if run.lora and modality in run.lora.backbones:
-            return f"LoRA, rank {run.lora.r}"
-        return "frozen" if model.config.modality_configs[modality].freeze_backbone else "trained"
-
-    return {
-        "audio_backbone": public["audio_backbone"],
-        "text_backbone": public["text_backbone"],
-        "audio_backbone_training": backbone_training("audio"),
-        "text_backbone_training": backbone_training("text"),
-        "audio_encoder": model.config.modality_configs["audio"].encoder,
-        "text_encoder": model.config.modality_configs["text"].encoder,
-        "fusion": model.config.fusion,
-        "labels": list(EMOTIONS),
-        "parameters": sum(parameter.numel() for parameter in parameters),
-        "trained_parameters": sum(parameter.numel() for parameter in parameters if parameter.requires_grad),
-    }
+    fit = fit_temperature(logits, dev.labels, dev.metadata["corpus"])
+    fitted_on = "dev, answered by the selected checkpoint" + (" before the refit" if arguments.refit_on_dev else "")
+    return {"temperature": fit.temperature, "fitted_on": fitted_on, "samples": len(dev), "note": fit.note}
 
 
 def _data_facts(splits: DatasetDict) -> dict[str, Any]:
-    """Languages, sources, licences and hours of a corpus."""
-    values = {name: set() for name in ("language", "source", "license")}
-    seconds = 0.0
-    for rows in splits.values():
-        for name, found in values.items():
-            found.update(rows[name])
-        seconds += sum(duration or 0.0 for duration in rows["duration_s"])
-    return {name: sorted(found) for name, found in values.items()} | {"hours": round(seconds / 3600, 2)}
+    """Languages, sources, licenses and hours of a corpus."""
+    rows = concatenate_datasets(list(splits.values()))
+    facts: dict[str, Any] = {name: sorted(set(rows[name])) for name in ("language", "source", "license")}
+    seconds = sum(duration or 0.0 for duration in rows["duration_s"])
+    return facts | {"hours": round(seconds / 3600, 2)}
 
 
-class _Clock:
-    """Seconds of the stages of a run."""
+class _StopAfter(TrainerCallback):
+    """Ends training after a number of epochs, which need not be whole."""
+
+    def __init__(self, epochs: float):
+        self.epochs = epochs
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.epoch >= self.epochs:
+            control.should_training_stop = True
+
+
+class _Seconds:
+    """Wall-clock time of the steps of a run."""
 
     def __init__(self):
         self.start = self.last = time.perf_counter()

@@ -43,9 +43,10 @@ from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RunArguments, stage_run
 from .augmentation import unstacked_train
 from .checkpoints import last_whole_checkpoint, list_checkpoints
-from .fit import RunInputs, make_collator, make_trainer, selection_facts
+from .fit import RunInputs, make_collator
 from .output import STAGES_FOLDER
 from .rows import fixed_rows
+from .trainer import BiBiERTrainer
 
 STAGE_FILE = "stage.json"
 _GROUPINGS = (("dialogue", "speaker"), ("dialogue",), ("speaker",))
@@ -89,7 +90,8 @@ def train_encoders(
             held_out = out_of_fold_logits(stage, head, processor, rows["train"], rows["dev"], folds[is_there])
             logits[UNIMODAL_LOGITS[modality]] = held_out.spread(np.flatnonzero(is_there), len(folds))
             head = unimodal_model(model, modality, seed)
-        outcome = train_stage(stage, head, processor, **rows)
+        title = f"encoder {modality} (stage {1 + MODALITIES.index(modality)} of 3)"
+        outcome = train_stage(stage, head, processor, **rows, title=title)
         facts[modality] = {key: value for key, value in outcome.items() if key != "arguments"}
         _take_over(model, head, modality)
     return facts, logits
@@ -144,6 +146,7 @@ def train_stage(
     train: InputDataset,
     dev: InputDataset,
     test: InputDataset | None = None,
+    title: str = "encoder",
 ) -> dict[str, Any]:
     """Train a model of one modality and select it on dev, or load it if that was done before.
 
@@ -152,6 +155,7 @@ def train_stage(
         head: the model, changed in place.
         processor: its processor.
         train, dev, test: rows that have the modality; without `test` the stage is scored on dev alone.
+        title: what is trained, for the progress display.
 
     Returns:
         the content of `stage.json`: `arguments`, `samples`, `selection`, and `metrics` of dev and test.
@@ -177,14 +181,12 @@ def train_stage(
             )
         head.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         return facts
-    trainer = make_trainer(stage, head, processor, [train], dev)
-    if trainer.is_world_process_zero():
-        print(f"Stage {folder.name}: training on {samples['train']} samples", flush=True)
+    trainer = BiBiERTrainer(stage, head, processor, [train], dev, title)
     trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder) is not None)
-    facts = {"arguments": arguments, "samples": samples, "selection": selection_facts(trainer), "metrics": {}}
+    facts = {"arguments": arguments, "samples": samples, "selection": trainer.selection(), "metrics": {}}
     for split, rows in given.items():
         if split != "train":
-            predictions = Predictions.from_logits(rows.metadata, trainer.predict_logits(rows))
+            predictions = Predictions.from_logits(rows.metadata, trainer.predict_logits(rows, split))
             facts["metrics"][split] = predictions.metrics_by_corpus()
     if trainer.is_world_process_zero():
         trainer.model.save_pretrained(folder)
@@ -217,13 +219,19 @@ def out_of_fold_logits(
         (N,) rows of 7 logits.
     """
     initial = copy.deepcopy(head.state_dict())
+    (modality,) = head.config.modalities
+    numbers = np.unique(folds).tolist()
     parts, indices = [], []
-    for fold in np.unique(folds):
+    for fold in numbers:
         head.load_state_dict(initial)
         fold_stage = stage.model_copy(update={"output_dir": f"{stage.output_dir}-fold-{fold}"})
-        train_stage(fold_stage, head, processor, train.select(np.flatnonzero(folds != fold)), dev)
+        others = train.select(np.flatnonzero(folds != fold))
+        title = f"encoder {modality}, fold {numbers.index(fold) + 1} of {len(numbers)}"
+        train_stage(fold_stage, head, processor, others, dev, title=title)
+
         indices.append(np.flatnonzero(folds == fold))
         parts.append(_stored_logits(fold_stage, head, processor, train.select(indices[-1])))
+
     return StoredRows.concatenate(parts).spread(np.concatenate(indices), len(train))
 
 

@@ -3,7 +3,7 @@ project."""
 
 import os
 import shutil
-from collections.abc import Generator, Mapping, Sequence, Sized
+from collections.abc import Generator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,19 +12,32 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch.utils.data import DataLoader, SequentialSampler
-from transformers import EarlyStoppingCallback, EvalPrediction, Trainer, TrainerCallback, TrainerState
+from transformers import (
+    EarlyStoppingCallback,
+    EvalPrediction,
+    PrinterCallback,
+    ProgressCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerState,
+)
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, rotate_checkpoints
 from transformers.utils import logging
 
-from ..evaluation.metrics import METRICS, SELECTION_METRIC, grouped_metrics, mean_over_groups
+from ..data.features import InputDataset
+from ..evaluation.metrics import METRICS, SELECTION_FORMULA, SELECTION_METRIC, grouped_metrics, mean_over_groups
+from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.sequence_bibier import finite_logits
+from .arguments import RunArguments
 from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
+from .fit import fit_statistics, make_collator
 from .optimization import create_published_scheduler, decay_parameter_names, optimizer_cls_and_kwargs
-from .rows import TrainingRows
-from .samplers import EpochSampler
+from .progress import Progress
+from .rows import RowSource, SoftTargets, TrainingRows
+from .samplers import EpochSampler, class_weights, corpus_weights
 
 logger = logging.get_logger(__name__)
 
@@ -49,17 +62,13 @@ class BiBiERTrainer(Trainer):
       only a part.
 
     Args:
-        optimizer: a name of [`~bibier_hf.training.optimization.OPTIMIZERS`].
-        scheduler: a name of [`~bibier_hf.training.optimization.SCHEDULERS`]. `args` must hold its
-            [`~bibier_hf.training.optimization.scheduler_arguments`].
-        backbone_learning_rate: highest learning rate of the backbones' parameters; None: that of all others.
-        train_corpora: (N,) corpus of each training sample for draws that give every corpus the same share; None: no
-            such draws.
-        train_lengths: (N,) length of each training sample for batches of similar length; None: random batches.
-        eval_groups: `{"corpus": (M,) names, "language": (M,) names}` of the rows of `eval_dataset`, for the metrics.
-        patience: evaluations without a better score after which training stops; None: never.
-        processing_class: the processor, saved with every checkpoint.
-        kwargs: passed on to [`~transformers.Trainer`].
+        run: the arguments of the run.
+        model: gets the class weights and the feature statistics of the training rows.
+        processor: saved with every checkpoint.
+        sources: training rows of each corpus.
+        dev: rows to select a checkpoint on; without them the trainer neither evaluates nor selects.
+        title: what is trained, for the progress display.
+        overrides: fields of [`~transformers.TrainingArguments`] that differ from those of the run.
     """
 
     model: BiBiERForEmotionClassification
@@ -67,33 +76,52 @@ class BiBiERTrainer(Trainer):
 
     def __init__(
         self,
-        *,
-        optimizer: str = "adamw",
-        scheduler: str = "none",
-        backbone_learning_rate: float | None = None,
-        train_corpora: Sequence[str] | None = None,
-        train_lengths: Sequence[float] | np.ndarray | None = None,
-        eval_groups: Mapping[str, Sequence[str]] | None = None,
-        patience: int | None = None,
-        processing_class: BiBiERProcessor | None = None,
-        **kwargs: Any,
+        run: RunArguments,
+        model: BiBiERForEmotionClassification,
+        processor: BiBiERProcessor,
+        sources: Sequence[RowSource],
+        dev: InputDataset | None = None,
+        title: str = "training",
+        **overrides: Any,
     ):
+        args = run.training_arguments(**overrides)
+        targets = SoftTargets(run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
+        train = TrainingRows(sources, targets if run.soft_labels else None)
+        corpora = list(train.metadata["corpus"])
+        balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
+
+        fit_statistics(model, train)
+        draws = corpus_weights(corpora) if balanced else None
+        model.config.class_weights = class_weights(
+            train.labels, len(EMOTIONS), run.class_weights, sample_weights=draws
+        )
+
+        self.run = run
+        self.train_corpora = corpora if balanced else None
+        self.train_lengths = train.lengths if run.group_by_length else None
         # Not handed to the Trainer: it would write the tokenizer's special tokens into the configuration of the text
         # backbone.
-        self.processor = processing_class
-        self.scheduler_name = scheduler
-        self.backbone_learning_rate = backbone_learning_rate
-        self.train_corpora = train_corpora
-        self.train_lengths = train_lengths
-        self.eval_groups = eval_groups
-        super().__init__(optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(optimizer, kwargs["args"]), **kwargs)
-        if eval_groups is not None:
-            self.compute_metrics = self._score
-        self.early_stopping = EarlyStoppingCallback(patience) if patience is not None else None
-        if self.early_stopping is not None:
-            self.add_callback(self.early_stopping)
+        self.processor = processor
         self._sampler: EpochSampler | None = None
         self._staging: Path | None = None
+        super().__init__(
+            model=model,
+            args=args,
+            data_collator=make_collator(model, processor, run.feature_cache),
+            train_dataset=train,
+            eval_dataset=dev,
+            compute_metrics=None if dev is None else self._score,
+            optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(run.optimizer, args),
+        )
+
+        self.progress = Progress(title, bars=not args.disable_tqdm)
+        self.remove_callback(ProgressCallback)
+        self.remove_callback(PrinterCallback)
+        self.add_callback(self.progress)
+        self.early_stopping = None
+        if dev is not None and run.patience is not None:
+            self.early_stopping = EarlyStoppingCallback(run.patience)
+            self.add_callback(self.early_stopping)
         self.add_callback(_Bookkeeping(self))
 
     # Loss
@@ -143,7 +171,7 @@ class BiBiERTrainer(Trainer):
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """As in transformers, with a learning rate of the backbones' own."""
-        if self.optimizer is None and self.backbone_learning_rate is not None:
+        if self.optimizer is None and self.run.backbone_learning_rate is not None:
             assert self.optimizer_cls_and_kwargs is not None  # given in `__init__`
             optimizer_class, options = self.optimizer_cls_and_kwargs
             self.optimizer_cls_and_kwargs = (
@@ -166,7 +194,7 @@ class BiBiERTrainer(Trainer):
         return [
             {
                 "params": parameters,
-                "lr": self.backbone_learning_rate if in_backbone else self.args.learning_rate,
+                "lr": self.run.backbone_learning_rate if in_backbone else self.args.learning_rate,
                 "weight_decay": self.args.weight_decay if decays else 0.0,
             }
             for (in_backbone, decays), parameters in groups.items()
@@ -181,7 +209,7 @@ class BiBiERTrainer(Trainer):
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             steps_per_epoch = max(1, samples // batch if self.args.dataloader_drop_last else -(-samples // batch))
             self.lr_scheduler = create_published_scheduler(
-                self.scheduler_name,
+                self.run.scheduler,
                 optimizer,
                 self.args.learning_rate,
                 num_training_steps,
@@ -196,31 +224,52 @@ class BiBiERTrainer(Trainer):
         """As in transformers, with the fused logits alone."""
         return super().prediction_step(model, inputs, prediction_loss_only, [*(ignore_keys or []), *_UNSCORED_OUTPUTS])
 
-    def predict_logits(self, dataset) -> np.ndarray:
-        """Logits (N, 7) of the rows of a dataset, in order; the same in every process.
+    def predict_logits(self, dataset, split: str = "dev") -> np.ndarray:
+        """Logits (N, 7) of the rows of a dataset, in order; the same in every process. `split` names the bar.
 
         Raises:
             CheckpointError: NaN or infinite ones.
         """
         # The metrics know the rows of the evaluation set only.
         compute_metrics, self.compute_metrics = self.compute_metrics, None
+        self.progress.split = split
         try:
             return finite_logits(torch.from_numpy(self.predict(dataset).predictions)).numpy()
         finally:
             self.compute_metrics = compute_metrics
+            self.progress.split = "dev"
 
     def _score(self, prediction: EvalPrediction) -> dict[str, float]:
         """Metrics of the evaluation set: of each corpus, of each language, and over the corpora."""
-        assert self.eval_groups is not None
+        assert isinstance(self.eval_dataset, InputDataset)
+        rows = self.eval_dataset.metadata
         predicted, labels = np.argmax(prediction.predictions, -1), np.asarray(prediction.label_ids)
         labels = labels.argmax(-1) if labels.ndim == 2 else labels
-        by_corpus = grouped_metrics(labels, predicted, self.eval_groups["corpus"])
+        by_corpus = grouped_metrics(labels, predicted, rows["corpus"])
         mean = mean_over_groups(by_corpus)
         scores = {SELECTION_METRIC: mean["mean"]} | {name: mean[name] for name in METRICS}
-        for groups in (by_corpus, grouped_metrics(labels, predicted, self.eval_groups["language"])):
+        for groups in (by_corpus, grouped_metrics(labels, predicted, rows["language"])):
             if len(groups) > 1:
                 scores |= {f"{group}_{name}": values[name] for group, values in groups.items() for name in METRICS}
         return scores
+
+    def selection(self) -> dict[str, Any]:
+        """After training: which checkpoint was selected, by what, and the history of dev."""
+        evaluations = [entry for entry in self.state.log_history if f"eval_{SELECTION_METRIC}" in entry]
+        chosen = next(entry for entry in evaluations if entry["step"] == self.state.best_global_step)
+        history = [
+            {"epoch": entry["epoch"], "dev_loss": entry["eval_loss"]}
+            | {f"dev_{name}": entry[f"eval_{name}"] for name in (SELECTION_METRIC, *METRICS)}
+            for entry in evaluations
+        ]
+        return {
+            "metric": SELECTION_FORMULA,
+            "value": self.state.best_metric,
+            "epoch": chosen["epoch"],
+            "step": self.state.best_global_step,
+            "epochs_run": self.state.epoch,
+            "history": history,
+        }
 
     # Checkpoints
 

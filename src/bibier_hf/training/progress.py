@@ -1,0 +1,90 @@
+"""What a training shows while it runs: named bars in a terminal, and a table with one line for each evaluation."""
+
+import sys
+
+from tqdm.auto import tqdm
+from transformers import TrainerState
+from transformers.trainer_callback import ProgressCallback
+
+from ..evaluation.metrics import SELECTION_METRIC
+
+_WIDTH = 10
+TABLE_HEAD = " ".join(
+    f"{name:>{_WIDTH}}" for name in ("epoch", "train loss", "dev loss", "dev UAR", "dev WF1", "dev score")
+)
+"""Percent, but for the losses. The score is what checkpoints are selected by; `*` marks the best one so far."""
+
+
+class Progress(ProgressCallback):
+    """Shows a training in the main process. A log file gets the table alone, without bars.
+
+    Args:
+        title: what is trained, such as `encoder audio (stage 1 of 3)`.
+        bars: show bars where stderr is a terminal.
+
+    Attributes:
+        split: what answers are computed for, the name of the bar.
+    """
+
+    def __init__(self, title: str, bars: bool = True):
+        super().__init__()
+        self.title = title
+        self.split = "dev"
+        self._no_bars = not (bars and sys.stderr.isatty())
+        self._train_loss = float("nan")
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.current_step = state.global_step
+        if not state.is_world_process_zero:
+            return
+
+        resumed = f", resumed after epoch {state.epoch:g}" if state.global_step else ""
+        say(f"{self.title}: {state.num_train_epochs} epochs, {state.max_steps} steps{resumed}")
+        self.training_bar = self._bar(state.max_steps, initial=state.global_step)
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        if self.training_bar is not None:
+            self.training_bar.set_description(f"epoch {int(state.epoch or 0) + 1}/{state.num_train_epochs}")
+
+    def on_prediction_step(self, args, state, control, eval_dataloader=None, **kwargs):
+        if not state.is_world_process_zero or eval_dataloader is None:
+            return
+
+        if self.prediction_bar is None:
+            self.prediction_bar = self._bar(len(eval_dataloader), desc=self.split)
+        self.prediction_bar.update(1)
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self._train_loss = (logs or {}).get("loss", self._train_loss)
+
+    def on_evaluate(self, args, state, control, metrics=None, **kwargs):
+        super().on_evaluate(args, state, control)
+        if not state.is_world_process_zero or self.training_bar is None or metrics is None:
+            return
+
+        if not any("eval_loss" in entry for entry in state.log_history[:-1]):
+            say(TABLE_HEAD)
+        say(table_line(state, self._train_loss, metrics))
+
+    def _bar(self, total: int, **options) -> tqdm:
+        return tqdm(total=total, leave=False, dynamic_ncols=True, disable=self._no_bars, **options)
+
+
+def table_line(state: TrainerState, train_loss: float, metrics: dict[str, float]) -> str:
+    """The line of an evaluation, before the trainer compares its score with the best one."""
+    score = metrics[f"eval_{SELECTION_METRIC}"]
+    best = state.best_metric is None or score > state.best_metric
+    scores = [100 * value for value in (metrics["eval_uar"], metrics["eval_wf1"], score)]
+    cells = [
+        f"{state.epoch:.4g}",
+        f"{train_loss:.4f}",
+        f"{metrics['eval_loss']:.4f}",
+        *(f"{value:.2f}" for value in scores),
+    ]
+    return " ".join(f"{cell:>{_WIDTH}}" for cell in cells) + (" *" if best else "")
+
+
+def say(line: str) -> None:
+    """Print a line above the bars, at once."""
+    tqdm.write(line)
+    sys.stdout.flush()
