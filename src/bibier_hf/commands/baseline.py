@@ -262,7 +262,7 @@ def baseline_main(arguments: Sequence[str]) -> int:
                     for metric in METRICS
                 )
                 print(f"\n{name}, mean and deviation over {len(folds['runs'])} folds (the table pools them): {spread}")
-        print(f"\n{recall_table(results['metrics']['test'])}")
+        print(f"\n{recall_table(results.metrics['test'])}")
         print(f"\nResults and predictions are in {parsed.output_dir} ({results.seconds:.0f} s).")
 
     return guarded(run)

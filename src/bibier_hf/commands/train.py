@@ -28,7 +28,7 @@ def train_main(arguments: Sequence[str], default_file: Path | None = None) -> in
         if is_main_process():
             print(f"\n{run.output_dir}, test:\n")
             print(metrics_table(results.metrics["test"]))
-            print(f"\n{recall_table(results['metrics']['test'])}")
+            print(f"\n{recall_table(results.metrics['test'])}")
             print(
                 f"\nModel, card, results and predictions are in {run.output_dir} ({results.seconds / 60:.1f} minutes)."
             )

@@ -1,10 +1,14 @@
 """What a training shows while it runs: named bars in a terminal, and a table with one line for each evaluation."""
 
 import sys
+from collections.abc import Generator
+from contextlib import contextmanager
 
 from tqdm.auto import tqdm
 from transformers import TrainerState
 from transformers.trainer_callback import ProgressCallback
+from transformers.trainer_utils import IntervalStrategy
+from transformers.utils import logging
 
 from ..evaluation.metrics import SELECTION_METRIC
 
@@ -31,7 +35,7 @@ class Progress(ProgressCallback):
         self.title = title
         self.split = "dev"
         self._no_bars = not (bars and sys.stderr.isatty())
-        self._train_loss = float("nan")
+        self._train_loss: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.current_step = state.global_step
@@ -39,7 +43,10 @@ class Progress(ProgressCallback):
             return
 
         resumed = f", resumed after epoch {state.epoch:g}" if state.global_step else ""
-        say(f"{self.title}: {state.num_train_epochs} epochs, {state.max_steps} steps{resumed}")
+        epochs = "1 epoch" if state.num_train_epochs == 1 else f"{state.num_train_epochs} epochs"
+        say(f"{self.title}: up to {epochs} ({state.max_steps} steps){resumed}")
+        if args.eval_strategy != IntervalStrategy.NO:
+            say(TABLE_HEAD)
         self.training_bar = self._bar(state.max_steps, initial=state.global_step)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -59,29 +66,37 @@ class Progress(ProgressCallback):
 
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         super().on_evaluate(args, state, control)
-        if not state.is_world_process_zero or self.training_bar is None or metrics is None:
-            return
-
-        if not any("eval_loss" in entry for entry in state.log_history[:-1]):
-            say(TABLE_HEAD)
-        say(table_line(state, self._train_loss, metrics))
+        if self.training_bar is not None and metrics is not None:  # in the main process, while training
+            say(table_line(state, self._train_loss, metrics))
 
     def _bar(self, total: int, **options) -> tqdm:
         return tqdm(total=total, leave=False, dynamic_ncols=True, disable=self._no_bars, **options)
 
 
-def table_line(state: TrainerState, train_loss: float, metrics: dict[str, float]) -> str:
+def table_line(state: TrainerState, train_loss: float | None, metrics: dict[str, float]) -> str:
     """The line of an evaluation, before the trainer compares its score with the best one."""
     score = metrics[f"eval_{SELECTION_METRIC}"]
     best = state.best_metric is None or score > state.best_metric
     scores = [100 * value for value in (metrics["eval_uar"], metrics["eval_wf1"], score)]
     cells = [
-        f"{state.epoch:.4g}",
-        f"{train_loss:.4f}",
+        f"{state.epoch or 0:.4g}",
+        "-" if train_loss is None else f"{train_loss:.4f}",
         f"{metrics['eval_loss']:.4f}",
         *(f"{value:.2f}" for value in scores),
     ]
     return " ".join(f"{cell:>{_WIDTH}}" for cell in cells) + (" *" if best else "")
+
+
+@contextmanager
+def without_bars() -> Generator[None]:
+    """Hide the bars of transformers within the block, such as one for each file of weights."""
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def say(line: str) -> None:

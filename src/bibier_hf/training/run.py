@@ -33,6 +33,7 @@ from .fit import build_model, make_inputs
 from .logit_adjustment import adjustment_facts, shift_classifiers
 from .lora import LoraAdapters
 from .output import REFIT_FOLDER, claim_output
+from .progress import without_bars
 from .rows import fixed_rows
 from .stages import frozen_encoders, plan_folds, train_encoders
 from .trainer import BiBiERTrainer
@@ -234,7 +235,7 @@ class Run:
         self.results = self._results(model_facts)
 
         if self.args.should_save:
-            with filled_folder(self.arguments.output_dir, last=RESULTS_FILE) as folder:
+            with filled_folder(self.arguments.output_dir, last=RESULTS_FILE) as folder, without_bars():
                 self.model.save_pretrained(folder)
                 self.processor.save_pretrained(folder)
                 for split, answers in self.predictions.items():

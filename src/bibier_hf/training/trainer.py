@@ -35,7 +35,7 @@ from .arguments import RunArguments
 from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
 from .fit import fit_statistics, make_collator
 from .optimization import create_published_scheduler, decay_parameter_names, optimizer_cls_and_kwargs
-from .progress import Progress
+from .progress import Progress, without_bars
 from .rows import RowSource, SoftTargets, TrainingRows
 from .samplers import EpochSampler, class_weights, corpus_weights
 
@@ -323,7 +323,8 @@ class BiBiERTrainer(Trainer):
         final, staging = self.run_dir / name, self.run_dir / STAGING_FOLDER
         self._staging = staging
         try:
-            super()._save_checkpoint(model, trial)
+            with without_bars():
+                super()._save_checkpoint(model, trial)
         finally:
             self._staging = None
         # The Trainer has recorded where it saw the best checkpoint while it was still in the staging folder.
