@@ -132,7 +132,7 @@ class FeatureStore:
             own = plan[state.process_index :: state.num_processes]
             with tqdm(
                 total=sum(map(len, own)),
-                desc=f"features: {self.recipe['name'].removesuffix('_features')}",
+                desc=f"features: {str(self.recipe['name']).removesuffix('_features')}",
                 unit="row",
                 disable=not (own and state.is_local_main_process),
             ) as progress:
