@@ -1,11 +1,19 @@
-"""Shared fixtures: tiny models built in process, clips of every length, the optional folder of real corpora."""
+"""Fixtures that all tests share: tiny models, clips of any length, the optional folder of real corpora.
+
+The other modules at the root of `tests/` help the tests, too:
+
+* `hub_server.py`: a stand-in for the Hugging Face Hub on this machine
+* `workspace.py`: a folder with everything that documented commands refer to
+* `readme_commands.py`: how `test_readme.py` treats each documented command
+* `installs.py`: environments that hold the wheel with one extra
+"""
 
 import copy
 import os
 import signal
 from pathlib import Path
 
-# Before any import of transformers: nothing in the tests may reach the network.
+# Set before transformers is imported: tests never use the network.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
@@ -26,8 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def merged(*parts: dict[str, Any]) -> dict[str, Any]:
-    """Options of a model, the later ones first; those inside of `audio_config` and `text_config` are merged one by
-    one."""
+    """Options of a model, where later parts win. `audio_config` and `text_config` are merged key by key."""
     options: dict[str, Any] = {}
     for part in parts:
         for name, value in part.items():
@@ -43,7 +50,7 @@ def both(**options: Any) -> dict[str, Any]:
 
 
 def features_of(**widths: int) -> dict[str, Any]:
-    """`features_of(audio=6, text=8)`: no backbones, but precomputed features of these widths."""
+    """Options for precomputed features of these widths instead of backbones: `features_of(audio=6, text=8)`."""
     return {f"{name}_config": {"backbone": None, "feature_size": width} for name, width in widths.items()}
 
 
@@ -54,7 +61,7 @@ TINY = both(hidden_size=16, num_hidden_layers=1) | {
     "classifier_size": 16,
     "seg_len": 12,
 }
-"""Options of the smallest sensible model."""
+"""Options of the smallest model that makes sense."""
 
 
 @pytest.fixture(scope="session")
@@ -69,16 +76,16 @@ def repository() -> Path:
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder of real corpora, where there is one."""
+    """The folder of real corpora; without it, the test is skipped."""
     folder = Path(os.environ.get("BIBIER_SHARED", REPOSITORY.parent / "shared"))
     if not folder.is_dir():
-        pytest.skip(f"no real corpora: {folder} is not there (BIBIER_SHARED names another place)")
+        pytest.skip(f"no real corpora: {folder} does not exist (BIBIER_SHARED names another folder)")
     return folder
 
 
 @pytest.fixture
 def model() -> BiBiERForEmotionClassification:
-    """A tiny model over the embedded pair, in evaluation mode, the same at every call."""
+    """A tiny model with the embedded pair, in evaluation mode, always with the same weights."""
     torch.manual_seed(0)
     return BiBiERForEmotionClassification.from_backbones(**TINY).eval()
 
@@ -108,13 +115,20 @@ def make_clip(seconds: float, seed: int = 0) -> np.ndarray:
 
 @pytest.fixture(scope="session")
 def takes_ctrl_c():
-    """`Popen(..., preexec_fn=takes_ctrl_c)`: the child reacts to SIGINT even where the test run ignores it (`nohup make
-    test`, a job of a script), which children inherit."""
-    return lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    """For `Popen(..., preexec_fn=takes_ctrl_c)`: let a child react to SIGINT and SIGHUP.
+
+    Children inherit ignored signals, and `nohup make test &` ignores these two.
+    """
+
+    def restore() -> None:
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
+    return restore
 
 
 def about(values):
-    """Nested values to compare with: numbers may differ by 1e-4, all else must be equal."""
+    """Nested values for comparison: floats may differ by 1e-4, everything else must be equal."""
     if isinstance(values, dict):
         return {key: about(value) for key, value in values.items()}
     return pytest.approx(values, abs=1e-4) if isinstance(values, float) else values
@@ -122,8 +136,8 @@ def about(values):
 
 @pytest.fixture(scope="session", name="about")
 def about_fixture():
-    """`found == about(expected)` for nested values: probabilities depend on the batch in the last digits, and so does
-    what they score."""
+    """`found == about(expected)` for nested values: the last digits of probabilities, and of metrics computed from
+    them, depend on the batch."""
     return about
 
 
@@ -135,7 +149,7 @@ def clip():
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[HubServer]:
-    """A stand-in for the Hub, which the Hub's client in this process talks to."""
+    """A stand-in for the Hub that the client library in this process uses."""
     with HubServer() as server:
         monkeypatch.setenv("HF_TOKEN", TOKEN)
         for name, value in {"ENDPOINT": server.url, "HF_HUB_OFFLINE": False, "HF_HUB_DISABLE_XET": True}.items():

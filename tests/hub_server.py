@@ -1,11 +1,10 @@
-"""A stand-in for the Hugging Face Hub on loopback: enough of it that pushing and loading models and data sets really
-happens.
+"""A stand-in for the Hugging Face Hub on this machine, complete enough to push and load models, data sets, and Spaces.
 
     with HubServer() as hub:
         subprocess.run([sys.executable, ...], env={**os.environ, **hub.environment})
 
-Repositories live in memory, with commits, LFS uploads and private ones that only the token opens. The clients'
-settings are read when they are imported, so they run in a process of their own.
+Repositories live in memory, with commits, LFS uploads, and access by token. Client libraries read their settings when
+they are imported, so they run in their own process.
 """
 
 import base64
@@ -23,8 +22,15 @@ TOKEN = "hf_dummy"
 
 @dataclass
 class Repository:
-    """Files of the last commit by path, whatever the branch; `commits` are their hashes, oldest first; `sdk` that of a
-    Space."""
+    """A repository without branches.
+
+    Attributes:
+        private: whether reading it needs the token.
+        sdk: of a Space.
+        files: path -> content in the last commit.
+        lfs: paths of large files.
+        commits: hashes of all commits, oldest first.
+    """
 
     private: bool
     sdk: str | None = None
@@ -57,7 +63,7 @@ class Repository:
 
 
 def _oid(content: bytes, large: bool) -> str:
-    """By which a client knows that a file has not changed: as git-lfs or as git names it."""
+    """The hash by which clients recognize an unchanged file, as git-lfs or git computes it."""
     return (
         hashlib.sha256(content).hexdigest()
         if large
@@ -66,10 +72,12 @@ def _oid(content: bytes, large: bool) -> str:
 
 
 class HubServer:
-    """Context manager around the server; `repositories` by `models/owner/name`, `datasets/owner/name` or
-    `spaces/owner/name`.
+    """Context manager that runs the server.
 
-    `fail_next(method, pattern, status)` lets a request fail; `requests` are all that came, in order.
+    Attributes:
+        repositories: `models/owner/name`, `datasets/owner/name`, or `spaces/owner/name` -> repository.
+        requests: all requests so far, in order.
+        url: address of the server.
     """
 
     def __init__(self) -> None:
@@ -83,7 +91,7 @@ class HubServer:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What a client must find in its environment (beside an HF_HOME of its own)."""
+        """Variables that make a client use this server. Give it its own HF_HOME, too."""
         return {
             "HF_ENDPOINT": self.url,
             "HF_TOKEN": TOKEN,
@@ -93,15 +101,15 @@ class HubServer:
         }
 
     def client_environment(self, home: Path) -> dict[str, str]:
-        """The same with a Hugging Face home, so that nothing comes from another cache."""
+        """`environment`, with a Hugging Face home so that nothing comes from another cache."""
         return self.environment | {"HF_HOME": str(home), "BIBIER_CACHE": str(home / "bibier")}
 
     def fail_next(self, pattern: str, status: int, times: int = 1) -> None:
-        """Answer the next `times` requests whose `METHOD /path` the pattern is found in with an error."""
+        """Answer the next `times` requests whose `METHOD /path` matches the pattern with an error."""
         self._faults += [(pattern, status)] * times
 
     def forgive(self) -> None:
-        """No more failures."""
+        """Cancel the remaining failures."""
         self._faults.clear()
 
     def fault_of(self, request: str) -> int | None:
@@ -166,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send({"error": message}, status, X_Error_Code=code, X_Error_Message=message)
 
     def repository(self, kind: str, name: str) -> Repository | None:
-        """The repository, if it is there and open to this client; else the answer is sent."""
+        """The repository, if it exists and this client may read it; otherwise, send the error and return None."""
         found = self.hub.repositories.get(f"{kind.rstrip('s')}s/{name}")
         if found and (not found.private or self.headers.get("Authorization") == f"Bearer {TOKEN}"):
             return found
@@ -303,4 +311,4 @@ ROUTES = [
     ("GET", rf"/{_REPO}/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
     ("GET", r"/(?P<name>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)", _Handler.resolve),
 ]
-"""Method, path, what answers; the first that fits is taken."""
+"""Method, path, and handler; the first match answers."""

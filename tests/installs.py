@@ -1,7 +1,7 @@
-"""Environments that hold what the wheel asks for with one extra, and nothing else.
+"""Environments with the wheel and the requirements of some extras, and nothing else.
 
-Nothing is downloaded: packages are links to those of this environment, chosen by following the requirements in their
-metadata, as an installer does.
+Nothing is downloaded: packages are links into this environment. Which ones follows from the requirements in their
+metadata, as in an installer.
 """
 
 import subprocess
@@ -17,7 +17,7 @@ from packaging.utils import canonicalize_name
 
 
 def build_wheel(repository: Path, folder: Path) -> Path:
-    """The wheel of the working tree."""
+    """Build the wheel of the working tree."""
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "-q", "--no-deps"]
     subprocess.run([*command, "-w", str(folder), str(repository)], check=True, timeout=600)
     (wheel,) = folder.glob("bibier_hf-*.whl")
@@ -25,7 +25,7 @@ def build_wheel(repository: Path, folder: Path) -> Path:
 
 
 def install(wheel: Path, extras: Iterable[str], folder: Path) -> Path:
-    """Make a virtual environment with the wheel and what it asks for; returns its Python."""
+    """Create a virtual environment with the wheel and its requirements, and return its Python."""
     venv.create(folder, symlinks=True, with_pip=False)
     python = folder / "bin" / "python"
     (packages,) = (folder / "lib").glob("python*/site-packages")
@@ -41,7 +41,7 @@ def install(wheel: Path, extras: Iterable[str], folder: Path) -> Path:
 
 
 def requirements(own: Distribution, extras: frozenset[str]) -> list[Distribution]:
-    """Everything that a distribution needs with these extras, at any depth."""
+    """All direct and indirect requirements of a distribution with these extras."""
     found: dict[tuple[str, frozenset[str]], Distribution] = {}
     waiting = [(own, extras)]
     while waiting:
@@ -57,6 +57,6 @@ def requirements(own: Distribution, extras: frozenset[str]) -> list[Distribution
             try:
                 found[key] = own if key[0] == canonicalize_name(own.name) else distribution(requirement.name)
             except PackageNotFoundError:
-                continue  # setuptools and the like, which wheels of this environment do not use
+                continue  # such as setuptools, which the wheels of this environment do not use
             waiting.append((found[key], key[1]))
     return [required for required in found.values() if required is not own]

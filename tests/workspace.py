@@ -1,5 +1,5 @@
-"""A folder in which the documented commands find what a user would have: the clone, clips, small corpora, label
-tables, a checkpoint."""
+"""A folder with everything that documented commands refer to: the clone, clips, small corpora, label tables, and a
+checkpoint."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ PROGRAMS = {
     "torchrun": "-m torch.distributed.run",
     "bibier": "-m bibier_cli",
 }
-"""Commands that a user has after the installation, as arguments of this Python."""
+"""Programs that an installation provides, as arguments of this Python."""
 
 CLONE = ("recipes", "dataset_scripts", "src", "constraints.txt", "pyproject.toml")
 PUBLISHED_TABLES = {
@@ -43,12 +43,12 @@ RESD_EMOTIONS = ("anger", "disgust", "fear", "happiness", "neutral", "sadness", 
 
 
 class Workspace:
-    """A working folder, and a shell in it.
+    """A working folder and a shell in it.
 
     Args:
-        folder: to be made.
+        folder: created here.
         repository: the clone.
-        checkpoint: a trained model, which becomes `outputs/quickstart` and `outputs/resd`.
+        checkpoint: a trained model, copied to `outputs/quickstart` and `outputs/resd`.
         clip: `clip(seconds, seed)` -> samples at 16 kHz.
     """
 
@@ -76,8 +76,7 @@ class Workspace:
         }
 
     def run(self, command: str, environment: Mapping[str, str] = MappingProxyType({})) -> subprocess.CompletedProcess:
-        """What a shell makes of a command line, with more in its environment; nothing that it started is left
-        behind."""
+        """Run a command line in a shell, with additions to its environment, and end everything that it started."""
         process = subprocess.Popen(
             ["bash", "-c", f"set -euo pipefail; {command}"],
             cwd=self.folder,
@@ -103,8 +102,7 @@ class Workspace:
         return programs
 
     def _write_own_corpus(self, clip: Callable[[float, int], np.ndarray]) -> None:
-        """`my_corpus.csv` over `recordings/`, and `my_corpus.py` of the documentation, which reads
-        PATH/TO/recordings"""
+        """`my_corpus.csv` with `recordings/`, and the documentation's `my_corpus.py`, which reads PATH/TO/recordings"""
         recordings = self.folder / "recordings"
         (self.folder / "PATH" / "TO").mkdir(parents=True)
         recordings.mkdir()
@@ -146,7 +144,7 @@ class Workspace:
         _write_csv(raw / "metadata.csv", rows)
         prepared = self.folder / "data" / "resd"
         get_corpus("resd").prepare(raw, prepared, strict_counts=False)
-        # It stands for the whole corpus, also before commands that ask how it was prepared.
+        # Commands that check how it was prepared must take it for the whole corpus.
         facts = json.loads((prepared / INFO_FILE).read_text(encoding="utf-8"))
         facts["options"]["strict_counts"] = True
         (prepared / INFO_FILE).write_text(json.dumps(facts), encoding="utf-8")
@@ -184,7 +182,7 @@ class Workspace:
         get_corpus("meld").prepare(raw, self.folder / "PATH" / "TO" / "meld", text_only=True, strict_counts=False)
 
     def _write_published_labels(self, corpus: str, emotions: Mapping[str, str]) -> None:
-        """Tables with the names and columns of the published ones, for the stand-in's clips (name -> emotion)"""
+        """Tables named and built like the published ones, for the stand-in's clips (name -> emotion)"""
         labels = {name: normalize_label(emotion) for name, emotion in emotions.items()}
         rows = [
             {"video_name": name, "ground_truth": label, "llm_best_label": label}
@@ -196,7 +194,7 @@ class Workspace:
             (self.folder / "PATH" / "TO" / name).symlink_to(self.folder / "outputs" / "labels" / name)
 
     def _write_labels(self) -> None:
-        """What `recipes/label.py label` leaves"""
+        """The output of `bibier label corpus`"""
         columns = {
             "id": [f"row-{number}" for number in range(14)],
             "label": [EMOTIONS[number % 7] for number in range(14)],
@@ -207,7 +205,7 @@ class Workspace:
 
 
 def own_corpus_code() -> str:
-    """`my_corpus.py` as the documentation of `bibier_hf.data.corpora` shows it."""
+    """`my_corpus.py`, as in the documentation of `bibier_hf.data.corpora`."""
     text = corpora.__doc__
     code = textwrap.dedent(text[text.index("    # my_corpus.py") : text.index("The path of that file")])
     return code.replace("'''", '"""').strip() + "\n"

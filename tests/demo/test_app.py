@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import gradio as gr
@@ -177,13 +178,14 @@ def test_a_port_that_is_taken(checkpoint, capsys):
 SERVE = "import sys; from bibier_hf.commands.demo import demo_main; sys.exit(demo_main(sys.argv[1], port=int(sys.argv[2])))"
 
 
-def start_page(checkpoint: Path, temporary: Path) -> tuple[subprocess.Popen, str]:
+def start_page(checkpoint: Path, temporary: Path, takes_ctrl_c: Callable[[], None]) -> tuple[subprocess.Popen, str]:
     """The process of a page, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-c", SERVE, str(checkpoint), str(port)],
         env=os.environ | {"TMPDIR": str(temporary)},
+        preexec_fn=takes_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -200,8 +202,8 @@ def upload(address: str, recording: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-def test_a_signal_deletes_what_was_uploaded(number, checkpoint, recordings, tmp_path):
-    process, address = start_page(checkpoint, tmp_path)
+def test_a_signal_deletes_what_was_uploaded(number, checkpoint, recordings, tmp_path, takes_ctrl_c):
+    process, address = start_page(checkpoint, tmp_path, takes_ctrl_c)
     try:
         upload(address, recordings["short"])
         assert list(tmp_path.rglob("short.wav"))
@@ -216,8 +218,8 @@ def test_a_signal_deletes_what_was_uploaded(number, checkpoint, recordings, tmp_
 
 
 @pytest.mark.slow
-def test_the_next_page_deletes_what_a_killed_one_left(checkpoint, recordings, tmp_path, monkeypatch):
-    process, address = start_page(checkpoint, tmp_path)
+def test_the_next_page_deletes_what_a_killed_one_left(checkpoint, recordings, tmp_path, monkeypatch, takes_ctrl_c):
+    process, address = start_page(checkpoint, tmp_path, takes_ctrl_c)
     try:
         upload(address, recordings["short"])
         monkeypatch.setattr(demo_app, "_STARTING_S", -1)
