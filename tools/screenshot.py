@@ -69,7 +69,7 @@ def wait_for_recording(page: Page) -> None:
 
 
 def take_screenshot(pipe: Any, picture: str | Path) -> None:
-    """Analyze the longest example with a pipeline and write the whole page as a PNG."""
+    """Analyze the longest example with a pipeline and write the page, down to its bands over time, as a PNG."""
     limits = Limits()
     with tempfile.TemporaryDirectory() as examples:
         app = build_app(pipe, write_examples(examples), limits)
@@ -80,9 +80,14 @@ def take_screenshot(pipe: Any, picture: str | Path) -> None:
                 page.get_by_role("button", name=SCENE).click()
                 wait_for_recording(page)
                 page.get_by_role("button", name=TEXTS["en"].button, exact=True).click()
-                page.locator(".strip").wait_for(timeout=PATIENCE_MS)
+                page.locator(".downloads").wait_for(timeout=PATIENCE_MS)
                 page.wait_for_timeout(2000)  # until bars and wave have stopped moving
-                page.screenshot(path=picture, full_page=True)
+                last = page.locator(".downloads").bounding_box()
+                assert last is not None
+                height = last["y"] + last["height"] + 24
+                page.screenshot(
+                    path=picture, full_page=True, clip={"x": 0, "y": 0, "width": SIZE["width"], "height": height}
+                )
         finally:
             app.close()
 

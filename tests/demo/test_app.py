@@ -16,13 +16,22 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
-from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
+from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.commands.demo import demo_main
 from bibier_hf.demo import app as demo_app
-from bibier_hf.demo.analysis import Limits
-from bibier_hf.demo.app import WAITING_LIMIT, build_app, preferred_language, read_examples, serve
+from bibier_hf.demo.analysis import Limits, ModelFacts
+from bibier_hf.demo.app import (
+    WAITING_LIMIT,
+    build_app,
+    model_line,
+    page_style,
+    preferred_language,
+    read_examples,
+    serve,
+)
 from bibier_hf.demo.examples import write_examples
 from bibier_hf.demo.texts import TEXTS
+from bibier_hf.palette import EMOTION_COLORS, emotion_color
 
 from ..conftest import features_of, merged
 
@@ -38,7 +47,9 @@ def client(pipe):
 
 def test_a_clip_with_its_text(client, pipe, recordings):
     audio = str(recordings["short"])
-    bars, *_ = client.predict(handle_file(audio), "What a day!", "ru", api_name="/analyse")
+    bars, voice, words, *_ = client.predict(handle_file(audio), "What a day!", "ru", api_name="/analyse")
+    assert len(voice["confidences"]) == len(words["confidences"]) == 3
+    assert voice["confidences"] != words["confidences"]
     expected = pipe({"audio": audio, "text": "What a day!"})
     names = TEXTS["ru"].emotions
     assert bars["label"] == names[expected[0]["label"]]
@@ -49,12 +60,40 @@ def test_a_clip_with_its_text(client, pipe, recordings):
 
 def test_a_long_recording_has_a_timeline(client, recordings):
     with_warnings = client.predict(handle_file(recordings["long"]), "Words", "en", api_name="/analyse")
-    bars, strip, table = (part for part in with_warnings if not (isinstance(part, dict) and "__type__" in part))
+    bars, voice, words, bands, table = with_warnings
     assert len(bars["confidences"]) == 7
-    assert 'class="strip"' in strip
-    assert table["headers"] == list(TEXTS["en"].columns)
+    assert not voice
+    assert not words
+    assert 'class="bands"' in bands
+    assert 'download="long.srt"' in bands
+    assert 'download="long.csv"' in bands
+    assert table["headers"] == list(TEXTS["en"].columns[:-1])  # nothing was recognized: no words
     assert table["data"][0][0] == "0:00"
     assert table["data"][-1][1] == "0:16"
+
+
+def test_the_model_is_named():
+    facts = ModelFacts("run", False, {"resd": False, "quickstart": True}, {"resd": 0.615}, 1 / 7)
+    english, russian = (model_line(facts, TEXTS[language]) for language in ("en", "ru"))
+    assert english == (
+        "Model: **run** · Trained on: resd, quickstart (synthetic speech) · "
+        "Average recall on the test set (UAR): 61.5%, chance level 14.3%"
+    )
+    for part in ("**run**", "resd, quickstart", "61,5\N{NO-BREAK SPACE}%", "14,3"):
+        assert part in russian
+    hub = ModelFacts("owner/name", True, {}, {}, 1 / 7)
+    assert model_line(hub, TEXTS["en"]) == "Model: [owner/name](https://huggingface.co/owner/name)"
+    several = ModelFacts("run", False, {}, {"resd": 0.5, "meld": 0.4}, 1 / 7)
+    assert "resd 50.0%, meld 40.0%" in model_line(several, TEXTS["en"])
+
+
+def test_bars_have_the_colors_of_the_palette():
+    style = page_style([*EMOTIONS, "calm", '"} body {'], TEXTS["ru"])
+    assert f'"гнев-confidence-set"] {{ --stat-background-fill: {EMOTION_COLORS["anger"]}; }}' in style
+    assert f'"calm-confidence-set"] {{ --stat-background-fill: {emotion_color("calm")}; }}' in style
+    assert "body" not in style
+    assert TEXTS["ru"].upload in style
+    assert TEXTS["ru"].microphone in style
 
 
 def test_messages_reach_the_visitor(client, recordings):
@@ -161,8 +200,8 @@ def test_what_the_command_refuses(monkeypatch, tmp_path, capsys):
     assert "nowhere is neither" in refusal("./nowhere")
     assert "--model_id OWNER/NAME" in refusal(space="space")
     assert "--space FOLDER" in refusal("outputs/x", model_id="owner/name")
-    assert "no id of the Hub" in refusal(space="space", model_id="not an id")
-    assert "names no owner" in refusal(space="space", model_id="name")
+    assert "not a Hub id" in refusal(space="space", model_id="not an id")
+    assert "has no owner" in refusal(space="space", model_id="name")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert "pip install 'bibier-hf[demo]'" in refusal("./nowhere")
     assert not any(tmp_path.iterdir())

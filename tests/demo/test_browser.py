@@ -12,7 +12,8 @@ from bibier_hf.demo.analysis import Limits
 from bibier_hf.demo.app import build_app, serve
 from bibier_hf.demo.examples import write_examples
 from bibier_hf.demo.texts import TEXTS
-from screenshot import BROWSERS, PATIENCE_MS, find_browser, open_window, wait_for_recording
+from bibier_hf.palette import EMOTION_COLORS
+from screenshot import BROWSERS, PATIENCE_MS, SIZE, find_browser, open_window, wait_for_recording
 
 pytestmark = [
     pytest.mark.slow,
@@ -49,11 +50,10 @@ class Visit:
             ),
         )
         page.goto(url)
-        page.locator(".bars").wait_for()
+        page.locator(".together").wait_for()
 
     def upload(self, path: Path) -> None:
-        if self.page.get_by_label("Upload file").count():
-            self.page.get_by_label("Upload file").first.click()
+        self.page.get_by_label("Upload file").first.click()
         self.page.locator("input[type=file]").first.set_input_files(path)
 
     def press(self, language: str = "en") -> None:
@@ -61,12 +61,14 @@ class Visit:
 
     def scores(self) -> dict[str, int]:
         """Shown percentages by shown name, once there are seven."""
-        self.page.wait_for_function("document.querySelectorAll('.bars .confidence').length == 7", timeout=PATIENCE_MS)
-        names = self.page.locator(".bars .text").all_inner_texts()
+        self.page.wait_for_function(
+            "document.querySelectorAll('.together .confidence').length == 7", timeout=PATIENCE_MS
+        )
+        names = self.page.locator(".together .text").all_inner_texts()
         return dict(
             zip(
                 names,
-                (int(text.strip("%")) for text in self.page.locator(".bars .confidence").all_inner_texts()),
+                (int(text.strip("%")) for text in self.page.locator(".together .confidence").all_inner_texts()),
                 strict=True,
             )
         )
@@ -99,10 +101,64 @@ def test_a_clip_a_text_and_the_other_language(url, pipe, recordings):
         assert agree(visit.scores(), expected(pipe, sample, "en"))
         page.get_by_label("Русский").click()
         page.get_by_text("Обратите внимание").wait_for()
-        page.locator(".bars").get_by_text(TEXTS["ru"].emotions["anger"]).first.wait_for()
+        page.locator(".together").get_by_text(TEXTS["ru"].emotions["anger"]).first.wait_for()
         assert agree(visit.scores(), expected(pipe, sample, "ru"))
         assert page.get_by_role("button", name="Распознать").is_visible()
-        assert not page.locator(".strip").is_visible()
+        assert not page.locator(".bands").is_visible()
+        for title in (TEXTS["ru"].voice, TEXTS["ru"].words):  # both panels, with their three likeliest emotions
+            panel = page.locator(".alone .bars", has_text=title)
+            assert panel.locator(".confidence").count() == 3
+            assert panel.is_visible()
+        assert visit.is_in_order()
+
+
+def test_bars_have_the_colors_of_the_palette(url, recordings):
+    with open_window() as page:
+        visit = Visit(page, url)
+        visit.upload(recordings["short"])
+        wait_for_recording(page)
+        visit.press()
+        visit.scores()
+        for label, color in EMOTION_COLORS.items():
+            bar = page.locator(f'.together [data-testid="{label}-confidence-set"] .bar')
+            rgb = ", ".join(str(value) for value in bytes.fromhex(color[1:]))
+            assert bar.evaluate("bar => getComputedStyle(bar).backgroundColor") == f"rgb({rgb})"
+        assert not page.locator(".alone").is_visible()  # no words were given: there is nothing to tell apart
+
+
+def test_upload_and_microphone_are_equally_prominent(url):
+    for size in (SIZE, PHONE):
+        with open_window(size) as page:
+            Visit(page, url)
+            boxes = [page.get_by_label(label).last.bounding_box() for label in ("Upload file", "Record audio")]
+            assert boxes[0]["width"] == pytest.approx(boxes[1]["width"], abs=2)
+            assert boxes[0]["height"] == boxes[1]["height"] >= 40
+            assert boxes[0]["y"] == boxes[1]["y"]
+
+
+def test_an_example_keeps_the_language(url):
+    with open_window(language="ru-RU") as page:
+        visit = Visit(page, url)
+        page.get_by_role("button", name="Распознать").wait_for()
+        page.get_by_role("button", name="Сколько раз").click()
+        wait_for_recording(page)
+        assert page.get_by_label(TEXTS["ru"].text).input_value().startswith("Сколько раз")
+        assert page.get_by_text(TEXTS["ru"].audio, exact=True).is_visible()
+        assert visit.is_in_order()
+
+
+def test_an_old_error_is_gone_when_an_answer_comes(url, recordings):
+    with open_window() as page:
+        visit = Visit(page, url)
+        visit.press()
+        error = page.get_by_text(TEXTS["en"].nothing_given)
+        error.wait_for(timeout=PATIENCE_MS)
+        visit.upload(recordings["short"])
+        wait_for_recording(page)
+        visit.press()
+        visit.scores()
+        error.wait_for(state="detached", timeout=5000)  # much sooner than it would go by itself
+        assert not page.locator(".together").get_by_text("Error", exact=True).is_visible()
         assert visit.is_in_order()
 
 
@@ -113,22 +169,29 @@ def test_a_long_recording_on_a_russian_phone(url, recordings):
         visit.upload(recordings["long"])
         wait_for_recording(page)
         visit.press("ru")
-        page.locator(".strip").wait_for(timeout=PATIENCE_MS)
+        page.locator(".bands").wait_for(timeout=PATIENCE_MS)
         assert len(visit.scores()) == 7
-        for part in (".bars", ".table"):  # one under the other, as wide as the phone
+        for part in (".together", ".bands", ".table"):  # one under the other, as wide as the phone
             box = page.locator(part).first.bounding_box()
             assert box["width"] > 300
             assert box["x"] + box["width"] <= PHONE["width"]
-        width = page.locator(".strip").bounding_box()["width"]
-        fields = [field.bounding_box()["width"] for field in page.locator(".strip > div").all()]
-        assert sum(fields) == pytest.approx(width, abs=len(fields))
+        bands = [band.bounding_box() for band in page.locator(".bands svg").all()]
+        assert len(bands) == 7
+        assert len({(band["x"], band["width"]) for band in bands}) == 1
+        assert bands[0]["width"] > 120
         assert page.get_by_text("0:16").count()
+        for caption, suffix in ((TEXTS["ru"].subtitles, "srt"), (TEXTS["ru"].table, "csv")):
+            with page.expect_download() as waiting:
+                page.get_by_text(caption).click()
+            assert waiting.value.suggested_filename == f"long.{suffix}"
+            assert "16" in Path(waiting.value.path()).read_text(encoding="utf-8")
         assert visit.is_in_order()
 
 
 def test_a_recording_from_the_microphone(url):
     with open_window() as page:
         visit = Visit(page, url)
+        page.get_by_label("Record audio").click()
         page.get_by_role("button", name="Record", exact=True).click()
         page.wait_for_timeout(2000)
         page.get_by_role("button", name="Stop", exact=True).first.click()
@@ -152,7 +215,7 @@ def test_what_cannot_be_judged_is_said(url, recordings, tmp_path):
     with open_window() as page:
         visit = Visit(page, url)
         visit.upload(recordings["text"])  # the player itself cannot show it and says so on the console
-        page.locator(".bars").wait_for()
+        page.locator(".together").wait_for()
         page.wait_for_timeout(2000)
         visit.press()
         page.get_by_text("text.wav cannot be read as audio").wait_for(timeout=PATIENCE_MS)

@@ -1,27 +1,34 @@
-"""From what a visitor gave to scores, or to a message that says what to do; knows nothing of the page."""
+"""From what a visitor gave to scores, or to a message that says what to do. Knows nothing of the page."""
 
+import json
 import os
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from transformers.utils import cached_file
+
 from .texts import Texts
 
 QUIET_PEAK = 0.01
-"""Of full scale; the visitor is warned below it."""
+"""Fraction of full scale; below it the visitor is warned."""
+
+RESULTS_FILE = "results.json"
+"""What training leaves in a checkpoint: the data, and the scores on its test set."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one visitor may ask for, and from which length a recording is cut into windows.
+    """What one visitor may ask for, and which recordings get a timeline.
 
     Args:
-        megabytes: of a file.
-        minutes: of a recording.
-        characters: of a text.
+        megabytes: size of a file.
+        minutes: length of a recording.
+        characters: length of a text.
         timeline_from_s: recordings of at least this many seconds get a timeline.
-        window_s: length of its windows, seconds; they stand side by side.
+        window_s: length of its windows in seconds; they do not overlap.
     """
 
     megabytes: int = 50
@@ -32,11 +39,54 @@ class Limits:
 
 
 @dataclass(frozen=True)
+class ModelFacts:
+    """What the page says of its model.
+
+    Args:
+        name: Hub id, or the last part of a folder's path.
+        on_hub: whether the name is a Hub id.
+        corpora: training corpus -> whether it is synthetic speech.
+        uar: corpus -> average recall on its test set, 0 to 1.
+        chance: recall of a guess.
+    """
+
+    name: str
+    on_hub: bool
+    corpora: dict[str, bool]
+    uar: dict[str, float]
+    chance: float
+
+    @classmethod
+    def of(cls, pipe: Any) -> "ModelFacts":
+        """Read the facts of a pipeline's model; those of training are empty without its [`RESULTS_FILE`]."""
+        config = pipe.model.config
+        source = config.name_or_path
+        on_hub = bool(source) and not os.path.isdir(source)
+        file = source and cached_file(
+            source,
+            RESULTS_FILE,
+            _raise_exceptions_for_gated_repo=False,
+            _raise_exceptions_for_missing_entries=False,
+            _raise_exceptions_for_connection_errors=False,
+        )
+        results = json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
+        test = results.get("metrics", {}).get("test", {})
+        return cls(
+            name=source if on_hub else Path(source).resolve().name,
+            on_hub=on_hub,
+            corpora={name: "synthetic" in data["source"] for name, data in results.get("data", {}).items()},
+            uar={name: metrics["uar"] for name, metrics in test.items()},
+            chance=1 / len(config.label_names),
+        )
+
+
+@dataclass(frozen=True)
 class Recording:
-    """Length in seconds, and the largest absolute sample (1 = full scale)."""
+    """Length in seconds, largest absolute sample (1 = full scale), and the name of its file without suffix."""
 
     duration_s: float
     peak: float
+    name: str
 
 
 @dataclass(frozen=True)
@@ -44,24 +94,36 @@ class Answer:
     """What is shown.
 
     Args:
-        scores: label -> probability; of a long recording the mean over time.
-        chunks: parts of a long recording, as the pipeline gives them.
-        recording: what it is like; None where there is none.
-        text_unused: a text came beside a long recording: nothing tells when its words are said.
+        scores: label -> probability; for a long recording the mean over time.
+        by_modality: "audio" and "text" -> label -> probability, by the model's own head for each; empty unless the
+            model has both heads and got both a voice and words.
+        windows: windows of a long recording, as in the pipeline's chunks.
+        chunks: the same, with neighbors of the same best label joined.
+        recording: facts of the recording; None without one.
+        text_unused: a text came with a long recording, where it is not known when its words are said.
     """
 
     scores: dict[str, float]
+    by_modality: dict[str, dict[str, float]] = field(default_factory=dict)
+    windows: list[dict[str, Any]] = field(default_factory=list)
     chunks: list[dict[str, Any]] = field(default_factory=list)
     recording: Recording | None = None
     text_unused: bool = False
 
 
 class RefusedInput(ValueError):
-    """What a visitor gave cannot be judged; the message tells them, in their language, why and what to do."""
+    """Input that cannot be analyzed; the message tells the visitor, in their language, why and what to do."""
 
 
-def analyse(pipe: Any, audio: str | None, text: str, limits: Limits, texts: Texts) -> Answer:
-    """Judge a recording, a text, or both.
+def analyse(
+    pipe: Any,
+    audio: str | None,
+    text: str,
+    limits: Limits,
+    texts: Texts,
+    progress: Callable[[float, float], None] = lambda done_s, all_s: None,
+) -> Answer:
+    """Analyze a recording, a text, or both.
 
     Args:
         pipe: a pipeline "audio-text-emotion", of the package or of a checkpoint's remote code.
@@ -69,6 +131,7 @@ def analyse(pipe: Any, audio: str | None, text: str, limits: Limits, texts: Text
         text: what is said; blank for none.
         limits: what is allowed.
         texts: language of the messages.
+        progress: called with the seconds of a long recording that are done, and all of them.
 
     Raises:
         RefusedInput: nothing given, more than the limits allow, silence, or a file that cannot be read.
@@ -81,46 +144,83 @@ def analyse(pipe: Any, audio: str | None, text: str, limits: Limits, texts: Text
     if len(text) > limits.characters:
         raise RefusedInput(texts.text_too_long.format(given=len(text), allowed=limits.characters))
     recording = None if audio is None else inspect_recording(audio, limits, texts, code)
+
     try:
-        if recording is None or recording.duration_s < limits.timeline_from_s:
-            return Answer(_scores(pipe({"audio": audio, "text": text or None})), recording=recording)
-        answer = pipe(audio, chunk_length_s=limits.window_s, return_timestamps=True, merge=True)
-        return Answer(_scores(answer["emotions"]), answer["chunks"], recording, text_unused=bool(text))
+        if audio is None or recording is None or recording.duration_s < limits.timeline_from_s:
+            return _answer_to_clip(pipe, {"audio": audio, "text": text or None}, recording)
+
+        windows = []
+        session, stream = pipe.start_timeline(chunk_length_s=limits.window_s), code.AudioStream(audio)
+        for block in stream:
+            windows += session.push(block, flush=True)
+            progress(stream.read_s, recording.duration_s)
+        windows += session.close()
     except code.AudioError as error:
         # The visitor knows the file's name, not where the server put it.
         message = str(error) if audio is None else str(error).replace(os.fspath(audio), Path(audio).name)
         raise RefusedInput(texts.unreadable.format(message=message)) from error
 
+    return Answer(
+        as_scores(code.mean_emotions(windows)),
+        windows=windows,
+        chunks=code.merge_chunks(windows),
+        recording=recording,
+        text_unused=bool(text),
+    )
+
 
 def inspect_recording(path: str, limits: Limits, texts: Texts, code: Any) -> Recording | None:
-    """Length and loudness of a recording, read in blocks; None where it cannot be read (the pipeline says why).
+    """Measure a recording, block by block; None if it cannot be read (the pipeline says why).
 
     Args:
-        path: of the recording.
+        path: the file.
         limits: what is allowed.
         texts: language of the messages.
         code: module with the `AudioStream` and `AudioError` of the pipeline.
 
     Raises:
-        RefusedInput: larger or longer than allowed, silent, or with channels that cancel each other.
+        RefusedInput: larger or longer than allowed, silent, or with channels that cancel each other out.
     """
     megabytes = os.path.getsize(path) / 1e6
     if megabytes > limits.megabytes:
-        raise RefusedInput(texts.file_too_large.format(given=megabytes, allowed=limits.megabytes))
+        raise RefusedInput(texts.file_too_large.format(given=texts.number(megabytes), allowed=limits.megabytes))
+
     try:
         stream = code.AudioStream(path)
         for _ in stream:
             minutes = max(stream.read_s, stream.duration_s or 0.0) / 60
             if minutes > limits.minutes:
-                raise RefusedInput(texts.recording_too_long.format(given=minutes, allowed=limits.minutes))
+                given = texts.number(minutes)
+                raise RefusedInput(texts.recording_too_long.format(given=given, allowed=limits.minutes))
     except code.AudioError:
         return None
+
     try:
         stream.refuse_silence()
     except code.AudioError as error:
         raise RefusedInput(texts.cancelled if stream.cancels else texts.silent) from error
-    return Recording(stream.read_s, stream.peak)
+    return Recording(stream.read_s, stream.peak, Path(path).stem)
 
 
-def _scores(emotions: list[dict[str, Any]]) -> dict[str, float]:
+def _answer_to_clip(pipe: Any, sample: dict[str, Any], recording: Recording | None) -> Answer:
+    """The pipeline's answer, and what the model's heads for voice and words say alone."""
+    outputs: list[Any] = []
+    hook = pipe.model.register_forward_hook(lambda model, inputs, output: outputs.append(output))
+    try:
+        scores = as_scores(pipe(sample))
+    finally:
+        hook.remove()
+
+    config = pipe.model.config
+    heads = {"audio": outputs[-1].audio_logits, "text": outputs[-1].text_logits}
+    trained = config.unimodal_loss_weight > 0 or config.add_unimodal_logits or config.fusion == "late"
+    # The logits of a modality that is missing are zeros.
+    if not trained or any(logits is None or not logits.any() for logits in heads.values()):
+        return Answer(scores, recording=recording)
+    by_modality = {name: as_scores(pipe.postprocess({"logits": logits})) for name, logits in heads.items()}
+    return Answer(scores, by_modality, recording=recording)
+
+
+def as_scores(emotions: list[dict[str, Any]]) -> dict[str, float]:
+    """`[{"label": ..., "score": ...}, ...]` -> label -> score"""
     return {entry["label"]: entry["score"] for entry in emotions}

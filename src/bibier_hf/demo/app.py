@@ -1,4 +1,4 @@
-"""The page: a recording and/or a text go in, bars and a timeline come out."""
+"""The page: a recording, a text or both go in; bars, and bands over time for a long recording, come out."""
 
 import atexit
 import html
@@ -18,9 +18,10 @@ import gradio as gr
 import huggingface_hub.constants
 from transformers import Pipeline, pipeline
 
-from .analysis import QUIET_PEAK, Answer, Limits, RefusedInput, analyse
+from ..palette import emotion_color
+from .analysis import QUIET_PEAK, Answer, Limits, ModelFacts, RefusedInput, analyse
 from .texts import LANGUAGE_NAMES, TEXTS, Texts
-from .timeline_view import STYLE, timeline_rows, timeline_strip
+from .timeline_view import STYLE, download_links, timeline_bands, timeline_rows
 
 try:
     import fcntl
@@ -28,21 +29,22 @@ except ImportError:  # Windows
     fcntl = None
 
 EXAMPLES_FILE = "examples.json"
-"""In a folder of examples: `[{"audio": file name or null, "text": str, "name": str}, ...]`."""
+"""Lists the examples of a folder: `[{"audio": file name or null, "text": str, "name": str}, ...]`."""
 
 WAITING_LIMIT = 32
-"""Visitors in the queue; further ones are told to come back."""
+"""Longest queue of visitors; the next ones are asked to come back later."""
 
 _KEPT_S, _SWEEP_S = 3000, 600
-"""Seconds after which uploaded files are old, and between two looks for old ones: together an hour, as the notice
-says."""
+"""Uploaded files are deleted when they are older than the first, checked every so often as the second says (seconds):
+within an hour, as the notice promises."""
 
 _SESSIONS = 100
-"""Visitors whose last answer is kept, to be shown in the other language; with Gradio's 10,000 memory grows for days."""
+"""Visitors whose last answer is kept, to show it in the other language. With Gradio's default of 10,000 memory would
+grow for days."""
 
 _PREFIX, _LOCK = "bibier-demo-", ".lock"
 _STARTING_S = 10
-"""A folder younger than this may not be locked yet."""
+"""A folder younger than this many seconds may not be locked yet."""
 
 CSS = (
     STYLE
@@ -51,16 +53,30 @@ CSS = (
 .heading { align-items: center; }
 .heading h1 { margin: 0; }
 .language .wrap { justify-content: flex-end; flex-wrap: nowrap; }
+.model { font-size: 14px; opacity: 0.85; }
 .bars .bar { height: 8px !important; border-radius: 4px !important; }
 .bars .label, .bars .confidence, .bars .text { font-family: var(--font) !important; }
+.alone .bars h2 { display: none; }
+.alone .bars .container { padding-top: 36px !important; }
+.recording [data-testid=source-select] { height: auto; gap: 8px; padding: 8px; }
+.recording [data-testid=source-select] button { flex: 1; width: auto; height: 40px; gap: 8px; border-radius: 6px;
+  border: 1px solid var(--border-color-primary); display: flex; align-items: center; justify-content: center; }
+.recording [data-testid=source-select] button.selected { border-color: var(--primary-700); }
+.recording [data-testid=source-select] button > * { width: 20px; height: 20px; flex: none; }
+.recording [data-testid=source-select] button::after { font-size: 14px; color: var(--body-text-color); }
 .notice { font-size: 14px; }
 @media (max-width: 640px) {
   .table { max-width: calc(100vw - 64px); }
   .table :is(th, td) { font-size: 12px; }
   .language .wrap { justify-content: flex-start; }
+  .bands { column-gap: 6px; grid-template-columns: max-content 1fr 2.4em; font-size: 13px; }
+  .bands .axis span:nth-child(even) { display: none; }
 }
 """
 )
+
+CLEAR_MESSAGES = "() => document.querySelectorAll('[data-testid=toast-close]').forEach(button => button.click())"
+"""Script that closes errors and warnings of an earlier attempt."""
 
 THEME = gr.themes.Soft(
     primary_hue="teal",
@@ -79,42 +95,23 @@ THEME = gr.themes.Soft(
     stat_background_fill="*primary_600",
     checkbox_label_background_fill_selected="*primary_700",
 )
-"""With the visitor's own fonts: nothing is fetched from elsewhere. Text on the colours is dark or light enough to be
-read."""
+"""With the visitor's own fonts: nothing is fetched from elsewhere. Text has enough contrast to be read."""
 
 
 def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: Limits | None = None) -> gr.Blocks:
-    """The page over a pipeline.
+    """Build the page for a pipeline.
 
     Args:
         pipe: a pipeline "audio-text-emotion".
         examples_dir: folder with [`EXAMPLES_FILE`] and its clips; None: no examples.
-        limits: of a visit.
+        limits: what one visitor may ask for.
     """
     limits = limits or Limits()
+    facts = ModelFacts.of(pipe)
+    labels, modalities = pipe.model.config.label_names, pipe.model.config.modalities
     folder = _use_folder_of_its_own()
-    modalities = pipe.model.config.modalities
+    rows, names = ([], []) if examples_dir is None else read_examples(examples_dir)
     start = TEXTS["en"]
-
-    def answer(
-        audio: str | None, text: str, language: str
-    ) -> tuple[dict[str, float], dict, str, list[list[str]], Answer]:
-        texts = TEXTS[language]
-        try:
-            found = analyse(pipe, audio, text, limits, texts)
-        except RefusedInput as error:
-            raise gr.Error(html.escape(str(error)), duration=20, title=texts.refused, print_exception=False) from error
-        if found.recording is not None and found.recording.peak < QUIET_PEAK:
-            gr.Warning(texts.quiet.format(peak=found.recording.peak), duration=20, title=texts.please_note)
-        if found.text_unused:
-            gr.Warning(texts.text_unused.format(seconds=limits.timeline_from_s), duration=20, title=texts.please_note)
-        return *show(found, texts), found
-
-    def show(found: Answer, texts: Texts) -> tuple[dict[str, float], dict, str, list[list[str]]]:
-        """(bars, visibility of the timeline, strip, table)"""
-        scores = {texts.emotions[label]: score for label, score in found.scores.items()}
-        visible = gr.update(visible=bool(found.chunks))
-        return scores, visible, timeline_strip(found.chunks, texts), timeline_rows(found.chunks, texts)
 
     with gr.Blocks(title="BiBiER", analytics_enabled=False, delete_cache=(_SWEEP_S, _KEPT_S)) as app:
         last = gr.State(None)
@@ -130,14 +127,16 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
                     elem_classes="language",
                 )
         introduction = gr.Markdown(start.introduction)
+        model = gr.Markdown(model_line(facts, start), elem_classes="model")
         with gr.Row():
             with gr.Column():
                 audio = gr.Audio(
-                    sources=["microphone", "upload"],
+                    sources=["upload", "microphone"],
                     type="filepath",
                     label=start.audio,
                     buttons=[],
                     visible="audio" in modalities,
+                    elem_classes="recording",
                 )
                 text = gr.Textbox(
                     label=start.text,
@@ -149,80 +148,147 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
                 )
                 button = gr.Button(start.button, variant="primary")
             with gr.Column():
-                bars = gr.Label(label=start.result, elem_classes="bars")
-        with gr.Column(visible=False) as timeline:
-            timeline_title = gr.Markdown(_timeline_heading(start, limits))
-            strip = gr.HTML()
-            table = gr.Dataframe(
-                headers=list(start.columns), interactive=False, show_label=False, max_height=420, elem_classes="table"
-            )
-        rows, names = ([], []) if examples_dir is None else read_examples(examples_dir)
+                bars = gr.Label(label=start.result, elem_classes=["bars", "together"])
+                with gr.Row(visible=False, elem_classes="alone") as alone:
+                    voice = gr.Label(label=start.voice, num_top_classes=3, elem_classes="bars", min_width=200)
+                    words = gr.Label(label=start.words, num_top_classes=3, elem_classes="bars", min_width=200)
         if rows:
             options: dict[str, Any] = {
                 "example_labels": names,
                 "examples_per_page": len(rows),
                 "cache_examples": False,
             }
-            examples = gr.Examples(rows, [audio, text], label=start.examples, **options).dataset
-            # All that is in the folder yet is examples; Gradio itself would sweep them away with what is uploaded.
+            clickable = gr.Examples(rows, [audio, text], label=start.examples, **options)
+            for properties in clickable.input_component_props:  # a click would bring the English texts back
+                properties.pop("label", None)
+                properties.pop("placeholder", None)
+            examples = clickable.dataset
+            # So far the folder holds examples alone; Gradio would sweep them away with what is uploaded.
             audio.keep_in_cache.update(str(path) for path in folder.rglob("*") if path.is_file())
+        with gr.Column(visible=False) as timeline:
+            timeline_title = gr.Markdown(_timeline_heading(start, limits))
+            bands = gr.HTML()
+            table = gr.Dataframe(interactive=False, show_label=False, max_height=420, elem_classes="table")
         notice = gr.Markdown(_notice(start, limits), elem_classes="notice")
+        style = gr.HTML(page_style(labels, start), padding=False)
 
-        def switch(key: str, found: Answer | None) -> list[Any]:
+        result = [bars, alone, voice, words, timeline, bands, table]
+        translated = [style, introduction, model, audio, text, button, timeline_title, notice]
+        translated += [examples] if rows else []
+
+        def answer(audio: str | None, text: str, language: str, progress: Any = gr.Progress()) -> dict[Any, Any]:  # noqa: B008
+            texts = TEXTS[language]
+            try:
+                found = analyse(
+                    pipe, audio, text, limits, texts, lambda done, whole: progress(done / whole, texts.working)
+                )
+            except RefusedInput as error:
+                message = html.escape(str(error))
+                raise gr.Error(message, duration=20, title=texts.refused, print_exception=False) from error
+
+            if found.recording is not None and found.recording.peak < QUIET_PEAK:
+                peak = texts.percent.format(texts.number(100 * found.recording.peak))
+                gr.Warning(texts.quiet.format(peak=peak), duration=20, title=texts.please_note)
+            if found.text_unused:
+                message = texts.text_unused.format(seconds=limits.timeline_from_s)
+                gr.Warning(message, duration=20, title=texts.please_note)
+            return {**show(found, texts), last: found}
+
+        def show(found: Answer, texts: Texts) -> dict[Any, Any]:
+            def named(scores: dict[str, float]) -> dict[str, float]:
+                return {texts.emotion(label): score for label, score in scores.items()}
+
+            lines = timeline_rows(found, texts)
+            columns = len(texts.columns) if any(line[-1] for line in lines) else len(texts.columns) - 1
+            return {
+                bars: named(found.scores),
+                alone: gr.update(visible=bool(found.by_modality)),
+                voice: named(found.by_modality.get("audio", {})),
+                words: named(found.by_modality.get("text", {})),
+                timeline: gr.update(visible=bool(found.windows)),
+                bands: timeline_bands(found, texts) + download_links(found, texts),
+                table: {"headers": list(texts.columns[:columns]), "data": [line[:columns] for line in lines]},
+            }
+
+        def switch(key: str, found: Answer | None) -> dict[Any, Any]:
             texts = TEXTS[key]
-            changes = [
-                texts.introduction,
-                gr.update(label=texts.audio),
-                gr.update(label=texts.text, placeholder=texts.text_hint),
-                texts.button,
-                _timeline_heading(texts, limits),
-                _notice(texts, limits),
-                *([gr.update(label=texts.examples)] if rows else []),
-            ]
-            if found is None:
-                return [
-                    *changes,
-                    gr.update(label=texts.result),
-                    gr.skip(),
-                    gr.skip(),
-                    gr.update(headers=list(texts.columns)),
-                ]
-            scores, visible, fields, lines = show(found, texts)
-            return [
-                *changes,
-                gr.update(value=scores, label=texts.result),
-                visible,
-                fields,
-                gr.update(value=lines, headers=list(texts.columns)),
-            ]
+            changes = {
+                style: page_style(labels, texts),
+                introduction: texts.introduction,
+                model: model_line(facts, texts),
+                audio: gr.update(label=texts.audio),
+                text: gr.update(label=texts.text, placeholder=texts.text_hint),
+                button: texts.button,
+                timeline_title: _timeline_heading(texts, limits),
+                notice: _notice(texts, limits),
+            }
+            if rows:
+                changes[examples] = gr.update(label=texts.examples)
+            shown = {} if found is None else show(found, texts)
+            for panel, title in ((bars, texts.result), (voice, texts.voice), (words, texts.words)):
+                value = {"value": shown.pop(panel)} if panel in shown else {}
+                changes[panel] = gr.update(label=title, **value)
+            return changes | shown
 
-        result = [bars, timeline, strip, table]
-        translated = [
-            introduction,
-            audio,
-            text,
-            button,
-            timeline_title,
-            notice,
-            *([examples] if rows else []),
-            *result,
-        ]
         # One visitor at a time: the model uses every core there is.
-        event: dict[str, Any] = {"inputs": [audio, text, language], "outputs": [*result, last], "concurrency_limit": 1}
-        button.click(answer, api_name="analyse", **event)
-        text.submit(answer, api_visibility="private", **event)
-        language.change(switch, [language, last], translated, api_visibility="private", show_progress="hidden")
+        event: dict[str, Any] = {
+            "inputs": [audio, text, language],
+            "outputs": [*result, last],
+            "concurrency_limit": 1,
+            "show_progress_on": bars,
+        }
+        for trigger, options in (
+            (button.click, {"api_name": "analyse"}),
+            (text.submit, {"api_visibility": "private"}),
+        ):
+            trigger(None, js=CLEAR_MESSAGES, api_visibility="private")
+            trigger(answer, **event, **options)
+        language.change(
+            switch, [language, last], [*translated, *result], api_visibility="private", show_progress="hidden"
+        )
         app.load(preferred_language, None, language, api_visibility="private", show_progress="hidden")
     return app.queue(max_size=WAITING_LIMIT)
 
 
+def page_style(labels: Sequence[str], texts: Texts) -> str:
+    """The part of the style that depends on the model and the language: the colors of the bars, and the captions of
+    upload and microphone."""
+    rules = [
+        f'[data-testid="{texts.emotion(label)}-confidence-set"] {{ --stat-background-fill: {emotion_color(label)}; }}'
+        for label in labels
+        if not set(label) & set('"<>\\')
+    ]
+    for source, caption in (("Upload file", texts.upload), ("Record audio", texts.microphone)):
+        rules.append(f'.recording [aria-label="{source}"]::after {{ content: "{caption}"; }}')
+    return f"<style>{' '.join(rules)}</style>"
+
+
+def model_line(facts: ModelFacts, texts: Texts) -> str:
+    """Markdown: the model's name, what it was trained on, and its score, as far as they are known."""
+    if not facts.name:
+        return ""
+    name = f"[{facts.name}](https://huggingface.co/{facts.name})" if facts.on_hub else f"**{facts.name}**"
+    parts = [texts.model.format(name=name)]
+
+    corpora = [f"{name} ({texts.synthetic})" if made else name for name, made in facts.corpora.items()]
+    if corpora:
+        parts.append(texts.trained_on.format(corpora=", ".join(corpora)))
+
+    scores = {name: texts.percent.format(texts.number(100 * uar)) for name, uar in facts.uar.items()}
+    if scores:
+        several = ", ".join(f"{name} {score}" for name, score in scores.items())
+        chance = texts.percent.format(texts.number(100 * facts.chance))
+        parts.append(texts.score.format(score=several if len(scores) > 1 else scores.popitem()[1], chance=chance))
+    return " · ".join(parts)
+
+
 def load_remote_pipeline(model: str | os.PathLike, asr: str | None = None) -> Pipeline:
-    """The pipeline of a checkpoint (folder or Hub id) by the Python code that comes with it, which is run: for
-    checkpoints that you trust, where this package is not installed.
+    """Load the pipeline of a checkpoint and run the Python code that comes with it: for checkpoints that you trust,
+    where this package is not installed.
 
     Args:
-        model: checkpoint.
-        asr: speech recognition model that fills in a missing text.
+        model: folder or Hub id of the checkpoint.
+        asr: speech recognition model that transcribes recordings without a text.
 
     Raises:
         OSError: no such checkpoint.
@@ -236,19 +302,19 @@ def load_remote_pipeline(model: str | os.PathLike, asr: str | None = None) -> Pi
 def serve(
     app: gr.Blocks, limits: Limits, *, host: str | None = None, port: int | None = None, wait: bool = True
 ) -> None:
-    """Serve the page; nothing is shared and nothing is reported.
+    """Serve the page without a public link and without telemetry.
 
     Args:
-        app: of [`build_app`].
-        limits: the same as there.
-        host: address to listen at; None: `GRADIO_SERVER_NAME`, which a Space sets, else 127.0.0.1.
-        port: None: `GRADIO_SERVER_PORT`, else the first free one from 7860 on.
-        wait: serve until interrupted; False: return at once, `app.close()` ends it.
+        app: the page, from [`build_app`].
+        limits: the limits that it was built with.
+        host: address to listen on; None: `GRADIO_SERVER_NAME`, which a Space sets, or 127.0.0.1.
+        port: None: `GRADIO_SERVER_PORT`, or the first free port from 7860 on.
+        wait: serve until interrupted; False: return at once, and `app.close()` ends it.
 
     Raises:
         OSError: the port is taken.
     """
-    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read at use, so it also holds after the import
+    huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY = True  # read at each use, so setting it after import works
     app.launch(
         server_name=host,
         server_port=port,
@@ -275,23 +341,23 @@ def serve(
 
 
 def preferred_language(request: gr.Request) -> str:
-    """The language of the page that the visitor's browser asks for first."""
+    """The language of the page for a visitor: the one that the browser prefers."""
     wanted = request.headers.get("accept-language", "").lower()
     return "ru" if wanted.startswith("ru") else "en"
 
 
 def read_examples(folder: str | os.PathLike) -> tuple[list[list[str | None]], list[str]]:
-    """(rows of path and text, their names) of a folder of examples."""
+    """Read a folder of examples as rows of (path, text), and their names."""
     entries: Sequence[dict[str, Any]] = json.loads((Path(folder) / EXAMPLES_FILE).read_text(encoding="utf-8"))
     rows = [[str(Path(folder) / entry["audio"]) if entry["audio"] else None, entry["text"]] for entry in entries]
     return rows, [entry["name"] for entry in entries]
 
 
 def make_temporary_folder() -> Path:
-    """A folder that is removed with this process, or, where it was killed, when the next page starts."""
+    """Create a folder that is removed when this process ends or, if it is killed, when the next page starts."""
     _remove_left_behind()
     folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
-    lock = (folder / _LOCK).open("w")  # open, and locked, as long as this process lives
+    lock = (folder / _LOCK).open("w")  # stays open and locked as long as this process lives
     if fcntl is not None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
@@ -304,15 +370,15 @@ def make_temporary_folder() -> Path:
 
 
 def _use_folder_of_its_own() -> Path:
-    """What visitors upload lies in a folder of this page. Gradio's default is one for all pages of a machine, and a
-    page that ends removes its files there, also those that another one shows."""
+    """Keep uploads in a folder of this page. By default Gradio shares one folder between all pages on a machine, and
+    a page that ends would remove files that another one shows."""
     folder = make_temporary_folder()
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
 
 
 def _remove_left_behind() -> None:
-    """Remove the folders of pages that were killed: nobody holds their locks."""
+    """Remove the folders of pages that were killed, whose locks nobody holds."""
     for lock in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*/{_LOCK}"):
         try:
             if fcntl is None or time.time() - lock.stat().st_mtime < _STARTING_S:
@@ -320,27 +386,27 @@ def _remove_left_behind() -> None:
             with lock.open() as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(lock.parent, ignore_errors=True)
-        except OSError:  # held, somebody else's, or just removed
+        except OSError:  # locked, owned by another user, or just removed
             continue
 
 
 @contextmanager
 def _signals_end_it() -> Generator[None]:
-    """SIGTERM and SIGHUP end the process as Ctrl-C does, with everything cleaned up, unless they are handled or ignored
-    already."""
+    """Let SIGTERM and SIGHUP end the process as Ctrl-C does, with all uploads removed, unless they are already handled
+    or ignored."""
 
     def end(number: int, frame: Any) -> None:
         raise SystemExit(128 + number)
 
     numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
     main = threading.current_thread() is threading.main_thread()
-    mine = [number for number in numbers if main and signal.getsignal(number) is signal.SIG_DFL]
-    for number in mine:
+    unhandled = [number for number in numbers if main and signal.getsignal(number) is signal.SIG_DFL]
+    for number in unhandled:
         signal.signal(number, end)
     try:
         yield
     finally:
-        for number in mine:
+        for number in unhandled:
             signal.signal(number, signal.SIG_DFL)
 
 

@@ -1,4 +1,4 @@
-"""Examples for the page, spoken by eSpeak NG on the spot: short clips of both languages, and a longer one for the
+"""Examples for the page, spoken on the spot by eSpeak NG: short clips in both languages, and a longer one for the
 timeline."""
 
 import json
@@ -10,6 +10,7 @@ import numpy as np
 from ..augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech
 from ..flac import encode_flac
 from ..model.audio_bibier import SAMPLING_RATE
+from ..timeline.formats import clock
 from .app import EXAMPLES_FILE
 
 # (language, emotion of the prosody, voice, text)
@@ -34,16 +35,16 @@ LONG = (
     ("en", "sad", "en+Andrea", "I miss him so much. Nothing is the way it was before, and the house is so empty."),
     ("en", "happy", "en+Alex", "Look at this! They said yes! We are going to the sea, all of us, on Friday!"),
 )
-"""A made-up scene: the timeline has something to show."""
+"""A made-up scene that changes its mood."""
 
-SCENE = "en: a scene of two voices"
-"""How the longer one is called."""
+SCENE = LONG[0][3].partition(",")[0]
+"""Start of the scene, which is its name on the page."""
 
 _PAUSE_S = 0.4
 
 
 def write_examples(folder: str | os.PathLike) -> Path:
-    """Speak the examples into a folder, with their table.
+    """Speak the examples into a folder and list them in [`EXAMPLES_FILE`].
 
     Returns:
         the folder.
@@ -58,14 +59,17 @@ def write_examples(folder: str | os.PathLike) -> Path:
     def speak(language: str, emotion: str, voice: str, text: str) -> np.ndarray:
         return tts.synthesize(text, language=language, voice=voice, prosody=EMOTION_PROSODY[emotion])
 
-    entries = []
+    entries: list[dict[str, str]] = []
     for language, emotion, voice, text in SHORT:
         name = f"{language}_{emotion}.flac"
         (folder / name).write_bytes(encode_flac(speak(language, emotion, voice, text), "synthetic"))
         entries.append({"audio": name, "text": text, "name": f"{language}: {text}"})
+
     pause = np.zeros(round(_PAUSE_S * SAMPLING_RATE), np.float32)
     scene = np.concatenate([part for line in LONG for part in (speak(*line), pause)])
     (folder / "en_scene.flac").write_bytes(encode_flac(scene, "synthetic"))
-    entries.append({"audio": "en_scene.flac", "text": "", "name": f"{SCENE} ({len(scene) / SAMPLING_RATE:.0f} s)"})
+    duration = clock(round(len(scene) / SAMPLING_RATE))
+    entries.append({"audio": "en_scene.flac", "text": "", "name": f"en, {duration}: {SCENE} ..."})
+
     (folder / EXAMPLES_FILE).write_text(json.dumps(entries, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
     return folder

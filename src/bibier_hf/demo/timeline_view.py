@@ -1,76 +1,109 @@
-"""The emotions of a long recording as a strip of colours and as a table."""
+"""The emotions of a long recording as bands over time, as a table, and as files to download."""
 
+import base64
 import html
-from collections.abc import Sequence
-from typing import Any
 
+import numpy as np
+
+from ..palette import emotion_color
+from ..timeline.formats import clock, smooth_curves, to_csv, to_srt
+from .analysis import Answer
 from .texts import Texts
 
-COLOURS = {
-    "anger": "#d1495b",
-    "disgust": "#6a994e",
-    "fear": "#7b5ea7",
-    "happy": "#f2b134",
-    "neutral": "#a7b0ba",
-    "sad": "#3d7ea6",
-    "surprise": "#ef7f45",
-}
-
 STYLE = """
-.strip { display: flex; height: 44px; border-radius: 8px; overflow: hidden; gap: 1px; }
-.strip > div { min-width: 1px; }
-.strip-axis { display: flex; justify-content: space-between; font-size: 12px; opacity: 0.75; margin: 4px 0 10px; }
-.strip-legend { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 14px; }
-.strip-legend i { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 6px; }
+.bands { display: grid; grid-template-columns: max-content 1fr 3em; column-gap: 12px; font-size: 14px; }
+.bands > * { align-self: end; }
+.bands svg { width: 100%; height: 38px; display: block; border-bottom: 1px solid var(--border-color-primary); }
+.bands b { font-weight: 500; text-align: right; }
+.bands .axis { grid-column: 2; position: relative; height: 24px; font-size: 12px; opacity: 0.75; }
+.bands .axis span { position: absolute; top: 4px; transform: translateX(-50%); white-space: nowrap; }
+.bands .axis span:first-child { transform: none; }
+.bands .axis span[style*="left: 100"] { transform: translateX(-100%); }
+.downloads { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 16px; }
+.downloads a { padding: 6px 14px; border: 1px solid var(--border-color-primary); border-radius: 6px; font-size: 14px;
+  background: var(--background-fill-primary); color: var(--body-text-color) !important; text-decoration: none; }
 """
 
-_TICKS = 5
+_POINTS = 480
+"""Of each curve."""
+
+_STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200)
+_MOST_TICKS = 7
 
 
-def clock(seconds: float) -> str:
-    """72.5 -> "1:12.5"; tenths only where there are any."""
-    tenths = round(10 * seconds)
-    text = f"{tenths // 600}:{tenths // 10 % 60:02d}"
-    return f"{text}.{tenths % 10}" if tenths % 10 else text
-
-
-def timeline_strip(chunks: Sequence[dict[str, Any]], texts: Texts) -> str:
-    """HTML: a coloured field for each part, as wide as it is long, over a time axis and a legend; parts lie end to
-    end.
+def timeline_bands(answer: Answer, texts: Texts) -> str:
+    """HTML: a band per emotion, the most frequent first, with its mean, above a time axis; "" without a timeline.
 
     Args:
-        chunks: `{"timestamp": (start, end) in seconds, "emotions": [best, ...]}`, in order.
-        texts: language of the emotions.
+        answer: to a long recording.
+        texts: language of the names.
     """
-    if not chunks:
+    if not answer.windows:
         return ""
-    first, last = chunks[0]["timestamp"][0], chunks[-1]["timestamp"][1]
-    fields, shown = [], []
-    for chunk in chunks:
-        best = chunk["emotions"][0]
-        start, end = chunk["timestamp"]
-        shown.append(best["label"])
-        hint = f"{clock(start)} - {clock(end)}: {texts.emotions[best['label']]} {best['score']:.0%}"
-        colour = COLOURS[best["label"]]
-        fields.append(
-            f'<div style="flex: {end - start:.3f} 0 0; background: {colour}" title="{html.escape(hint)}"></div>'
-        )
-    ticks = "".join(
-        f"<span>{clock(round(first + (last - first) * tick / (_TICKS - 1)))}</span>" for tick in range(_TICKS)
-    )
-    legend = "".join(
-        f'<span><i style="background: {colour}"></i>{html.escape(texts.emotions[label])}</span>'
-        for label, colour in COLOURS.items()
-        if label in shown
-    )
-    return f'<div class="strip">{"".join(fields)}</div><div class="strip-axis">{ticks}</div><div class="strip-legend">{legend}</div>'
-
-
-def timeline_rows(chunks: Sequence[dict[str, Any]], texts: Texts) -> list[list[str]]:
-    """Rows of the table: from, to, emotion, probability."""
+    curves = smooth_curves(answer.windows, _POINTS)
+    first, last = curves.times[0], curves.times[-1]
     rows = []
-    for chunk in chunks:
+
+    for label in sorted(curves.values, key=lambda label: -answer.scores[label]):
+        curve, name = curves.values[label], html.escape(texts.emotion(label))
+        peak = int(curve.argmax())
+        areas = "".join(
+            f'<polygon points="{_outline(values / curves.highest)}" fill="{emotion_color(label)}" opacity="{opacity}"/>'
+            for values, opacity in ((curve, 0.3), (curves.where_strongest(label), 1))
+        )
+        rows.append(
+            f'<span>{name}</span><svg viewBox="0 0 {_POINTS} 100" preserveAspectRatio="none" role="img">'
+            f"<title>{name}: {curve[peak]:.0%} ({clock(round(curves.times[peak]))})</title>{areas}</svg>"
+            f"<b>{answer.scores[label]:.0%}</b>"
+        )
+
+    ticks = "".join(
+        f'<span style="left: {100 * (time - first) / (last - first):.2f}%">{clock(time)}</span>'
+        for time in axis_times(first, last)
+    )
+    return f'<div class="bands">{"".join(rows)}<div class="axis">{ticks}</div></div>'
+
+
+def axis_times(first: float, last: float) -> list[float]:
+    """Round times from the first to the last second, a handful of them."""
+    step = next((step for step in _STEPS_S if (last - first) / step <= _MOST_TICKS), _STEPS_S[-1])
+    return np.arange(np.ceil(first / step) * step, last + 1e-6, step).tolist()
+
+
+def timeline_rows(answer: Answer, texts: Texts) -> list[list[str]]:
+    """Rows of the table: from, to, emotion, probability, words if speech recognition heard any."""
+    rows = []
+    for chunk in answer.chunks:
         best = chunk["emotions"][0]
         start, end = chunk["timestamp"]
-        rows.append([clock(start), clock(end), texts.emotions[best["label"]], f"{best['score']:.0%}"])
+        rows.append(
+            [clock(start), clock(end), texts.emotion(best["label"]), f"{best['score']:.0%}", chunk.get("text") or ""]
+        )
     return rows
+
+
+def download_links(answer: Answer, texts: Texts) -> str:
+    """HTML: the timeline as subtitles and as a table, inside of the page, so that no file is left on the server."""
+    if answer.recording is None or not answer.chunks:
+        return ""
+    result, name = {"chunks": answer.chunks}, answer.recording.name
+    links = (
+        _link(texts.subtitles, f"{name}.srt", to_srt(result, name, texts.emotions)),
+        _link(texts.table, f"{name}.csv", to_csv({"chunks": answer.windows}, name)),
+    )
+    return f'<div class="downloads">{"".join(links)}</div>'
+
+
+def _link(caption: str, name: str, content: str) -> str:
+    data = base64.b64encode(content.encode()).decode()
+    return (
+        f'<a download="{html.escape(name)}" href="data:application/octet-stream;base64,{data}">'
+        f"{html.escape(caption)}</a>"
+    )
+
+
+def _outline(values: np.ndarray) -> str:
+    """Points of a polygon under a curve from 0 to 1, in a box of `_POINTS` x 100, y pointing down."""
+    x = np.linspace(0, _POINTS, len(values))
+    curve = " ".join(f"{at:.1f},{100 - 100 * value:.1f}" for at, value in zip(x, values, strict=True))
+    return f"0,100 {curve} {_POINTS},100"

@@ -102,8 +102,8 @@ class Curves:
 def smooth_curves(chunks: Chunks, points: int = 400) -> Curves:
     """The scores of chunks, constant within each, smoothed by a bell curve.
 
-    It is about two thirds of a chunk wide, and wider for long recordings, where single chunks would be a barcode. Where
-    chunks overlap, all of them count.
+    It is narrower than most chunks, but for long recordings it covers many of them, which would be a barcode one by
+    one. Where chunks overlap, all of them count.
 
     Args:
         chunks: of a timeline, in any order.
@@ -115,7 +115,7 @@ def smooth_curves(chunks: Chunks, points: int = 400) -> Curves:
 
     starts, ends = np.array([chunk["timestamp"] for chunk in chunks], dtype=float).T
     scores = np.array([[scores_of(chunk).get(label, 0.0) for label in labels] for chunk in chunks])
-    width = max(np.median(ends - starts) / 3, (ends.max() - starts.min()) / _FINEST_CURVE, 1e-3)
+    width = max(np.quantile(ends - starts, 0.25) / 3, (ends.max() - starts.min()) / _FINEST_CURVE, 1e-3)
     times = np.linspace(starts.min(), ends.max(), points)
     sure = np.array([chunk["emotions"][0]["label"] != "unsure" for chunk in chunks])
     values, strongest = np.zeros((points, len(labels))), [""] * points
