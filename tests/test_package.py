@@ -23,7 +23,7 @@ USES = {
     "": """
 pipe = load_pipeline()
 assert len(pipe({"text": "Hello"})) == 7
-refused(lambda: bibier_hf.load_csv("table.csv"), "datasets", "train")
+refused(lambda: bibier_hf.load_corpus("csv", "table.csv"), "datasets", "train")
 refused(lambda: bibier_hf.BiBiERTrainer, "accelerate", "train")
 timeline = pipe("clip.wav", chunk_length_s=1, return_timestamps=True)
 refused(lambda: bibier_hf.timeline.save_timeline(timeline, "timeline.png"), "matplotlib", "train")
@@ -45,7 +45,7 @@ from bibier_hf.training.arguments import parse_run_arguments
 assert evaluate.load(str(METRIC_MODULE)).compute(references=[0, 1], predictions=[0, 0])["uar"] == 0.5
 lines = [f",{label} {split},{label},{split},en" for label in bibier_hf.EMOTIONS for split in ("train", "dev", "test")]
 Path("few.csv").write_text("\\n".join(["audio,text,label,split,language", *lines]))
-assert len(bibier_hf.load_csv("few.csv")["test"]) == 7
+assert len(bibier_hf.load_corpus("csv", "few.csv")["test"]) == 7
 options = ["--data_dir", "few.csv", "--output_dir", "report", "--feature_cache.enabled", "false"]
 done = command("evaluate", "checkpoint", "--corpus", "csv", *options)
 assert "| few |" in done.stdout, done.stderr

@@ -39,15 +39,7 @@ if TYPE_CHECKING:
     from .augmentation.ls_llm import LLMLabelSmoothing
     from .augmentation.sds import StackedDataSampling
     from .augmentation.tug import TemplateUtteranceGeneration
-    from .data.corpora import (
-        load_corpus,
-        load_csv,
-        load_meld,
-        load_quickstart,
-        load_ravdess,
-        load_resd,
-        register_corpus,
-    )
+    from .data.corpora import load_corpus, register_corpus
     from .data.protocols import apply_protocol
     from .training.trainer import BiBiERTrainer
 
@@ -60,11 +52,6 @@ _LAZY = {
     "TemplateUtteranceGeneration": ".augmentation.tug",
     "apply_protocol": ".data.protocols",
     "load_corpus": ".data.corpora",
-    "load_csv": ".data.corpora",
-    "load_meld": ".data.corpora",
-    "load_quickstart": ".data.corpora",
-    "load_ravdess": ".data.corpora",
-    "load_resd": ".data.corpora",
     "register_corpus": ".data.corpora",
 }
 
@@ -84,12 +71,7 @@ __all__ = [
     "apply_protocol",
     "decode_audio",
     "load_corpus",
-    "load_csv",
     "load_kernels",
-    "load_meld",
-    "load_quickstart",
-    "load_ravdess",
-    "load_resd",
     "register_corpus",
 ]
 

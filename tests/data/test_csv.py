@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from bibier_hf.data.corpora import get_corpus, load_csv
+from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.table import read_csv
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.schema import FEATURES
@@ -16,7 +16,7 @@ from bibier_hf.model.labels_bibier import EMOTIONS
 def test_a_table_becomes_a_corpus_that_the_protocols_take(tmp_path, write_csv, table_rows):
     rows = table_rows(tmp_path)
     write_csv(tmp_path / "talks.csv", rows)
-    corpus = load_csv(tmp_path / "talks.csv", license="CC-BY-4.0")
+    corpus = load_corpus("csv", tmp_path / "talks.csv", license="CC-BY-4.0")
     assert list(corpus) == ["train", "dev", "test"]
     assert sum(corpus.num_rows.values()) == len(rows)
     assert corpus["train"].features == FEATURES
@@ -98,7 +98,7 @@ def test_audio_only_and_text_only_rows_are_fine_but_not_neither(tmp_path, write_
     ]
     rows = [row | {"split": split} for row, split in zip(rows, ("train", "dev", "test"), strict=True)]
     write_csv(tmp_path / "t.csv", rows)
-    corpus = load_csv(tmp_path / "t.csv", language="ru")
+    corpus = load_corpus("csv", tmp_path / "t.csv", language="ru")
     assert corpus["train"][0]["text"] == ""
     assert corpus["train"][0]["audio"]["bytes"]
     assert corpus["dev"][0]["audio"] is None
@@ -150,9 +150,9 @@ def test_labels_of_another_corpus_are_translated(tmp_path, form):
     info = get_corpus("csv").prepare(tmp_path / "t.csv", out, label_map=given)
     assert info["remarks"] == {"left out: the label 'fru'": 1}
     assert info["options"]["label_map"] == {"ang": "anger", "exc": "happy", "HAP": "happy", "fru": None}
-    load_csv(out, label_map=given)
+    load_corpus("csv", out, label_map=given)
     with pytest.raises(CorpusError, match="was prepared with label_map"):
-        load_csv(out, label_map={"ang": "sad"})
+        load_corpus("csv", out, label_map={"ang": "sad"})
 
 
 def test_rows_that_are_left_out_are_not_split(tmp_path, write_csv, table_rows):
@@ -264,7 +264,7 @@ def test_missing_files_are_all_named(tmp_path, write_csv, table_rows):
         (tmp_path / rows[number]["audio"]).unlink()
     write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(CorpusError, match=r"(?s)\(2\).*t\.csv line 3: no file.*t\.csv line 10: no file"):
-        load_csv(tmp_path / "t.csv")
+        load_corpus("csv", tmp_path / "t.csv")
 
 
 def test_soft_labels_by_name(tmp_path, write_csv):
@@ -321,20 +321,20 @@ def test_soft_labels_that_are_none_are_refused(tmp_path, soft, message):
 def test_a_folder_stands_for_its_only_table(tmp_path, write_csv, table_rows):
     folder = tmp_path / "talks"
     write_csv(folder / "metadata.csv", table_rows(folder))
-    assert load_csv(folder)["train"]["corpus"][0] == "talks"
-    assert load_csv(folder, corpus="other")["train"]["corpus"][0] == "other"
+    assert load_corpus("csv", folder)["train"]["corpus"][0] == "talks"
+    assert load_corpus("csv", folder, corpus="other")["train"]["corpus"][0] == "other"
     write_csv(folder / "notes.csv", table_rows(folder))
-    assert load_csv(folder)["train"]["corpus"][0] == "talks"
+    assert load_corpus("csv", folder)["train"]["corpus"][0] == "talks"
     (folder / "metadata.csv").rename(folder / "more.csv")
     with pytest.raises(CorpusError, match=r"exactly one table.*found: more\.csv, notes\.csv"):
-        load_csv(folder)
+        load_corpus("csv", folder)
 
 
 def test_two_tables_of_the_same_content_keep_their_names(tmp_path, write_csv, table_rows):
     rows = table_rows(tmp_path)
     for name in ("one", "two"):
         write_csv(tmp_path / f"{name}.csv", rows)
-        assert load_csv(tmp_path / f"{name}.csv")["test"]["corpus"][0] == name
+        assert load_corpus("csv", tmp_path / f"{name}.csv")["test"]["corpus"][0] == name
 
 
 def test_recordings_of_wrong_headers_and_of_one_channel(tmp_path, write_csv, write_tone):
@@ -343,10 +343,10 @@ def test_recordings_of_wrong_headers_and_of_one_channel(tmp_path, write_csv, wri
     data[40:44] = b"\0\xf0\xff\x7f"  # as sox writes it to a pipe
     (tmp_path / "two.wav").write_bytes(data)
     write_csv(tmp_path / "t.csv", [{"audio": "two.wav", "label": "sad", "language": "en", "split": "train"}])
-    mean = load_csv(tmp_path / "t.csv")["train"][0]
-    assert load_csv(tmp_path / "t.csv", channel=1)["train"][0]["duration_s"] == mean["duration_s"]
+    mean = load_corpus("csv", tmp_path / "t.csv")["train"][0]
+    assert load_corpus("csv", tmp_path / "t.csv", channel=1)["train"][0]["duration_s"] == mean["duration_s"]
     with pytest.raises(CorpusError, match="no channel 2: it has 2"):
-        load_csv(tmp_path / "t.csv", channel=2)
+        load_corpus("csv", tmp_path / "t.csv", channel=2)
 
 
 def test_every_recording_that_cannot_be_read_is_listed(tmp_path, write_csv):
@@ -355,7 +355,7 @@ def test_every_recording_that_cannot_be_read_is_listed(tmp_path, write_csv):
     rows = [{"audio": name, "label": "sad", "language": "en", "split": "train"} for name in ("a.raw", "b.wav")]
     write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(CorpusError, match=r"(?s)\(2\).*a\.raw cannot be read.*b\.wav cannot be read"):
-        load_csv(tmp_path / "t.csv")
+        load_corpus("csv", tmp_path / "t.csv")
 
 
 def test_what_a_row_says_of_itself(tmp_path, write_csv, write_tone):

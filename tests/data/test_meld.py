@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bibier_hf.data.corpora import get_corpus, load_meld
+from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.meld import KNOWN_FAULTS, OFFICIAL_COUNTS, meld_id, read_meld
 from bibier_hf.data.prepare import load_prepared
 from bibier_hf.data.protocols import ProtocolError, apply_protocol
@@ -149,7 +149,7 @@ def test_the_archive_and_its_unpacked_forms_give_the_same_bytes(unpacked, tmp_pa
 
 @needs_ffmpeg
 def test_rows_in_the_common_schema(unpacked):
-    splits = load_meld(unpacked, strict_counts=False)
+    splits = load_corpus("meld", unpacked, strict_counts=False)
     rows = {row["id"]: row for dataset in splits.values() for row in dataset}
     assert list(splits["test"]["id"]) == ["meld-test-dia0_utt0", "meld-test-dia2_utt1", "meld-test-dia10_utt0"]
     first = rows[meld_id("train", "dia0_utt0")]
@@ -196,7 +196,7 @@ def test_known_faults_are_treated_as_asked(unpacked, tmp_path):
     assert info["rows"] == 6
     assert info["remarks"]["left out: the clip cannot be decoded"] == 2
     assert info["remarks"]["left out: the clip is cut wrongly"] == 1
-    kept = load_meld(unpacked, strict_counts=False, outliers="text_only")["train"]
+    kept = load_corpus("meld", unpacked, strict_counts=False, outliers="text_only")["train"]
     audio = dict(zip(kept["id"], kept["audio"], strict=True))
     assert audio["meld-train-dia309_utt0"] is None
     assert len(decode_audio(audio["meld-train-dia0_utt1"])) > 7000
@@ -224,13 +224,13 @@ def test_other_faults_are_errors_that_name_all_clips_and_keep_what_is_done(unpac
 
 @needs_ffmpeg
 def test_a_source_is_gone_through_once_and_a_changed_clip_is_noticed(unpacked, tmp_path, videos, monkeypatch):
-    before = load_meld(unpacked, strict_counts=False)["test"][0]["audio"]["bytes"]
+    before = load_corpus("meld", unpacked, strict_counts=False)["test"][0]["audio"]["bytes"]
     calls = []
     monkeypatch.setattr("bibier_hf.data.video.decode_video", lambda *a: calls.append(a) or decode_video(*a))
-    load_meld(unpacked, strict_counts=False)
+    load_corpus("meld", unpacked, strict_counts=False)
     assert calls == []
     (unpacked / "output_repeated_splits_test" / "dia0_utt0.mp4").write_bytes(videos["5.1"])
-    assert load_meld(unpacked, strict_counts=False)["test"][0]["audio"]["bytes"] != before
+    assert load_corpus("meld", unpacked, strict_counts=False)["test"][0]["audio"]["bytes"] != before
     assert {path.name for path, _ in calls} == {"dia125_utt3.mp4", "dia0_utt0.mp4"}  # the known fault is tried again
 
 

@@ -300,7 +300,7 @@ def test_unknown_corpora_and_options_are_refused_with_a_suggestion(tmp_path):
     with pytest.raises(FileNotFoundError, match="No corpus at"):
         load_corpus("resd", tmp_path / "nowhere")
     with pytest.raises(CorpusError, match="needs a folder"):
-        load_corpus("resd")
+        load_corpus("ravdess")
 
 
 def test_a_raw_corpus_is_prepared_once_for_its_content_and_options(tiny_resd, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import pytest
 
 from bibier_hf.augmentation.tts import SynthesisError
 from bibier_hf.augmentation.tug import ComponentError
-from bibier_hf.data.corpora import get_corpus, load_quickstart
+from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.quickstart import NEUTRAL_SENTENCES, VARIANTS, demo_clips, read_quickstart
 from bibier_hf.data.protocols import apply_protocol
 from bibier_hf.data.tables import CorpusError
@@ -85,7 +85,7 @@ def test_what_cannot_be_made_is_refused(options, error, message):
 
 
 def test_a_small_one_is_spoken_loaded_and_arranged(tmp_path):
-    corpus = load_quickstart(**SMALL)
+    corpus = load_corpus("quickstart", **SMALL)
     assert corpus.num_rows == {"train": 28, "dev": 14, "test": 14}
     for row in corpus["test"]:
         samples = decode_audio(row["audio"])
@@ -96,10 +96,10 @@ def test_a_small_one_is_spoken_loaded_and_arranged(tmp_path):
         assert (row["language"] == "ru") == (max(letters) > "z")
     assert apply_protocol(corpus).num_rows == corpus.num_rows
     # built into a folder of choice, and not a second time
-    built = load_quickstart(tmp_path / "data" / "quickstart", **SMALL)
+    built = load_corpus("quickstart", tmp_path / "data" / "quickstart", **SMALL)
     stamp = (tmp_path / "data" / "quickstart" / "corpus.json").stat().st_mtime_ns
     assert built["train"].to_dict() == corpus["train"].to_dict()
-    load_quickstart(tmp_path / "data" / "quickstart", **SMALL)
+    load_corpus("quickstart", tmp_path / "data" / "quickstart", **SMALL)
     assert (tmp_path / "data" / "quickstart" / "corpus.json").stat().st_mtime_ns == stamp
     clips = demo_clips(tmp_path / "data" / "quickstart", **SMALL)
     assert {language: row["language"] for language, row in clips.items()} == {"en": "en", "ru": "ru"}

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from bibier_hf.data.corpora import get_corpus, load_ravdess
+from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.ravdess import EMOTION_CODES, default_split, ravdess_id, read_ravdess
 from bibier_hf.data.prepare import load_prepared
 from bibier_hf.data.protocols import ProtocolError, apply_protocol
@@ -128,7 +128,7 @@ def test_the_real_corpus_is_prepared_twice_to_the_same_bytes(shared, tmp_path):
         get_corpus("ravdess").prepare(real, tmp_path / name)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-    corpus = load_ravdess(tmp_path / "one")
+    corpus = load_corpus("ravdess", tmp_path / "one")
     assert corpus.num_rows == {"train": 832, "dev": 208}
     with pytest.raises(ProtocolError, match="'speaker_independent'"):
         apply_protocol(corpus, "official")

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from datasets import Audio, Dataset, load_dataset
 
-from bibier_hf.data.corpora import get_corpus, load_resd
+from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.resd import OFFICIAL_COUNTS, OFFICIAL_FOLDS, read_resd, resd_id
 from bibier_hf.data.prepare import load_prepared
 from bibier_hf.data.protocols import apply_protocol
@@ -76,8 +76,8 @@ def test_the_hub_layout_gives_the_same_bytes(tiny_resd_original, clone, tmp_path
         get_corpus("resd").prepare(source, tmp_path / name, strict_counts=False)
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
-    loaded = load_resd(clone, strict_counts=False)
-    assert list(loaded["train"]["id"]) == list(load_resd(tmp_path / "one")["train"]["id"])
+    loaded = load_corpus("resd", clone, strict_counts=False)
+    assert list(loaded["train"]["id"]) == list(load_corpus("resd", tmp_path / "one")["train"]["id"])
 
 
 def test_an_id_of_the_hub_is_loaded_from_there_unless_a_folder_has_that_name(clone, tmp_path, monkeypatch):
@@ -85,24 +85,24 @@ def test_an_id_of_the_hub_is_loaded_from_there_unless_a_folder_has_that_name(clo
     monkeypatch.setattr(
         "bibier_hf.data.corpora.resd.load_dataset", lambda source: asked.append(source) or load_dataset(str(clone))
     )
-    assert load_resd("Aniemore/resd_annotated", strict_counts=False).num_rows == {"train": 6, "test": 3}
+    assert load_corpus("resd", "Aniemore/resd_annotated", strict_counts=False).num_rows == {"train": 6, "test": 3}
     without_texts = load_dataset(str(clone)).remove_columns("text")
     monkeypatch.setattr(
         "bibier_hf.data.corpora.resd.load_dataset", lambda source: asked.append(source) or without_texts
     )
-    assert set(load_resd("Aniemore/resd", strict_counts=False)["test"]["text"]) == {""}
+    assert set(load_corpus("resd", "Aniemore/resd", strict_counts=False)["test"]["text"]) == {""}
     assert asked == ["Aniemore/resd_annotated", "Aniemore/resd"]
     monkeypatch.chdir(tmp_path)
     shutil.copytree(clone, tmp_path / "Aniemore" / "resd")
-    load_resd("Aniemore/resd", strict_counts=False)
+    load_corpus("resd", "Aniemore/resd", strict_counts=False)
     assert asked[2:] == ["Aniemore/resd"]  # as a path
     monkeypatch.setattr(
         "bibier_hf.data.corpora.resd.load_dataset", lambda source: without_texts.remove_columns("speech")
     )
     with pytest.raises(CorpusError, match=r"lacks the columns \['speech'\]"):
-        load_resd("owner/other")
+        load_corpus("resd", "owner/other")
     with pytest.raises(FileNotFoundError, match="no id of a data set on the Hub"):
-        load_resd("not/an/id")
+        load_corpus("resd", "not/an/id")
 
 
 def test_the_label_is_in_no_name(tiny_resd, tmp_path):
@@ -117,20 +117,20 @@ def test_the_label_is_in_no_name(tiny_resd, tmp_path):
 
 
 def test_a_clip_keeps_its_audio(tiny_resd):
-    dataset = load_resd(tiny_resd, strict_counts=False)["train"]
+    dataset = load_corpus("resd", tiny_resd, strict_counts=False)["train"]
     row = next(row for row in dataset if row["id"] == resd_id("02_anger_neutral a_010"))
     original = decode_audio(tiny_resd / "wavs" / "train" / "02_anger_neutral_a_010.flac")
     assert (decode_audio(row["audio"]) == original).all()
 
 
 def test_enthusiasm_can_be_kept_apart_or_left_out(tiny_resd):
-    kept = load_resd(tiny_resd, strict_counts=False, enthusiasm="keep")["train"]
+    kept = load_corpus("resd", tiny_resd, strict_counts=False, enthusiasm="keep")["train"]
     pairs = {
         (original, EMOTIONS[label]) for original, label in zip(kept["original_label"], kept["label"], strict=True)
     }
     assert ("enthusiasm", "surprise") in pairs
     assert ("happiness", "happy") in pairs
-    merged = load_resd(tiny_resd, strict_counts=False)["train"]
+    merged = load_corpus("resd", tiny_resd, strict_counts=False)["train"]
     assert set(merged["original_label"]) == {None}
     assert merged.column_names[: len(COLUMNS)] == list(COLUMNS)
     assert "surprise" not in [clip.label for clip in read_resd(tiny_resd, strict_counts=False, enthusiasm="exclude")]
@@ -220,7 +220,7 @@ def test_the_real_corpus_is_prepared_twice_to_the_same_bytes_and_splits_as_decid
     for path in (tmp_path / "one").iterdir():
         assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
     shutil.rmtree(tmp_path / "two")
-    corpus = load_resd(tmp_path / "one")
+    corpus = load_corpus("resd", tmp_path / "one")
     official = apply_protocol(corpus, "official")
     assert {split: len(dataset) for split, dataset in official.items()} == {"train": 982, "dev": 134, "test": 280}
     assert set(official["train"]["speaker"]) == set(corpus["train"]["speaker"])

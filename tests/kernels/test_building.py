@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bibier_hf import kernels
-from bibier_hf.kernels import KernelError, load_kernels
-from bibier_hf.kernels.building import library_path
+from bibier_hf.kernels import KernelError, build, library_path, load_kernels
+from bibier_hf.kernels.operators import register
 
 SCAN = """
 import sys, torch
@@ -100,24 +100,21 @@ def test_whatever_fails_is_told_once_and_torch_goes_on(fault: str, fresh: Path, 
 
 
 @pytest.mark.parametrize("fault", ["no compiler", "blank CXX", "unclosed quote in CXX", "broken library"])
-def test_asked_for_explicitly_a_failure_is_an_error(fault: str, fresh: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("BIBIER_KERNEL", "cpp")
+def test_building_them_a_failure_is_an_error(fault: str, fresh: Path, monkeypatch: pytest.MonkeyPatch):
     expected = make_fault(fault, fresh, monkeypatch)
     with pytest.raises(KernelError) as caught:
-        load_kernels()
+        register(library_path()) if fault == "broken library" else build(library_path())
     assert expected in str(caught.value)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "arguments", [["{repository}/recipes/label.py", "report", "none.csv"], ["-m", "bibier_hf.kernels"]]
-)
-@pytest.mark.parametrize(
-    ("variables", "message"),
+    ("variables", "message", "arguments"),
     [
-        ({"BIBIER_KERNEL": "cpp", "CXX": "no-such-compiler"}, "There is no C++ compiler"),
-        ({"BIBIER_KERNEL": "cpp", "CXX": " "}, "CXX=' ' names no compiler"),
-        ({"BIBIER_KERNEL": "cuda"}, "must be one of auto, torch, cpp"),
+        ({"CXX": "no-such-compiler"}, "There is no C++ compiler", ["-m", "bibier_hf.kernels"]),
+        ({"CXX": " "}, "CXX=' ' names no compiler", ["-m", "bibier_hf.kernels"]),
+        ({"BIBIER_KERNEL": "cuda"}, "must be one of auto, torch", ["-m", "bibier_hf.kernels"]),
+        ({"BIBIER_KERNEL": "cuda"}, "must be one of auto, torch", ["{repository}/recipes/train.py", "none.yaml"]),
     ],
 )
 def test_a_command_says_in_one_line_why_there_are_no_kernels(tmp_path, repository, variables, message, arguments):
@@ -139,5 +136,5 @@ def test_torch_is_never_compiled(fresh: Path, monkeypatch: pytest.MonkeyPatch):
 
 def test_an_unknown_choice(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("BIBIER_KERNEL", "cuda")
-    with pytest.raises(ValueError, match="auto, torch, cpp"):
+    with pytest.raises(ValueError, match="auto, torch"):
         load_kernels()

@@ -61,7 +61,9 @@ class Corpus:
             decode audio. `data_dir` is None for a corpus that is made and not found (`has_source=False`), and may be
             the id of a data set on the Hub (str) for one with `on_hub`.
         extra_features: columns beyond the common schema.
-        on_hub: may the source be the id of a data set on the Hub? An existing folder of that name comes first.
+        hub_id: id of its authors' data set on the Hub, for cards.
+        on_hub: whether the reader also takes the id of a data set on the Hub; default: `hub_id`. An existing folder of
+            that name comes first.
         column: `(options, data_dir) -> value of the column corpus`, where it is not `name`.
         not_to_rehost: why the recordings are not to be published by others; "" where they may be.
         resolve: option -> function from what a user gives, such as a file, to the value that is used and stored.
@@ -74,6 +76,7 @@ class Corpus:
     read: Callable[..., list[Clip]]
     extra_features: Mapping[str, Any] = field(default_factory=dict)
     has_source: bool = True
+    hub_id: str = ""
     on_hub: bool = False
     column: Callable[[Mapping[str, Any], Path | str | None], str] | None = None
     not_to_rehost: str = ""
@@ -175,6 +178,8 @@ class Corpus:
     def _check_source(self, source: str | os.PathLike | None) -> Path | str | None:
         if not self.has_source:
             return None
+        if source is None and self.on_hub:
+            return self.hub_id
         if source is None:
             raise CorpusError(
                 f"The corpus '{self.name}' needs a folder: pass data_dir=... with its raw or prepared form "

@@ -32,9 +32,6 @@ length."""
 _WAVEFORM_MARGIN = SAMPLING_RATE // 50
 """Samples of silence after a clip: torch makes a graph of its own of a batch of one frame."""
 
-OUTPUTS = ("logits", "audio_logits", "text_logits")
-"""Of a graph, in this order, as far as the model has them."""
-
 
 class Graph(nn.Module):
     """A model as a function of tensors alone, in the order of `input_names`, that returns tensors in the order of

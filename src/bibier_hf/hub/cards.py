@@ -14,7 +14,7 @@ from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
 from ..model.modeling_bibier import ADAPTER_FOLDER
 from ..tables import markdown_table, percent
 from ..text import LANGUAGE_NAMES
-from .facts import facts, model_licensing, template
+from .facts import facts, hub_dataset, model_licensing, template
 
 CARD_FILE = "README.md"
 PLACEHOLDER_ID = "PATH/TO/THIS/FOLDER"
@@ -89,7 +89,7 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         pipeline_tag=_hub_task(modalities),
         tags=[TASK, *_tags(modalities), "bibier"],
         base_model=[name for name in backbones.values() if "/" in name] or None,
-        datasets=[facts()["corpora"][name] for name in results.data if name in facts()["corpora"]] or None,
+        datasets=list(filter(None, map(hub_dataset, results.data))) or None,
         metrics=["recall", "accuracy", "f1"],
         model_name=title,
         eval_results=_eval_results(results, modalities),
@@ -169,7 +169,7 @@ def _eval_results(results: RunResults, modalities: Sequence[str]) -> list[EvalRe
         EvalResult(
             task_type=_hub_task(modalities),
             task_name=f"Emotion recognition from {' and '.join(MODALITY_NAMES[modality] for modality in modalities)}",
-            dataset_type=facts()["corpora"].get(corpus, corpus),
+            dataset_type=hub_dataset(corpus) or corpus,
             dataset_name=f"{corpus}, {protocol_text(results.protocol[corpus])}",
             dataset_split="test",
             metric_type=name,

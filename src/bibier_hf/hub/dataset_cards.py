@@ -15,7 +15,7 @@ from ..data.prepare import load_prepared, read_info
 from ..data.schema import COLUMNS
 from ..data.tables import read_table
 from ..evaluation.label_report import describe_labels, report_text
-from .facts import corpus_licensing, facts, template
+from .facts import corpus_licensing, facts, hub_dataset, template
 
 PLACEHOLDER_DATASET = "OWNER/NAME"
 """Stands in the example of use until a data set has an id on the Hub."""
@@ -69,7 +69,7 @@ def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> Dat
         title=info["title"],
         name=info["reader"],
         homepage=info["homepage"],
-        hub_id=facts()["corpora"].get(info["reader"]),
+        hub_id=hub_dataset(info["reader"]),
         repo_id=repo_id or PLACEHOLDER_DATASET,
         link_only=link_only,
         rows=info["rows"],

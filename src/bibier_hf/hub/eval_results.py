@@ -17,7 +17,7 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import write_text
 from .cards import protocol_text
-from .facts import facts
+from .facts import hub_dataset
 
 EVAL_RESULTS_FOLDER = ".eval_results"
 
@@ -36,12 +36,13 @@ def render_eval_results(results: RunResults, model_id: str | None = None) -> dic
     )
     rendered = {}
     for corpus, metrics in results.metrics["test"].items():
-        if corpus not in facts()["corpora"]:
+        dataset_id = hub_dataset(corpus)
+        if dataset_id is None:
             continue
         protocol = results.protocol[corpus]
         others = ", ".join(f"{name.upper()} {100 * metrics[name]:.2f}" for name in METRICS[1:])
         entry = EvalResultEntry(
-            dataset_id=facts()["corpora"][corpus],
+            dataset_id=dataset_id,
             task_id=protocol["name"] + (f"_fold_{protocol['fold']}" if "fold" in protocol else ""),
             value=round(100 * metrics[METRICS[0]], 2),
             date=results.date,

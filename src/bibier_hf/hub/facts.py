@@ -9,6 +9,8 @@ from typing import Any
 
 import yaml
 
+from ..data.corpora import CORPORA
+
 UNKNOWN_LICENSE = "unknown"
 """What a row of a prepared corpus says when nobody has said what its licence is."""
 
@@ -66,6 +68,12 @@ class Licensing:
 def facts() -> dict[str, Any]:
     """The content of `facts.yaml`."""
     return yaml.safe_load((files("bibier_hf.hub") / "facts.yaml").read_text(encoding="utf-8"))
+
+
+def hub_dataset(corpus: str) -> str | None:
+    """Return the id on the Hub of a corpus's own data set, or None if it has none."""
+    known = CORPORA.get(corpus)
+    return known.hub_id or None if known else None
 
 
 def template(name: str) -> str:

@@ -44,9 +44,7 @@ def push_command(kind: str, path: str | os.PathLike, repo_id: str, private: bool
     )
 
 
-def open_repository(
-    repo_id: str, repo_type: str = "model", *, private: bool = True, sdk: str | None = None, token: str | None = None
-) -> None:
+def open_repository(repo_id: str, *, private: bool = True, token: str | None = None) -> None:
     """Make sure that a model can be pushed: its repository is there, or made now, and as visible as asked for.
 
     Args:

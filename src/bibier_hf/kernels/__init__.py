@@ -1,75 +1,78 @@
-"""Compiled kernels for a CPU: the selective scan and the causal convolution of Mamba blocks.
+"""Compiled CPU kernels of Mamba blocks: the selective scan and the causal convolution.
 
-They are built from the C++ beside this file, once, in a few seconds, into the user's cache, and registered as the
-operators `torch.ops.bibier_hf.selective_scan` and `torch.ops.bibier_hf.causal_conv`. The model looks those up at each
-call and else does the same in plain torch, so that it needs neither this package nor a compiler: remote code gains
-from them as soon as `bibier_hf` is imported.
+They are built once from the C++ in this folder, within seconds, into the user's cache, and registered as the operators
+`torch.ops.bibier_hf.selective_scan` and `torch.ops.bibier_hf.causal_conv`. The model looks them up at every call and
+otherwise computes the same in plain PyTorch, so it needs neither this package nor a compiler. Remote code uses them as
+soon as `bibier_hf` is imported.
 
-    import bibier_hf                  loads what is built already, compiles nothing
-    load_kernels(build_missing=True)  what long work does first (training, extraction, the benchmark): compiles, and
-    says so python -m bibier_hf.kernels       compiles and prints where the library is
+    import bibier_hf                    loads the kernels if they are already built
+    load_kernels(build_missing=True)    builds them if needed; called by training, extraction and the benchmark
+    python -m bibier_hf.kernels         builds them and prints the path of the library
 
-`BIBIER_KERNEL` chooses: `auto` (the default; whatever fails is told once, and the torch path is used), `torch`
-(never), `cpp` (compiled at import if need be; whatever fails is an error).
+`BIBIER_KERNEL=torch` turns them off. If they cannot be built, a warning says why, once, and plain PyTorch is used.
 """
 
 import os
-from pathlib import Path
 
 from transformers.utils import logging
 
 from ..errors import ArgumentError
 from .building import KernelError, build, library_path
 
+__all__ = ["KernelError", "build", "kernels_wanted", "library_path", "load_kernels"]
+
 logger = logging.get_logger(__name__)
 
-CHOICES = ("auto", "torch", "cpp")
+CHOICES = ("auto", "torch")
 
-_state: dict[str, Path | KernelError] = {}
-"""`loaded`: the library in use; `failed`: why there is none, told once."""
+_state: dict[str, bool] = {}
+"""`in_use`: whether the kernels are in use; missing until they have been loaded or have failed."""
 
 
-def kernel_choice() -> str:
-    """What `BIBIER_KERNEL` says: `"auto"`, `"torch"` or `"cpp"`."""
+def kernels_wanted() -> bool:
+    """Whether `BIBIER_KERNEL` allows the kernels.
+
+    Raises:
+        ArgumentError: it has another value than `auto` (the default) or `torch`.
+    """
     choice = os.environ.get("BIBIER_KERNEL", "auto")
     if choice not in CHOICES:
         raise ArgumentError(f"BIBIER_KERNEL={choice!r} is not allowed; it must be one of {', '.join(CHOICES)}.")
-    return choice
+
+    return choice == "auto"
 
 
 def load_kernels(build_missing: bool = False) -> bool:
-    """Register the compiled operators; safe to call again, and from many processes at once.
+    """Register the compiled operators. Safe to call repeatedly, and from many processes at once.
 
     Args:
-        build_missing: compile them if this machine has not yet done so.
+        build_missing: compile them if this machine has not done so yet.
 
     Returns:
         whether they are in use now.
-
-    Raises:
-        KernelError: they cannot be built or loaded, and `BIBIER_KERNEL=cpp` asks for them.
     """
-    choice = kernel_choice()
-    if choice == "torch" or "loaded" in _state or "failed" in _state:
-        return choice != "torch" and "loaded" in _state
+    if not kernels_wanted():
+        return False
+    if "in_use" in _state:
+        return _state["in_use"]
+
     try:
         path = library_path()
         if not path.exists():
-            if not (build_missing or choice == "cpp"):
+            if not build_missing:
                 return False
-            logger.warning(f"Compiling the kernels of the Mamba blocks, once, into {path.parent} (some seconds).")
+            logger.warning(f"Compiling the kernels of the Mamba blocks into {path.parent}, once (a few seconds).")
             build(path)
+
         from .operators import register
 
         register(path)
+        _state["in_use"] = True
     except KernelError as error:
-        if choice == "cpp":
-            raise
-        _state["failed"] = error
+        _state["in_use"] = False
         logger.warning(
-            f"{error} Mamba blocks run in plain torch, with equal results and more slowly (BIBIER_KERNEL=torch: not "
-            "to try)."
+            f"{error} Mamba blocks run in plain PyTorch, with the same results but slower (BIBIER_KERNEL=torch turns "
+            "this attempt off)."
         )
-        return False
-    _state["loaded"] = path
-    return True
+
+    return _state["in_use"]

@@ -1,20 +1,22 @@
-"""`python -m bibier_hf.kernels`: compile the kernels now and say where they are."""
+"""`python -m bibier_hf.kernels`: build the kernels and print the path of the library."""
 
 import sys
 
 from ..errors import UserError
-from . import build, kernel_choice, library_path
+from . import build, kernels_wanted, library_path
 
 
 def main() -> int:
+    """Build the kernels unless they exist, and return the exit code."""
     try:
-        kernel_choice()
+        kernels_wanted()
         path = library_path()
         if not path.exists():
             build(path)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
     print(path)
     return 0
 

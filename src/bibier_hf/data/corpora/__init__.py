@@ -138,31 +138,3 @@ def load_corpus(
         TypeError: an option that the reader does not have.
     """
     return get_corpus(name).load(data_dir, cache_dir=cache_dir, asr=asr, **options)
-
-
-def load_meld(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:
-    """`load_corpus("meld", ...)`; options: `bibier_hf.data.corpora.meld.read_meld`."""
-    return load_corpus("meld", data_dir, **options)
-
-
-def load_resd(data_dir: str | os.PathLike = "Aniemore/resd_annotated", **options: Any) -> DatasetDict:
-    """`load_corpus("resd", ...)`, from the Hub unless a folder is given; options:
-    `bibier_hf.data.corpora.resd.read_resd`."""
-    return load_corpus("resd", data_dir, **options)
-
-
-def load_ravdess(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:
-    """`load_corpus("ravdess", ...)`; options: `bibier_hf.data.corpora.ravdess.read_ravdess`."""
-    return load_corpus("ravdess", data_dir, **options)
-
-
-def load_csv(data_dir: str | os.PathLike, **options: Any) -> DatasetDict:
-    """`load_corpus("csv", ...)` for any CSV, TSV or JSON-lines file; options:
-    `bibier_hf.data.corpora.table.read_csv`."""
-    return load_corpus("csv", data_dir, **options)
-
-
-def load_quickstart(data_dir: str | os.PathLike | None = None, **options: Any) -> DatasetDict:
-    """`load_corpus("quickstart", ...)`, built when absent; options:
-    `bibier_hf.data.corpora.quickstart.read_quickstart`."""
-    return load_corpus("quickstart", data_dir, **options)

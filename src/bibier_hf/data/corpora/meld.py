@@ -309,6 +309,7 @@ CORPUS = Corpus(
     name="meld",
     title="MELD: Multimodal EmotionLines Dataset",
     homepage="https://github.com/declare-lab/MELD",
+    hub_id="declare-lab/MELD",
     license=LICENSE,
     read=read_meld,
     not_to_rehost="its clips are excerpts of a television series, whose rights are not the authors' of the corpus to give; the GPL-3.0 of "

@@ -233,6 +233,7 @@ CORPUS = Corpus(
     homepage="https://huggingface.co/datasets/Aniemore/resd_annotated",
     license="MIT",
     read=read_resd,
+    hub_id="Aniemore/resd_annotated",
     on_hub=True,
     extra_features={"fold": Value("int32"), "original_label": Value("string")},
 )
