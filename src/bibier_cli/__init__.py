@@ -1,15 +1,44 @@
-"""The command `bibier`, and the one entrance of every command and script.
+"""The command `bibier`.
 
-A package of its own next to `bibier_hf`, because importing that one registers the model and so loads PyTorch: help,
-completion and mistakes in the command line are answered without it.
+A package beside `bibier_hf`, because importing that one loads PyTorch: the list of commands, the version and a misspelled
+command are answered without it.
 """
 
+import difflib
 import importlib
 import io
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from importlib.metadata import version
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "train": ("train:train", "train a model from a run file"),
+    "evaluate": ("evaluate:evaluate", "score a checkpoint on a corpus"),
+    "predict": ("predict:predict", "predict the emotions of clips, folders, URLs and texts"),
+    "describe": ("describe:describe", "show modules, shapes and parameters of a model"),
+    "demo": ("demo:demo", "serve a web page with a checkpoint, or write a Space"),
+    "export": ("export:export", "export a checkpoint to ONNX or torch.export"),
+    "prepare": ("prepare:prepare", "convert a corpus to Parquet in the common schema"),
+    "extract": ("extract:extract", "compute backbone features before training"),
+    "augment sds": ("augment:stack", "write a corpus of stacked clips (SDS)"),
+    "augment tug": ("augment:utter", "write a corpus of template utterances (TUG)"),
+    "augment preview": ("augment:preview", "write a page to listen to augmented rows"),
+    "augment components": ("augment:write_components", "let a language model write components for TUG"),
+    "label corpus": ("label:label_corpus", "label a corpus with a language model (LS-LLM)"),
+    "label recognize": ("label:recognize_corpus", "score a language model as an emotion recognizer"),
+    "label report": ("label:report_labels", "describe a table of soft labels, or compare two"),
+    "audit": ("audit:audit", "find out what a split gives away"),
+    "baseline": ("baseline:baseline", "score a scikit-learn baseline"),
+    "study": ("study:study", "compare variants of a run over seeds and folds"),
+    "push model": ("push:push_model", "push a trained model to the Hub"),
+    "push dataset": ("push:push_dataset", "push a prepared corpus or a table of soft labels to the Hub"),
+    "push space": ("push:push_space", "push a Space to the Hub"),
+    "convert": ("convert:convert", "convert the published weights"),
+    "kernels": ("kernels:kernels", "compile the CPU kernels"),
+    "completion": ("completion:completion", "print completions for bash, zsh or fish"),
+}
+"""Command -> its function in `bibier_hf.commands`, and what it does."""
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -23,58 +52,86 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the command line without the program's name; None: that of this process.
     """
     prepare_streams()
-    try:
-        from .app import app
-    except ModuleNotFoundError as error:
-        if error.name != "typer":
-            raise
-        sys.exit("The command bibier needs the package typer: pip install 'bibier-hf[cli]'")
-    app(arguments, prog_name="bibier")
+    sys.exit(_dispatch(list(sys.argv[1:] if arguments is None else arguments)))
 
 
-def run(function: str, *arguments: Any, **options: Any) -> int:
-    """Import the function behind a command and call it; returns its exit code.
+def _dispatch(arguments: list[str]) -> int:
+    """Answer what needs no PyTorch; run anything else."""
+    groups = {name.split()[0] for name in COMMANDS if " " in name}
+    group = arguments.pop(0) if arguments and arguments[0] in groups else ""
+    prefix = f"{group} " if group else ""
 
-    Whatever stands in the way of the import is reported as any other error: in one line.
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview(prefix))
+        return 0 if arguments else EXIT_USER_ERROR
+    if arguments[0] == "--version" and not group:
+        print(f"bibier {version('bibier-hf')}")
+        return 0
+
+    name, *rest = arguments
+    if prefix + name in COMMANDS:
+        return run(prefix + name, rest)
+
+    known = sorted({command.removeprefix(prefix).split()[0] for command in COMMANDS if command.startswith(prefix)})
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"Did you mean {prefix}{close[0]}?" if close else f"Allowed: {', '.join(known)}."
+    print(f"error: {prefix}{name}: unknown command. {hint}", file=sys.stderr)
+    return EXIT_USER_ERROR
+
+
+def _overview(prefix: str) -> str:
+    """The commands that begin so, one line each."""
+    shown = {name: summary for name, (_, summary) in COMMANDS.items() if name.startswith(prefix)}
+    lines = [
+        f"usage: bibier {prefix}COMMAND [--key value] ...",
+        "",
+        "Emotion recognition from speech and text, in English and Russian.",
+        "",
+        *(f"  {name:<19} {summary}" for name, summary in shown.items()),
+        "",
+        f"bibier {prefix}COMMAND --help shows all options and examples; bibier --version shows the version.",
+    ]
+    return "\n".join(lines)
+
+
+def run(command: str, arguments: Sequence[str]) -> int:
+    """Run one command; returns its exit code.
 
     Args:
-        function: `module:name`; it returns an exit code.
-        arguments, options: passed on.
+        command: a name in `COMMANDS`, or `module:function` of a function that takes one
+            [`~bibier_hf.commandline.Section`].
+        arguments: its command line.
     """
     prepare_streams()
-    if hindrance := _find_hindrance():
-        print(f"error: {hindrance}", file=sys.stderr)
+    if obstacle := _find_obstacle():
+        print(f"error: {obstacle}", file=sys.stderr)
         return EXIT_USER_ERROR
-    exit_code = 0
 
-    def call() -> None:
-        nonlocal exit_code
-        module, _, name = function.partition(":")
-        exit_code = getattr(importlib.import_module(module), name)(*arguments, **options)
-
+    function = f"bibier_hf.commands.{COMMANDS[command][0]}" if command in COMMANDS else command
+    usage = f"bibier {command}" if command in COMMANDS else f"python {os.path.basename(sys.argv[0])}"
     try:
         try:
-            from bibier_hf.commands.common import guarded
+            runner = importlib.import_module("bibier_hf.commands.common")
         except Exception as error:  # the kernels are loaded when the package is imported
             if not any(kind.__name__ == "UserError" for kind in type(error).__mro__):
                 raise
             print(f"error: {error}", file=sys.stderr)
             return EXIT_USER_ERROR
 
-        exit_code = guarded(call) or exit_code
+        exit_code = runner.run_command(usage, function, list(arguments))
         if sys.stdout is not None:
             sys.stdout.flush()
+        return exit_code
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `bibier predict ... | head`: nobody reads on
+    except BrokenPipeError:  # `bibier predict ... | head`: the reader has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
-    return exit_code
 
 
-def _find_hindrance() -> str | None:
-    """What keeps transformers from being imported."""
+def _find_obstacle() -> str | None:
+    """What would keep transformers from being imported."""
     if sys.flags.optimize > 1:
         return "python -OO (PYTHONOPTIMIZE=2) removes the docstrings that transformers reads. Use -O, or neither."
     try:
@@ -85,8 +142,8 @@ def _find_hindrance() -> str | None:
 
 
 def prepare_streams() -> None:
-    r"""Let no character end a command: what the terminal's encoding cannot write is escaped (`\u0444`), and names on
-    stdin are decoded as the names of files are."""
+    r"""Keep characters from ending a command: what the terminal's encoding cannot write is escaped (`\u0444`), and names
+    on stdin are decoded as file names are."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

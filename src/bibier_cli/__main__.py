@@ -1,4 +1,4 @@
-"""`python -m bibier_cli`: the command `bibier`, also where its script is not on the path."""
+"""`python -m bibier_cli`: the command `bibier` where its script is not on the path, and for `accelerate launch -m`."""
 
 from . import main
 

@@ -8,7 +8,6 @@ Beside an older transformers, such as the one that vLLM pins, there is no model;
 """
 
 import importlib
-import sys
 from typing import TYPE_CHECKING, Any
 
 import transformers
@@ -32,8 +31,7 @@ if HAS_MODEL:
     from .registration import register
 
     register()
-    if sys.argv[:1] != ["-m"]:  # `python -m bibier_hf.kernels` builds them itself and says in one line what is wrong
-        load_kernels()
+    load_kernels()
 
 if TYPE_CHECKING:
     from .augmentation.ls_llm import LLMLabelSmoothing
@@ -81,7 +79,7 @@ def __getattr__(name: str) -> Any:
         raise ImportError(
             f"bibier_hf.{name} needs transformers {MINIMUM_TRANSFORMERS} or newer; {transformers.__version__} is "
             "installed. Install the "
-            "newer one, or use this environment for labelling with vLLM alone (recipes/label.py)."
+            "newer one, or use this environment for labelling with vLLM alone (bibier label)."
         )
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,13 +5,10 @@ from importlib.util import find_spec
 from .errors import UserError
 
 EXTRAS = {
-    "train": (
-        "accelerate datasets evaluate jinja2 lion_pytorch matplotlib pandas peft pyarrow pydantic scipy sklearn yaml"
-    ).split(),
+    "train": ("accelerate datasets evaluate jinja2 lion_pytorch matplotlib pandas peft pyarrow scipy sklearn").split(),
     "tts": ["espeakng_loader", "jiwer"],
     "llm": ["openai"],
     "cuda": ["kernels"],
-    "cli": ["typer"],
     "demo": ["gradio"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
 }

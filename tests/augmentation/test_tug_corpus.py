@@ -84,7 +84,7 @@ def test_the_same_corpus_in_every_process_and_hash_seed(repository, tmp_path):
     contents = set()
     for hash_seed in ("0", "1"):
         out = tmp_path / hash_seed
-        command = [sys.executable, "recipes/augment.py", "tug", "--count", "3", "--output_dir", str(out)]
+        command = [sys.executable, "-m", "bibier_cli", "augment", "tug", "--count", "3", "--output_dir", str(out)]
         environment = {**os.environ, "PYTHONHASHSEED": hash_seed, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
         subprocess.run(command, cwd=repository, env=environment, check=True, timeout=300, capture_output=True)
         contents.add(((out / "train.parquet").read_bytes(), (out / "corpus.json").read_bytes()))

@@ -1,4 +1,4 @@
-"""The commands behind recipes/augment.py, in process; the recipe itself is launched in tests/recipes."""
+"""`bibier augment` within the process."""
 
 import hashlib
 import io
@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from bibier_cli import run as bibier
 from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.preview import render_preview
 from bibier_hf.commands import augment as module
-from bibier_hf.commands.augment import augment_main
 from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.prepare import load_prepared, read_info
 from bibier_hf.data.synthetic import balancing_counts
@@ -40,7 +40,8 @@ def table(tmp_path, monkeypatch) -> Path:
 
 
 def run(*arguments) -> int:
-    return augment_main([str(argument) for argument in arguments])
+    name, *rest = map(str, arguments)
+    return bibier(f"augment {name}", rest)
 
 
 def test_a_stacked_corpus_is_a_corpus_of_the_same_reader(table, tmp_path, capsys):
@@ -182,8 +183,7 @@ def test_what_cannot_be_spoken_is_listed_and_left_out(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["stack"], "Unknown command 'stack'. Allowed: sds, tug, preview, components"),
-        (["sds", "--output_dir", "x"], "corpus: is missing"),
+        (["sds", "--output_dir", "x"], "corpora: is missing (the corpus; give --corpus NAME)"),
         (["sds", "--corpus", "quickstart", "--output_dir", "x", "--draws", "3"], "draws"),
         (["sds", "--corpus", "quickstart", "--output_dir", "x", "--shore", "1"], "Did you mean share?"),
         (["tug", "--output_dir", "x"], "Give one of --count N"),
@@ -209,7 +209,7 @@ def test_mistakes_are_one_line(tmp_path, monkeypatch, capsys, arguments, message
 
 
 def test_help_names_every_command_and_key(capsys):
-    assert run("--help") == run("tug", "--help") == run("sds", "--help") == 0
+    assert run("preview", "--help") == run("components", "--help") == run("tug", "--help") == run("sds", "--help") == 0
     text = capsys.readouterr().out
     for part in ("preview", "components", "--checks.max_wer [null]", "--target_s [4.0]"):
         assert part in text
@@ -293,7 +293,7 @@ def test_components_are_written_as_they_are_accepted_and_not_asked_for_twice(tab
     ]
     assert run(*arguments, "--emotions", "[sad]", "--examples", "1") == 0
     assert run(*arguments, "--emotions", "[sad, fear]") == 0
-    assert "there already" in capsys.readouterr().out
+    assert "exists already" in capsys.readouterr().out
     assert len(asked) == 2
     assert "Emotion: sad" in asked[0]
     assert "- this is sentence" in asked[0]

@@ -14,11 +14,11 @@ from transformers import AutoModel
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.commands.checkpoint import load_checkpoint
-from bibier_hf.commands.describe import describe
-from bibier_hf.commands.predict import predict_main
+from bibier_hf.commands.describe import summary
 from bibier_hf.errors import ArgumentError
 from bibier_hf.model.validation_bibier import CheckpointError
 
+from ..bibier_command import bibier
 from ..conftest import features_of, merged
 
 WEIGHTS = "model.safetensors"
@@ -143,7 +143,7 @@ def test_a_config_that_is_no_configuration(name: str, damaged: Path):
     with pytest.raises(CheckpointError, match=r"config\.json"):
         BiBiERForEmotionClassification.from_pretrained(damaged)
     with pytest.raises(ArgumentError, match=r"config\.json"):
-        describe(str(damaged))
+        summary(str(damaged))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=lambda options: json.dumps(options)[:60])
@@ -216,15 +216,15 @@ def test_missing_and_unknown_tensors_are_named(damaged: Path):
             load(str(damaged))
 
 
-def test_the_first_answer_that_is_not_finite_is_an_error(damaged: Path, capfd: pytest.CaptureFixture):
+def test_the_first_answer_that_is_not_finite_is_an_error(damaged: Path):
     weights = load_file(damaged / WEIGHTS)
     weights["classifier.4.bias"][2] = torch.nan
     save_file(weights, damaged / WEIGHTS, metadata={"format": "pt"})
-    assert predict_main(model=str(damaged), inputs=[], text="hello", as_json=True) == 2
-    out, err = capfd.readouterr()
-    assert out == ""
-    assert "not finite" in err
-    assert "Traceback" not in err
+    done = bibier("predict", damaged, "--text", "hello", "--json")
+    assert done.exit_code == 2
+    assert done.stdout == ""
+    assert "not finite" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("reverse_label2id", [False, True])

@@ -12,16 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from typer.testing import CliRunner
 
-from bibier_cli.app import app
 from bibier_hf import EMOTIONS
 
+from ..bibier_command import bibier
+
 COMMAND = [sys.executable, "-m", "bibier_cli"]
-
-
-def bibier(*arguments, stdin: str | None = None):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], input=stdin, prog_name="bibier")
 
 
 @pytest.fixture(scope="module")
@@ -144,16 +140,21 @@ def test_a_long_recording(checkpoint, tmp_path, clip):
     [
         ([], "Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo."),
         (["EMPTY"], "holds no audio files (.3gp, "),
-        (["a.wav", "--top_k", "0"], "Invalid value for '--top_k'"),
-        (["a.wav", "--topk", "1"], "No such option"),
-        (["a.wav", "--threshold", "2"], "Invalid value for '--threshold'"),
+        (["a.wav", "--top_k", "0"], "top_k: Input should be greater than or equal to 1, got 0"),
+        (["a.wav", "--topk", "1"], "topk: unknown key. Did you mean top_k?"),
+        (["a.wav", "--threshold", "2"], "threshold: Input should be less than or equal to 1, got 2"),
+        (["a.wav", "--top_k"], "top_k: needs a value"),
+        (["a.wav", "-x"], "Cannot read '-x'"),
         (["a.wav", "--output", "talk.srt"], "give --chunk_length_s"),
         (["a.wav", "--merge"], "merge without chunks"),
         (["a.wav", "--chunk_length_s", "4", "--output", "talk.doc"], "must end in one of .json, .csv"),
         (["a.wav", "b.wav", "--chunk_length_s", "4", "--output", "talk.srt"], "the timeline of one recording"),
         (["a.wav", "--chunk_length_s", "2", "--hop_length_s", "3"], "would leave gaps"),
-        (["a.wav", "--chunk_length_s", "2", "--text", "Hello"], "a text that cannot be laid over windows"),
-        (["a.wav", "--asr_language", "ru"], "give --asr, such as"),
+        (
+            ["a.wav", "--chunk_length_s", "2", "--text", "Hello"],
+            "a text without timestamps cannot be aligned with windows",
+        ),
+        (["a.wav", "--asr_language", "ru"], "such as --asr openai/whisper-base"),
         (["a.wav", "--asr", "nowhere/at-all"], "no speech recognition model"),
     ],
 )
@@ -259,7 +260,7 @@ except SystemExit as end:
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
-    [(["--help"], 0), (["predict", "--help"], 0), (["predict"], 2), (["evaluate", "--help"], 0), (["nothing"], 2)],
+    [(["--help"], 0), (["augment", "--help"], 0), (["--version"], 0), ([], 2), (["push"], 2), (["nothing"], 2)],
 )
 def test_help_and_mistakes_come_without_pytorch(arguments, code, environment):
     done = subprocess.run(
@@ -268,31 +269,27 @@ def test_help_and_mistakes_come_without_pytorch(arguments, code, environment):
     assert done.stdout.splitlines()[-1] == f"{code} []"
 
 
-def test_without_typer_it_says_what_to_install(environment):
-    code = "import sys; sys.modules['typer'] = None; from bibier_cli import main; main(['--help'])"
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 1
-    assert done.stderr == "The command bibier needs the package typer: pip install 'bibier-hf[cli]'\n"
-
-
 def test_completion_in_bash(environment, tmp_path):
-    """The script that a shell is given calls `bibier` for what may follow."""
-    (tmp_path / "bibier").write_text(f'#!/bin/sh\nexec {sys.executable} -m bibier_cli "$@"\n')
-    (tmp_path / "bibier").chmod(0o755)
-    code = """
-        eval "$(bibier --show-completion)"
+    """The script completes commands, the second word of groups, and options."""
+    script = bibier("completion", "bash").stdout
+    code = (
+        script
+        + """
         complete -p bibier
-        COMP_WORDS=(bibier pre); COMP_CWORD=1; _bibier_completion bibier; echo "${COMPREPLY[@]}"
-        COMP_WORDS=(bibier predict outputs/resd --chu); COMP_CWORD=3; _bibier_completion bibier; echo "${COMPREPLY[@]}"
+        complete_words() { COMP_WORDS=(bibier "$@"); COMP_CWORD=$#; _bibier; echo "${COMPREPLY[@]}"; }
+        complete_words pre
+        complete_words label rec
+        complete_words predict outputs/resd --chu
+        complete_words push dataset data/resd --fo
     """
-    environment = environment | {"PATH": f"{tmp_path}:{environment['PATH']}"}
-    done = subprocess.run(
-        ["bash", "-c", code], env=environment, capture_output=True, text=True, timeout=120, check=False
     )
+    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
-    registered, command, option = done.stdout.splitlines()
-    assert registered.endswith("-F _bibier_completion bibier")
-    assert (command, option) == ("predict", "--chunk_length_s")
+    registered, *words = done.stdout.splitlines()
+    assert registered.endswith("-F _bibier bibier")
+    assert words == ["predict prepare", "recognize", "--chunk_length_s", "--force_audio"]
+    assert "-l chunk_length_s" in bibier("completion", "fish").stdout
+    assert "bashcompinit" in bibier("completion", "zsh").stdout
 
 
 def test_ctrl_c_keeps_what_is_answered(checkpoint, clips, environment, takes_ctrl_c):
@@ -318,18 +315,6 @@ def test_ctrl_c_keeps_what_is_answered(checkpoint, clips, environment, takes_ctr
     assert rest == ""
     assert "Interrupted." in errors
     assert "Traceback" not in errors
-
-
-def test_the_recipe_is_the_same_command(checkpoint, clips, environment, repository):
-    arguments = [str(checkpoint), str(clips / "a.wav"), "--json"]
-    recipe = [sys.executable, str(repository / "recipes" / "predict.py"), *arguments]
-    done = subprocess.run(recipe, env=environment, capture_output=True, text=True, timeout=240, check=False)
-    assert done.returncode == 0, done.stderr
-    (theirs,), (ours,) = json_lines(done.stdout), json_lines(bibier("predict", *arguments).stdout)
-    assert [entry["label"] for entry in theirs["emotions"]] == [entry["label"] for entry in ours["emotions"]]
-    # Another number of threads rounds otherwise.
-    for one, other in zip(theirs["emotions"], ours["emotions"], strict=True):
-        assert one["score"] == pytest.approx(other["score"], abs=1e-6)
 
 
 def test_an_evaluation_of_something_else_is_not_written_over(checkpoint, tmp_path):

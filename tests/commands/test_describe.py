@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from bibier_cli.app import app
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 
+from ..bibier_command import bibier
 from ..conftest import both, features_of, merged
 
 
 def described(source: Path | str) -> str:
-    result = CliRunner().invoke(app, ["describe", str(source)])
+    result = bibier("describe", source)
     assert result.exit_code == 0, result.output
     return result.output
 
@@ -62,6 +61,6 @@ def test_variants(options: dict, parts: list[str], tmp_path: Path, tiny_options:
 def test_a_wrong_source(tmp_path: Path):
     (tmp_path / "bad.yaml").write_text("no_such_key: 1\n")
     for source in (tmp_path / "bad.yaml", tmp_path / "nowhere"):
-        result = CliRunner().invoke(app, ["describe", str(source)])
+        result = bibier("describe", source)
         assert result.exit_code == 2
         assert result.stderr.startswith("error: ")

@@ -4,15 +4,14 @@ import json
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from bibier_cli.app import app
+from ..bibier_command import bibier
 
 pytest.importorskip("onnxruntime", reason="the extra 'export' is not installed")
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(app, ["export", *map(str, arguments)])
+    result = bibier("export", *arguments)
     return result.exit_code, result.output
 
 
@@ -30,8 +29,8 @@ def test_what_cannot_be_followed(checkpoint: Path, tmp_path: Path):
     for arguments, message in (
         ((tmp_path / "nowhere", "--output_dir", tmp_path / "out"), "nowhere"),
         ((checkpoint, "--output_dir", checkpoint), "is no export"),
-        ((checkpoint, "--output_dir", tmp_path / "out", "--part", "head"), "'features', 'whole'"),
-        ((checkpoint, "--output_dir", tmp_path / "out", "--format", "tflite"), "'onnx', 'torch'"),
+        ((checkpoint, "--output_dir", tmp_path / "out", "--part", "head"), "'features' or 'whole'"),
+        ((checkpoint, "--output_dir", tmp_path / "out", "--format", "tflite"), "'onnx' or 'torch'"),
         ((checkpoint, "--output_dir", tmp_path / "out", "--format", "torch", "--int8"), "int8_copy"),
         (
             (checkpoint, "--output_dir", tmp_path / "out", "--format", "torch", "--corpus", "quickstart"),

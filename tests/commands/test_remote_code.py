@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
-from bibier_cli.app import app
-from bibier_hf.commands import demo as demo_command
 from bibier_hf.demo import app as demo_app
+
+from ..bibier_command import bibier
 
 
 @pytest.fixture
@@ -24,10 +23,6 @@ def hostile(checkpoint, tmp_path, monkeypatch) -> Path:
     for name in {*modules, *(path.stem for path in folder.glob("*.py"))}:
         (folder / f"{name}.py").write_text(trap)
     return folder
-
-
-def bibier(*arguments):
-    return CliRunner().invoke(app, [str(argument) for argument in arguments], prog_name="bibier")
 
 
 @pytest.mark.parametrize(
@@ -57,11 +52,11 @@ def test_commands_use_the_classes_of_the_package(arguments, hostile, tmp_path):
 def test_the_demo_runs_remote_code_only_when_told_to(hostile, tmp_path, monkeypatch):
     served = []
     monkeypatch.setattr(demo_app, "serve", lambda app, limits, **options: served.append(app))
-    assert demo_command.demo_main(str(hostile)) == 0
+    assert bibier("demo", hostile).exit_code == 0
     assert len(served) == 1
     assert not (tmp_path / "ran").exists()
     with pytest.raises((ImportError, AttributeError)):  # there is nothing in it but the trap
-        demo_command.demo_main(str(hostile), trust_remote_code=True)
+        bibier("demo", hostile, "--trust_remote_code")
     assert (tmp_path / "ran").exists()
 
 
@@ -79,9 +74,7 @@ def test_a_tokenizer_with_code_of_its_own_is_refused_without_a_question(command,
 
 
 @pytest.mark.parametrize("option", ["--audio_backbone", "--text_backbone"])
-def test_a_backbone_with_code_of_its_own_is_refused_without_a_question(option, hostile, tmp_path, capsys):
-    from bibier_hf.commands.train import train_main
-
+def test_a_backbone_with_code_of_its_own_is_refused_without_a_question(option, hostile, tmp_path):
     folder = tmp_path / "backbone"
     folder.mkdir()
     reference = {"model_type": "own", "auto_map": {"AutoConfig": "own.Own", "AutoModel": "own.Own"}}
@@ -93,8 +86,8 @@ def test_a_backbone_with_code_of_its_own_is_refused_without_a_question(option, h
     (tmp_path / "run.yaml").write_text(
         f"corpora: [{{name: csv, data_dir: {tmp_path / 'few.csv'}}}]\noutput_dir: out\n"
     )
-    assert train_main([str(tmp_path / "run.yaml"), option, str(folder)]) == 2
-    found = capsys.readouterr()
-    assert found.err.splitlines()[-1].startswith("error: ")
-    assert "[y/N]" not in found.out
+    done = bibier("train", tmp_path / "run.yaml", option, folder)
+    assert done.exit_code == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "[y/N]" not in done.output
     assert not (tmp_path / "ran").exists()

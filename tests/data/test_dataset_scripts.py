@@ -5,9 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
-from bibier_hf.data.command import prepare_command
+from bibier_cli import run
 from bibier_hf.data.prepare import read_info
 
 
@@ -39,9 +37,9 @@ def test_a_script_that_fails_says_why_and_exits_with_2(repository, tmp_path):
 def test_every_reader_option_is_an_argument(tiny_resd, tmp_path, capsys):
     out = tmp_path / "out"
     arguments = ["--source", str(tiny_resd), "--output_dir", str(out), "--enthusiasm", "exclude"]
-    assert prepare_command("resd", "", arguments) == 2
+    assert run("prepare", ["resd", *arguments]) == 2
     assert "strict_counts" in capsys.readouterr().err
-    assert prepare_command("resd", "", [*arguments, "--no-strict_counts"]) == 0
+    assert run("prepare", ["resd", *arguments, "--strict_counts", "false"]) == 0
     assert read_info(out)["options"] == {"enthusiasm": "exclude", "strict_counts": False}
     arguments = [
         "--output_dir",
@@ -53,24 +51,22 @@ def test_every_reader_option_is_an_argument(tiny_resd, tmp_path, capsys):
         "--test_per_class",
         "1",
     ]
-    assert prepare_command("quickstart", "", [*arguments, "--neutral_share", "0"]) == 0
+    assert run("prepare", ["quickstart", *arguments, "--neutral_share", "0"]) == 0
     assert read_info(tmp_path / "quickstart")["options"]["neutral_share"] == 0.0
 
 
 def test_help_explains_the_options(capsys):
-    with pytest.raises(SystemExit) as end:
-        prepare_command("resd", "What it does", ["--help"])
-    assert end.value.code == 0
+    assert run("prepare", ["resd", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
-    assert "What it does" in text
+    assert "Convert a corpus to Parquet" in text
     assert "demand the published counts per split and label" in text
+    assert run("prepare", ["csv", "--help"]) == 0
+    assert "--label_map [null]: " in capsys.readouterr().out
 
 
 def test_an_unknown_argument_is_an_error(capsys):
-    with pytest.raises(SystemExit) as end:
-        prepare_command("resd", "", ["--source", "x", "--output_dir", "y", "--entusiasm", "keep"])
-    assert end.value.code == 2
-    assert "--entusiasm" in capsys.readouterr().err
+    assert run("prepare", ["resd", "--source", "x", "--output_dir", "y", "--entusiasm", "keep"]) == 2
+    assert "entusiasm: unknown key. Did you mean enthusiasm?" in capsys.readouterr().err
 
 
 def test_an_interrupted_script_exits_with_130(tiny_resd, tmp_path, monkeypatch, capsys):
@@ -78,7 +74,7 @@ def test_an_interrupted_script_exits_with_130(tiny_resd, tmp_path, monkeypatch, 
         raise KeyboardInterrupt
 
     monkeypatch.setattr("bibier_hf.data.prepare.decode_audio", interrupted)
-    arguments = ["--source", str(tiny_resd), "--output_dir", str(tmp_path / "out"), "--no-strict_counts"]
-    assert prepare_command("resd", "", arguments) == 130
+    arguments = ["--source", str(tiny_resd), "--output_dir", str(tmp_path / "out"), "--strict_counts", "false"]
+    assert run("prepare", ["resd", *arguments]) == 130
     assert "interrupted" in capsys.readouterr().err
     assert not [path for path in tmp_path.iterdir() if "out" in path.name]

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bibier_cli import run
 from bibier_hf import decode_audio
 from bibier_hf.asr import SpeechRecogniser
-from bibier_hf.data.command import prepare_command
 from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.prepare import TRANSCRIPT_SOURCE, load_prepared
 from bibier_hf.data.tables import CorpusError
@@ -71,8 +71,16 @@ def test_the_same_model_gives_the_same_bytes_and_another_another_cache(table, tm
 
 
 def test_what_is_no_model_is_said(table, tmp_path, capsys):
-    arguments = ["--source", str(table), "--output_dir", str(tmp_path / "out"), "--asr", str(tmp_path / "nowhere")]
-    assert prepare_command("csv", "", arguments) == 2
+    arguments = [
+        "csv",
+        "--source",
+        str(table),
+        "--output_dir",
+        str(tmp_path / "out"),
+        "--asr",
+        str(tmp_path / "nowhere"),
+    ]
+    assert run("prepare", arguments) == 2
     assert "is no speech recognition model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 

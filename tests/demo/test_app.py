@@ -16,8 +16,8 @@ import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from bibier_cli import run
 from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
-from bibier_hf.commands.demo import demo_main
 from bibier_hf.demo import app as demo_app
 from bibier_hf.demo.analysis import Limits, ModelFacts
 from bibier_hf.demo.app import (
@@ -192,16 +192,16 @@ def test_examples(tmp_path, pipe):
 def test_what_the_command_refuses(monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
 
-    def refusal(*arguments, **options) -> str:
-        assert demo_main(*arguments, **options) == 2
+    def refusal(*arguments) -> str:
+        assert run("demo", arguments) == 2
         return capsys.readouterr().err
 
     assert "make quickstart" in refusal()  # its checkpoint is not there yet
     assert "nowhere is neither" in refusal("./nowhere")
-    assert "--model_id OWNER/NAME" in refusal(space="space")
-    assert "--space FOLDER" in refusal("outputs/x", model_id="owner/name")
-    assert "not a Hub id" in refusal(space="space", model_id="not an id")
-    assert "has no owner" in refusal(space="space", model_id="name")
+    assert "--model_id OWNER/NAME" in refusal("--space", "space")
+    assert "--space FOLDER" in refusal("outputs/x", "--model_id", "owner/name")
+    assert "not a Hub id" in refusal("--space", "space", "--model_id", "not an id")
+    assert "has no owner" in refusal("--space", "space", "--model_id", "name")
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert "pip install 'bibier-hf[demo]'" in refusal("./nowhere")
     assert not any(tmp_path.iterdir())
@@ -210,11 +210,11 @@ def test_what_the_command_refuses(monkeypatch, tmp_path, capsys):
 def test_a_port_that_is_taken(checkpoint, capsys):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        assert demo_main(str(checkpoint), port=port) == 2
+        assert run("demo", [str(checkpoint), "--port", str(port)]) == 2
     assert f"port {port} of 127.0.0.1" in capsys.readouterr().err
 
 
-SERVE = "import sys; from bibier_hf.commands.demo import demo_main; sys.exit(demo_main(sys.argv[1], port=int(sys.argv[2])))"
+SERVE = "import sys; from bibier_cli import run; sys.exit(run('demo', [sys.argv[1], '--port', sys.argv[2]]))"
 
 
 def start_page(checkpoint: Path, temporary: Path, takes_ctrl_c: Callable[[], None]) -> tuple[subprocess.Popen, str]:

@@ -8,8 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from bibier_cli import run
 from bibier_hf import EMOTIONS
-from bibier_hf.commands.label import label_main
 from bibier_hf.data.label_tables import LabelTable, read_label_table
 from bibier_hf.evaluation.label_report import compare_labels, describe_labels, entropy_bits, write_label_plots
 
@@ -31,7 +31,7 @@ def make_table(probabilities, labels, name="t"):
 def test_the_published_figures(shared, tmp_path, capsys, name):
     uar, negative, equal, not_highest, gold = PUBLISHED[name]
     output = tmp_path / "report.json"
-    assert label_main(["report", str(shared / "data" / "llm_labels" / name), "--json", str(output)]) == 0
+    assert run("label report", [str(shared / "data" / "llm_labels" / name), "--json", str(output)]) == 0
     numbers = json.loads(output.read_text())
     assert round(numbers["uar"], 5) == uar
     assert (numbers["defects"]["negative"], numbers["defects"]["equal_values"]) == (negative, equal)
@@ -80,9 +80,9 @@ def test_pictures(tmp_path):
     assert len(EMOTIONS) == 7
 
 
-@pytest.mark.parametrize("arguments", [["report", "no-such.csv"], ["label", "--corpus", "resd", "--output", "x.txt"]])
+@pytest.mark.parametrize("arguments", [["report", "no-such.csv"], ["corpus", "--corpus", "resd", "--output", "x.txt"]])
 def test_user_errors_are_told_in_one_line(arguments, capsys):
-    assert label_main(arguments) == 2
+    assert run(f"label {arguments[0]}", arguments[1:]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
@@ -130,7 +130,7 @@ def _written(kind: str, folder: Path) -> Path:
 )
 def test_a_table_that_is_none_is_reported_and_no_traceback(tmp_path, capsys, kind):
     path = _written(kind, tmp_path)
-    assert label_main(["report", str(path)]) == 2
+    assert run("label report", [str(path)]) == 2
     said = capsys.readouterr()
     assert said.out == ""
     assert said.err.startswith("error: ")

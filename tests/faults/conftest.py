@@ -17,7 +17,6 @@ import soundfile
 import yaml
 
 from bibier_hf import EMOTIONS
-from bibier_hf.commands.augment import augment_main
 from bibier_hf.data.corpora import get_corpus
 
 HERE = Path(__file__).parent
@@ -48,7 +47,7 @@ def inputs(tmp_path_factory, checkpoint, tiny_options) -> Path:
     (folder / "checkpoint").symlink_to(checkpoint)
     get_corpus("csv").prepare(folder / "small.csv", folder / "prepared")
     corpus = ["--corpus", "csv", "--data_dir", str(folder / "prepared")]
-    assert augment_main(["sds", *corpus, "--output_dir", str(folder / "stacked"), "--target_s", "0.8"]) == 0
+    assert run("augment sds", [*corpus, "--output_dir", str(folder / "stacked"), "--target_s", "0.8"]) == 0
     return folder
 
 

@@ -306,7 +306,7 @@ def test_encoder_vectors():
 
 
 def run_converter(*arguments: str | Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "bibier_hf.hub.convert_original", *map(str, arguments)]
+    command = [sys.executable, "-m", "bibier_cli", "convert", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, timeout=300, check=False, env={**os.environ, "HF_HUB_OFFLINE": "1"}
     )

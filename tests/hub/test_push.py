@@ -8,7 +8,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, constants
 
-from bibier_hf.commands.push import push_main
+from bibier_cli import run
 from bibier_hf.errors import PushError
 from bibier_hf.evaluation.report import environment
 from bibier_hf.evaluation.results import EvaluationResults
@@ -160,14 +160,14 @@ def test_a_failed_push_changes_nothing_and_says_how_to_go_on(trained, hub, capsy
     hub.fail_next(pattern, status, times=20)
     with pytest.raises(PushError, match=said) as refused:
         push_model(trained, "owner/small")
-    assert str(refused.value).endswith(f"Go on with: python recipes/push.py model {trained} owner/small")
+    assert str(refused.value).endswith(f"Go on with: bibier push model {trained} owner/small")
     assert contents(trained) == before
     stored = hub.repositories.get("models/owner/small")
     assert stored is None or not stored.files
     arrived = len(hub.blobs)
     hub.forgive()
     hub.requests.clear()
-    assert push_main(["model", str(trained), "owner/small"]) == 0
+    assert run("push model", [str(trained), "owner/small"]) == 0
     assert "Pushed privately: http" in capsys.readouterr().out
     large = [name for name in hub.repositories["models/owner/small"].files if name.endswith((".safetensors", ".png"))]
     assert (
@@ -219,8 +219,8 @@ def test_after_ctrl_c_the_command_says_how_to_go_on(trained, hub, monkeypatch, c
 
     before = contents(trained)
     monkeypatch.setattr(HfApi, "create_commit", interrupted)
-    assert push_main(["model", str(trained), "owner/small", "--public"]) == 130
-    assert f"Go on with: python recipes/push.py model {trained} owner/small --public" in capsys.readouterr().err
+    assert run("push model", [str(trained), "owner/small", "--public"]) == 130
+    assert f"Continue with: bibier push model {trained} owner/small --public" in capsys.readouterr().err
     assert contents(trained) == before
     assert not hub.repositories["models/owner/small"].files
 
@@ -235,7 +235,7 @@ def test_a_space_is_pushed_as_it_is(tmp_path, hub, capsys):
     (folder / "examples" / "clip.png").write_bytes(b"\x00\x01")
     (folder / "__pycache__").mkdir()
     (folder / "__pycache__" / "app.pyc").write_bytes(b"\x00")
-    assert push_main(["space", str(folder), "owner/demo"]) == 0
+    assert run("push space", [str(folder), "owner/demo"]) == 0
     assert "Pushed privately: http" in capsys.readouterr().out
     stored = hub.repositories["spaces/owner/demo"]
     assert (stored.private, stored.sdk) == (True, "gradio")

@@ -111,16 +111,16 @@ def test_building_them_a_failure_is_an_error(fault: str, fresh: Path, monkeypatc
 @pytest.mark.parametrize(
     ("variables", "message", "arguments"),
     [
-        ({"CXX": "no-such-compiler"}, "There is no C++ compiler", ["-m", "bibier_hf.kernels"]),
-        ({"CXX": " "}, "CXX=' ' names no compiler", ["-m", "bibier_hf.kernels"]),
-        ({"BIBIER_KERNEL": "cuda"}, "must be one of auto, torch", ["-m", "bibier_hf.kernels"]),
-        ({"BIBIER_KERNEL": "cuda"}, "must be one of auto, torch", ["{repository}/recipes/train.py", "none.yaml"]),
+        ({"CXX": "no-such-compiler"}, "There is no C++ compiler", ["-m", "bibier_cli", "kernels"]),
+        ({"CXX": " "}, "CXX=' ' names no compiler", ["-m", "bibier_cli", "kernels"]),
+        ({"BIBIER_KERNEL": "cuda"}, "must be one of auto, torch", ["-m", "bibier_cli", "kernels"]),
+        ({"BIBIER_KERNEL": "cuda"}, "must be one of auto, torch", ["-m", "bibier_cli", "train", "none.yaml"]),
     ],
 )
 def test_a_command_says_in_one_line_why_there_are_no_kernels(tmp_path, repository, variables, message, arguments):
     """The kernels are loaded when the package is imported, before any command runs."""
     environment = os.environ | variables | {"XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": str(repository / "src")}
-    command = [sys.executable, *(argument.format(repository=repository) for argument in arguments)]
+    command = [sys.executable, *arguments]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=300)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert message in line

@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from bibier_cli import run
 from bibier_hf import EMOTIONS
-from bibier_hf.commands.label import label_main
 from bibier_hf.data.label_tables import read_label_table
 from bibier_hf.data.tables import read_table
 
@@ -55,15 +55,15 @@ def respond(fake):
 
 def options(server):
     values = {"timeout_s": 0.5, "base_delay_s": 0.02, "max_attempts": 5, "concurrency": 4}
-    given = [f"--backend_option={key}={value}" for key, value in values.items()]
+    given = [f"--backend_options.{key}={value}" for key, value in values.items()]
     return ["--backend", "openai", "--model", "tiny", "--base_url", server.url, *given]
 
 
 def test_every_row_ends_as_ok_or_failed_exactly_once(serve, respond, corpus, tmp_path, capsys):
     server = serve(respond)
     output = tmp_path / "labels.csv"
-    command = ["label", "--corpus", "csv", "--data_dir", str(corpus), "--output", str(output), *options(server)]
-    assert label_main(command) == 0
+    command = ["--corpus", "csv", "--data_dir", str(corpus), "--output", str(output), *options(server)]
+    assert run("label corpus", command) == 0
     rows = {row.text("text").rpartition(" ")[2]: row for row in read_table(output)}
     assert sorted(rows) == sorted(NAMES)
     assert len(read_table(output)) == len(NAMES)
@@ -81,7 +81,7 @@ def test_every_row_ends_as_ok_or_failed_exactly_once(serve, respond, corpus, tmp
     assert "2 failed, such as row-six: 6 parts between commas instead of 7" in said  # six and eight
 
     asked = len(server.requests)
-    assert label_main(command) == 0  # again: the row that never got an answer is all that is asked
+    assert run("label corpus", command) == 0  # again: the row that never got an answer is all that is asked
     again = [text.rpartition(" ")[2] for text in server.questions()[asked:]]
     assert set(again) == {"dead"}
 
@@ -97,22 +97,21 @@ def test_a_run_in_which_every_row_failed_says_so(fake, serve, corpus, tmp_path, 
     server = serve(lambda *_: fake.Reply(**reply))
     common = ["--corpus", "csv", "--data_dir", str(corpus), *options(server)]
     output = tmp_path / "labels.csv"
-    assert label_main(["label", *common, "--output", str(output)]) == 2
+    assert run("label corpus", [*common, "--output", str(output)]) == 2
     said = capsys.readouterr()
     assert f"{len(NAMES)} failed, such as row-good: {reason}" in said.out
     assert said.err.strip().splitlines()[-1].startswith(f"error: All {len(NAMES)} rows failed")
     assert {row.text("status") for row in read_table(output)} == {"failed"}
     folder = tmp_path / "recognition"
-    assert label_main(["recognise", *common, "--way", "generate", "--output_dir", str(folder)]) == 2
+    assert run("label recognize", [*common, "--way", "generate", "--output_dir", str(folder)]) == 2
     assert "error: All 7 rows failed" in capsys.readouterr().err
     assert not list(folder.glob("*.json"))
 
 
-def test_a_recogniser_is_scored_like_any_model(serve, respond, corpus, tmp_path, capsys):
+def test_a_recognizer_is_scored_like_any_model(serve, respond, corpus, tmp_path, capsys):
     server = serve(respond)
     folder = tmp_path / "recognition"
     command = [
-        "recognise",
         "--corpus",
         "csv",
         "--data_dir",
@@ -122,7 +121,7 @@ def test_a_recogniser_is_scored_like_any_model(serve, respond, corpus, tmp_path,
         "--output_dir",
         str(folder),
     ]
-    assert label_main([*command, *options(server)]) == 0
+    assert run("label recognize", [*command, *options(server)]) == 0
     results = json.loads((folder / "recognition_test.json").read_text())
     (metrics,) = results["metrics"]["test"].values()
     assert metrics["uar"] == pytest.approx(1 / 7)  # "happy" to all
@@ -131,5 +130,5 @@ def test_a_recogniser_is_scored_like_any_model(serve, respond, corpus, tmp_path,
     assert not any(
         emotion in text.rpartition("\n")[2] for text in server.questions() for emotion in EMOTIONS
     )  # no label is shown
-    assert label_main([*command, *options(server), "--prompt", "distribution_gold"]) == 2
+    assert run("label recognize", [*command, *options(server), "--prompt", "distribution_gold"]) == 2
     assert "states the gold label" in capsys.readouterr().err

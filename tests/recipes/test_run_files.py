@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 
 from bibier_hf import BiBiERConfig
+from bibier_hf.errors import ArgumentError
+from bibier_hf.run_files import find_run_file
 from bibier_hf.training.arguments import parse_run_arguments
 
 from ..conftest import features_of, merged
@@ -24,3 +26,14 @@ def test_run_file(path: Path):
         "jinaai/",
     ):  # the backbones that may not be used commercially say so where they are chosen
         assert name not in text or "commercial" in text
+
+
+def test_run_files_and_studies_are_found_by_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert find_run_file("resd").samefile(RECIPES / "resd.yaml")
+    assert find_run_file("resd_grouped", "study").samefile(RECIPES / "studies" / "resd_grouped.yaml")
+
+    with pytest.raises(ArgumentError, match=r"There is no run file rsed\. .*: .*quickstart, resd, resd_whisper_e5\."):
+        find_run_file("rsed")
+    Path("resd").write_text("seed: 7\n")  # a path comes first
+    assert find_run_file("resd") == Path("resd")

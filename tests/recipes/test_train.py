@@ -80,7 +80,7 @@ def test_a_run_leaves_everything_a_user_needs(trained):
 
 def test_evaluating_from_the_command_line(launch, trained, about, tmp_path):
     arguments = ("--noise_snr_db", "[20, 0]", "--noise", "babble", "--add_to_results", "true")
-    done = launch("recipes/evaluate.py", trained, "--output_dir", tmp_path, *arguments)
+    done = launch("-m", "bibier_cli", "evaluate", trained, "--output_dir", tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     again = json.loads((tmp_path / "evaluation_test.json").read_text())
     results = json.loads((trained / "results.json").read_text())
@@ -99,10 +99,12 @@ def test_evaluating_from_the_command_line(launch, trained, about, tmp_path):
 
 
 def test_predicting_from_the_command_line(launch, trained, run_file):
-    done = launch("recipes/predict.py", trained, run_file.parent / "test00.wav", "--text", "text 0", "--top_k", "2")
+    done = launch(
+        "-m", "bibier_cli", "predict", trained, run_file.parent / "test00.wav", "--text", "text 0", "--top_k", "2"
+    )
     assert done.returncode == 0, done.stderr
     assert "test00.wav: 'text 0'" in done.stdout
-    missing = launch("recipes/predict.py", trained, "nowhere.wav")
+    missing = launch("-m", "bibier_cli", "predict", trained, "nowhere.wav")
     assert missing.returncode == 1
     assert "error: " in missing.stderr
     assert "Traceback" not in missing.stderr

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.sds import StackedDataSampling
+from bibier_hf.commandline import checked_section
 from bibier_hf.data.clips import Clip
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.features import InputExtractor, raw_inputs
@@ -24,7 +25,6 @@ from bibier_hf.model.audio_bibier import decode_audio
 from bibier_hf.training.augmentation import AugmentedCorpus
 from bibier_hf.training.rows import StoredDraws, TrainingRows
 from bibier_hf.training.run import run_training
-from bibier_hf.training.sections import checked_section
 
 # the clips of the table are 0.2 to 0.5 s long, two of each language and label in train
 SDS = {"share": 0.5, "target_s": 0.6}

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from bibier_hf import BiBiERForEmotionClassification
-from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.commands.evaluate import EvaluateArguments, evaluate_checkpoint
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.logit_adjustment import (
@@ -125,11 +125,15 @@ def test_a_run_scores_and_saves_the_adjusted_model(small_run, about, tmp_path, r
     moved = models[1].audio_head.linear.bias - models[0].audio_head.linear.bias
     torch.testing.assert_close(moved, torch.tensor(shift))
 
-    again = evaluate_checkpoint(parse_evaluate_arguments([str(folders[1]), "--output_dir", str(tmp_path / "scores")]))
+    again = evaluate_checkpoint(
+        EvaluateArguments.from_command_line([str(folders[1]), "--output_dir", str(tmp_path / "scores")])
+    )
     assert again.metrics["test"] == about(adjusted.metrics["test"])
     if not refit:  # the answers on dev are those of the model that is saved, shifted
         again = evaluate_checkpoint(
-            parse_evaluate_arguments([str(folders[1]), "--split", "dev", "--output_dir", str(tmp_path / "dev")])
+            EvaluateArguments.from_command_line(
+                [str(folders[1]), "--split", "dev", "--output_dir", str(tmp_path / "dev")]
+            )
         )
         assert again.metrics["dev"] == about(adjusted.metrics["dev"])
     assert "times the logarithm of its share" in Path(folders[1], "README.md").read_text(encoding="utf-8")

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
-from bibier_hf.commands.evaluate import evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.commands.evaluate import EvaluateArguments, evaluate_checkpoint
 from bibier_hf.errors import ArgumentError
 from bibier_hf.training.run import run_training
 
@@ -32,7 +32,7 @@ def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_p
         assert results.model["audio_backbone_training"] == "LoRA, rank 4"
         folder = Path(run.output_dir)
         again = evaluate_checkpoint(
-            parse_evaluate_arguments([run.output_dir, "--output_dir", str(tmp_path / f"{save}-scores")])
+            EvaluateArguments.from_command_line([run.output_dir, "--output_dir", str(tmp_path / f"{save}-scores")])
         )
         assert again.metrics["test"] == about(results.metrics["test"])
         trained, loaded = (

@@ -146,9 +146,7 @@ def test_a_push_that_fails_after_training_leaves_the_model(small_run, hub, tmp_p
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     hub.fail_next("/commit/main", 500, times=10)
     run = small_run(push_to_hub=True, hub_model_id="owner/bibier-small", num_train_epochs=1)
-    with pytest.raises(
-        PushError, match=f"Go on with: python recipes/push.py model {run.output_dir} owner/bibier-small"
-    ):
+    with pytest.raises(PushError, match=f"Go on with: bibier push model {run.output_dir} owner/bibier-small"):
         run_training(run)
     folder = Path(run.output_dir)
     assert (folder / "results.json").is_file()
@@ -163,7 +161,7 @@ def test_the_right_to_push_is_checked_before_training(small_run, hub):
     assert not Path(run.output_dir).exists()
 
 
-def test_arguments_of_pushing(small_run):
+def test_arguments_of_pushing(small_run, monkeypatch):
     with pytest.raises(ArgumentError, match="hub_model_id: is missing"):
         small_run(push_to_hub=True)
     with pytest.raises(
@@ -172,6 +170,9 @@ def test_arguments_of_pushing(small_run):
         small_run(hub_strategy="every_save")
     assert small_run(hub_model_id="owner/name").hub_private_repo is True
     shown = public_command(
-        ["recipes/resd.yaml", "--push_to_hub", "true", "--hub_model_id", "owner/name", "--seed", "7"]
+        "recipes/resd.yaml",
+        {"push_to_hub": True, "hub_model_id": "owner/name", "seed": 7, "data_dir": "/a", "bf16": True},
     )
-    assert shown == "accelerate launch recipes/train.py recipes/resd.yaml --seed 7"
+    assert shown == "bibier train recipes/resd.yaml --seed 7 --data_dir PATH --bf16 true"
+    monkeypatch.setattr(sys, "argv", ["recipes/train.py"])
+    assert public_command("resd", {}) == "accelerate launch recipes/train.py resd"

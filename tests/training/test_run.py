@@ -13,7 +13,7 @@ from scipy.special import log_softmax
 from transformers import pipeline
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
-from bibier_hf.commands.evaluate import _calibrate, evaluate_checkpoint, parse_evaluate_arguments
+from bibier_hf.commands.evaluate import EvaluateArguments, _calibrate, evaluate_checkpoint
 from bibier_hf.data.mixture import AugmentationArguments, CorpusArguments, load_corpora
 from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.calibration import fit_temperature
@@ -175,7 +175,9 @@ def test_no_temperature_is_fitted_unasked_for_published_behaviour(feature_model,
 
 def test_evaluating_the_checkpoint_gives_the_scores_of_the_run(finished, about, tmp_path):
     run, results = finished
-    again = evaluate_checkpoint(parse_evaluate_arguments([run.output_dir, "--output_dir", str(tmp_path / "scores")]))
+    again = evaluate_checkpoint(
+        EvaluateArguments.from_command_line([run.output_dir, "--output_dir", str(tmp_path / "scores")])
+    )
     assert again.metrics["test"] == about(results.metrics["test"])
     assert again.calibration["temperature"] == results.calibration["temperature"]
     assert {path.name for path in (tmp_path / "scores").iterdir()} == {
@@ -193,7 +195,7 @@ def test_another_temperature_reaches_results_and_card(finished, about, with_pred
     if not with_predictions:
         (folder / "predictions_test.parquet").unlink()
     arguments = [run.output_dir, "--output_dir", str(folder / "train"), "--split", "train", "--calibrate", "true"]
-    fitted = evaluate_checkpoint(parse_evaluate_arguments(arguments)).calibration["temperature"]
+    fitted = evaluate_checkpoint(EvaluateArguments.from_command_line(arguments)).calibration["temperature"]
     assert fitted != pytest.approx(results.calibration["temperature"], rel=0.01)
     again = RunResults.load(folder / "results.json")
     assert again.calibration["temperature"] == fitted
@@ -203,7 +205,7 @@ def test_another_temperature_reaches_results_and_card(finished, about, with_pred
     assert f"divided by the temperature {fitted:.4g}, fitted on train, after training" in card
     for split in ("dev", "test"):
         arguments = [run.output_dir, "--split", split, "--output_dir", str(folder / split)]
-        scores = evaluate_checkpoint(parse_evaluate_arguments(arguments)).metrics[split]
+        scores = evaluate_checkpoint(EvaluateArguments.from_command_line(arguments)).metrics[split]
         if split == "test" and not with_predictions:
             for name in ("ece", "brier", "nll"):
                 scores["small"].pop(name)
@@ -224,15 +226,15 @@ def test_evaluating_takes_another_corpus_and_split(finished, about, corpus_table
         "--output_dir",
         str(tmp_path),
     ]
-    again = evaluate_checkpoint(parse_evaluate_arguments([*arguments, "--feature_cache.enabled", "false"]))
+    again = evaluate_checkpoint(EvaluateArguments.from_command_line([*arguments, "--feature_cache.enabled", "false"]))
     assert again.metrics["dev"] == about(results.metrics["dev"])
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "first argument"),
-        (["nowhere"], "does not say what it was trained on"),
+        ([], r"checkpoint: is missing \(folder or Hub id of a trained model\)"),
+        (["nowhere"], r"corpora: is missing .*--corpus NAME"),
         (["nowhere", "--corpus", "csv", "--splt", "dev"], r"splt: unknown key\. Did you mean split\?"),
         (["nowhere", "--corpus", "csv", "--split", "all"], "split: "),
         (["nowhere", "--corpus", "csv", "--noise", "pink"], "noise: "),
@@ -240,7 +242,7 @@ def test_evaluating_takes_another_corpus_and_split(finished, about, corpus_table
 )
 def test_an_evaluation_that_cannot_be_followed_is_named(arguments, message):
     with pytest.raises(ArgumentError, match=message):
-        parse_evaluate_arguments(arguments)
+        EvaluateArguments.from_command_line(arguments)
 
 
 @pytest.mark.parametrize(
@@ -248,7 +250,7 @@ def test_an_evaluation_that_cannot_be_followed_is_named(arguments, message):
 )
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path, name, message):
     (tmp_path / "empty").mkdir()
-    arguments = parse_evaluate_arguments([str(tmp_path / name), "--corpus", "csv"])
+    arguments = EvaluateArguments.from_command_line([str(tmp_path / name), "--corpus", "csv"])
     with pytest.raises(ArgumentError, match=message):
         evaluate_checkpoint(arguments)
 
@@ -264,7 +266,7 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path, name, message):
 )
 def test_what_cannot_be_measured_is_named_before_anything_is_computed(arguments, message):
     with pytest.raises(ArgumentError, match=message):
-        evaluate_checkpoint(parse_evaluate_arguments(["nowhere", "--corpus", "csv", *arguments]))
+        evaluate_checkpoint(EvaluateArguments.from_command_line(["nowhere", "--corpus", "csv", *arguments]))
 
 
 def test_numbers_of_another_corpus_are_not_added_to_the_results(finished, write_table, tmp_path):
@@ -283,7 +285,7 @@ def test_numbers_of_another_corpus_are_not_added_to_the_results(finished, write_
         "true",
     ]
     with pytest.raises(ArgumentError, match="of other corpora or another protocol than the run"):
-        evaluate_checkpoint(parse_evaluate_arguments(arguments))
+        evaluate_checkpoint(EvaluateArguments.from_command_line(arguments))
     assert RunResults.load(Path(run.output_dir) / "results.json") == results
 
 
@@ -294,7 +296,7 @@ def test_a_model_of_text_hears_no_noise(small_run, tiny_options, corpus_table, t
     processor.save_pretrained(tmp_path / "text")
     arguments = [str(tmp_path / "text"), "--corpus", "csv", "--data_dir", str(corpus_table)]
     with pytest.raises(ArgumentError, match="reads text alone, which noise does not touch"):
-        evaluate_checkpoint(parse_evaluate_arguments([*arguments, "--noise_snr_db", "[0]"]))
+        evaluate_checkpoint(EvaluateArguments.from_command_line([*arguments, "--noise_snr_db", "[0]"]))
 
 
 def test_a_finished_run_is_not_overwritten_unasked(finished, small_run):

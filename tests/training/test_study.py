@@ -56,7 +56,7 @@ def test_variants_protocols_seeds_and_folds_are_planned(study_file):
             variants={"base": {}, "slow": {"learning_rate": 1e-5, "model.dropout": 0.3}},
         )
     )
-    runs = plan_runs(study, ["--num_train_epochs", "3"])
+    runs = plan_runs(study, {"num_train_epochs": 3})
     assert len(runs) == 2 * 2 * 3
     assert len({run.folder for run in runs}) == len(runs)
     slow = next(
@@ -130,12 +130,11 @@ def test_finished_runs_are_kept_and_must_be_the_same(study_file, monkeypatch):
     run_study([run], say=said.append)
     assert said == [f"run 1 of 1: {run.folder}: finished before"]
     with pytest.raises(ArgumentError, match="finished with other values of learning_rate"):
-        run_study(plan_runs(study, ["--learning_rate", "1e-3"]))
+        run_study(plan_runs(study, {"learning_rate": 1e-3}))
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_the_repository_can_be_planned(path: Path):
     study = read_study(path)
-    assert plan_runs(
-        study, ["--data_dir", "data", *(["--corpora.0.labels", "t.csv"] if "labels" in path.stem else [])]
-    )
+    labels = {"corpora.0.labels": "t.csv"} if "labels" in path.stem else {}
+    assert plan_runs(study, {"data_dir": "data"} | labels)

@@ -1,2 +1,1 @@
-"""What stands behind the recipes and the command `bibier`: arguments in, text and an exit code out. The top layer;
-nothing imports it."""
+"""The commands of `bibier`: one section of options and one function each."""

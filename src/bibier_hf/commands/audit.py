@@ -1,4 +1,4 @@
-"""The command behind `recipes/audit.py`: the leakage audit of one corpus or several, under any protocols."""
+"""`bibier audit`."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -17,38 +17,45 @@ from ..evaluation.audit.report import audit_splits, label_sources, merge_folds, 
 from ..evaluation.plots import plot_leakage
 from ..evaluation.report import environment
 from ..files import write_atomically, write_json, write_text, writes
-from ..training.sections import Section, section_help
-from .common import guarded
-from .corpora import SHORT_HELP, parse_corpus_arguments
+from .corpora import CorpusOptions
 
 EXIT_LEAK = 1
 
 
-class AuditArguments(Section):
-    """What to audit."""
+class AuditArguments(CorpusOptions):
+    """Find out what a model could score on test without hearing the emotion.
 
-    corpora: list[CorpusArguments] = Field(min_length=1, description="corpora with the protocols to audit")
-    output_dir: str = Field("outputs/audit", description="where audit.json, audit.md and the pictures are written")
+    Examples:
+      bibier audit --corpus resd --data_dir PATH/TO/resd --protocol official,dialogue_grouped --fold all
+      bibier audit --corpus csv --data_dir PATH/TO/table.csv --options.language en --fail_on_leak
+
+    Reports speakers and dialogues that cross the split, how well the speaker alone predicts the label (from names and
+    from the voice), duplicate texts and recordings, and labels in ids and file names. Several protocols and all folds:
+    --protocol A,B --fold all.
+    Exit code 1: --fail_on_leak was given, and a split leaks.
+    """
+
+    output_dir: str = Field("outputs/audit", description="folder of audit.json, audit.md and the pictures")
     text_similarity: float = Field(
-        TEXT_SIMILARITY, gt=0, le=1, description="from which on two texts are nearly the same"
+        TEXT_SIMILARITY, gt=0, le=1, description="similarity from which two texts count as near duplicates"
     )
     audio_similarity: float = Field(
-        AUDIO_SIMILARITY, gt=0, le=1, description="from which on two clips are the same recording"
+        AUDIO_SIMILARITY, gt=0, le=1, description="similarity from which two clips count as one recording"
     )
-    seed: int = Field(0, ge=0, description="of the p-values")
-    fail_on_leak: bool = Field(False, description=f"exit code {EXIT_LEAK} when a split leaks")
+    seed: int = Field(0, ge=0, description="seed of the p-values")
+    fail_on_leak: bool = Field(False, description=f"exit with {EXIT_LEAK} if a split leaks")
 
 
 @writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
 def run_audit(arguments: AuditArguments) -> dict[str, Any]:
-    """Audit every split that is asked for; write `audit.json`, `audit.md` and `audit_<corpus>.png`.
+    """Audit every split; write `audit.json`, `audit.md` and `audit_<corpus>.png`.
 
     Returns:
-        the content of the JSON file: `verdict` (`leaks` over all), `audits` (a list of what `audit_splits` gives, each
-        with `title`, `corpus` and `protocol`), `seconds` and the environment.
+        the content of the JSON file: `verdict` (`leaks`: whether any split does), `audits` (results of `audit_splits`,
+        each with `title`, `corpus` and `protocol`), `seconds` and the environment.
 
     Raises:
-        FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
+        FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are missing or invalid.
     """
     start = time.perf_counter()
     audits: list[dict[str, Any]] = []
@@ -58,9 +65,11 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
         if key not in known:
             known[key] = _read(corpus)
         rows, heard, file_names = known[key]
+
         splits = apply_protocol(
             rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share
         )
+
         name, protocol = splits["train"]["corpus"][0], protocol_facts(corpus, splits)
         title = f"{name}, {corpus.protocol}" + (f", fold {corpus.fold}" if "fold" in protocol else "")
         audit = audit_splits(
@@ -73,6 +82,7 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - start, 1),
         **environment(),
     }
+
     folder = Path(arguments.output_dir)
     write_json(folder / "audit.json", results)
     page = render_page(audits)
@@ -83,7 +93,7 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
 
 
 def _read(corpus: CorpusArguments) -> tuple[DatasetDict, dict[str, HeardClip], dict[str, str]]:
-    """The corpus, what its recordings sound like, and their names in its raw form (none for a prepared one)"""
+    """The corpus, how its recordings sound, and their file names (none for a prepared corpus)."""
     rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
     names = {}
     if corpus.data_dir is not None and not (Path(corpus.data_dir) / INFO_FILE).is_file():
@@ -98,42 +108,19 @@ def _draw(audits: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     for protocol in dict.fromkeys(audit["protocol"]["name"] for audit in audits):
         folds = [audit for audit in audits if audit["protocol"]["name"] == protocol]
         name = protocol + (f" (mean and range of {len(folds)} folds)" if len(folds) > 1 else "")
-        told = merge_folds(
+        scores = merge_folds(
             folds, lambda audit: {what: entry and entry["uar"] for what, entry in label_sources(audit).items()}
         )
-        series[name] = (told, merge_folds(folds, shared_rows))
+        series[name] = (scores, merge_folds(folds, shared_rows))
     chances = [entry["chance_uar"] for audit in audits for entry in label_sources(audit).values() if entry]
     write_atomically(
         path, lambda temporary: plot_leakage(series, min(chances, default=0.0), temporary, f"Leakage audit of {title}")
     )
 
 
-def audit_main(arguments: Sequence[str]) -> int:
-    """Audit as the command line says; returns the exit code.
-
-    Args:
-        arguments: `[--key value] ...`.
-    """
-    leaks = False
-
-    def audit() -> None:
-        nonlocal leaks
-        if any(argument in ("-h", "--help") for argument in arguments):
-            print(
-                "\n".join(
-                    [
-                        "usage: recipes/audit.py --corpus NAME [--key value] ...",
-                        "",
-                        *SHORT_HELP,
-                        *section_help(AuditArguments),
-                    ]
-                )
-            )
-            return
-        parsed = parse_corpus_arguments(list(arguments), AuditArguments, {})
-        results = run_audit(parsed)
-        leaks = parsed.fail_on_leak and results["verdict"]["leaks"]
-        print((Path(parsed.output_dir) / "audit.md").read_text(encoding="utf-8"))
-        print(f"The audit is in {parsed.output_dir} ({results['seconds']:.0f} s).")
-
-    return guarded(audit) or (EXIT_LEAK if leaks else 0)
+def audit(arguments: AuditArguments) -> int:
+    """Audit, and print the page; returns the exit code."""
+    results = run_audit(arguments)
+    print((Path(arguments.output_dir) / "audit.md").read_text(encoding="utf-8"))
+    print(f"The audit is in {arguments.output_dir} ({results['seconds']:.0f} s).")
+    return EXIT_LEAK if arguments.fail_on_leak and results["verdict"]["leaks"] else 0

@@ -1,19 +1,19 @@
-"""The command behind `recipes/baseline.py`: a baseline on corpora, protocols and folds, reported as a trained model
-is."""
+"""`bibier baseline`."""
 
 import time
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from datasets import concatenate_datasets
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ..commandline import Positional
 from ..data.corpora import load_corpus
 from ..data.features import content_hash
-from ..data.mixture import CorpusArguments, FeatureCacheArguments, protocol_facts
+from ..data.mixture import FeatureCacheArguments, protocol_facts
 from ..data.protocols import apply_protocol
 from ..errors import ArgumentError
 from ..evaluation.baselines import (
@@ -29,72 +29,68 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_split_report
 from ..evaluation.results import RESULTS_FILE, BaselineResults
 from ..files import writes
-from ..training.sections import Section, section_help
-from .common import guarded
-from .corpora import SHORT_HELP, parse_corpus_arguments
+from .corpora import CorpusOptions
 
 LATE_FUSION = "late_fusion"
 BASELINES = (*MODALITY, LATE_FUSION)
 
 
-class BaselineArguments(Section):
-    """Which baseline, on what."""
+class BaselineArguments(CorpusOptions):
+    """Fit a scikit-learn baseline that a model has to beat, and report it like a training run.
 
-    baseline: Literal[BASELINES] = Field(description="one of " + ", ".join(BASELINES))
-    corpora: list[CorpusArguments] = Field(
-        min_length=1, description="corpora, protocols and folds; each is learnt and scored by itself"
+    Examples:
+      bibier baseline mfcc_svm --corpus resd --data_dir PATH/TO/resd
+      bibier baseline mfcc_svm --corpus resd --data_dir PATH/TO/resd --protocol dialogue_grouped --fold all
+      bibier baseline tfidf_logreg --corpus csv --data_dir PATH/TO/table.csv --class_weights none
+      bibier baseline late_fusion --corpus resd --data_dir PATH/TO/resd
+      bibier baseline late_fusion --corpus resd --data_dir PATH/TO/resd --parts pooled_audio_logreg,pooled_text_logreg
+          --audio_backbone openai/whisper-base --text_backbone intfloat/multilingual-e5-small
+      bibier baseline who_speaks --corpus resd --data_dir PATH/TO/resd
+
+    Writes results.json, predictions and confusion matrices.
+    """
+
+    baseline: Annotated[Literal[BASELINES], Positional("BASELINE")] = Field(
+        description="one of " + ", ".join(BASELINES)
     )
-    output_dir: str = Field(
-        description="where results.json and predictions are written; default outputs/baseline-<name>"
-    )
-    class_weights: Literal["balanced", "none"] = Field("balanced", description="weights of the classes while learning")
+    output_dir: str = Field(description="folder of results.json and predictions; default: outputs/baseline-<name>")
+    class_weights: Literal["balanced", "none"] = Field("balanced", description="weights of the classes in training")
     strengths: list[float] | None = Field(
-        None, description="values of C that dev chooses from; null: those of the baseline"
+        None, description="values of C to choose from on dev; null: those of the baseline"
     )
     refit_on_dev: bool = Field(
-        True, description="learn anew from train + dev with what dev chose, before test is scored"
+        True, description="train again on train + dev with what dev chose, before test is scored"
     )
     parts: list[Literal[tuple(MODALITY)]] = Field(
-        default_factory=lambda: ["mfcc_svm", "tfidf_logreg"],
-        min_length=2,
-        max_length=2,
-        description="of late_fusion: its two baselines",
+        ["mfcc_svm", "tfidf_logreg"], min_length=2, max_length=2, description="the two baselines of late_fusion"
     )
     fusion_weight: float | None = Field(
-        0.5, ge=0, le=1, description="of late_fusion: weight of the first part; null: chosen on dev"
+        0.5, ge=0, le=1, description="weight of the first part in late_fusion; null: chosen on dev"
     )
-    audio_backbone: str | None = Field(None, description="of pooled_audio_logreg: Hub id or folder of a speech model")
+    audio_backbone: str | None = Field(None, description="speech model of pooled_audio_logreg: Hub id or folder")
     audio_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     audio_layer: int = Field(-1, ge=-1, description="hidden state to pool; -1: the output")
-    text_backbone: str | None = Field(None, description="of pooled_text_logreg: Hub id or folder of a text model")
+    text_backbone: str | None = Field(None, description="text model of pooled_text_logreg: Hub id or folder")
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     text_layer: int = Field(-1, ge=-1, description="hidden state to pool; -1: the output")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
-    seed: int = Field(42, ge=0, description="of what is random in a solver; that of the split is corpora.0.split_seed")
+    seed: int = Field(42, ge=0, description="seed of the solver; the split has corpora.0.split_seed")
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {"output_dir": f"outputs/baseline-{given['baseline']}"} if "baseline" in given else {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for modality in ("audio", "text"):
+            if f"pooled_{modality}_logreg" in self.members and getattr(self, f"{modality}_backbone") is None:
+                raise ArgumentError(f"pooled_{modality}_logreg needs --{modality}_backbone, a Hub id or a folder.")
+        return self
 
     @property
     def members(self) -> list[str]:
-        """The baselines that are learnt."""
+        """The baselines to fit."""
         return list(self.parts) if self.baseline == LATE_FUSION else [self.baseline]
-
-
-def parse_baseline_arguments(arguments: Sequence[str]) -> BaselineArguments:
-    """`BASELINE [--key value] ...` -> arguments.
-
-    Raises:
-        ArgumentError: anything that cannot be followed.
-    """
-    if not arguments or arguments[0] not in BASELINES:
-        given = f", not {arguments[0]!r}" if arguments else ""
-        raise ArgumentError(f"The first argument must be one of {', '.join(BASELINES)}{given}.")
-    name, *rest = arguments
-    parsed = parse_corpus_arguments(
-        rest, BaselineArguments, {"baseline": name, "output_dir": f"outputs/baseline-{name}"}
-    )
-    for modality in ("audio", "text"):
-        if f"pooled_{modality}_logreg" in parsed.members and getattr(parsed, f"{modality}_backbone") is None:
-            raise ArgumentError(f"pooled_{modality}_logreg needs --{modality}_backbone, a Hub id or a folder.")
-    return parsed
 
 
 @writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
@@ -239,30 +235,20 @@ def _public(arguments: BaselineArguments) -> dict[str, Any]:
     return content
 
 
-def baseline_main(arguments: Sequence[str]) -> int:
-    """Run a baseline as the command line says; returns the exit code.
+def baseline(arguments: BaselineArguments) -> None:
+    """Fit and score the baseline, and print its scores."""
+    results = run_baselines(arguments)
+    metrics = results.metrics["test"]
+    print(f"{arguments.baseline}, test:\n")
+    print(metrics_table(metrics))
 
-    Args:
-        arguments: `BASELINE [--key value] ...`.
-    """
+    for name, folds in results.folds.items():
+        if len(folds["runs"]) > 1:
+            spread = ", ".join(
+                f"{metric.upper()} {100 * folds['mean'][metric]:.1f} ± {100 * folds['std'][metric]:.1f}"
+                for metric in METRICS
+            )
+            print(f"\n{name}, mean and deviation over {len(folds['runs'])} folds (the table pools them): {spread}")
 
-    def run() -> None:
-        if any(argument in ("-h", "--help") for argument in arguments):
-            usage = ["usage: recipes/baseline.py BASELINE --corpus NAME [--key value] ...", ""]
-            print("\n".join([*usage, *SHORT_HELP, *section_help(BaselineArguments)]))
-            return
-        parsed = parse_baseline_arguments(arguments)
-        results = run_baselines(parsed)
-        print(f"{parsed.baseline}, test:\n")
-        print(metrics_table(results.metrics["test"]))
-        for name, folds in results.folds.items():
-            if len(folds["runs"]) > 1:
-                spread = ", ".join(
-                    f"{metric.upper()} {100 * folds['mean'][metric]:.1f} ± {100 * folds['std'][metric]:.1f}"
-                    for metric in METRICS
-                )
-                print(f"\n{name}, mean and deviation over {len(folds['runs'])} folds (the table pools them): {spread}")
-        print(f"\n{recall_table(results.metrics['test'])}")
-        print(f"\nResults and predictions are in {parsed.output_dir} ({results.seconds:.0f} s).")
-
-    return guarded(run)
+    print(f"\n{recall_table(metrics)}")
+    print(f"\nResults and predictions are in {arguments.output_dir} ({results.seconds:.0f} s).")

@@ -1,12 +1,14 @@
-"""What all commands share: errors that a user can fix end in one line; Ctrl-C, and the signals of schedulers and
-closed terminals, leave a word on how to go on."""
+"""Runs a command: parses its options, reports what a user can fix in one line, and says how to continue after Ctrl-C or
+a signal of a scheduler or a closed terminal."""
 
+import importlib
 import json
 import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator
+import typing
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -14,13 +16,14 @@ from typing import Any
 from transformers import dynamic_module_utils
 
 from .. import HAS_MODEL
+from ..commandline import HELP_FLAGS, Section, help_text
 from ..errors import UserError
 from ..extras import missing_package
 from ..files import as_write_error, describe_write_error
 from ..model.audio_bibier import AudioError
 
 USER_ERRORS: tuple[type[Exception], ...] = (UserError, AudioError, FileNotFoundError)
-"""What a user can fix: reported without a traceback."""
+"""Errors that a user can fix, which are reported without a traceback."""
 
 if HAS_MODEL:  # not next to the transformers of vLLM
     from ..model.validation_bibier import CheckpointError
@@ -28,8 +31,8 @@ if HAS_MODEL:  # not next to the transformers of vLLM
     USER_ERRORS += (CheckpointError,)
 
 REMOTE_CODE = (
-    "A model, backbone or tokenizer that was named comes with Python code of its own, which is not run. Name one whose "
-    "classes transformers has."
+    "A model, backbone or tokenizer comes with its own Python code, which is not run. Name one whose classes "
+    "transformers has."
 )
 
 EXIT_USER_ERROR = 2
@@ -38,16 +41,51 @@ EXIT_INTERRUPTED = 130
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
+_EXIT_CODES = "Exit codes: 0 done, 2 something you can fix (one line says what), 130 interrupted."
+
+
 class Terminated(KeyboardInterrupt):
-    """A signal that asks the process to end, such as a scheduler's SIGTERM: it is handled as Ctrl-C is."""
+    """A signal that asks the process to end, such as a scheduler's SIGTERM. It is handled like Ctrl-C."""
 
     def __init__(self, number: int):
         super().__init__(number)
         self.exit_code = 128 + number
 
 
+def run_command(usage: str, function: str, arguments: Sequence[str]) -> int:
+    """Parse a command line, and call the function behind the command; returns the exit code.
+
+    Args:
+        usage: how the user calls the command, such as `bibier predict`.
+        function: `module:name`. The type of its only parameter is the [`~bibier_hf.commandline.Section`] of the
+            command; it returns an exit code, or None for 0.
+        arguments: the command line.
+    """
+    exit_code: int | None = None
+    options: Section | None = None
+
+    def call() -> None:
+        nonlocal exit_code, options
+        module, _, name = function.partition(":")
+        command = getattr(importlib.import_module(module), name)
+        section = next(iter(typing.get_type_hints(command).values())).for_command_line(arguments)
+
+        if any(argument in HELP_FLAGS for argument in arguments):
+            print(f"{help_text(usage, section)}\n\n{_EXIT_CODES}")
+            return
+
+        options = section.from_command_line(arguments)
+        exit_code = command(options)
+
+    def interrupted() -> str:
+        remark = options.after_interrupt() if options is not None else ""
+        return f"Interrupted. {remark}".strip()
+
+    return guarded(call, interrupted) or exit_code or 0
+
+
 def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambda: "Interrupted.") -> int:
-    """Run `function`; say in one line what a user can fix, and what to do after Ctrl-C."""
+    """Call `function`, and report what a user can fix, or how to continue after Ctrl-C; returns the exit code."""
     # Code of a checkpoint is refused, without a question on stdout.
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # ty: ignore[invalid-assignment]
     try:
@@ -63,7 +101,7 @@ def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambd
     except UnicodeEncodeError as error:  # of a library that wants its paths in UTF-8
         if not any("\ud800" <= character <= "\udfff" for character in error.object):
             raise
-        return _report(UserError(f"{error.object}: this name is not UTF-8, which a library needs. Rename it."))
+        return _report(UserError(f"{error.object}: a library needs this name to be UTF-8. Rename it."))
     except KeyboardInterrupt as error:
         print(f"\n{interrupted()}", file=sys.stderr)
         return getattr(error, "exit_code", EXIT_INTERRUPTED)
@@ -84,19 +122,20 @@ def _report(error: Exception) -> int:
 
 @contextmanager
 def _signals_raised() -> Generator[None]:
-    """SIGTERM and SIGHUP raise [`Terminated`], unless the process was started to ignore them (`nohup`).
+    """Make SIGTERM and SIGHUP raise [`Terminated`], unless the process was started to ignore them (`nohup`).
 
-    Only the first process of several that a launcher started cleans up; the others may wait in a collective operation,
-    where no exception reaches them, and end at once.
+    Of several processes of a launcher, only the first cleans up. The others end at once: they may wait in a collective
+    operation, where no exception reaches them.
     """
     process = os.getpid()
     replaced = {}
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if os.getpid() != process:  # a forked worker that its pool ends
+        if os.getpid() != process:  # a forked worker, ended by its pool
             signal.signal(number, signal.SIG_DFL)
             os.kill(os.getpid(), number)
             return
+
         for each in replaced:  # cleaning up is not interrupted
             signal.signal(each, signal.SIG_IGN)
         raise Terminated(number)
@@ -105,6 +144,7 @@ def _signals_raised() -> Generator[None]:
         for number in _ENDING:
             if signal.getsignal(number) is signal.SIG_DFL:
                 replaced[number] = signal.signal(number, handle)
+
     try:
         yield
     finally:
@@ -113,11 +153,11 @@ def _signals_raised() -> Generator[None]:
 
 
 def to_json(value: Any, **options: Any) -> str:
-    """JSON for stdout: every character as it is where the stream writes UTF-8, else in ASCII."""
+    """JSON for stdout; in ASCII unless the stream writes UTF-8."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return json.dumps(value, ensure_ascii=encoding.lower() not in ("utf-8", "utf8"), **options)
 
 
 def is_main_process() -> bool:
-    """Is this the first of the processes that a launcher started?"""
+    """Whether this is the first of the processes that a launcher started."""
     return int(os.environ.get("RANK", "0")) == 0

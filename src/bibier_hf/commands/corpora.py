@@ -1,55 +1,68 @@
-"""How a command line names a corpus and its splits: short forms beside `--corpora.0.name` and the like."""
+"""How a command names the corpora that it reads."""
 
 from typing import Any
 
+from pydantic import Field
+
+from ..commandline import Section, field_type, section_help
 from ..data.corpora import CORPORA
+from ..data.mixture import CorpusArguments
 from ..data.protocols import NUM_FOLDS, PROTOCOLS
 from ..errors import ArgumentError
-from ..training.sections import Section, apply_overrides, checked_section
 
-SHORT_HELP = [
-    "  --corpus: a corpus by its name, " + ", ".join(CORPORA),
-    "  --data_dir: its folder or file, as it came or prepared",
-    "  --protocol: how it is split, one of " + ", ".join(PROTOCOLS) + ", or several with commas",
-    f"  --fold: 0 to {NUM_FOLDS - 1}, or all, for protocols with folds",
-]
-"""Lines of a help text."""
-
-_SHORT = {"corpus": "name", "data_dir": "data_dir", "protocol": "protocol", "fold": "fold"}
+SHORT = {"corpus": "name"} | {name: name for name in CorpusArguments.model_fields if name != "name"}
+"""Key -> field of `corpora.0` that it is short for."""
 
 
-def parse_corpus_arguments(arguments: list[str], section: type[Section], defaults: dict[str, Any]) -> Any:
-    """`--key value ...` -> an instance of `section`, whose `corpora` has an entry for each corpus, protocol and fold.
+class CorpusOptions(Section):
+    """Corpora, with short keys for the fields of a single one."""
 
-    Args:
-        arguments: the command line.
-        section: has a field `corpora`, a list of `CorpusArguments`.
-        defaults: values of its fields that the command line may override.
+    corpora: list[CorpusArguments] = Field(
+        min_length=1, description="corpora and their splits; --corpus NAME is short for a single one"
+    )
 
-    Raises:
-        ArgumentError: anything that cannot be followed, or no corpus.
-    """
-    content = dict(defaults)
-    apply_overrides(content, arguments, section)
-    short = {name: content.pop(key) for key, name in _SHORT.items() if key in content}
-    corpora = content.get("corpora") or ([{}] if "name" in short else [])
-    if not corpora:
-        raise ArgumentError("Give --corpus NAME, and --data_dir PATH where it needs one. See --help.")
-    if short and len(corpora) != 1:
-        given = ", ".join(f"--{key}" for key, name in _SHORT.items() if name in short)
-        raise ArgumentError(
-            f"{given}: short for the only corpus. With several corpora give --corpora.0.{next(iter(short))} etc."
-        )
-    if short:
-        corpora = [corpora[0] | short]
-    content["corpora"] = [entry for corpus in corpora for entry in _expand(corpus)]
-    return checked_section(section, content)
+    @classmethod
+    def key_type(cls, key: str) -> Any:
+        first, _, rest = key.partition(".")
+        if first in cls.model_fields or first not in SHORT:
+            return field_type(key, cls)
+        return field_type(".".join(filter(None, [SHORT[first], rest])), CorpusArguments)
+
+    @classmethod
+    def complete(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Move short keys into `corpora.0`; make an entry of each protocol in `a,b` and of each fold in `all`."""
+        given = [key for key in content if key in SHORT and key not in cls.model_fields]
+        short = {SHORT[key]: content.pop(key) for key in given}
+        corpora = content.get("corpora") or []
+
+        if short:
+            if len(corpora) > 1:
+                keys = ", ".join(f"--{key}" for key in given)
+                raise ArgumentError(
+                    f"{keys}: short for the only corpus. With several corpora give --corpora.0.{SHORT[given[0]]} etc."
+                )
+            corpora = [(corpora[0] if corpora else {}) | short]
+
+        if corpora:
+            content["corpora"] = [entry for corpus in corpora for entry in _expand(corpus)]
+        return content
+
+    @classmethod
+    def option_help(cls) -> list[str]:
+        return [
+            f"  --corpus: short for --corpora.0.name; one of {', '.join(CORPORA)}, or a Python file",
+            "  --data_dir: short for --corpora.0.data_dir; likewise the other keys of a single corpus",
+            f"  --protocol: how it is split: {', '.join(PROTOCOLS)}",
+            f"  --fold: 0 to {NUM_FOLDS - 1}, for protocols with folds",
+            *section_help(cls),
+        ]
 
 
 def _expand(corpus: Any) -> list[Any]:
-    """One entry for each protocol in `a,b` and each fold of `all`"""
+    """One entry for each protocol in `a,b` and each fold of `all`."""
     if not isinstance(corpus, dict):
-        return [corpus]  # refused by the check of the whole
+        return [corpus]  # the validation refuses it
+
     entries = []
     protocols = str(corpus.get("protocol", "official")).split(",")
     for protocol in protocols:

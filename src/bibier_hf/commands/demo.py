@@ -1,112 +1,104 @@
-"""The command behind `bibier demo`: the page of a checkpoint on this machine, or its folder for a Space."""
+"""`bibier demo`."""
 
 import os
 from pathlib import Path
+from typing import Annotated, Self
 
+from pydantic import Field, model_validator
+
+from ..commandline import Positional, Section
 from ..errors import ArgumentError
+from ..extras import require
 from .checkpoint import load_pipeline
-from .common import guarded
 
 QUICKSTART = "outputs/quickstart"
-"""Where `make quickstart` leaves its checkpoint; shown when none is named."""
+"""The checkpoint of `make quickstart`, shown by default."""
 
 
-MAX_PORT = 65_535
+class DemoArguments(Section):
+    """Show a checkpoint on a web page: microphone or file, text, bars and a timeline. Or write the folder of a Space.
 
-
-def demo_main(
-    checkpoint: str = QUICKSTART,
-    *,
-    host: str = "127.0.0.1",
-    port: int | None = None,
-    asr: str | None = None,
-    asr_language: str | None = None,
-    backbone_dir: str | None = None,
-    trust_remote_code: bool = False,
-    space: str | None = None,
-    model_id: str | None = None,
-) -> int:
-    """Serve the page until Ctrl-C, or write a Space; returns the exit code.
-
-    Args:
-        checkpoint: folder or Hub id.
-        host, port: where to listen; None: the first free port from 7860 on.
-        asr: speech recognition model that fills in a missing text.
-        asr_language: ISO 639 code of what it hears; None: it guesses.
-        backbone_dir: folder with local copies of backbones that the checkpoint only names.
-        trust_remote_code: run the Python code that comes with the checkpoint, instead of this package's.
-        space: folder to write a Space into, instead of serving.
-        model_id: checkpoint of that Space on the Hub, `owner/name`.
+    Examples:
+      bibier demo
+      bibier demo outputs/resd --port 7860
+      bibier demo --space outputs/space --model_id OWNER/NAME
     """
 
-    def demo() -> None:
-        if space is not None:
-            _write(space, model_id)
-            return
-        if port is not None and not 1 <= port <= MAX_PORT:
-            raise ArgumentError(f"port: {port} is not allowed; give one from 1 to {MAX_PORT}.")
-        if asr_language is not None and asr is None:
-            raise ArgumentError("asr_language: is what the recogniser hears; name one with --asr as well.")
-        if trust_remote_code and (backbone_dir or asr_language):
+    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(
+        QUICKSTART, description="folder or Hub id of a trained model"
+    )
+    host: str = Field("127.0.0.1", description="address to listen at")
+    port: int | None = Field(None, ge=1, le=65_535, description="port; null: the first free one from 7860 on")
+    asr: str | None = Field(None, description="speech recognizer that fills in a missing text: Hub id or folder")
+    asr_language: str | None = Field(None, description="what is spoken, such as ru; null: the recognizer guesses")
+    backbone_dir: str | None = Field(
+        None, description="folder with local copies of backbones that the checkpoint only names"
+    )
+    trust_remote_code: bool = Field(False, description="run the Python code that comes with the checkpoint")
+    space: str | None = Field(None, description="folder to write a Space into, instead of serving")
+    model_id: str | None = Field(None, description="checkpoint of that Space on the Hub: OWNER/NAME")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.space is not None:
+            if self.model_id is None:
+                raise ArgumentError("space: name the checkpoint of the Space, too: --model_id OWNER/NAME.")
+            return self
+
+        if self.model_id is not None:
+            raise ArgumentError(
+                "model_id: goes with --space FOLDER. To show a checkpoint of the Hub here, name it as the first argument."
+            )
+        if self.asr_language is not None and self.asr is None:
+            raise ArgumentError("asr_language: give the recognizer, too: --asr MODEL.")
+        if self.trust_remote_code and (self.backbone_dir or self.asr_language):
             raise ArgumentError(
                 "trust_remote_code: does not go with --backbone_dir and --asr_language. Leave one out."
             )
-        _serve(checkpoint, host, port, model_id, trust_remote_code, (backbone_dir, asr, asr_language))
+        if self.checkpoint == QUICKSTART and not Path(self.checkpoint).is_dir():
+            raise ArgumentError(
+                f"There is no checkpoint at {self.checkpoint}. Train it in a few minutes (make quickstart, or bibier "
+                "train), or name another one: bibier demo FOLDER_OR_HUB_ID"
+            )
+        return self
 
-    return guarded(demo, lambda: "The demo has ended; what visitors uploaded is deleted.")
+    def after_interrupt(self) -> str:
+        return "The demo has ended; uploads of visitors are deleted." if self.space is None else ""
 
 
-def _write(space: str, model_id: str | None) -> None:
-    if model_id is None:
-        raise ArgumentError("space: name the checkpoint on the Hub that the Space shows, too: --model_id OWNER/NAME")
-    _require_gradio()
+def demo(arguments: DemoArguments) -> None:
+    """Serve the page until Ctrl-C, or write a Space."""
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    require("gradio")
+    if arguments.space is not None and arguments.model_id is not None:
+        _write_space(arguments.space, arguments.model_id)
+    else:
+        _serve(arguments)
+
+
+def _write_space(space: str, model_id: str) -> None:
     from ..demo.space import write_space
 
     folder = write_space(space, model_id)
-    print(
-        f"{folder} is a Space that shows {model_id}. Try it: BIBIER_MODEL=PATH/TO/CHECKPOINT python "
-        f"{folder / 'app.py'}"
-    )
+    command = f"BIBIER_MODEL=PATH/TO/CHECKPOINT python {folder / 'app.py'}"
+    print(f"{folder} is a Space that shows {model_id}. Try it: {command}")
 
 
-def _serve(
-    checkpoint: str,
-    host: str,
-    port: int | None,
-    model_id: str | None,
-    trust_remote_code: bool,
-    options: tuple[str | None, str | None, str | None],
-) -> None:
-    if model_id is not None:
-        raise ArgumentError(
-            "model_id: belongs to --space FOLDER; to show a checkpoint of the Hub here, name it as the first argument."
-        )
-    if checkpoint == QUICKSTART and not Path(checkpoint).is_dir():
-        raise ArgumentError(
-            f"There is no checkpoint at {checkpoint}. Train it in some minutes (make quickstart), or name another "
-            "one: "
-            "bibier demo FOLDER_OR_HUB_ID"
-        )
-    _require_gradio()
+def _serve(arguments: DemoArguments) -> None:
     from ..demo.analysis import Limits
     from ..demo.app import build_app, load_remote_pipeline, make_temporary_folder, serve
     from ..demo.examples import write_examples
 
-    pipe = load_remote_pipeline(checkpoint, options[1]) if trust_remote_code else load_pipeline(checkpoint, *options)
+    if arguments.trust_remote_code:
+        pipe = load_remote_pipeline(arguments.checkpoint, arguments.asr)
+    else:
+        pipe = load_pipeline(arguments.checkpoint, arguments.backbone_dir, arguments.asr, arguments.asr_language)
+
     limits = Limits()
     app = build_app(pipe, write_examples(make_temporary_folder()), limits)
+    host, port = arguments.host, arguments.port
     try:
         serve(app, limits, host=host, port=port)
     except OSError as error:
         wanted = f"port {port} of {host}" if port is not None else f"a port of {host}"
-        raise ArgumentError(
-            f"The page cannot listen at {wanted}: {error} Name another with --port and --host."
-        ) from error
-
-
-def _require_gradio() -> None:
-    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-    try:
-        import gradio  # noqa: F401
-    except ImportError as error:
-        raise ArgumentError("The demo needs gradio: pip install 'bibier-hf[demo]'") from error
+        raise ArgumentError(f"Cannot listen at {wanted}: {error} Name another with --port and --host.") from error

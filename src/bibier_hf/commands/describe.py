@@ -1,37 +1,56 @@
-"""A readable summary of a checkpoint or of the model that a run file would train: modules, shapes, parameters,
-options."""
+"""`bibier describe`."""
 
 import copy
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import Field
 from torch import nn
 from transformers import PreTrainedConfig
 
+from ..commandline import Positional, Section
 from ..model.configuration_bibier import ORIGINAL_BEHAVIOR, BiBiERConfig, ModalityConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .checkpoint import load_config as load_checkpoint_config
-from .common import guarded
+
+
+class DescribeArguments(Section):
+    """Print modules, shapes and parameters of a model, and which bugs of the published code it reproduces.
+
+    Examples:
+      bibier describe outputs/resd
+      bibier describe recipes/resd.yaml
+    """
+
+    source: Annotated[str, Positional("SOURCE")] = Field(
+        description="a checkpoint (folder or Hub id), or a run file (.yaml)"
+    )
 
 
 def load_config(source: str | Path) -> BiBiERConfig:
-    """The configuration behind a checkpoint (folder or Hub id) or a run file (`.yaml`); no weights are read.
+    """The configuration of a checkpoint (folder or Hub id) or of a run file (`.yaml`). No weights are read.
 
     Raises:
         ArgumentError: a run file that cannot be followed; no such checkpoint, or one that cannot be used.
     """
     if Path(source).suffix in (".yaml", ".yml"):
-        from ..training.arguments import parse_run_arguments
+        from ..training.arguments import read_run
 
-        run = parse_run_arguments([str(source)])
+        run = read_run(source)
         return BiBiERConfig.from_backbones(
             run.audio_backbone, run.text_backbone, run.audio_revision, run.text_revision, **run.model
         )
     return load_checkpoint_config(str(source))
 
 
-def describe(source: str | Path) -> str:
-    """The summary of [`load_config`]'s model, some thirty lines of plain text."""
+def describe(arguments: DescribeArguments) -> None:
+    """Print the summary."""
+    print(summary(arguments.source))
+
+
+def summary(source: str | Path) -> str:
+    """About thirty lines of plain text on the model of [`load_config`]."""
     config = load_config(source)
     lines = [f"BiBiER, {_kind(config)}: {source}", "", f"labels    {', '.join(config.label_names)}"]
     for modality in config.modalities:
@@ -41,11 +60,6 @@ def describe(source: str | Path) -> str:
         lines.append(f"fusion    {_fusion(config)}")
     lines += ["", *_parameter_table(config), "", *_defects(config)]
     return "\n".join(lines)
-
-
-def describe_main(source: str) -> int:
-    """[`describe`] as a command; returns the exit code."""
-    return guarded(lambda: print(describe(source)))
 
 
 def _kind(config: BiBiERConfig) -> str:

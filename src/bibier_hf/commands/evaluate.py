@@ -1,15 +1,14 @@
-"""The command behind `bibier evaluate` and `recipes/evaluate.py`: scoring a trained checkpoint on a split of any
-corpus."""
+"""`bibier evaluate`."""
 
 import json
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +17,10 @@ from pydantic import Field
 from scipy.special import softmax
 from transformers.utils import CONFIG_NAME
 
+from ..commandline import Positional, load_yaml
 from ..data.collator import RawCollator
 from ..data.features import InputDataset, content_hash
-from ..data.mixture import CorpusArguments, FeatureCacheArguments, load_corpora, protocol_facts
+from ..data.mixture import FeatureCacheArguments, load_corpora, protocol_facts
 from ..errors import ArgumentError
 from ..evaluation.calibration import CALIBRATION_METRICS, fit_temperature
 from ..evaluation.noise import NoiseKind, noisy_inputs
@@ -42,82 +42,76 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE
 from ..training.fit import inputs_of_split, make_collator
-from ..training.sections import Section, apply_overrides, checked_section, expand_data_dir, load_yaml, section_help
 from .checkpoint import load_checkpoint
-from .common import guarded, to_json
-
-JSON_FLAG = "--json"
+from .common import to_json
+from .corpora import CorpusOptions
 
 _GIVEN = {"both": "speech and text", "audio": "speech alone", "text": "text alone"}
 
 
-class EvaluateArguments(Section):
-    """What to score, and on what."""
+class EvaluateArguments(CorpusOptions):
+    """Score a checkpoint on a split of a corpus, by default on what it was trained on.
 
-    model: str = Field(description="folder or Hub id of a checkpoint")
-    corpora: list[CorpusArguments] = Field(
-        min_length=1, description="what to score it on; default: what it was trained on"
-    )
-    split: str = Field("test", pattern="^(train|dev|test)$", description="train, dev or test")
+    Examples:
+      bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --json | jq .metrics
+      bibier evaluate outputs/quickstart --corpus resd --data_dir PATH/TO/resd --output_dir outputs/transfer
+      bibier evaluate outputs/resd --data_dir PATH/TO/resd --corpora.0.protocol dialogue_grouped
+      bibier evaluate outputs/resd --data_dir PATH/TO/resd --modalities
+      bibier evaluate outputs/resd --data_dir PATH/TO/resd --noise_snr_db 20,10,5,0 --noise babble
+      bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --calibrate
+
+    Writes metrics, recall per class, calibration, pictures (PNG), predictions (Parquet) and a report (JSON).
+    """
+
+    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(description="folder or Hub id of a trained model")
+    split: Literal["train", "dev", "test"] = Field("test", description="train, dev or test")
     output_dir: str = Field(
-        description="where the report is written; default: evaluation in the folder of the checkpoint, or evaluation-NAME "
-        "for another corpus than it was trained on"
+        description="folder of the report; default: CHECKPOINT/evaluation, or evaluation-NAME for another corpus"
     )
-    batch_size: int = Field(16, ge=1, description="utterances a step")
+    batch_size: int = Field(16, ge=1, description="utterances per step")
+    as_json: bool = Field(False, alias="json", description="print the report as JSON instead of tables")
     backbone_dir: str | None = Field(
-        None, description="folder with local copies of the backbones that the checkpoint only names"
+        None, description="folder with local copies of backbones that the checkpoint only names"
     )
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
-    modalities: bool = Field(False, description="score audio alone and text alone, too, on the rows that have both")
+    modalities: bool = Field(False, description="also score audio alone and text alone, on rows that have both")
     noise_snr_db: list[float] = Field(
-        default_factory=list,
-        description='score noisy audio at these signal-to-noise ratios, e.g. "[20, 10, 5, 0]"; implies modalities',
+        [], description="also score noisy audio at these signal-to-noise ratios: 20,10,5,0; implies modalities"
     )
-    noise: NoiseKind = Field(
-        "white", description="kind of the noise: white, or babble (six other clips of the corpus)"
-    )
-    noise_seed: int = Field(0, ge=0, description="of the draws")
+    noise: NoiseKind = Field("white", description="white, or babble (six other clips of the corpus)")
+    noise_seed: int = Field(0, ge=0, description="seed of the noise")
     calibrate: bool = Field(
         False,
-        description="first fit the temperature on the answers to this split, train or dev, and keep it in the checkpoint's config.json, results and card",
+        description="fit the temperature on this split (train or dev) first, and keep it in the checkpoint's config.json, "
+        "results and card",
     )
     add_to_results: bool = Field(
-        False,
-        description=f"put modalities and noise into the checkpoint's {RESULTS_FILE} as well, which its card is made of",
+        False, description=f"add modalities and noise to the checkpoint's {RESULTS_FILE}, which its card shows"
     )
 
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        """What the checkpoint was trained on, unless another corpus is given."""
+        if "checkpoint" not in given:
+            return {}
+        content: dict[str, Any] = {"output_dir": str(Path(given["checkpoint"]) / "evaluation")}
 
-def parse_evaluate_arguments(arguments: list[str]) -> EvaluateArguments:
-    """`MODEL [--key value] ...` -> arguments; corpora and protocols of the checkpoint's own run are the defaults.
+        run_file = Path(given["checkpoint"]) / RUN_FILE
+        if run_file.is_file():
+            run = load_yaml(run_file)
+            content |= {key: run[key] for key in ("corpora", "feature_cache") if key in run}
 
-    Raises:
-        ArgumentError: anything that cannot be followed.
-    """
-    if not arguments or arguments[0].startswith("-"):
-        raise ArgumentError("Give the folder or the Hub id of a checkpoint as the first argument.")
-    model, *rest = arguments
-    given: dict[str, Any] = {}
-    apply_overrides(given, rest, EvaluateArguments)
-    content: dict[str, Any] = {"model": model, "output_dir": str(Path(model) / "evaluation")}
-    run_file = Path(model) / RUN_FILE
-    if run_file.is_file():
-        run = load_yaml(run_file)
-        content |= {key: run[key] for key in ("corpora", "feature_cache") if key in run}
-    apply_overrides(content, rest, EvaluateArguments)
-    if "corpus" in content:  # short for another corpus than that of the run
-        content["corpora"] = [{"name": content.pop("corpus")}]
-        if "output_dir" not in given:
-            content["output_dir"] += f"-{_corpus_name(content)}"
-    if "corpora" not in content:
-        raise ArgumentError(f"{model} does not say what it was trained on. Give --corpus and --data_dir.")
-    return checked_section(EvaluateArguments, expand_data_dir(content))
+        if "corpus" in given:
+            content.pop("corpora", None)
+            content["output_dir"] += f"-{_corpus_name(given)}"
+        return content
 
 
-def _corpus_name(content: dict[str, Any]) -> str:
+def _corpus_name(given: Mapping[str, Any]) -> str:
     """What the corpus of `--corpus` is called in the name of a folder: a table by its file."""
-    (corpus,) = content["corpora"]
-    file = Path(str(content.get("data_dir") or "")).stem
-    return re.sub(r"[^\w.-]+", "_", file if corpus["name"] == "csv" and file else Path(corpus["name"]).stem)
+    file = Path(str(given.get("data_dir") or "")).stem
+    name = file if given["corpus"] == "csv" and file else Path(str(given["corpus"])).stem
+    return re.sub(r"[^\w.-]+", "_", name)
 
 
 def _refuse_to_overwrite(folder: Path, split: str, protocol: dict[str, Any]) -> None:
@@ -155,13 +149,13 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> EvaluationResults:
         FileNotFoundError, CorpusError, ProtocolError: data that are not there or not as they should be.
     """
     _refuse_contradictions(arguments)
-    model, processor = load_checkpoint(arguments.model, arguments.backbone_dir)
+    model, processor = load_checkpoint(arguments.checkpoint, arguments.backbone_dir)
     return _evaluate(arguments, model, processor)
 
 
 def _changed_checkpoint(arguments: EvaluateArguments, *_: Any) -> str | None:
     """The checkpoint's folder where it is written, too."""
-    return arguments.model if arguments.calibrate or arguments.add_to_results else None
+    return arguments.checkpoint if arguments.calibrate or arguments.add_to_results else None
 
 
 @writes(lambda arguments, *_: arguments.output_dir, left="What was there before is whole.")
@@ -178,7 +172,7 @@ def _evaluate(
         name: protocol_facts(corpus, rows)
         for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)
     }
-    if arguments.add_to_results and RunResults.load(Path(arguments.model) / RESULTS_FILE).protocol != protocol:
+    if arguments.add_to_results and RunResults.load(Path(arguments.checkpoint) / RESULTS_FILE).protocol != protocol:
         raise ArgumentError(
             "add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out."
         )
@@ -187,12 +181,12 @@ def _evaluate(
     collator = make_collator(model, processor, arguments.feature_cache)
     folder, split = Path(arguments.output_dir), arguments.split
     logits = predict_logits(model, dataset, collator, arguments.batch_size)
-    note = _calibrate(arguments.model, model, logits, dataset, split) if arguments.calibrate else None
+    note = _calibrate(arguments.checkpoint, model, logits, dataset, split) if arguments.calibrate else None
     temperature = model.config.temperature
     predictions = Predictions.from_logits(dataset.metadata, logits, temperature)
     write_split_report(predictions, split, folder)
     results = EvaluationResults(
-        checkpoint=Path(arguments.model).name if os.path.isdir(arguments.model) else arguments.model,
+        checkpoint=Path(arguments.checkpoint).name if os.path.isdir(arguments.checkpoint) else arguments.checkpoint,
         protocol=protocol,
         data_hash={name: content_hash(rows[split]) for name, rows in splits.items()},
         calibration={
@@ -207,9 +201,9 @@ def _evaluate(
         found = robustness(arguments, model, processor, splits, dataset, collator)
         results = replace(results, **found)
         if arguments.add_to_results:  # other splits stay
-            run = RunResults.load(Path(arguments.model) / RESULTS_FILE)
+            run = RunResults.load(Path(arguments.checkpoint) / RESULTS_FILE)
             merged = {key: getattr(run, key) | numbers for key, numbers in found.items()}
-            _rewrite_run(arguments.model, replace(run, **merged))
+            _rewrite_run(arguments.checkpoint, replace(run, **merged))
     results.write(folder / f"evaluation_{split}.json")
     return results
 
@@ -345,63 +339,46 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
         raise ArgumentError(f"noise_snr_db: {levels} is not allowed; give each level once, in dB, from -100 to 100.")
     if arguments.calibrate and arguments.split == "test":
         raise ArgumentError("calibrate: what is fitted on test says nothing about test any more. Give --split dev.")
-    if arguments.calibrate and not (Path(arguments.model) / CONFIG_NAME).is_file():
+    if arguments.calibrate and not (Path(arguments.checkpoint) / CONFIG_NAME).is_file():
         raise ArgumentError(
-            f"calibrate: {arguments.model} is no folder with a {CONFIG_NAME} to keep the temperature in."
+            f"calibrate: {arguments.checkpoint} is no folder with a {CONFIG_NAME} to keep the temperature in."
         )
     if not arguments.add_to_results:
         return
     if not (arguments.modalities or levels):
         raise ArgumentError("add_to_results: there is nothing to add. Give --modalities true or --noise_snr_db.")
-    if not (Path(arguments.model) / RESULTS_FILE).is_file():
+    if not (Path(arguments.checkpoint) / RESULTS_FILE).is_file():
         raise ArgumentError(
-            f"add_to_results: {arguments.model} holds no {RESULTS_FILE} of a training run. Leave it out."
+            f"add_to_results: {arguments.checkpoint} holds no {RESULTS_FILE} of a training run. Leave it out."
         )
 
 
-def evaluate_main(arguments: Sequence[str]) -> int:
-    """Score a checkpoint as the command line says; returns the exit code.
+def evaluate(arguments: EvaluateArguments) -> None:
+    """Score the checkpoint and print the report."""
+    results = evaluate_checkpoint(arguments)
+    if arguments.as_json:
+        print(to_json(results.to_json(), indent=2))
+        return
 
-    Args:
-        arguments: `MODEL [--key value] ...`; with `--json` the report goes to stdout as JSON, and nothing else does.
-    """
+    split = arguments.split
+    metrics = results.metrics[split]
+    print(f"{arguments.checkpoint}, {split}:\n")
+    print(metrics_table(metrics))
+    print(f"\n{recall_table(metrics)}")
 
-    def evaluate() -> None:
-        if any(argument in ("-h", "--help") for argument in arguments):
-            print(evaluate_help())
-            return
-        parsed = parse_evaluate_arguments([argument for argument in arguments if argument != JSON_FLAG])
-        results = evaluate_checkpoint(parsed)
-        if JSON_FLAG in arguments:
-            print(to_json(results.to_json(), indent=2))
-            return
-        print(f"{parsed.model}, {parsed.split}:\n")
-        print(metrics_table(results.metrics[parsed.split]))
-        print(f"\n{recall_table(results.metrics[parsed.split])}")
-        calibration = results.calibration
-        fitted = f", fitted on {parsed.split} and kept in {parsed.model}" if parsed.calibrate else ""
-        print(f"\nCalibration, temperature {calibration['temperature']:.3f}{fitted} (ECE in percent):\n")
-        print(calibration_table(calibration["uncalibrated"][parsed.split], results.metrics[parsed.split]))
-        if calibration.get("note"):
-            print(f"\nNote: {calibration['note']}.")
-        if results.modalities:
-            print("\nWhat the model is given:\n")
-            print(conditions_table(results.modalities[parsed.split], "given"))
-        for key, given in (("noise", "with the text, if it reads text"), ("noise_audio", "speech alone")):
-            if numbers := getattr(results, key):
-                print(f"\n{parsed.noise.capitalize()} noise, SNR in dB, {given}:\n")
-                print(conditions_table(numbers[parsed.split], "SNR"))
-        print(f"\nThe report is in {parsed.output_dir}.")
+    calibration = results.calibration
+    fitted = f", fitted on {split} and kept in {arguments.checkpoint}" if arguments.calibrate else ""
+    print(f"\nCalibration, temperature {calibration['temperature']:.3f}{fitted} (ECE in percent):\n")
+    print(calibration_table(calibration["uncalibrated"][split], metrics))
+    if calibration.get("note"):
+        print(f"\nNote: {calibration['note']}.")
 
-    return guarded(evaluate)
+    if results.modalities:
+        print("\nWhat the model is given:\n")
+        print(conditions_table(results.modalities[split], "given"))
+    for key, given in (("noise", "with the text, if it reads text"), ("noise_audio", "speech alone")):
+        if numbers := getattr(results, key):
+            print(f"\n{arguments.noise.capitalize()} noise, SNR in dB, {given}:\n")
+            print(conditions_table(numbers[split], "SNR"))
 
-
-def evaluate_help() -> str:
-    """Every key of an evaluation."""
-    usage = ["usage: recipes/evaluate.py MODEL [--key value] [--key=value] ...", ""]
-    short = [
-        "  --corpus: a corpus by its name, official protocol",
-        "  --data_dir: short for --corpora.0.data_dir",
-        f"  {JSON_FLAG}: the report as JSON on stdout, instead of tables",
-    ]
-    return "\n".join([*usage, *short, *section_help(EvaluateArguments)])
+    print(f"\nThe report is in {arguments.output_dir}.")

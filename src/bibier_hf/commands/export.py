@@ -1,11 +1,13 @@
-"""The command behind `bibier export`: a checkpoint as an ONNX or torch.export graph, compared with the model."""
+"""`bibier export`."""
 
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import torch
+from pydantic import Field, model_validator
 
+from ..commandline import Positional, Section
 from ..errors import ArgumentError
 from ..export.folder import FILES, export_model, onnx_runner, quantize_onnx, torch_runner, write_onnx
 from ..export.graphs import Graph, make_graph, trace
@@ -14,90 +16,95 @@ from ..export.onnx_pipeline import OnnxModel
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .checkpoint import load_checkpoint
-from .common import guarded
 
-SPLITS = ("train", "dev", "test")
+if TYPE_CHECKING:
+    from ..data.mixture import CorpusArguments
 
 
-def export_main(source: str, output_dir: str, **options: Any) -> int:
-    """[`export`] as a command; returns the exit code."""
-    return guarded(
-        lambda: print(export(source, output_dir, **options)), lambda: f"Interrupted; {output_dir} is as it was."
+class ExportArguments(Section):
+    """Export a checkpoint as a graph that runs without the model's code, and compare it with the model.
+
+    Examples:
+      bibier export outputs/quickstart --output_dir onnx/quickstart --part whole
+      bibier export outputs/resd --output_dir onnx/resd --int8 --corpus resd --data_dir PATH/TO/resd --latency
+    """
+
+    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(description="folder or Hub id of a trained model")
+    output_dir: str = Field(description="a new folder, or an earlier export to replace")
+    format: Literal["onnx", "torch"] = Field("onnx", description="onnx, or torch (torch.export)")
+    part: Literal["features", "whole"] = Field(
+        "features", description="features: everything above the backbones; whole: all that follows the processor"
+    )
+    int8: bool = Field(False, description="also write the ONNX graph with linear layers in dynamic int8")
+    corpus: str | None = Field(None, description="compare answers with the model's on this corpus")
+    data_dir: str | None = Field(None, description="folder or file of that corpus")
+    split: Literal["train", "dev", "test"] = Field("test", description="split of that corpus")
+    latency: bool = Field(False, description="measure torch, torch.export, ONNX Runtime and int8")
+    backbone_dir: str | None = Field(
+        None, description="folder with local copies of backbones that the checkpoint only names"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.data_dir is not None and self.corpus is None:
+            raise ArgumentError("data_dir: give the name of the corpus, --corpus as well, or leave it out.")
+        if self.corpus is not None and self.format != "onnx":
+            raise ArgumentError("corpus: answers are compared for --format onnx only.")
+        return self
 
-def export(
-    source: str,
-    output_dir: str,
-    *,
-    format: str = "onnx",
-    part: str = "features",
-    int8: bool = False,
-    backbone_dir: str | None = None,
-    corpus: str | None = None,
-    data_dir: str | None = None,
-    split: str = "test",
-    latency: bool = False,
-) -> str:
-    """Export a checkpoint; returns what to tell the user.
+    def after_interrupt(self) -> str:
+        return f"{self.output_dir} is unchanged."
 
-    Args:
-        source: folder or Hub id of a checkpoint.
-        output_dir, format, part, int8: as in [`export_model`].
-        backbone_dir: folder with local copies of backbones that the checkpoint only names.
-        corpus, data_dir, split: compare the answers of the export with the model's on a split of a corpus.
-        latency: measure torch, torch.export, ONNX Runtime and int8 side by side.
+
+def export(arguments: ExportArguments) -> None:
+    """Export the checkpoint and print how close it is to the model.
 
     Raises:
-        ArgumentError, ExportError: what cannot be followed or exported.
-        FileNotFoundError, CorpusError: data that are not there or not as they should be.
+        ExportError: a model that cannot be exported like this.
     """
-    if split not in SPLITS:
-        raise ArgumentError(f"split: {split!r} is not allowed; give one of {', '.join(SPLITS)}.")
-    if data_dir is not None and corpus is None:
-        raise ArgumentError(
-            "data_dir: says where a corpus is; name the corpus with --corpus as well, or leave it out."
-        )
-    if corpus is not None and format != "onnx":
-        raise ArgumentError("corpus: the comparison of answers is for --format onnx.")
-    model, processor = load_checkpoint(source, backbone_dir)
+    model, processor = load_checkpoint(arguments.checkpoint, arguments.backbone_dir)
     model.eval()
-    manifest = export_model(model, processor, output_dir, format, part, int8)
+
+    folder = Path(arguments.output_dir)
+    manifest = export_model(model, processor, folder, arguments.format, arguments.part, arguments.int8)
+    size = sum(path.stat().st_size for path in folder.glob(f"{manifest['file']}*")) / 1e6
+    print(f"{folder}: {arguments.part} of {arguments.checkpoint} as {arguments.format}, {size:.1f} MB")
+    print(f"inputs {', '.join(manifest['inputs'])}; outputs {', '.join(manifest['outputs'])}")
+
     parity = manifest["parity"]
-    lines = [
-        f"{output_dir}: {part} of {source} as {format}, {_megabytes(Path(output_dir) / manifest['file']):.1f} MB",
-        f"inputs {', '.join(manifest['inputs'])}; outputs {', '.join(manifest['outputs'])}",
+    print(
         f"largest difference of a logit from the model, {parity['cases']} batches of mixed lengths: "
-        f"{parity['largest_difference']:.1e}",
-    ]
-    if int8:
-        lines.append(f"in int8, on the same random inputs: {parity['int8']['largest_difference']:.1e}")
-    if corpus is not None:
-        lines.append(f"{corpus}, {split}, {compare_answers(model, processor, output_dir, corpus, data_dir, split)}")
-    if latency:
-        lines += ["", latency_of(make_graph(model, part))]
-    return "\n".join(lines)
+        f"{parity['largest_difference']:.1e}"
+    )
+    if arguments.int8:
+        print(f"in int8, on the same random inputs: {parity['int8']['largest_difference']:.1e}")
+    if arguments.corpus is not None:
+        from ..data.mixture import CorpusArguments
+
+        corpus = CorpusArguments(name=arguments.corpus, data_dir=arguments.data_dir)
+        answers = compare_answers(model, processor, arguments.output_dir, corpus, arguments.split)
+        print(f"{arguments.corpus}, {arguments.split}, {answers}")
+    if arguments.latency:
+        print(f"\n{latency_of(make_graph(model, arguments.part))}")
 
 
 def compare_answers(
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
     folder: str,
-    corpus: str,
-    data_dir: str | None,
+    corpus: "CorpusArguments",
     split: str,
 ) -> Any:
-    """[`Drift`][bibier_hf.export.measuring.Drift] of an ONNX export on a split of a corpus, one utterance at a
-    time."""
-    from ..data.mixture import CorpusArguments, FeatureCacheArguments, load_corpora
+    """[`Drift`][bibier_hf.export.measuring.Drift] of the export on a split of the corpus, one utterance at a time."""
+    from ..data.mixture import FeatureCacheArguments, load_corpora
     from ..evaluation.prediction import predict_logits
     from ..training.fit import inputs_of_split, make_collator
 
     exported = OnnxModel(folder, backbones=model)
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")
-    corpora = load_corpora([CorpusArguments(name=corpus, data_dir=data_dir)])
-    dataset = inputs_of_split(corpora, split, model, processor, cache)
+    dataset = inputs_of_split(load_corpora([corpus]), split, model, processor, cache)
     collator = make_collator(model, processor, cache)
+
     exact, logits = (
         predict_logits(which, dataset, collator, batch_size=1)  # ty: ignore[invalid-argument-type] - called alike
         for which in (model, exported)
@@ -124,7 +131,3 @@ def latency_of(graph: Graph) -> str:
             "onnxruntime int8": onnx_runner(quantized),
         }
         return f"{torch.get_num_threads()} threads\n{latency_table(latencies(graph, runners))}"
-
-
-def _megabytes(file: Path) -> float:
-    return sum(path.stat().st_size for path in file.parent.glob(f"{file.name}*")) / 1e6

@@ -1,16 +1,15 @@
-"""The command behind `bibier predict` and `recipes/predict.py`: emotions of clips and texts, for reading or as JSON
-lines."""
+"""`bibier predict`."""
 
-import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Self
 
+from pydantic import Field, model_validator
 from tqdm.auto import tqdm
 
+from ..commandline import Positional, Section
 from ..errors import ArgumentError
 from ..files import WriteError
 from ..model.audio_bibier import AudioError
@@ -19,182 +18,167 @@ from ..model.pipeline_bibier import UNSURE
 from ..model.timeline_bibier import TimelineOptions
 from ..timeline import TIMELINE_FORMATS, save_timeline
 from .checkpoint import load_pipeline
-from .common import guarded, to_json
+from .common import to_json
 
 AUDIO_SUFFIXES = frozenset(
     ".wav .flac .ogg .oga .opus .mp3 .mp2 .aif .aiff .aifc .au .caf .w64 .rf64 "  # libsndfile
     ".m4a .m4b .mp4 .webm .mka .aac .wma .amr .3gp".split()  # ffmpeg
 )
-"""Which files of a folder are taken for audio; a file that is named itself may have any other."""
+"""Files of a folder that are taken for audio. A file that is named itself may have any other suffix."""
 
 STDIN = "-"
 EXIT_INPUT_FAILED = 1
 SHOWN_EMOTIONS = 3
 
 
-@dataclass(frozen=True)
-class PredictArguments:
-    """What to answer, and in which form.
+class PredictArguments(Section):
+    """Predict the emotions of clips and texts.
 
-    Attributes:
-        model: folder or Hub id of a checkpoint.
-        inputs: audio files, URLs, folders of audio files, or `-` for paths on stdin.
-        text: what is said in each of the inputs; without inputs, a text alone.
-        demo: an English and a Russian clip of the embedded corpus as well.
-        top_k: emotions to tell, best first; None: three for reading, all in JSON and in files.
-        threshold: where the best score is below it, `unsure` stands first.
-        channel: judge this channel (from 0) of each recording; None: the mean of all.
-        asr: id or folder of a speech recognition model for clips without text.
-        asr_language: ISO 639 code of what is spoken; None: that model guesses.
-        chunk_length_s, hop_length_s, segmentation, merge: how long recordings are cut
-            ([`~bibier_hf.model.timeline_bibier.TimelineOptions`]); all unset: a recording is one utterance.
-        output: file for the timeline of one recording; its suffix says in which form.
-        as_json: one JSON object a line for each input.
-        backbone_dir: folder with local copies of backbones that the checkpoint only names.
+    Examples:
+      bibier predict outputs/resd clip.wav --text "I can't believe it!" --top_k 3
+      bibier predict outputs/resd recordings/ other.flac --json > answers.jsonl
+      find recordings -name '*.wav' | bibier predict outputs/resd - --json
+      bibier predict outputs/resd --text "I can't believe it!"
+      bibier predict outputs/resd talk.wav --chunk_length_s 4 --hop_length_s 2 --output talk.srt
+      bibier predict outputs/resd talk.wav --segmentation energy --merge --asr openai/whisper-base --asr_language ru
+
+    Answers go to stdout, progress and messages to stderr.
+    Exit code 1: an input failed; the others are answered.
     """
 
-    model: str
-    inputs: Sequence[str] = field(default_factory=list)
-    text: str | None = None
-    demo: bool = False
-    top_k: int | None = None
-    threshold: float | None = None
-    channel: int | None = None
-    asr: str | None = None
-    asr_language: str | None = None
-    chunk_length_s: float | None = None
-    hop_length_s: float | None = None
-    segmentation: str | None = None
-    merge: bool = False
-    output: str | None = None
-    as_json: bool = False
-    backbone_dir: str | None = None
+    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(description="folder or Hub id of a trained model")
+    inputs: Annotated[list[str], Positional("AUDIO|FOLDER|URL|-")] = Field(
+        [], description="recordings; - reads paths from stdin, one per line"
+    )
+    text: str | None = Field(None, description="what is said in each of the clips, or a text without a clip")
+    demo: bool = Field(False, description="an English and a Russian test clip of the embedded corpus")
+    top_k: int | None = Field(
+        None, ge=1, description="emotions to show, best first; null: 3, and all with --json and in files"
+    )
+    threshold: float | None = Field(None, ge=0, le=1, description="answer unsure if the best score is lower")
+    channel: int | None = Field(None, ge=0, description="channel (from 0) of each recording; null: the mean of all")
+    asr: str | None = Field(None, description="speech recognizer for clips without text: Hub id or folder")
+    asr_language: str | None = Field(None, description="what is spoken, such as ru; small recognizers guess badly")
+    chunk_length_s: float | None = Field(None, description="cut long recordings into windows of this many seconds")
+    hop_length_s: float | None = Field(None, description="from one window's start to the next; null: chunk_length_s")
+    segmentation: Literal["fixed", "energy"] | None = Field(
+        None, description="fixed (windows), or energy (where somebody speaks)"
+    )
+    merge: bool = Field(False, description="join neighboring windows with the same best emotion")
+    output: str | None = Field(
+        None, description=f"file for the timeline of one recording: {', '.join(TIMELINE_FORMATS)}"
+    )
+    as_json: bool = Field(False, alias="json", description="one JSON object per input and line, on stdout")
+    backbone_dir: str | None = Field(
+        None, description="folder with local copies of backbones that the checkpoint only names"
+    )
 
-    def __post_init__(self):
-        for name in ("threshold", "chunk_length_s", "hop_length_s"):
-            if not math.isfinite(getattr(self, name) or 0):
-                raise ArgumentError(f"--{name}: {getattr(self, name)} is not allowed; give a number.")
+    @model_validator(mode="after")
+    def _check(self) -> Self:
         if not (self.inputs or self.text or self.demo):
             raise ArgumentError("Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo.")
         if self.asr_language is not None and self.asr is None:
-            raise ArgumentError(
-                "--asr_language is what --asr hears; give --asr, such as openai/whisper-base, as well."
-            )
+            raise ArgumentError("asr_language: give the recognizer, too, such as --asr openai/whisper-base.")
+
         if not self.windows:
             if self.output is not None:
                 raise ArgumentError(
-                    "--output is for a timeline; give --chunk_length_s, such as 4, or --segmentation energy as well."
+                    "output: is for a timeline; give --chunk_length_s, such as 4, or --segmentation energy as well."
                 )
-            return
+            return self
+
         if self.text or self.demo:
             raise ArgumentError(
-                "--text and --demo come with a text that cannot be laid over windows; leave them out, or use --asr."
+                "text, demo: a text without timestamps cannot be aligned with windows. Leave it out, or use --asr."
             )
         if self.output is None:
-            return
+            return self
         if len(self.inputs) != 1 or self.inputs[0] == STDIN or Path(self.inputs[0]).is_dir():
-            raise ArgumentError(
-                "--output holds the timeline of one recording; give one audio file, or --json for many."
-            )
+            raise ArgumentError("output: holds the timeline of one recording. Give one audio file, or use --json.")
         if Path(self.output).suffix.lower() not in TIMELINE_FORMATS:
-            raise ArgumentError(f"--output: {self.output} must end in one of {', '.join(TIMELINE_FORMATS)}.")
+            raise ArgumentError(f"output: {self.output} must end in one of {', '.join(TIMELINE_FORMATS)}.")
+        return self
 
     @property
     def windows(self) -> dict[str, Any]:
-        """Arguments of the pipeline for a timeline; {} where none is asked for.
+        """Arguments of the pipeline for a timeline; {} if none is wanted.
 
         Raises:
-            ArgumentError: what does not fit together.
+            ValueError: contradicting values.
         """
         given = {name: getattr(self, name) for name in ("chunk_length_s", "hop_length_s", "segmentation", "merge")}
-        try:
-            asked_for = TimelineOptions(**given).asked_for
-        except ValueError as error:
-            raise ArgumentError(str(error)) from error
-        return given | {"return_timestamps": True} if asked_for else {}
+        return given | {"return_timestamps": True} if TimelineOptions(**given).asked_for else {}
 
 
-def predict_main(**options: Any) -> int:
-    """Answer every input, each as soon as it is there; returns the exit code.
+def predict(arguments: PredictArguments) -> int:
+    """Answer every input as soon as it is computed; returns the exit code.
 
-    An input that cannot be used is told on stderr (and as `{"input": ..., "error": ...}` among JSON lines), and the
-    next one is answered.
-
-    Args:
-        options: fields of [`PredictArguments`].
+    An input that cannot be used is reported on stderr (and as `{"input": ..., "error": ...}` among JSON lines).
     """
-    failed = 0
+    samples = read_samples(arguments)
+    pipe = load_pipeline(arguments.checkpoint, arguments.backbone_dir, arguments.asr, arguments.asr_language)
+    show = show_json if arguments.as_json else partial(show_text, top_k=arguments.top_k)
+    single = isinstance(samples, list) and len(samples) < 2
+    count = failed = 0
 
-    def predict() -> None:
-        nonlocal failed
-        arguments = PredictArguments(**options)
-        samples = read_samples(arguments)
-        pipe = load_pipeline(arguments.model, arguments.backbone_dir, arguments.asr, arguments.asr_language)
-        show = show_json if arguments.as_json else partial(show_text, top_k=arguments.top_k)
-        count = 0
-        for name, sample in tqdm(
-            samples, desc="Predicting", unit="input", disable=isinstance(samples, list) and len(samples) < 2
-        ):
-            count += 1
-            try:
-                answer = answer_sample(pipe, sample, arguments)
-            except WriteError:  # says nothing about the input
-                raise
-            except (AudioError, OSError) as error:
-                failed += 1
-                tqdm.write(f"error: {name}: {error}", file=sys.stderr)
-                if arguments.as_json:
-                    tqdm.write(to_json({"input": name, "error": str(error)}), file=sys.stdout)
-                continue
-            tqdm.write(show(name, sample, answer), file=sys.stdout)
-            sys.stdout.flush()
-        if not count:
-            raise ArgumentError("Nothing to do: no path came on stdin.")
-        if failed:
-            print(f"{failed} of {count} inputs failed.", file=sys.stderr)
+    for name, sample in tqdm(samples, desc="Predicting", unit="input", disable=single):
+        count += 1
+        try:
+            answer = answer_sample(pipe, sample, arguments)
+        except WriteError:  # not the fault of the input
+            raise
+        except (AudioError, OSError) as error:
+            failed += 1
+            tqdm.write(f"error: {name}: {error}", file=sys.stderr)
+            if arguments.as_json:
+                tqdm.write(to_json({"input": name, "error": str(error)}), file=sys.stdout)
+            continue
 
-    return guarded(predict) or (EXIT_INPUT_FAILED if failed else 0)
+        tqdm.write(show(name, sample, answer), file=sys.stdout)
+        sys.stdout.flush()
+
+    if not count:
+        raise ArgumentError("Nothing to do: stdin held no path.")
+    if failed:
+        print(f"{failed} of {count} inputs failed.", file=sys.stderr)
+    return EXIT_INPUT_FAILED if failed else 0
 
 
 def answer_sample(pipe: Any, sample: dict[str, Any], arguments: PredictArguments) -> dict[str, Any]:
-    """`{"emotions": [{"label", "score"}, ...]}`, with windows also `"chunks"`; the timeline is written if one is asked
-    for.
+    """`{"emotions": [{"label", "score"}, ...]}`, with windows also `"chunks"`. Writes the timeline if there is to be one.
 
     Raises:
         AudioError, OSError: an input that cannot be used.
     """
+    options = {"top_k": arguments.top_k, "threshold": arguments.threshold, "channel": arguments.channel}
     if not arguments.windows:
-        return {
-            "emotions": pipe(sample, top_k=arguments.top_k, threshold=arguments.threshold, channel=arguments.channel)
-        }
-    answer = pipe(
-        sample, top_k=arguments.top_k, threshold=arguments.threshold, channel=arguments.channel, **arguments.windows
-    )
+        return {"emotions": pipe(sample, **options)}
+
+    answer = pipe(sample, **options, **arguments.windows)
     if arguments.output is not None:
         save_timeline(answer, arguments.output, name=Path(sample["audio"]).stem)
     return answer
 
 
 def read_samples(arguments: PredictArguments) -> Iterable[tuple[str, dict[str, Any]]]:
-    """(name, pipeline input) of everything to answer: a list, or an iterator where paths come on stdin as long as it
-    is open.
+    """(name, pipeline input) of everything to answer: a list, or an iterator as long as paths come on stdin.
 
     Raises:
         ArgumentError: a folder without audio files.
     """
     text = arguments.text or None
+    clips = ((path, {"audio": path, "text": text}) for path in expand_inputs(arguments.inputs))
     if STDIN in arguments.inputs:
-        return ((path, {"audio": path, "text": text}) for path in expand_inputs(arguments.inputs))
-    samples: list[tuple[str, dict[str, Any]]] = [
-        (path, {"audio": path, "text": text}) for path in expand_inputs(arguments.inputs)
-    ]
+        return clips
+
+    samples: list[tuple[str, dict[str, Any]]] = list(clips)
     if text and not arguments.inputs:
         samples.append(("text", {"text": text}))
     return samples + (demo_samples() if arguments.demo else [])
 
 
 def expand_inputs(inputs: Sequence[str]) -> Iterator[str]:
-    """The audio files that arguments stand for: folders are searched, `-` reads paths from stdin.
+    """Search folders for audio files, and read paths from stdin for `-`.
 
     Raises:
         ArgumentError: a folder without audio files.

@@ -1,62 +1,93 @@
-"""The command behind `recipes/push.py`: a trained model, a data set or a Space to the Hub."""
+"""`bibier push`."""
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Annotated, ClassVar
 
+from pydantic import Field
+
+from ..commandline import Positional, Section
 from ..files import locked
-from ..hub.push import push_command, push_corpus, push_labels, push_model, push_space
-from .common import guarded
-
-KINDS = {
-    "model": "a folder that recipes/train.py wrote",
-    "dataset": "a prepared corpus (folder), or a table of soft labels (.parquet, .csv)",
-    "space": "a folder with an application and a README.md that names its sdk",
-}
+from ..hub import push as hub
 
 
-def push_main(arguments: Sequence[str], description: str | None = None) -> int:
-    """Push as the arguments say; returns the exit code."""
-    options = _parser(description).parse_args(arguments)
-    private = not options.public
+class PushArguments(Section):
+    """Push to the Hugging Face Hub in one commit. The repository is private unless you pass --public."""
 
-    def push() -> None:
-        path = Path(options.path)
-        # Nobody else may write meanwhile: what is sent would be half old and half new.
-        with locked(path, file=path.is_file(), reading=True) if path.exists() else nullcontext():
-            print(f"Pushed {'privately' if private else 'for all to see'}: {send()}")
+    kind: ClassVar[str] = ""
 
-    def send() -> str:
-        if options.kind == "model":
-            return push_model(options.path, options.repo_id, private=private)
-        if options.kind == "space":
-            return push_space(options.path, options.repo_id, private=private)
-        if Path(options.path).is_dir() or not Path(options.path).suffix:
-            return push_corpus(options.path, options.repo_id, private=private, force_audio=options.force_audio)
-        return push_labels(options.path, options.repo_id, private=private)
-
-    again = push_command(options.kind, options.path, options.repo_id, private)
-    return guarded(
-        push, lambda: f"Interrupted. {options.path} is as it was, and so is what stood on the Hub. Go on with: {again}"
+    path: Annotated[str, Positional("PATH")] = Field(description="what to push")
+    repo_id: Annotated[str, Positional("OWNER/NAME")] = Field(
+        description="repository on the Hub; created if it does not exist"
     )
+    public: bool = Field(False, description="make a new repository public")
+
+    def after_interrupt(self) -> str:
+        again = hub.push_command(self.kind, self.path, self.repo_id, not self.public)
+        return f"{self.path} and the repository are unchanged. Continue with: {again}"
 
 
-def _parser(description: str | None) -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="recipes/push.py",
-        description=description,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    commands = parser.add_subparsers(dest="kind", required=True, metavar=" | ".join(KINDS))
-    for kind, source in KINDS.items():
-        command = commands.add_parser(kind, help=source, allow_abbrev=False)
-        command.add_argument("path", metavar="FOLDER", help=source)
-        command.add_argument("repo_id", metavar="OWNER/NAME", help="repository on the Hub; made if it is not there")
-        command.add_argument("--public", action="store_true", help="for all to see; default: private")
-        if kind == "dataset":
-            command.add_argument(
-                "--force_audio", action="store_true", help="also recordings that are not yours to publish (MELD)"
-            )
-    return parser
+class PushModelArguments(PushArguments):
+    """Push a trained model: a folder that `bibier train` wrote.
+
+    Examples:
+      bibier push model outputs/resd OWNER/bibier-resd
+
+    The push is one commit. The repository is private unless you pass --public.
+    """
+
+    kind = "model"
+
+
+class PushDatasetArguments(PushArguments):
+    """Push a prepared corpus (folder), or a table of soft labels (.parquet, .csv).
+
+    Examples:
+      bibier push dataset data/resd OWNER/resd-bibier
+      bibier push dataset outputs/resd_labels.parquet OWNER/resd-labels
+
+    The push is one commit. The repository is private unless you pass --public.
+    """
+
+    kind = "dataset"
+    force_audio: bool = Field(False, description="also recordings that you may not publish (MELD)")
+
+
+class PushSpaceArguments(PushArguments):
+    """Push a Space: a folder with an application and a README.md that names its sdk.
+
+    Examples:
+      bibier push space outputs/space OWNER/bibier-demo --public
+
+    The push is one commit. The repository is private unless you pass --public.
+    """
+
+    kind = "space"
+
+
+def push_model(arguments: PushModelArguments) -> None:
+    """Push a model."""
+    _push(arguments, hub.push_model)
+
+
+def push_dataset(arguments: PushDatasetArguments) -> None:
+    """Push a corpus or a table of labels."""
+    path = Path(arguments.path)
+    if path.is_dir() or not path.suffix:
+        _push(arguments, hub.push_corpus, force_audio=arguments.force_audio)
+    else:
+        _push(arguments, hub.push_labels)
+
+
+def push_space(arguments: PushSpaceArguments) -> None:
+    """Push a Space."""
+    _push(arguments, hub.push_space)
+
+
+def _push(arguments: PushArguments, send: Callable[..., str], **options: bool) -> None:
+    path = Path(arguments.path)
+    # Another process that writes meanwhile would make the commit half old, half new.
+    with locked(path, file=path.is_file(), reading=True) if path.exists() else nullcontext():
+        url = send(arguments.path, arguments.repo_id, private=not arguments.public, **options)
+    print(f"Pushed {'publicly' if arguments.public else 'privately'}: {url}")

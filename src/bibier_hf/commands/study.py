@@ -1,68 +1,54 @@
-"""The command behind `recipes/study.py`."""
+"""`bibier study`."""
 
-from collections.abc import Sequence
+from typing import Annotated
 
-from ..errors import ArgumentError
+from pydantic import Field
+
+from ..commandline import Positional, section_help
 from ..files import locked_by_first_process
-from ..training.sections import section_help
+from ..training.arguments import RunFile
 from ..training.study import StudyArguments, comparison_table, plan_runs, read_study, run_study, write_comparison
-from .common import guarded, is_main_process
-
-USAGE = "usage: recipes/study.py STUDY.yaml [--only VARIANT[,VARIANT]] [--report] [--key value for every run] ..."
+from .common import is_main_process
 
 
-def study_main(arguments: Sequence[str]) -> int:
-    """Run and compare as the command line says; returns the exit code.
+class StudyCommand(RunFile):
+    """Compare variants of a run over seeds and folds. Folds are pooled, seeds averaged.
 
-    Args:
-        arguments: `STUDY.yaml [--only VARIANT[,VARIANT]] [--report] [--key value] ...`; what is left goes to every
-            run.
+    Examples:
+      bibier study resd_grouped --data_dir PATH/TO/resd
+      bibier study resd_augmentation --data_dir PATH/TO/resd --only base,sds
+      bibier study my_study.yaml --report
+
+    Every other option is one of `bibier train` and goes to every run. Finished runs are kept.
     """
 
-    def study() -> None:
-        if not arguments or any(argument in ("-h", "--help") for argument in arguments):
-            print(
-                "\n".join(
-                    [
-                        USAGE,
-                        "",
-                        "the study file:",
-                        *(line.replace("  --", "  ") for line in section_help(StudyArguments)),
-                    ]
-                )
-            )
+    run_file: Annotated[str, Positional("STUDY")] = Field(  # ty: ignore[incompatible-mutable-override]
+        description="study (YAML): its path, or the name of one of the package, such as resd_grouped"
+    )
+    only: list[str] = Field([], description="variants to run: --only base,sds; all by default")
+    report: bool = Field(False, description="train nothing; compare the runs that are finished")
+
+    @classmethod
+    def option_help(cls) -> list[str]:
+        keys = [line.replace("  --", "  ", 1) for line in section_help(StudyArguments)]
+        return [*section_help(cls), "", "Keys of the study file:", *keys]
+
+    def after_interrupt(self) -> str:
+        return "Finished runs are kept. Continue with the same command."
+
+
+def study(arguments: StudyCommand) -> None:
+    """Train what is not finished, and print the comparison."""
+    plan = read_study(arguments.run_file)
+
+    with locked_by_first_process(plan.output_dir, "Finished runs are kept. Continue with the same command."):
+        if not arguments.report:
+            run_study(plan_runs(plan, arguments.overrides, arguments.only), plan.keep_models)
+        if not is_main_process():
             return
-        file, *rest = arguments
-        if file.startswith("-"):
-            raise ArgumentError("Give a study file (YAML) as the first argument.")
-        only, report_alone, overrides = _own_options(rest)
-        plan = read_study(file)
-        with locked_by_first_process(plan.output_dir, "Finished runs are kept: the same command goes on."):
-            if not report_alone:
-                run_study(plan_runs(plan, overrides, only), plan.keep_models)
-            report = write_comparison(plan, plan_runs(plan, overrides)) if is_main_process() else None
-        if report is not None:
-            print(f"\n{comparison_table(report['comparison'])}")
-            if missing := report["runs"]["missing"]:
-                print(f"\n{len(missing)} runs are not finished yet, {missing[0]} among them.")
-            print(f"\nAll figures are in {plan.output_dir}/study.json.")
+        report = write_comparison(plan, plan_runs(plan, arguments.overrides))
 
-    return guarded(study, lambda: "Interrupted. The same command goes on: finished runs are kept.")
-
-
-def _own_options(arguments: Sequence[str]) -> tuple[list[str], bool, list[str]]:
-    """(variants of `--only`, is it `--report`, the rest)"""
-    only, report_alone, rest = [], False, []
-    remaining = iter(arguments)
-    for argument in remaining:
-        key, equals, value = argument.partition("=")
-        if key == "--only":
-            value = value if equals else next(remaining, "")
-            if not value:
-                raise ArgumentError("only: name one variant of the study file or several, with commas between them.")
-            only += value.split(",")
-        elif argument == "--report":
-            report_alone = True
-        else:
-            rest.append(argument)
-    return only, report_alone, rest
+    print(f"\n{comparison_table(report['comparison'])}")
+    if missing := report["runs"]["missing"]:
+        print(f"\n{len(missing)} runs are not finished yet, such as {missing[0]}.")
+    print(f"\nAll figures are in {plan.output_dir}/study.json.")

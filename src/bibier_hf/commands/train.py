@@ -1,59 +1,68 @@
-"""The command behind `recipes/train.py`."""
+"""`bibier train`."""
 
 import os
 import shlex
-from collections.abc import Sequence
-from pathlib import Path
+import sys
+from collections.abc import Mapping
+from typing import Annotated, Any
 
+from pydantic import Field
+
+from ..commandline import Positional, shown
 from ..evaluation.report import metrics_table, recall_table
-from ..training.arguments import OUTPUT_FIELDS, parse_run_arguments
+from ..training.arguments import OUTPUT_FIELDS, RunFile
 from ..training.output import last_progress
 from ..training.run import run_training
-from .common import guarded, is_main_process
+from .common import is_main_process
 
 
-def train_main(arguments: Sequence[str], default_file: Path | None = None) -> int:
-    """Train as the command line says; returns the exit code.
+class TrainArguments(RunFile):
+    """Train a model, select it on dev, score it once on test, and write model, results and card.
 
-    Args:
-        arguments: `[FILE.yaml] [--key value] ...`.
-        default_file: run file when none is given.
+    Examples:
+      bibier train
+      bibier train resd --data_dir PATH/TO/resd --corpora.0.protocol dialogue_grouped
+      bibier train my_run.yaml --model.dropout 0.2 --resume_from_checkpoint true
+      accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd
+
+    The run file gives the values, and the command line overrides them. Dots lead into nested keys.
     """
-    run = None
 
-    def train() -> None:
-        nonlocal run
-        run = parse_run_arguments(arguments, default_file)
-        results = run_training(run, command=public_command(arguments))
-        if is_main_process():
-            print(f"\n{run.output_dir}, test:\n")
-            print(metrics_table(results.metrics["test"]))
-            print(f"\n{recall_table(results.metrics['test'])}")
-            print(
-                f"\nModel, card, results and predictions are in {run.output_dir} ({results.seconds / 60:.1f} minutes)."
-            )
+    run_file: Annotated[str, Positional("RUN")] = Field(  # ty: ignore[incompatible-mutable-override]
+        "quickstart", description="run file (YAML): its path, or the name of one of the package, such as resd"
+    )
 
-    def how_to_go_on() -> str:
-        if run is None:
-            return "Interrupted."
-        progress = last_progress(run.output_dir)
+    def after_interrupt(self) -> str:
+        progress = last_progress(self.run.output_dir)
         if progress is None:
-            return "Interrupted before the first checkpoint: start again."
-        return f"Interrupted; {progress} is whole. Go on with the same command and --resume_from_checkpoint true."
-
-    return guarded(train, how_to_go_on)
+            return "There is no checkpoint yet: start again."
+        return f"{progress} is whole. Continue with the same command and --resume_from_checkpoint true."
 
 
-def public_command(arguments: Sequence[str]) -> str:
-    """The command line for a card: folders outside the working folder are written as PATH, and where the output went
-    is left out."""
-    shown: list[str] = []
-    skipped = False
-    for argument in arguments:
-        if argument.startswith("--"):
-            skipped = argument[2:].partition("=")[0] in OUTPUT_FIELDS
-        if not skipped:
-            key, equals, value = argument.partition("=") if argument.startswith("--") else ("", "", argument)
-            private = os.path.isabs(value) or value.startswith(("..", "~"))
-            shown.append(f"{key}{equals}{'PATH' if private else shlex.quote(value) if value else ''}")
-    return " ".join(["accelerate launch recipes/train.py", *shown])
+def train(arguments: TrainArguments) -> None:
+    """Run [`run_training`] and print the scores."""
+    run = arguments.run
+    results = run_training(run, command=public_command(arguments.run_file, arguments.overrides))
+
+    if is_main_process():
+        print(f"\n{run.output_dir}, test:\n")
+        print(metrics_table(results.metrics["test"]))
+        print(f"\n{recall_table(results.metrics['test'])}")
+        minutes = results.seconds / 60
+        print(f"\nModel, card, results and predictions are in {run.output_dir} ({minutes:.1f} minutes).")
+
+
+def public_command(run_file: str, overrides: Mapping[str, Any]) -> str:
+    """The command line for a card, without folders of this machine and without where the output goes."""
+    launched = os.path.basename(sys.argv[0]) == "train.py"
+    words = ["accelerate launch recipes/train.py" if launched else "bibier train", _public(run_file)]
+
+    for key, value in overrides.items():
+        if key not in OUTPUT_FIELDS:
+            words += [f"--{key}", _public(shown(value))]
+    return " ".join(words)
+
+
+def _public(value: str) -> str:
+    private = os.path.isabs(value) or value.startswith(("..", "~"))
+    return "PATH" if private else shlex.quote(value)

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 from datasets import DatasetDict
 from pydantic import Field
 
+from ..commandline import Section
 from ..errors import ArgumentError
 from ..model.labels_bibier import EMOTIONS
-from ..training.sections import Section
 from .corpora import load_corpus
 from .protocols import apply_protocol
 
@@ -40,7 +40,7 @@ class StackingArguments(Section):
 
 
 class SyntheticArguments(Section):
-    """Synthetic rows for a corpus' train split, such as recipes/augment.py tug writes."""
+    """Synthetic rows for a corpus' train split, such as `bibier augment tug` writes."""
 
     path: str | None = Field(None, description="prepared corpus with synthetic rows; null: none")
     ratio: Share | dict[Literal[EMOTIONS], Share] = Field(

@@ -469,3 +469,29 @@ def _cache_key(clips: Sequence[Clip], facts: Mapping[str, Any], transcriber: Tra
     asr = None if transcriber is None else dict(transcriber.facts)
     values = [FORMAT_VERSION, facts, asr, clips_fingerprint(clips)]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def describe_counts(info: dict[str, Any]) -> str:
+    """The counts of a `corpus.json` as a plain-text table: a line per split, a column per label."""
+    labels = list(next(iter(info["splits"].values()))["labels"])
+    header = ["split", *labels, "rows", "hours"]
+    lines = [
+        [split, *(str(entry["labels"][label]) for label in labels), str(entry["rows"]), f"{entry['hours']:.2f}"]
+        for split, entry in info["splits"].items()
+    ]
+    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
+    return "\n".join(
+        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]
+    )
+
+
+def describe_remarks(info: dict[str, Any]) -> list[str]:
+    """Rows that a `corpus.json` says were changed, left out or transcribed: a line per kind."""
+    lines = [f"{count} x {remark}" for remark, count in info["remarks"].items()]
+    if info["asr"]:
+        asr = info["asr"]
+        lines.append(
+            f"{asr['filled']} transcripts written by {asr['model']['name']}; it heard nothing in {asr['no_speech']} "
+            "recordings"
+        )
+    return lines

@@ -1,9 +1,7 @@
 """The published system's weights -> one checkpoint of this package.
 
-    python -m bibier_hf.hub.convert_original --fusion best_model.pt --num_transformer_heads 8 --output_dir
-    outputs/published python -m bibier_hf.hub.convert_original --audio_head best_audio_model_2.pt --output_dir
-    outputs/published_audio python -m bibier_hf.hub.convert_original --audio_head A.pt --text_head T.pth --fusion F.pt
-    --num_transformer_heads 8 --output_dir OUT
+    bibier convert --fusion best_model.pt --num_transformer_heads 8 --output_dir outputs/published
+    bibier convert --audio_head A.pt --text_head T.pth --fusion F.pt --num_transformer_heads 8 --output_dir OUT
 
 The result reproduces the original in evaluation mode (`original_behavior=True`). Fusion weights alone give a model
 that takes what the original's fusion took: encoded frames as `audio_features` and `text_features`, and for the
@@ -15,7 +13,6 @@ Files are opened with `weights_only=True`: no code in a pickle is run. Sizes are
 the attention leave no trace in them and must be given.
 """
 
-import argparse
 import pickle
 import re
 from collections.abc import Callable
@@ -398,7 +395,7 @@ def build_model(
     return model.eval()
 
 
-def convert(
+def convert_files(
     output_dir: str | Path,
     audio_head: str | Path | None = None,
     text_head: str | Path | None = None,
@@ -408,7 +405,7 @@ def convert(
     audio_backbone: str = AUDIO_BACKBONE,
     text_backbone: str = TEXT_BACKBONE,
 ) -> list[str]:
-    """Converts files into a `save_pretrained` folder (module docstring).
+    """Convert files into a `save_pretrained` folder (module docstring).
 
     Args:
         output_dir: folder to write.
@@ -431,36 +428,3 @@ def convert(
             BiBiERProcessor.from_backbones(*backbones, max_text_tokens=UNCUT).save_pretrained(new)
         model.save_pretrained(new)
     return [key for part in parts if part is not None for key in part.dead]
-
-
-def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--audio_head", help="CustomMambaClassifier: .pt, .pth or .safetensors")
-    parser.add_argument("--text_head", help="text Mamba")
-    parser.add_argument("--fusion", help="fusion model")
-    parser.add_argument(
-        "--variant",
-        help=f"class of the fusion model; recognised from the keys if left out. One of {', '.join(VARIANTS)}",
-    )
-    parser.add_argument(
-        "--num_transformer_heads", type=int, help="heads of the cross-modal attention; not in the tensors"
-    )
-    parser.add_argument(
-        "--audio_backbone", default=AUDIO_BACKBONE, help="used when all three parts are given (default: %(default)s)"
-    )
-    parser.add_argument(
-        "--text_backbone", default=TEXT_BACKBONE, help="used when all three parts are given (default: %(default)s)"
-    )
-    parser.add_argument("--output_dir", required=True)
-    arguments = vars(parser.parse_args(argv))
-    try:
-        dead = convert(**arguments)
-    except (ConversionError, UserError, OSError) as error:
-        parser.exit(2, f"convert_original: {error}\n")
-    if dead:
-        print(f"{len(dead)} parameters that the original saves but never uses were left out: {', '.join(dead)}")
-    print(f"Written to {arguments['output_dir']}")
-
-
-if __name__ == "__main__":
-    main()

@@ -9,9 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..data.command import describe_remarks
 from ..data.label_tables import read_label_table
-from ..data.prepare import load_prepared, read_info
+from ..data.prepare import describe_remarks, load_prepared, read_info
 from ..data.schema import COLUMNS
 from ..data.tables import read_table
 from ..evaluation.label_report import describe_labels, report_text

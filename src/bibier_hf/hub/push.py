@@ -39,9 +39,7 @@ _NOT_OF_A_SPACE = ("__pycache__", ".git", ".gitattributes", ".cache", ".gradio",
 
 def push_command(kind: str, path: str | os.PathLike, repo_id: str, private: bool) -> str:
     """The command line that pushes (again)."""
-    return shlex.join(
-        ["python", "recipes/push.py", kind, os.fspath(path), repo_id, *([] if private else ["--public"])]
-    )
+    return shlex.join(["bibier", "push", kind, os.fspath(path), repo_id, *([] if private else ["--public"])])
 
 
 def open_repository(repo_id: str, *, private: bool = True, token: str | None = None) -> None:

@@ -7,7 +7,7 @@ soon as `bibier_hf` is imported.
 
     import bibier_hf                    loads the kernels if they are already built
     load_kernels(build_missing=True)    builds them if needed; called by training, extraction and the benchmark
-    python -m bibier_hf.kernels         builds them and prints the path of the library
+    bibier kernels                      builds them and prints the path of the library
 
 `BIBIER_KERNEL=torch` turns them off. If they cannot be built, a warning says why, once, and plain PyTorch is used.
 """

@@ -2,7 +2,7 @@
 
     accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH --model.dropout 0.2 --corpora.0.fold 1
 
-* The first argument is the file; without one the recipe's default file is used.
+* The first argument is the file, or the name of one of the package.
 * `--key value`, `--key=value`, and `--flag` for a switch. Dots lead into nested values and lists.
 * `--data_dir` is short for `--corpora.0.data_dir` when there is one corpus.
 * An unknown key and a value of the wrong type are errors that name the key. `1e-4` is a number, in the file too.
@@ -12,11 +12,13 @@ level.
 """
 
 import dataclasses
+import functools
 import os
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import Field, ValidationError
@@ -24,22 +26,25 @@ from transformers import PreTrainedConfig, TrainingArguments
 from transformers.integrations import get_available_reporting_integrations
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 
-from ..data.mixture import CorpusArguments, FeatureCacheArguments, Share
-from ..errors import ArgumentError
-from ..evaluation.metrics import SELECTION_FORMULA, SELECTION_METRIC
-from ..model.configuration_bibier import EMBEDDED, MODALITIES, MODALITY_CONFIGS, BiBiERConfig
-from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
-from .sections import (
+from ..commandline import (
+    Positional,
     Section,
-    apply_overrides,
     checked_section,
-    expand_data_dir,
+    field_type,
     load_yaml,
+    read_arguments,
     section_help,
+    set_key,
     shown,
     unknown_key,
     validated,
 )
+from ..data.mixture import CorpusArguments, FeatureCacheArguments, Share
+from ..errors import ArgumentError
+from ..evaluation.metrics import SELECTION_FORMULA, SELECTION_METRIC
+from ..model.configuration_bibier import EMBEDDED, MODALITIES, MODALITY_CONFIGS, BiBiERConfig
+from ..run_files import find_run_file
+from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 
 RUN_FILE = "run.yaml"
 
@@ -71,14 +76,14 @@ RESERVED = {
     "batch_eval_metrics": "metrics are computed over a whole corpus",
     "prediction_loss_only": "metrics need the predictions",
     "include_for_metrics": "metrics need the predictions only",
-    "do_train": "use recipes/train.py",
-    "do_eval": "use recipes/evaluate.py",
-    "do_predict": "use recipes/evaluate.py",
+    "do_train": "use `bibier train`",
+    "do_eval": "use `bibier evaluate`",
+    "do_predict": "use `bibier evaluate`",
     "average_tokens_across_devices": "the loss is always averaged over the samples of the global batch",
     "local_rank": "it is set by the launcher",
     "hub_token": "log in with `hf auth login`, or set HF_TOKEN",
-    "hub_strategy": "the finished model is pushed, once (`push_to_hub`, or recipes/push.py later)",
-    "hub_always_push": "the finished model is pushed, once (`push_to_hub`, or recipes/push.py later)",
+    "hub_strategy": "the finished model is pushed, once (`push_to_hub`, or `bibier push` later)",
+    "hub_always_push": "the finished model is pushed, once (`push_to_hub`, or `bibier push` later)",
     "hub_revision": "the finished model is pushed to the main branch",
     **dict.fromkeys(
         ("fsdp", "fsdp_config", "parallelism_config", "accelerator_config"),
@@ -340,28 +345,77 @@ for _modality, _config in MODALITY_CONFIGS.items():
 """Keys under `model`, dots inside, and their defaults."""
 
 
-def parse_run_arguments(arguments: Sequence[str], default_file: str | Path | None = None) -> RunArguments:
-    """Read the run that a command line describes.
+class RunFile(Section):
+    """A run file, and dotted keys that override it."""
+
+    run_file: Annotated[str | None, Positional("RUN")] = Field(
+        None, description="run file (YAML): its path, or the name of one of the package, such as resd"
+    )
+    overrides: dict[str, Any] = Field(default_factory=dict)
+
+    @classmethod
+    def from_command_line(cls, arguments: Sequence[str]) -> Self:
+        given = read_arguments(arguments, cls)
+        own = {key: given.pop(key) for key in list(given) if key in cls.model_fields}
+        return checked_section(cls, own | {"overrides": given})
+
+    @classmethod
+    def key_type(cls, key: str) -> Any:
+        if key == "data_dir":
+            return str
+        return field_type(key, cls) or _TRAINING_FIELD_TYPES.get(key) or field_type(key, RunArguments)
+
+    @classmethod
+    def option_help(cls) -> list[str]:
+        return [*section_help(cls), *run_help()]
+
+    @functools.cached_property
+    def run(self) -> "RunArguments":
+        """The run that results."""
+        return read_run(self.run_file, self.overrides)
+
+
+def read_run(file: str | Path | None, overrides: Mapping[str, Any] = MappingProxyType({})) -> RunArguments:
+    """Read a run file.
 
     Args:
-        arguments: `[FILE.yaml] [--key value | --key=value | --flag] ...`, i.e. `sys.argv[1:]`.
-        default_file: run file to use when none is given.
+        file: path, or the name of a run file of the package; None: the overrides are the whole run, which has no output.
+        overrides: dotted keys and their values.
 
     Raises:
-        ArgumentError: anything that cannot be followed.
-        SystemExit: after `--help`.
+        ArgumentError: no such file, an unknown key, a value of the wrong type, or a contradiction.
     """
-    arguments = list(arguments)
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(help_text())
-        raise SystemExit(0)
-    file = arguments.pop(0) if arguments and not arguments[0].startswith("-") else default_file
-    if file is None:
-        raise ArgumentError("Give a run file (YAML) as the first argument.")
-    content = load_yaml(file)
-    content.setdefault("output_dir", f"outputs/{Path(file).stem}")
-    apply_overrides(content, arguments, RunArguments, _TRAINING_FIELD_TYPES)
+    content: dict[str, Any] = {"output_dir": ""}
+    if file is not None:
+        path = find_run_file(file)
+        content = {"output_dir": f"outputs/{path.stem}"} | load_yaml(path)
+    for key, value in overrides.items():
+        set_key(content, key, value)
+
     return run_arguments(content)
+
+
+def parse_run_arguments(arguments: Sequence[str]) -> RunArguments:
+    """Read the run of a command line: `RUN [--key value] ...`.
+
+    Raises:
+        ArgumentError: see [`read_run`].
+    """
+    return RunFile.from_command_line(arguments).run
+
+
+def expand_data_dir(content: dict[str, Any]) -> dict[str, Any]:
+    """Move a `data_dir` on the top level, which is short for that of the only corpus."""
+    if "data_dir" not in content:
+        return content
+
+    corpora = content.get("corpora")
+    if not isinstance(corpora, list) or len(corpora) != 1 or not isinstance(corpora[0], dict):
+        raise ArgumentError(
+            "data_dir: short for the data_dir of the only corpus. With several corpora give --corpora.0.data_dir etc."
+        )
+    rest = {key: value for key, value in content.items() if key != "data_dir"}
+    return rest | {"corpora": [corpora[0] | {"data_dir": content["data_dir"]}]}
 
 
 def run_arguments(content: dict[str, Any]) -> RunArguments:
@@ -566,22 +620,17 @@ def _checked_training(key: str, value: Any) -> Any:
         raise ArgumentError(f"{key}: {problem['msg']}, got {value!r} ({type(value).__name__}).") from error
 
 
-def help_text() -> str:
-    """Every key of a run with its default and its meaning."""
-    lines = [
-        "usage: [accelerate launch] recipes/train.py [FILE.yaml] [--key value] [--key=value] [--flag] ...",
-        "",
-        "The file gives the values, the command line overrides them; dots lead into nested keys (--corpora.0.fold 1).",
-        "",
-        "run:",
-        "  --data_dir: short for --corpora.0.data_dir when there is one corpus",
-    ]
+def run_help() -> list[str]:
+    """`--key [default]: meaning` of every key of a run."""
+    lines = ["", "Run:", "  --data_dir: short for --corpora.0.data_dir when there is one corpus"]
     lines += section_help(RunArguments)
-    lines += ["", "model (BiBiERConfig; with the embedded or another pair some defaults follow from the backbones):"]
+
+    lines += ["", "Model (BiBiERConfig; some defaults follow from the backbones):"]
     lines += [f"  --model.{name} [{shown(default)}]" for name, default in MODEL_FIELDS.items()]
-    lines += ["", "training (transformers.TrainingArguments):"]
+
+    lines += ["", "Training (transformers.TrainingArguments):"]
     for name, field in TRAINING_FIELDS.items():
         default = TRAINING_DEFAULTS.get(name, None if field.default is dataclasses.MISSING else field.default)
         text = " ".join(str(field.metadata.get("help", "")).split())
         lines.append(f"  --{name} [{shown(default)}]: {text}")
-    return "\n".join(lines)
+    return lines

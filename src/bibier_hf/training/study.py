@@ -8,25 +8,27 @@ that was stopped goes on where it was.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from pydantic import Field
 
+from ..commandline import Section, checked_section, load_yaml
 from ..data.protocols import NUM_FOLDS
 from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS
 from ..evaluation.report import Predictions
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import write_json
+from ..run_files import find_run_file
 from ..tables import markdown_table
-from .arguments import RunArguments, parse_run_arguments
+from .arguments import RunArguments, read_run
 from .output import last_progress
 from .run import run_training
-from .sections import Section, checked_section, load_yaml
 
 SCORED_SPLITS = ("dev", "test")
 NUMBERS = (*METRICS, "mean")
@@ -71,24 +73,27 @@ class StudyRun:
 
 
 def read_study(path: str | Path) -> StudyArguments:
-    """Read a study file.
+    """Read a study file, by its path or by the name of one of the package.
 
     Raises:
         ArgumentError: no such file, no valid YAML, an unknown key or a wrong value.
     """
+    path = find_run_file(path, "study")
     study = checked_section(StudyArguments, load_yaml(path))
-    run = Path(path).parent / study.run
+    run = path.parent / study.run
     if not run.is_file():
         raise ArgumentError(f"run: there is no run file {run}. Name one relative to {path}.")
     return study.model_copy(update={"run": str(run)})
 
 
-def plan_runs(study: StudyArguments, overrides: Sequence[str] = (), only: Sequence[str] = ()) -> list[StudyRun]:
+def plan_runs(
+    study: StudyArguments, overrides: Mapping[str, Any] = MappingProxyType({}), only: Sequence[str] = ()
+) -> list[StudyRun]:
     """All runs of a study, checked before the first one begins.
 
     Args:
         study: the study.
-        overrides: `--key value` for every run, as on the command line of a run.
+        overrides: dotted keys and their values, for every run.
         only: variants to run; empty: all.
 
     Raises:
@@ -110,19 +115,12 @@ def plan_runs(study: StudyArguments, overrides: Sequence[str] = (), only: Sequen
                         "output_dir": str(Path(study.output_dir) / place),
                     }
                     keys |= {} if fold is None else {"corpora.0.fold": fold}
-                    arguments = [*_as_options(study.common | changes), *overrides, *_as_options(keys)]
                     try:
-                        runs.append(
-                            StudyRun(variant, protocol, seed, fold, parse_run_arguments([study.run, *arguments]))
-                        )
+                        run = read_run(study.run, study.common | changes | dict(overrides) | keys)
+                        runs.append(StudyRun(variant, protocol, seed, fold, run))
                     except ArgumentError as error:
                         raise ArgumentError(f"variant {variant!r}: {error}") from error
     return runs
-
-
-def _as_options(keys: dict[str, Any]) -> list[str]:
-    # The command line is read as YAML, and JSON is YAML; where a text is wanted, it is taken as it stands.
-    return [f"--{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in keys.items()]
 
 
 def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable[[str], None] = print) -> None:

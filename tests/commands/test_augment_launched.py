@@ -1,4 +1,4 @@
-"""recipes/augment.py as a user launches it."""
+"""`bibier augment` as a user launches it."""
 
 import json
 import os
@@ -12,7 +12,9 @@ import pytest
 
 @pytest.mark.slow
 def test_utterances_are_written_and_trained_on(launch, run_file, tmp_path):
-    done = launch("recipes/augment.py", "tug", "--count", "2", "--tts", "none", "--output_dir", tmp_path / "tug")
+    done = launch(
+        "-m", "bibier_cli", "augment", "tug", "--count", "2", "--tts", "none", "--output_dir", tmp_path / "tug"
+    )
     assert done.returncode == 0, done.stderr
     assert f"Written to {tmp_path / 'tug'}" in done.stdout
     augmentation = (
@@ -32,13 +34,13 @@ def test_utterances_are_written_and_trained_on(launch, run_file, tmp_path):
 
 @pytest.mark.slow
 def test_ctrl_c_among_workers_is_one_line(environment, run_file, takes_ctrl_c, tmp_path):
-    arguments = ["sds", "--corpus", "csv", "--num_proc", "2"]
+    arguments = ["--corpus", "csv", "--num_proc", "2"]
     arguments += ["--data_dir", str(run_file.parent / "small.csv"), "--output_dir", str(tmp_path / "out")]
     # The clips are stacked slowly, in each worker.
     slow = "import time, bibier_hf.augmentation.sds as sds\nmerge = sds.StackedDataSampling.merge\n"
     slow += "sds.StackedDataSampling.merge = lambda *a, **k: (time.sleep(2), merge(*a, **k))[1]\n"
     script = tmp_path / "slow.py"
-    start = "import sys\nfrom bibier_hf.commands.augment import augment_main\nsys.exit(augment_main(sys.argv[1:]))"
+    start = "import sys\nfrom bibier_cli import run\nsys.exit(run('augment sds', sys.argv[1:]))"
     script.write_text(slow + start)
     process = subprocess.Popen(
         [sys.executable, str(script), *arguments],
@@ -62,7 +64,7 @@ def test_ctrl_c_among_workers_is_one_line(environment, run_file, takes_ctrl_c, t
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(launch):
-    done = launch("recipes/augment.py", "sds", "--corpus", "resd", "--output_dir", "x")
+    done = launch("-m", "bibier_cli", "augment", "sds", "--corpus", "resd", "--output_dir", "x")
     assert done.returncode == 2
     assert "needs a folder" in done.stderr
     assert "Traceback" not in done.stderr

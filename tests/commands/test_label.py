@@ -1,4 +1,4 @@
-"""recipes/label.py as a user launches it: killed in the middle, with a real small language model, beside vLLM's
+"""`bibier label` as a user launches it: killed in the middle, with a real small language model, beside vLLM's
 transformers."""
 
 import json
@@ -33,11 +33,11 @@ def text_corpus(tmp_path) -> Path:
 
 @pytest.fixture
 def launch(repository, tmp_path):
-    """`launch(*arguments)` -> a started recipes/label.py."""
+    """`launch(*arguments)` -> a started `bibier label`."""
 
     def start(*arguments, python=sys.executable) -> subprocess.Popen:
         environment = {**os.environ, "PYTHONPATH": str(repository / "src"), "BIBIER_CACHE": str(tmp_path / "cache")}
-        command = [python, str(repository / "recipes" / "label.py"), *map(str, arguments)]
+        command = [python, "-m", "bibier_cli", "label", *map(str, arguments)]
         return subprocess.Popen(
             command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -67,7 +67,7 @@ def test_a_killed_run_goes_on(launch, text_corpus, slow_server, tmp_path):
     output = tmp_path / "labels.csv"
     store = tmp_path / "labels.csv.answers.sqlite"
     command = [
-        "label",
+        "corpus",
         "--corpus",
         "csv",
         "--data_dir",
@@ -79,7 +79,7 @@ def test_a_killed_run_goes_on(launch, text_corpus, slow_server, tmp_path):
         "--model",
         "tiny",
     ]
-    command += ["--backend_option", "concurrency=2", "--output", output]
+    command += ["--backend_options.concurrency", "2", "--output", output]
     process = launch(*command)
     deadline = time.monotonic() + 240
     while not store.is_file() or not log.is_file() or len(log.read_text().splitlines()) < 10:
@@ -132,13 +132,13 @@ def smollm2() -> Path:
 def test_a_real_model_labels_and_recognises(launch, text_corpus, smollm2, tmp_path):
     output = tmp_path / "labels.parquet"
     corpus = ["--corpus", "csv", "--data_dir", text_corpus, "--backend", "transformers", "--model", smollm2]
-    label = launch("label", *corpus, "--way", "score", "--gold_weight", "0.1", "--limit", "6", "--output", output)
+    label = launch("corpus", *corpus, "--way", "score", "--gold_weight", "0.1", "--limit", "6", "--output", output)
     out, err = label.communicate(timeout=600)
     assert label.returncode == 0, err
     assert "6 rows labelled, 0 failed" in out
     table = read_label_table(output)
     assert table.predictions.tolist() == table.labels.tolist()  # what the gold weight is for
-    recognise = launch("recognise", *corpus, "--shots", "1", "--output_dir", tmp_path / "recognition")
+    recognise = launch("recognize", *corpus, "--shots", "1", "--output_dir", tmp_path / "recognition")
     out, err = recognise.communicate(timeout=600)
     assert recognise.returncode == 0, err
     results = json.loads((tmp_path / "recognition" / "recognition_test.json").read_text())
@@ -152,7 +152,7 @@ def test_vllm_labels_in_its_own_environment(launch, text_corpus, smollm2, tmp_pa
     if not python:
         pytest.skip("no vLLM: BIBIER_VLLM_PYTHON names no interpreter that has it")
     options = [
-        f"--backend_option={option}" for option in ("dtype=bfloat16", "max_model_len=1024", "enforce_eager=true")
+        f"--backend_options.{option}" for option in ("dtype=bfloat16", "max_model_len=1024", "enforce_eager=true")
     ]
     corpus = [
         "--corpus",
@@ -168,7 +168,7 @@ def test_vllm_labels_in_its_own_environment(launch, text_corpus, smollm2, tmp_pa
         "6",
     ]
     for way in ("score", "generate"):
-        label = launch("label", *corpus, "--way", way, "--output", tmp_path / f"{way}.csv", python=python)
+        label = launch("corpus", *corpus, "--way", way, "--output", tmp_path / f"{way}.csv", python=python)
         out, err = label.communicate(timeout=900)
         assert label.returncode == 0, err[-3000:]
         assert (

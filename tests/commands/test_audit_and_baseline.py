@@ -1,4 +1,4 @@
-"""`recipes/audit.py` and `recipes/baseline.py` as a user launches them."""
+"""`bibier audit` and `bibier baseline`."""
 
 import json
 
@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from bibier_hf.commands.audit import AuditArguments, audit_main
-from bibier_hf.commands.baseline import BaselineArguments, baseline_main, parse_baseline_arguments
-from bibier_hf.commands.corpora import parse_corpus_arguments
+from bibier_cli import run
+from bibier_hf.commands.audit import AuditArguments
+from bibier_hf.commands.baseline import BaselineArguments
 from bibier_hf.errors import ArgumentError
 
 
@@ -40,7 +40,9 @@ def texts(tmp_path_factory):
 
 def test_the_audit_leaves_a_page_a_picture_and_json(launch, table, tmp_path):
     done = launch(
-        "recipes/audit.py",
+        "-m",
+        "bibier_cli",
+        "audit",
         "--corpus",
         "csv",
         "--data_dir",
@@ -73,7 +75,7 @@ def test_texts_alone_under_two_protocols(texts, tmp_path, capsys):
         "--fold",
         "all",
     ]
-    assert audit_main([*arguments, "--output_dir", str(tmp_path)]) == 0
+    assert run("audit", [*arguments, "--output_dir", str(tmp_path)]) == 0
     audits = json.loads((tmp_path / "audit.json").read_text())["audits"]
     assert [audit["title"] for audit in audits] == [
         "lines, official",
@@ -96,7 +98,7 @@ def test_a_baseline_over_all_folds(launch, texts, tmp_path):
         "--fold",
         "all",
     )
-    done = launch("recipes/baseline.py", *arguments, "--output_dir", tmp_path)
+    done = launch("-m", "bibier_cli", "baseline", *arguments, "--output_dir", tmp_path)
     assert done.returncode == 0, done.stderr
     assert "| lines | 100.00" in done.stdout
     assert "mean and deviation over 5 folds" in done.stdout
@@ -114,45 +116,46 @@ def test_a_baseline_over_all_folds(launch, texts, tmp_path):
 
 def test_fusion_of_voice_and_text(table, tmp_path):
     assert (
-        baseline_main(["late_fusion", "--corpus", "csv", "--data_dir", str(table), "--output_dir", str(tmp_path)]) == 0
+        run("baseline", ["late_fusion", "--corpus", "csv", "--data_dir", str(table), "--output_dir", str(tmp_path)])
+        == 0
     )
-    (run,) = json.loads((tmp_path / "results.json").read_text())["folds"]["small"]["runs"]
-    assert run["chosen"]["weight"] == 0.5
-    assert len(run["chosen"]["parts"]) == 2
+    (fold,) = json.loads((tmp_path / "results.json").read_text())["folds"]["small"]["runs"]
+    assert fold["chosen"]["weight"] == 0.5
+    assert len(fold["chosen"]["parts"]) == 2
 
 
 @pytest.mark.parametrize(
-    ("main", "arguments", "message"),
+    ("command", "arguments", "message"),
     [
-        (audit_main, ["--corpus", "rsed"], "Unknown corpus 'rsed'. Did you mean resd?"),
+        ("audit", ["--corpus", "rsed"], "Unknown corpus 'rsed'. Did you mean resd?"),
         (
-            baseline_main,
+            "baseline",
             ["tfidf_logreg", "--corpus", "csv", "--data_dir", "nowhere.csv"],
             "No corpus at 'nowhere.csv'",
         ),
         (
-            baseline_main,
+            "baseline",
             ["who_speaks", "--corpus", "csv", "--data_dir", "TEXTS"],
             "who_speaks needs audio in every row",
         ),
     ],
 )
-def test_what_a_user_can_mend_is_told_in_one_line(texts, capsys, main, arguments, message):
-    assert main([str(texts) if argument == "TEXTS" else argument for argument in arguments]) == 2
+def test_what_a_user_can_mend_is_told_in_one_line(texts, capsys, command, arguments, message):
+    assert run(command, [str(texts) if argument == "TEXTS" else argument for argument in arguments]) == 2
     assert message in capsys.readouterr().err
 
 
 def test_one_split_alone_cannot_be_audited(tmp_path, capsys):
     path = tmp_path / "one.csv"
     path.write_text("text,label,split,language\nyes,anger,train,en\nno,fear,train,en\n", encoding="utf-8")
-    assert audit_main(["--corpus", "csv", "--data_dir", str(path), "--output_dir", str(tmp_path / "audit")]) == 2
+    assert run("audit", ["--corpus", "csv", "--data_dir", str(path), "--output_dir", str(tmp_path / "audit")]) == 2
     assert "needs a train and a test split" in capsys.readouterr().err
     assert not (tmp_path / "audit").exists()
 
 
 def test_short_forms_name_corpora_protocols_and_folds():
     def entries(*arguments):
-        return parse_corpus_arguments(list(arguments), AuditArguments, {}).corpora
+        return AuditArguments.from_command_line(arguments).corpora
 
     several = entries("--corpus", "resd", "--data_dir", "x", "--protocol", "official,dialogue_grouped", "--fold", "2")
     assert [(entry.name, entry.data_dir, entry.protocol, entry.fold) for entry in several] == [
@@ -171,7 +174,7 @@ def test_short_forms_name_corpora_protocols_and_folds():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "Give --corpus NAME"),
+        ([], "corpora: is missing .*--corpus NAME"),
         (["--corpus", "resd", "--treshold", "1"], "treshold: unknown key"),
         (["--corpora.0.name", "a", "--corpora.1.name", "b", "--fold", "1"], "--fold: short for the only corpus"),
         (["--corpus", "resd", "--fold", "two"], "fold"),
@@ -179,15 +182,19 @@ def test_short_forms_name_corpora_protocols_and_folds():
 )
 def test_arguments_that_cannot_be_followed(arguments, message):
     with pytest.raises(ArgumentError, match=message):
-        parse_corpus_arguments(arguments, AuditArguments, {})
+        AuditArguments.from_command_line(arguments)
 
 
 def test_baselines_that_cannot_be_followed():
-    with pytest.raises(ArgumentError, match=r"must be one of mfcc_svm, tfidf_logreg, .* not 'mfcc_smv'"):
-        parse_baseline_arguments(["mfcc_smv", "--corpus", "resd"])
+    with pytest.raises(
+        ArgumentError, match=r"baseline: Input should be 'mfcc_svm', 'tfidf_logreg', .* got 'mfcc_smv'"
+    ):
+        BaselineArguments.from_command_line(["mfcc_smv", "--corpus", "resd"])
     with pytest.raises(ArgumentError, match="pooled_audio_logreg needs --audio_backbone, a Hub id"):
-        parse_baseline_arguments(["late_fusion", "--corpus", "resd", "--parts", "[pooled_audio_logreg, tfidf_logreg]"])
-    parsed = parse_baseline_arguments(
+        BaselineArguments.from_command_line(
+            ["late_fusion", "--corpus", "resd", "--parts", "[pooled_audio_logreg, tfidf_logreg]"]
+        )
+    parsed = BaselineArguments.from_command_line(
         ["late_fusion", "--corpus", "resd", "--parts", "[mfcc_svm, who_speaks]", "--fusion_weight", "null"]
     )
     assert isinstance(parsed, BaselineArguments)

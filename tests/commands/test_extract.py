@@ -9,7 +9,7 @@ import time
 import pytest
 import yaml
 
-SCRIPT = "recipes/extract_features.py"
+COMMAND = ("-m", "bibier_cli", "extract")
 FROZEN = ("--model.audio_config.freeze_backbone", "true", "--model.text_config.freeze_backbone", "true")
 ACCELERATE = (
     *(sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--multi_gpu", "--num_processes", "2"),
@@ -29,7 +29,7 @@ def shards(folder):
 
 def test_a_corpus_is_extracted_once_and_the_drift_is_told(launch, run_file, tmp_path):
     arguments = (
-        SCRIPT,
+        *COMMAND,
         run_file,
         *FROZEN,
         "--feature_cache.directory",
@@ -55,7 +55,7 @@ def test_a_corpus_is_extracted_once_and_the_drift_is_told(launch, run_file, tmp_
         for name, value in yaml.safe_load(run_file.read_text())["model"].items()
         for text in (f"--model.{name}", value)
     ]
-    second = launch(SCRIPT, "--corpora.0.name", "csv", "--data_dir", corpus, *options, *tiny, *FROZEN)
+    second = launch(*COMMAND, "--corpora.0.name", "csv", "--data_dir", corpus, *options, *tiny, *FROZEN)
     assert second.returncode == 0, second.stderr
     assert counts(second.stdout) == [("audio_features", 0, 30), ("text_features", 0, 7)]
 
@@ -69,7 +69,7 @@ def test_a_corpus_is_extracted_once_and_the_drift_is_told(launch, run_file, tmp_
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(launch, run_file, arguments, message):
-    done = launch(SCRIPT, run_file, *arguments)
+    done = launch(*COMMAND, run_file, *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -77,7 +77,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(launch, run_file, arguments, mess
 
 @pytest.mark.slow
 def test_two_processes_and_a_killed_one_write_the_same(launch, repository, environment, run_file, tmp_path):
-    arguments = [SCRIPT, str(run_file), *FROZEN, "--feature_cache.batch_size", "1"]
+    arguments = [*COMMAND, str(run_file), *FROZEN, "--feature_cache.batch_size", "1"]
     whole = launch(*arguments, "--feature_cache.directory", tmp_path / "whole")
     assert whole.returncode == 0, whole.stderr
     two = launch(*arguments, "--feature_cache.directory", tmp_path / "two", launcher=ACCELERATE)

@@ -1,0 +1,41 @@
+"""`bibier convert`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ..commandline import Section
+from ..hub.convert_original import AUDIO_BACKBONE, TEXT_BACKBONE, VARIANTS, convert_files
+
+
+class ConvertArguments(Section):
+    """Convert the published weights into a checkpoint that reproduces the published system.
+
+    Examples:
+      bibier convert --fusion best_model.pt --num_transformer_heads 8 --output_dir outputs/published
+      bibier convert --audio_head best_audio_model_2.pt --output_dir outputs/published_audio
+      bibier convert --audio_head A.pt --text_head T.pth --fusion F.pt --num_transformer_heads 8 --output_dir OUT
+
+    All three parts together give the whole system. The fusion alone reads encoded frames, a head alone backbone features.
+    """
+
+    output_dir: str = Field(description="folder of the checkpoint")
+    audio_head: str | None = Field(None, description="CustomMambaClassifier: .pt, .pth or .safetensors")
+    text_head: str | None = Field(None, description="text Mamba, likewise")
+    fusion: str | None = Field(None, description="fusion model, likewise")
+    variant: Literal[tuple(VARIANTS)] | None = Field(
+        None, description=f"class of the fusion model: {', '.join(VARIANTS)}; null: found from its keys"
+    )
+    num_transformer_heads: int | None = Field(
+        None, ge=1, description="heads of the cross-modal attention, which the weights do not show"
+    )
+    audio_backbone: str = Field(AUDIO_BACKBONE, description="speech backbone of the whole system: Hub id or folder")
+    text_backbone: str = Field(TEXT_BACKBONE, description="text backbone of the whole system: Hub id or folder")
+
+
+def convert(arguments: ConvertArguments) -> None:
+    """Convert the files."""
+    dead = convert_files(**arguments.model_dump())
+    if dead:
+        print(f"Left out {len(dead)} parameters that the original saves but never uses: {', '.join(dead)}")
+    print(f"Written to {arguments.output_dir}")
