@@ -59,7 +59,7 @@ STACK = "bibier augment sds --corpus resd --data_dir data/resd --output_dir outp
 WRITE_SPACE = "bibier demo --space outputs/space --model_id OWNER/NAME"
 LABEL = "bibier label corpus --corpus resd --data_dir data/resd"
 SERVES = Skip("serves until it is interrupted; tests/demo/test_browser.py uses the page")
-NEEDS_A_LANGUAGE_MODEL = Skip("needs a model of 8 GB; tests/recipes/test_label.py labels with other back ends")
+NEEDS_A_LANGUAGE_MODEL = Skip("needs a model of 8 GB; tests/commands/test_label.py labels with other back ends")
 
 PUBLISHED_TABLES = (
     "Qwen3-4B_emotions_resd_1.csv",
@@ -252,49 +252,19 @@ COMMANDS: dict[str, Run | Skip] = {
     "accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd": Run(
         slow=True, append=ONE_EPOCH, expect="| resd |"
     ),
-    "python recipes/evaluate.py outputs/resd --data_dir PATH/TO/resd": Run(
-        slow=True, after=TRAIN_RESD, expect="| resd |"
+    "bibier convert --fusion F.pt --num_transformer_heads 4 --output_dir outputs/converted": Skip(
+        "needs published weights; tests/hub/test_convert_original.py converts every variant"
     ),
-    'python recipes/predict.py outputs/resd clip.wav --text "I can\'t believe it!"': Run(
-        slow=True, expect='clip.wav: "I can\'t believe it!"'
-    ),
-    "python dataset_scripts/prepare_resd.py --source PATH/TO/resd --output_dir data/resd": Run(
-        slow=True,
-        replace={"PATH/TO/resd": "{shared}/data/resd", "--output_dir data/resd": "--output_dir data/resd-whole"},
-        expect="1116",
-    ),
-    "python dataset_scripts/prepare_ravdess.py --source PATH/TO/ravdess --output_dir data/ravdess": Run(
-        slow=True, replace={"PATH/TO/ravdess": "{shared}/data/ravdess"}, expect="Written to data/ravdess"
-    ),
-    "python dataset_scripts/prepare_meld.py --text_only --source PATH/TO/meld_csvs --output_dir data/meld-text": Run(
-        slow=True, replace={"PATH/TO/meld_csvs": "{shared}/data/meld_text"}, expect="9989"
-    ),
-    "python recipes/audit.py --corpus resd --data_dir data/resd --protocol official,dialogue_grouped --fold all": Run(
+    "bibier audit --corpus resd --data_dir data/resd --protocol official,dialogue_grouped --fold all": Run(
         slow=True, expect="## resd, official"
     ),
-    "python recipes/baseline.py late_fusion --corpus resd --data_dir data/resd": Run(slow=True, expect="| resd |"),
-    "python recipes/push.py model outputs/resd OWNER/NAME": Run(
-        slow=True, after=TRAIN_RESD, hub=True, expect="Pushed privately"
+    "bibier augment components --corpus resd --data_dir data/resd --languages ru --model MODEL --output_dir outputs/components": Skip(
+        "needs a large language model; tests/commands/test_augment.py writes components with a stand-in"
     ),
-    "python recipes/label.py report outputs/resd_labels.parquet --json outputs/resd_labels.json": Run(
-        slow=True, expect="UAR"
+    "bibier label recognize --corpus resd --data_dir data/resd --shots 2 --output_dir outputs/resd_llm": Skip(
+        "needs vLLM with a GPU; tests/commands/test_label.py recognizes with other back ends"
     ),
-    "python recipes/augment.py sds --corpus resd --data_dir data/resd --output_dir outputs/resd-sds": Run(slow=True),
-    "python dataset_scripts/prepare_csv.py --source my_corpus.csv --output_dir data/mine --corpus mine --language en": Run(
-        slow=True, expect="Written to data/mine"
-    ),
-    "python recipes/extract_features.py recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd": Run(
-        slow=True, append=WHISPER_E5
-    ),
-    "python recipes/study.py recipes/studies/resd_grouped.yaml --data_dir PATH/TO/resd": Run(
-        slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | dialogue_grouped |"
-    ),
-    "python dataset_scripts/prepare_corpus.py my_corpus.py --source PATH/TO/recordings --output_dir data/mine-too --language en": Run(
-        slow=True, expect="Written to data/mine-too"
-    ),
-    "python dataset_scripts/prepare_quickstart.py --output_dir data/quickstart": Run(
-        slow=True, expect="Written to data/quickstart"
-    ),
+    "bibier completion bash": Run(expect="complete -o default -F _bibier bibier"),
     # model_cards
     "python tools/render_cards.py": Run(slow=True, expect="Written: "),
     "python tools/render_cards.py take outputs/resd model_cards/models/resd": Run(
@@ -311,7 +281,7 @@ COMMANDS: dict[str, Run | Skip] = {
         slow=True, replace={"PATH/TO/THIS/FOLDER": "outputs/quickstart"}
     ),
     "model_cards/datasets/ravdess/README.md, Python block 1": Run(slow=True, replace={"OWNER/NAME": "data/resd"}),
-    "python dataset_scripts/prepare_corpus.py meld --source PATH/TO/IT --output_dir data/meld": Run(
+    "bibier prepare meld --source PATH/TO/IT --output_dir data/meld": Run(
         slow=True, replace={"PATH/TO/IT": "{shared}/data/meld_text"}, append="--text_only", expect="9989"
     ),
 }
@@ -322,11 +292,11 @@ for _table in PUBLISHED_TABLES:
         f"hf download OWNER/NAME {_table} --repo-type dataset --local-dir outputs/labels": Skip(
             "fetches what has been pushed to the Hub; tests/hub/test_push.py pushes such a table"
         ),
-        f"python recipes/label.py report outputs/labels/{_table}": Run(
+        f"bibier label report outputs/labels/{_table}": Run(
             slow=True, replace={"outputs/labels": "{shared}/data/llm_labels"}, expect="UAR"
         ),
         (
-            "accelerate launch recipes/train.py RUN.yaml --data_dir PATH/TO/CORPUS --soft_labels true "
+            "bibier train RUN.yaml --data_dir PATH/TO/CORPUS --soft_labels true "
             f"--corpora.0.labels outputs/labels/{_table}"
         ): Run(
             slow=True,

@@ -29,6 +29,8 @@ timeline = pipe("clip.wav", chunk_length_s=1, return_timestamps=True)
 refused(lambda: bibier_hf.timeline.save_timeline(timeline, "timeline.png"), "matplotlib", "train")
 assert command("predict", "checkpoint", "clip.wav", "--text", "Hello").returncode == 0
 assert command("describe", "checkpoint").returncode == 0
+assert command("--help").returncode == command("completion", "bash").returncode == 0
+assert command("predict", "checkpoint", "--text", "Hello").returncode == 0
 refused_command("evaluate", "checkpoint", "--corpus", "quickstart", package="datasets", extra="train")
 refused_command("predict", "checkpoint", "--demo", package="datasets", extra="train")
 refused_command("export", "checkpoint", "--output_dir", "onnx", package="onnx", extra="export")
@@ -67,10 +69,6 @@ from bibier_hf.llm import get_backend
 
 get_backend("openai", "any", base_urls=["http://localhost:1/v1"])
 refused(lambda: bibier_hf.LLMLabelSmoothing, "datasets", "train")
-""",
-    "cli": """
-assert command("--help").returncode == 0
-assert command("predict", "checkpoint", "--text", "Hello").returncode == 0
 """,
     "demo": """
 from bibier_hf.demo.app import build_app, serve
@@ -143,20 +141,24 @@ def wheel(repository: Path, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_what_the_wheel_holds(repository: Path, wheel: Path):
-    names = zipfile.ZipFile(wheel).namelist()
+    names = set(zipfile.ZipFile(wheel).namelist())
     package = repository / "src" / "bibier_hf"
     data = {
         f"bibier_hf/{path.relative_to(package).as_posix()}"
         for path in package.rglob("*.*")
         if path.suffix not in (".py", ".pyc")
     }
-    assert data <= set(names)  # components, prompts, templates, the kernels' sources
+    assert data <= names  # components, prompts, templates, the kernels' sources
     assert {
         "bibier_hf/py.typed",
         "bibier_hf/kernels/selective_scan.cpp",
         "bibier_hf/evaluation/bibier_metrics/README.md",
     } <= data
-    assert "bibier_cli/app.py" in names
+    assert {
+        "bibier_cli/__init__.py",
+        "bibier_hf/recipes/resd.yaml",
+        "bibier_hf/recipes/studies/resd_grouped.yaml",
+    } <= names
     assert not any("tests" in name or name.endswith((".pt", ".safetensors")) for name in names)
 
 

@@ -7,11 +7,11 @@ import runpy
 import subprocess
 import sys
 
+import evaluate
 import numpy as np
 import pytest
 import yaml
 
-import evaluate
 from bibier_hf.evaluation.metrics import METRIC_MODULE, classification_metrics
 
 CLEAN_PROCESS = """

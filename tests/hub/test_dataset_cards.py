@@ -90,7 +90,7 @@ def test_what_is_not_to_be_handed_on_is_a_link_alone(info):
     info |= {"not_to_rehost": "its clips are others'"}
     card = render_dataset_card(info)
     assert "Nothing of this corpus is handed on here: its clips are others'." in card.text
-    assert "prepare_corpus.py resd --source PATH/TO/IT" in card.text
+    assert "bibier prepare resd --source PATH/TO/IT" in card.text
     assert "load_dataset" not in card.text
     assert "configs" not in card.data.to_dict()
     pushed = render_dataset_card(info, "owner/forced").text

@@ -27,7 +27,7 @@ class PrepareArguments(Section):
     Each corpus has its own options, which --help after its name lists.
     """
 
-    corpus: Annotated[str, Positional("CORPUS")] = Field(
+    reader: Annotated[str, Positional("CORPUS")] = Field(
         description=f"{', '.join(CORPORA)}, or the Python file that defines one"
     )
     source: str | None = Field(None, description="the raw corpus: a folder or a file")
@@ -81,7 +81,7 @@ def prepare(arguments: PrepareArguments) -> None:
         FileNotFoundError, CorpusError, AudioError: a corpus that is missing or cannot be used.
     """
     options = arguments.model_dump(exclude=set(PrepareArguments.model_fields))
-    corpus = get_corpus(arguments.corpus)
+    corpus = get_corpus(arguments.reader)
     info = corpus.prepare(arguments.source, arguments.output_dir, asr=arguments.asr, **options)
 
     print(describe_counts(info))

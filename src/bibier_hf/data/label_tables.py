@@ -1,4 +1,4 @@
-"""Tables of soft labels: what `recipes/label.py label` writes, and the published ones, keyed by the ids of prepared
+"""Tables of soft labels: what `bibier label corpus` writes, and the published ones, keyed by the ids of prepared
 corpora.
 
 | column | meaning |

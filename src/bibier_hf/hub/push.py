@@ -105,7 +105,7 @@ def push_corpus(
     there too.
 
     Args:
-        folder: what a script of `dataset_scripts/` (or `Corpus.prepare`) wrote.
+        folder: what `bibier prepare` (or `Corpus.prepare`) wrote.
         force_audio: publish recordings that are not to be published by others (MELD) all the same: for those who have
             the right to.
         repo_id, private, token: see [`open_repository`].
@@ -143,7 +143,7 @@ def push_labels(path: str | os.PathLike, repo_id: str, *, private: bool = True, 
     """Push a table of soft labels with its card.
 
     Args:
-        path: what `recipes/label.py label` wrote.
+        path: what `bibier label corpus` wrote.
         repo_id, private, token: see [`open_repository`].
 
     Returns:

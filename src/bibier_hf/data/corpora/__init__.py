@@ -35,7 +35,7 @@ The path of that file is then a name wherever a corpus has one:
 
     load_corpus("my_corpus.py", "path/to/recordings", language="ru")
     accelerate launch recipes/train.py recipes/resd.yaml --corpora.0.name my_corpus.py --data_dir path/to/recordings
-    python dataset_scripts/prepare_corpus.py my_corpus.py --source path/to/recordings --output_dir data/mine
+    bibier prepare my_corpus.py --source path/to/recordings --output_dir data/mine
 
 `register_corpus(CORPUS)` gives it a name of its own in the running program; in the package itself, a module in this
 folder that ends in `CORPUS = ...` is found by itself. Keyword-only arguments of `read` are its options, with their

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-import gradio as gr
-
 import evaluate
+import gradio as gr
 
 FOLDER = Path(__file__).resolve().parent
 

@@ -1,9 +1,8 @@
 """UAR, WAR, MF1 and WF1 as a module of the library `evaluate`."""
 
 import datasets
-from evaluate.utils.file_utils import add_start_docstrings
-
 import evaluate
+from evaluate.utils.file_utils import add_start_docstrings
 
 from .averages import averages
 
