@@ -12,6 +12,7 @@ from bibier_hf.augmentation.component_generation import (
     read_components,
 )
 from bibier_hf.augmentation.tug import SOUND_TAGS, ComponentError
+from bibier_hf.errors import ArgumentError
 
 WORDS = "one two three four five six seven eight nine ten".split()
 
@@ -111,9 +112,9 @@ def test_another_prompt_takes_the_place_of_the_packages_own(tmp_path):
     with pytest.raises(ComponentError, match=r"unknown fields \['mood'\]"):
         load_prompt(path)
     path.write_text("$language $emotion $examples 5$")
-    with pytest.raises(ComponentError, match="begins no field"):
+    with pytest.raises(ComponentError, match="does not begin a field"):
         load_prompt(path)
-    with pytest.raises(FileNotFoundError, match="no prompt file"):
+    with pytest.raises(ArgumentError, match="is neither a file nor one of"):
         load_prompt(tmp_path / "nowhere.txt")
 
 

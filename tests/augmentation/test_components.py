@@ -167,9 +167,9 @@ def test_the_published_number_of_utterances_is_there(language):
         ({"subjects": (*GOOD.subjects, "That  day")}, "subjects: 'That  day' is not clean; write 'That day'"),
         (
             {"subjects": (*GOOD.subjects, "That (bad day")},
-            "subjects: 'That (bad day' holds a bracket that belongs to no sound tag",
+            "subjects: 'That (bad day' has a bracket outside a sound tag",
         ),
-        ({"verbs": (*GOOD.verbs, "hurts {c}")}, "verbs: 'hurts {c}' holds a bracket that belongs to no sound tag"),
+        ({"verbs": (*GOOD.verbs, "hurts {c}")}, "verbs: 'hurts {c}' has a bracket outside a sound tag"),
         (
             {"interjections": (*GOOD.interjections, "Well(sighs)")},
             "interjections: 'Well(sighs)' has no blank before its sound tag",

@@ -331,5 +331,5 @@ def test_the_store(tmp_path):
     assert request_key({"a": 1, "b": 2}) == request_key({"b": 2, "a": 1}) != request_key({"a": 1, "b": 3})
     bad = tmp_path / "bad"
     bad.write_text("this is no database, it is a text of some length" * 100)
-    with pytest.raises(ArgumentError, match="no store of answers"):
+    with pytest.raises(ArgumentError, match="not a store of answers"):
         AnswerStore(bad)

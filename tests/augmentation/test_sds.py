@@ -1,6 +1,5 @@
 """Stacked data sampling: what is stacked, of what, and that nothing but seed, draw and rows decides it."""
 
-import dataclasses
 import hashlib
 import os
 import random
@@ -13,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bibier_hf.asr import SpeechRecognizer
 from bibier_hf.augmentation.sds import StackedDataSampling, with_components
 from bibier_hf.model.audio_bibier import decode_audio
 
@@ -196,17 +196,19 @@ def test_licences_are_joined_and_texts_may_be_missing(rows):
         assert row["text"] == " ".join([["", "one", "two"][part] for part in parts if part])
 
 
-def test_the_merged_audio_may_be_transcribed(rows):
+def test_the_merged_audio_may_be_transcribed(rows, monkeypatch):
     heard = []
 
-    def transcribe(samples: np.ndarray, language: str) -> str:
-        heard.append((len(samples), language))
-        return f"{len(samples)} samples"
+    def transcribe(recognizer: SpeechRecognizer, clips: list[np.ndarray], language: str) -> list[str]:
+        heard.append((recognizer.model, len(clips[0]), language))
+        return [f"{len(clip)} samples" for clip in clips]
 
+    monkeypatch.setattr(SpeechRecognizer, "__call__", transcribe)
+    monkeypatch.setattr(SpeechRecognizer, "facts", {})
     dataset = rows([8_000, 8_000, None], language=["en", "en", "en"], label=[0, 0, 0])
-    result = StackedDataSampling(target_s=1.0, share=1.0, text="asr", transcribe=transcribe)(dataset)
+    result = StackedDataSampling(target_s=1.0, share=1.0, text="asr", asr_model="some/model")(dataset)
     assert result["text"] == ["16000 samples", "16000 samples", "text 2"]
-    assert heard == [(16_000, "en")] * 2
+    assert heard == [("some/model", 16_000, "en")] * 2
 
 
 def test_nothing_to_stack_leaves_everything_alone(rows):
@@ -219,11 +221,11 @@ def test_nothing_to_stack_leaves_everything_alone(rows):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"share": 1.5}, "share=1.5.*between 0 and 1"),
-        ({"text": "whisper"}, "text='whisper'; allowed: concat, asr"),
-        ({"text": "asr"}, "needs transcribe"),
+        ({"share": 1.5}, "share\n  Input should be less than or equal to 1"),
+        ({"text": "whisper"}, "text\n  Input should be 'concat' or 'asr'"),
+        ({"target_s": 0}, "target_s\n  Input should be greater than 0"),
         ({"max_s": 1.0}, r"max_s=1.0 is below target_s=4.0"),
-        ({"mode": "add"}, "allowed: replace, append"),
+        ({"mode": "add"}, "mode\n  Input should be 'replace' or 'append'"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
@@ -247,6 +249,7 @@ HASHED = """
 import hashlib, json, sys
 sys.path.insert(0, sys.argv[1])
 from conftest import make_rows
+from bibier_hf.asr import SpeechRecognizer
 from bibier_hf.augmentation.sds import StackedDataSampling
 lengths = [3000 + 997 * (index * 7 % 23) for index in range(60)]
 stacked = StackedDataSampling(target_s=1.0, share=0.8, gap_s=0.05, mode="append")(make_rows(lengths), draw=2, num_proc=int(sys.argv[2]))
@@ -274,7 +277,7 @@ def test_the_same_bytes_in_every_process_number_of_processes_and_hash_seed():
 
 
 def test_the_defaults_are_the_published_ones():
-    assert dataclasses.asdict(StackedDataSampling()) == {
+    assert StackedDataSampling().model_dump() == {
         "target_s": 4.0,
         "share": 0.7,
         "share_of": "all",
@@ -285,7 +288,7 @@ def test_the_defaults_are_the_published_ones():
         "text": "concat",
         "mode": "replace",
         "seed": 42,
-        "transcribe": None,
+        "asr_model": "openai/whisper-base",
     }
 
 

@@ -80,7 +80,7 @@ def test_an_utterance_has_at_most_one_sound_tag(seed, one, other):
     ("changes", "message"),
     [
         ({"subjects": ()}, "subjects: empty"),
-        ({"verbs": ("hurts", "hurts")}, "verbs: 'hurts' stands there 2 times"),
+        ({"verbs": ("hurts", "hurts")}, "verbs: 'hurts' is repeated 2 times"),
         ({"contexts": (" ",)}, "contexts: a blank entry"),
         ({"interjections": ("(roars)...",)}, r"unknown sound tag \(roars\)"),
         ({"interjections": ("(sighs)... (gasps)",)}, "more than one sound tag"),
@@ -113,7 +113,7 @@ def test_unknown_emotions_and_languages_are_refused():
         load_components("calm", "en")
     with pytest.raises(ComponentError, match="No components for 'sad' in 'de'"):
         load_components("sad", "de")
-    with pytest.raises(ComponentError, match="There are"):
+    with pytest.raises(ComponentError, match="only for"):
         TemplateUtteranceGeneration(components={}).sample("sad", "en", 1)
 
 

@@ -74,7 +74,7 @@ def test_more_of_one_emotion_does_not_change_the_others():
 
 def test_more_than_there_are_is_refused_with_the_number_that_is_possible():
     with pytest.raises(
-        ComponentError, match=r"10000000000 utterances of en/sad.json were asked for; 0 to \d+ are possible"
+        ComponentError, match=r"10000000000 utterances of en/sad.json were requested; 0 to \d+ are possible"
     ):
         plan_utterances({"en": {"sad": 10**10}}, TemplateUtteranceGeneration())
 

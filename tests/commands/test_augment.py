@@ -190,7 +190,7 @@ def test_what_cannot_be_spoken_is_listed_and_left_out(tmp_path, capsys):
         (["tug", "--output_dir", "x", "--count", "100000000", "--tts", "none"], "are possible"),
         (
             ["tug", "--output_dir", "x", "--count", "2", "--tts_options.volume", "3"],
-            "has no option 'volume'. Allowed: seed",
+            "unexpected keyword argument 'volume'. Allowed: seed",
         ),
         (
             ["tug", "--output_dir", "x", "--count", "2", "--components", "nowhere"],

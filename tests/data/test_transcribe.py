@@ -9,11 +9,10 @@ import pytest
 
 from bibier_cli import run
 from bibier_hf import decode_audio
-from bibier_hf.asr import SpeechRecogniser
+from bibier_hf.asr import SpeechRecognizer
 from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.prepare import TRANSCRIPT_SOURCE, load_prepared
 from bibier_hf.data.tables import CorpusError
-from bibier_hf.data.transcribe import AsrTranscriber
 
 
 class Loudness:
@@ -81,7 +80,7 @@ def test_what_is_no_model_is_said(table, tmp_path, capsys):
         str(tmp_path / "nowhere"),
     ]
     assert run("prepare", arguments) == 2
-    assert "is no speech recognition model" in capsys.readouterr().err
+    assert "is not a speech recognition model" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -93,7 +92,7 @@ def test_whisper_writes_russian(shared, tmp_path, write_csv):
     clips = sorted((shared / "data" / "resd" / "wavs" / "test").iterdir())[:3]
     rows = [{"audio": str(path), "label": "joy", "language": "ru", "split": "test"} for path in clips]
     table = write_csv(tmp_path / "talks.csv", rows)
-    asr = AsrTranscriber(f"{backbones}/whisper-base", batch_size=2)
+    asr = SpeechRecognizer(f"{backbones}/whisper-base", batch_size=2)
     for name in ("one", "two"):
         info = get_corpus("csv").prepare(table, tmp_path / name, asr=asr)
     assert (tmp_path / "one" / "test.parquet").read_bytes() == (tmp_path / "two" / "test.parquet").read_bytes()
@@ -102,7 +101,7 @@ def test_whisper_writes_russian(shared, tmp_path, write_csv):
     texts = list(load_prepared(tmp_path / "one")["test"]["text"])
     assert all("а" <= letter.lower() <= "я" or letter in "ёЁ" for text in texts for letter in text if letter.isalpha())
     assert any("туфли на размер меньше" in text for text in texts)  # as the corpus's own transcript says
-    alone = SpeechRecogniser(f"{backbones}/whisper-base")
-    assert {alone(decode_audio(path), "ru") for path in clips} == set(texts)
+    alone = SpeechRecognizer(f"{backbones}/whisper-base")
+    assert {alone([decode_audio(path)], "ru")[0] for path in clips} == set(texts)
     long = np.concatenate([np.tile(np.float32(0.1) * np.sin(np.arange(16_000, dtype=np.float32) / 20), 31)])
     assert isinstance(asr([long], "ru")[0], str)  # longer than one window

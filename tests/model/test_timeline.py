@@ -13,7 +13,7 @@ import soundfile
 
 from bibier_hf import AudioError, AudioTextEmotionPipeline, decode_audio
 from bibier_hf.model.timeline_bibier import mean_emotions, merge_chunks, time_shares
-from bibier_hf.model.words_bibier import Recogniser, Words, whisper_language
+from bibier_hf.model.words_bibier import WordRecognizer, Words, whisper_language
 
 WINDOWS = {"chunk_length_s": 1.0, "hop_length_s": 0.5, "return_timestamps": True}
 
@@ -166,7 +166,7 @@ def test_refused_inputs(pipe: AudioTextEmotionPipeline, talk: Path):
         pipe({"text": "Hello"}, **WINDOWS)
     with pytest.raises(ValueError, match="one recording"):
         pipe([str(talk)], segments=[(0, 1)])
-    with pytest.raises(ValueError, match="no text with its time"):
+    with pytest.raises(ValueError, match="not a text with its time"):
         pipe({"audio": str(talk), "text": ["Hello"]}, **WINDOWS)
     with pytest.raises(TypeError, match=r"no argument chunk_length\. Allowed: .*chunk_length_s"):
         pipe(str(talk), chunk_length=4)
@@ -284,9 +284,9 @@ def test_recognition_of_long_recordings_in_blocks_cut_at_quiet_places():
     generator, asr, words = np.random.default_rng(0), Counting(), Words()
     samples = (0.1 * generator.standard_normal(70 * 16_000)).astype(np.float32)
     samples[27 * 16_000 : 28 * 16_000] *= 0.01
-    recogniser = Recogniser(asr, words)
-    given = [recogniser.push(samples[start : start + 50_000]) for start in range(0, len(samples), 50_000)]
-    np.testing.assert_array_equal(np.concatenate([*given, recogniser.close()]), samples)
+    recognizer = WordRecognizer(asr, words)
+    given = [recognizer.push(samples[start : start + 50_000]) for start in range(0, len(samples), 50_000)]
+    np.testing.assert_array_equal(np.concatenate([*given, recognizer.close()]), samples)
     lengths = [length for length, _ in asr.calls]
     assert 27 < lengths[0] < 28
     assert all(25 <= length <= 30 for length in lengths[:-1])
@@ -311,7 +311,7 @@ def test_recognition_without_times_hears_each_chunk_alone(pipe: AudioTextEmotion
 
 
 @pytest.mark.slow
-def test_a_real_recogniser_lays_its_words_over_the_pauses(
+def test_a_real_recognizer_lays_its_words_over_the_pauses(
     pipe: AudioTextEmotionPipeline, shared: Path, tmp_path: Path
 ):
     """Utterances with half a second of silence between them: each chunk holds the words of one."""

@@ -207,7 +207,7 @@ def test_two_stages_take_one_draw(small_run):
 
 
 def test_options_that_make_no_sense_together_are_refused(splits):
-    with pytest.raises(ArgumentError, match=r"max_s=1\.0 is below target_s"):
+    with pytest.raises(ArgumentError, match=r"sds: .*max_s=1\.0 is below target_s=4\.0"):
         augment(splits, sds={"share": 0.5, "max_s": 1.0})
 
 
@@ -234,4 +234,4 @@ def test_a_run_with_augmentation_trains_and_says_what_was_done(small_run, synthe
     card = (Path(run.output_dir) / "README.md").read_text()
     assert "rows stacked from clips of the same label" in card
     assert "7 synthetic utterances added" in card
-    assert str(tmp_path) not in card + json.dumps(results)
+    assert str(tmp_path) not in card + json.dumps(results.to_json())

@@ -1,9 +1,9 @@
 """Answers of a language model -> distributions over the seven emotions.
 
-    parse_distribution("0.1, 0.5, ...")   strictly: seven numbers, or the reason why not
-    parse_original(...)                   as tolerantly as the published code
+    parse_distribution("0.1, 0.5, ...")   strict: seven numbers, or the reason why not
+    parse_original(...)                   as tolerant as the published code
 
-Numbers come in the published order `LS_ORDER`; everything that leaves this module is in the order of `EMOTIONS`.
+Answers are in the published order `LS_ORDER`; results are in the order of `EMOTIONS`.
 """
 
 import re
@@ -16,10 +16,10 @@ from ..llm.reading import without_fence, without_thinking
 from ..model.labels_bibier import EMOTIONS
 
 LS_ORDER = ("neutral", "happy", "sad", "anger", "surprise", "disgust", "fear")
-"""The order in which a model writes the seven numbers, and in which the published tables have their columns."""
+"""The order in which a model writes the seven numbers, and of the columns in the published tables."""
 
 SUM_TOLERANCE = 0.1
-"""How far from one the numbers of an answer may add up: rounding, not another quantity."""
+"""Largest distance of the sum of an answer from one: enough for rounding."""
 
 _NUMBER = r"(?:0\.\d{5}|1\.00000)"
 DISTRIBUTION_FORM = Structure(
@@ -46,20 +46,20 @@ _PAIR = re.compile(
 
 
 class AnswerError(ValueError):
-    """An answer that is no distribution; the message says what is wrong with it."""
+    """An answer that is not a distribution; the message says why."""
 
 
 def parse_distribution(answer: str) -> np.ndarray:
-    """Seven numbers, (7,) in the order of `EMOTIONS`, not yet normalised.
+    """Parse seven numbers, (7,) in the order of `EMOTIONS`, not yet normalized.
 
-    The answer is either seven numbers in `LS_ORDER`, and nothing else, or seven numbers with their emotions' names,
-    such as a JSON object, around which there may be other text. Thoughts (`<think>`) and a code fence are skipped.
-    Quotes of any kind, percent signs and decimal commas are read where they can mean only one thing. Each number must
-    be in [0, 1], and the sum within `SUM_TOLERANCE` of one.
+    The answer is either seven numbers in `LS_ORDER` and nothing else, or seven numbers with the names of their emotions,
+    such as a JSON object, possibly within other text. Thoughts (`<think>`) and a code fence are skipped. Quotes of any
+    kind, percent signs and decimal commas are read if they are unambiguous. Each number must be in [0, 1], and the sum
+    within `SUM_TOLERANCE` of one.
 
     Raises:
         AnswerError: anything else.
-        UnfinishedAnswerError: an answer that was cut off before it came to the numbers.
+        UnfinishedAnswerError: an answer that was cut off before the numbers.
     """
     text = without_fence(without_thinking(answer)).strip()
     if not text:
@@ -77,8 +77,8 @@ def parse_distribution(answer: str) -> np.ndarray:
 
 
 def _split_numbers(text: str) -> list[str]:
-    """Parts between commas, semicolons or line breaks. A comma within a number is a decimal comma where blanks or
-    other separators part the numbers: `0,1; 0,5; ...`."""
+    """Split at commas, semicolons or line breaks. A comma within a number is a decimal comma if blanks or other
+    separators separate the numbers: `0,1; 0,5; ...`."""
     parts = [part for part in re.split(r",\s+|[;\n\t]\s*", text.strip()) if part]
     if len(parts) != len(LS_ORDER) or (any("," in part for part in parts) and any("." in part for part in parts)):
         parts = text.split(",")
@@ -88,7 +88,7 @@ def _split_numbers(text: str) -> list[str]:
 
 
 def _read_named(text: str) -> list[float]:
-    """The numbers in `LS_ORDER` of the one set of `name: number` pairs, in braces or not, that names the seven."""
+    """Read the numbers, in `LS_ORDER`, of the only set of `name: number` pairs that names all seven emotions."""
     groups = [group for group in re.findall(r"\{([^{}]*)\}", text) if ":" in group] or [text.strip("{}")]
     found: list[list[float]] = []
     fault = None
@@ -131,11 +131,10 @@ def _read_number(text: str) -> float:
 
 
 def parse_original(answer: str) -> np.ndarray:
-    """Seven numbers, (7,) in the order of `EMOTIONS`, read as the published code reads them; all zero where it finds
-    none.
+    """Parse seven numbers, (7,) in the order of `EMOTIONS`, as the published code does; all zero if it finds none.
 
-    It takes what follows the last "assistant", wherever that stands; then the last line that holds exactly seven
-    decimal numbers; else the last seven decimal numbers that follow a colon. Signs and whole numbers are not seen.
+    It takes what follows the last "assistant"; then the last line with exactly seven decimal numbers, or else the last
+    seven decimal numbers that follow a colon. Signs and whole numbers are ignored.
     """
     lines = answer.rpartition("assistant")[2].strip().splitlines()
     for line in reversed(lines):
@@ -152,11 +151,11 @@ def parse_original(answer: str) -> np.ndarray:
 
 
 def parse_leniently(answer: str) -> np.ndarray:
-    """[`parse_original`], with the reason where it finds nothing; thoughts (`<think>`) are skipped.
+    """Apply [`parse_original`] after skipping thoughts (`<think>`), and raise an error if it finds nothing.
 
     Raises:
         UnfinishedAnswerError: an answer that was cut off while the model was thinking.
-        AnswerError: no seven numbers, where the published code puts the one-hot label.
+        AnswerError: no seven numbers, where the published code substitutes the one-hot label.
     """
     values = parse_original(without_thinking(answer))
     if not values.any():

@@ -1,7 +1,7 @@
-"""Prompt templates of LS-LLM: what is asked, versioned by its hash.
+"""Prompt templates of LS-LLM, versioned by their hash.
 
-A template is a text with `{text}`, and optionally `{label}` and `{language}`. What differs from row to row stands at
-its end, so that a back end that caches prefixes computes the instructions once.
+A template is a text with `{text}`, and optionally `{label}` and `{language}`. What differs between rows comes last, so
+that a back end that caches prefixes computes the instructions once.
 """
 
 import hashlib
@@ -22,16 +22,16 @@ _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """A template, and worked examples that are shown before it.
+    """A template, and the examples that precede it.
 
     Args:
         template: text with placeholders.
-        name: file name, for the record.
+        name: name of the package's prompt or of the file, for the record.
         examples: `(text, label, language, answer)` of each example of a few-shot prompt, shown as earlier turns of the
             conversation.
 
     Raises:
-        ArgumentError: a template without `{text}`, or with a placeholder that is not known.
+        ArgumentError: a template without `{text}`, or with an unknown placeholder.
     """
 
     template: str
@@ -48,17 +48,17 @@ class PromptTemplate:
 
     @property
     def states_label(self) -> bool:
-        """Does the model get to see the gold label?"""
+        """Whether the model sees the gold label."""
         return "label" in _PLACEHOLDER.findall(self.template)
 
     @property
     def hash(self) -> str:
-        """Of the template and its examples: 16 hexadecimal digits."""
+        """Hash of the template and its examples: 16 hexadecimal digits."""
         content = "\0".join([self.template, *("\1".join(example) for example in self.examples)])
         return hashlib.sha256(content.encode()).hexdigest()[:16]
 
     def messages(self, text: str, label: str | None = None, language: str = "en") -> list[Message]:
-        """The conversation about one utterance. Braces within the text stay as they are."""
+        """Return the conversation about one utterance. Braces in the text are kept."""
         conversation = []
         for example_text, example_label, example_language, answer in self.examples:
             conversation.append({"role": "user", "content": self._fill(example_text, example_label, example_language)})
@@ -68,27 +68,33 @@ class PromptTemplate:
     def _fill(self, text: str, label: str | None, language: str) -> str:
         if self.states_label and label is None:
             raise ArgumentError(
-                f"The prompt {self.name} states the gold label, and a row has none. Take a prompt without {{label}}."
+                f"The prompt {self.name} states the gold label, and a row has none. Use a prompt without {{label}}."
             )
+
         values = {"text": text, "label": label or "", "language": LANGUAGE_NAMES.get(language, language)}
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.template)
 
 
 def load_prompt(name: str | Path, examples: Sequence[tuple[str, str, str, str]] = ()) -> PromptTemplate:
-    """One of the package's templates by its name, or any text file by its path.
+    """Load a template (see [`read_prompt`])."""
+    return PromptTemplate(read_prompt(name).strip(), Path(name).name, tuple(examples))
+
+
+def read_prompt(name: str | Path) -> str:
+    """Read one of the package's prompts by its name, or any text file by its path.
 
     Raises:
-        ArgumentError: neither a name nor a file.
+        ArgumentError: neither a name nor a file, or not UTF-8.
     """
-    folder = resources.files("bibier_hf.augmentation") / "prompts"
-    own = {Path(entry.name).stem: entry for entry in folder.iterdir() if entry.name.endswith(".txt")}
-    source = own.get(str(name))
-    if source is None:
-        if not Path(name).is_file():
-            raise ArgumentError(f"prompt: {name} is neither a file nor one of {', '.join(sorted(own))}.")
-        source = Path(name)
+    own = {
+        Path(entry.name).stem: entry
+        for entry in (resources.files("bibier_hf.augmentation") / "prompts").iterdir()
+        if entry.name.endswith(".txt")
+    }
+    if str(name) not in own and not Path(name).is_file():
+        raise ArgumentError(f"prompt: {name} is neither a file nor one of {', '.join(sorted(own))}.")
+
     try:
-        text = source.read_text(encoding="utf-8")
+        return own.get(str(name), Path(name)).read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ArgumentError(f"prompt: {name} is not UTF-8 ({error.reason}).") from error
-    return PromptTemplate(text.strip(), Path(str(source)).name, tuple(examples))

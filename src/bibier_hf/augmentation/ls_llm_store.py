@@ -1,9 +1,8 @@
-"""What a language model has answered, kept on disk the moment it is known.
+"""Answers of a language model, kept on disk as soon as they arrive.
 
-A run that is killed, by whatever means, goes on where it was: an answer is found by the hash of all that it depends on
-(the conversation, the model, how it was asked), so nothing is asked twice, rows with equal text and label share one
-answer, and another way of reading the answers needs no new ones. Errors of transport are not kept: they are asked
-again.
+A killed run continues where it stopped: an answer is found by the hash of everything that it depends on (the
+conversation, the model, the options), so nothing is asked twice, rows with equal text and label share an answer, and a
+new parser needs no new answers. Transport errors are not kept, so those rows are asked again.
 """
 
 import hashlib
@@ -23,23 +22,22 @@ CREATE TABLE IF NOT EXISTS answers (
     key TEXT PRIMARY KEY, text TEXT, log_probabilities TEXT, finish_reason TEXT, prompt_tokens INTEGER, new_tokens INTEGER
 ) WITHOUT ROWID
 """
-_AT_A_TIME = 500  # keys of one query
+_AT_A_TIME = 500  # keys per query
 
 
 def request_key(request: Mapping[str, Any]) -> str:
-    """Hash of everything that an answer depends on."""
+    """Hash everything that an answer depends on."""
     return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
 
 
 class AnswerStore:
-    """A SQLite file of answers by [`request_key`]; every `put` is on the disk when it returns. Several processes may
-    share one.
+    """A SQLite file of answers by [`request_key`]. An answer is on disk when `put` returns; processes can share a file.
 
     Args:
-        path: the file; made when absent. None: kept in memory only.
+        path: the file, created if needed. None: in memory only.
 
     Raises:
-        ArgumentError: a file that is no such store.
+        ArgumentError: a file of another kind.
         WriteError: a file that cannot be written.
     """
 
@@ -53,10 +51,10 @@ class AnswerStore:
         except sqlite3.DatabaseError as error:
             if meaning := describe_write_error(error):
                 raise as_write_error(error, path, meaning) from error
-            raise ArgumentError(f"{path} is no store of answers ({error}). Name another file.") from error
+            raise ArgumentError(f"{path} is not a store of answers ({error}). Name another file.") from error
 
     def get(self, keys: Sequence[str]) -> dict[str, Answer]:
-        """The answers that there are."""
+        """Return the answers that the store has."""
         found = {}
         for start in range(0, len(keys), _AT_A_TIME):
             some = keys[start : start + _AT_A_TIME]
@@ -70,7 +68,7 @@ class AnswerStore:
         return found
 
     def put(self, key: str, answer: Answer) -> None:
-        """Keep an answer; one that carries an error is refused."""
+        """Keep an answer; answers with an error are refused."""
         if answer.error is not None:
             raise ValueError(f"An answer with an error is not kept: {answer.error}")
         scores = None if answer.log_probabilities is None else json.dumps(answer.log_probabilities)
@@ -86,7 +84,7 @@ class AnswerStore:
 
 @contextmanager
 def open_store(path: str | Path | None) -> Generator[AnswerStore]:
-    """An [`AnswerStore`] that is closed at the end."""
+    """Open an [`AnswerStore`], and close it at the end."""
     store = AnswerStore(path)
     try:
         yield store

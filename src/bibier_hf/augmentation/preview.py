@@ -1,4 +1,4 @@
-"""A page to listen to augmented rows: one HTML file with players and a picture of durations, nothing beside it."""
+"""A page to listen to augmented rows: a single HTML file with players and a picture of durations."""
 
 import base64
 import io
@@ -9,9 +9,7 @@ from typing import Any
 import jinja2
 import numpy as np
 from datasets import Dataset
-from matplotlib.figure import (
-    Figure,
-)  # not pyplot: a picture is drawn into a file, whatever display or back end there is
+from matplotlib.figure import Figure  # not pyplot, which would choose a back end
 
 from ..flac import encode_flac
 from ..model.audio_bibier import decode_audio
@@ -20,15 +18,15 @@ from ..sampling import sample_by_hash
 
 
 def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, count: int = 12, seed: int = 42) -> str:
-    """The page as text.
+    """Render the page.
 
     Args:
-        augmented: rows in the common schema, those that were augmented among them (`source` stacked or synthetic).
-        recorded: rows before, which the components of stacked rows are taken from; None where there are none (template
-            utterances).
-        title: of the page.
-        count: how many augmented rows to draw.
-        seed: of the draw.
+        augmented: rows in the common schema, some of them augmented (`source` stacked or synthetic).
+        recorded: rows before augmentation, which the components of stacked rows are taken from. None if there are none
+            (template utterances).
+        title: title of the page.
+        count: number of augmented rows to show.
+        seed: seed of their choice.
 
     Raises:
         ValueError: no augmented rows, or components that are not among the recorded rows.
@@ -38,27 +36,26 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
     candidates = [row for row, source in enumerate(sources) if source in ("stacked", "synthetic")]
     if not candidates:
         raise ValueError("There is no stacked or synthetic row to show.")
+
     drawn = sample_by_hash(candidates, count, ids.__getitem__, seed)
     places = {} if recorded is None else {name: row for row, name in enumerate(recorded["id"])}
+
     samples = []
     for row in (augmented[index] for index in drawn):
-        components = row.get("components") or []
-        if missing := [part["id"] for part in components if part["id"] not in places]:
-            raise ValueError(
-                f"{row['id']} is made of {missing[0]}, which is not among the recorded rows. Give the corpus that was "
-                "stacked from."
-            )
-        parts = [
-            recorded[places[part["id"]]] | {"offset_s": part["offset_s"]}
-            for part in components
-            if recorded is not None
-        ]
-        samples.append(_shown(row) | {"parts": [_shown(part) | {"offset_s": part["offset_s"]} for part in parts]})
-    durations = (
-        {"after": augmented["duration_s"]}
-        if recorded is None
-        else {"before": recorded["duration_s"], "after": augmented["duration_s"]}
-    )
+        parts = []
+        for component in row.get("components") or []:
+            if recorded is None or component["id"] not in places:
+                raise ValueError(
+                    f"{row['id']} contains {component['id']}, which is not among the recorded rows. Give the corpus "
+                    "that was stacked."
+                )
+            part = recorded[places[component["id"]]]
+            parts.append(_shown(part) | {"offset_s": component["offset_s"]})
+        samples.append(_shown(row) | {"parts": parts})
+
+    durations = {"after": augmented["duration_s"]}
+    if recorded is not None:
+        durations = {"before": recorded["duration_s"]} | durations
     counts = {source: sum(other == source for other in sources) for source in sorted(set(sources))}
     template = (resources.files("bibier_hf.augmentation") / "templates" / "preview.html").read_text(encoding="utf-8")
     environment = jinja2.Environment(
@@ -74,7 +71,7 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
 
 
 def duration_picture(durations: Mapping[str, Sequence[float | None]]) -> bytes:
-    """Histograms of durations over one another, as PNG.
+    """Draw overlaid histograms of durations, as PNG.
 
     Args:
         durations: name -> seconds of each row; None for rows without audio, which are left out.
@@ -85,6 +82,7 @@ def duration_picture(durations: Mapping[str, Sequence[float | None]]) -> bytes:
     }
     longest = max((second.max() for second in values.values() if len(second)), default=1.0)
     edges = np.linspace(0, min(longest, 20.0), 41)
+
     figure = Figure(figsize=(7.5, 3.2), layout="constrained")
     axes = figure.subplots()
     styles: list[dict[str, Any]] = [{"alpha": 0.5}, {"histtype": "step", "linewidth": 1.8}]
@@ -92,16 +90,18 @@ def duration_picture(durations: Mapping[str, Sequence[float | None]]) -> bytes:
         median = f", median {np.median(seconds):.1f} s" if len(seconds) else ""
         label = f"{name}: {len(seconds)} clips{median}"
         axes.hist(np.minimum(seconds, edges[-1]), bins=edges.tolist(), label=label, **style)
+
     axes.set_xlabel("duration in s" + (" (longer clips in the last bar)" if longest > 20 else ""))
     axes.set_ylabel("clips")
     axes.legend()
+
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110)
     return buffer.getvalue()
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What the page says of a row"""
+    """Return what the page shows of a row."""
     audio = None
     if row["audio"] is not None:
         audio = _data_uri(encode_flac(decode_audio(row["audio"]), row["source"]), "audio/flac")

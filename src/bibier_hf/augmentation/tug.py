@@ -1,12 +1,11 @@
 """TUG, template-based utterance generation: components by emotion and language -> utterances.
 
 A component file `components/<language>/<emotion>.json` has five lists: `subjects`, `verbs`, `interjections`,
-`contexts` and `templates` with the placeholders `{s}`, `{v}`, `{i}`, `{c}`. An utterance draws one of each uniformly,
-fills the template and is cleaned.
+`contexts`, and `templates` with the placeholders `{s}`, `{v}`, `{i}`, `{c}`. An utterance draws one of each uniformly,
+fills the template and cleans it.
 
-What differs from the published procedure: phrases keep the order in which they were drawn (a set shuffled them between
-processes), and a request for more utterances than there are is refused with the number that there is, where the
-original failed later with unequal lengths.
+Differences from the published procedure: utterances keep the order in which they were drawn (a set shuffled them
+between processes), and a request for more utterances than possible is an error that states their number.
 """
 
 import json
@@ -14,7 +13,7 @@ import math
 import random
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
 from types import MappingProxyType
@@ -29,13 +28,13 @@ SOUND_TAGS = frozenset(
     "laughs,clears throat,sighs,gasps,coughs,singing,sings,mumbles,beep,groans,sniffs,claps,screams,inhales,exhales,applause,burps,humming,"
     "sneezes,chuckle,whistles".split(",")
 )
-"""The published list of tags in parentheses, which some synthesisers perform: "(sighs)"."""
+"""The published list of tags, which some synthesizers perform when in parentheses: "(sighs)"."""
 
 PLACEHOLDERS = {"s": "subjects", "v": "verbs", "i": "interjections", "c": "contexts"}
 _TAG = re.compile(r"\([^()]*\)")
 _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
-# A word is a run of letters and digits; hyphens and apostrophes inside belong to it ("well-known", "don't", "кто-то").
+# A word is a run of letters and digits, with inner hyphens and apostrophes ("well-known", "don't", "кто-то").
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _GLUED = re.compile(r"[\w'\u2019}-]\{|\}[\w'\u2019{-]")
 
@@ -48,18 +47,18 @@ PUBLISHED_SIZES: Mapping[str, tuple[int, int | None]] = MappingProxyType(
         "templates": (5, None),
     }
 )
-"""How many entries of each kind the published schema asks for: (least, most); None for no limit."""
+"""Entries of each kind in the published schema: (fewest, most); None for no limit."""
 
 PUBLISHED_WORDS = (5, 20)
-"""How many words an utterance has at least and at most; sound tags are no words."""
+"""Fewest and most words of an utterance, without sound tags."""
 
-# Above this many combinations the utterances are not counted one by one: the count is then an upper bound, as two
-# templates may meet.
+# With more combinations than this, utterances are not counted one by one. Two templates may give the same utterance, so
+# the number of combinations is an upper bound.
 _COUNTABLE = 200_000
 
 
 class ComponentError(UserError, ValueError):
-    """Components that break the schema, or that cannot give what was asked for."""
+    """Components that violate the schema, or that do not give enough utterances."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +66,8 @@ class Components:
     """The building blocks of one emotion in one language.
 
     Raises:
-        ComponentError: an empty list, blank or doubled entries, a template with an unknown placeholder or with none, a
-            tag that is not published or that stands in a subject, verb or template. All faults are named at once.
+        ComponentError: an empty list, blank or repeated entries, a template without placeholders or with an unknown
+            one, an unknown sound tag, or a tag in a subject, verb or template. Lists all faults.
     """
 
     subjects: tuple[str, ...]
@@ -85,20 +84,21 @@ class Components:
             if not entries:
                 faults.append(f"{kind}: empty")
             for entry in sorted({entry for entry in entries if entries.count(entry) > 1}):
-                faults.append(f"{kind}: {entry!r} stands there {entries.count(entry)} times")
+                faults.append(f"{kind}: {entry!r} is repeated {entries.count(entry)} times")
             for entry in entries:
                 if not entry.strip():
                     faults.append(f"{kind}: a blank entry")
                 tags = [tag[1:-1] for tag in _TAG.findall(entry)]
                 if tags and kind not in ("interjections", "contexts"):
-                    faults.append(f"{kind}: {entry!r} holds a sound tag; only interjections and contexts may")
+                    faults.append(f"{kind}: {entry!r} has a sound tag; only interjections and contexts may")
                 faults += [
                     f"{kind}: unknown sound tag ({tag}); allowed: {', '.join(sorted(SOUND_TAGS))}"
                     for tag in tags
                     if tag not in SOUND_TAGS
                 ]
                 if len(tags) > 1:
-                    faults.append(f"{kind}: {entry!r} holds more than one sound tag")
+                    faults.append(f"{kind}: {entry!r} has more than one sound tag")
+
         for template in self.templates:
             names = _PLACEHOLDER.findall(template)
             if unknown := sorted(set(names) - PLACEHOLDERS.keys()):
@@ -107,40 +107,43 @@ class Components:
                 )
             if not names or len(set(names)) < len(names):
                 faults.append(f"templates: {template!r} must have placeholders, each at most once")
+
         if faults:
-            raise ComponentError("\n".join([f"{self.name} breaks the schema:", *(f"  {fault}" for fault in faults)]))
+            listed = "\n".join(f"  {fault}" for fault in faults)
+            raise ComponentError(f"{self.name} violates the schema:\n{listed}")
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], name: str = "components") -> "Components":
-        """Components from the content of a JSON file; ComponentError for anything but the five lists of strings."""
-        keys = {field.name for field in fields(cls)} - {"name"}
-        if not isinstance(values, Mapping) or set(values) != keys:
-            raise ComponentError(
-                f"{name} must be an object with exactly the keys {sorted(keys)}, not {sorted(values)}."
-            )
-        for key in sorted(keys):
+        """Create components from the content of a JSON file; ComponentError unless it is the five lists of strings."""
+        keys = sorted(PUBLISHED_SIZES)
+        if not isinstance(values, Mapping) or sorted(values) != keys:
+            raise ComponentError(f"{name} must be an object with exactly the keys {keys}, not {sorted(values)}.")
+
+        for key in keys:
             if not isinstance(values[key], (list, tuple)) or not all(isinstance(entry, str) for entry in values[key]):
                 raise ComponentError(f"{name}: {key} must be a list of strings.")
         return cls(**{key: tuple(values[key]) for key in keys}, name=name)
 
     def fill(self, template: str, **parts: str) -> str:
-        """The cleaned utterance of a template and its parts (`s=`, `v=`, `i=`, `c=`)."""
-        # An interjection that was nothing but a tag ("(sighs)...") leaves its dots behind when the tag is stripped.
+        """Fill a template with its parts (`s=`, `v=`, `i=`, `c=`) and clean the utterance."""
+        # Stripping the tag of an interjection that is only a tag ("(sighs)...") leaves its dots.
         return clean_utterance(_PLACEHOLDER.sub(lambda match: parts[match[1]], template)).lstrip(" .,!?")
 
     def draw(self, rng: random.Random) -> str:
-        """One utterance: subject, verb, context, interjection and template drawn uniformly, in that order."""
+        """Draw subject, verb, context, interjection and template uniformly, in that order, and fill the template."""
         parts = {"s": rng.choice(self.subjects), "v": rng.choice(self.verbs), "c": rng.choice(self.contexts)}
         parts["i"] = rng.choice(self.interjections)
         template = rng.choice(self.templates)
+
         if _TAG.search(parts["i"]) and _TAG.search(parts["c"]):
-            # at most one sound tag an utterance
+            # At most one sound tag per utterance.
             stripped = "c" if rng.random() < 0.5 else "i"
             parts[stripped] = strip_sound_tags(parts[stripped])
+
         return self.fill(template, **parts)
 
     def combinations(self) -> Iterator[str]:
-        """Every utterance that `draw` can give, with repetitions where two combinations read the same."""
+        """Iterate over every utterance that `draw` can give; combinations that read the same are repeated."""
         for template in self.templates:
             names = _PLACEHOLDER.findall(template)
             for entries in product(*(getattr(self, PLACEHOLDERS[name]) for name in names)):
@@ -152,12 +155,11 @@ class Components:
                     yield self.fill(template, **parts)
 
     def word_range(self, template: str) -> tuple[int, int]:
-        """(least, most) words of the utterances of a template.
+        """Return (fewest, most) words of the utterances of a template.
 
-        The words of an utterance are those of its parts and of the text between them, as long as no placeholder
-        touches a letter or another placeholder (`schema_faults` refuses that): cleaning only removes blanks before
-        punctuation, which parts words as well. So the shortest and longest parts give the bounds, and some utterance
-        reaches each of them.
+        The words of an utterance are those of its parts and of the text between them, provided that no placeholder
+        touches a letter or another placeholder (a fault in `schema_faults`): cleaning only removes blanks before
+        punctuation, which separates words too. So the shortest and the longest parts give tight bounds.
         """
         own = count_words(_PLACEHOLDER.sub(" ", template))
         counts = [
@@ -167,8 +169,7 @@ class Components:
         return own + sum(map(min, counts)), own + sum(map(max, counts))
 
     def without_sound_tags(self) -> "Components":
-        """The same for a voice that cannot perform sound tags: entries that then read the same stand there once, blank
-        ones fall away."""
+        """Return the components for a voice that cannot perform sound tags, without blank or repeated entries."""
 
         def stripped(entries: tuple[str, ...]) -> tuple[str, ...]:
             return tuple(dict.fromkeys(entry for entry in map(strip_sound_tags, entries) if entry))
@@ -176,15 +177,15 @@ class Components:
         return replace(self, interjections=stripped(self.interjections), contexts=stripped(self.contexts))
 
     def upper_bound(self) -> int:
-        """How many combinations there are; two of them may read the same."""
-        sizes = (
-            [len(getattr(self, PLACEHOLDERS[name])) for name in _PLACEHOLDER.findall(template)]
-            for template in self.templates
-        )
-        return sum(math.prod(counts) for counts in sizes)
+        """Return the number of combinations; two of them may read the same."""
+        total = 0
+        for template in self.templates:
+            names = _PLACEHOLDER.findall(template)
+            total += math.prod(len(getattr(self, PLACEHOLDERS[name])) for name in names)
+        return total
 
     def possible(self) -> int:
-        """How many different utterances there are: exact up to 200 000 combinations, their number beyond."""
+        """Return the number of different utterances: exact up to 200,000 combinations, an upper bound beyond."""
         bound = self.upper_bound()
         return len(set(self.combinations())) if bound <= _COUNTABLE else bound
 
@@ -194,58 +195,59 @@ def schema_faults(
     sizes: Mapping[str, tuple[int, int | None]] = PUBLISHED_SIZES,
     words: tuple[int, int] = PUBLISHED_WORDS,
 ) -> list[str]:
-    """What keeps components, valid as they are, from meeting the published schema.
+    """List what keeps valid components from meeting the published schema, one line per fault.
+
+    Faults are: too few or too many entries; entries of a kind that differ only in capitals, punctuation or sound tags;
+    entries that cleaning would change, or with unmatched brackets or no blank before a tag; templates that run words
+    together or give utterances outside the word bounds; a kind that no template uses.
 
     Args:
-        sizes: (least, most) entries of each kind; None for no limit.
-        words: (least, most) words of every utterance that can be drawn.
-
-    Returns:
-        One readable line for each fault; empty where there is none. Faults are: too few or too many entries; entries
-        of a kind that differ only in capitals, punctuation or sound tags; entries that cleaning would change, that
-        hold loose brackets or run into a tag; templates that run words together or give utterances outside the word
-        bounds; a kind that no template uses.
+        components: components to check.
+        sizes: (fewest, most) entries of each kind; None for no limit.
+        words: (fewest, most) words of every utterance that can be drawn.
     """
     faults = []
     for kind, (least, most) in sizes.items():
         count = len(getattr(components, kind))
         if count < least or (most is not None and count > most):
-            faults.append(
-                f"{kind}: {count} entries; {f'{least} or more' if most is None else f'{least} to {most}'} are wanted"
-            )
+            wanted = f"{least} or more" if most is None else f"{least} to {most}"
+            faults.append(f"{kind}: {count} entries; {wanted} are wanted")
+
     for name, kind in PLACEHOLDERS.items():
         first: dict[str, str] = {}
         for entry in getattr(components, kind):
-            # what is nothing but a tag and dots is told apart by the tag
+            # Entries of only a tag and dots differ by the tag.
             key = " ".join(_WORD.findall(strip_sound_tags(entry).casefold())) or entry
             if first.setdefault(key, entry) != entry:
                 faults.append(f"{kind}: {first[key]!r} and {entry!r} read the same")
             if entry != clean_utterance(entry):
                 faults.append(f"{kind}: {entry!r} is not clean; write {clean_utterance(entry)!r}")
             if set("{}()") & set(_TAG.sub("", entry)):
-                faults.append(f"{kind}: {entry!r} holds a bracket that belongs to no sound tag")
+                faults.append(f"{kind}: {entry!r} has a bracket outside a sound tag")
             if re.search(r"\w\(", entry):
                 faults.append(f"{kind}: {entry!r} has no blank before its sound tag")
         if not any(name in _PLACEHOLDER.findall(template) for template in components.templates):
             faults.append(f"{kind}: no template uses {{{name}}}")
+
     for template in components.templates:
         if _GLUED.search(template):
             faults.append(
-                f"templates: {template!r} runs words together; part the placeholders by blanks or punctuation"
+                f"templates: {template!r} runs words together; separate placeholders by blanks or punctuation"
             )
         shortest, longest = components.word_range(template)
         if shortest < words[0] or longest > words[1]:
             faults.append(
                 f"templates: {template!r} gives {shortest} to {longest} words; {words[0]} to {words[1]} are allowed"
             )
+
     return faults
 
 
 def load_components(emotion: str, language: str) -> Components:
-    """The package's own components.
+    """Load the package's own components.
 
     Raises:
-        ComponentError: an emotion or a language that there are none for.
+        ComponentError: an emotion or a language without components.
     """
     if emotion not in EMOTIONS or language not in LANGUAGES:
         raise ComponentError(
@@ -257,11 +259,11 @@ def load_components(emotion: str, language: str) -> Components:
 
 
 class TemplateUtteranceGeneration:
-    """Utterances of an emotion in a language, the same for the same seed in every process.
+    """Generates utterances of an emotion in a language, the same for the same seed in every process.
 
     Args:
-        seed: restarted for every emotion and language, so that the count of one does not change the others.
-        components: `(emotion, language) -> Components`, where it is not the package's own.
+        seed: seed of every emotion and language, so that the count of one does not change the others.
+        components: `(emotion, language) -> Components`; None for the package's own.
     """
 
     def __init__(self, seed: int = 42, components: Mapping[tuple[str, str], Components] | None = None) -> None:
@@ -269,48 +271,50 @@ class TemplateUtteranceGeneration:
         self._components = components
 
     def components(self, emotion: str, language: str) -> Components:
-        """The components that are sampled for this emotion and language."""
+        """Return the components of an emotion and language."""
         if self._components is None:
             return load_components(emotion, language)
         if (emotion, language) not in self._components:
             raise ComponentError(
-                f"No components for {emotion!r} in {language!r}. There are: {sorted(self._components)}."
+                f"No components for {emotion!r} in {language!r}, only for {sorted(self._components)}."
             )
         return self._components[emotion, language]
 
     def sample(self, emotion: str, language: str, count: int) -> list[str]:
-        """`count` different utterances in the order drawn; the first ones of a longer list are those of a shorter one.
+        """Return `count` different utterances in the order drawn. A longer list begins with the shorter one.
 
         Raises:
-            ComponentError: more than the components can give; the message says how many they can.
+            ComponentError: more than the components can give; the message states how many they can.
         """
         components = self.components(emotion, language)
-        # Counting them one by one takes a while, and is only of use where it may come out below what is asked for.
+        # Counting one by one takes a while, and is only needed if the count may fall short.
         if count < 0 or (2 * count > components.upper_bound() and count > components.possible()):
             raise ComponentError(
-                f"{count} utterances of {components.name} were asked for; 0 to {components.possible()} are possible."
+                f"{count} utterances of {components.name} were requested; 0 to {components.possible()} are possible."
             )
+
         rng = random.Random(f"{self.seed}/{language}/{emotion}")
         phrases: dict[str, None] = {}
         attempts = 0
         while len(phrases) < count and attempts < 50 * count:
             phrases.setdefault(components.draw(rng))
             attempts += 1
+
         if len(phrases) < count and components.upper_bound() <= _COUNTABLE:
-            # Drawing finds the last few only slowly: take what is left in a shuffled order.
+            # Drawing finds the last few slowly: take the rest in shuffled order.
             rest = sorted(set(components.combinations()) - phrases.keys())
             rng.shuffle(rest)
             phrases.update(dict.fromkeys(rest[: count - len(phrases)]))
+
         if len(phrases) < count:
             raise ComponentError(
-                f"{count} utterances of {components.name} were asked for; {len(phrases)} were found in {attempts} "
-                "attempts."
+                f"{count} utterances of {components.name} were requested; {attempts} attempts gave {len(phrases)}."
             )
         return list(phrases)
 
 
 def clean_utterance(text: str) -> str:
-    """The published cleaning, in its order: no blank before . , ! ?; ".." is "."; a blank between ")" and a word;
+    """Apply the published cleaning, in its order: no blank before . , ! ?; "." for ".."; a blank between ")" and a word;
     single blanks."""
     text = re.sub(r"\s+([,.!?])", r"\1", text)
     text = re.sub(r"(?<!\.)\.\.(?!\.)", ".", text)
@@ -319,10 +323,10 @@ def clean_utterance(text: str) -> str:
 
 
 def count_words(text: str) -> int:
-    """Words of a text without its sound tags; hyphens and apostrophes do not part a word, dashes and dots are none."""
+    """Count the words of a text without its sound tags. Hyphens and apostrophes do not separate words."""
     return len(_WORD.findall(_TAG.sub(lambda match: " " if match[0][1:-1] in SOUND_TAGS else match[0], text)))
 
 
 def strip_sound_tags(text: str) -> str:
-    """The text without its sound tags; other parentheses stay."""
+    """Remove the sound tags of a text; other parentheses stay."""
     return clean_utterance(_TAG.sub(lambda match: "" if match[0][1:-1] in SOUND_TAGS else match[0], text))

@@ -9,22 +9,21 @@ from typing import Any, Literal, Self
 from datasets import DatasetDict
 from pydantic import Field, model_validator
 
-from ..asr import SpeechRecogniser
 from ..augmentation.component_generation import Ask, draw_examples, generate_components, load_prompt, read_components
 from ..augmentation.preview import render_preview
+from ..augmentation.sds import StackedDataSampling
 from ..augmentation.tts import TTS_BACKENDS, get_tts
 from ..augmentation.tts.checks import SpeechChecks
 from ..augmentation.tug import LANGUAGES, PUBLISHED_SIZES, Components, TemplateUtteranceGeneration
 from ..commandline import Section
 from ..data.corpora import get_corpus
-from ..data.mixture import CorpusArguments, StackingArguments, load_corpora
+from ..data.mixture import CorpusArguments, load_corpora
 from ..data.prepare import INFO_FILE, Corpus, describe_counts, load_prepared, read_info
 from ..data.synthetic import ESPEAK_VOICES, balancing_counts, plan_utterances, write_stacked, write_utterances
 from ..errors import ArgumentError
 from ..files import write_json, write_text, writes
 from ..llm import LLMError, Sampling, get_backend
 from ..model.labels_bibier import EMOTIONS
-from ..training.augmentation import make_sds
 from .corpora import CorpusOptions
 
 NO_SPEECH = "none"
@@ -38,7 +37,7 @@ class _AugmentOptions(Section):
         return f"{LEFT} The same command continues if it can."
 
 
-class StackArguments(_AugmentOptions, CorpusOptions, StackingArguments):
+class StackArguments(_AugmentOptions, CorpusOptions, StackedDataSampling):
     """Write a corpus whose train split holds stacked clips (stacked data sampling).
 
     Examples:
@@ -50,24 +49,8 @@ class StackArguments(_AugmentOptions, CorpusOptions, StackingArguments):
 
     corpora: list[CorpusArguments] = Field(min_length=1, max_length=1, description="the corpus; give --corpus NAME")
     output_dir: str = Field(description="folder of the stacked corpus")
-    share: float = Field(0.7, ge=0, le=1, description="share of rows that are stacked")
-    # A written corpus holds one draw; several, or new ones, are an option of training.
-    draws: Literal[1] = Field(1)  # ty: ignore[incompatible-mutable-override]
     draw: int = Field(0, ge=0, description="number of the draw: each selects and stacks differently")
     num_proc: int | None = Field(None, ge=1, description="processes; the result does not depend on them")
-
-
-class SpeechCheckArguments(Section):
-    """Bounds of acceptable speech ([`~bibier_hf.augmentation.tts.checks.SpeechChecks`])."""
-
-    min_s: float = Field(0.3, ge=0, description="shortest utterance, in seconds")
-    max_s: float = Field(15.0, gt=0, description="longest utterance, in seconds")
-    min_level_db: float = Field(-45.0, le=0, description="level below which is silence, in dB of full scale")
-    max_pause_s: float = Field(2.0, gt=0, description="longest silence within an utterance, in seconds")
-    max_clipped: float = Field(0.01, ge=0, le=1, description="share of samples at full scale")
-    max_wer: float | None = Field(
-        None, ge=0, description="word error rate of a recognizer against the text; null: not checked"
-    )
 
 
 class TugArguments(_AugmentOptions, CorpusOptions):
@@ -100,8 +83,7 @@ class TugArguments(_AugmentOptions, CorpusOptions):
         None, description="language -> voices; null: training voices of espeak, else the default"
     )
     license: str | None = Field(None, description="license of the rows; null: MIT for espeak and text, else unknown")
-    checks: SpeechCheckArguments = Field(default_factory=SpeechCheckArguments)
-    asr_model: str = Field("openai/whisper-base", description="recognizer for checks.max_wer: Hub id or folder")
+    checks: SpeechChecks = Field(default_factory=SpeechChecks)
     attempts: int = Field(3, ge=1, description="attempts per utterance before it is left out")
     batch_size: int = Field(32, ge=1, description="utterances that the back end gets at a time")
     keep_speech: bool = Field(False, description="keep <output_dir>.speech, from which an interrupted run continues")
@@ -167,13 +149,13 @@ def stack(arguments: StackArguments) -> None:
     """Stack the train split of a corpus and write all three splits."""
     (source,) = arguments.corpora
     splits = _load(arguments.corpora)
-    sds = make_sds(arguments)
-    plan = sds.plan(splits["train"], arguments.draw)
-    stacked = splits | {"train": sds(splits["train"], arguments.draw, arguments.num_proc)}
+    plan = arguments.plan(splits["train"], arguments.draw)
+    stacked = splits | {"train": arguments(splits["train"], arguments.draw, arguments.num_proc)}
 
     corpus = get_corpus(source.name)
-    asr = {"asr_model": Path(arguments.asr_model).name} if arguments.text == "asr" else {}
-    options = arguments.model_dump(include=set(StackingArguments.model_fields) - {"draws", "asr_model"})
+    options = arguments.model_dump(include=set(StackedDataSampling.model_fields) - {"asr_model"})
+    if arguments.text == "asr":
+        options["asr_model"] = Path(arguments.asr_model).name
     facts = {
         "name": splits["train"]["corpus"][0],
         "reader": corpus.name,
@@ -182,7 +164,7 @@ def stack(arguments: StackArguments) -> None:
         "not_to_rehost": corpus.not_to_rehost,
         "options": _reader_options(source, corpus),
         "protocol": source.model_dump(include={"protocol", "fold", "split_seed", "dev_share"}),
-        "sds": options | asr | {"draw": arguments.draw, "counts": dict(plan.report)},
+        "sds": options | {"draw": arguments.draw, "counts": dict(plan.report)},
     }
     print(describe_counts(write_stacked(DatasetDict(stacked), facts, arguments.output_dir)))
 
@@ -214,7 +196,6 @@ def utter(arguments: TugArguments) -> None:
         raise ArgumentError(f"voices: there is none for {', '.join(missing)}.")
 
     utterances = plan_utterances(counts, tug, voices if speaks else None, arguments.name)
-    recognizer = SpeechRecogniser(arguments.asr_model) if arguments.checks.max_wer is not None else None
     speech_dir = Path(arguments.output_dir).with_name(f"{Path(arguments.output_dir).name}.speech")
     info, failures = write_utterances(
         utterances,
@@ -223,7 +204,7 @@ def utter(arguments: TugArguments) -> None:
         name=arguments.name,
         license=arguments.license or ("MIT" if arguments.tts in ("espeak", NO_SPEECH) else "unknown"),
         options={"seed": arguments.seed, "counts": counts},
-        checks=SpeechChecks(**arguments.checks.model_dump(), transcribe=recognizer),
+        checks=arguments.checks,
         speech_dir=speech_dir,
         attempts=arguments.attempts,
         batch_size=arguments.batch_size,

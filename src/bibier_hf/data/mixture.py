@@ -1,4 +1,4 @@
-"""Which corpora a run or a command reads, and how: protocol, soft labels, augmentation, stored features."""
+"""The corpora of a run or a command: which ones, under which protocol, with which augmentation."""
 
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
@@ -6,104 +6,75 @@ from typing import Annotated, Any, Literal
 from datasets import DatasetDict
 from pydantic import Field
 
+from ..augmentation.sds import StackedDataSampling
 from ..commandline import Section
 from ..errors import ArgumentError
-from ..model.labels_bibier import EMOTIONS
 from .corpora import load_corpus
 from .protocols import apply_protocol
+from .synthetic import SyntheticRows
 
-Share = Annotated[float, Field(ge=0, le=1)]
 
+class Stacking(StackedDataSampling):
+    """Stacked data sampling of the train split of a corpus."""
 
-class StackingArguments(Section):
-    """Stacked data sampling of a train split ([`~bibier_hf.augmentation.sds.StackedDataSampling`])."""
-
-    share: float = Field(0.0, ge=0, le=1, description="share of rows to stack; 0: none. Published: 0.7")
-    share_of: Literal["all", "short"] = Field(
-        "all", description="share of all rows, or of those shorter than target_s"
-    )
-    target_s: float = Field(4.0, gt=0, description="stack shorter clips up to this length, in seconds")
-    max_s: float | None = Field(None, gt=0, description="maximum length of a stacked clip in seconds; null: no limit")
-    gap_s: float = Field(0.0, ge=0, description="silence between two clips, in seconds")
-    same_speaker: bool = Field(False, description="stack only clips of the same speaker")
-    top_k: int = Field(10, ge=1, description="choose among this many of the longest clips if none is long enough")
-    text: Literal["concat", "asr"] = Field(
-        "concat", description="concatenate the texts, or transcribe the stacked audio"
-    )
-    asr_model: str = Field(
-        "openai/whisper-base", description="Hub id or folder of the speech recognizer for text: asr"
-    )
-    mode: Literal["replace", "append"] = Field(
-        "replace", description="stacked rows replace the originals, or are added to them"
-    )
     draws: Annotated[int, Field(ge=1)] | Literal["every_epoch"] = Field(
         1,
-        description="1: one draw; K: K draws, one per epoch in turn; every_epoch: a new one (needs feature_cache.enabled false)",
+        description="1: draw once; more: as many draws, one per epoch in turn; every_epoch: draw in each epoch "
+        "(with feature_cache.enabled false)",
     )
-    seed: int = Field(42, ge=0, description="seed of the draws")
-
-
-class SyntheticArguments(Section):
-    """Synthetic rows for a corpus' train split, such as `bibier augment tug` writes."""
-
-    path: str | None = Field(None, description="prepared corpus with synthetic rows; null: none")
-    ratio: Share | dict[Literal[EMOTIONS], Share] = Field(
-        1.0, description="share of its rows to use: a number, or {label: number}, where other labels get none"
-    )
-    seed: int = Field(42, ge=0, description="seed of the choice")
 
 
 class AugmentationArguments(Section):
-    """Augmentation of a train split."""
+    """Augmentation of the train split of a corpus, after it was split off."""
 
-    sds: StackingArguments = Field(default_factory=StackingArguments)
-    synthetic: SyntheticArguments = Field(default_factory=SyntheticArguments)
+    sds: Stacking | None = Field(None, description="stacked data sampling; null: nothing is stacked")
+    synthetic: SyntheticRows | None = Field(None, description="synthetic rows to add; null: none")
 
 
 class CorpusArguments(Section):
     """One corpus of a run."""
 
-    name: str = Field(description="quickstart, meld, resd, ravdess, csv, or a Python file that defines a corpus")
-    data_dir: str | None = Field(None, description="folder of the corpus, raw or prepared")
-    protocol: str = Field("official", description="split: official, dialogue_grouped or speaker_independent")
-    fold: int = Field(0, ge=0, description="test fold of grouped protocols")
-    split_seed: int = Field(42, ge=0, description="seed of the dev split, if the corpus has none")
-    dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev, if the corpus has none")
+    name: str = Field(description="corpus: quickstart, meld, resd, ravdess, csv, or a Python file that defines one")
+    data_dir: str | None = Field(None, description="folder of the corpus, as it came or prepared")
+    protocol: str = Field("official", description="how it is split: official, dialogue_grouped, speaker_independent")
+    fold: int = Field(0, ge=0, description="which fold is the test set, for grouped protocols")
+    split_seed: int = Field(42, ge=0, description="seed of the dev split where the corpus has none")
+    dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev where the corpus has none")
     labels: str | Annotated[list[str], Field(min_length=1)] | None = Field(
         None,
-        description="table of soft labels for the training rows, joined by id, or a list of tables to average; see soft_labels",
+        description="table of soft labels for the training rows, joined by id, or a list of them, for their mean; see soft_labels",
     )
-    options: dict[str, Any] = Field(default_factory=dict, description="options of the loader of this corpus")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of this corpus' loader")
     augmentation: AugmentationArguments = Field(default_factory=AugmentationArguments)
 
     @property
     def label_tables(self) -> list[str]:
-        """The tables of `labels` as a list."""
+        """The tables of `labels`; none, one or several."""
         return [self.labels] if isinstance(self.labels, str) else self.labels or []
 
 
 class FeatureCacheArguments(Section):
-    """Features that are computed once, before the first epoch."""
+    """What is computed from audio and text once, before the first epoch, instead of in each."""
 
-    enabled: bool = Field(True, description="false: decode and preprocess every clip in every epoch")
+    enabled: bool = Field(True, description="false: decode and preprocess each clip anew in every epoch")
     directory: str | None = Field(
-        None, description="folder of the stores; null: `features` in BIBIER_CACHE or the Hugging Face home"
+        None, description="where the stores are; null: features in BIBIER_CACHE or in the Hugging Face home"
     )
     dtype: Literal["float16", "bfloat16", "float32"] = Field(
         "float32", description="type of stored features; 16 bits halve the files"
     )
     compute_dtype: Literal["bfloat16", "float32", "int8"] = Field(
         "float32",
-        description="type that frozen backbones compute in; int8: dynamic quantization of their linear layers (x86 CPUs)",
+        description="type that frozen backbones work in; int8: their linear layers, with scales found as they run (x86 CPUs)",
     )
-    batch_size: int = Field(16, ge=1, description="clips per batch")
+    batch_size: int = Field(16, ge=1, description="clips that go through a backbone together")
 
 
 def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
-    """Load corpora and split them; return train, dev and test by the name of the corpus, in the given order.
+    """train, dev and test of each corpus under its protocol, by the name that its rows carry, in the given order.
 
     Raises:
-        ArgumentError: two corpora have the same name, under which results are kept.
+        ArgumentError: two corpora whose rows carry the same name, by which results are kept.
     """
     splits = {}
     for corpus in corpora:
@@ -114,16 +85,15 @@ def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
         name = rows["train"]["corpus"][0]
         if name in splits:
             raise ArgumentError(
-                f"corpora: '{name}' is given twice, but results are kept by the name of the corpus. Leave one out."
+                f"corpora: '{name}' stands twice, and results are kept by the name of the corpus. Leave one out."
             )
         splits[name] = rows
     return splits
 
 
 def protocol_facts(corpus: CorpusArguments, splits: DatasetDict) -> dict[str, Any]:
-    """Return how a corpus was split, and the number of samples."""
-    facts: dict[str, Any] = {"name": corpus.protocol}
-    if corpus.protocol != "official":
-        facts["fold"] = corpus.fold
-
+    """How a corpus was split, and into how many samples."""
+    facts = (
+        {"name": corpus.protocol, "fold": corpus.fold} if corpus.protocol != "official" else {"name": corpus.protocol}
+    )
     return facts | {"split_seed": corpus.split_seed, "samples": {split: len(rows) for split, rows in splits.items()}}

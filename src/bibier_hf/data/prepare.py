@@ -27,6 +27,7 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.utils import tqdm
 from huggingface_hub.constants import HF_HOME
 
+from ..asr import Transcriber, as_transcriber
 from ..files import describe_write_error, is_vacant, locked, replaced_folder, write_json
 from ..flac import encode_flac
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
@@ -35,7 +36,6 @@ from ..text import did_you_mean
 from .clips import Clip, check_clips, clips_fingerprint
 from .schema import FEATURES, SPLITS
 from .tables import CorpusError, raise_faults
-from .transcribe import Transcriber, as_transcriber
 
 INFO_FILE = "corpus.json"
 FORMAT_VERSION = 3

@@ -1,33 +1,100 @@
 """Corpora that augmentation writes: template utterances with or without speech, and splits with stacked rows."""
 
+import math
 import os
 import random
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features
+from pydantic import Field
 
 from ..augmentation.sds import COMPONENTS
 from ..augmentation.tts import EMOTION_PROSODY, TextToSpeech, Utterance
 from ..augmentation.tts.checks import SpeechChecks
 from ..augmentation.tts.corpus import Failure, speak_all
 from ..augmentation.tug import TemplateUtteranceGeneration
+from ..commandline import Section
+from ..errors import ArgumentError
 from ..model.audio_bibier import decode_audio
 from ..model.labels_bibier import EMOTIONS
+from ..sampling import sample_by_hash
 from .clips import Clip, neutral_id
 from .corpora.quickstart import ACCENTS, VARIANTS, vary_prosody
-from .prepare import write_corpus
+from .prepare import load_prepared, write_corpus
 from .schema import COLUMNS, FEATURES
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 ESPEAK_VOICES: Mapping[str, tuple[str, ...]] = {
     language: tuple(f"{accent}+{variant}" for accent in accents for variant in VARIANTS["train"])
     for language, accents in ACCENTS.items()
 }
 """Language -> voices of eSpeak for synthetic training rows: those that the embedded corpus keeps for train."""
+
+
+class SyntheticRows(Section):
+    """Synthetic rows to add to the train split of a corpus, such as `bibier augment tug` writes."""
+
+    path: str = Field(description="prepared corpus with synthetic rows")
+    ratio: Share | dict[Literal[EMOTIONS], Share] = Field(
+        1.0, description="share of its rows to take: a number, or {label: number} with no rows of the other labels"
+    )
+    seed: int = Field(42, ge=0, description="seed of the choice")
+
+    def choose(self, train: Dataset) -> tuple[Dataset, dict[str, Any]]:
+        """Choose floor(ratio * available) rows of each class, uniformly without replacement.
+
+        Args:
+            train: the rows that they are added to; synthetic rows in other languages are not available.
+
+        Returns:
+            the rows, as rows of the corpus of `train`, and how many of each label were available and used.
+
+        Raises:
+            ArgumentError: no synthetic rows at `path`, rows that are not synthetic, or none in the languages of the
+                corpus.
+            FileNotFoundError: no prepared corpus at `path`.
+        """
+        prepared = load_prepared(self.path)
+        if "train" not in prepared:
+            raise ArgumentError(f"augmentation.synthetic.path: {self.path} has no train split.")
+        rows = prepared["train"].select_columns(list(COLUMNS))
+        if others := set(rows["source"]) - {"synthetic"}:
+            raise ArgumentError(
+                f"augmentation.synthetic.path: {self.path} holds rows that are {' and '.join(sorted(others))}, not "
+                "synthetic. "
+                "Give them as a corpus of their own, which is then split by a protocol."
+            )
+        languages = set(train["language"])
+        available: dict[str, list[int]] = {label: [] for label in EMOTIONS}
+        columns = rows.select_columns(["id", "language", "label"]).to_dict()
+        for row, (language, label) in enumerate(zip(columns["language"], columns["label"], strict=True)):
+            if language in languages:
+                available[EMOTIONS[label]].append(row)
+        if not any(available.values()):
+            raise ArgumentError(
+                f"augmentation.synthetic.path: {self.path} holds {', '.join(sorted(set(columns['language'])))}, "
+                f"but the corpus is in {', '.join(sorted(languages))}."
+            )
+        ratios = self.ratio if isinstance(self.ratio, dict) else dict.fromkeys(EMOTIONS, self.ratio)
+        chosen = []
+        for label, members in available.items():
+            wanted = math.floor(ratios.get(label, 0.0) * len(members) + 1e-9)
+            chosen += sample_by_hash(members, wanted, columns["id"].__getitem__, self.seed)
+        selected = rows.select(sorted(chosen))
+        used = Counter(EMOTIONS[label] for label in selected["label"])
+        corpus = train["corpus"][0]
+        for name, value in (("corpus", corpus), ("split", "train")):
+            selected = selected.remove_columns(name).add_column(
+                name, [value] * len(selected), feature=rows.features[name]
+            )
+        counts = {label: {"available": len(members), "used": used[label]} for label, members in available.items()}
+        return selected.select_columns(list(COLUMNS)).cast(train.features), counts
 
 
 def balancing_counts(labels: Iterable[str]) -> dict[str, int]:

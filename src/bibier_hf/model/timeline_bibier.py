@@ -12,7 +12,7 @@ import numpy as np
 
 from .audio_bibier import SAMPLING_RATE
 from .segments_bibier import FixedWindows, GivenSegments, Segment, Segmenter, SpeechByEnergy
-from .words_bibier import Recogniser, Words, joined
+from .words_bibier import WordRecognizer, Words, joined
 
 SEGMENTATIONS = ("fixed", "energy")
 SHORTEST_CHUNK_S, SHORTEST_HOP_S = 0.1, 0.01
@@ -119,13 +119,13 @@ class TimelineSession:
     ):
         self._classify, self._batch_size = classify, batch_size
         self._segmenter = options.segmenter()
-        self._words = self._recogniser = self._asr = None
+        self._words = self._recognizer = self._asr = None
         if timed_texts is not None:
             self._words = Words()
             self._words.add(timed_texts)
-        elif asr is not None and Recogniser.can_use(asr):
+        elif asr is not None and WordRecognizer.can_use(asr):
             self._words = Words()
-            self._recogniser = Recogniser(asr, self._words)
+            self._recognizer = WordRecognizer(asr, self._words)
         else:
             self._asr = asr
         self._waiting: list[Segment] = []
@@ -137,15 +137,15 @@ class TimelineSession:
 
     def push(self, samples: np.ndarray, flush: bool = False) -> list[dict]:
         """Take mono float32 (n,) at 16 kHz and return the chunks of full batches; `flush`: of all complete chunks."""
-        if self._recogniser is not None:
-            samples = self._recogniser.push(samples)
+        if self._recognizer is not None:
+            samples = self._recognizer.push(samples)
         self._waiting += self._segmenter.push(samples)
         return self._classified(flush)
 
     def close(self) -> list[dict]:
         """Return the remaining chunks."""
-        if self._recogniser is not None:
-            self._waiting += self._segmenter.push(self._recogniser.close())
+        if self._recognizer is not None:
+            self._waiting += self._segmenter.push(self._recognizer.close())
         self._waiting += self._segmenter.close()
         return self._classified(flush=True)
 

@@ -1,14 +1,14 @@
 """Text to speech behind one small interface.
 
     tts = get_tts("espeak")
-    samples = tts.synthesize("I can't believe it!", language="en", prosody=EMOTION_PROSODY["surprise"])  # (samples,)
-    at 16 kHz
+    samples = tts.synthesize("I can't believe it!", language="en", prosody=EMOTION_PROSODY["surprise"])
+    # float32 (samples,) at 16 kHz
 
 | back end | what speaks | emotion |
 |---|---|---|
 | `espeak` | eSpeak NG, in this process, offline, English and Russian | prosody |
 | `transformers` | any model of the pipeline "text-to-audio": Dia, VITS, Bark, ... | what the model makes of text and sound tags |
-| `command` | any program: `"mytts --text {text} --out {output}"` | prosody or the emotion's name, as the command takes them |
+| `command` | any program: `"mytts --text {text} --out {output}"` | prosody or the emotion's name, as the program takes them |
 """
 
 import importlib
@@ -35,15 +35,15 @@ TTS_BACKENDS = {
     "transformers": (".transformers_tts", "TransformersTextToSpeech"),
     "command": (".command", "CommandTextToSpeech"),
 }
-"""Name -> module and class of every back end; a module is imported when its back end is asked for."""
+"""Name -> module and class of every back end; the module is imported on first use."""
 
 
 def get_tts(name: str = "espeak", **options: Any) -> TextToSpeech:
-    """The back end of this name.
+    """Create a speech back end.
 
     Args:
         name: key of `TTS_BACKENDS`.
-        options: of its class, such as `model` for `transformers` and `template` for `command`.
+        options: options of its class, such as `model` for `transformers` and `template` for `command`.
 
     Raises:
         SynthesisError: an unknown name, or a back end that cannot be used.
@@ -52,13 +52,11 @@ def get_tts(name: str = "espeak", **options: Any) -> TextToSpeech:
         raise SynthesisError(f"Unknown speech back end {name!r}. Allowed: {', '.join(TTS_BACKENDS)}.")
     module, attribute = TTS_BACKENDS[name]
     backend = getattr(importlib.import_module(module, __name__), attribute)
-    known = inspect.signature(backend).parameters
-    if unknown := sorted(set(options) - set(known)):
-        raise SynthesisError(
-            f"The speech back end {name!r} has no option {unknown[0]!r}. Allowed: {', '.join(known)}."
-        )
-    if missing := [
-        option for option, about in known.items() if about.default is about.empty and option not in options
-    ]:
-        raise SynthesisError(f"The speech back end {name!r} needs the option {missing[0]!r}.")
+
+    signature = inspect.signature(backend)
+    try:
+        signature.bind(**options)
+    except TypeError as error:
+        allowed = ", ".join(signature.parameters)
+        raise SynthesisError(f"Options of the speech back end {name!r}: {error}. Allowed: {allowed}.") from error
     return backend(**options)

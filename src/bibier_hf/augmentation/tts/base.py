@@ -1,4 +1,4 @@
-"""What every speech back end shares: utterances, the interface, prosody and the error."""
+"""What all speech back ends share: utterances, prosody, the interface and the error."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,7 @@ from ...errors import UserError
 
 
 class SynthesisError(UserError, RuntimeError):
-    """An utterance that could not be spoken. There is never silence in its place."""
+    """An utterance could not be spoken. It is never replaced by silence."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class Prosody:
 
     Args:
         rate_wpm: words per minute, 80 to 450.
-        pitch: base pitch, 0 to 99; 50 is the voice's own.
-        pitch_range: liveliness of the melody, 0 (monotone) to 99; 50 is the voice's own.
+        pitch: base pitch, 0 to 99; 50 leaves the voice unchanged.
+        pitch_range: liveliness of the melody, 0 (monotone) to 99; 50 leaves the voice unchanged.
         volume: loudness, 10 to 200; lively voices clip above about 80.
     """
 
@@ -40,13 +40,8 @@ class Prosody:
 
     @classmethod
     def clipped(cls, **values: float) -> "Prosody":
-        """Prosody with every value rounded and brought within its limits."""
-        return cls(
-            **{
-                name: round(min(max(value, cls.LIMITS[name][0]), cls.LIMITS[name][1]))
-                for name, value in values.items()
-            }
-        )
+        """Create a prosody with every value rounded and clipped to its limits."""
+        return cls(**{name: round(float(np.clip(value, *cls.LIMITS[name]))) for name, value in values.items()})
 
 
 DEFAULT_PROSODY = Prosody()
@@ -62,22 +57,22 @@ EMOTION_PROSODY: Mapping[str, Prosody] = MappingProxyType(
         "surprise": Prosody(rate_wpm=150, pitch=92, pitch_range=99, volume=72),
     }
 )
-"""After the usual findings on vocal affect: arousal raises rate, pitch, range and loudness, sadness and disgust lower
+"""Follows common findings on vocal affect: arousal raises rate, pitch, range and loudness; sadness and disgust lower
 them."""
 
 
 @dataclass(frozen=True)
 class Utterance:
-    """What is to be said, and how.
+    """What to say, and how.
 
     Args:
         text: words; sound tags such as "(sighs)" are performed or left out, never read aloud.
         language: ISO 639 code.
-        id: names the utterance in a corpus.
-        voice: name of a voice of the back end; None for its default.
-        prosody: a back end without such controls ignores it.
+        id: name of the utterance in a corpus.
+        voice: a voice of the back end; None for its default.
+        prosody: ignored by back ends without such controls.
         emotion: one of `EMOTIONS`, for back ends that take it as a word.
-        seed: of the back end's random numbers; None for its own.
+        seed: seed of the back end's random numbers; None for the back end's own.
     """
 
     text: str
@@ -93,13 +88,13 @@ class TextToSpeech(ABC):
     """A speech back end."""
 
     languages: tuple[str, ...] | None = None
-    """What it speaks; None where only the user knows."""
+    """Languages that it speaks; None if only the user knows."""
 
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """All that its speech depends on beside the utterance, for fingerprints and reports; fit for JSON, no folder
-        of this machine."""
+        """What its speech depends on apart from the utterance, as JSON values for fingerprints and reports. Contains no
+        path of this machine."""
 
     @abstractmethod
     def speak(self, utterance: Utterance) -> np.ndarray:
@@ -109,19 +104,19 @@ class TextToSpeech(ABC):
             float32 array of shape (samples,) at 16 kHz, the same for the same utterance.
 
         Raises:
-            SynthesisError: whatever went wrong. There is never silence in the place of speech.
+            SynthesisError: the utterance could not be spoken.
         """
 
     def synthesize(self, text: str, *, language: str, **how: Any) -> np.ndarray:
-        """`speak` for a text; further arguments are those of `Utterance`."""
+        """Speak a text; `how` are further arguments of `Utterance`."""
         return self.speak(Utterance(text, language, **how))
 
     def speak_batch(self, utterances: Sequence[Utterance]) -> list[np.ndarray | SynthesisError]:
-        """Speak several; what failed is its error."""
+        """Speak several utterances; the result of a failed one is its error."""
         return [self.try_to_speak(utterance) for utterance in utterances]
 
     def try_to_speak(self, utterance: Utterance) -> np.ndarray | SynthesisError:
-        """`speak`, with a failure as the result."""
+        """Speak an utterance, and return the error if it fails."""
         try:
             return self.speak(utterance)
         except SynthesisError as error:

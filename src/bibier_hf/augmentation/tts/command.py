@@ -1,4 +1,4 @@
-"""Any program that speaks, by a template of its command line."""
+"""Speech by any program, through a template of its command line."""
 
 import hashlib
 import os
@@ -23,18 +23,18 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 
 
 class CommandTextToSpeech(TextToSpeech):
-    """A program that is started for every utterance, without a shell: a text can hold quotes, dollars and semicolons.
+    """Runs a program for every utterance, without a shell: texts may contain quotes, dollars and semicolons.
 
     Args:
-        template: command line with `{text}` and `{output}` (path of the audio file that it must write), and as needed
+        template: command line with `{text}` and `{output}` (path of the audio file that it must write), and optionally
             `{language}`, `{voice}`, `{emotion}`, `{seed}` and the fields of `Prosody`:
-            `"mytts --text={text} --rate {rate_wpm} --out {output}"`. Write `--text={text}` in one word where a text
-            may begin with a dash.
-        suffix: of the file that it writes, which tells many programs the format.
-        sound_tags: hand tags such as "(sighs)" over in the text; else they are left out.
-        seed: for `{seed}`.
-        jobs: programs that run at once.
-        timeout_s: after which a program is ended.
+            `"mytts --text={text} --rate {rate_wpm} --out {output}"`. Write `--text={text}` as one word if a text may
+            begin with a dash.
+        suffix: suffix of the file that it writes; many programs derive the format from it.
+        sound_tags: keep tags such as "(sighs)" in the text; else they are left out.
+        seed: value of `{seed}`.
+        jobs: number of programs to run at once.
+        timeout_s: time after which a program is stopped.
 
     Raises:
         SynthesisError: a template without `{text}` or `{output}`, or with unknown placeholders.
@@ -51,17 +51,15 @@ class CommandTextToSpeech(TextToSpeech):
         jobs: int = 1,
         timeout_s: float = 120.0,
     ) -> None:
-        found = _PLACEHOLDER.findall(template)
-        unknown = sorted(set(found) - set(self.PLACEHOLDERS))
-        missing = sorted({"text", "output"} - set(found))
-        if unknown or missing:
-            fault = f"has the unknown placeholders {unknown}" if unknown else f"lacks {{{'}, {'.join(missing)}}}"
+        found = set(_PLACEHOLDER.findall(template))
+        if not {"text", "output"} <= found <= set(self.PLACEHOLDERS):
+            allowed = ", ".join(f"{{{name}}}" for name in self.PLACEHOLDERS)
             raise SynthesisError(
-                f"command: the template {template!r} {fault}. Allowed: "
-                f"{', '.join(f'{{{name}}}' for name in self.PLACEHOLDERS)}; "
-                "{text} and {output} are needed."
+                f"command: the template {template!r} has the placeholders {sorted(found)}. Needed: {{text}}, {{output}}; "
+                f"allowed: {allowed}."
             )
-        self.words = shlex.split(template)  # before anything is filled in, so that no text can add a word
+
+        self.words = shlex.split(template)  # before filling it in, so that no text can add a word
         self.suffix = suffix
         self.sound_tags = sound_tags
         self.seed = seed
@@ -71,7 +69,7 @@ class CommandTextToSpeech(TextToSpeech):
     @property
     def settings(self) -> dict[str, Any]:
         template = shlex.join(Path(word).name if os.path.isabs(word) else word for word in self.words)
-        # Of files that the template names, such as a script or a voice, the content counts.
+        # Files in the template, such as a script or a voice, count by their content.
         paths = [shutil.which(self.words[0]), *(word.rpartition("=")[2] for word in self.words[1:])]
         files = {Path(path).name: _short_hash(path) for path in paths if path and os.path.isfile(path)}
         return {
@@ -90,28 +88,25 @@ class CommandTextToSpeech(TextToSpeech):
             raise SynthesisError(f"command: the text {text!r} holds a null character.")
         with temporary_folder("bibier-tts") as folder:
             output = folder / f"speech{self.suffix}"
-            values = {
+            values = asdict(utterance.prosody) | {
                 "text": text,
-                "output": str(output),
+                "output": output,
                 "language": utterance.language,
                 "voice": utterance.voice or "",
-            }
-            values |= {
                 "emotion": utterance.emotion or "",
-                "seed": str(self.seed if utterance.seed is None else utterance.seed),
+                "seed": self.seed if utterance.seed is None else utterance.seed,
             }
-            values |= {name: str(value) for name, value in asdict(utterance.prosody).items()}
-            command = [_PLACEHOLDER.sub(lambda match: values[match[1]], word) for word in self.words]
+            command = [_PLACEHOLDER.sub(lambda match: str(values[match[1]]), word) for word in self.words]
+
             try:
                 done = subprocess.run(command, capture_output=True, timeout=self.timeout_s, check=False)
             except FileNotFoundError as error:
-                raise SynthesisError(
-                    f"command: there is no program {command[0]!r}. Install it, or give its path."
-                ) from error
+                raise SynthesisError(f"command: no program {command[0]!r}. Install it, or give its path.") from error
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise SynthesisError(f"command: {error}") from error
+
             if done.returncode != 0:
-                last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["it said nothing"]
+                last = done.stderr.decode(errors="replace").strip().splitlines()[-1:] or ["no message"]
                 raise SynthesisError(f"command: {command[0]} ended with code {done.returncode} on {text!r}: {last[0]}")
             try:
                 return decode_audio(output)
@@ -121,7 +116,7 @@ class CommandTextToSpeech(TextToSpeech):
                 ) from error
 
     def speak_batch(self, utterances: Sequence[Utterance]) -> list[np.ndarray | SynthesisError]:
-        """As many at once as there are `jobs`."""
+        """Speak several utterances, `jobs` at a time."""
         with ThreadPoolExecutor(self.jobs) as pool:
             return list(pool.map(self.try_to_speak, utterances))
 

@@ -1,4 +1,4 @@
-"""Many utterances -> checked audio files, in batches, resumable; what cannot be spoken is listed and left out."""
+"""Many utterances -> checked audio files, in batches and resumable. What cannot be spoken is listed and left out."""
 
 import hashlib
 import json
@@ -17,7 +17,7 @@ from .checks import SpeechChecks
 
 @dataclass(frozen=True)
 class Failure:
-    """An utterance that was left out, with the reason of its last attempt."""
+    """An utterance that was left out, and why its last attempt failed."""
 
     utterance: Utterance
     reason: str
@@ -34,32 +34,35 @@ def speak_all(
 ) -> tuple[dict[str, Path], list[Failure]]:
     """Speak utterances into `<id>.flac` files, marked as synthetic.
 
-    The files lie in a sub-folder that is named after everything they depend on. A run that was interrupted goes on
-    where it was, and one with other texts, voices or bounds starts anew.
+    The files are in a subfolder named after everything they depend on. An interrupted run continues where it stopped;
+    a run with other texts, voices or bounds starts over.
 
     Args:
-        utterances: with ids, each another one.
-        tts: who speaks.
-        folder: where the sub-folder is.
-        checks: what speech must fulfil; None for the default bounds.
-        attempts: how often an utterance is tried, each time with another seed.
-        batch_size: utterances that are handed to the back end together.
-        seed: of the first attempt.
+        utterances: utterances with unique ids.
+        tts: the back end.
+        folder: parent of the subfolder.
+        checks: what speech must fulfill; None for the default bounds.
+        attempts: attempts per utterance, each with another seed.
+        batch_size: utterances that the back end gets at a time.
+        seed: seed of the first attempt.
 
     Returns:
         (id -> file of what was spoken, failures), both in the order of the utterances.
 
     Raises:
-        SynthesisError: a language that the back end does not speak, ids that are missing or not unique, or nothing
-            that succeeded.
+        SynthesisError: a language that the back end does not speak, missing or repeated ids, or no utterance that
+            could be spoken.
     """
     checks = checks or SpeechChecks()
     _check_utterances(utterances, tts)
-    target = Path(folder) / _fingerprint(utterances, tts, checks, attempts, seed)
+
+    determined_by = [[asdict(utterance) for utterance in utterances], tts.settings, checks.settings, attempts, seed]
+    target = Path(folder) / hashlib.sha256(json.dumps(determined_by, sort_keys=True).encode()).hexdigest()[:16]
     target.mkdir(parents=True, exist_ok=True)
     files = {utterance.id: target / f"{utterance.id}.flac" for utterance in utterances}
     reasons: dict[str, str] = {}
     todo = [utterance for utterance in utterances if not files[utterance.id].is_file()]
+
     with tqdm(total=len(utterances), initial=len(utterances) - len(todo), desc="Speaking", unit="utterance") as bar:
         for start in range(0, len(todo), batch_size):
             waiting = todo[start : start + batch_size]
@@ -79,6 +82,7 @@ def speak_all(
                 if not waiting:
                     break
             bar.update(len(waiting))
+
     failures = [
         Failure(utterance, reasons[utterance.id]) for utterance in utterances if not files[utterance.id].is_file()
     ]
@@ -92,13 +96,7 @@ def _check_utterances(utterances: Sequence[Utterance], tts: TextToSpeech) -> Non
         others := sorted({utterance.language for utterance in utterances} - set(tts.languages))
     ):
         raise SynthesisError(f"The back end does not speak {', '.join(others)}; it speaks {', '.join(tts.languages)}.")
+
     ids = [utterance.id for utterance in utterances]
     if len(set(ids)) < len(ids) or "" in ids:
-        raise SynthesisError("Every utterance needs an id of its own: files are named by it.")
-
-
-def _fingerprint(
-    utterances: Sequence[Utterance], tts: TextToSpeech, checks: SpeechChecks, attempts: int, seed: int
-) -> str:
-    content = [[asdict(utterance) for utterance in utterances], tts.settings, checks.settings, attempts, seed]
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+        raise SynthesisError("Every utterance needs a unique id, as its file is named after it.")

@@ -1,7 +1,7 @@
 """eSpeak NG (GPL-3.0) from the wheel `espeakng-loader`: offline speech in English and Russian.
 
-A formant synthesiser whose rate, pitch, pitch range and loudness carry the emotion. That is a caricature of emotional
-speech, good for trying a system and for tests, not for claims about people.
+A formant synthesizer whose rate, pitch, pitch range and loudness express the emotion: a caricature of emotional
+speech, good for tests and for trying out a system, not for claims about people.
 """
 
 import atexit
@@ -12,10 +12,9 @@ import shutil
 import sys
 import threading
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,13 +28,13 @@ from .base import Prosody, SynthesisError, TextToSpeech, Utterance
 class EspeakTextToSpeech(TextToSpeech):
     """eSpeak NG in this process, through ctypes.
 
-    The library keeps state between utterances (phases, random numbers, voice data) that no call of its interface
-    resets, so that the same utterance would sound a little different each time. It is therefore loaded anew for every
-    utterance, which takes about 5 ms, from a private copy, since another user of the same file in this process would
-    keep it loaded. One utterance is spoken at a time.
+    The library keeps state between utterances (phases, random numbers, voice data) that no function resets, so that the
+    same utterance would sound slightly different each time. It is therefore reloaded for every utterance, which takes
+    about 5 ms, from a private copy, since another user of the same file in this process would keep it loaded. It speaks
+    one utterance at a time.
 
     Args:
-        seed: of the library's own random numbers (breath, jitter).
+        seed: seed of the library's random numbers (breath, jitter).
     """
 
     _DEFAULT_VOICES = {"en": "en-us", "ru": "ru"}
@@ -44,11 +43,11 @@ class EspeakTextToSpeech(TextToSpeech):
 
     def __init__(self, seed: int = 42) -> None:
         self.seed = seed
-        _espeak_files()  # fails now rather than in the middle of a corpus
+        _espeak_files()  # so that it fails now and not in the middle of a corpus
 
     @property
     def variants(self) -> tuple[str, ...]:
-        """Voice variants (`f3`, `m1`, `Andrea`, ...) that may stand behind the "+" of a voice."""
+        """Voice variants (`f3`, `m1`, `Andrea`, ...) that may follow the "+" of a voice."""
         return tuple(
             sorted(path.name for path in (_espeak_files().data / "voices" / "!v").iterdir() if " " not in path.name)
         )
@@ -58,12 +57,13 @@ class EspeakTextToSpeech(TextToSpeech):
         return {"backend": "espeak", "version": metadata.version("espeakng-loader"), "seed": self.seed}
 
     def speak(self, utterance: Utterance) -> np.ndarray:
-        """See `TextToSpeech.speak`; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
+        """Speak one utterance; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
         text, language = utterance.text, utterance.language
         if language not in self._DEFAULT_VOICES:
             raise SynthesisError(
                 f"espeak: the language {language!r} is not supported here. Allowed: {', '.join(self._DEFAULT_VOICES)}."
             )
+
         voice = utterance.voice or self._DEFAULT_VOICES[language]
         accent, _, variant = voice.partition("+")
         if accent.split("-")[0] != language:
@@ -71,50 +71,54 @@ class EspeakTextToSpeech(TextToSpeech):
         # The library accepts an unknown variant and speaks with the plain voice.
         if variant and variant not in self.variants:
             raise SynthesisError(f"espeak: unknown voice variant {variant!r}. Allowed: {', '.join(self.variants)}.")
+
         spoken = strip_sound_tags(text)
         if not any(character.isalnum() for character in spoken):
             raise SynthesisError(f"espeak: there is nothing to say in {text!r}.")
         if "\0" in spoken:
             raise SynthesisError(f"espeak: the text {text!r} holds a null character.")
+
         seed = self.seed if utterance.seed is None else utterance.seed
         with self._lock, deferred_signals():
             pcm, rate = _speak(_espeak_files(), spoken, voice, utterance.prosody, seed)
+
         samples = np.frombuffer(pcm, dtype=np.int16)
         if not samples.any():
             raise SynthesisError(f"espeak: no sound came out for {text!r} with the voice {voice!r}.")
         return decode_audio(samples, sampling_rate=rate)
 
 
-@dataclass(frozen=True)
-class _EspeakFiles:
+class _EspeakFiles(NamedTuple):
     library: Path
     data: Path
 
 
 @functools.cache
 def _espeak_files() -> _EspeakFiles:
-    """A private copy of the shared library, and the data folder under a path that is short enough for it."""
+    """Return a private copy of the shared library, and the data folder under a path that is short enough for it."""
     try:
         import espeakng_loader
     except ImportError as error:
         raise SynthesisError(
             "Speech synthesis with espeak needs the package espeakng-loader: pip install 'bibier-hf[tts]'"
         ) from error
+
     library, data = Path(espeakng_loader.get_library_path()), Path(espeakng_loader.get_data_path())
     folder = temporary_folder("bibier-espeak")
     private = folder.__enter__()
     atexit.register(_remove, folder, os.getpid())
     copy = private / library.name
     shutil.copyfile(library, copy)
-    if len(os.fsencode(data)) > 120:  # the library holds paths in 160 bytes and cuts longer ones
+    if len(os.fsencode(data)) > 120:  # the library truncates paths to 160 bytes
         link = private / "espeak-ng-data"
         link.symlink_to(data, target_is_directory=True)
         data = link
+
     return _EspeakFiles(copy, data)
 
 
 def _remove(folder: AbstractContextManager, owner: int) -> None:
-    if os.getpid() == owner:  # a forked child that exits leaves it to its parent
+    if os.getpid() == owner:  # not in a forked child that exits
         folder.__exit__(None, None, None)
 
 
@@ -127,18 +131,18 @@ _SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short),
 
 
 def _speak(files: _EspeakFiles, text: str, voice: str, prosody: Prosody, seed: int) -> tuple[bytes, int]:
-    """(16-bit mono samples, rate in Hz) of one utterance by a freshly loaded library"""
+    """Return 16-bit mono samples and the rate in Hz of one utterance, by a freshly loaded library."""
     chunks: list[bytes] = []
     errors: list[Exception] = []
 
     def collect(samples: Any, count: int, _events: Any) -> int:
-        # ctypes would print an exception and go on: the clip would lack a part.
+        # ctypes would print an exception and continue, and the clip would lack a part.
         try:
             if samples and count > 0:
                 chunks.append(ctypes.string_at(samples, count * 2))
         except Exception as error:
             errors.append(error)
-        return len(errors)  # anything but 0 ends the synthesis
+        return len(errors)  # nonzero stops the synthesis
 
     callback = _SYNTH_CALLBACK(collect)  # must outlive the synthesis
     library = ctypes.CDLL(str(files.library))
@@ -157,8 +161,9 @@ def _speak(files: _EspeakFiles, text: str, voice: str, prosody: Prosody, seed: i
         rate = library.espeak_Initialize(_AUDIO_OUTPUT_SYNCHRONOUS, 0, os.fsencode(files.data), _INITIALIZE_DONT_EXIT)
         if rate <= 0:
             raise SynthesisError(
-                f"espeak: the library could not read its data in {files.data}. Install espeakng-loader anew."
+                f"espeak: the library could not read its data in {files.data}. Reinstall espeakng-loader."
             )
+
         try:
             library.espeak_SetSynthCallback(callback)
             library.espeak_ng_SetRandSeed(seed)

@@ -1,7 +1,6 @@
 """Speech by any model of the pipeline "text-to-audio" of transformers.
 
-Not run on the authors' machine with a large model (Dia needs a GPU); tested with a small random model of the same
-pipeline.
+Tested with a small random model; not run with a large one (Dia needs a GPU).
 """
 
 import os
@@ -22,7 +21,7 @@ from ..tug import SOUND_TAGS, clean_utterance, strip_sound_tags
 from .base import SynthesisError, TextToSpeech, Utterance
 
 DIA = "nari-labs/Dia-1.6B-0626"
-"""The published system's model in the form that transformers loads."""
+"""The model of the published system, in the form that transformers loads."""
 
 _TAG = re.compile(r"\(([^()]*)\)")
 
@@ -32,28 +31,28 @@ SOUND_TAG_SPELLINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "bark": {tag: f"[{tag}]" for tag in ("laughs", "sighs", "gasps", "clears throat")} | {"chuckle": "[laughter]"},
     }
 )
-"""Model type -> how it spells the sound tags that it performs; the others are left out."""
+"""Model type -> its spelling of the sound tags that it performs; other tags are left out."""
 
 GENERATION_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"dia": {"max_new_tokens": 1720}})
-"""Model type -> arguments of `generate` that speech needs: the pipeline would cut Dia (86 tokens a second) after three
+"""Model type -> arguments of `generate` that speech needs: by default Dia (86 tokens per second) stops after three
 seconds."""
 
 
 class TransformersTextToSpeech(TextToSpeech):
-    """A model of the Hub, or a local one.
+    """A model of the Hub or a folder.
 
-    The model speaks one utterance at a time, with its own seed: what comes out depends on nothing that is spoken
-    beside it, and the pipeline cannot tell the true lengths of a padded batch.
+    It speaks one utterance at a time, each with its own seed: the result does not depend on other utterances, and the
+    pipeline does not know the true lengths in a padded batch.
 
     Args:
         model: Hub id or folder.
-        revision: its branch, tag or commit on the Hub.
-        seed: of the model's random numbers, mixed with the text.
+        revision: branch, tag or commit on the Hub.
+        seed: seed of the model's random numbers, combined with the text.
         speaker: tag that begins every text; None for what the model type needs (`[S1]` for Dia).
-        sound_tags: how tags are spelled, `{"sighs": "[sighs]"}`; None for what is known of the model type. Others are
-            left out.
-        generate_kwargs, forward_params: handed to the pipeline, such as `{"temperature": 1.3}`.
-        dtype: of the weights: `"auto"`, `"float16"`, ...
+        sound_tags: spelling of tags, `{"sighs": "[sighs]"}`; None for what the model type is known to perform. Other
+            tags are left out.
+        generate_kwargs, forward_params: options of the pipeline, such as `{"temperature": 1.3}`.
+        dtype: type of the weights: `"auto"`, `"float16"`, ...
         device: where it runs.
 
     Raises:
@@ -94,11 +93,11 @@ class TransformersTextToSpeech(TextToSpeech):
 
     @cached_property
     def _weights(self) -> str | None:
-        """The commit of a Hub id, a hash of the files of a folder: a branch may move, a folder may change."""
+        """The commit of a Hub id or a hash of the files of a folder, as branches move and folders change."""
         return resolve_revision(self.model, self.revision)
 
     def prompt(self, text: str) -> str:
-        """The text as the model reads it: speaker tag in front, sound tags in its spelling."""
+        """Return the text as the model reads it: speaker tag first, sound tags in its spelling."""
 
         def spelling(match: re.Match) -> str:
             return self.sound_tags.get(match[1], "") if match[1] in SOUND_TAGS else match[0]
@@ -106,27 +105,27 @@ class TransformersTextToSpeech(TextToSpeech):
         return f"{self.speaker} {clean_utterance(_TAG.sub(spelling, text))}".strip()
 
     def speak(self, utterance: Utterance) -> np.ndarray:
-        """See `TextToSpeech.speak`; voice and prosody are the model's own."""
+        """Speak one utterance; voice and prosody are ignored."""
         if not any(character.isalnum() for character in strip_sound_tags(utterance.text)):
             raise SynthesisError(f"transformers: there is nothing to say in {utterance.text!r}.")
+
         seed = self.seed if utterance.seed is None else utterance.seed
         mixed = int.from_bytes(seeded_hash(seed, utterance.text)[:6])
         options: dict[str, Any] = {"forward_params": self.forward_params}
         if self.generate_kwargs:
             options["generate_kwargs"] = self.generate_kwargs
+
         devices = [self.pipeline.device] if self.pipeline.device.type == "cuda" else []
         with torch.random.fork_rng(devices=devices):
             torch.manual_seed(mixed)
             try:
                 spoken = self.pipeline(self.prompt(utterance.text), **options)
             except torch.OutOfMemoryError:
-                raise  # every other utterance would fail as well
-            except (
-                RuntimeError,
-                ValueError,
-                IndexError,
-            ) as error:  # what models raise on a text that they cannot take
+                raise  # every other utterance would fail too
+            # What models raise on a text that they cannot handle.
+            except (RuntimeError, ValueError, IndexError) as error:
                 raise SynthesisError(f"transformers: {self.model} failed on {utterance.text!r}: {error}") from error
+
         try:
             return decode_audio(np.atleast_1d(spoken["audio"]), sampling_rate=spoken["sampling_rate"])
         except AudioError as error:

@@ -51,10 +51,10 @@ from typing import Any
 
 from datasets import DatasetDict
 
+from ...asr import Transcriber
 from ...text import did_you_mean
 from ..prepare import Corpus
 from ..tables import CorpusError
-from ..transcribe import Transcriber
 
 
 def _find_corpora() -> dict[str, Corpus]:
