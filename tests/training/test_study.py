@@ -1,7 +1,6 @@
 """Studies: planned and refused before anything is trained, finished runs kept, folds pooled and seeds averaged by
 hand."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ def finish(run, labels: list[int], answers: list[int]) -> None:
     )
     for split in ("dev", "test"):
         predictions.save(run.folder / f"predictions_{split}.parquet")
-    config = json.loads(json.dumps(run.arguments.public_dump()))
+    config = run.arguments.public_dump()
     facts = {"model": {}, "protocol": {}, "selection": {}, "data": {}}
     RunResults(**facts, config=config, seed=run.seed, seconds=1.0, **environment()).write(run.folder / "results.json")
 
@@ -128,7 +127,7 @@ def test_finished_runs_are_kept_and_must_be_the_same(study_file, monkeypatch):
     finish(run, [0, 1], [0, 1])
     said: list[str] = []
     run_study([run], say=said.append)
-    assert said == [f"run 1 of 1: {run.folder}: finished before"]
+    assert said == [f"run 1 of 1: {run.folder}: already finished"]
     with pytest.raises(ArgumentError, match="finished with other values of learning_rate"):
         run_study(plan_runs(study, {"learning_rate": 1e-3}))
 
@@ -138,3 +137,14 @@ def test_the_studies_of_the_repository_can_be_planned(path: Path):
     study = read_study(path)
     labels = {"corpora.0.labels": "t.csv"} if "labels" in path.stem else {}
     assert plan_runs(study, {"data_dir": "data"} | labels)
+
+
+def test_a_run_is_announced_with_its_seed_and_fold(study_file, monkeypatch):
+    runs = plan_runs(read_study(study_file(seeds=[1, 2, 3], protocols={"dialogue_grouped": [0, 3]})))
+    for run in runs:
+        run.folder.mkdir(parents=True)
+        finish(run, [0, 1], [0, 1])
+    said = []
+    run_study(runs, say=said.append)
+    assert said[0] == f"run 1 of 6: {runs[0].folder} (seed 1 of 3, fold 1 of 2): already finished"
+    assert said[-1] == f"run 6 of 6: {runs[-1].folder} (seed 3 of 3, fold 2 of 2): already finished"

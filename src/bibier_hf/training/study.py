@@ -1,13 +1,11 @@
-"""Several runs that are compared: variants of one run file, each with several seeds and over the folds of a protocol.
+"""Compare variants of one run file, with several seeds and over the folds of a protocol.
 
-    study.yaml -> variants x protocols x seeds x folds -> run_training of each -> folds pooled -> mean and deviation
-    over the seeds
+    study.yaml -> variants x protocols x seeds x folds -> one run each -> folds pooled -> mean and deviation over seeds
 
-Every run has a folder of its own below `output_dir`; one that is finished is read instead of trained again, so a study
-that was stopped goes on where it was.
+Every run has its own folder in `output_dir`. Finished runs are read, not trained again, so a study that was stopped
+continues where it was.
 """
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,8 +36,8 @@ OFFICIAL = "official"
 class StudyArguments(Section):
     """A study file."""
 
-    run: str = Field(description="run file that every run begins with; relative to the study file")
-    output_dir: str = Field(description="folder of the runs and of the comparison")
+    run: str = Field(description="run file of every run, relative to the study file")
+    output_dir: str = Field(description="folder for the runs and the comparison")
     seeds: list[int] = Field(default_factory=lambda: [42], min_length=1, description="seed of each repetition")
     protocols: dict[str, list[int] | None] = Field(
         default_factory=lambda: {OFFICIAL: None},
@@ -47,14 +45,14 @@ class StudyArguments(Section):
         description="protocol of the first corpus -> its folds; null: all of them",
     )
     common: dict[str, Any] = Field(
-        default_factory=dict, description="dotted keys of the run and their values, for every variant"
+        default_factory=dict, description="dotted run keys and their values, for every variant"
     )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {"base": {}},
         min_length=1,
-        description="name -> dotted keys of the run and their values; the others are compared with the first",
+        description="name -> dotted run keys and their values; compared with the first variant",
     )
-    keep_models: bool = Field(False, description="keep the weights; else only results and predictions stay")
+    keep_models: bool = Field(False, description="keep the weights; false: keep only results and predictions")
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def read_study(path: str | Path) -> StudyArguments:
 def plan_runs(
     study: StudyArguments, overrides: Mapping[str, Any] = MappingProxyType({}), only: Sequence[str] = ()
 ) -> list[StudyRun]:
-    """All runs of a study, checked before the first one begins.
+    """Plan all runs of a study, and check them before the first one starts.
 
     Args:
         study: the study.
@@ -97,7 +95,7 @@ def plan_runs(
         only: variants to run; empty: all.
 
     Raises:
-        ArgumentError: an unknown variant, a fold that is none, or a run that cannot be followed.
+        ArgumentError: an unknown variant, or arguments of a run that are wrong.
     """
     if unknown := sorted(set(only) - set(study.variants)):
         raise ArgumentError(f"only: there is no variant {unknown[0]!r}. Allowed: {', '.join(study.variants)}.")
@@ -124,31 +122,43 @@ def plan_runs(
 
 
 def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable[[str], None] = print) -> None:
-    """Train what is not finished yet, one run after the other.
+    """Train the runs that are not finished yet, one after the other.
 
     Args:
-        runs: of [`plan_runs`].
+        runs: from [`plan_runs`].
         keep_models: keep the weights of each run.
-        say: gets a line a run.
+        say: prints a line.
 
     Raises:
-        ArgumentError: a folder that holds a run with other arguments.
+        ArgumentError: a folder holds a run with other arguments.
     """
     for number, run in enumerate(runs, 1):
-        heading = f"run {number} of {len(runs)}: {run.folder}"
+        heading = f"run {number} of {len(runs)}: {run.folder}{_place(run, runs)}"
         if (run.folder / RESULTS_FILE).is_file():
             _refuse_other_arguments(run)
-            say(f"{heading}: finished before")
+            say(f"{heading}: already finished")
             continue
+
         say(heading)
         resume = last_progress(run.folder) is not None
-        results = run_training(
-            run.arguments.model_copy(update={"resume_from_checkpoint": resume, "overwrite": not resume})
-        )
+        arguments = run.arguments.model_copy(update={"resume_from_checkpoint": resume, "overwrite": not resume})
+        results = run_training(arguments)
         if not keep_models:
             for path in (*run.folder.glob("model*.safetensors*"), *run.folder.glob("*_adapter/*.safetensors")):
                 path.unlink()
         say(f"  dev {_percent(results.metrics_mean['dev'])}, test {_percent(results.metrics_mean['test'])}")
+
+
+def _place(run: StudyRun, runs: Sequence[StudyRun]) -> str:
+    """Return ` (seed 2 of 3, fold 3 of 5)`, as far as there are several."""
+    related = [other for other in runs if (other.variant, other.protocol) == (run.variant, run.protocol)]
+    parts = []
+    for name in ("seed", "fold"):
+        values = list(dict.fromkeys(getattr(other, name) for other in related))
+        if len(values) > 1:
+            parts.append(f"{name} {values.index(getattr(run, name)) + 1} of {len(values)}")
+
+    return f" ({', '.join(parts)})" if parts else ""
 
 
 def _percent(metrics: dict[str, float]) -> str:
@@ -156,13 +166,9 @@ def _percent(metrics: dict[str, float]) -> str:
 
 
 def _refuse_other_arguments(run: StudyRun) -> None:
-    """A finished folder must be this run's: what it was trained with stands in its results."""
-    trained = RunResults.load(run.folder / RESULTS_FILE).config
-    wanted = json.loads(json.dumps(run.arguments.public_dump()))
-    passing = ("overwrite", "resume_from_checkpoint")
-    changed = sorted(
-        key for key in trained.keys() | wanted.keys() if key not in passing and trained.get(key) != wanted.get(key)
-    )
+    """Make sure that a finished folder is from this run: its results hold the arguments."""
+    trained, wanted = RunResults.load(run.folder / RESULTS_FILE).config, run.arguments.public_dump()
+    changed = sorted(key for key in trained.keys() | wanted.keys() if trained.get(key) != wanted.get(key))
     if changed:
         raise ArgumentError(
             f"{run.folder} was finished with other values of {', '.join(changed)}. Remove it, or give the study "
@@ -171,65 +177,50 @@ def _refuse_other_arguments(run: StudyRun) -> None:
 
 
 def compare(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
-    """What the finished runs say.
+    """Compare the variants over the finished runs.
 
-    Folds are pooled: every row of a corpus is answered once by a model that has not seen it. A variant is reported for
+    Folds are pooled: every row of a corpus is scored once, by a model that has not seen it. A variant is reported for
     the seeds whose folds are all finished.
 
     Returns:
-        `{"runs": {"finished", "missing"}, "comparison": [{"variant", "protocol", "corpus", "split", "seeds", "metrics": {name: {"mean",
-        "std", "values"}}, "difference": the same, paired by seed with the first variant, or None},
-        ...]}`; `std` is the sample standard deviation, None of one seed.
+        `{"runs": {"finished", "missing"}, "comparison": [{"variant", "protocol", "corpus", "split", "seeds",
+        "metrics": {name: {"mean", "std", "values"}}, "difference"}, ...]}`. `difference` has the form of `metrics`:
+        to the first variant, paired by seed, or None. `std` is the sample standard deviation, None for one seed.
     """
-    finished = [run for run in runs if (run.folder / RESULTS_FILE).is_file()]
-    rows: list[dict[str, Any]] = []
-    for variant in study.variants:
-        for protocol in study.protocols:
-            of_seed = {}
-            for seed in study.seeds:
-                parts = [run for run in runs if (run.variant, run.protocol, run.seed) == (variant, protocol, seed)]
-                if parts and all(run in finished for run in parts):
-                    of_seed[seed] = {
-                        split: _pooled([run.folder for run in parts], split).by_corpus() for split in SCORED_SPLITS
-                    }
-            if not of_seed:
-                continue
-            for split in SCORED_SPLITS:
-                for corpus in next(iter(of_seed.values()))[split]:
-                    values = {seed: metrics[split][corpus] for seed, metrics in of_seed.items()}
-                    rows.append(
-                        {"variant": variant, "protocol": protocol, "corpus": corpus, "split": split, "by_seed": values}
-                    )
-    first = {
-        (row["protocol"], row["corpus"], row["split"]): row
-        for row in rows
-        if row["variant"] == next(iter(study.variants))
-    }
-    return {
-        "runs": {"finished": len(finished), "missing": [str(run.folder) for run in runs if run not in finished]},
-        "comparison": [_summary(row, first.get((row["protocol"], row["corpus"], row["split"]))) for row in rows],
-    }
+    missing = [str(run.folder) for run in runs if not (run.folder / RESULTS_FILE).is_file()]
+    of_seed: dict[tuple[str, str, int], list[Path]] = {}
+    for run in runs:
+        of_seed.setdefault((run.variant, run.protocol, run.seed), []).append(run.folder)
 
+    scores: dict[tuple[str, str, str, str], dict[int, dict[str, float]]] = {}
+    for (variant, protocol, seed), folders in of_seed.items():
+        if any(str(folder) in missing for folder in folders):
+            continue
+        for split in SCORED_SPLITS:
+            answers = [Predictions.load(folder / f"predictions_{split}.parquet") for folder in folders]
+            for corpus, metrics in Predictions.concatenate(answers).by_corpus().items():
+                scores.setdefault((variant, protocol, corpus, split), {})[seed] = metrics
 
-def _pooled(folders: Sequence[Path], split: str) -> Predictions:
-    return Predictions.concatenate([Predictions.load(folder / f"predictions_{split}.parquet") for folder in folders])
-
-
-def _summary(row: dict[str, Any], first: dict[str, Any] | None) -> dict[str, Any]:
-    values, difference = row["by_seed"], None
-    if first is not None and first is not row:
-        shared = [seed for seed in values if seed in first["by_seed"]]
-        if shared:
-            difference = {
-                name: _spread([values[seed][name] - first["by_seed"][seed][name] for seed in shared])
-                for name in NUMBERS
+    first = next(iter(study.variants))
+    comparison = []
+    for (variant, *where), by_seed in scores.items():
+        reference = {} if variant == first else scores.get((first, *where), {})
+        shared = [seed for seed in by_seed if seed in reference]
+        difference = {
+            name: _spread([by_seed[seed][name] - reference[seed][name] for seed in shared])
+            for name in NUMBERS
+            if shared
+        }
+        comparison.append(
+            dict(zip(("variant", "protocol", "corpus", "split"), (variant, *where), strict=True))
+            | {
+                "seeds": list(by_seed),
+                "metrics": {name: _spread([metrics[name] for metrics in by_seed.values()]) for name in NUMBERS},
+                "difference": difference or None,
             }
-    return {
-        **{key: row[key] for key in ("variant", "protocol", "corpus", "split")},
-        "seeds": list(values),
-        "metrics": {name: _spread([metrics[name] for metrics in values.values()]) for name in NUMBERS},
-        "difference": difference,
-    }
+        )
+
+    return {"runs": {"finished": len(runs) - len(missing), "missing": missing}, "comparison": comparison}
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
@@ -238,8 +229,8 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
-    """Markdown table in percent: mean +- standard deviation over the seeds, and the difference to the first variant,
-    paired by seed."""
+    """Return a Markdown table in percent: mean and standard deviation over the seeds, and the difference to the first
+    variant, paired by seed."""
     shown = ("uar", "wf1", "mean")
     rows = []
 
@@ -260,7 +251,7 @@ def _shown(spread: dict[str, Any], signed: bool = False) -> str:
 
 
 def write_comparison(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
-    """Write [`compare`] into `output_dir/study.json`, and return it."""
+    """Write the comparison into `output_dir/study.json`, and return it."""
     report = {"study": study.model_dump() | {"run": Path(study.run).name}} | compare(study, runs)
     write_json(Path(study.output_dir) / "study.json", report)
     return report
