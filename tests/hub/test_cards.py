@@ -46,12 +46,12 @@ def test_the_card_states_the_facts(results, tmp_path):
         "| resd | 67.89 | 67.89 | 67.89 | 67.89 | 67.89 |",
         "![Confusion matrix, resd](confusion_matrix_test_resd.png)\n",
         "![Reliability, resd](reliability_test_resd.png)\n",
-        "* `resd`: 982 train, 134 dev, 280 test; 2.3 h, ru, recorded; licence: MIT. Split: official protocol (the "
+        "* `resd`: 982 train, 134 dev, 280 test; 2.3 h, ru, recorded; license: MIT. Split: official protocol (the "
         "corpus's own test set).",
         "Seed 7; 1.5 minutes on Some CPU, 2 cores.",
         "commit 0123456789ab",
         "accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH",
-        "recognising who speaks",
+        "recognizing the speaker",
         "Regulation (EU) 2024/1689",
         "Article 5(1)(f)",
         "Annex III, point 1(c)",
@@ -78,7 +78,7 @@ def test_the_card_states_the_facts(results, tmp_path):
         assert unknown not in card.text, unknown
 
 
-def test_the_licence_of_the_model_follows_from_its_sources(results):
+def test_the_license_of_the_model_follows_from_its_sources(results):
     assert "license" not in render_model_card(results).data.to_dict()  # that of the local folder is not known
     expected = {
         ("embedded", "embedded", "MIT"): ("mit", None),
@@ -132,9 +132,9 @@ def test_adapters_and_stages_are_named(results):
     results.config["lora"] = {"save": "adapter", "backbones": ["text"]}
     text = render_model_card(results).text
     assert "| LoRA, rank 4 |" in text
-    assert "LoRA adapters lie beside the backbones (`text_adapter`)" in text
+    assert "LoRA adapters are stored next to the backbones (`text_adapter`)" in text
     results.config["lora"]["save"] = "merged"
-    assert "lie beside" not in render_model_card(results).text
+    assert "stored next to" not in render_model_card(results).text
     selections = {
         "audio": {"selection": {"epoch": 4.0, "value": 0.31}},
         "text": {"selection": {"epoch": 7.0, "value": 0.42}},
@@ -150,7 +150,7 @@ def test_adapters_and_stages_are_named(results):
     results.stages = selections | {"logits": "not used"}
     assert "the fusion read" not in render_model_card(results).text
     results.config["refit_on_dev"] = True
-    assert "anew on train and dev together" in render_model_card(results).text
+    assert "again, on train and dev together" in render_model_card(results).text
 
 
 def test_a_late_fusion_of_pooled_features_claims_no_blocks(results):
@@ -198,14 +198,14 @@ def test_a_synthetic_corpus_is_said_to_be_one(results):
     results.data["resd"]["source"] = ["synthetic"]
     text = render_model_card(results).text
     assert "synthetic speech" in text
-    assert "Not for claims" in text
+    assert "Do not base claims on them" in text
 
 
 def test_a_grouped_protocol_names_its_fold_and_has_no_leak_to_warn_of(results):
     results.protocol["resd"] = {"name": "dialogue_grouped", "fold": 3, "split_seed": 42, "samples": {}}
     text = render_model_card(results).text
     assert "dialogue_grouped protocol, fold 3 (no dialogue of the test set occurs in training)" in text
-    assert "recognising who speaks" not in text
+    assert "recognizing the speaker" not in text
 
 
 def test_unknown_facts_are_left_out(results):

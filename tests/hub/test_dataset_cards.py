@@ -57,18 +57,18 @@ def test_the_card_says_what_the_corpus_says(info):
     assert "`license`, `fold`, `original_label`" in text
     assert 'load_dataset("owner/resd")' in text
     assert "shares every dialogue role with train" in text
-    assert "Synthetic speech is among the rows" in text
+    assert "Some rows are synthetic speech" in text
     assert "Article 5(1)(f)" in text
     assert '"strict_counts": false' in text
     for absent in ("The rows are text only", "Not for commercial use", "**Synthetic.**", "Mind the recordings"):
         assert absent not in text
 
 
-def test_unknown_licences_are_left_out_of_the_metadata(info):
+def test_unknown_licenses_are_left_out_of_the_metadata(info):
     info["license"] = ["MIT", "unknown"]
     card = render_dataset_card(info, "owner/resd")
     assert card.data.license is None
-    assert "**Licence of the rows:** MIT, unknown." in card.text
+    assert "**License of the rows:** MIT, unknown." in card.text
 
 
 def test_text_alone_and_synthetic_rows(info):
@@ -80,8 +80,11 @@ def test_text_alone_and_synthetic_rows(info):
     info |= {"reader": "tug", "source": ["synthetic"], "homepage": "made by this package", "with_audio": True}
     info |= {"speech": {"backend": "espeak", "seed": 0}}
     text = render_dataset_card(info).text
-    assert "**Synthetic.** No person says any of this: sentences from templates, spoken by a synthesiser." in text
-    assert 'spoken by a synthesiser (`{"backend": "espeak", "seed": 0}`)' in text
+    assert (
+        "**Synthetic.** No person said any of this: the sentences come from templates and are spoken by a synthesizer."
+        in text
+    )
+    assert 'spoken by a synthesizer (`{"backend": "espeak", "seed": 0}`)' in text
     assert "This is not the corpus's own publication" not in text
     assert 'load_dataset("OWNER/NAME")' in text
 
@@ -89,10 +92,10 @@ def test_text_alone_and_synthetic_rows(info):
 def test_what_is_not_to_be_handed_on_is_a_link_alone(info):
     info |= {"not_to_rehost": "its clips are others'"}
     card = render_dataset_card(info)
-    assert "Nothing of this corpus is handed on here: its clips are others'." in card.text
+    assert "This repository contains nothing of the corpus: its clips are others'." in card.text
     assert "bibier prepare resd --source PATH/TO/IT" in card.text
     assert "load_dataset" not in card.text
     assert "configs" not in card.data.to_dict()
     pushed = render_dataset_card(info, "owner/forced").text
-    assert "**Mind the recordings:** its clips are others'." in pushed
+    assert "**Note on the recordings:** its clips are others'." in pushed
     assert 'load_dataset("owner/forced")' in pushed
