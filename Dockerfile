@@ -19,6 +19,7 @@ RUN pip install --no-cache-dir -c constraints.txt torch --index-url https://down
 
 COPY pyproject.toml README.md LICENSE ./
 COPY src ./src
+COPY recipes ./recipes
 RUN pip install --no-cache-dir -c constraints.txt '.[demo]'
 
 USER bibier

@@ -136,7 +136,7 @@ COMMANDS: dict[str, Run | Skip] = {
         slow=True, replace={"PATH/TO/ravdess": "{shared}/data/ravdess"}, expect="Written to data/ravdess"
     ),
     "bibier prepare meld --source MELD.Raw.tar.gz --output_dir data/meld": Skip("needs an archive of 10.9 GB"),
-    "bibier prepare meld --text_only true --source PATH/TO/meld_csvs --output_dir data/meld-text": Run(
+    "bibier prepare meld --text_only --source PATH/TO/meld_csvs --output_dir data/meld-text": Run(
         slow=True, replace={"PATH/TO/meld_csvs": "{shared}/data/meld_text"}, expect="9989"
     ),
     "bibier prepare quickstart --output_dir data/quickstart": Run(slow=True, expect="Written to data/quickstart"),
