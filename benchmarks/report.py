@@ -1,4 +1,4 @@
-"""Rows as a line of text, JSON, a Markdown table and a picture."""
+"""Rows as a line of text, JSON and a Markdown table."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from bibier_hf.files import write_atomically, write_text
+from bibier_hf.files import write_text
 from bibier_hf.tables import markdown_table
 from measuring import Row
 
@@ -82,7 +82,7 @@ def markdown(
     ]
     lines += [", ".join(f"{key}: {value}" for key, value in facts.items()) + ".", ""]
     if picture:
-        lines += [f"![Ratios beside their goals]({picture})", ""]
+        lines += [f"![Times faster than the usual way]({picture})", ""]
     lines.append(markdown_table(["what", "against", "ratio", "goal", "met", "ours", "theirs", "note"], cells))
     if profile:
         lines += ["", "## Where the time of a 4 s clip goes", ""]
@@ -91,35 +91,6 @@ def markdown(
         )
 
     return "\n".join(lines) + "\n"
-
-
-def draw(rows: Sequence[Row], path: Path) -> None:
-    """Bars of the ratios on a logarithmic axis, each with a mark at its goal."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(8, 0.32 * len(rows) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    places = range(len(rows))
-    colours = ["tab:grey" if row.goal is None else "tab:green" if row.reached else "tab:red" for row in rows]
-    axes.barh(places, [row.ratio for row in rows], color=colours)
-    for place, row in zip(places, rows, strict=True):
-        if row.goal is not None:
-            axes.plot([row.goal, row.goal], [place - 0.4, place + 0.4], color="black", linewidth=2)
-        axes.annotate(
-            f"{row.ratio:.3g}x",
-            (max(row.ratio, row.goal or 0), place),
-            xytext=(4, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-        )
-    axes.set_yticks(places, [row.name for row in rows], fontsize=8)
-    axes.set_xscale("log")
-    axes.margins(x=0.15)
-    axes.invert_yaxis()
-    axes.axvline(1, color="grey", linewidth=0.8)
-    axes.set_xlabel("theirs / ours, more is better; the black mark is the goal")
-    write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))
 
 
 def _met(row: Row) -> str:

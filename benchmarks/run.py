@@ -26,8 +26,9 @@ from bibier_hf.files import write_text
 from bibier_hf.kernels import load_kernels
 from bibier_hf.quantization import cpu_has_bfloat16
 from measuring import Row
+from picture import draw
 from registry import Materials, Unavailable, find_rows
-from report import draw, line, markdown, read_rows, row_of_earlier_run, write_rows
+from report import line, markdown, read_rows, row_of_earlier_run, write_rows
 
 EXIT_USER_ERROR = 2
 
@@ -138,7 +139,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--profile", action="store_true", help="also show where the time of one clip goes")
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows")
     parser.add_argument("--keep", action="store_true", help="keep the rows of the --json file that are not run again")
-    parser.add_argument("--picture", type=Path, metavar="OUT.png", help="plot the ratios and their goals")
+    parser.add_argument("--picture", type=Path, metavar="OUT.png", help="plot how many times faster each is")
     parser.add_argument("--markdown", type=Path, metavar="OUT.md", help="write the table and facts about the machine")
     parser.add_argument("--resd", type=Path, metavar="DIR", help="RESD, for the rows that need a corpus")
     parser.add_argument("--backbones", type=Path, metavar="DIR", help="folder with whisper-base, e5-small and smollm2")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import growth_rows
+import picture
 import registry
 import report
 import run
@@ -174,3 +175,10 @@ def test_scoring_is_many_times_as_fast(tmp_path: Path):
     assert run.main(["--only", "ls_llm_score", "--backbones", folder, "--json", str(tmp_path / "speed.json")]) == 0
     (row,) = json.loads((tmp_path / "speed.json").read_text())
     assert row["ratio"] > 0
+
+
+def test_the_picture_names_rows_that_exist():
+    quick, full = registry.find_rows(registry.Materials())
+    drawn = [name for names in picture.GROUPS.values() for name in names]
+    assert set(drawn) <= set(quick | full)
+    assert len(drawn) == len(set(drawn))

@@ -16,8 +16,8 @@ from bibier_hf.model.backbones_bibier import (
     encode_text,
     find_backbone_folder,
     runs_in_equal_lengths,
-    weights_hash,
 )
+from bibier_hf.model.hashing_bibier import weights_hash
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 CONVOLUTIONS = {

@@ -242,4 +242,7 @@ def test_the_recipes_are_valid(repository, name):
 def test_a_mistyped_key_in_a_section_that_may_be_left_out_is_named(run_file):
     with pytest.raises(ArgumentError, match=r"lora\.rnk: unknown key"):
         parse(run_file, "--lora.rnk", "4")
-    assert parse(run_file, "--lora.r", "4").lora.r == 4
+    backbones = ["--audio_backbone", "owner/speech", "--text_backbone", "owner/text"]
+    assert parse(run_file, "--lora.r", "4", *backbones).lora.r == 4
+    with pytest.raises(ArgumentError, match=r"lora\.backbones: the embedded audio backbone is trained from scratch"):
+        parse(run_file, "--lora.r", "4", *backbones[2:])

@@ -126,14 +126,20 @@ def test_an_argument_that_is_not_taken_says_why(name):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"num_train_epochs": 0}, "num_train_epochs: 0.0 is not allowed; it must be above 0"),
+        ({"num_train_epochs": 0}, "num_train_epochs: Input should be greater than 0, got 0"),
         ({"max_steps": 0}, "max_steps: 0 is not allowed; it must be at least 1, or -1"),
-        ({"learning_rate": -1e-4}, "learning_rate: -0.0001 is not allowed; it must be above 0"),
-        ({"per_device_train_batch_size": 0}, "it must be at least 1"),
-        ({"gradient_accumulation_steps": 0}, "it must be at least 1"),
-        ({"adam_beta2": 1.0}, "adam_beta2: 1.0 is not allowed; it must be from 0 to below 1"),
-        ({"warmup_steps": -1}, "warmup_steps: -1.0 is not allowed; it must be at least 0"),
-        ({"seed": -1}, "seed: -1 is not allowed"),
+        ({"learning_rate": -1e-4}, "learning_rate: Input should be greater than 0, got -0.0001"),
+        (
+            {"per_device_train_batch_size": 0},
+            "per_device_train_batch_size: Input should be greater than or equal to 1",
+        ),
+        (
+            {"gradient_accumulation_steps": 0},
+            "gradient_accumulation_steps: Input should be greater than or equal to 1",
+        ),
+        ({"adam_beta2": 1.0}, "adam_beta2: Input should be less than 1, got 1.0"),
+        ({"warmup_steps": -1}, "warmup_steps: Input should be greater than or equal to 0, got -1"),
+        ({"seed": -1}, "seed: Input should be greater than or equal to 0, got -1"),
         ({"dataloader_persistent_workers": True}, "needs worker processes. Set dataloader_num_workers"),
         ({"dataloader_prefetch_factor": 2}, "needs worker processes"),
         ({"dataloader_multiprocessing_context": "spawn"}, "needs worker processes"),

@@ -1,17 +1,16 @@
 """Backbones: pretrained speech and text models from transformers -> features and their masks.
 
-Whatever the backbone, a sample's features are the same alone, padded, in any batch and at any place in it:
+For every backbone, a sample has the same features alone, padded, and anywhere in any batch:
 
-* models that honour an attention mask get one;
-* Whisper's encoder ignores masks and wants 30 s: it is run here on a clip's own frames, with the first positions,
-  masked at every layer;
-* models that mix padding in all the same (group norms, convolutions or down-sampling without a mask) are found by a
-  probe when they are loaded, and run in groups of equal length, unpadded.
+* models that respect an attention mask get one;
+* Whisper's encoder ignores masks and expects 30 s: it is run here on the clip's own frames, with the first positions,
+  masked in every layer;
+* models that mix in padding anyway (group norms, convolutions or downsampling without a mask) are detected by a probe
+  when they are loaded, and run in unpadded groups of equal length.
 
-Audio longer than a window is encoded window by window, as if the windows were samples of their own.
+Audio longer than a window is encoded window by window, as if each window were a sample.
 """
 
-import hashlib
 import inspect
 import math
 import os
@@ -19,7 +18,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel
 from transformers.configuration_utils import PreTrainedConfig
@@ -32,33 +31,31 @@ if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 SPECTRAL_INPUT_RATES = {"wav2vec2-bert": 50, "whisper": 100}
-"""Model type -> frames a second of its `input_features`; every other speech backbone takes the waveform as
-`input_values`."""
+"""Model type -> frames per second of its `input_features`; other speech backbones read the waveform, `input_values`."""
 
 _WINDOWS_AT_ONCE = 4
-"""Windows of long recordings that are encoded together: what a backbone holds meanwhile does not grow with the
-recording."""
+"""Windows of a long recording to encode together, so that memory does not grow with its length."""
 
 
 def build_backbone(config: PreTrainedConfig) -> PreTrainedModel:
-    """A backbone with random weights; the encoder alone of an encoder-decoder model."""
+    """Build a backbone with random weights; of an encoder-decoder model, only the encoder."""
     return _encoder(AutoModel.from_config(config, **_without_pooler(config)))
 
 
 def load_backbone(source: str, revision: str | None = None, **kwargs) -> PreTrainedModel:
-    """A pretrained backbone in float32, from a Hub id or a folder."""
+    """Load a pretrained backbone in float32 from a Hub id or a folder."""
     config = AutoConfig.from_pretrained(source, revision=revision, **kwargs)
     backbone = _encoder(
         AutoModel.from_pretrained(source, revision=revision, dtype=torch.float32, **_without_pooler(config), **kwargs)
     )
     if os.path.isdir(source):
-        backbone.name_or_path = ""  # a folder of this machine means nothing in what is saved
+        backbone.name_or_path = ""  # a local folder is meaningless in a saved checkpoint
     return backbone
 
 
 def load_adapter(backbone: PreTrainedModel, folder: str) -> None:
-    """Put the LoRA adapter of a folder into a backbone (needs peft). By its full name: wav2vec2 has another method of
-    the same name."""
+    """Load a LoRA adapter from a folder into a backbone (requires peft)."""
+    # wav2vec2 has another method of the same name, hence the full one.
     PeftAdapterMixin.load_adapter(backbone, folder)
 
 
@@ -67,25 +64,16 @@ def _encoder(backbone: PreTrainedModel) -> PreTrainedModel:
 
 
 def _without_pooler(config: PreTrainedConfig) -> dict[str, bool]:
-    """The pooler that some text models carry is of no use here, and would be left without a gradient in training."""
+    """Leave out the pooler that some text models have: it is not used here, and would get no gradient in training."""
     parameters = inspect.signature(MODEL_MAPPING[type(config)].__init__).parameters
     return {"add_pooling_layer": False} if "add_pooling_layer" in parameters else {}
 
 
-def weights_hash(backbone: nn.Module) -> str:
-    """Hash of names, shapes, types and values of all weights: names a backbone that has no Hub id."""
-    digest = hashlib.blake2b(digest_size=16)
-    for name, tensor in sorted(backbone.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()
-
-
 def find_backbone_folder(backbone_dir: str | os.PathLike | dict | None, modality: str, backbone_id: str) -> str | None:
-    """The folder that stands in for a Hub id.
+    """Find the folder to use instead of a Hub id.
 
     Args:
-        backbone_dir: `{"audio": folder, "text": folder}`, or a folder that holds `<owner>/<name>`, `<name>` or
+        backbone_dir: `{"audio": folder, "text": folder}`, or a folder that contains `<owner>/<name>`, `<name>` or
             `<owner>--<name>`.
         modality: `"audio"` or `"text"`.
         backbone_id: the Hub id.
@@ -107,27 +95,27 @@ def find_backbone_folder(backbone_dir: str | os.PathLike | dict | None, modality
 
 
 def audio_input_name(config: PreTrainedConfig) -> str:
-    """`"input_features"` (spectral frames) or `"input_values"` (waveform)"""
+    """`"input_features"` (spectral frames) or `"input_values"` (a waveform)."""
     return "input_features" if config.model_type in SPECTRAL_INPUT_RATES else "input_values"
 
 
 def encode_audio(
     backbone: PreTrainedModel,
-    inputs: torch.Tensor,
-    mask: torch.Tensor | None,
+    inputs: Tensor,
+    mask: Tensor | None,
     layer: int,
     max_window_s: float,
     with_cepstrum: bool = False,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of a batch of clips.
+) -> tuple[Tensor, Tensor]:
+    """Compute the features of a batch of clips.
 
     Args:
         backbone: the speech model.
         inputs: waveforms (B, S) at 16 kHz or spectral frames (B, F, M), padded on the right.
         mask: (B, S) or (B, F), 1 = keep; None: all. A row of zeros has no audio.
         layer: hidden state to return, -1 for the output.
-        max_window_s: longer clips are encoded in windows of this length.
-        with_cepstrum: put the [`cepstrum`] of the input behind the features of each frame (Whisper).
+        max_window_s: longer clips are encoded in windows of this many seconds.
+        with_cepstrum: whether to append the [`cepstrum`] of the input to the features of each frame (Whisper).
 
     Returns:
         features (B, T, D), bool mask (B, T)
@@ -140,23 +128,22 @@ def encode_audio(
         raise ValueError(
             f"The audio backbone '{config.model_type}' takes a tensor of shape {shape}, got {tuple(inputs.shape)}."
         )
-    inputs, mask = kept_first(inputs, _as_mask(mask, inputs, "audio_attention_mask"))
-    if waveform:  # what stands in the padding is nothing: a clip shorter than a frame is lengthened into it
+
+    inputs, mask = kept_first(inputs, as_mask(mask, inputs, "audio_attention_mask"))
+    if waveform:  # a clip shorter than one frame is extended into its padding, which must be silent
         inputs = inputs.masked_fill(~mask, 0)
     shortest = receptive_field(config) if waveform else 1
     window = int(max_window_s * (SAMPLING_RATE if waveform else SPECTRAL_INPUT_RATES[config.model_type]))
     if config.model_type == "whisper":
         window = min(window, 2 * config.max_source_positions)
 
-    # Windows become rows. A clip shorter than one frame is lengthened by silence; a tail shorter than one frame is
-    # dropped.
+    # Windows become rows. A clip shorter than one frame is extended with silence; a shorter tail is dropped.
     batch, length = mask.shape
     windows = -(-max(length, shortest) // window)
     step = window if windows > 1 else max(length, shortest)
     padding = windows * step - length
-    inputs = F.pad(inputs, (0, padding) if waveform else (0, 0, 0, padding)).reshape(
-        batch * windows, step, *inputs.shape[2:]
-    )
+    inputs = F.pad(inputs, (0, padding) if waveform else (0, 0, 0, padding))
+    inputs = inputs.reshape(batch * windows, step, *inputs.shape[2:])
     lengths = F.pad(mask, (0, padding)).reshape(batch, windows, step).sum(-1)
     lengths[:, 0] = torch.where(lengths[:, 0] > 0, lengths[:, 0].clamp(min=shortest), 0)
     lengths = torch.where(lengths < shortest, 0, lengths).flatten()
@@ -168,39 +155,46 @@ def encode_audio(
         _run_present(run, backbone, some_inputs, some_lengths, layer, width)
         for some_inputs, some_lengths in zip(inputs.split(rows), lengths.split(rows), strict=True)
     ]
+
     frames = max(features.shape[1] for features, _ in encoded)
     features = torch.cat([F.pad(features, (0, 0, 0, frames - features.shape[1])) for features, _ in encoded])
     mask = torch.cat([F.pad(mask, (0, frames - mask.shape[1])) for _, mask in encoded])
-    return features.reshape(batch, -1, features.shape[-1]), mask.reshape(batch, -1)
+    return features.reshape(batch, -1, features.shape[-1]), mask.reshape(batch, -1)  # (B, T, D), (B, T)
 
 
 def encode_text(
-    backbone: PreTrainedModel, input_ids: torch.Tensor, mask: torch.Tensor | None, layer: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features of a batch of texts: ids (B, T) and mask (B, T) -> features (B, T, D), bool mask (B, T). A row of zeros
-    has no text."""
+    backbone: PreTrainedModel, input_ids: Tensor, mask: Tensor | None, layer: int
+) -> tuple[Tensor, Tensor]:
+    """Compute the features of a batch of texts: ids (B, T), mask (B, T) -> features (B, T, D), bool mask (B, T).
+
+    A row of zeros in the mask has no text.
+    """
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids must have the shape (batch, tokens), got {tuple(input_ids.shape)}.")
-    input_ids, mask = kept_first(input_ids, _as_mask(mask, input_ids, "text_attention_mask"))
+    input_ids, mask = kept_first(input_ids, as_mask(mask, input_ids, "text_attention_mask"))
     return _run_present(text_states, backbone, input_ids, mask.sum(1), layer, backbone.config.hidden_size)
 
 
-def _as_mask(mask: torch.Tensor | None, inputs: torch.Tensor, name: str) -> torch.Tensor:
+def as_mask(mask: Tensor | None, inputs: Tensor, name: str) -> Tensor:
+    """Return a bool mask (B, T) of inputs (B, T, ...); None: keep all."""
     if mask is None:
         return torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
     if mask.shape != inputs.shape[:2]:
         raise ValueError(
-            f"{name} has the shape {tuple(mask.shape)}, its input {tuple(inputs.shape)}: the first two sizes must "
-            "agree."
+            f"{name} has the shape {tuple(mask.shape)}; it must be {tuple(inputs.shape[:2])}, the first two sizes of its "
+            "input."
         )
     return mask.bool()
 
 
-def kept_first(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Moves the kept steps of each sample of x (B, T, ...) to the front, in order: padding on the left or in between
-    is as good as on the right. Returns x and its bool mask (B, T)."""
+def kept_first(x: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """Move the kept steps of each sample of x (B, T, ...) to the front, in order; return x and its bool mask (B, T).
+
+    This makes padding on the left or in between equivalent to padding on the right.
+    """
     if not torch.compiler.is_compiling() and not (mask[:, 1:] & ~mask[:, :-1]).any():
-        return x, mask  # padded on the right already
+        return x, mask  # already padded on the right
+
     steps = torch.arange(mask.shape[1], device=mask.device)
     order = torch.where(mask, steps, steps + mask.shape[1]).argsort(dim=1)
     index = order.reshape(*order.shape, *(1,) * (x.dim() - 2)).expand_as(x)
@@ -208,7 +202,7 @@ def kept_first(x: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch
 
 
 def receptive_field(config: PreTrainedConfig) -> int:
-    """Samples under one output frame: 400 for wav2vec2 and its kin."""
+    """Number of samples that one output frame sees: 400 for wav2vec2 and related models."""
     samples = 1
     for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
         samples = (samples - 1) * stride + kernel
@@ -217,15 +211,16 @@ def receptive_field(config: PreTrainedConfig) -> int:
 
 @torch.compiler.disable
 def runs_in_equal_lengths(backbone: PreTrainedModel) -> bool:
-    """Does padding change what this backbone gives, so that only inputs of equal length can share a batch?
+    """Whether padding changes the output of this backbone, so that only inputs of equal length can share a batch.
 
-    Found by running it once on a random input, alone and padded. Random numbers, modes and hooks stay as they were.
+    Runs the backbone once on a random input, alone and padded. Random state, modes and hooks are restored.
     """
     if (known := getattr(backbone, "_mixes_padding", None)) is not None:
         return known
     parameters = list(backbone.parameters())
     if any(parameter.is_meta for parameter in parameters):
-        return False  # nothing can be run
+        return False  # cannot be run
+
     device = parameters[0].device
     modes = [(module, module.training) for module in backbone.modules()]
     hooks = [
@@ -249,6 +244,7 @@ def runs_in_equal_lengths(backbone: PreTrainedModel) -> bool:
             registered.update(before)
         for module, mode in modes:
             module.training = mode
+
     frames = int(kept.sum())
     alone, padded = alone[0, :frames].double(), padded[0, :frames].double()
     rounding = min(128 * torch.finfo(backbone.dtype).eps, 0.1)
@@ -258,9 +254,11 @@ def runs_in_equal_lengths(backbone: PreTrainedModel) -> bool:
     return mixes
 
 
-def _probe(backbone: PreTrainedModel) -> tuple[Callable, torch.Tensor, torch.Tensor]:
-    """(what computes its features, random inputs of two samples, their lengths, the first one shorter). Odd lengths:
-    down-sampling shows where its steps are cut."""
+def _probe(backbone: PreTrainedModel) -> tuple[Callable, Tensor, Tensor]:
+    """Return the function that computes features, random inputs of two samples, and their lengths, shorter one first.
+
+    The lengths are odd, because downsampling shows at an odd end.
+    """
     config, generator = backbone.config, torch.Generator().manual_seed(0)
     if backbone.main_input_name == "input_ids":
         short, long = 7, 14
@@ -269,6 +267,7 @@ def _probe(backbone: PreTrainedModel) -> tuple[Callable, torch.Tensor, torch.Ten
         inputs += inputs >= pad  # any token but padding
         inputs[0, short:] = pad
         return text_states, inputs, torch.tensor([short, long])
+
     if audio_input_name(config) == "input_values":
         short = 20 * receptive_field(config) + 1
         inputs = torch.randn(2, 2 * short, generator=generator)
@@ -281,19 +280,20 @@ def _probe(backbone: PreTrainedModel) -> tuple[Callable, torch.Tensor, torch.Ten
 
 
 def _run_present(
-    run: Callable, backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int, width: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Calls `run` on the rows that are there, in one padded batch or in groups of equal length, and puts the results
-    back in place."""
+    run: Callable, backbone: PreTrainedModel, inputs: Tensor, lengths: Tensor, layer: int, width: int
+) -> tuple[Tensor, Tensor]:
+    """Call `run` on the non-empty rows, in one padded batch or in groups of equal length, and reassemble the results."""
     equal_lengths = runs_in_equal_lengths(backbone)
     if not equal_lengths and bool((lengths > 0).all()):
         return run(backbone, inputs, lengths, layer)
+
     values, results = lengths.unique().tolist(), []
     groups = [lengths == value for value in values if value > 0] if equal_lengths else [lengths > 0]
     for rows in groups:
         if rows.any():
             longest = int(lengths[rows].max())
             results.append((rows, *run(backbone, inputs[rows, :longest], lengths[rows], layer)))
+
     frames = max((features.shape[1] for _, features, _ in results), default=1)
     dtype = results[0][1].dtype if results else backbone.dtype
     features = torch.zeros(len(lengths), frames, width, dtype=dtype, device=inputs.device)
@@ -304,30 +304,27 @@ def _run_present(
     return features, mask
 
 
-def _prefix_mask(lengths: torch.Tensor, size: int) -> torch.Tensor:
+def _prefix_mask(lengths: Tensor, size: int) -> Tensor:
     return torch.arange(size, device=lengths.device) < lengths.unsqueeze(1)
 
 
-def _all_kept(mask: torch.Tensor) -> bool:
-    """Is there no padding? A graph that is being compiled or exported must not look, and takes the mask."""
+def _all_kept(mask: Tensor) -> bool:
+    """Whether there is known to be no padding; a graph that is compiled or exported cannot look."""
     return not torch.compiler.is_compiling() and bool(mask.all())
 
 
-def _hidden(outputs, layer: int) -> torch.Tensor:
+def _hidden(outputs, layer: int) -> Tensor:
     return outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
 
 
 def audio_states_function(config: PreTrainedConfig, with_cepstrum: bool) -> Callable:
-    """What computes the features of a batch of windows: (backbone, inputs, lengths (B,), layer) -> features (B, T, D),
-    bool mask (B, T)"""
+    """Return the function (backbone, inputs, lengths (B,), layer) -> features (B, T, D), bool mask (B, T)."""
     if with_cepstrum:
         return _whisper_states_and_cepstrum
     return whisper_states if config.model_type == "whisper" else audio_states
 
 
-def audio_states(
-    backbone: PreTrainedModel, inputs: torch.Tensor, lengths: torch.Tensor, layer: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def audio_states(backbone: PreTrainedModel, inputs: Tensor, lengths: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     mask = _prefix_mask(lengths, inputs.shape[1])
     uniform = _all_kept(mask)
     name = audio_input_name(backbone.config)
@@ -337,41 +334,37 @@ def audio_states(
         output_hidden_states=layer != -1,
     )
     features = _hidden(outputs, layer)
-    if (
-        name == "input_values" or features.shape[1] != inputs.shape[1]
-    ):  # in this order: a waveform's length is not compared in a trace
-        output_lengths: Any = backbone._get_feat_extract_output_lengths  # what a speech backbone has
+    # In this order: a trace cannot compare the length of a waveform.
+    if name == "input_values" or features.shape[1] != inputs.shape[1]:
+        output_lengths: Any = backbone._get_feat_extract_output_lengths  # all speech backbones have it
         lengths = output_lengths(lengths).long()
     return features, _prefix_mask(lengths, features.shape[1])
 
 
-def text_states(
-    backbone: PreTrainedModel, input_ids: torch.Tensor, lengths: torch.Tensor, layer: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+def text_states(backbone: PreTrainedModel, input_ids: Tensor, lengths: Tensor, layer: int) -> tuple[Tensor, Tensor]:
     tokens = input_ids.shape[1]
     shortest = getattr(backbone.config, "downsampling_rate", 1)
-    if tokens < shortest:  # CANINE shortens sequences inside, and not below one step
+    if tokens < shortest:  # CANINE downsamples internally, but not below one step
         input_ids = F.pad(input_ids, (0, shortest - tokens), value=backbone.config.pad_token_id)
     mask = _prefix_mask(lengths, input_ids.shape[1])
     outputs = backbone(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=layer != -1)
     return _hidden(outputs, layer)[:, :tokens], mask[:, :tokens]
 
 
-def whisper_states(
-    encoder: "WhisperEncoder", inputs: torch.Tensor, lengths: torch.Tensor, layer: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Whisper's encoder on as many frames as the clips have. Padding is zeroed before each convolution and masked in
-    each attention; layers above the wanted one are not run."""
+def whisper_states(encoder: "WhisperEncoder", inputs: Tensor, lengths: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+    """Run Whisper's encoder on as many frames as the clips have.
+
+    Padding is zeroed before each convolution and masked in each attention. Layers above the requested one are skipped.
+    """
     keep = _prefix_mask(lengths, inputs.shape[1]).unsqueeze(1)  # (B, 1, F)
     x = F.gelu(encoder.conv1(inputs.to(encoder.dtype).transpose(1, 2) * keep)) * keep
     x = F.gelu(encoder.conv2(x)).transpose(1, 2)  # stride 2: (B, ceil(F / 2), D)
     x = x + encoder.embed_positions.weight[: x.shape[1]]
     x = F.dropout(x, encoder.dropout, encoder.training)
+
     mask = _prefix_mask((lengths + 1) // 2, x.shape[1])
-    bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, torch.finfo(x.dtype).min)[
-        :, None, None
-    ]
-    bias = bias.expand(-1, 1, x.shape[1], -1)
+    bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, torch.finfo(x.dtype).min)
+    bias = bias[:, None, None].expand(-1, 1, x.shape[1], -1)  # (B, 1, T, T)
     depth = len(encoder.layers) if layer == -1 else layer
     for block in encoder.layers[:depth]:
         x = block(x, None if _all_kept(mask) else bias)
@@ -379,24 +372,31 @@ def whisper_states(
 
 
 def _whisper_states_and_cepstrum(
-    encoder: "WhisperEncoder", inputs: torch.Tensor, lengths: torch.Tensor, layer: int
-) -> tuple[torch.Tensor, torch.Tensor]:
+    encoder: "WhisperEncoder", inputs: Tensor, lengths: Tensor, layer: int
+) -> tuple[Tensor, Tensor]:
     features, mask = whisper_states(encoder, inputs, lengths, layer)
     return torch.cat([features, cepstrum(inputs, lengths).to(features.dtype)], dim=-1), mask
 
 
-def cepstrum(inputs: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Cepstral coefficients of log-mel frames, at the rate of Whisper's encoder: (B, F, M), lengths (B,) -> (B, ceil(F
-    / 2), M)
+def cepstrum(inputs: Tensor, lengths: Tensor) -> Tensor:
+    """Cepstral coefficients of log-mel frames at the rate of Whisper's encoder.
 
-    The orthonormal DCT-II over the bands (all M coefficients, as the high ones carry the pitch), averaged over the two
-    frames under each frame of the encoder; what lies behind a clip's end does not count.
+    The orthonormal DCT-II over the bands (all M coefficients, because the high ones carry the pitch), averaged over the
+    two input frames of each encoder frame. Frames beyond the end of a clip do not count.
+
+    Args:
+        inputs: (B, F, M).
+        lengths: frames in each clip, (B,).
+
+    Returns:
+        (B, ceil(F / 2), M)
     """
     bands = inputs.shape[2]
     band, order = torch.arange(bands, device=inputs.device), torch.arange(bands, device=inputs.device).unsqueeze(1)
     transform = torch.cos(math.pi * (band + 0.5) * order / bands) * math.sqrt(2 / bands)
     transform[0] /= math.sqrt(2)
-    # One convolution of the shape of the encoder's second one, whose frame t begins at input frame 2 t.
+
+    # A convolution shaped like the encoder's second one, whose frame t starts at input frame 2 t.
     pair = torch.tensor([0.0, 1.0, 1.0], device=inputs.device)
     keep = _prefix_mask(lengths, inputs.shape[1]).unsqueeze(1).float()
     count = F.conv1d(keep, pair.reshape(1, 1, 3), stride=2, padding=1).clamp(min=1)

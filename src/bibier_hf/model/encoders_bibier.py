@@ -1,4 +1,4 @@
-"""Unimodal encoders: features of one backbone -> encoded frames, and one vector that the unimodal head classifies.
+"""Unimodal encoders: backbone features -> encoded frames, and one vector for the unimodal head.
 
 features (B, T, D_feature) -> LayerNorm -> Linear -> N layers -> RMSNorm -> frames (B, T, size)
                      |                                              masked mean --+-- pooled (B, size)
@@ -9,14 +9,23 @@ cepstrum (B, T, M) of the input -- statistics over time -> hidden layer (option)
 from collections.abc import Callable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._higher_order_ops import scan
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from .configuration_bibier import BiBiERConfig, ModalityConfig
 from .mamba_bibier import RMSNorm, mamba_block
-from .sequence_bibier import Dropout, Mixup, Recorder, drop, masked_mean, masked_quantiles, sinusoids
+from .sequence_bibier import (
+    Dropout,
+    Mixup,
+    Recorder,
+    attention_weights,
+    drop,
+    masked_mean,
+    masked_quantiles,
+    sinusoids,
+)
 
 
 class ResidualLayer(GradientCheckpointingLayer):
@@ -28,12 +37,12 @@ class ResidualLayer(GradientCheckpointingLayer):
         self.block = block
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, record: Recorder | None = None) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor, record: Recorder | None = None) -> Tensor:
         return x + self.dropout(self.block(self.norm(x), mask))
 
 
 class SelfAttentionLayer(GradientCheckpointingLayer):
-    """Pre-norm transformer layer with padding masked; the perceptron is four times as wide."""
+    """Pre-norm transformer layer with masked padding; the feed-forward layer is four times as wide."""
 
     def __init__(self, size: int, heads: int, dropout: float):
         super().__init__()
@@ -44,9 +53,9 @@ class SelfAttentionLayer(GradientCheckpointingLayer):
         )
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, record: Recorder | None = None) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor, record: Recorder | None = None) -> Tensor:
         y = self.attention_norm(x)
-        # A row without any step attends to everything rather than to nothing (NaN).
+        # A sample without any step attends to everything rather than to nothing, which would give NaN.
         keep = mask | ~mask.any(1, keepdim=True)
         attended = self_attention(self.attention, y, keep, self.training, record)
         x = x + self.dropout(attended)
@@ -54,62 +63,62 @@ class SelfAttentionLayer(GradientCheckpointingLayer):
 
 
 def self_attention(
-    module: nn.MultiheadAttention, x: torch.Tensor, keep: torch.Tensor, training: bool, record: Recorder | None = None
-) -> torch.Tensor:
-    """What `module` computes of x (B, T, D) with keys where `keep` (B, T); never by its fused fast path, which cannot
-    be exported."""
+    module: nn.MultiheadAttention, x: Tensor, keep: Tensor, training: bool, record: Recorder | None = None
+) -> Tensor:
+    """Apply `module` to x (B, T, D) with keys where `keep` (B, T), without its fused fast path, which cannot be
+    exported."""
     query, key, value = (
-        part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)
+        part.unflatten(-1, (module.num_heads, -1)).transpose(1, 2)  # (B, heads, T, width)
         for part in F.linear(x, module.in_proj_weight, module.in_proj_bias).chunk(3, dim=-1)
     )
     keep, dropout = keep[:, None, None], module.dropout if training else 0.0
     if record is None or record.attentions is None:
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=keep, dropout_p=dropout)
     else:
-        scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-2, -1)
-        weights = scores.masked_fill(~keep, -torch.inf).softmax(-1)
+        weights = attention_weights(query, key, keep)
         record.attention(weights)
         attended = drop(weights, dropout) @ value
     return module.out_proj(attended.transpose(1, 2).flatten(2))
 
 
 class LSTMBlock(nn.Module):
-    """LSTM over the kept steps of each sample, in one or both directions; the width is kept."""
+    """LSTM over the kept steps of each sample, in one or both directions, that keeps the width."""
 
     def __init__(self, size: int, bidirectional: bool):
         super().__init__()
         self.lstm = nn.LSTM(size, size // 2 if bidirectional else size, batch_first=True, bidirectional=bidirectional)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
             return self._unpacked(x, mask)
         lengths = mask.sum(1).clamp(min=1).cpu()
         packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
         return nn.utils.rnn.pad_packed_sequence(self.lstm(packed)[0], batch_first=True, total_length=x.shape[1])[0]
 
-    def _unpacked(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """The same as loops, for exported graphs: padding is on the right, so the forward direction never meets it,
-        and the backward direction reads each sample turned around within its own length."""
+    def _unpacked(self, x: Tensor, mask: Tensor) -> Tensor:
+        """Compute the same with loops, for exported graphs.
+
+        Padding is on the right, so the forward direction never reaches it. For the backward direction, each sample is
+        reversed within its own length.
+        """
         lengths = mask.sum(1, keepdim=True).clamp(min=1)
         step = torch.arange(x.shape[1], device=x.device)
         kept = step < lengths  # (B, T)
         outputs = [_looped_lstm(self.lstm, x, "")]
         if self.lstm.bidirectional:
-            turned = torch.where(kept, lengths - 1 - step, step).unsqueeze(-1)  # its own inverse
-            backward = _looped_lstm(self.lstm, x.gather(1, turned.expand(-1, -1, x.shape[2])), "_reverse")
-            outputs.append(backward.gather(1, turned.expand(-1, -1, backward.shape[2])))
+            reversed_step = torch.where(kept, lengths - 1 - step, step).unsqueeze(-1)  # its own inverse
+            backward = _looped_lstm(self.lstm, x.gather(1, reversed_step.expand(-1, -1, x.shape[2])), "_reverse")
+            outputs.append(backward.gather(1, reversed_step.expand(-1, -1, backward.shape[2])))
         return torch.cat(outputs, dim=-1) * kept.unsqueeze(-1)
 
 
-def _looped_lstm(module: nn.LSTM, x: torch.Tensor, suffix: str) -> torch.Tensor:
-    """One direction of a layer over x (B, T, size) -> (B, T, hidden); the gates are in torch's order."""
+def _looped_lstm(module: nn.LSTM, x: Tensor, suffix: str) -> Tensor:
+    """Run one direction of an LSTM layer: (B, T, size) -> (B, T, hidden). The gates are in torch's order."""
     w_x, w_h, b_x, b_h = (
         getattr(module, f"{name}_l0{suffix}") for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
     )
 
-    def step(
-        state: tuple[torch.Tensor, torch.Tensor], gates: torch.Tensor
-    ) -> tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor]:
+    def step(state: tuple[Tensor, Tensor], gates: Tensor) -> tuple[tuple[Tensor, Tensor], Tensor]:
         hidden, cell = state
         entry, forget, new, out = (gates + hidden @ w_h.T).chunk(4, dim=-1)
         cell = forget.sigmoid() * cell + entry.sigmoid() * new.tanh()
@@ -122,10 +131,9 @@ def _looped_lstm(module: nn.LSTM, x: torch.Tensor, suffix: str) -> torch.Tensor:
 
 
 class FrameMLPLayer(GradientCheckpointingLayer):
-    """LayerNorm(x + Dropout(W_out ReLU(u + W_B u + W_C u))) with u = W_in x, each frame by itself.
+    """LayerNorm(x + Dropout(W_out ReLU(u + W_B u + W_C u))) with u = W_in x, for each frame separately.
 
-    The block of the published audio head, which carries the name of Mamba there but has neither a state nor a
-    convolution.
+    The layer of the published audio head, where it is called Mamba although it has neither a state nor a convolution.
     """
 
     def __init__(self, size: int, dropout: float):
@@ -134,7 +142,7 @@ class FrameMLPLayer(GradientCheckpointingLayer):
         self.norm = nn.LayerNorm(size)
         self.dropout = Dropout(dropout)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor, record: Recorder | None = None) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor, record: Recorder | None = None) -> Tensor:
         u = self.in_proj(x)
         return self.norm(x + self.dropout(self.out_proj(F.relu(u + self.s_B(u) + self.s_C(u)))))
 
@@ -162,21 +170,21 @@ ENCODER_LAYERS: dict[str, Callable[[BiBiERConfig, ModalityConfig], nn.Module]] =
     "lstm": _lstm,
     "frame_mlp": _frame_mlp,
 }
-"""Name in the config -> what builds one layer, a module of (x (B, T, size), bool mask (B, T), recorder or None) -> (B,
-T, size)."""
+"""Name in the config -> builder of one layer: a module that maps x (B, T, size), bool mask (B, T) and a recorder or None
+to (B, T, size)."""
 
 
 class StatisticsPooling(nn.Module):
-    """Statistics of the features over time -> standardised -> hidden layer.
+    """Statistics of the features over time -> standardized -> hidden layer.
 
-    The statistics are mean and standard deviation (Snyder et al., 2018) and five quantiles, F = 7 D numbers. They
-    differ far less between clips than features do between frames, so each of them is brought to mean zero and variance
-    one over the clips of the training set: what [`fit`] was told, else nothing.
+    The statistics are mean and standard deviation (Snyder et al., 2018) and five quantiles, F = 7 D numbers. They vary
+    far less between clips than features do between frames, so each is standardized over the training set, once [`fit`]
+    has been called.
     """
 
     QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-    mean: torch.Tensor
-    std: torch.Tensor
+    mean: Tensor
+    std: Tensor
 
     def __init__(self, feature_size: int, size: int, dropout: float):
         super().__init__()
@@ -189,34 +197,34 @@ class StatisticsPooling(nn.Module):
         self.out = nn.Linear(size, size)
 
     @classmethod
-    def statistics(cls, features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """(B, T, D), bool mask (B, T) -> mean, standard deviation and quantiles (B, F)"""
+    def statistics(cls, features: Tensor, mask: Tensor) -> Tensor:
+        """Mean, standard deviation and quantiles: (B, T, D), bool mask (B, T) -> (B, F)."""
         features = features.float()
         mean = masked_mean(features, mask)
         variance = masked_mean((features - mean.unsqueeze(1)).square(), mask)
-        # The root has no slope at zero, where a clip of one frame is.
+        # The square root has no gradient at zero, the variance of a clip of one frame.
         quantiles = masked_quantiles(features, mask, cls.QUANTILES).flatten(1)
         return torch.cat([mean, (variance + 1e-12).sqrt(), quantiles], dim=-1)
 
-    def fit(self, mean: torch.Tensor, std: torch.Tensor) -> None:
-        """Take mean and standard deviation of the statistics over the training set, (F,) each."""
+    def fit(self, mean: Tensor, std: Tensor) -> None:
+        """Set the mean and standard deviation of the statistics over the training set, (F,) each."""
         self.mean.copy_(mean)
         self.std.copy_(torch.where(std > 0, std, torch.ones_like(std)))
 
-    def forward(self, features: torch.Tensor, mask: torch.Tensor, mixup: Mixup | None = None) -> torch.Tensor:
+    def forward(self, features: Tensor, mask: Tensor, mixup: Mixup | None = None) -> Tensor:
         """(B, T, D), bool mask (B, T) -> (B, size)"""
-        standardised = ((self.statistics(features, mask) - self.mean) / self.std).clamp(-10, 10)
+        standardized = ((self.statistics(features, mask) - self.mean) / self.std).clamp(-10, 10)
         if mixup is not None:
-            standardised = mixup(standardised)
-        return self.out(self.hidden(standardised.to(features.dtype)))
+            standardized = mixup(standardized)
+        return self.out(self.hidden(standardized.to(features.dtype)))
 
 
 class UnimodalEncoder(nn.Module):
-    """Encoder of one modality (module docstring).
+    """Encoder of one modality (see the diagram at the top of this module).
 
     Args:
-        config: the model's configuration.
-        modality: its part for this modality.
+        config: of the model.
+        modality: of this modality.
     """
 
     def __init__(self, config: BiBiERConfig, modality: ModalityConfig):
@@ -237,23 +245,22 @@ class UnimodalEncoder(nn.Module):
         self.statistics = StatisticsPooling(feature_size, size, dropout) if modality.statistics else None
         self.cepstrum = StatisticsPooling(cepstrum_size, size, dropout) if cepstrum_size else None
 
-    def pooled_parts(self, features: torch.Tensor) -> list[tuple[StatisticsPooling, torch.Tensor]]:
-        """Those parts of features (..., D_feature) of which statistics are taken, each with what takes them."""
+    def pooled_parts(self, features: Tensor) -> list[tuple[StatisticsPooling, Tensor]]:
+        """Pair each statistics pooling of this encoder with its part of features (..., D_feature)."""
         frames, cepstrum = features.split(self.widths, dim=-1)
         parts = [(self.statistics, frames), (self.cepstrum, cepstrum)]
         return [(pooling, part) for pooling, part in parts if pooling is not None]
 
     def forward(
-        self,
-        features: torch.Tensor,
-        mask: torch.Tensor,
-        mixup: Mixup | None = None,
-        record: Recorder | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """(B, T, D_feature), bool mask (B, T) -> frames (B, T, size), their mask, and one vector for all of them (B,
-        size); of the mixed samples with `mixup`."""
+        self, features: Tensor, mask: Tensor, mixup: Mixup | None = None, record: Recorder | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode (B, T, D_feature), bool mask (B, T) -> frames (B, T, size), their mask, and one vector (B, size).
+
+        With `mixup`, the results are those of the mixed samples.
+        """
         statistics = [pooling(part, mask, mixup) for pooling, part in self.pooled_parts(features)]
-        x = self.input_proj(self.input_norm(features[..., : self.widths[0]]))
+
+        x = self.input_proj(self.input_norm(features[..., : self.widths[0]]))  # (B, T, size)
         if mixup is not None:
             x, mask = mixup.sequences(x, mask)
         if self.positional_encoding:
@@ -266,5 +273,6 @@ class UnimodalEncoder(nn.Module):
             x = layer(x, mask, record)
             if record:
                 record.state(x)
+
         x = self.final_norm(x)
         return x, mask, sum(statistics, masked_mean(x, mask))

@@ -1,13 +1,13 @@
-"""Modules of code that came with a checkpoint can be imported by their names."""
+"""Makes modules of code that came with a checkpoint importable by name."""
 
 import sys
 
 
 def make_importable(name: str) -> None:
-    """Enter a module in its package, as an import does.
+    """Set a module as an attribute of its package, as an import does.
 
-    transformers runs the entry files of remote code without it. `pickle` does not mind, but `dill`, which `datasets`
-    hashes with, does not find their classes there, writes them out by value, and ends in a RecursionError.
+    transformers runs the entry files of remote code without this. `pickle` does not mind, but `dill`, which `datasets`
+    hashes with, does not find their classes, writes them out by value, and fails with a RecursionError.
 
     Args:
         name: `__name__` of the module.

@@ -1,4 +1,4 @@
-"""The label order, defined here and nowhere else. Imports nothing, so that it can be had without the model."""
+"""The label order, defined only here. This module imports nothing, so it can be used without the model."""
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise")
-"""The seven emotions in the order of every logit, probability and soft label (that of the published models)."""
+"""The seven emotions, in the order of all logits, probabilities and soft labels (that of the published models)."""

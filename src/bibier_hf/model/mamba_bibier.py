@@ -12,7 +12,7 @@ are used, from the Hub (`from_pretrained(..., use_kernels=True)`) or where the p
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch._higher_order_ops import scan
 from torch.nn import functional as F
 from transformers import initialization as init
@@ -26,34 +26,34 @@ _CHUNK_ELEMENTS = 2**19
 amortise a call."""
 
 
-def _compiled(name: str, x: torch.Tensor):
+def _compiled(name: str, x: Tensor):
     """The operator that `bibier_hf.kernels` compiles for CPUs, if it is loaded in this process and `x` is on the CPU.
     A graph that is being exported needs nothing but torch."""
     usable = x.device.type == "cpu" and not torch.compiler.is_exporting()
     return getattr(torch.ops.bibier_hf, name, None) if usable else None
 
 
-def _on_accelerator(x: torch.Tensor) -> bool:
+def _on_accelerator(x: Tensor) -> bool:
     """Kernels from the Hub or of installed packages are for these; on a CPU they would fail or fall back."""
     return x.device.type not in ("cpu", "meta") and not torch.compiler.is_exporting()
 
 
 @use_kernel_func_from_hub_with_fallback("selective_scan_fn", "mamba_ssm")
 def selective_scan_fn(
-    hidden_states: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor | None = None,
-    z: torch.Tensor | None = None,
-    delta_bias: torch.Tensor | None = None,
+    hidden_states: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor | None = None,
+    z: Tensor | None = None,
+    delta_bias: Tensor | None = None,
     delta_softplus: bool = False,
     return_last_state: bool = False,
     use_mambapy: bool = False,
     use_associative_scan: bool = False,
     **kwargs,
-) -> torch.Tensor:
+) -> Tensor:
     """The scan in the layout of `mamba-ssm`, for accelerators: (B, D, L), A (D, N), B and C (B, N, L) -> (B, D, L)
 
     A kernel from the Hub can only replace a function with the same parameters; those after D are not used here.
@@ -65,8 +65,8 @@ def selective_scan_fn(
 
 @use_kernel_func_from_hub_with_fallback("causal_conv1d_fn", "causal_conv1d")
 def causal_conv1d_fn(
-    hidden_states: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, activation: str | None = None, **kwargs
-) -> torch.Tensor:
+    hidden_states: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None, **kwargs
+) -> Tensor:
     """Causal depthwise convolution in the layout of `causal-conv1d`, for accelerators: (B, D, L) -> (B, D, L)"""
     taps = weight.shape[1]
     y = F.conv1d(F.pad(hidden_states, (taps - 1, 0)), weight.unsqueeze(1), bias, groups=len(weight))
@@ -74,16 +74,16 @@ def causal_conv1d_fn(
 
 
 def selective_scan(
-    u: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor,
+    u: Tensor,
+    dt: Tensor,
+    A: Tensor,
+    B: Tensor,
+    C: Tensor,
+    D: Tensor,
     decay: str = "exponential",
-    mask: torch.Tensor | None = None,
+    mask: Tensor | None = None,
     reverse: bool = False,
-) -> torch.Tensor:
+) -> Tensor:
     """Selective state-space recurrence, exact, linear in L, with memory for a few steps of states only.
 
         h_t = decay_t h_{t-1} + dt_t B_t u_t,    y_t = C_t h_t + D u_t,    h_0 = 0,    decay_t = exp(dt_t A)
@@ -128,20 +128,14 @@ def selective_scan(
 
 
 def _looped_scan(
-    u: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    exponential: bool,
-    mask: torch.Tensor | None,
-) -> torch.Tensor:
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, exponential: bool, mask: Tensor | None
+) -> Tensor:
     """The scan without the skip term as one loop over any number of steps, for exported graphs: ONNX's `Scan`, torch's
     `scan`."""
     keep = torch.ones_like(u[..., :1]) if mask is None else mask.unsqueeze(-1).to(u.dtype)
     rates = A.T.contiguous()  # (N, D): sums over N are then additions of rows
 
-    def step(state: torch.Tensor, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    def step(state: Tensor, inputs: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         u_t, dt_t, B_t, C_t, keep_t = inputs  # (B, D), (B, D), (B, N), (B, N), (B, 1)
         kept = dt_t.unsqueeze(1) * rates
         kept = torch.exp(kept) if exponential else torch.where(keep_t.unsqueeze(1) > 0, kept, 1.0)
@@ -215,19 +209,13 @@ class _ChunkedScan(torch.autograd.Function):
         return grad_u, grad_dt, grad_A, grad_B, grad_C, None, None
 
 
-def _chunk_steps(u: torch.Tensor, A: torch.Tensor) -> int:
+def _chunk_steps(u: Tensor, A: Tensor) -> int:
     return max(1, min(u.shape[1], _CHUNK_ELEMENTS // (u.shape[0] * A.numel())))
 
 
 def _chunk_states(
-    u: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    state: torch.Tensor,
-    exponential: bool,
-    mask: torch.Tensor | None,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    u: Tensor, dt: Tensor, A: Tensor, B: Tensor, state: Tensor, exponential: bool, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
     """(decay, states), both (steps, B, N, D), of a chunk that starts from `state` (B, N, D)."""
     dt = dt.transpose(0, 1)
     decay = dt.unsqueeze(-2) * A
@@ -241,9 +229,7 @@ def _chunk_states(
     return decay, states
 
 
-def causal_conv(
-    x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, mask: torch.Tensor | None = None, reverse: bool = False
-) -> torch.Tensor:
+def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = None, reverse: bool = False) -> Tensor:
     """SiLU of a causal depthwise convolution.
 
         y_t = silu(bias + sum_k weight_k x_{t - (K - 1) + k})
@@ -287,7 +273,7 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(size))
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
             # The same, scaled: the optimizer of ONNX graphs takes an eps of 1e-8 for a zero and drops it, so that
             # padding would become NaN.
@@ -340,7 +326,7 @@ class SelectiveSSM(nn.Module):
         init.uniform_(self.conv1d.weight, -bound, bound)
         init.zeros_(self.conv1d.bias)  # ty: ignore[invalid-argument-type] - it has a bias
 
-    def forward(self, a: torch.Tensor, mask: torch.Tensor, reverse: bool = False) -> torch.Tensor:
+    def forward(self, a: Tensor, mask: Tensor, reverse: bool = False) -> Tensor:
         """(B, L, D), bool mask (B, L) with True = keep -> (B, L, D). Values at masked steps are of no meaning."""
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         a = causal_conv(a, weight, bias, mask, reverse)  # ty: ignore[invalid-argument-type] - it has a bias
@@ -380,7 +366,7 @@ class MambaBlock(nn.Module):
         self.backward_ssm = SelectiveSSM(*options) if bidirectional else None
         self.out_proj = nn.Linear(inner_size, size, bias=False)
 
-    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: Tensor, mask: Tensor) -> Tensor:
         """(B, L, size), bool mask (B, L) -> (B, L, size)"""
         steps = KeptSteps(mask)
         a, z = self.in_proj(steps.pack(x)).chunk(2, dim=-1)

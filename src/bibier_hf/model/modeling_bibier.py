@@ -9,9 +9,9 @@ Expert Systems with Applications, 2025.
     text ------ text backbone --- text encoder ---+-- frames --+                  +------- fused_embedding
                                                   +-- text_logits
 
-A model of one modality ends after its encoder. Of two modalities either may be missing, in a whole batch or in some of
-its samples: a learned sequence of one step stands in for it. Padding is masked everywhere, so a sample's result does
-not depend on its batch.
+A unimodal model ends after its encoder. In a bimodal model either modality may be missing, in a whole batch or in some
+of its samples: one learned step replaces it. Padding is masked everywhere, so a sample's result does not depend on its
+batch.
 """
 
 import os
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 
 import torch
 from huggingface_hub import snapshot_download
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
@@ -48,13 +48,13 @@ from .sequence_bibier import Dropout, Mixup, Recorder
 from .streams_bibier import AudioStream, Encoded, Features, ModalityStream, TextStream
 from .validation_bibier import CheckpointError, one_line
 
-if TYPE_CHECKING:  # never run: it makes `save_pretrained` put the processor's code next to the model's
+if TYPE_CHECKING:  # never run: it makes `save_pretrained` save the processor's code with the model's
     from .processing_bibier import BiBiERProcessor  # noqa: F401
 
 logger = logging.get_logger(__name__)
 
 _takes_any_weights: ContextVar[bool] = ContextVar("_takes_any_weights", default=False)
-"""Whether the caller of `from_pretrained` asked for the loading info, and so decides what to make of it."""
+"""Whether the caller of `from_pretrained` asked for the loading info, and will judge it."""
 
 AUTO_MAP = {
     "AutoConfig": "configuration_bibier.BiBiERConfig",
@@ -69,57 +69,57 @@ CUSTOM_PIPELINES = {
 }
 
 ADAPTER_FOLDER = "{}_adapter"
-"""Folder of a checkpoint with the LoRA adapter of a modality's backbone."""
+"""Folder in a checkpoint with the LoRA adapter of a modality's backbone."""
 
 
 @dataclass
 class BiBiERModelOutput(ModelOutput):
-    """Output of [`BiBiERModel`]. B samples; a modality that the batch does not have is one masked step of zeros.
+    """Output of [`BiBiERModel`] for B samples; a modality that the batch does not have is one masked step of zeros.
 
     Args:
-        fused_embedding: (B, E), what the fusion makes of both modalities; without one, their mean frames side by side.
+        fused_embedding: (B, E), the output of the fusion; without a fusion, the concatenated mean frames.
         audio_frames, text_frames: (B, T, hidden_size of the modality), the encoded sequences.
         audio_mask, text_mask: integers (B, T), 1 for the steps that count.
-        hidden_states: with `output_hidden_states=True`, a tuple of (B, T, width): what goes into the audio encoder,
-            what comes out of each of its blocks, the same for text, then audio and text after each pair of cross-modal
-            layers, or both in one sequence after each block of `"bimamba"`.
+        hidden_states: with `output_hidden_states=True`, a tuple of (B, T, width): the input of the audio encoder, the
+            output of each of its blocks, the same for text, then audio and text after each pair of cross-modal layers,
+            or both in one sequence after each block of `"bimamba"`.
         attentions: with `output_attentions=True`, a tuple of (B, heads, T, S) in the same order: self-attention of
             transformer encoders, then audio to text and text to audio for each pair of cross-modal layers.
     """
 
-    fused_embedding: torch.Tensor | None = None
-    audio_frames: torch.Tensor | None = None
-    audio_mask: torch.Tensor | None = None
-    text_frames: torch.Tensor | None = None
-    text_mask: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
+    fused_embedding: Tensor | None = None
+    audio_frames: Tensor | None = None
+    audio_mask: Tensor | None = None
+    text_frames: Tensor | None = None
+    text_mask: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 @dataclass
 class BiBiEROutput(ModelOutput):
-    """Output of [`BiBiERForEmotionClassification`]. B samples, K labels in the order of `config.id2label`.
+    """Output of [`BiBiERForEmotionClassification`] for B samples and K labels in the order of `config.id2label`.
 
     Args:
-        loss: scalar, when `labels` are given.
+        loss: scalar, if `labels` are given.
         logits: (B, K), from the fused modalities.
-        audio_logits, text_logits: (B, K), from one modality; zeros (no preference) for a sample without it, None where
-            the batch has none.
-        fused_embedding: (B, E), the vector that the classifier reads; without one, the mean frames of the modalities.
+        audio_logits, text_logits: (B, K), from one modality; zeros (no preference) for a sample without it, None if the
+            whole batch is without it.
+        fused_embedding: (B, E), the input of the classifier; without one, the mean frames of the modalities.
         hidden_states, attentions: those of [`BiBiERModelOutput`].
     """
 
-    loss: torch.Tensor | None = None
-    logits: torch.Tensor | None = None
-    audio_logits: torch.Tensor | None = None
-    text_logits: torch.Tensor | None = None
-    fused_embedding: torch.Tensor | None = None
-    hidden_states: tuple[torch.Tensor, ...] | None = None
-    attentions: tuple[torch.Tensor, ...] | None = None
+    loss: Tensor | None = None
+    logits: Tensor | None = None
+    audio_logits: Tensor | None = None
+    text_logits: Tensor | None = None
+    fused_embedding: Tensor | None = None
+    hidden_states: tuple[Tensor, ...] | None = None
+    attentions: tuple[Tensor, ...] | None = None
 
 
 class BiBiERPreTrainedModel(PreTrainedModel):
-    """Initialization, and saving and loading with the backbones inside the checkpoint or next to it."""
+    """Initializes, saves and loads the models, with backbones inside the checkpoint or fetched from the Hub."""
 
     config: BiBiERConfig
     if TYPE_CHECKING:
@@ -134,7 +134,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
 
     def post_init(self) -> None:
-        # Decay rates lose too much in 16 bits; a model has either, or none.
+        # Decay rates are too imprecise in 16 bits. A model has one of the two, or none.
         names = {name.rsplit(".", 1)[-1] for name, _ in self.named_parameters()}
         self._keep_in_fp32_modules_strict = sorted(names & {"A_log", "A"})
         self.main_input_name = main_input_name(self.config)
@@ -184,12 +184,12 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         text_revision: str | None = None,
         **options: Any,
     ) -> Self:
-        """A new model over pretrained backbones.
+        """Create a new model over pretrained backbones.
 
         Args:
             audio, text: Hub id or folder of a pretrained model, `"embedded"` (small, trained from scratch), or None
                 (features only).
-            audio_revision, text_revision: revision of a Hub id; the commit that it stands for is kept in the config.
+            audio_revision, text_revision: revision of a Hub id; the config stores its commit.
             options: fields of [`BiBiERConfig`].
         """
         config = BiBiERConfig.from_backbones(audio, text, audio_revision, text_revision, **options)
@@ -209,20 +209,20 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         backbone_dir: str | os.PathLike | dict | None = None,
         **kwargs: Any,
     ) -> Self:
-        """As in transformers; then fetches the backbones that the checkpoint only names.
+        """Load as in transformers, then fetch the backbones that the checkpoint only names.
 
         Args:
             pretrained_model_name_or_path: Hub id or folder of the checkpoint.
             args: passed on.
-            backbone_dir: where to look for those backbones instead of the Hub: `{"audio": folder, "text": folder}`, or
-                one folder with a sub-folder for each (`<owner>/<name>`, `<name>` or `<owner>--<name>`).
-            kwargs: passed on. `ignore_mismatched_sizes=True` allows labels other than those of the weights: the
-                classifiers then start from random weights. With `output_loading_info=True` weights that are missing
-                or left over are no error, but in the info.
+            backbone_dir: where to find those backbones instead of the Hub: `{"audio": folder, "text": folder}`, or one
+                folder with a subfolder for each (`<owner>/<name>`, `<name>` or `<owner>--<name>`).
+            kwargs: passed on. `ignore_mismatched_sizes=True` allows labels that differ from those of the weights: the
+                classifiers then start from random weights. With `output_loading_info=True`, missing or unexpected
+                weights are not an error but part of the info.
 
         Raises:
-            CheckpointError: a `config.json` or weights that cannot be used; weights that do not fit the configuration.
-            OSError: no checkpoint there.
+            CheckpointError: `config.json` or the weights are unusable, or do not fit each other.
+            OSError: there is no checkpoint.
         """
         source = pretrained_model_name_or_path
         token = _takes_any_weights.set(kwargs.get("output_loading_info", False))
@@ -230,9 +230,8 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             loaded = super().from_pretrained(source, *args, **kwargs)
         except (CheckpointError, OSError):
             raise
-        except Exception as error:  # whatever damaged weights, or sizes that nothing can have, end in
-            if not isinstance(kwargs.get("config"), BiBiERConfig):
-                # Says more where the config is wrong.
+        except Exception as error:  # damaged weights and impossible sizes can raise anything
+            if not isinstance(kwargs.get("config"), BiBiERConfig):  # if the config is at fault, its error says more
                 BiBiERConfig.from_pretrained(source, **_download_options(kwargs))
             if source is None or (isinstance(error, TypeError) and "unexpected keyword argument" in str(error)):
                 raise
@@ -253,18 +252,15 @@ class BiBiERPreTrainedModel(PreTrainedModel):
 
         adapted = [stream for stream in model.streams.values() if stream.config.adapter_stored]
         if adapted:
-            folder = _checkpoint_folder(
-                source,
-                [stream.name for stream in adapted],
-                revision=kwargs.get("revision"),
-                **fetch,
-            )
+            names = [stream.name for stream in adapted]
+            folder = _checkpoint_folder(source, names, revision=kwargs.get("revision"), **fetch)
             for stream in adapted:
                 load_adapter(stream.require_backbone(), os.path.join(folder, ADAPTER_FOLDER.format(stream.name)))
+
         for stream in model.streams.values():
             if stream.backbone is not None:
                 runs_in_equal_lengths(stream.backbone)
-        model.freeze()  # loading has made every parameter anew
+        model.freeze()  # loading has replaced every parameter
         return loaded
 
     def save_pretrained(
@@ -274,18 +270,19 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         save_original_format: bool = False,
         **kwargs: Any,
     ) -> None:
-        """As in transformers; leaves backbones out as `config.save_backbones` says and writes the code for
+        """Save as in transformers, without the backbones that `config.save_backbones` leaves out, and with the code for
         `trust_remote_code=True`.
 
         Args:
-            save_directory: folder, made if needed.
-            state_dict: weights to save instead of the model's.
-            save_original_format: False, unlike in transformers: keys are written as they are in memory, so that a
+            save_directory: folder, created if needed.
+            state_dict: weights to save instead of the model's own.
+            save_original_format: False, unlike in transformers: keys are saved as they are in memory, so that a
                 training checkpoint restores every backbone.
             kwargs: passed on.
         """
         state_dict = self.state_dict() if state_dict is None else state_dict
-        before = {name: stream.config.to_dict() for name, stream in self.streams.items()}
+        configs = [stream.config for stream in self.streams.values()]
+        before = [(config.backbone_stored, config.adapter_stored) for config in configs]
         self.config.auto_map = dict(AUTO_MAP)
         self.config.custom_pipelines = CUSTOM_PIPELINES
         try:
@@ -295,15 +292,14 @@ class BiBiERPreTrainedModel(PreTrainedModel):
                 save_directory, state_dict=state_dict, save_original_format=save_original_format, **kwargs
             )
         finally:
-            for name, stream in self.streams.items():
-                stream.config.backbone_stored = before[name]["backbone_stored"]
-                stream.config.adapter_stored = before[name]["adapter_stored"]
+            for config, stored in zip(configs, before, strict=True):
+                config.backbone_stored, config.adapter_stored = stored
 
     def _prepare_to_save(
-        self, stream: ModalityStream, state_dict: dict[str, torch.Tensor], folder: str | os.PathLike
-    ) -> dict[str, torch.Tensor]:
-        """Note in the configuration what a checkpoint will hold of a backbone; returns the weights without the rest.
-        An adapter gets a folder of its own."""
+        self, stream: ModalityStream, state_dict: dict[str, Tensor], folder: str | os.PathLike
+    ) -> dict[str, Tensor]:
+        """Record in the configuration what a checkpoint will contain of a backbone, and return the weights without the
+        rest. An adapter gets its own folder."""
         prefix = f"{'' if self.base_model is self else self.base_model_prefix + '.'}{stream.name}.backbone."
         stream.config.backbone_stored = not self._is_external(stream)
         stream.config.adapter_stored = getattr(stream.backbone, "_hf_peft_config_loaded", False)
@@ -316,7 +312,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
 
     @staticmethod
     def _finalize_model_loading(model: "BiBiERPreTrainedModel", load_config: Any, loading_info: Any) -> Any:
-        """Refuses weights that do not fit, where transformers only warns, before anything gets random numbers."""
+        """Refuse weights that do not fit, where transformers would warn and initialize them randomly."""
         model.mark_tied_weights_as_initialized(loading_info)
         model._adjust_missing_and_unexpected_keys(loading_info)
         source, replace = load_config.pretrained_model_name_or_path, load_config.ignore_mismatched_sizes
@@ -326,7 +322,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             raise model._label_error(source)
 
         missing = loading_info.missing_keys - model.all_tied_weights_keys.keys()
-        if model.config.architectures == [BiBiERModel.__name__]:  # its classifiers are new, with a warning
+        if model.config.architectures == [BiBiERModel.__name__]:  # new classifiers only get a warning
             missing = {name for name in missing if name.startswith(f"{model.base_model_prefix}.")}
         problems = {
             "missing": missing,
@@ -335,32 +331,33 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         }
         if replace:
             del problems["of another shape"]
-        # Without a source the caller has given the weights.
+
+        # Without a source, the caller passed the weights.
         checked = source is not None and not _takes_any_weights.get()
         if checked and any(problems.values()):
             found = "; ".join(f"{what}: {_some(names)}" for what, names in problems.items() if names)
-            hint = "; or replace them: ignore_mismatched_sizes=True" if problems.get("of another shape") else ""
+            hint = ", or pass ignore_mismatched_sizes=True to replace them" if problems.get("of another shape") else ""
             raise CheckpointError(
                 f"{source}: the weights do not fit config.json ({found}). Restore the file that was changed{hint}."
             )
 
         loading_info = PreTrainedModel._finalize_model_loading(model, load_config, loading_info)
         if classifies and "trained_labels" in mismatched:
-            model.trained_labels = model.trained_labels[:0]  # unlike any labels
+            model.trained_labels = model.trained_labels[:0]  # equal to no labels
         return loading_info
 
     def _check_labels(self, source: str | os.PathLike | None, replace: bool) -> None:
-        """Compares the labels of the configuration with those of the weights, where there are classifiers."""
+        """Compare the labels of the configuration with those of the weights, if there are classifiers."""
 
     def _is_external(self, stream: ModalityStream) -> bool:
-        """Is this backbone left out of a checkpoint and fetched from the Hub by its id?"""
+        """Whether this backbone is left out of checkpoints and fetched from the Hub by its id."""
         config, policy = stream.config, self.config.save_backbones
         if config.backbone is None or policy == "always":
             return False
         if policy == "never" and config.backbone_id is None:
             raise ValueError(
-                f"save_backbones='never', but the {stream.name} backbone has no Hub id to fetch it by. "
-                "Use save_backbones='auto' or 'always'."
+                f"save_backbones='never' is not allowed, because the {stream.name} backbone has no Hub id to fetch it "
+                "by. Use save_backbones='auto' or 'always'."
             )
         return config.backbone_id is not None and (policy == "never" or bool(config.freeze_backbone))
 
@@ -368,33 +365,32 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         self, stream: ModalityStream, backbone_dir: str | os.PathLike | dict | None, fetch: dict
     ) -> None:
         backbone_id = stream.config.backbone_id
-        assert backbone_id is not None  # the configuration demands it of a backbone that is not stored
+        assert backbone_id is not None  # the configuration requires it for a backbone that is not stored
         folder = find_backbone_folder(backbone_dir, stream.name, backbone_id)
         revision = None if folder else stream.config.backbone_revision
         try:
             backbone = load_backbone(folder or backbone_id, revision, **fetch)
         except OSError as error:
             raise OSError(
-                f"The checkpoint names its {stream.name} backbone '{backbone_id}' (revision {revision or 'main'}), "
-                f"which could not be fetched: {error}\n"
-                "Connect to the Hub once, or pass backbone_dir={...} with a local copy of it."
+                f"The {stream.name} backbone of this checkpoint, '{backbone_id}' (revision {revision or 'main'}), could "
+                f"not be fetched: {error}\nConnect to the Hub once, or pass backbone_dir={{...}} with a local copy."
             ) from error
         self.attach_backbone(stream.name, backbone)
 
     def attach_backbone(self, modality: str, backbone: PreTrainedModel) -> None:
-        """Put a backbone in place; it must have the width that the encoder expects."""
+        """Set the backbone of a modality, which must have the width that the encoder expects."""
         self.streams[modality].attach(backbone.to(device=self.device))
-        runs_in_equal_lengths(backbone)  # found now, before hooks and wrappers are around it
+        runs_in_equal_lengths(backbone)  # now, before it gets hooks and wrappers
         self.freeze()
         self.train(self.training)
 
     def backbone_key(self, modality: str) -> str:
-        """What the features of a modality depend on: the backbone's id and revision (or the hash of its weights), and
+        """What determines the features of a modality: the backbone's id and revision (or a hash of its weights), and
         the layer."""
         return self.streams[modality].key
 
     def freeze(self) -> None:
-        """Let no gradient into the backbones and encoders that the configuration calls frozen."""
+        """Disable gradients for the backbones and encoders that the configuration freezes."""
         for module in self._frozen_modules():
             module.requires_grad_(False)
 
@@ -402,18 +398,17 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         return [module for stream in self.streams.values() for module in stream.frozen_modules()]
 
     def train(self, mode: bool = True) -> Self:
-        """What is frozen stays in evaluation mode: no dropout and no SpecAugment in features that nothing adapts
-        to."""
+        """Set the mode, but keep frozen modules in evaluation mode: no dropout or SpecAugment in fixed features."""
         super().train(mode)
         for module in self._frozen_modules():
             module.eval()
         return self
 
     def get_input_embeddings(self) -> nn.Module:
-        """The token embeddings of the text backbone.
+        """Return the token embeddings of the text backbone.
 
         Raises:
-            NotImplementedError: there is none, as transformers expects of models without tokens.
+            NotImplementedError: there is no text backbone, as transformers expects of models without tokens.
         """
         return self._text_backbone().get_input_embeddings()
 
@@ -424,20 +419,20 @@ class BiBiERPreTrainedModel(PreTrainedModel):
     def _text_backbone(self) -> PreTrainedModel:
         backbone = self.streams["text"].backbone
         if backbone is None:
-            raise NotImplementedError("This model has no text backbone, and so no token embeddings.")
+            raise NotImplementedError("This model has no text backbone, and thus no token embeddings.")
         return backbone
 
     def resize_token_embeddings(self, new_num_tokens: int | None = None, *args: Any, **kwargs: Any) -> nn.Module:
-        """As in transformers, for the token embeddings of the text backbone.
+        """Resize the token embeddings of the text backbone, as in transformers.
 
         Raises:
-            ValueError: the checkpoint would not hold them.
+            ValueError: the checkpoint would not contain them.
         """
         text = self.streams["text"]
         if new_num_tokens is not None and self._is_external(text):
             raise ValueError(
-                "The text backbone stays on the Hub, so new token embeddings would not be saved. Set "
-                "config.save_backbones='always' first."
+                "The text backbone stays on the Hub, so new token embeddings would not be saved. First set "
+                "config.save_backbones='always'."
             )
         embeddings = super().resize_token_embeddings(new_num_tokens, *args, **kwargs)
         configs: list[Any] = [text.config, text.config.backbone, text.require_backbone().config]
@@ -445,13 +440,12 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             config.vocab_size = embeddings.weight.shape[0]
         return embeddings
 
-    def encode_audio(self, inputs: torch.Tensor, audio_attention_mask: torch.Tensor | None = None) -> Features:
-        """Backbone features of waveforms (B, S) or spectral frames (B, F, M) -> features (B, T, D), bool mask (B,
-        T)"""
+    def encode_audio(self, inputs: Tensor, audio_attention_mask: Tensor | None = None) -> Features:
+        """Encode waveforms (B, S) or spectral frames (B, F, M) -> backbone features (B, T, D), bool mask (B, T)."""
         return self.streams["audio"].encode_raw(inputs, audio_attention_mask)
 
-    def encode_text(self, input_ids: torch.Tensor, text_attention_mask: torch.Tensor | None = None) -> Features:
-        """Backbone features of token ids (B, T) -> features (B, T, D), bool mask (B, T)"""
+    def encode_text(self, input_ids: Tensor, text_attention_mask: Tensor | None = None) -> Features:
+        """Encode token ids (B, T) -> backbone features (B, T, D), bool mask (B, T)."""
         return self.streams["text"].encode_raw(input_ids, text_attention_mask)
 
 
@@ -460,11 +454,11 @@ class BiBiERModel(BiBiERPreTrainedModel):
 
     Args:
         config: sizes and options.
-        build_backbones: build the backbones that belong into the checkpoint, with random weights; False leaves them to
-            `attach_backbone`.
+        build_backbones: whether to build the backbones that belong in the checkpoint, with random weights, instead of
+            leaving them to `attach_backbone`.
     """
 
-    # Of a checkpoint with classifiers.
+    # From a checkpoint with classifiers.
     _keys_to_ignore_on_load_unexpected = [r"^(audio_head|text_head|classifier|mixture)\.", "^trained_labels$"]
 
     def __init__(self, config: BiBiERConfig, build_backbones: bool = True):
@@ -478,27 +472,31 @@ class BiBiERModel(BiBiERPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_values: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        input_ids: torch.Tensor | None = None,
-        text_attention_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        audio_features_mask: torch.Tensor | None = None,
-        text_features: torch.Tensor | None = None,
-        text_features_mask: torch.Tensor | None = None,
+        input_values: Tensor | None = None,
+        audio_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_features_mask: Tensor | None = None,
+        text_features: Tensor | None = None,
+        text_features_mask: Tensor | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BiBiERModelOutput | tuple:
-        """Raw inputs, or precomputed backbone features, of either modality or both; see
-        [`BiBiERForEmotionClassification.forward`]."""
-        record = self.recorder(output_hidden_states, output_attentions)
-        audio = self.audio_features(
-            input_values, input_features, audio_attention_mask, audio_features, audio_features_mask
-        )
-        text = self.text_features(input_ids, text_attention_mask, text_features, text_features_mask)
-        audio, text = self.encode(audio, text, None, record)
+        """Encode and fuse raw inputs, or precomputed backbone features, of either modality or both.
+
+        See [`BiBiERForEmotionClassification.forward`] for the arguments.
+        """
+        record, dtype = Recorder(self.config, output_hidden_states, output_attentions), self.compute_dtype
+        raw_audio = self.audio.one_input(input_values, input_features)
+        features = {
+            "audio": self.audio.features(raw_audio, audio_attention_mask, audio_features, audio_features_mask, dtype),
+            "text": self.text.features(input_ids, text_attention_mask, text_features, text_features_mask, dtype),
+        }
+
+        audio, text = self.encode(features, record)
         return BiBiERModelOutput(
             fused_embedding=self.fuse(audio, text, record),
             audio_frames=audio.frames,
@@ -508,85 +506,53 @@ class BiBiERModel(BiBiERPreTrainedModel):
             **record.outputs,
         )
 
-    def recorder(
-        self, output_hidden_states: bool | int | list[int] | None, output_attentions: bool | None
-    ) -> Recorder:
-        """What the caller, or else the configuration, asks to return."""
-        states, attentions = output_hidden_states, output_attentions
-        return Recorder(
-            self.config.output_hidden_states if states is None else states,
-            self.config.output_attentions if attentions is None else attentions,
-        )
-
-    def audio_features(
-        self,
-        input_values: torch.Tensor | None,
-        input_features: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        features: torch.Tensor | None,
-        features_mask: torch.Tensor | None,
-    ) -> Features | None:
-        """Of a batch, from raw audio or as given."""
-        raw = self.audio.one_input(input_values, input_features)
-        return self.audio.features(raw, mask, features, features_mask, self.compute_dtype)
-
-    def text_features(
-        self,
-        input_ids: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        features: torch.Tensor | None,
-        features_mask: torch.Tensor | None,
-    ) -> Features | None:
-        """Of a batch, from token ids or as given."""
-        return self.text.features(input_ids, mask, features, features_mask, self.compute_dtype)
-
     @property
     def compute_dtype(self) -> torch.dtype:
-        """Of everything above the backbones."""
+        """The dtype of everything above the backbones."""
         found = (parameter.dtype for name, parameter in self.named_parameters() if ".backbone." not in name)
         return next(found, torch.float32)
 
     def encode(
         self,
-        audio: Features | None,
-        text: Features | None,
-        mixup: Mixup | None,
-        record: Recorder | None = None,
-        **more: torch.Tensor | None,
+        features: dict[str, Features | None],
+        record: Recorder,
+        mixup: Mixup | None = None,
+        logits: dict[str, Tensor | None] | None = None,
     ) -> tuple[Encoded, Encoded]:
         """Encode both modalities of a batch.
 
         Args:
-            audio, text: their features.
-            mixup: mixes the samples, in training.
+            features: by modality.
             record: collects hidden states and attention weights.
-            more: other tensors (B, ...) of the same batch, by name.
+            mixup: mixes the samples, in training.
+            logits: given ones of the same batch, by modality.
 
         Raises:
-            ValueError: nothing to work on, or different numbers of samples.
+            ValueError: there is no input, or the numbers of samples differ.
         """
-        given = {"audio": audio and audio[0], "text": text and text[0], **more}
-        like = self.check_batch(given).to(self.compute_dtype)
-        return self.audio.encode(audio, like, mixup, record), self.text.encode(text, like, mixup, record)
+        like = self.check_batch(features, logits or {}).to(self.compute_dtype)
+        audio = self.audio.encode(features["audio"], like, mixup, record)
+        return audio, self.text.encode(features["text"], like, mixup, record)
 
-    def check_batch(self, given: dict[str, torch.Tensor | None]) -> torch.Tensor:
-        """The first of the tensors (B, ...) of a batch; all must have the same B."""
-        found = {name: tensor for name, tensor in given.items() if tensor is not None}
-        if not found:
+    def check_batch(self, features: dict[str, Features | None], logits: dict[str, Tensor | None]) -> Tensor:
+        """Return the first tensor (B, ...) of a batch, after checking that all have the same B."""
+        given = {name: found[0] for name, found in features.items() if found is not None}
+        given |= {f"{name}_logits": found for name, found in logits.items() if found is not None}
+        if not given:
             streams = [self.streams[modality] for modality in self.config.modalities]
             wanted = ", and/or ".join(f"{stream.raw_names} or {stream.name}_features" for stream in streams)
             raise ValueError(
                 f"There is neither audio nor text that this model reads ({' and '.join(self.config.modalities)}). "
                 f"Pass {wanted}."
             )
-        first = next(iter(found.values()))
-        if any(tensor.shape[0] != first.shape[0] for tensor in found.values()):
-            sizes = {name: tensor.shape[0] for name, tensor in found.items()}
-            raise ValueError(f"The batch has different numbers of samples: {sizes}; they must be the same samples.")
-        return first
 
-    def fuse(self, audio: Encoded, text: Encoded, record: Recorder | None = None) -> torch.Tensor:
-        """(B, E): the fusion's vector; without a fusion, the mean frames of what the model reads."""
+        sizes = {name: tensor.shape[0] for name, tensor in given.items()}
+        if len(set(sizes.values())) > 1:
+            raise ValueError(f"The batch has different numbers of samples: {sizes}; they must be the same samples.")
+        return next(iter(given.values()))
+
+    def fuse(self, audio: Encoded, text: Encoded, record: Recorder) -> Tensor:
+        """Return the vector of the fusion, (B, E), or else the mean frames of what the model reads."""
         if len(self.config.modalities) == 1:
             return audio.pooled if self.config.modalities == ["audio"] else text.pooled
         if self.fusion is None:
@@ -596,11 +562,11 @@ class BiBiERModel(BiBiERPreTrainedModel):
         sequences = (*self.audio.stand_in(audio, keep_audio), *self.text.stand_in(text, keep_text))
         return self.fusion(*sequences, record) if record else self.fusion(*sequences)
 
-    def _modality_dropout(self, has_audio: torch.Tensor, has_text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """In training, hides one modality of some samples that have both, so that the model learns to do with the
-        other."""
+    def _modality_dropout(self, has_audio: Tensor, has_text: Tensor) -> tuple[Tensor, Tensor]:
+        """In training, hide one modality of some samples that have both, so that the model learns to use the other."""
         if not self.training or self.config.modality_dropout == 0:
             return has_audio, has_text
+
         draw = torch.rand(len(has_audio), device=has_audio.device)
         hide_audio = has_audio & has_text & (draw < self.config.modality_dropout / 2)
         hide_text = has_audio & has_text & (draw > 1 - self.config.modality_dropout / 2)
@@ -615,26 +581,26 @@ class UnimodalHead(nn.Module):
         self.dropout = Dropout(stream.config.dropout)
         self.linear = nn.Linear(stream.config.hidden_size, num_labels)
 
-    def forward(self, encoded: Encoded) -> torch.Tensor:
-        """(B, K); zeros for samples without the modality."""
+    def forward(self, encoded: Encoded) -> Tensor:
+        """Return (B, K), with zeros for samples without the modality."""
         return self.linear(self.dropout(encoded.pooled)) * encoded.present.unsqueeze(1)
 
 
 @dataclass
 class _UnimodalLogits:
-    """What one modality says by itself."""
+    """The prediction of one modality by itself."""
 
-    logits: torch.Tensor | None  # (B, K)
-    present: torch.Tensor  # bool (B,): which samples have logits
+    logits: Tensor | None  # (B, K)
+    present: Tensor  # bool (B,), which samples have logits
 
 
 class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
-    """Speech and text -> emotion (module docstring).
+    """Speech and text -> emotion (see the diagram at the top of this module).
 
     Args:
         config: sizes and options.
-        build_backbones: build the backbones that belong into the checkpoint, with random weights; False leaves them to
-            `attach_backbone`.
+        build_backbones: whether to build the backbones that belong in the checkpoint, with random weights, instead of
+            leaving them to `attach_backbone`.
 
     Examples:
         >>> model = BiBiERForEmotionClassification(BiBiERConfig())  # the embedded pair
@@ -642,7 +608,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         torch.Size([2, 7])
     """
 
-    trained_labels: torch.Tensor
+    trained_labels: Tensor
 
     def __init__(self, config: BiBiERConfig, build_backbones: bool = True):
         super().__init__(config)
@@ -653,35 +619,36 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         self.classifier = None if fusion is None else Classifier(fusion.output_size, config)
         mixes = bimodal and (fusion is None or config.add_unimodal_logits)
         self.mixture = LogitMixture(2 if fusion is None else 3, len(config.label_names)) if mixes else None
-        # Saved with the weights, so that a config.json with other labels or another order of them is noticed.
+
+        # Saved with the weights, to detect a config.json whose labels or their order have changed.
         self.register_buffer("trained_labels", encoded_labels(config))
         self.post_init()
 
-    def _label_error(self, source: str | os.PathLike | None, trained: str = "others") -> CheckpointError:
+    def _label_error(self, source: str | os.PathLike | None, trained: str = "other labels") -> CheckpointError:
         return CheckpointError(
-            f"{source}: config.json has the labels {', '.join(self.config.label_names)}; the weights were "
+            f"{source}: config.json has the labels {', '.join(self.config.label_names)}, but the weights were "
             f"trained with {trained}. Restore id2label, or pass ignore_mismatched_sizes=True to train new classifiers."
         )
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
-        if is_hashed():  # by a digest of its weights, not by a copy of them
+        if is_hashed():  # by a digest of its weights, without copying them
             return tuple, (model_digest(self),)
         return super().__reduce_ex__(protocol)
 
-    def _load_from_state_dict(self, state_dict: dict[str, torch.Tensor], prefix: str, *args: Any, **kwargs: Any):
-        # Weights from elsewhere have no record of their labels.
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any, **kwargs: Any):
+        # Weights from other code do not record their labels.
         state_dict.setdefault(f"{prefix}trained_labels", self.trained_labels)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _check_labels(self, source: str | os.PathLike | None, replace: bool) -> None:
-        """Compares the labels of the configuration with those that the weights were trained with.
+        """Compare the labels of the configuration with those that the weights were trained with.
 
         Args:
             source: named in the error.
-            replace: start the classifiers from random weights where the labels differ.
+            replace: whether to start the classifiers from random weights if the labels differ.
 
         Raises:
-            CheckpointError: other labels, or another order.
+            CheckpointError: the labels or their order differ.
         """
         expected = encoded_labels(self.config).to(self.trained_labels.device)
         if self.trained_labels.is_meta or torch.equal(self.trained_labels, expected):
@@ -690,7 +657,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             names = bytes(self.trained_labels.tolist()).decode(errors="replace").splitlines()
             raise self._label_error(source, f"{', '.join(names)}, in this order")
 
-        logger.warning("The labels are not those of the weights: the classifiers start from random weights.")
+        logger.warning("The labels differ from those of the weights: the classifiers start from random weights.")
         self.trained_labels = expected
         for module in self.output_layers():
             nn.init.xavier_uniform_(module.weight)
@@ -699,7 +666,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             nn.init.uniform_(self.mixture.weights)
 
     def output_layers(self) -> list[nn.Linear]:
-        """The last linear layers, with a row per label: of both unimodal heads and of the classifier."""
+        """Return the last linear layer, with a row per label, of each unimodal head and of the classifier."""
         layers = [head.linear for head in self.heads.values() if head is not None]
         if self.classifier is not None:
             layers.append(self.classifier[-1])  # ty: ignore[invalid-argument-type] - its last layer is linear
@@ -710,7 +677,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
 
     @property
     def heads(self) -> dict[str, UnimodalHead | None]:
-        """The unimodal classifiers by modality; None for a modality without an encoder."""
+        """The unimodal classifiers by modality, None without an encoder."""
         return {"audio": self.audio_head, "text": self.text_head}
 
     def _frozen_modules(self) -> list[nn.Module]:
@@ -724,55 +691,55 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_values: torch.Tensor | None = None,
-        audio_attention_mask: torch.Tensor | None = None,
-        input_ids: torch.Tensor | None = None,
-        text_attention_mask: torch.Tensor | None = None,
-        input_features: torch.Tensor | None = None,
-        audio_features: torch.Tensor | None = None,
-        audio_features_mask: torch.Tensor | None = None,
-        text_features: torch.Tensor | None = None,
-        text_features_mask: torch.Tensor | None = None,
-        audio_logits: torch.Tensor | None = None,
-        text_logits: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        num_items_in_batch: torch.Tensor | int | None = None,
-        attention_mask: torch.Tensor | None = None,
+        input_values: Tensor | None = None,
+        audio_attention_mask: Tensor | None = None,
+        input_ids: Tensor | None = None,
+        text_attention_mask: Tensor | None = None,
+        input_features: Tensor | None = None,
+        audio_features: Tensor | None = None,
+        audio_features_mask: Tensor | None = None,
+        text_features: Tensor | None = None,
+        text_features_mask: Tensor | None = None,
+        audio_logits: Tensor | None = None,
+        text_logits: Tensor | None = None,
+        labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
+        attention_mask: Tensor | None = None,
         output_hidden_states: bool | int | list[int] | None = None,
         output_attentions: bool | None = None,
         **kwargs: Any,
     ) -> BiBiEROutput | tuple:
-        """Raw inputs, or precomputed backbone features, of either modality or both.
+        """Classify raw inputs, or precomputed backbone features, of either modality or both.
 
-        A modality is missing where its tensor is None, and for those samples whose mask is zero throughout.
+        A modality is missing from the batch if its tensor is None, and from a sample if its mask is all zeros.
 
         Args:
             input_values: waveforms at 16 kHz, (B, S); for backbones that read spectral frames use `input_features`,
                 (B, F, M).
             audio_attention_mask: mask of either, (B, S) or (B, F), 1 = keep.
             input_ids, text_attention_mask: tokens and their mask, (B, T).
-            audio_features, audio_features_mask: backbone features (B, T_a, D_a) in place of the waveform, and their
+            audio_features, audio_features_mask: backbone features (B, T_a, D_a) instead of the waveform, and their
                 mask (B, T_a).
             text_features, text_features_mask: likewise, (B, T_t, D_t) and (B, T_t).
-            audio_logits, text_logits: (B, K), taken in place of those of the model's own encoders; features next to
-                them say which samples have the modality.
+            audio_logits, text_logits: (B, K), used instead of those of the model's own encoders. If features are given
+                as well, they determine which samples have the modality.
             labels: hard, integers (B,), or soft, (B, K) with rows that sum to one.
-            num_items_in_batch: samples of the whole (global) batch; the loss is a sum divided by it. None: B.
-            attention_mask: mask of the only raw input, under the name that transformers' pipelines of one modality
-                (`"audio-classification"`, `"text-classification"`) give it.
-            output_hidden_states, output_attentions: return them, too; None: as the configuration says.
-            kwargs: `return_dict=False` for a plain tuple; others that transformers passes are ignored.
+            num_items_in_batch: samples in the whole (global) batch, by which the summed loss is divided; None: B.
+            attention_mask: mask of the only raw input, under the name that the unimodal pipelines of transformers
+                (`"audio-classification"`, `"text-classification"`) use.
+            output_hidden_states, output_attentions: whether to return them; None: as the configuration says.
+            kwargs: `return_dict=False` for a plain tuple; other arguments that transformers passes are ignored.
 
         Raises:
-            ValueError: nothing to work on, both forms of one modality, or shapes that do not fit; says which.
+            ValueError: there is no input, both forms of one modality, or a wrong shape.
         """
-        base = self.bibier
-        record = base.recorder(output_hidden_states, output_attentions)
+        base, config = self.bibier, self.config
+        record, dtype = Recorder(config, output_hidden_states, output_attentions), base.compute_dtype
         if attention_mask is not None:
             has_audio = input_values is not None or input_features is not None
             if has_audio == (input_ids is not None):
                 raise ValueError(
-                    "attention_mask is for either audio or text; name the masks audio_attention_mask and "
+                    "attention_mask is for either audio or text, not both. Name the masks audio_attention_mask and "
                     "text_attention_mask, as BiBiERProcessor does."
                 )
             if has_audio:
@@ -780,20 +747,20 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             else:
                 text_attention_mask = attention_mask
 
-        audio = base.audio_features(
-            input_values, input_features, audio_attention_mask, audio_features, audio_features_mask
-        )
-        text = base.text_features(input_ids, text_attention_mask, text_features, text_features_mask)
-        given = {"audio_logits": audio_logits, "text_logits": text_logits}
-        mixup = self._mixup(audio, text, given)
+        raw_audio = base.audio.one_input(input_values, input_features)
+        features = {
+            "audio": base.audio.features(raw_audio, audio_attention_mask, audio_features, audio_features_mask, dtype),
+            "text": base.text.features(input_ids, text_attention_mask, text_features, text_features_mask, dtype),
+        }
+        given = {"audio": audio_logits, "text": text_logits}
+        mixup = self._mixup(features, given)
 
-        encoded_audio, encoded_text = base.encode(audio, text, mixup, record, **given)
-        own_audio = self._unimodal_logits("audio", encoded_audio, audio_logits, mixup)
-        own_text = self._unimodal_logits("text", encoded_text, text_logits, mixup)
-        embedding = base.fuse(encoded_audio, encoded_text, record)
-        if len(self.config.modalities) == 1:
-            own = own_audio if self.config.modalities == ["audio"] else own_text
-            logits, heads = self._only(own), ()
+        audio, text = base.encode(features, record, mixup, given)
+        own_audio = self._unimodal_logits("audio", audio, audio_logits, mixup)
+        own_text = self._unimodal_logits("text", text, text_logits, mixup)
+        embedding = base.fuse(audio, text, record)
+        if len(config.modalities) == 1:
+            logits, heads = self._only(own_audio if config.modalities == ["audio"] else own_text), ()
         else:
             logits, heads = self._mix(embedding, own_audio, own_text), (own_audio, own_text)
 
@@ -807,19 +774,17 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             **record.outputs,
         )
 
-    def _mixup(
-        self, audio: Features | None, text: Features | None, given: dict[str, torch.Tensor | None]
-    ) -> Mixup | None:
-        """What mixes the samples of this batch; None outside of training."""
+    def _mixup(self, features: dict[str, Features | None], logits: dict[str, Tensor | None]) -> Mixup | None:
+        """Draw how to mix the samples of this batch; None outside of training."""
         if not self.training or self.config.mixup_alpha == 0:
             return None
-        like = self.bibier.check_batch({"audio": audio and audio[0], "text": text and text[0], **given})
+        like = self.bibier.check_batch(features, logits)
         return Mixup(like.shape[0], self.config.mixup_alpha, like.device)
 
     def _unimodal_logits(
-        self, modality: str, encoded: Encoded, given: torch.Tensor | None, mixup: Mixup | None
+        self, modality: str, encoded: Encoded, given: Tensor | None, mixup: Mixup | None
     ) -> _UnimodalLogits:
-        """Of the modality's own head, or as they are given."""
+        """Return the logits of the modality's own head, or the given ones."""
         head = self.heads[modality]
         if given is None:
             if head is None or not encoded.from_features:
@@ -829,22 +794,26 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         shape = (encoded.frames.shape[0], len(self.config.label_names))
         if given.shape != shape:
             raise ValueError(f"{modality}_logits must have the shape {shape}, got {tuple(given.shape)}.")
+
         logits = (given if mixup is None else mixup(given)).to(encoded.frames.dtype)
-        # With features next to them, logits count for the samples that have the modality.
+        # Given features determine which samples have the modality.
         return _UnimodalLogits(logits, encoded.present if encoded.from_features else torch.ones_like(encoded.present))
 
-    def _only(self, own: _UnimodalLogits) -> torch.Tensor:
-        """The logits of a model of one modality."""
+    def _only(self, own: _UnimodalLogits) -> Tensor:
+        """Return the logits of a unimodal model."""
         if own.logits is None or not (torch.compiler.is_compiling() or bool(own.present.all())):
             name = self.config.modalities[0]
             raise ValueError(
-                f"This model reads {name} alone (modalities={[name]}), and a sample of the batch has no {name}."
+                f"This model reads only {name} (modalities={[name]}), but a sample of the batch has no {name}. Leave it "
+                "out."
             )
         return own.logits
 
-    def _mix(self, embedding: torch.Tensor, audio: _UnimodalLogits, text: _UnimodalLogits) -> torch.Tensor:
-        """(B, K) from the fused vector, the unimodal logits, or all of them. The mixture gives the weight of an absent
-        modality to the others."""
+    def _mix(self, embedding: Tensor, audio: _UnimodalLogits, text: _UnimodalLogits) -> Tensor:
+        """Return (B, K) from the fused vector, the unimodal logits, or both.
+
+        The mixture gives the weight of an absent modality to the others.
+        """
         candidates = [audio, text]
         if self.classifier is not None:
             fused = self.classifier(embedding)
@@ -852,22 +821,22 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
                 return fused
             candidates.append(_UnimodalLogits(fused, torch.ones_like(audio.present)))
 
-        assert self.mixture is not None  # there is one wherever there is no classifier
+        assert self.mixture is not None  # every model without a classifier has one
         nothing = embedding.new_zeros(embedding.shape[0], len(self.config.label_names))
         logits = [nothing if candidate.logits is None else candidate.logits for candidate in candidates]
         return self.mixture(logits, [candidate.present for candidate in candidates])
 
     def _loss(
         self,
-        labels: torch.Tensor,
-        logits: torch.Tensor,
+        labels: Tensor,
+        logits: Tensor,
         heads: tuple[_UnimodalLogits, ...],
-        num_items_in_batch: torch.Tensor | int | None,
+        num_items_in_batch: Tensor | int | None,
         mixup: Mixup | None,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         targets = _as_distribution(labels, logits.shape[0], logits.shape[1]).to(logits.device)
         if mixup is not None:
-            targets = mixup(targets)
+            targets = mixup(targets)  # (B, K)
         given = self.config.class_weights
         weights = None if given is None else torch.tensor(given, device=logits.device)
 
@@ -880,20 +849,20 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
 
 
 def main_input_name(config: BiBiERConfig) -> str:
-    """The first input that a model reads, from which transformers takes the size of a batch."""
+    """Return the name of a model's first input, from which transformers infers the batch size."""
     modality = config.modality_configs[config.modalities[0]]
     if not isinstance(modality.backbone, PreTrainedConfig):
         return f"{modality.modality}_features"
     return "input_ids" if modality is config.text_config else audio_input_name(modality.backbone)
 
 
-def encoded_labels(config: BiBiERConfig) -> torch.Tensor:
-    """Names of the labels in order, as UTF-8 with a line each: uint8 (N,)"""
+def encoded_labels(config: BiBiERConfig) -> Tensor:
+    """Encode the label names in order, as UTF-8 lines: uint8 (N,)."""
     return torch.tensor(list("\n".join(config.label_names).encode()), dtype=torch.uint8)
 
 
 def _download_options(kwargs: dict[str, Any]) -> dict[str, Any]:
-    """Of the arguments of `from_pretrained`, those that say how to fetch from the Hub."""
+    """Select the arguments of `from_pretrained` for downloads from the Hub."""
     return {key: kwargs[key] for key in ("cache_dir", "token", "local_files_only", "force_download") if key in kwargs}
 
 
@@ -902,26 +871,23 @@ def _some(names: Iterable[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (f" and {len(names) - limit} more" if len(names) > limit else "")
 
 
-def _without_adapter(state_dict: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The weights of a model whose module `prefix` has a LoRA adapter, under the names that they have without it."""
+def _without_adapter(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Remove the LoRA adapter of the module `prefix` from the names of a model's weights."""
     inside = {key for key in state_dict if key.startswith(prefix)}
     kept = {key: value for key, value in state_dict.items() if key not in inside or ".lora_" not in key}
     return {key.replace(".base_layer.", ".") if key in inside else key: value for key, value in kept.items()}
 
 
 def _checkpoint_folder(name: str | os.PathLike, adapted: list[str], **fetch: Any) -> str:
-    """The folder of a checkpoint, fetched from the Hub (its adapters alone) where it is no folder."""
+    """Return the folder of a checkpoint; from the Hub, only its adapters are downloaded."""
     if os.path.isdir(name):
         return os.fspath(name)
-    return snapshot_download(
-        os.fspath(name), allow_patterns=[f"{ADAPTER_FOLDER.format(modality)}/*" for modality in adapted], **fetch
-    )
+    adapters = [f"{ADAPTER_FOLDER.format(modality)}/*" for modality in adapted]
+    return snapshot_download(os.fspath(name), allow_patterns=adapters, **fetch)
 
 
-def soft_cross_entropy(
-    logits: torch.Tensor, targets: torch.Tensor, weights: torch.Tensor | None = None
-) -> torch.Tensor:
-    """-sum_c w_c q_c log p_c of each sample.
+def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+    """Cross entropy of each sample with a soft target: -sum_c w_c q_c log p_c.
 
     Args:
         logits: (B, K).
@@ -936,8 +902,8 @@ def soft_cross_entropy(
     return -(targets * log_p).sum(-1)
 
 
-def _as_distribution(labels: torch.Tensor, batch: int, classes: int) -> torch.Tensor:
-    """Hard (B,) or soft (B, K) labels -> (B, K)"""
+def _as_distribution(labels: Tensor, batch: int, classes: int) -> Tensor:
+    """Convert hard labels (B,) or soft ones (B, K) to (B, K)."""
     checked = not torch.compiler.is_compiling()
     if labels.dim() == 1 and len(labels) == batch and not labels.is_floating_point():
         if checked and ((labels < 0) | (labels >= classes)).any():
@@ -945,16 +911,17 @@ def _as_distribution(labels: torch.Tensor, batch: int, classes: int) -> torch.Te
                 f"Hard labels must be in 0..{classes - 1}, got {sorted(set(labels.tolist()) - set(range(classes)))}."
             )
         return F.one_hot(labels.long(), classes).float()
+
     if labels.shape == (batch, classes) and labels.is_floating_point():
-        if checked and not (
-            (labels >= 0).all() and torch.allclose(labels.float().sum(-1), torch.ones(()).to(labels.device), atol=1e-3)
-        ):
+        sums = labels.float().sum(-1)
+        if checked and not ((labels >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)):
             raise ValueError(
-                "Soft labels must be distributions: no value below zero (or NaN), every row with the sum one."
+                "Soft labels must be distributions: no value below zero or NaN, and rows that sum to one."
             )
         return labels
+
     raise ValueError(
-        f"labels have the shape {tuple(labels.shape)} and the type {labels.dtype}; "
+        f"labels have the shape {tuple(labels.shape)} and the dtype {labels.dtype}; "
         f"allowed are integers ({batch},) or floats ({batch}, {classes})."
     )
 

@@ -8,11 +8,11 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils.hub import resolve_revision
 
 EMBEDDED = "embedded"
-"""Stands for a backbone: the small one that is trained from scratch and needs no download."""
+"""Name of the small backbone that is trained from scratch and needs no download."""
 
 
 def embedded_backbone(modality: str) -> PreTrainedConfig:
-    """The configuration of the small backbone that is trained from scratch.
+    """Return the configuration of the small backbone that is trained from scratch.
 
     Audio: a Wav2Vec2-BERT over log-mel frames (80 bands, two frames stacked, 50 per second). Text: a BERT over UTF-8
     bytes (the 384 symbols of the ByT5 tokenizer).
@@ -38,15 +38,15 @@ def embedded_backbone(modality: str) -> PreTrainedConfig:
 
 
 def located_backbone(source: str | PreTrainedConfig | None, revision: str | None) -> dict[str, Any]:
-    """The options of a modality that follow from where its backbone comes from."""
+    """Return the options of a modality that depend on the source of its backbone."""
     if source is None or source == EMBEDDED or isinstance(source, PreTrainedConfig):
         return {"backbone": source}
 
-    # A mutable revision ("main") becomes the commit that it stands for, as far as the Hub or the cache can tell.
+    # A mutable revision ("main") becomes its current commit, if the Hub or the cache knows it.
     revision = resolve_revision(source, revision)
     config = AutoConfig.from_pretrained(source, revision=revision)
     config.dtype = None  # the weights are loaded in the dtype of the whole model
-    config._name_or_path = ""  # a folder of this machine means nothing in a checkpoint
+    config._name_or_path = ""  # a local folder is meaningless in a checkpoint
     if os.path.isdir(source):
         return {"backbone": config}
     return {

@@ -1,34 +1,35 @@
-"""One modality's way through the model: raw input -> backbone -> features -> encoder -> frames."""
+"""The path of one modality through the model: raw input -> backbone -> features -> encoder -> frames."""
 
 import contextlib
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
 
-from .backbones_bibier import audio_input_name, build_backbone, encode_audio, encode_text, kept_first, weights_hash
+from .backbones_bibier import as_mask, audio_input_name, build_backbone, encode_audio, encode_text, kept_first
 from .configuration_bibier import TASK, BiBiERConfig, ModalityConfig
 from .encoders_bibier import UnimodalEncoder
+from .hashing_bibier import weights_hash
 from .sequence_bibier import Mixup, Recorder, masked_mean, random_window
 
 
 @dataclass
 class Encoded:
-    """One modality of a batch, encoded. B samples, T steps."""
+    """One encoded modality of a batch with B samples of T steps."""
 
-    frames: torch.Tensor  # (B, T, hidden_size)
-    mask: torch.Tensor  # bool (B, T)
-    present: torch.Tensor  # bool (B,): which samples have the modality
-    pooled: torch.Tensor  # (B, hidden_size)
-    from_features: bool  # False: nothing was given, and frames are zeros
+    frames: Tensor  # (B, T, hidden_size)
+    mask: Tensor  # bool (B, T)
+    present: Tensor  # bool (B,), which samples have the modality
+    pooled: Tensor  # (B, hidden_size)
+    from_features: bool  # False: there was no input, and frames are zeros
 
 
-Features = tuple[torch.Tensor, torch.Tensor]
-"""Features (B, T, D) of a modality and their bool mask (B, T), kept steps first."""
+Features = tuple[Tensor, Tensor]
+"""Features (B, T, D) of a modality and their bool mask (B, T), with the kept steps first."""
 
 
 class ModalityStream(nn.Module):
@@ -36,12 +37,13 @@ class ModalityStream(nn.Module):
 
     Args:
         config: of the model.
-        modality: its part for this modality.
-        build: build a backbone that belongs into the checkpoint, with random weights; False leaves it to `attach`.
+        modality: of this modality.
+        build: whether to build a backbone that belongs in the checkpoint, with random weights, instead of leaving it to
+            `attach`.
     """
 
     raw_names: ClassVar[str]
-    """The tensors that carry raw input, for messages."""
+    """Names of the raw input tensors, for messages."""
 
     def __init__(self, config: BiBiERConfig, modality: ModalityConfig, build: bool):
         super().__init__()
@@ -56,15 +58,15 @@ class ModalityStream(nn.Module):
 
         fused = len(config.modalities) == 2 and config.fusion != "late"
         self.missing = nn.Parameter(torch.empty(modality.hidden_size)) if fused else None
-        """One step that stands in for the modality in the fusion, (hidden_size,)."""
+        """The step that replaces a missing modality in the fusion, (hidden_size,)."""
 
     def build_backbone(self) -> PreTrainedModel:
-        """A backbone with random weights."""
+        """Build a backbone with random weights."""
         assert isinstance(self.config.backbone, PreTrainedConfig)
         return build_backbone(self.config.backbone)
 
     def attach(self, backbone: PreTrainedModel) -> None:
-        """Put a backbone in place; it must have the width that the encoder expects."""
+        """Set the backbone, which must have the width that the encoder expects."""
         width, expected = backbone.config.hidden_size, self.config.widths[0]
         if width != expected:
             raise ValueError(
@@ -74,7 +76,7 @@ class ModalityStream(nn.Module):
         self.backbone = backbone
 
     def require_backbone(self) -> PreTrainedModel:
-        """The backbone; an error with the remedy where there is none."""
+        """Return the backbone; raise ValueError if there is none."""
         if self.backbone is None:
             raise ValueError(
                 f"This model has no {self.name} backbone, so it cannot read raw {self.name}. Pass "
@@ -85,35 +87,35 @@ class ModalityStream(nn.Module):
 
     @property
     def key(self) -> str:
-        """What the features depend on: the backbone's id and revision (or the hash of its weights), and the layer."""
+        """What determines the features: the backbone's id and revision (or a hash of its weights), and the layer."""
         source, revision = self.config.backbone_id, self.config.backbone_revision
         name = f"{source}@{revision}" if source and revision else weights_hash(self.require_backbone())
         return f"{name}#{self.config.layer}"
 
     def frozen_modules(self) -> list[nn.Module]:
-        """Backbone and encoder, as far as the configuration freezes them."""
+        """Return those of backbone and encoder that the configuration freezes."""
         parts = ((self.backbone, self.config.freeze_backbone), (self.encoder, self.config.freeze_encoder))
         return [module for module, frozen in parts if frozen and module is not None]
 
-    def encode_raw(self, inputs: torch.Tensor, mask: torch.Tensor | None) -> Features:
-        """Raw input and its mask -> features; no gradient enters a frozen backbone."""
+    def encode_raw(self, inputs: Tensor, mask: Tensor | None) -> Features:
+        """Compute features from raw input and its mask, without gradients for a frozen backbone."""
         backbone = self.require_backbone()
         with torch.no_grad() if self.config.freeze_backbone else contextlib.nullcontext():
             return self.run_backbone(backbone, inputs, mask)
 
-    def run_backbone(self, backbone: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None) -> Features:
-        """What `encode_raw` computes, with a given copy of the backbone."""
+    def run_backbone(self, backbone: PreTrainedModel, inputs: Tensor, mask: Tensor | None) -> Features:
+        """Compute features with a given copy of the backbone."""
         raise NotImplementedError
 
     def features(
         self,
-        raw: torch.Tensor | None,
-        raw_mask: torch.Tensor | None,
-        features: torch.Tensor | None,
-        mask: torch.Tensor | None,
+        raw: Tensor | None,
+        raw_mask: Tensor | None,
+        features: Tensor | None,
+        mask: Tensor | None,
         dtype: torch.dtype,
     ) -> Features | None:
-        """The features of a batch, from raw input or as they are given; None where the batch has neither."""
+        """Return the features of a batch, computed from raw input or given; None if the batch has neither."""
         if raw is not None and features is not None:
             raise ValueError(f"Raw {self.name} and {self.name}_features were both given; leave one out.")
         if not self.is_read:
@@ -127,32 +129,23 @@ class ModalityStream(nn.Module):
             return None
         return features.to(dtype), mask
 
-    def _check_features(self, features: torch.Tensor, mask: torch.Tensor | None) -> Features:
+    def _check_features(self, features: Tensor, mask: Tensor | None) -> Features:
         width = self.config.feature_size
         if features.dim() != 3 or features.shape[-1] != width:
             raise ValueError(
                 f"{self.name}_features must have the shape (batch, time, {width}), got {tuple(features.shape)}."
             )
-        if features.shape[1] == 0:
-            features = features.new_zeros(features.shape[0], 1, width)
-            return features, torch.zeros(features.shape[:2], dtype=torch.bool, device=features.device)
+        mask = as_mask(mask, features, f"{self.name}_features_mask")
+        if features.shape[1] == 0:  # one masked step
+            features, mask = F.pad(features, (0, 0, 0, 1)), F.pad(mask, (0, 1))
+        return kept_first(features, mask)
 
-        if mask is None:
-            mask = torch.ones(features.shape[:2], dtype=torch.bool, device=features.device)
-        if mask.shape != features.shape[:2]:
-            raise ValueError(
-                f"{self.name}_features_mask has the shape {tuple(mask.shape)}; it must be {tuple(features.shape[:2])}."
-            )
-        return kept_first(features, mask.bool())
-
-    def encode(
-        self, features: Features | None, like: torch.Tensor, mixup: Mixup | None, record: Recorder | None
-    ) -> Encoded:
-        """Features -> frames; zeros that no mask keeps where the batch has no such modality.
+    def encode(self, features: Features | None, like: Tensor, mixup: Mixup | None, record: Recorder | None) -> Encoded:
+        """Encode features into frames, which are one masked step of zeros if the batch does not have the modality.
 
         Args:
-            features: None: not there.
-            like: any tensor (B, ...) of the batch, of the device and type of the frames.
+            features: of the batch; None: it does not have the modality.
+            like: any tensor (B, ...) of the batch with the device and dtype of the frames.
             mixup: mixes the samples, in training.
             record: collects hidden states and attention weights.
         """
@@ -177,10 +170,10 @@ class ModalityStream(nn.Module):
             pooled = masked_mean(frames, mask)
         return Encoded(frames, mask, present, pooled, features is not None)
 
-    def stand_in(self, encoded: Encoded, present: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames and mask for the fusion; samples without the modality get a sequence of one learned step.
+    def stand_in(self, encoded: Encoded, present: Tensor) -> tuple[Tensor, Tensor]:
+        """Return frames and mask for the fusion, with one learned step for samples without the modality.
 
-        Never a branch, so that the parameter always has a gradient.
+        There is no branch, so that the parameter always gets a gradient.
         """
         assert self.missing is not None  # the model has a fusion
         frames, mask = encoded.frames, encoded.mask
@@ -198,21 +191,21 @@ class AudioStream(ModalityStream):
     def key(self) -> str:
         return f"{super().key}{'+cepstrum' if self.config.cepstrum else ''}"
 
-    def one_input(self, input_values: torch.Tensor | None, input_features: torch.Tensor | None) -> torch.Tensor | None:
-        """The one of the two forms that was given; it must be the one that the backbone reads."""
+    def one_input(self, input_values: Tensor | None, input_features: Tensor | None) -> Tensor | None:
+        """Return the given one of the two forms; it must be the one that the backbone reads."""
         if (input_values is None and input_features is None) or not self.is_read:
             return None
         config = self.require_backbone().config
         expected = audio_input_name(config)
         given = "input_values" if input_features is None else "input_features"
         if given != expected or (input_values is not None and input_features is not None):
-            raise ValueError(f"The audio backbone '{config.model_type}' reads {expected}; leave the other one out.")
+            raise ValueError(f"The audio backbone '{config.model_type}' reads {expected}. Leave out the other one.")
         if input_features is not None and input_features.dim() == 3:
             bands = getattr(config, "feature_projection_input_dim", None) or config.num_mel_bins
             if input_features.shape[-1] != bands:
                 raise ValueError(
                     f"input_features must have the shape (batch, frames, {bands}), got {tuple(input_features.shape)}. "
-                    f"BiBiERProcessor and pipeline({TASK!r}) make them; Whisper's own front end, which "
+                    f"Use BiBiERProcessor or pipeline({TASK!r}): Whisper's own front end, which "
                     "pipeline('audio-classification') uses, puts the bands first and pads to 30 s."
                 )
         return input_values if input_features is None else input_features
@@ -223,7 +216,7 @@ class AudioStream(ModalityStream):
             return found
         return random_window(*found, self.config.crop_frames)
 
-    def run_backbone(self, backbone: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None) -> Features:
+    def run_backbone(self, backbone: PreTrainedModel, inputs: Tensor, mask: Tensor | None) -> Features:
         config = self.config
         return encode_audio(backbone, inputs, mask, config.layer, config.max_window_s, config.cepstrum)
 
@@ -235,10 +228,10 @@ class TextStream(ModalityStream):
 
     def build_backbone(self) -> PreTrainedModel:
         assert isinstance(self.config.backbone, PreTrainedConfig)
-        self.config.backbone.vocab_size = self.config.vocab_size  # which may have been changed
+        self.config.backbone.vocab_size = self.config.vocab_size  # may have been changed
         return super().build_backbone()
 
-    def run_backbone(self, backbone: PreTrainedModel, inputs: torch.Tensor, mask: torch.Tensor | None) -> Features:
+    def run_backbone(self, backbone: PreTrainedModel, inputs: Tensor, mask: Tensor | None) -> Features:
         return encode_text(backbone, inputs, mask, self.config.layer)
 
     def features(self, raw, raw_mask, features, mask, dtype) -> Features | None:
@@ -246,8 +239,8 @@ class TextStream(ModalityStream):
         if found is None or self.is_masked or self.config.backbone is None:
             return found
 
-        # The published code encodes the whole text, keeps the first positions and fills up with zeros, unmasked.
-        # Features of another origin than the model's backbone are taken as they are.
+        # The published code encodes the whole text, keeps the first positions and pads with unmasked zeros. Features
+        # that do not come from the model's own backbone stay as they are.
         features, mask = found
         features = (features * mask.unsqueeze(-1))[:, : self.config.max_tokens]
         features = F.pad(features, (0, 0, 0, self.config.max_tokens - features.shape[1]))

@@ -1,14 +1,13 @@
-"""One YAML file describes a run; the command line overrides it.
+"""The arguments of a run: a YAML file, overridden by the command line.
 
     accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH --model.dropout 0.2 --corpora.0.fold 1
 
 * The first argument is the file, or the name of one of the package.
 * `--key value`, `--key=value`, and `--flag` for a switch. Dots lead into nested values and lists.
 * `--data_dir` is short for `--corpora.0.data_dir` when there is one corpus.
-* An unknown key and a value of the wrong type are errors that name the key. `1e-4` is a number, in the file too.
+* An unknown key or a value of the wrong type is an error that names the key. `1e-4` is a number, also in the file.
 
-Keys are the fields of [`RunArguments`], and those of [`~transformers.TrainingArguments`] beside them on the same
-level.
+Keys are the fields of [`RunArguments`] and, on the same level, those of [`~transformers.TrainingArguments`].
 """
 
 import dataclasses
@@ -57,7 +56,7 @@ OUTPUT_FIELDS = (
     "hub_model_id",
     "hub_private_repo",
 )
-"""Where the result of a run goes, on which it does not depend."""
+"""Where results go. The results themselves do not depend on these."""
 
 _SELECTION = f"checkpoints are always selected by the {SELECTION_FORMULA}"
 
@@ -106,11 +105,11 @@ RESERVED = {
     "bf16_full_eval": "what is scored is what is saved; use `bf16`",
     "fp16_full_eval": "what is scored is what is saved; use `fp16`",
     "dataloader_in_order": "answers are matched with rows by their order",
-    "enable_jit_checkpoint": "a run that is killed resumes from its last whole checkpoint anyway; use `save_strategy`",
+    "enable_jit_checkpoint": "a killed run resumes from its last complete checkpoint anyway; use `save_strategy`",
     "save_on_each_node": "all nodes write into one output folder",
-    "ignore_data_skip": "a resumed run reads what the uninterrupted one would have read",
+    "ignore_data_skip": "a resumed run reads what an uninterrupted one would have read",
 }
-"""TrainingArguments that a run does not take, with what to do instead."""
+"""TrainingArguments that a run does not accept, and what to do instead."""
 
 TRAINING_DEFAULTS: dict[str, Any] = {
     "num_train_epochs": 75.0,
@@ -120,58 +119,59 @@ TRAINING_DEFAULTS: dict[str, Any] = {
     "logging_strategy": "epoch",
     "save_total_limit": 2,
     "load_best_model_at_end": True,
-    # Without it the patience of early stopping would start anew after a resume.
+    # Without it, a resume would reset the patience of early stopping.
     "restore_callback_states_from_checkpoint": True,
     "dataloader_pin_memory": False,
 }
-"""Where a run departs from the defaults of transformers: the published epochs and learning rate, and selection on
-dev."""
+"""Defaults that differ from those of transformers: the published epochs and learning rate, and selection on dev."""
 
 
 class LoraArguments(Section):
     """Low-rank adapters in the backbones."""
 
     backbones: list[Literal[MODALITIES]] = Field(
-        list(MODALITIES), min_length=1, description="which backbones get one: audio, text"
+        list(MODALITIES), min_length=1, description="backbones that get adapters: audio, text"
     )
     r: int = Field(8, ge=1, description="rank")
-    alpha: float = Field(16.0, gt=0, description="scale: the update counts alpha / r times")
+    alpha: float = Field(16.0, gt=0, description="scale: the update is multiplied by alpha / r")
     targets: list[str] | Literal["all-linear"] = Field(
         "all-linear",
-        description="linear layers that get one, by the end of their names: [q_proj, v_proj, query, value]",
+        description="linear layers that get adapters, by the end of their names: [q_proj, v_proj, query, value]",
     )
-    dropout: float = Field(0.0, ge=0, lt=1, description="dropout in front of the adapters")
+    dropout: float = Field(0.0, ge=0, lt=1, description="dropout before the adapters")
     save: Literal["merged", "adapter"] = Field(
-        "merged", description="in the checkpoint: merged into the backbone, or beside it"
+        "merged", description="in the checkpoint: merged into the backbone, or as a separate adapter"
     )
 
 
 class StagesArguments(Section):
-    """Whether encoders and fusion are trained together or, as published, one after the other."""
+    """Train encoders and fusion together or, as published, one after the other."""
 
     plan: Literal["joint", "two_stage"] = Field(
-        "joint", description="joint; or two_stage: each encoder by itself, then the fusion"
+        "joint", description="joint, or two_stage: each encoder alone, then the fusion"
     )
     logits: Literal["out_of_fold", "in_sample"] = Field(
         "out_of_fold",
-        description="unimodal logits of the training set in stage 2: from encoders that had not seen it, or that had",
+        description="unimodal logits of the training set in stage 2: from encoders that have not seen the sample, or that have",
     )
-    folds: int = Field(5, ge=2, description="parts of the training set for out_of_fold")
+    folds: int = Field(5, ge=2, description="number of parts of the training set for out_of_fold")
     audio: dict[str, Any] = Field(
-        default_factory=dict, description="keys of the run that differ while the audio encoder is trained"
+        default_factory=dict, description="run keys that differ while the audio encoder is trained"
     )
-    text: dict[str, Any] = Field(default_factory=dict, description="likewise for the text encoder")
-    fusion: dict[str, Any] = Field(default_factory=dict, description="likewise for the fusion")
+    text: dict[str, Any] = Field(default_factory=dict, description="the same for the text encoder")
+    fusion: dict[str, Any] = Field(default_factory=dict, description="the same for the fusion")
 
 
 STAGES = ("audio", "text", "fusion")
 
 
 class RunArguments(Section):
-    """A run, apart from what goes to [`~transformers.TrainingArguments`] (kept in `training`)."""
+    """A run. What goes to [`~transformers.TrainingArguments`] is kept in `training`."""
 
-    corpora: list[CorpusArguments] = Field(min_length=1, description="corpora that train, dev and test are made of")
-    output_dir: str = Field(description="folder of checkpoints, model and results; default outputs/<name of the YAML>")
+    corpora: list[CorpusArguments] = Field(min_length=1, description="corpora to train, select and test on")
+    output_dir: str = Field(
+        description="folder for checkpoints, model and results; default outputs/<name of the YAML>"
+    )
     audio_backbone: str = Field(
         EMBEDDED, description="Hub id or folder of a speech model, or embedded (trained from scratch)"
     )
@@ -181,46 +181,46 @@ class RunArguments(Section):
     )
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     text_prefix: str | None = Field(
-        None, description="put before every text; null: what the text backbone was trained with"
+        None, description="prefix of every text; null: the one that the text backbone was trained with"
     )
     model: dict[str, Any] = Field(default_factory=dict, description="fields of BiBiERConfig, e.g. model.hidden_size")
     frozen: list[str] = Field(
-        default_factory=list, description="parameters that stay as they are, by how their names begin"
+        default_factory=list, description="parameters that are not trained, by the beginning of their names"
     )
     backbone_learning_rate: float | None = Field(
-        None, gt=0, description="of backbones that are trained; null: learning_rate"
+        None, gt=0, description="learning rate of trained backbones; null: learning_rate"
     )
-    lora: LoraArguments | None = Field(None, description="train low-rank adapters in the backbones; null: none")
+    lora: LoraArguments | None = Field(None, description="low-rank adapters in the backbones; null: none")
     optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
     scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
     class_weights: Literal["balanced", "sqrt", "none"] | Share = Field(
         "balanced",
-        description="weights of the classes in the loss, 1 / count^e: balanced (e = 1), sqrt (0.5), none (0), or e itself",
+        description="class weights in the loss, 1 / count^e: balanced (e = 1), sqrt (0.5), none (0), or e itself",
     )
-    corpus_balanced_sampling: bool = Field(True, description="with several corpora: draw as often from each")
+    corpus_balanced_sampling: bool = Field(True, description="draw equally often from each of several corpora")
     group_by_length: bool = Field(False, description="batches of clips of similar length")
-    soft_labels: bool = Field(False, description="train on the soft labels of the rows that have one")
+    soft_labels: bool = Field(False, description="train on soft labels, in rows that have one")
     smoothing_probability: float = Field(
-        1.0, ge=0, le=1, description="share of these rows that do, drawn anew in each epoch"
+        1.0, ge=0, le=1, description="share of these rows that use it, drawn again in each epoch"
     )
     label_smoothing_mode: Literal["soft", "argmax"] = Field(
-        "soft", description="train on the distribution, or on its arg-max as published"
+        "soft", description="train on the distribution or, as published, on its arg-max"
     )
     gold_weight: float | None = Field(
-        None, ge=0, le=1, description="mix at least so much of the gold label into soft labels; null: none"
+        None, ge=0, le=1, description="minimum weight of the gold label in soft labels; null: none"
     )
     patience: int | None = Field(
-        10, ge=1, description="stop after so many evaluations without a better dev score; null: never"
+        10, ge=1, description="stop after this many evaluations without a better dev score; null: never"
     )
     refit_on_dev: bool = Field(
-        False, description="after selection train anew on train + dev, as long as the selected checkpoint was"
+        False, description="after selection, train a new model on train + dev for as many epochs"
     )
     logit_adjustment: Literal["dev"] | Annotated[float, Field(ge=-1, le=1)] | None = Field(
         None,
-        description="after training take so many times the log share of a class off its logits; dev: what is best there; null: nothing",
+        description="after training, subtract this many times the log prior from the logits; dev: choose on dev; null: off",
     )
     calibrate: bool | None = Field(
-        None, description="fit the temperature of the pipeline on dev; null: unless model.original_behavior"
+        None, description="fit the temperature of the pipeline on dev; null: yes, unless model.original_behavior"
     )
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     stages: StagesArguments = Field(default_factory=StagesArguments)
@@ -228,24 +228,24 @@ class RunArguments(Section):
         False, description="keep up to 1 GB that a batch has freed for the next one (glibc): fewer page faults on CPUs"
     )
     resume_from_checkpoint: bool | str = Field(
-        False, description="true: go on from the last whole checkpoint; or a checkpoint folder"
+        False, description="true: continue from the last complete checkpoint; or the folder of a checkpoint"
     )
-    overwrite: bool = Field(False, description="replace what an earlier run left in output_dir")
+    overwrite: bool = Field(False, description="replace the results of an earlier run in output_dir")
     push_to_hub: bool = Field(
-        False, description="push the finished model to the Hub; the right to is checked before training"
+        False, description="push the finished model to the Hub; permission is checked before training"
     )
-    hub_model_id: str | None = Field(None, description="where: owner/name, made if it is not there")
-    hub_private_repo: bool = Field(True, description="false: for all to see")
+    hub_model_id: str | None = Field(None, description="owner/name on the Hub, created if needed")
+    hub_private_repo: bool = Field(True, description="false: public")
     training: dict[str, Any] = Field(default_factory=dict)
 
     def training_arguments(self, **overrides: Any) -> TrainingArguments:
-        """The arguments of the Trainer.
+        """Return the arguments of the Trainer.
 
         Args:
-            overrides: fields that the caller decides.
+            overrides: fields set by the caller.
 
         Raises:
-            ArgumentError: values that transformers refuses.
+            ArgumentError: transformers refuses a value.
         """
         fields: dict[str, Any] = {
             "output_dir": self.output_dir,
@@ -265,13 +265,13 @@ class RunArguments(Section):
         return args
 
     def dump(self) -> dict[str, Any]:
-        """The whole run as one flat mapping, ready to be written as YAML and read again."""
+        """Return the run as a mapping that [`run_arguments`] reads."""
         content = self.model_dump(exclude={"training"})
         return content | TRAINING_DEFAULTS | self.training
 
     def public_dump(self) -> dict[str, Any]:
-        """[`dump`] without anything of this machine or its user: no folder of data, cache or output, local backbones
-        by their last name."""
+        """[`dump`] without paths of this machine: no data, cache or output folder, and only the last name of local
+        backbones."""
         content = self.dump()
         for name in OUTPUT_FIELDS:
             content.pop(name)
@@ -292,7 +292,7 @@ class RunArguments(Section):
 
 
 def hide_folder(content: dict[str, Any], name: str) -> None:
-    """Leave only the last name of a folder of this machine; anything else, such as a Hub id, stays."""
+    """Keep only the last name of a local folder. Anything else, such as a Hub id, stays."""
     if content.get(name) and os.path.isdir(content[name]):
         content[name] = Path(content[name]).resolve().name
 
@@ -303,8 +303,23 @@ TRAINING_FIELDS = {
     for field in dataclasses.fields(TrainingArguments)
     if field.init and field.name not in (*RESERVED, *OWN_FIELDS)
 }
+_BOUNDS = {
+    **dict.fromkeys(
+        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), Field(ge=1)
+    ),
+    **dict.fromkeys(
+        ("num_train_epochs", "learning_rate", "adam_epsilon", "eval_steps", "save_steps", "logging_steps"), Field(gt=0)
+    ),
+    **dict.fromkeys(
+        ("warmup_steps", "weight_decay", "max_grad_norm", "eval_delay", "seed", "data_seed", "dataloader_num_workers"),
+        Field(ge=0),
+    ),
+    **dict.fromkeys(("adam_beta1", "adam_beta2"), Field(ge=0, lt=1)),
+}
+"""Values that the Trainer takes without a word, and fails on later."""
+
 _TRAINING_FIELD_TYPES = {
-    name: annotation
+    name: Annotated[annotation, _BOUNDS[name]] if name in _BOUNDS else annotation
     for name, annotation in typing.get_type_hints(TrainingArguments).items()
     if name in TRAINING_FIELDS
 }
@@ -313,24 +328,19 @@ _NEW_NAMES = {
     for name in TRAINING_FIELDS
     if (new := name.replace("gradient_checkpointing", "activation_checkpointing")) in TRAINING_FIELDS
 }
-"""transformers has renamed some arguments, and warns of the old names, which everybody knows."""
+"""Old names of arguments that transformers renamed: still accepted here, without a warning."""
 
-_AT_LEAST_ONE = ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps")
-_ABOVE_ZERO = ("num_train_epochs", "learning_rate", "adam_epsilon", "eval_steps", "save_steps", "logging_steps")
-_NOT_NEGATIVE = (
-    *("warmup_steps", "weight_decay", "max_grad_norm", "eval_delay", "seed", "data_seed", "dataloader_num_workers"),
-)
 _OF_WORKERS = ("dataloader_persistent_workers", "dataloader_multiprocessing_context", "dataloader_prefetch_factor")
 _FITTED = {
     "class_weights": "computed from the training set; choose how by `class_weights`",
     "temperature": "fitted on dev; choose whether by `calibrate`",
 }
 _FROM_BACKBONES = frozenset("backbone backbone_id backbone_revision backbone_stored adapter_stored".split())
-"""Fields of a modality that follow from `audio_backbone` and `text_backbone`, or that saving writes."""
+"""Fields of a modality that are set from `audio_backbone` and `text_backbone`, or when saving."""
 
 
 def _options(config: type[PreTrainedConfig]) -> dict[str, Any]:
-    """Own options of a configuration and their defaults."""
+    """Return the options that a configuration adds, with their defaults."""
     inherited = {field.name for field in dataclasses.fields(PreTrainedConfig)}
     return {field.name: field.default for field in dataclasses.fields(config) if field.name not in inherited}
 
@@ -343,7 +353,7 @@ for _modality, _config in MODALITY_CONFIGS.items():
         for name, default in _options(_config).items()
         if name not in _FROM_BACKBONES
     }
-"""Keys under `model`, dots inside, and their defaults."""
+"""Dotted keys under `model`, and their defaults."""
 
 
 class RunFile(Section):
@@ -420,7 +430,7 @@ def expand_data_dir(content: dict[str, Any]) -> dict[str, Any]:
 
 
 def run_arguments(content: dict[str, Any]) -> RunArguments:
-    """Check a mapping of keys to values, as a run file holds it.
+    """Check the content of a run file.
 
     Raises:
         ArgumentError: an unknown key, a value of the wrong type, or a contradiction.
@@ -445,7 +455,7 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
 
 
 def _dotted(model: dict[str, Any]) -> Iterator[str]:
-    """The keys of `model`, those of its modalities with a dot."""
+    """Return the keys of `model`, with a dot for those of its modalities."""
     for key, value in model.items():
         if key.removesuffix("_config") in MODALITIES and isinstance(value, dict):
             yield from (f"{key}.{name}" for name in value)
@@ -453,7 +463,7 @@ def _dotted(model: dict[str, Any]) -> Iterator[str]:
             yield key
 
 
-# Data, model and output are those of the whole run.
+# Stages cannot change data, model or output.
 _SHARED_BY_STAGES = frozenset(
     """
     corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model calibrate
@@ -463,19 +473,19 @@ _SHARED_BY_STAGES = frozenset(
 
 
 def stage_run(run: RunArguments, stage: str, output_dir: str | Path) -> RunArguments:
-    """The arguments of one stage of a run: those of the run with the stage's own keys in their place.
+    """Return the arguments of one stage: those of the run, overridden by the keys of the stage.
 
     Args:
         run: with `stages`.
         stage: one of `STAGES`.
-        output_dir: folder of the stage.
+        output_dir: the stage's folder.
 
     Raises:
-        ArgumentError: a key that a stage cannot change, or that is unknown or wrong.
+        ArgumentError: a key that a stage cannot change, or an unknown key or wrong value.
     """
     own = getattr(run.stages, stage)
     if shared := sorted(_SHARED_BY_STAGES & own.keys()):
-        raise ArgumentError(f"stages.{stage}.{shared[0]}: holds for the whole run; give it on the upper level.")
+        raise ArgumentError(f"stages.{stage}.{shared[0]}: applies to the whole run; give it on the top level.")
     content = run.dump() | own | {"output_dir": str(output_dir), "resume_from_checkpoint": False, "overwrite": False}
     content.pop("stages")
     try:
@@ -484,135 +494,104 @@ def stage_run(run: RunArguments, stage: str, output_dir: str | Path) -> RunArgum
         raise ArgumentError(f"stages.{stage}: {error}") from error
 
 
-def _refuse_values(training: Mapping[str, Any]) -> None:
-    """What the Trainer takes without a word, and then fails on."""
-    for names, fits, allowed in (
-        (_AT_LEAST_ONE, lambda value: value >= 1, "at least 1"),
-        (_ABOVE_ZERO, lambda value: value > 0, "above 0"),
-        (_NOT_NEGATIVE, lambda value: value >= 0, "at least 0"),
-        (("adam_beta1", "adam_beta2"), lambda value: 0 <= value < 1, "from 0 to below 1"),
-        (("max_steps",), lambda value: value == -1 or value >= 1, "at least 1, or -1 for num_train_epochs"),
-    ):
-        for name in names:
-            if training.get(name) is not None and not fits(training[name]):
-                raise ArgumentError(f"{name}: {training[name]} is not allowed; it must be {allowed}.")
-    for name in _OF_WORKERS:
-        if training.get(name) and not training.get("dataloader_num_workers"):
-            raise ArgumentError(f"{name}: needs worker processes. Set dataloader_num_workers, or leave it out.")
-    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
-        if isinstance(training.get(name), dict) and training[name].get("use_reentrant"):
-            raise ArgumentError(
-                f"{name}: use_reentrant loses the gradient of layers behind frozen ones. Set it to false, or leave it "
-                "out."
-            )
-    if training.get("ddp_backend") and "RANK" not in os.environ:
-        raise ArgumentError(
-            "ddp_backend: is for several processes, started by `accelerate launch` or `torchrun`. Leave it out."
-        )
-
-
 def _refuse_unknown_reporting(names: Sequence[str]) -> None:
-    """Each of them brings its own traceback in the middle of a run."""
-    there = get_available_reporting_integrations()
+    """Refuse integrations that would fail in the middle of a run."""
+    available = get_available_reporting_integrations()
     for name in names:
         if name not in INTEGRATION_TO_CALLBACK:
             raise ArgumentError(
                 f"report_to: {name!r} is unknown. Allowed: none, {', '.join(INTEGRATION_TO_CALLBACK)}."
             )
-        if name not in there:
+        if name not in available:
             raise ArgumentError(
                 f"report_to: {name} is not installed. Install it (pip install {name}), or leave it out."
             )
 
 
 def _refuse_contradictions(run: RunArguments) -> None:
+    """Refuse values that exclude each other, before anything is computed."""
+    problems = [*_trainer_problems(run), *_run_problems(run), *_draw_problems(run)]
+    if run.stages.plan == "two_stage":
+        problems += _stage_problems(run)
+    if problems:
+        raise ArgumentError("\n".join(problems))
+
+    if run.stages.plan == "two_stage":
+        for stage in STAGES:
+            stage_run(run, stage, run.output_dir)
+
+
+def _trainer_problems(run: RunArguments) -> Iterator[str]:
     training = TRAINING_DEFAULTS | run.training
-    _refuse_values(training)
+    if training.get("max_steps", -1) != -1 and training["max_steps"] < 1:
+        yield f"max_steps: {training['max_steps']} is not allowed; it must be at least 1, or -1 for num_train_epochs."
     if training["eval_strategy"] == "no":
-        raise ArgumentError("eval_strategy: 'no' leaves nothing to select a checkpoint by. Use epoch or steps.")
+        yield "eval_strategy: 'no' leaves nothing to select a checkpoint by. Use epoch or steps."
     if not training["load_best_model_at_end"]:
-        raise ArgumentError("load_best_model_at_end: the checkpoint is selected on dev, so it must be true.")
+        yield "load_best_model_at_end: the checkpoint is selected on dev, so it must be true."
     if training["save_strategy"] not in ("best", training["eval_strategy"]):
-        raise ArgumentError(f"save_strategy: must equal eval_strategy ({training['eval_strategy']}), or be best.")
-    if training["save_strategy"] == "best" and run.resume_from_checkpoint:
-        raise ArgumentError(
-            "save_strategy: with 'best' the state after the last epoch is not kept, so the run cannot be resumed "
-            "exactly."
-        )
-    if training.get("save_only_model") and run.resume_from_checkpoint:
-        raise ArgumentError(
-            "save_only_model: the state of the optimizer is not kept, so the run cannot be resumed. Leave out one of "
-            "them."
-        )
+        yield f"save_strategy: must equal eval_strategy ({training['eval_strategy']}), or be best."
+    if run.resume_from_checkpoint and training["save_strategy"] == "best":
+        yield "save_strategy: 'best' does not keep the state after the last epoch, so the run cannot be resumed exactly."
+    if run.resume_from_checkpoint and training.get("save_only_model"):
+        yield "save_only_model: drops the state of the optimizer, so the run cannot be resumed. Leave out one of them."
+    for name in _OF_WORKERS:
+        if training.get(name) and not training.get("dataloader_num_workers"):
+            yield f"{name}: needs worker processes. Set dataloader_num_workers, or leave it out."
+    for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):
+        if (training.get(name) or {}).get("use_reentrant"):
+            yield f"{name}: use_reentrant loses the gradient of layers behind frozen ones. Set it to false."
+    if training.get("ddp_backend") and "RANK" not in os.environ:
+        yield "ddp_backend: is for several processes, started by `accelerate launch` or `torchrun`. Leave it out."
+
+
+def _run_problems(run: RunArguments) -> Iterator[str]:
     for modality in run.lora.backbones if run.lora else ():
         if getattr(run, f"{modality}_backbone") == EMBEDDED:
-            raise ArgumentError(
+            yield (
                 f"lora.backbones: the embedded {modality} backbone is trained from scratch; LoRA adapts a pretrained "
                 f"one. Name one with {modality}_backbone, or leave '{modality}' out."
             )
     if run.refit_on_dev and run.scheduler == PLATEAU:
-        raise ArgumentError(
-            "refit_on_dev: the schedule 'plateau' needs a dev set, which a refit has not. Choose another scheduler."
-        )
-    if run.stages.plan == "two_stage":
-        _refuse_stages(run)
+        yield "refit_on_dev: the scheduler 'plateau' needs a dev set, and a refit has none. Choose another one."
     if not run.soft_labels and any(corpus.labels for corpus in run.corpora):
-        raise ArgumentError(
-            "corpora: `labels` is given, but soft_labels is false. Set it to true, or leave `labels` out."
-        )
-    for number, corpus in enumerate(run.corpora):
-        sds = corpus.augmentation.sds
-        if sds is None or not sds.share:
-            continue
-        if sds.draws != 1 and run.stages.plan == "two_stage":
-            raise ArgumentError(
-                f"corpora.{number}.augmentation.sds.draws: two stages hand one set of logits from the first to the "
-                "second. Set it to 1."
-            )
-        if sds.draws == "every_epoch":
-            key = f"corpora.{number}.augmentation.sds"
-            if run.feature_cache.enabled:
-                raise ArgumentError(
-                    f"{key}.draws: every_epoch stacks audio anew, so nothing can be computed ahead. "
-                    "Set feature_cache.enabled to false, or give a number of draws."
-                )
-            if sds.text == "asr":
-                raise ArgumentError(
-                    f"{key}.text: asr would transcribe anew in every epoch. Use concat, or give a number of draws."
-                )
+        yield "corpora: `labels` is given, but soft_labels is false. Set it to true, or leave `labels` out."
     if run.push_to_hub and run.hub_model_id is None:
-        raise ArgumentError("hub_model_id: is missing. Say where to push to: --hub_model_id OWNER/NAME.")
+        yield "hub_model_id: is missing. Say where to push to: --hub_model_id OWNER/NAME."
     if run.overwrite and run.resume_from_checkpoint:
-        raise ArgumentError(
-            "overwrite, resume_from_checkpoint: the one starts anew, the other goes on. Give one of them."
-        )
+        yield "overwrite, resume_from_checkpoint: one starts over, the other continues. Give one of them."
 
 
-def _refuse_stages(run: RunArguments) -> None:
+def _draw_problems(run: RunArguments) -> Iterator[str]:
+    for number, corpus in enumerate(run.corpora):
+        key, sds = f"corpora.{number}.augmentation.sds", corpus.augmentation.sds
+        if sds is None or not sds.share or sds.draws == 1:
+            continue
+        if run.stages.plan == "two_stage":
+            yield f"{key}.draws: stage 1 hands one set of logits to stage 2, so there can be one draw. Set it to 1."
+        if sds.draws == "every_epoch" and run.feature_cache.enabled:
+            yield (
+                f"{key}.draws: every_epoch stacks new audio in each epoch, so features cannot be computed ahead. Set "
+                "feature_cache.enabled to false, or give a number of draws."
+            )
+        if sds.draws == "every_epoch" and sds.text == "asr":
+            yield f"{key}.text: asr would transcribe in every epoch. Use concat, or give a number of draws."
+
+
+def _stage_problems(run: RunArguments) -> Iterator[str]:
     if not run.feature_cache.enabled:
-        raise ArgumentError(
-            "stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly."
-        )
+        yield "stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly."
     if run.lora:
-        raise ArgumentError(
-            "lora: not with two stages, whose encoders are trained on their own. Train jointly, or leave it out."
-        )
+        yield "lora: not with two stages, which train the encoders alone. Train jointly, or leave it out."
     if run.refit_on_dev:
-        raise ArgumentError(
-            "refit_on_dev: not with two stages, whose encoders have been selected on dev. Train jointly, or leave it "
-            "out."
-        )
+        yield "refit_on_dev: not with two stages, whose encoders were selected on dev. Train jointly, or leave it out."
     if len(run.model.get("modalities") or MODALITIES) != len(MODALITIES):
-        raise ArgumentError(
-            "stages.plan: two stages need both modalities (model.modalities). Train a model of one modality jointly."
-        )
+        yield "stages.plan: two stages need both modalities (model.modalities). Train one modality jointly."
     for modality in MODALITIES:
         if run.model.get(f"{modality}_config", {}).get("encoder") == "none":
-            raise ArgumentError(
+            yield (
                 f"stages.plan: there is no {modality} encoder to train first (model.{modality}_config.encoder: none)."
             )
-    for stage in STAGES:
-        stage_run(run, stage, run.output_dir)
 
 
 def _checked_training(key: str, value: Any) -> Any:

@@ -36,8 +36,8 @@ from ..data.protocols import connected_groups, stratified_group_split
 from ..errors import ArgumentError
 from ..evaluation.report import Predictions
 from ..files import write_json
-from ..model.backbones_bibier import weights_hash
 from ..model.configuration_bibier import MODALITIES
+from ..model.hashing_bibier import weights_hash
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RunArguments, stage_run
