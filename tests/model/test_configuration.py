@@ -80,7 +80,10 @@ def test_a_folder_leaves_no_trace_in_the_config(tmp_path: Path):
         ({"unimodal_loss_weight": -1}, "at least 0"),
         ({"class_weights": [1.0, 2.0]}, "7 numbers"),
         ({"hidden_size": 15, "num_attention_heads": 5, "positional_encoding": True}, "even"),
-        ({"audio_config": {"backbone_stored": False}}, r"needs audio_config\.backbone and audio_config\.backbone_id"),
+        (
+            {"audio_config": {"backbone_stored": False}},
+            r"requires audio_config\.backbone and audio_config\.backbone_id",
+        ),
     ],
 )
 def test_refusals(options: dict, message: str, features_only: dict):
@@ -91,13 +94,13 @@ def test_refusals(options: dict, message: str, features_only: dict):
 def test_refusals_that_concern_backbones():
     bert = AutoConfig.for_model("bert")
     audio = features_of(audio=8)
-    with pytest.raises(ValueError, match=r"neither audio_config\.backbone"):
+    with pytest.raises(ValueError, match=r"Neither audio_config\.backbone"):
         BiBiERConfig(audio_config={"backbone": None})
     with pytest.raises(ValueError, match="contradicts"):
         BiBiERConfig(**audio, text_config={"backbone": bert, "feature_size": 9})
     with pytest.raises(ValueError, match=r"0\.\.12"):
         BiBiERConfig(**audio, text_config={"backbone": bert, "layer": 13})
-    with pytest.raises(ValueError, match=r"needs text_config\.backbone and text_config\.backbone_id"):
+    with pytest.raises(ValueError, match=r"requires text_config\.backbone and text_config\.backbone_id"):
         BiBiERConfig(**audio, text_config={"backbone": bert, "backbone_stored": False})
 
 

@@ -214,7 +214,7 @@ def test_unimodal_models_over_backbones(modality: str, tmp_path: Path, clip):
         ({"modalities": []}, "modalities"),
         (
             {"modalities": ["audio"], "audio_config": {"encoder": "none"}},
-            "an encoder: a model of audio alone needs one",
+            "an encoder, which a model of audio alone needs",
         ),
         (
             {"audio_config": {"encoder": "transformer", "hidden_size": 9}},

@@ -9,8 +9,7 @@ All are computed globally over a group, never as a mean over batches, and lie in
 | `mf1` | macro F1: mean over the classes of F1 |
 | `wf1` | weighted F1: F1 weighted by the size of the class |
 
-`mean` is the average of the four. A checkpoint is selected by it on dev, averaged over the corpora (Section 3.2 of the
-method).
+`mean` is the average of the four. A checkpoint is selected by it on dev, averaged over the corpora.
 """
 
 from pathlib import Path

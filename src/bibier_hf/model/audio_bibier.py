@@ -43,8 +43,8 @@ LOUDEST = 10.0
 """Largest amplitude that passes for audio in [-1, 1]: 20 dB above full scale."""
 
 SILENCE = 1e-4
-"""A recording is silent if it stays within this distance of its middle: 80 dB below full scale, whatever constant offset
-a sound card adds."""
+"""A recording is silent if it stays within this distance of its middle: 80 dB below full scale, whatever constant
+offset a sound card adds."""
 
 CANCELLED = 1e-3
 """Channels cancel if the energy of their mean is below this share of their mean energy."""
@@ -66,15 +66,16 @@ class SilentAudioError(AudioError):
 def decode_audio(
     audio: Any, sampling_rate: int | None = None, channel: int | None = None, refuse_silence: bool = False
 ) -> np.ndarray:
-    """Decode and check audio, mix it down to mono (the mean of the channels, or one of them) and resample it to 16 kHz.
+    """Decode and check audio, mix it down to mono (the mean of the channels, or one of them) and resample it to 16
+    kHz.
 
     Args:
         audio: one of
             * `str` or `os.PathLike`: a path, or an http(s) URL (at most 512 MiB);
             * `bytes`, or a binary file open for reading (read from its position, which is then restored): an encoded
               audio file;
-            * an array (NumPy, torch, nested lists) of shape (samples,), (channels, samples) or (samples, channels); the
-              shorter of two axes is taken as the channels. Floats are samples in [-1, 1]; int8, int16, int32 and
+            * an array (NumPy, torch, nested lists) of shape (samples,), (channels, samples) or (samples, channels);
+              the shorter of two axes is taken as the channels. Floats are samples in [-1, 1]; int8, int16, int32 and
               uint8 are scaled to that range. Other integers (including lists of Python ints) are refused, because
               their scale is unknown, and so are amplitudes above 10;
             * `{"array" | "raw" | "waveform": array, "sampling_rate" | "sample_rate": Hz}`;

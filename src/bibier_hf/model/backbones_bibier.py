@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from transformers.models.whisper.modeling_whisper import WhisperEncoder
 
 SPECTRAL_INPUT_RATES = {"wav2vec2-bert": 50, "whisper": 100}
-"""Model type -> frames per second of its `input_features`; other speech backbones read the waveform, `input_values`."""
+"""Model type -> frames per second of its `input_features`; other speech backbones read the waveform,
+`input_values`."""
 
 _WINDOWS_AT_ONCE = 4
 """Windows of a long recording to encode together, so that memory does not grow with its length."""
@@ -181,8 +182,7 @@ def as_mask(mask: Tensor | None, inputs: Tensor, name: str) -> Tensor:
         return torch.ones(inputs.shape[:2], dtype=torch.bool, device=inputs.device)
     if mask.shape != inputs.shape[:2]:
         raise ValueError(
-            f"{name} has the shape {tuple(mask.shape)}; it must be {tuple(inputs.shape[:2])}, the first two sizes of its "
-            "input."
+            f"{name} has the shape {tuple(mask.shape)}; it must be {tuple(inputs.shape[:2])}, as in its input."
         )
     return mask.bool()
 
@@ -282,7 +282,7 @@ def _probe(backbone: PreTrainedModel) -> tuple[Callable, Tensor, Tensor]:
 def _run_present(
     run: Callable, backbone: PreTrainedModel, inputs: Tensor, lengths: Tensor, layer: int, width: int
 ) -> tuple[Tensor, Tensor]:
-    """Call `run` on the non-empty rows, in one padded batch or in groups of equal length, and reassemble the results."""
+    """Call `run` on the non-empty rows, in one padded batch or in groups of equal length; reassemble the results."""
     equal_lengths = runs_in_equal_lengths(backbone)
     if not equal_lengths and bool((lengths > 0).all()):
         return run(backbone, inputs, lengths, layer)
@@ -381,8 +381,8 @@ def _whisper_states_and_cepstrum(
 def cepstrum(inputs: Tensor, lengths: Tensor) -> Tensor:
     """Cepstral coefficients of log-mel frames at the rate of Whisper's encoder.
 
-    The orthonormal DCT-II over the bands (all M coefficients, because the high ones carry the pitch), averaged over the
-    two input frames of each encoder frame. Frames beyond the end of a clip do not count.
+    The orthonormal DCT-II over the bands (all M coefficients, because the high ones carry the pitch), averaged over
+    the two input frames of each encoder frame. Frames beyond the end of a clip do not count.
 
     Args:
         inputs: (B, F, M).

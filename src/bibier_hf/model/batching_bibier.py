@@ -17,8 +17,8 @@ class _Failure:
 class OrderedAnswers:
     """The answers to inputs that are read in windows of [`LOOK_AHEAD`] batches.
 
-    If an input cannot be read or answered, its error is raised in its place, after the answers to the inputs before it;
-    `next` then continues with the following input. A second iteration starts over if `samples` can.
+    If an input cannot be read or answered, its error is raised in its place, after the answers to the inputs before
+    it; `next` then continues with the following input. A second iteration starts over if `samples` can.
 
     Args:
         samples: returns an iterator over the samples, which may raise for one and continue with the next.

@@ -1,4 +1,4 @@
-"""BiBiER configuration: one typed object for the model, with one nested object for each modality."""
+"""BiBiER configuration: one typed object for the model, with a nested one for each modality."""
 
 import math
 from typing import Any, ClassVar, Literal
@@ -16,7 +16,7 @@ TASK = "audio-text-emotion"
 """Name of the pipeline task."""
 
 DEFAULT_MODEL_ID: str | None = None
-"""Hub id behind a bare `pipeline("audio-text-emotion")`; None as long as no checkpoint is published."""
+"""Hub id for `pipeline("audio-text-emotion")` without a model; None until a checkpoint is published."""
 
 MODALITIES = ("audio", "text")
 ENCODERS = ("mamba", "transformer", "lstm", "frame_mlp", "none")
@@ -24,55 +24,55 @@ FUSIONS = ("late", "biformer", "bigraph", "bigated", "bigatedgraph", "bimamba")
 
 ORIGINAL_BEHAVIOR = {
     "unmasked": "padding takes part in attention, pooling and resampling, so a result depends on its batch",
-    "own_value": "a modality attends to its own values; the other acts through the weights alone, and both are cut to one length",
-    "first_pair_graph": "the graph joins audio and text of a batch's first sample; the others see themselves only",
+    "own_value": "a modality attends to its own values; the other affects only the weights; both get one length",
+    "first_pair_graph": "the graph connects audio and text only in the first sample of a batch",
     "softmax_gate": "the gate is normalized over its width: the first modality gets about 1 / width of the weight",
     "shared_gate_projection": "one projection serves the gates of both pools, and the other is never used",
-    "residual_dropout": "dropout falls on the residual stream, not on what is added to it",
+    "residual_dropout": "dropout applies to the residual stream, not to what is added to it",
     "layer_positions": "positions are added again to queries, keys and values in every layer",
     "product_decay": "the state decays by exp(-A) dt, which can exceed one and then grows with time, instead of "
     "exp(-dt exp(A)); one parameter is both skip weight and bias of the step size",
     "unidirectional": "Mamba blocks and LSTMs read forward only",
     "unnormalized_encoders": "neither the features before an encoder nor the frames after it are normalized",
 }
-"""Defects of the published code that `original_behavior` brings back -> what each does."""
+"""Bug of the published code that `original_behavior` reproduces -> its effect."""
 
 
 class ModalityConfig(CheckedConfig):
-    r"""One modality of a [`BiBiERConfig`]: its backbone, and the encoder that turns features into frames and logits.
+    r"""One modality of a [`BiBiERConfig`]: its backbone, and the encoder that maps features to frames and logits.
 
     Args:
         backbone (`PreTrainedConfig`, `dict` or `str`, *optional*, defaults to `"embedded"`): Configuration of the
             backbone, of any type that `AutoConfig` knows: wav2vec2, wavlm, hubert, wav2vec2-bert or whisper (its
             encoder) for audio; jina_embeddings_v3, xlm-roberta, bert, modernbert and others for text. `"embedded"` is
-            a small one that is trained from scratch. None: the model has no such backbone and takes precomputed
-            features of width `feature_size`.
+            a small one that is trained from scratch. None: the model has no backbone and reads precomputed features of
+            width `feature_size`.
         backbone_id (`str`, *optional*): Hub id of the pretrained weights; None for local ones.
         backbone_revision (`str`, *optional*): Commit of that id.
-        backbone_stored (`bool`, *optional*, defaults to `True`): Whether the checkpoint has its weights; set on saving.
-        adapter_stored (`bool`, *optional*, defaults to `False`): Whether the checkpoint holds a LoRA adapter of the
-            backbone. Written by `save_pretrained`.
-        freeze_backbone (`bool`, *optional*): Whether the backbone stays as it is. None: unless it is the embedded one.
-        layer (`int`, *optional*, defaults to -1): Which hidden state of the backbone is the feature: -1 its output, k
-            >= 0 the k-th of `hidden_states`.
-        feature_size (`int`, *optional*): Width of the features. Derived from the backbone where there is one.
+        backbone_stored (`bool`, *optional*, defaults to `True`): Whether the checkpoint contains its weights. Set by
+            `save_pretrained`.
+        adapter_stored (`bool`, *optional*, defaults to `False`): Whether the checkpoint contains a LoRA adapter of the
+            backbone. Set by `save_pretrained`.
+        freeze_backbone (`bool`, *optional*): Whether to freeze the backbone. None: unless it is the embedded one.
+        layer (`int`, *optional*, defaults to -1): The hidden state of the backbone to use as features: -1 for its
+            output, k >= 0 for the k-th of `hidden_states`.
+        feature_size (`int`, *optional*): Width of the features. Derived from the backbone if there is one.
         encoder (`str`, *optional*, defaults to `"mamba"`): Architecture of the encoder. `"mamba"`: residual selective
-            state-space blocks; `"transformer"`; `"lstm"`; `"frame_mlp"`: a residual perceptron on each frame by itself
-            (what the published audio head is, under the name of Mamba); `"none"`: features go to the fusion as they
-            are.
-        freeze_encoder (`bool`, *optional*, defaults to `False`): Whether the encoder stays as it is, up to the
-            unimodal logits.
+            state-space blocks; `"transformer"`; `"lstm"`; `"frame_mlp"`: a residual perceptron on each frame
+            separately (the published audio head, which is called Mamba there); `"none"`: the fusion reads the features
+            directly.
+        freeze_encoder (`bool`, *optional*, defaults to `False`): Whether to freeze the encoder and its unimodal head.
         hidden_size (`int`, *optional*, defaults to 256): Width of the encoder's residual stream.
         num_hidden_layers (`int`, *optional*, defaults to 2): Number of encoder blocks.
         num_attention_heads (`int`, *optional*, defaults to 4): Heads of a `"transformer"` encoder.
         input_projection (`bool`, *optional*, defaults to `True`): Whether a linear layer maps features to
-            `hidden_size`. False needs equal widths.
+            `hidden_size`. False requires equal widths.
         statistics (`bool`, *optional*, defaults to `False`): Whether the unimodal classifier also reads mean, standard
             deviation and quantiles of the features over time, each standardized over the training set (statistics
             pooling, as in x-vectors).
         dropout (`float`, *optional*, defaults to 0.1): Dropout rate in the encoder.
         mamba_expand (`float`, *optional*, defaults to 2): Width inside a Mamba block, relative to `hidden_size`
-            (published: 0.5).
+            (0.5 in the published code).
         mamba_state_size (`int`, *optional*, defaults to 16): States per channel.
         mamba_conv_kernel (`int`, *optional*, defaults to 4): Width of the causal convolution.
         mamba_dt_rank (`int`, *optional*): Rank of the step size's projection. None: `hidden_size / 16`.
@@ -120,8 +120,10 @@ class ModalityConfig(CheckedConfig):
 
     @property
     def widths(self) -> list[int]:
-        """Of the two parts of a feature frame: what the encoder reads frame by frame, and the cepstrum behind it. Zero
-        where no `feature_size` is given, as nothing reads the modality."""
+        """Widths of the two parts of a feature frame: what the encoder reads, and the cepstrum after it.
+
+        Zero without a `feature_size`: nothing reads the modality then.
+        """
         return [self.feature_size or 0, 0]
 
     def path(self, name: str) -> str:
@@ -130,18 +132,20 @@ class ModalityConfig(CheckedConfig):
     def _derive_feature_size(self) -> None:
         if not isinstance(self.backbone, PreTrainedConfig):
             return
+
         kind, given = self.backbone.model_type, self.feature_size
         width = getattr(self.backbone, "hidden_size", None) or getattr(self.backbone, "d_model", None)
         if width is None:
             raise ValueError(
-                f"The {self.modality} backbone '{kind}' names no hidden_size; set {self.path('feature_size')} and "
+                f"The {self.modality} backbone '{kind}' has no hidden_size. Set {self.path('feature_size')} and "
                 f"{self.path('backbone')}=None."
             )
+
         self.feature_size = None
         width += sum(self.widths[1:])
         if given not in (None, width):
             raise ValueError(
-                f"{self.path('feature_size')}={given} contradicts the {self.modality} backbone's width {width}. "
+                f"{self.path('feature_size')}={given} contradicts the width of the {self.modality} backbone, {width}. "
                 "Leave it out."
             )
         self.feature_size = width
@@ -149,6 +153,7 @@ class ModalityConfig(CheckedConfig):
     def _refuse_contradictions(self) -> None:
         self.require(self.encoder in ENCODERS, "encoder", f"one of {', '.join(ENCODERS)}")
         self.check_bounds()
+
         kind = getattr(self.backbone, "model_type", None)
         depth = getattr(self.backbone, "num_hidden_layers", None)
         if depth is not None:
@@ -156,12 +161,16 @@ class ModalityConfig(CheckedConfig):
                 -1 <= self.layer <= depth, "layer", f"-1 (output) or 0..{depth}, the hidden states of '{kind}'"
             )
         if kind == "canine":
-            self.require(self.layer == -1, "layer", "-1, as the inner states of 'canine' are shortened sequences")
+            self.require(
+                self.layer == -1, "layer", "-1, because the inner states of 'canine' are downsampled sequences"
+            )
+
         if not self.backbone_stored and (self.backbone is None or self.backbone_id is None):
             raise ValueError(
-                f"{self.path('backbone_stored')}=False needs {self.path('backbone')} and "
-                f"{self.path('backbone_id')}, the Hub id to fetch the weights from."
+                f"{self.path('backbone_stored')}=False requires {self.path('backbone')} and "
+                f"{self.path('backbone_id')}, the Hub id of the weights."
             )
+
         if self.encoder == "transformer":
             self.require(
                 self.hidden_size % self.num_attention_heads == 0 and self.hidden_size % 2 == 0,
@@ -178,17 +187,17 @@ class ModalityConfig(CheckedConfig):
 
 @strict
 class BiBiERAudioConfig(ModalityConfig):
-    r"""The speech side of a [`BiBiERConfig`]: all options of [`ModalityConfig`], and these.
+    r"""The speech part of a [`BiBiERConfig`]: all options of [`ModalityConfig`], and these.
 
     Args:
         cepstrum (`bool`, *optional*, defaults to `False`): Whether the unimodal classifier also reads statistics of
-            the cepstrum of Whisper's log-mel input, which keep voice and pitch. The coefficients stand behind the
+            the cepstrum of Whisper's log-mel input, which preserve voice and pitch. The coefficients follow the
             backbone's features in each frame.
-        cepstrum_size (`int`, *optional*): Number of coefficients. Derived from the backbone where there is one.
+        cepstrum_size (`int`, *optional*): Number of coefficients. Derived from the backbone if there is one.
         max_window_s (`float`, *optional*, defaults to 30): Longer audio is encoded in windows of this many seconds.
-        crop_frames (`int`, *optional*): In training, longer clips are read through a random window of so many feature
-            frames, a new one in each epoch (most speech backbones give 50 frames per second). None: as a whole, as
-            always in evaluation.
+        crop_frames (`int`, *optional*): In training, crop longer clips to a random window of this many feature frames,
+            a new one in each epoch (most speech backbones have 50 frames per second). None: no cropping, as always in
+            evaluation.
     """
 
     model_type = "bibier_audio"
@@ -211,7 +220,7 @@ class BiBiERAudioConfig(ModalityConfig):
             self.require(
                 self.feature_size is None or 0 < (self.cepstrum_size or 0) < self.feature_size,
                 "cepstrum_size",
-                f"part of feature_size={self.feature_size} where there is no backbone",
+                f"a part of feature_size={self.feature_size} if there is no backbone",
             )
         elif self.cepstrum and isinstance(self.backbone, PreTrainedConfig):
             kind = self.backbone.model_type
@@ -230,18 +239,18 @@ class BiBiERAudioConfig(ModalityConfig):
     def _refuse_contradictions(self) -> None:
         super()._refuse_contradictions()
         if self.encoder == "none":
-            self.require(not self.cepstrum, "cepstrum", "False with encoder='none', which has nothing to read it")
+            self.require(not self.cepstrum, "cepstrum", "False with encoder='none', which cannot read it")
 
 
 @strict
 class BiBiERTextConfig(ModalityConfig):
-    r"""The text side of a [`BiBiERConfig`]: all options of [`ModalityConfig`], and these.
+    r"""The text part of a [`BiBiERConfig`]: all options of [`ModalityConfig`], and these.
 
     Args:
-        max_tokens (`int`, *optional*): Longer text is cut by the tokenizer, special tokens included. None: 95, or 192
-            for the embedded backbone, which reads bytes.
-        vocab_size (`int`, *optional*): Number of tokens of the backbone. Derived from it; another value gives it a token
-            table of that size when the model is built.
+        max_tokens (`int`, *optional*): Longer text is truncated by the tokenizer, counting special tokens. None: 95,
+            or 192 for the embedded backbone, which reads bytes.
+        vocab_size (`int`, *optional*): Number of tokens of the backbone. Derived from it; another value resizes its
+            embeddings when the model is built.
     """
 
     model_type = "bibier_text"
@@ -268,17 +277,17 @@ class BiBiERConfig(CheckedConfig):
     r"""Configuration of [`BiBiERModel`] and [`BiBiERForEmotionClassification`].
 
     Args:
-        audio_config (`BiBiERAudioConfig` or `dict`, *optional*): Speech backbone and encoder; the embedded one if None.
-        text_config (`BiBiERTextConfig` or `dict`, *optional*): Text backbone and encoder; the embedded one if None.
-        modalities (`list[str]`, *optional*, defaults to `["audio", "text"]`): What the model reads; one name makes a
+        audio_config (`BiBiERAudioConfig` or `dict`, *optional*): Speech backbone and encoder. None: the embedded one.
+        text_config (`BiBiERTextConfig` or `dict`, *optional*): Text backbone and encoder. None: the embedded one.
+        modalities (`list[str]`, *optional*, defaults to `["audio", "text"]`): What the model reads. One name makes a
             unimodal model without fusion.
         save_backbones (`str`, *optional*, defaults to `"auto"`): `"auto"` stores trained and local backbones in the
-            checkpoint and names frozen Hub ones by id and revision; `"always"` stores both; `"never"` stores none.
+            checkpoint and refers to frozen ones by Hub id and revision; `"always"` stores both; `"never"` stores none.
         fusion (`str`, *optional*, defaults to `"biformer"`): `"late"`: learned weights over the unimodal logits;
             `"biformer"`: cross-modal transformer; `"bigraph"`, `"bigated"`, `"bigatedgraph"`: the same, then a
             two-node graph, a gate, or both over the pooled modalities; `"bimamba"`: Mamba blocks over both sequences.
         add_unimodal_logits (`bool`, *optional*, defaults to `False`): Whether to mix the logits of fusion and encoders
-            by learned weights (the published `...WithProb` models).
+            with learned weights (the published `...WithProb` models).
         hidden_size (`int`, *optional*, defaults to 256): Width of the fusion.
         num_hidden_layers (`int`, *optional*, defaults to 5): Number of fusion layers.
         num_attention_heads (`int`, *optional*, defaults to 8): Heads of the cross-modal attention.
@@ -289,27 +298,30 @@ class BiBiERConfig(CheckedConfig):
         mamba_state_size (`int`, *optional*, defaults to 16): States per channel of these blocks.
         mamba_conv_kernel (`int`, *optional*, defaults to 4): Width of their causal convolution.
         mamba_dt_rank (`int`, *optional*): Rank of their step size's projection. None: `hidden_size / 16`.
-        seg_len (`int`, *optional*, defaults to 95): Length to which the feature-mean sequences are resampled.
+        seg_len (`int`, *optional*, defaults to 95): Length to which the means over features are resampled.
         classifier_size (`int`, *optional*, defaults to 256): Width of the classifier's hidden layer.
-        positional_encoding (`bool`, *optional*, defaults to `False`): Whether sinusoids are added to both sequences.
+        positional_encoding (`bool`, *optional*, defaults to `False`): Whether to add sinusoids to both sequences.
         dropout (`float`, *optional*, defaults to 0.15): Dropout rate in the fusion and the classifier.
         original_behavior (`bool` or `list[str]`, *optional*, defaults to `False`): Bugs of the published code to
-            reproduce: True for all of them, or their names, which [`ORIGINAL_BEHAVIOR`] explains. True reproduces the
-            published models in evaluation mode.
+            reproduce: True for all of them, or their names (see [`ORIGINAL_BEHAVIOR`]). True reproduces the published
+            models in evaluation mode.
         temperature (`float`, *optional*, defaults to 1.0): The pipeline divides the logits by it before the softmax,
-            so that scores match how often they are right (temperature scaling, fitted on dev). It changes no ranking;
-            `logits` and the loss ignore it.
+            so that scores match accuracy (temperature scaling, fitted on dev). It changes no ranking; `logits` and the
+            loss ignore it.
         mixup_alpha (`float`, *optional*, defaults to 0.0): In training, mix each sample and its label with another one
             of the batch by a weight from Beta(alpha, alpha), after the encoders' linear layer and in the statistics.
             0: off.
-        modality_dropout (`float`, *optional*, defaults to 0.1): Share of the training samples with both that lose one.
-        unimodal_loss_weight (`float`, *optional*, defaults to 0.3): Weight of each unimodal loss; the fused one has 1.
+        modality_dropout (`float`, *optional*, defaults to 0.1): Share of bimodal training samples that lose a
+            modality.
+        unimodal_loss_weight (`float`, *optional*, defaults to 0.3): Weight of each unimodal loss, relative to the
+            fused one.
         class_weights (`list[float]`, *optional*): Weight of each class in the loss, in label order. None: all one.
-        initializer_range (`float`, *optional*, defaults to 0.02): Initial spread of a missing modality's stand-in.
+        initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial step that replaces
+            a missing modality.
 
     Raises:
-        ValueError: an unknown option or a contradiction, with the remedy. From `from_pretrained` and `from_dict`, which
-            keep unknown keys, [`CheckpointError`].
+        ValueError: an option is unknown or contradicts another. `from_pretrained` and `from_dict`, which keep unknown
+            keys, raise [`CheckpointError`].
 
     Examples:
         >>> config = BiBiERConfig(audio_config={"encoder": "transformer"}, fusion="bigated")
@@ -363,6 +375,7 @@ class BiBiERConfig(CheckedConfig):
             "modalities",
             "['audio', 'text'], ['audio'] or ['text']",
         )
+
         self.audio_config = self._without_unread_backbone("audio", self.audio_config)
         self.text_config = self._without_unread_backbone("text", self.text_config)
 
@@ -383,7 +396,7 @@ class BiBiERConfig(CheckedConfig):
         text_revision: str | None = None,
         **options: Any,
     ) -> "BiBiERConfig":
-        """The configuration for a pair of backbones; reads their `config.json`, not their weights.
+        """Create the configuration for a pair of backbones, from their `config.json` without their weights.
 
         Args:
             audio, text: a Hub id, a local folder, a configuration, `"embedded"` (small, trained from scratch), or None
@@ -396,13 +409,13 @@ class BiBiERConfig(CheckedConfig):
         return cls(**options)
 
     def _without_unread_backbone(self, modality: str, given: Any) -> Any:
-        """A modality that the model does not read gets no backbone unless one is named."""
+        """Give a modality that the model does not read no backbone, unless there is one in its options."""
         is_options = given is None or isinstance(given, dict)
         return {"backbone": None} | (given or {}) if is_options and modality not in self.modalities else given
 
     @property
     def modality_configs(self) -> dict[str, ModalityConfig]:
-        """Both modalities by name."""
+        """Both modalities, by name."""
         configs = {"audio": self.audio_config, "text": self.text_config}
         return {name: config for name, config in configs.items() if isinstance(config, ModalityConfig)}
 
@@ -413,25 +426,25 @@ class BiBiERConfig(CheckedConfig):
         return [names[index] for index in range(len(names))]
 
     def reproduces(self, defect: str) -> bool:
-        """Whether the model has a defect of the published code, by its name in `ORIGINAL_BEHAVIOR`."""
+        """Whether the model reproduces a bug of the published code, by its name in `ORIGINAL_BEHAVIOR`."""
         return defect in self.reproduced_defects
 
     @property
     def reproduced_defects(self) -> list[str]:
-        """The defects of the published code that the model has."""
+        """The bugs of the published code that the model reproduces."""
         if isinstance(self.original_behavior, bool):
             return list(ORIGINAL_BEHAVIOR) if self.original_behavior else []
         return list(self.original_behavior)
 
     @property
     def depends_on_batch(self) -> bool:
-        """Whether a sample's result may depend on the batch that it is computed in (defects of the published code)."""
+        """Whether a sample's result may depend on its batch (a bug of the published code)."""
         graph = self.fusion in ("bigraph", "bigatedgraph")
         return self.reproduces("unmasked") or (graph and self.reproduces("first_pair_graph"))
 
     @property
     def batch_warning(self) -> str:
-        """What to say where such a model is asked for batches."""
+        """The warning if such a model is used with batches."""
         return (
             "This model reproduces bugs of the published code that make a result depend on its batch "
             f"({', '.join(self.reproduced_defects)}); batch_size=1 is used."
@@ -451,7 +464,7 @@ class BiBiERConfig(CheckedConfig):
         self.require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of num_attention_heads={heads}")
         if self.positional_encoding:
             self.require(
-                self.hidden_size % 2 == 0, "hidden_size", "even, as positional_encoding pairs sines with cosines"
+                self.hidden_size % 2 == 0, "hidden_size", "even, because positional_encoding pairs sines with cosines"
             )
         if self.class_weights is not None:
             fits = len(self.class_weights) == self.num_labels and all(
@@ -462,19 +475,19 @@ class BiBiERConfig(CheckedConfig):
             self._refuse_modality(self.modality_configs[modality])
 
     def _refuse_modality(self, config: ModalityConfig) -> None:
-        """What a modality that the model reads must have."""
+        """Check a modality that the model reads."""
         logits_only = self.fusion == "late" and config.encoder == "none" and len(self.modalities) == 2
         if config.feature_size is None and not logits_only:
             raise ValueError(
-                f"There is neither {config.path('backbone')} nor {config.path('feature_size')} (the width of "
-                "precomputed features). Set one, or build the config with BiBiERConfig.from_backbones(audio, text)."
+                f"Neither {config.path('backbone')} nor {config.path('feature_size')} (the width of precomputed "
+                "features) is set. Set one, or create the config with BiBiERConfig.from_backbones(audio, text)."
             )
         if len(self.modalities) == 1:
             config.require(
-                config.encoder != "none", "encoder", f"an encoder: a model of {config.modality} alone needs one"
+                config.encoder != "none", "encoder", f"an encoder, which a model of {config.modality} alone needs"
             )
         if config.encoder == "lstm" and not self.reproduces("unidirectional"):
-            config.require(config.hidden_size % 2 == 0, "hidden_size", "even, as a bidirectional LSTM halves it")
+            config.require(config.hidden_size % 2 == 0, "hidden_size", "even, because a bidirectional LSTM halves it")
 
 
 BiBiERConfig.register_for_auto_class()

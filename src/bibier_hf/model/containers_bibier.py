@@ -1,9 +1,9 @@
 """What the header of an audio file says about its length, and how much of that is true.
 
-Writers that cannot seek back (pipes, crashed recorders) leave placeholders in a header, and an MP3 file does not have to
-state its length at all; libsndfile then estimates one and stops there. [`inspect_container`] finds the samples from the
-structure of the file. If the header is wrong, it returns a corrected view to read instead. It calls a file truncated
-only if the header proves it.
+Writers that cannot seek back (pipes, crashed recorders) leave placeholders in a header, and an MP3 file does not have
+to state its length at all; libsndfile then estimates one and stops there. [`inspect_container`] finds the samples from
+the structure of the file. If the header is wrong, it returns a corrected view to read instead. It calls a file
+truncated only if the header proves it.
 """
 
 import functools

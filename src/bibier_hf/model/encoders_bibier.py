@@ -170,8 +170,8 @@ ENCODER_LAYERS: dict[str, Callable[[BiBiERConfig, ModalityConfig], nn.Module]] =
     "lstm": _lstm,
     "frame_mlp": _frame_mlp,
 }
-"""Name in the config -> builder of one layer: a module that maps x (B, T, size), bool mask (B, T) and a recorder or None
-to (B, T, size)."""
+"""Name in the config -> builder of one layer: a module that maps x (B, T, size), bool mask (B, T) and a recorder or
+None to (B, T, size)."""
 
 
 class StatisticsPooling(nn.Module):

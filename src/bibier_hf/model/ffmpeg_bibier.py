@@ -1,7 +1,8 @@
-"""Audio that libsndfile cannot read (m4a, mp4, webm, aac, wma, ...), decoded by the `ffmpeg` program if it is installed.
+"""Audio that libsndfile cannot read (m4a, mp4, webm, aac, wma, ...), decoded by the `ffmpeg` program if it is
+installed.
 
-ffmpeg runs without a shell and may only open local files of known formats: no playlists, no network. Its output is read
-block by block.
+ffmpeg runs without a shell and may only open local files of known formats: no playlists, no network. Its output is
+read block by block.
 """
 
 import os

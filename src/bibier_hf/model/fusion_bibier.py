@@ -1,19 +1,19 @@
 """Fusion: encoded frames of both modalities -> one vector for the classifier.
 
-    audio (B, T_a, D_a) -> project -+-> N x cross-modal layers -+-> tau(audio) (B, H), phi(audio) (B, L) -+
-                                    |  (audio <-> text)         |                                         +-> combine -> (B, output_size)
-    text  (B, T_t, D_t) -> project -+---------------------------+-> tau(text)  (B, H), phi(text)  (B, L) -+
+    audio (B, T_a, D_a) -> project -+-> N x cross-modal layers -+-> tau, phi -+
+                                    |     (audio <-> text)      |             +-> combine -> (B, output_size)
+    text  (B, T_t, D_t) -> project -+---------------------------+-> tau, phi -+
 
-tau is the mean over time. phi is the mean over features: a curve over time, resampled to L = `seg_len` points. The four
-members of the Former family differ in how they combine the four vectors:
+tau (B, H) is the mean over time. phi (B, L) is the mean over features: a curve over time, resampled to L = `seg_len`
+points. The four members of the Former family differ in how they combine the four vectors:
 
     biformer       concatenation
     bigraph        a two-node graph (audio, text) for tau and one for phi
     bigated        a gate for tau and one for phi
     bigatedgraph   graphs, then gates over their nodes, added
 
-`bimamba` concatenates both sequences along the features, runs Mamba blocks over them and concatenates tau and phi of the
-result. `late`, which has no module here, mixes the unimodal logits.
+`bimamba` concatenates both sequences along the features, runs Mamba blocks over them and concatenates tau and phi of
+the result. `late`, which has no module here, mixes the unimodal logits.
 
 Attention takes keys and values from the other modality, at its own length. Padding is masked everywhere, so a result
 never depends on its batch. `original_behavior` reproduces the bugs of the published code, one by one or all at once.
@@ -226,8 +226,8 @@ def to_shorter(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Resample both modalities of each sample to the length of the shorter one, (B, T, H).
 
-    A sequence of one step, such as the stand-in for a missing modality, takes the length of the other, of which nothing
-    would be left otherwise.
+    A sequence of one step, such as the stand-in for a missing modality, takes the length of the other, of which
+    nothing would be left otherwise.
     """
     a, t = audio_mask.sum(1), text_mask.sum(1)
     lengths = torch.where(torch.minimum(a, t) == 1, torch.maximum(a, t), torch.minimum(a, t))
@@ -289,8 +289,8 @@ class PairGraph(nn.Module):
 class Gate(nn.Module):
     """z h_1 + (1 - z) h_2 with h_i = tanh(W_i x_i) and z = sigmoid(W [x_1, x_2]) of width G.
 
-    With `softmax_gate`, as published, z is normalized over its G entries. Each is then about 1 / G, and the second input
-    dominates.
+    With `softmax_gate`, as published, z is normalized over its G entries. Each is then about 1 / G, and the second
+    input dominates.
     """
 
     def __init__(self, size: int, config: BiBiERConfig):

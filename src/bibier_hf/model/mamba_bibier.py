@@ -2,8 +2,8 @@
 
 Source: Gu and Dao, "Mamba: Linear-Time Sequence Modeling with Selective State Spaces" (2023), equations 1 to 4 and
     algorithm 2.
-The parameters of `SelectiveSSM` carry the names and shapes of the `mamba-ssm` package. On an accelerator its kernels
-are used, from the Hub (`from_pretrained(..., use_kernels=True)`) or where the package is installed.
+The parameters of `SelectiveSSM` have the names and shapes of the `mamba-ssm` package. Its kernels run on accelerators,
+from the Hub (`from_pretrained(..., use_kernels=True)`) or from the installed package.
 
     x (B, L, D) -- in_proj --+-- a -- conv1d, SiLU -- selective scan --+-- (*) -- out_proj -- (B, L, D)
                              +-- z -------------- SiLU ----------------+
@@ -22,19 +22,21 @@ from .configuration_bibier import BiBiERConfig, ModalityConfig
 from .sequence_bibier import KeptSteps
 
 _CHUNK_ELEMENTS = 2**19
-"""State elements (steps x B x D x N) that are materialised at once: small enough for the cache, large enough to
-amortise a call."""
+"""State elements (steps x B x D x N) to materialize at once: few enough for the cache, many enough to amortize a
+call."""
 
 
 def _compiled(name: str, x: Tensor):
-    """The operator that `bibier_hf.kernels` compiles for CPUs, if it is loaded in this process and `x` is on the CPU.
-    A graph that is being exported needs nothing but torch."""
+    """Return the operator that `bibier_hf.kernels` compiles for CPUs, if it is loaded and `x` is on the CPU.
+
+    Exported graphs use torch only.
+    """
     usable = x.device.type == "cpu" and not torch.compiler.is_exporting()
     return getattr(torch.ops.bibier_hf, name, None) if usable else None
 
 
 def _on_accelerator(x: Tensor) -> bool:
-    """Kernels from the Hub or of installed packages are for these; on a CPU they would fail or fall back."""
+    """Whether kernels from the Hub or from installed packages can run; on a CPU they would fail or fall back."""
     return x.device.type not in ("cpu", "meta") and not torch.compiler.is_exporting()
 
 
@@ -54,9 +56,9 @@ def selective_scan_fn(
     use_associative_scan: bool = False,
     **kwargs,
 ) -> Tensor:
-    """The scan in the layout of `mamba-ssm`, for accelerators: (B, D, L), A (D, N), B and C (B, N, L) -> (B, D, L)
+    """The scan in the layout of `mamba-ssm`, for accelerators: (B, D, L), A (D, N), B and C (B, N, L) -> (B, D, L).
 
-    A kernel from the Hub can only replace a function with the same parameters; those after D are not used here.
+    A kernel from the Hub can only replace a function with the same parameters; those after D are unused here.
     """
     u, dt, B, C = (tensor.transpose(1, 2) for tensor in (hidden_states, dt, B, C))
     y = _ChunkedScan.apply(u, dt, A.T, B, C, True, None)
@@ -67,7 +69,7 @@ def selective_scan_fn(
 def causal_conv1d_fn(
     hidden_states: Tensor, weight: Tensor, bias: Tensor, activation: str | None = None, **kwargs
 ) -> Tensor:
-    """Causal depthwise convolution in the layout of `causal-conv1d`, for accelerators: (B, D, L) -> (B, D, L)"""
+    """Causal depthwise convolution in the layout of `causal-conv1d`, for accelerators: (B, D, L) -> (B, D, L)."""
     taps = weight.shape[1]
     y = F.conv1d(F.pad(hidden_states, (taps - 1, 0)), weight.unsqueeze(1), bias, groups=len(weight))
     return F.silu(y) if activation == "silu" else y
@@ -84,12 +86,12 @@ def selective_scan(
     mask: Tensor | None = None,
     reverse: bool = False,
 ) -> Tensor:
-    """Selective state-space recurrence, exact, linear in L, with memory for a few steps of states only.
+    """Selective state-space recurrence: exact, linear in L, with only a few steps of states in memory.
 
         h_t = decay_t h_{t-1} + dt_t B_t u_t,    y_t = C_t h_t + D u_t,    h_0 = 0,    decay_t = exp(dt_t A)
 
-    Computed by a `mamba-ssm` kernel on an accelerator and by the compiled kernel of `bibier_hf` on a CPU, where there
-    is one, else in torch.
+    Uses a `mamba-ssm` kernel on an accelerator or the compiled kernel of `bibier_hf` on a CPU if available, or else
+    torch.
 
     Args:
         u: input, (B, L, D).
@@ -97,9 +99,9 @@ def selective_scan(
         A: decay rates < 0, (D, N).
         B, C: input and output matrices of each step, (B, L, N).
         D: skip weights, (D,).
-        decay: `"exponential"`, or `"product"`: decay_t = dt_t exp(A), the published code's formula.
-        mask: bool (B, L), True = keep: other steps leave the state as it was, and y is zero there.
-        reverse: from the last step to the first.
+        decay: `"exponential"`, or `"product"`: decay_t = dt_t exp(A), the formula of the published code.
+        mask: bool (B, L), True = keep: other steps do not change the state, and y is zero there.
+        reverse: whether to run from the last step to the first.
 
     Returns:
         y, (B, L, D), in the dtype of `u`; states are kept in float32 (float64 for float64 input).
@@ -108,13 +110,16 @@ def selective_scan(
     u, dt, A, B, C, D = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (u, dt, A, B, C, D))
     if not exponential:
         A = A.exp()
+
     if (kernel := _compiled("selective_scan", u)) is not None:
         return kernel(u, dt, A, B, C, D, mask, exponential, reverse, torch.is_grad_enabled())[0].to(dtype)
+
     if mask is not None:
         dt = dt * mask.unsqueeze(-1)  # a step of size zero
     if reverse:
         u, dt, B, C = (tensor.flip(1) for tensor in (u, dt, B, C))
         mask = None if mask is None else mask.flip(1)
+
     if torch.compiler.is_exporting():
         y = _looped_scan(u, dt, A, B, C, exponential, mask) + u * D
     elif _on_accelerator(u) and exponential and u.dtype == torch.float32:
@@ -122,6 +127,7 @@ def selective_scan(
         y = selective_scan_fn(u_, dt_, A, B_, C_, D).transpose(1, 2)
     else:
         y = _ChunkedScan.apply(u, dt, A.T, B, C, exponential, mask) + u * D
+
     if mask is not None:
         y = y * mask.unsqueeze(-1)
     return (y.flip(1) if reverse else y).to(dtype)
@@ -130,8 +136,8 @@ def selective_scan(
 def _looped_scan(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, exponential: bool, mask: Tensor | None
 ) -> Tensor:
-    """The scan without the skip term as one loop over any number of steps, for exported graphs: ONNX's `Scan`, torch's
-    `scan`."""
+    """The scan without the skip term as one loop over any number of steps, for exported graphs (torch's `scan`, ONNX's
+    `Scan`)."""
     keep = torch.ones_like(u[..., :1]) if mask is None else mask.unsqueeze(-1).to(u.dtype)
     rates = A.T.contiguous()  # (N, D): sums over N are then additions of rows
 
@@ -150,10 +156,10 @@ def _looped_scan(
 class _ChunkedScan(torch.autograd.Function):
     """The scan without the skip term.
 
-    Chunks of time are materialised one after the other as (steps, B, N, D) tensors, so that all exponentials and
-    products are a few large calls and the recurrence itself is one fused multiply-add a step; D stands last because
-    sums over N are then additions of long rows. Backward keeps the state at each chunk's start and recomputes the
-    rest. A comes as (N, D).
+    Chunks of time are materialized in turn as (steps, B, N, D) tensors, so that all exponentials and products are a
+    few large calls and the recurrence itself is one fused multiply-add per step. D comes last, because sums over N are
+    then additions of long rows. Backward keeps the state at the start of each chunk and recomputes the rest. A is (N,
+    D).
     """
 
     @staticmethod
@@ -180,7 +186,7 @@ class _ChunkedScan(torch.autograd.Function):
         steps = _chunk_steps(u, A)
         grad_u, grad_dt, grad_B, grad_C = (torch.empty_like(tensor) for tensor in (u, dt, B, C))
         grad_A = torch.zeros_like(A)
-        carry = torch.zeros_like(starts[0])  # gradient that reaches a chunk's last state from the chunk after it
+        carry = torch.zeros_like(starts[0])  # gradient of a chunk's last state from the next chunk
         for index in reversed(range(len(starts))):
             part = slice(index * steps, (index + 1) * steps)
             u_c, dt_c, B_c, C_c, gy_c = (t[:, part].transpose(0, 1) for t in (u, dt, B, C, grad_y))  # (steps, B, ...)
@@ -188,18 +194,21 @@ class _ChunkedScan(torch.autograd.Function):
             decay, states = _chunk_states(
                 u[:, part], dt[:, part], A, B[:, part], starts[index], ctx.exponential, mask_c
             )
+
             # dL/dh_t = C_t dy_t + decay_{t+1} dL/dh_{t+1}
             grad_h = gy_c.unsqueeze(-2) * C_c.unsqueeze(-1)  # (steps, B, N, D)
             grad_h[-1] += carry
             for step in range(len(grad_h) - 2, -1, -1):
                 grad_h[step].addcmul_(decay[step + 1], grad_h[step + 1])
             carry = decay[0] * grad_h[0]
+
             x_c = dt_c * u_c
             grad_C[:, part] = (gy_c.unsqueeze(-2) * states).sum(-1).transpose(0, 1)
             grad_B[:, part] = (x_c.unsqueeze(-2) * grad_h).sum(-1).transpose(0, 1)
             grad_x = torch.matmul(B_c.unsqueeze(-2), grad_h).squeeze(-2)  # of dt u, (steps, B, D)
-            # dL/d(dt A), from here on in place: decay_t h_{t-1} dL/dh_t, without the first factor where dt A is the
-            # decay itself
+
+            # dL/d(dt A) = decay_t h_{t-1} dL/dh_t, without the first factor if dt A is the decay itself. From here on,
+            # everything is in place.
             grad_dtA = decay.mul_(grad_h) if ctx.exponential else grad_h
             grad_dtA[0].mul_(starts[index])
             grad_dtA[1:].mul_(states[:-1])
@@ -216,7 +225,7 @@ def _chunk_steps(u: Tensor, A: Tensor) -> int:
 def _chunk_states(
     u: Tensor, dt: Tensor, A: Tensor, B: Tensor, state: Tensor, exponential: bool, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """(decay, states), both (steps, B, N, D), of a chunk that starts from `state` (B, N, D)."""
+    """Return decay and states, both (steps, B, N, D), of a chunk that starts from `state` (B, N, D)."""
     dt = dt.transpose(0, 1)
     decay = dt.unsqueeze(-2) * A
     if exponential:
@@ -238,17 +247,17 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = N
         x: (B, L, D).
         weight: (D, K).
         bias: (D,).
-        mask: bool (B, L), True = keep: other steps count as zeros, and what stands there in the result is of no
-            meaning.
-        reverse: from the last step to the first.
+        mask: bool (B, L), True = keep: other steps count as zeros, and the result is undefined there.
+        reverse: whether to run from the last step to the first.
 
     Returns:
-        y, (B, L, D), in the dtype of `x`
+        y, (B, L, D), in the dtype of `x`.
     """
     dtype = x.dtype
     x, weight, bias = (tensor.to(torch.promote_types(dtype, torch.float32)) for tensor in (x, weight, bias))
     if (kernel := _compiled("causal_conv", x)) is not None:
         return kernel(x, weight, bias, mask, reverse).to(dtype)
+
     if mask is not None:
         x = x * mask.unsqueeze(-1)
     taps, (_, length, size) = weight.shape[1], x.shape
@@ -257,6 +266,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None = N
         x = (x.flip(1) if reverse else x).contiguous()
         y = causal_conv1d_fn(x.transpose(1, 2), weight, bias, activation="silu").transpose(1, 2)
         return (y.flip(1) if reverse else y).to(dtype)
+
     x = F.pad(x, (0, 0, 0, taps - 1) if reverse else (0, 0, taps - 1, 0))
     y = bias
     for tap in range(taps):
@@ -275,8 +285,7 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.compiler.is_exporting():
-            # The same, scaled: the optimizer of ONNX graphs takes an eps of 1e-8 for a zero and drops it, so that
-            # padding would become NaN.
+            # The same, scaled: the optimizer of ONNX graphs drops an eps of 1e-8 as zero, and padding becomes NaN.
             scale = 1000 * torch.rsqrt((1000 * x).pow(2).mean(-1, keepdim=True) + 1e6 * self.eps)
             return x * scale * self.weight
         scale = torch.rsqrt(x.float().pow(2).mean(-1, keepdim=True) + self.eps)
@@ -288,12 +297,12 @@ class SelectiveSSM(nn.Module):
     """Causal depthwise convolution, then the selective scan, in one direction of time.
 
     Args:
-        size: D, channels.
-        state_size: N, states a channel.
+        size: number of channels D.
+        state_size: states per channel N.
         conv_kernel: width of the convolution.
         dt_rank: rank of the projection to the step sizes.
-        decay: `"exponential"`: decay exp(-dt exp(A_log)) and a bias of its own for the step size. `"product"`: the
-            published code's exp(-A) dt, where D is that bias, too; nothing keeps the decay below one.
+        decay: `"exponential"`: decay exp(-dt exp(A_log)), and a separate bias of the step size. `"product"`: exp(-A)
+            dt as in the published code, where D is also that bias and nothing keeps the decay below one.
     """
 
     A_log: nn.Parameter
@@ -310,8 +319,10 @@ class SelectiveSSM(nn.Module):
         self.D = nn.Parameter(torch.empty(size))
 
     def init_parameters(self) -> None:
-        """The initialisation of the Mamba paper: A = -(1..N), step sizes log-uniform in 0.001..0.1, D = 1.
-        `"product"`: A = 1..N, D = 1."""
+        """Initialize as in the Mamba paper: A = -(1..N), step sizes log-uniform in 0.001..0.1, D = 1.
+
+        With `"product"`, A = 1..N and D = 1.
+        """
         rates = torch.arange(1, self.state_size + 1, dtype=torch.float32, device=self.D.device)
         init.ones_(self.D)
         if self.decay == "exponential":
@@ -327,7 +338,7 @@ class SelectiveSSM(nn.Module):
         init.zeros_(self.conv1d.bias)  # ty: ignore[invalid-argument-type] - it has a bias
 
     def forward(self, a: Tensor, mask: Tensor, reverse: bool = False) -> Tensor:
-        """(B, L, D), bool mask (B, L) with True = keep -> (B, L, D). Values at masked steps are of no meaning."""
+        """Map (B, L, D), bool mask (B, L), True = keep -> (B, L, D). Values at masked steps are undefined."""
         weight, bias = self.conv1d.weight.squeeze(1), self.conv1d.bias
         a = causal_conv(a, weight, bias, mask, reverse)  # ty: ignore[invalid-argument-type] - it has a bias
         dt, B, C = self.x_proj(a).split([self.dt_rank, self.state_size, self.state_size], dim=-1)
@@ -338,14 +349,13 @@ class SelectiveSSM(nn.Module):
 
 
 class MambaBlock(nn.Module):
-    """Gated selective state-space block (module docstring), optionally with a second scan from the end of each
-    sequence.
+    """Gated selective state-space block (see the diagram at the top of this module), optionally bidirectional.
 
     Args:
         size: width of input and output.
         inner_size: D of the scan.
-        state_size, conv_kernel, dt_rank, decay: those of [`SelectiveSSM`]; dt_rank None: size / 16.
-        bidirectional: add a scan in the reverse direction, with parameters of its own; the two share the projections
+        state_size, conv_kernel, dt_rank, decay: as in [`SelectiveSSM`]; dt_rank None: size / 16.
+        bidirectional: whether to add a scan in the reverse direction, with its own parameters but the same projections
             in and out.
     """
 
@@ -367,10 +377,10 @@ class MambaBlock(nn.Module):
         self.out_proj = nn.Linear(inner_size, size, bias=False)
 
     def forward(self, x: Tensor, mask: Tensor) -> Tensor:
-        """(B, L, size), bool mask (B, L) -> (B, L, size)"""
+        """Map (B, L, size), bool mask (B, L) -> (B, L, size)."""
         steps = KeptSteps(mask)
         a, z = self.in_proj(steps.pack(x)).chunk(2, dim=-1)
-        a = steps.unpack(a)
+        a = steps.unpack(a)  # (B, L, D)
         y = self.forward_ssm(a, mask)
         if self.backward_ssm is not None:
             y = y + self.backward_ssm(a, mask, reverse=True)
@@ -378,11 +388,11 @@ class MambaBlock(nn.Module):
 
 
 def mamba_block(config: BiBiERConfig, sizes: BiBiERConfig | ModalityConfig) -> MambaBlock:
-    """A block as the configuration describes it.
+    """Build a block from the configuration.
 
     Args:
-        config: of the model, which says what the block does.
-        sizes: the part of it that says how large the block is: a modality's, or the model's own for the fusion.
+        config: of the model, which determines the behavior.
+        sizes: the configuration with the sizes: that of a modality, or of the model for the fusion.
     """
     return MambaBlock(
         sizes.hidden_size,

@@ -103,8 +103,8 @@ class BiBiEROutput(ModelOutput):
     Args:
         loss: scalar, if `labels` are given.
         logits: (B, K), from the fused modalities.
-        audio_logits, text_logits: (B, K), from one modality; zeros (no preference) for a sample without it, None if the
-            whole batch is without it.
+        audio_logits, text_logits: (B, K), from one modality; zeros (no preference) for a sample without it, None if
+            the whole batch is without it.
         fused_embedding: (B, E), the input of the classifier; without one, the mean frames of the modalities.
         hidden_states, attentions: those of [`BiBiERModelOutput`].
     """
@@ -270,8 +270,8 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         save_original_format: bool = False,
         **kwargs: Any,
     ) -> None:
-        """Save as in transformers, without the backbones that `config.save_backbones` leaves out, and with the code for
-        `trust_remote_code=True`.
+        """Save as in transformers, without the backbones that `config.save_backbones` leaves out, and with the code
+        for `trust_remote_code=True`.
 
         Args:
             save_directory: folder, created if needed.
@@ -372,8 +372,8 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             backbone = load_backbone(folder or backbone_id, revision, **fetch)
         except OSError as error:
             raise OSError(
-                f"The {stream.name} backbone of this checkpoint, '{backbone_id}' (revision {revision or 'main'}), could "
-                f"not be fetched: {error}\nConnect to the Hub once, or pass backbone_dir={{...}} with a local copy."
+                f"The {stream.name} backbone '{backbone_id}' (revision {revision or 'main'}) could not be fetched: {error}\n"
+                "Connect to the Hub once, or pass backbone_dir={...} with a local copy."
             ) from error
         self.attach_backbone(stream.name, backbone)
 
@@ -804,8 +804,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if own.logits is None or not (torch.compiler.is_compiling() or bool(own.present.all())):
             name = self.config.modalities[0]
             raise ValueError(
-                f"This model reads only {name} (modalities={[name]}), but a sample of the batch has no {name}. Leave it "
-                "out."
+                f"This model reads only {name} (modalities={[name]}), but a sample has no {name}. Leave it out."
             )
         return own.logits
 

@@ -49,7 +49,7 @@ class AudioTextEmotionPipeline(Pipeline):
         >>> pipe({"audio": "clip.wav", "text": "I can't believe it!"}, top_k=1)  # doctest: +SKIP
         [{'label': 'surprise', 'score': 0.71}]
 
-    Inputs, one or several (a list or a Series; or streamed: a generator, a dataset or a column of it) of:
+    Inputs, one or several (a list, a Series; or streamed: a generator, a dataset or a column of it) of:
         * a path or an http(s) URL of an audio file (a bare string is never text), its bytes, or an open file;
         * an array with `sampling_rate=...`, `(array, rate)`, or a Gradio value `(rate, array)`;
         * `{"array" | "raw": ..., "sampling_rate": Hz}` or an undecoded `datasets` value `{"bytes": ..., "path": ...}`;
@@ -58,21 +58,21 @@ class AudioTextEmotionPipeline(Pipeline):
     Call arguments (also accepted when the pipeline is created):
         top_k: number of labels to return, best first; None: all.
         threshold: between 0 and 1. If the best score is below it, the list starts with
-            `{"label": "unsure", "score": best score}`, followed by the labels (`top_k` counts only those). None: never.
+            `{"label": "unsure", "score": best score}`; the labels follow (`top_k` counts only those). None: never.
         sampling_rate: Hz of bare arrays.
         channel: use this channel (from 0) of recordings with one speaker per channel; None: the mean of all.
         asr: an `automatic-speech-recognition` pipeline or a model id; it transcribes audio that comes without text.
         asr_language: ISO 639 code of the spoken language, if `asr` is a model id; None: the model guesses, which small
             models do badly.
-        batch_size: samples (or chunks) per step; results do not depend on it. Above 1, eight batches are read ahead and
-            sorted by length; the answers keep the order of the inputs.
-        chunk_length_s: analyze a recording of any length in windows of this many seconds. It is read from disk block by
-            block, so memory does not grow with its length (only a given segment is held as a whole).
+        batch_size: samples (or chunks) per step; results do not depend on it. Above 1, eight batches are read ahead
+            and sorted by length; the answers keep the order of the inputs.
+        chunk_length_s: analyze a recording of any length in windows of this many seconds. It is read from disk block
+            by block, so memory does not grow with its length (only a given segment is held as a whole).
         hop_length_s: seconds from the start of one window to the start of the next; at most `chunk_length_s`, which is
             the default. The last window may be shorter. (Not `stride_length_s`, which is the overlap in speech
             recognition.)
-        segmentation: `"fixed"`, those windows, or `"energy"`: whatever is louder than the background, in segments of at
-            most `chunk_length_s` (default 15).
+        segmentation: `"fixed"`, those windows, or `"energy"`: whatever is louder than the background, in segments of
+            at most `chunk_length_s` (default 15).
         segments: `(start, end)` or `{"start": s, "end": s, "text": str}` in seconds, instead of windows; for one
             recording.
         return_timestamps: also return the chunks (see below).
@@ -81,16 +81,15 @@ class AudioTextEmotionPipeline(Pipeline):
     Returns:
         `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one.
         They are calibrated: the logits are divided by `config.temperature` first. For a recording in chunks, this is
-        the mean over time; overlapping windows share the time they have in common. With `return_timestamps=True`
-        `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`;
-        a chunk's emotions equal those of the same stretch, cut out and passed to the pipeline by itself. If nothing is
+        the mean over time; overlapping windows share the time they have in common. With `return_timestamps=True` it is
+        `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`.
+        A chunk's emotions equal those of the same stretch, cut out and passed to the pipeline by itself. If nothing is
         louder than the background, both lists are empty.
 
     The text of a chunk is that of its segment. Without one, it consists of the words whose middle lies in the chunk,
-    from `asr` if its model returns times (Whisper, CTC; then `"words"` lists them) or from
-    `{"audio": ..., "text": [{"text": str, "timestamp": (start, end)}, ...]}`, the `chunks` of a transcript. Otherwise it
-    is what `asr` hears in the chunk alone. Plain text with a recording in chunks is an error, because it has no
-    timestamps.
+    from `asr` if its model returns times (Whisper, CTC; then `"words"` lists them) or from a transcript with times,
+    `{"audio": ..., "text": [{"text": str, "timestamp": (start, end)}, ...]}`. Otherwise it is what `asr` hears in the
+    chunk alone. Plain text with a recording in chunks is an error, because it has no timestamps.
     """
 
     processor: BiBiERProcessor

@@ -210,7 +210,8 @@ class BiBiERProcessor(ProcessorMixin):
         return self._encode(clips, texts, *self._options(kwargs))
 
     def pad(self, samples: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
-        """Pad samples (1, L, ...) with the same keys, as `return_tensors="pt"` gives them, to one batch (B, L, ...)."""
+        """Pad samples (1, L, ...) with the same keys, as `return_tensors="pt"` gives them, to one batch (B, L,
+        ...)."""
         batch = {}
         for name in samples[0]:
             values = [sample[name][0] for sample in samples]
@@ -437,8 +438,8 @@ def _check_samples(clips: Sequence | None, texts: Sequence | None) -> None:
         raise ValueError("There is neither audio nor text. Pass audio=, text=, or both.")
     if clips is not None and texts is not None and len(clips) != len(texts):
         raise ValueError(
-            f"There are {len(clips)} clips and {len(texts)} texts; they must belong to the same samples (None where one "
-            "is missing)."
+            f"There are {len(clips)} clips and {len(texts)} texts; they must be the same samples (None where one is "
+            "missing)."
         )
     for index, parts in enumerate(zip(*(samples for samples in (clips, texts) if samples is not None), strict=True)):
         if all(part is None for part in parts):

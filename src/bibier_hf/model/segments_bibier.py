@@ -1,7 +1,7 @@
 """Where the chunks of a recording start and end: fixed windows, speech found by its energy, or given segments.
 
-Each segmenter takes the recording in pieces, and its segments do not depend on their sizes: `push(samples)` returns the
-segments that are complete, `close()` the rest.
+Each segmenter takes the recording in pieces, and its segments do not depend on their sizes: `push(samples)` returns
+the segments that are complete, `close()` the rest.
 """
 
 import math
@@ -202,8 +202,8 @@ class GivenSegments:
     """Segments found by someone else, such as a diarization or a transcript.
 
     Args:
-        segments: `(start, end)` or `{"start": s, "end": s, "text": str or None}`, in seconds, sorted by start; they may
-            overlap.
+        segments: `(start, end)` or `{"start": s, "end": s, "text": str or None}`, in seconds, sorted by start; they
+            may overlap.
 
     Raises:
         ValueError: this is not a list of segments. [`check_end`] and `close` raise it for a segment beyond the end of

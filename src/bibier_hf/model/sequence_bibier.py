@@ -62,8 +62,8 @@ class Recorder:
 class KeptSteps:
     """Packs the kept steps of a padded batch, so that per-step operations skip the padding.
 
-    Only on a CPU, where padding costs time. On other devices, in compiled graphs, and without padding, sequences stay as
-    they are. Per-step operations accept both forms.
+    Only on a CPU, where padding costs time. On other devices, in compiled graphs, and without padding, sequences stay
+    as they are. Per-step operations accept both forms.
 
     Args:
         mask: bool (B, T), True = keep.
@@ -242,8 +242,8 @@ class Dropout(nn.Dropout):
 
 
 def drop(x: Tensor, p: float) -> Tensor:
-    """`F.dropout(x, p)`, three times as fast on a CPU: one 64-bit random number serves four elements, so p is rounded to
-    1/65536."""
+    """`F.dropout(x, p)`, three times as fast on a CPU: one 64-bit random number serves four elements, so p is rounded
+    to 1/65536."""
     dropped = round(p * 2**16)  # of 65536 values
     if x.device.type != "cpu" or torch.compiler.is_compiling() or not 0 < dropped < 2**16:
         return F.dropout(x, p)
@@ -256,7 +256,7 @@ def finite_logits(logits: Tensor) -> Tensor:
     """Return logits unchanged, or raise CheckpointError if some are NaN or infinite."""
     if not bool(torch.isfinite(logits).all()):
         raise CheckpointError(
-            "The model's logits are not finite (NaN or infinity): its weights are damaged, or its dtype is too narrow. "
-            "Train it again or load it with dtype=torch.float32."
+            "The model's logits are not finite (NaN or infinity): its weights are damaged or its dtype is too narrow. "
+            "Train it again, or load it with dtype=torch.float32."
         )
     return logits

@@ -38,8 +38,8 @@ class ModalityStream(nn.Module):
     Args:
         config: of the model.
         modality: of this modality.
-        build: whether to build a backbone that belongs in the checkpoint, with random weights, instead of leaving it to
-            `attach`.
+        build: whether to build a backbone that belongs in the checkpoint, with random weights, instead of leaving it
+            to `attach`.
     """
 
     raw_names: ClassVar[str]

@@ -1,7 +1,7 @@
 """Emotion over the course of a long recording: chunks, what is said in each, their emotions, and means over time.
 
-samples -- (words, with speech recognition) -- segmenter -- batches of chunks -- model -- chunks with emotions -- merged,
-mean
+samples -- (words, with speech recognition) -- segmenter -- batches of chunks -- model -- chunks with emotions --
+merged, mean
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -95,7 +95,8 @@ TIMELINE_ARGUMENTS = tuple(field.name for field in fields(TimelineOptions))
 
 
 class TimelineSession:
-    """Analyzes a recording that arrives in pieces, chunk by chunk. The result does not depend on the size of the pieces.
+    """Analyzes a recording that arrives in pieces, chunk by chunk. The result does not depend on the size of the
+    pieces.
 
     A chunk is `{"timestamp": (start, end), "text": str or None, "emotions": [...]}`, in seconds. If the times of words
     are known, `"words"` lists them.
@@ -221,8 +222,8 @@ def merge_chunks(chunks: Sequence[Mapping[str, Any]]) -> list[dict]:
     """Merge neighboring chunks that touch or overlap and have the same best label.
 
     A merged chunk lasts from the first start to the last end. Its emotions are their mean over time
-    ([`mean_emotions`]). Its text is what is said in all of them: each word once if the times of words are known, or else
-    the texts in order. Chunks of different labels still overlap as their windows do.
+    ([`mean_emotions`]). Its text is what is said in all of them: each word once if the times of words are known, or
+    else the texts in order. Chunks of different labels still overlap as their windows do.
 
     Args:
         chunks: in the order of their starts, with the scores of all labels.

@@ -1,4 +1,4 @@
-"""What keeps a configuration usable: bounds, unknown options, labels, and the errors of damaged checkpoints."""
+"""Validation of configurations: bounds, unknown options, labels, and errors for damaged checkpoints."""
 
 import difflib
 import math
@@ -15,10 +15,10 @@ logger = logging.get_logger(__name__)
 
 _MOST_LAYERS = 1_000
 _LARGEST_SIZE = 2**24
-"""Beyond these a configuration is damaged: building the model would not end, or not fit into any memory."""
+"""Beyond these, a configuration is damaged: building the model would never finish, or exceed any memory."""
 
 _COUNTS = re.compile("size|dim|width|rank|heads|kernel|len|tokens|frames|positions|embeddings|experts|bins|d_model")
-"""What the names of sizes have in them, in the configurations of all backbones."""
+"""Parts of the names of sizes, in the configurations of all backbones."""
 
 # Keyword arguments that transformers passes to every configuration; any other unknown one is a mistake.
 _FOREIGN_KEYS = frozenset(
@@ -31,14 +31,14 @@ _FOREIGN_KEYS = frozenset(
 
 
 class CheckpointError(RuntimeError, ValueError):
-    """A checkpoint that cannot be used. Says in one line what is wrong with which file."""
+    """An unusable checkpoint. The message says in one line what is wrong with which file."""
 
 
 class CheckedConfig(PreTrainedConfig):
     """A configuration that refuses unknown options and values out of bounds.
 
-    Options that a user passes must be known. Those that come from a file may be others, which the Trainer, peft or a
-    newer version wrote: they are kept as they are.
+    Options that a user passes must be known. Unknown ones in a file, written by the Trainer, peft or a newer version,
+    are kept unchanged.
     """
 
     at_least_one: ClassVar[str] = ""
@@ -46,11 +46,11 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike, *args: Any, **kwargs: Any):
-        """As in transformers; new labels (`id2label`, `num_labels`) reset what belongs to the old ones.
+        """Load as in transformers; new labels (`id2label`, `num_labels`) reset the options of the old ones.
 
         Raises:
-            CheckpointError: a `config.json` that cannot be used.
-            OSError: no `config.json` there.
+            CheckpointError: `config.json` is unusable.
+            OSError: there is no `config.json`.
         """
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
@@ -66,16 +66,16 @@ class CheckedConfig(PreTrainedConfig):
         if not isinstance(content, dict):
             raise CheckpointError(f"This is a JSON {type(content).__name__}; it must be an object of options.")
         if "model_type" not in content:
-            raise CheckpointError("This names no model_type, so it is not a whole configuration.")
+            raise CheckpointError("This has no model_type, so it is not a complete configuration.")
         return content
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any):
-        """As in transformers; unknown keys are kept."""
+        """Create a configuration as in transformers, keeping unknown keys."""
         try:
             options, others = cls._split(config_dict)
             loaded = super().from_dict(_with_labels(options, kwargs), **kwargs)
-        except Exception as error:  # whatever the values make of the code that they reach
+        except Exception as error:  # damaged values can raise anything
             raise CheckpointError(one_line(error)) from error
 
         config = loaded[0] if isinstance(loaded, tuple) else loaded
@@ -89,7 +89,7 @@ class CheckedConfig(PreTrainedConfig):
 
     @classmethod
     def _split(cls, config_dict: dict[str, Any]) -> tuple[dict[str, Any], dict[tuple[str, ...], Any]]:
-        """(the options of this class, the other keys by their path), those inside of nested configurations, too."""
+        """Separate the options of this class from other keys (by path), including those in nested configurations."""
         kind = config_dict.get("model_type", cls.model_type)
         if kind != cls.model_type:
             raise CheckpointError(f"This is a configuration of {kind!r}; it must be one of {cls.model_type!r}.")
@@ -108,7 +108,7 @@ class CheckedConfig(PreTrainedConfig):
         return options, others
 
     def refuse_unknown(self, kwargs: dict) -> None:
-        """Raises ValueError for keyword arguments that are no options."""
+        """Raise ValueError for keyword arguments that are not options."""
         known = _names(self)
         unknown = sorted(key for key in kwargs if key not in _FOREIGN_KEYS and key not in known)
         if unknown:
@@ -122,7 +122,7 @@ class CheckedConfig(PreTrainedConfig):
             )
 
     def _did_you_mean(self, key: str, allowed: set[str]) -> str:
-        """The option that is meant by an unknown one: one of a nested configuration, or the closest name."""
+        """Suggest an option for an unknown one: one of a nested configuration, or the closest name."""
         for path, spec in self.sub_configs_defaults.items():
             name = key.removeprefix(path.removesuffix("config"))  # audio_encoder: that of audio_config
             if name != key and issubclass(spec.config_class, CheckedConfig) and name in _names(spec.config_class):
@@ -131,18 +131,18 @@ class CheckedConfig(PreTrainedConfig):
         return f" (did you mean '{close[0]}'?)" if close else ""
 
     def path(self, name: str) -> str:
-        """Where a field is, seen from the configuration of the model."""
+        """Return the path of a field from the configuration of the model."""
         return name
 
     def require(self, holds: bool, name: str, allowed: str) -> None:
-        """Raises ValueError unless the condition on a field holds."""
+        """Raise ValueError unless the condition on a field holds."""
         if not holds:
             raise ValueError(
                 f"BiBiERConfig: {self.path(name)}={getattr(self, name)!r} is not allowed; it must be {allowed}."
             )
 
     def check_bounds(self) -> None:
-        """Raises ValueError for sizes and rates that no model can have."""
+        """Raise ValueError for sizes and rates that no model can have."""
         for name in self.at_least_one.split():
             value = getattr(self, name)
             self.require(value is None or 1 <= value < math.inf, name, "at least 1")
@@ -154,7 +154,7 @@ class CheckedConfig(PreTrainedConfig):
 
 
 def _absurd_sizes(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, int]]:
-    """(path, value, limit) of sizes that no model has, in a configuration and those inside of it."""
+    """Yield (path, value, limit) for sizes that no model has, in a configuration and the nested ones."""
     for name, value in options.items():
         if isinstance(value, dict):
             yield from _absurd_sizes(value, f"{prefix}{name}.")
@@ -168,14 +168,14 @@ def _absurd_sizes(options: dict[str, Any], prefix: str = "") -> Iterator[tuple[s
 
 
 def check_labels(config: PreTrainedConfig, label2id: dict | None) -> None:
-    """Derives `label2id`; refuses labels that do not name each output once."""
+    """Derive `label2id`, and refuse labels that do not name each output once."""
     id2label = config.id2label or {}
     names = [id2label.get(index) for index in range(len(id2label))]
     named = all(isinstance(name, str) and name for name in names)
     config.require(
         bool(names) and named and len(set(names)) == len(names),
         "id2label",
-        "a name for each of 0, 1, 2, ..., no two of them equal",
+        "a distinct name for each of 0, 1, 2, ...",
     )
     config.label2id = {str(name): index for index, name in enumerate(names)}
     if label2id and label2id != config.label2id:
@@ -183,8 +183,10 @@ def check_labels(config: PreTrainedConfig, label2id: dict | None) -> None:
 
 
 def _with_labels(config_dict: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """`config_dict` with the labels of `new`, from which they are taken. Other labels than before come with no class
-    weights and no temperature: these belong to the old ones."""
+    """Move the labels of `new` to a copy of `config_dict`.
+
+    If they differ from those before, class weights and temperature are reset, because they belong to the old labels.
+    """
     new_labels = {key: new[key] for key in ("id2label", "label2id", "num_labels") if new.get(key) is not None}
     if not new_labels:
         return config_dict
@@ -216,7 +218,7 @@ def _by_index(id2label: dict) -> dict[int, str]:
 
 
 def one_line(error: BaseException, longest: int = 800) -> str:
-    """Message of an error without line breaks, cut where it lists hundreds of names; its kind where it has none."""
+    """Return the message of an error without line breaks and truncated if it is very long, or else its type."""
     message = " ".join(str(error).split()) or type(error).__name__
     return message if len(message) <= longest else f"{message[:longest]} ..."
 
