@@ -82,7 +82,8 @@ def markdown(
     ]
     lines += [", ".join(f"{key}: {value}" for key, value in facts.items()) + ".", ""]
     if picture:
-        lines += [f"![Times faster than the usual way]({picture})", ""]
+        caption = "One row of each kind that compares two times; the table has all rows and their goals."
+        lines += [f"![Times faster than the usual way]({picture})", "", caption, ""]
     lines.append(markdown_table(["what", "against", "ratio", "goal", "met", "ours", "theirs", "note"], cells))
     if profile:
         lines += ["", "## Where the time of a 4 s clip goes", ""]

@@ -12,9 +12,9 @@ import pytest
 import soundfile
 
 from bibier_hf import EMOTIONS
-from bibier_hf.demo.analysis import Answer, Limits, ModelFacts, Recording, RefusedInput, analyse, inspect_recording
+from bibier_hf.demo.analysis import Answer, Limits, ModelFacts, Recording, RefusedInput, analyze, inspect_recording
 from bibier_hf.demo.texts import LANGUAGE_NAMES, TEXTS
-from bibier_hf.demo.timeline_view import axis_times, download_links, timeline_bands, timeline_rows
+from bibier_hf.demo.timeline_view import axis_times, download_links, timeline_bands, timeline_table
 from bibier_hf.model import pipeline_bibier
 from bibier_hf.palette import EMOTION_COLORS
 from bibier_hf.timeline.formats import clock
@@ -25,7 +25,7 @@ ENGLISH = TEXTS["en"]
 def test_scores_are_those_of_the_pipeline(pipe, recordings):
     audio, text = str(recordings["short"]), "What a day!"
     for sample in ({"audio": audio, "text": text}, {"audio": audio}, {"text": text}):
-        answer = analyse(pipe, sample.get("audio"), f" {sample.get('text', '')}\n", Limits(), ENGLISH)
+        answer = analyze(pipe, sample.get("audio"), f" {sample.get('text', '')}\n", Limits(), ENGLISH)
         assert answer.scores == {entry["label"]: entry["score"] for entry in pipe(sample)}
         assert answer.chunks == []
     assert answer.recording is None
@@ -33,7 +33,7 @@ def test_scores_are_those_of_the_pipeline(pipe, recordings):
 
 def test_a_long_recording_has_a_timeline(pipe, recordings):
     audio = str(recordings["long"])
-    answer = analyse(pipe, audio, "", Limits(), ENGLISH)
+    answer = analyze(pipe, audio, "", Limits(), ENGLISH)
     samples, rate = soundfile.read(audio)
     windows = [
         pipe({"array": samples[start : start + 3 * rate], "sampling_rate": rate})
@@ -56,14 +56,14 @@ def test_a_long_recording_has_a_timeline(pipe, recordings):
 
 def test_progress_of_a_long_recording(pipe, recordings):
     calls = []
-    analyse(pipe, str(recordings["long"]), "", Limits(), ENGLISH, lambda *seconds: calls.append(seconds))
+    analyze(pipe, str(recordings["long"]), "", Limits(), ENGLISH, lambda *seconds: calls.append(seconds))
     assert [done for done, _ in calls] == sorted(done for done, _ in calls)
     assert calls[-1] == (16, 16)
 
 
 def test_voice_and_words_are_shown_apart(pipe, recordings):
     sample = {"audio": str(recordings["short"]), "text": "What a day!"}
-    answer = analyse(pipe, sample["audio"], sample["text"], Limits(), ENGLISH)
+    answer = analyze(pipe, sample["audio"], sample["text"], Limits(), ENGLISH)
     output = pipe.model(**pipe.preprocess(sample))
     for modality, logits in (("audio", output.audio_logits), ("text", output.text_logits)):
         expected = (logits[0] / pipe.model.config.temperature).softmax(-1).tolist()
@@ -71,15 +71,15 @@ def test_voice_and_words_are_shown_apart(pipe, recordings):
     assert answer.by_modality["audio"] != answer.by_modality["text"]
     assert answer.by_modality["audio"] != answer.scores
     for audio, text in ((sample["audio"], ""), (None, "What a day!")):  # there is nothing to tell apart
-        assert analyse(pipe, audio, text, Limits(), ENGLISH).by_modality == {}
+        assert analyze(pipe, audio, text, Limits(), ENGLISH).by_modality == {}
 
 
 def test_heads_that_were_not_trained_are_not_shown(pipe, recordings, monkeypatch):
     arguments = (pipe, str(recordings["short"]), "What a day!", Limits(), ENGLISH)
     monkeypatch.setattr(pipe.model.config, "unimodal_loss_weight", 0)
-    assert analyse(*arguments).by_modality == {}
+    assert analyze(*arguments).by_modality == {}
     monkeypatch.setattr(pipe.model.config, "add_unimodal_logits", True)
-    assert set(analyse(*arguments).by_modality) == {"audio", "text"}
+    assert set(analyze(*arguments).by_modality) == {"audio", "text"}
     assert not pipe.model._forward_hooks
 
 
@@ -107,9 +107,9 @@ def score_of(label: str, scores: list[dict]) -> float:
 
 def test_a_text_beside_a_long_recording_is_said_to_be_unused(pipe, recordings):
     audio = str(recordings["long"])
-    assert analyse(pipe, audio, "Words", Limits(), ENGLISH).text_unused
-    assert not analyse(pipe, audio, "", Limits(), ENGLISH).text_unused
-    whole = analyse(pipe, audio, "Words", Limits(timeline_from_s=17), ENGLISH)
+    assert analyze(pipe, audio, "Words", Limits(), ENGLISH).text_unused
+    assert not analyze(pipe, audio, "", Limits(), ENGLISH).text_unused
+    whole = analyze(pipe, audio, "Words", Limits(timeline_from_s=17), ENGLISH)
     assert (whole.text_unused, whole.chunks) == (False, [])
 
 
@@ -119,7 +119,7 @@ def test_what_is_refused_and_why(pipe, recordings, language):
 
     def message(audio: str | None = None, text: str = "", **limits) -> str:
         with pytest.raises(RefusedInput) as caught:
-            analyse(pipe, None if audio is None else str(recordings[audio]), text, Limits(**limits), texts)
+            analyze(pipe, None if audio is None else str(recordings[audio]), text, Limits(**limits), texts)
         return str(caught.value)
 
     assert message() == message(text=" \n") == texts.nothing_given
@@ -144,7 +144,7 @@ def test_a_quiet_recording_is_measured(recordings):
 def test_channels_that_cancel_are_refused(pipe, tmp_path, clip, language):
     soundfile.write(tmp_path / "two.wav", np.stack([clip(1.0), -clip(1.0)], axis=1), 16_000)
     with pytest.raises(RefusedInput) as caught:
-        analyse(pipe, str(tmp_path / "two.wav"), "", Limits(), TEXTS[language])
+        analyze(pipe, str(tmp_path / "two.wav"), "", Limits(), TEXTS[language])
     assert str(caught.value) == TEXTS[language].cancelled
 
 
@@ -154,13 +154,13 @@ def test_length_and_errors_are_those_of_the_pipeline(pipe, tmp_path, clip):
     data = bytearray((tmp_path / "unknown.flac").read_bytes())
     data[21:26] = bytes([data[21] & 0xF0, 0, 0, 0, 0])
     (tmp_path / "unknown.flac").write_bytes(data)
-    answer = analyse(pipe, str(tmp_path / "unknown.flac"), "", Limits(), ENGLISH)
+    answer = analyze(pipe, str(tmp_path / "unknown.flac"), "", Limits(), ENGLISH)
     assert answer.recording.duration_s == pytest.approx(2.0)
     with pytest.raises(RefusedInput, match=r"the limit is 0\.01"):
-        analyse(pipe, str(tmp_path / "unknown.flac"), "", Limits(minutes=0.01), ENGLISH)
+        analyze(pipe, str(tmp_path / "unknown.flac"), "", Limits(minutes=0.01), ENGLISH)
     (tmp_path / "a.raw").write_bytes(bytes(range(256)) * 50)
     with pytest.raises(RefusedInput, match=r"a\.raw cannot be read"):
-        analyse(pipe, str(tmp_path / "a.raw"), "", Limits(), ENGLISH)
+        analyze(pipe, str(tmp_path / "a.raw"), "", Limits(), ENGLISH)
 
 
 def test_an_error_of_the_program_is_not_shown_as_one_of_the_visitor(pipe, recordings, monkeypatch):
@@ -169,7 +169,7 @@ def test_an_error_of_the_program_is_not_shown_as_one_of_the_visitor(pipe, record
 
     monkeypatch.setattr(pipe.model, "forward", broken)
     with pytest.raises(Exception, match=r"a defect|unexpected keyword") as caught:
-        analyse(pipe, str(recordings["short"]), "", Limits(), ENGLISH)
+        analyze(pipe, str(recordings["short"]), "", Limits(), ENGLISH)
     assert not isinstance(caught.value, RefusedInput)
 
 
@@ -199,11 +199,15 @@ CHUNKS = [
 ANSWER = Answer({"sad": 0.57, "happy": 0.43}, windows=CHUNKS, chunks=CHUNKS, recording=Recording(64.5, 0.5, 'a "b"'))
 
 
-def test_the_timeline_as_rows():
-    rows = [["0:00", "0:06", "happy", "75%", ""], ["0:06", "1:04.5", "sad", "60%", ""]]
-    assert timeline_rows(ANSWER, ENGLISH) == rows
-    heard = Answer(ANSWER.scores, chunks=[{**CHUNKS[0], "text": "What a day!"}])
-    assert timeline_rows(heard, ENGLISH)[0][-1] == "What a day!"
+def test_the_timeline_as_a_table():
+    table = timeline_table(ANSWER, ENGLISH)
+    assert table["data"] == [["0:00", "0:06", "happy", "75%"], ["0:06", "1:04.5", "sad", "60%"]]
+    assert table["headers"] == ["from", "to", "emotion", "score"]
+    heard = timeline_table(Answer(ANSWER.scores, chunks=[{**CHUNKS[0], "text": "What a day!"}]), ENGLISH)
+    assert heard == {
+        "headers": ["from", "to", "emotion", "score", "words"],
+        "data": [["0:00", "0:06", "happy", "75%", "What a day!"]],
+    }
 
 
 def test_the_timeline_as_bands():

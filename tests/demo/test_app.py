@@ -47,7 +47,7 @@ def client(pipe):
 
 def test_a_clip_with_its_text(client, pipe, recordings):
     audio = str(recordings["short"])
-    bars, voice, words, *_ = client.predict(handle_file(audio), "What a day!", "ru", api_name="/analyse")
+    bars, voice, words, *_ = client.predict(handle_file(audio), "What a day!", "ru", api_name="/analyze")
     assert len(voice["confidences"]) == len(words["confidences"]) == 3
     assert voice["confidences"] != words["confidences"]
     expected = pipe({"audio": audio, "text": "What a day!"})
@@ -59,7 +59,7 @@ def test_a_clip_with_its_text(client, pipe, recordings):
 
 
 def test_a_long_recording_has_a_timeline(client, recordings):
-    with_warnings = client.predict(handle_file(recordings["long"]), "Words", "en", api_name="/analyse")
+    with_warnings = client.predict(handle_file(recordings["long"]), "Words", "en", api_name="/analyze")
     bars, voice, words, bands, table = with_warnings
     assert len(bars["confidences"]) == 7
     assert not voice
@@ -102,14 +102,14 @@ def test_messages_reach_the_visitor(client, recordings):
         (handle_file(recordings["silent"]), "ru", TEXTS["ru"].silent),
     ):
         with pytest.raises(AppError) as caught:
-            client.predict(audio, "", language, api_name="/analyse")
+            client.predict(audio, "", language, api_name="/analyze")
         assert message in str(caught.value)
     with pytest.raises(AppError, match=r"text\.wav cannot be read as audio"):
-        client.predict(handle_file(recordings["text"]), "", "en", api_name="/analyse")
+        client.predict(handle_file(recordings["text"]), "", "en", api_name="/analyze")
 
 
 def test_only_the_analysis_is_offered_and_nothing_is_reported(client):
-    assert list(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == ["/analyse"]
+    assert list(client.view_api(return_format="dict", print_info=False)["named_endpoints"]) == ["/analyze"]
     config = client.config
     assert config["analytics_enabled"] is False
     assert config["run_history"] is False

@@ -115,7 +115,7 @@ class RefusedInput(ValueError):
     """Input that cannot be analyzed; the message tells the visitor, in their language, why and what to do."""
 
 
-def analyse(
+def analyze(
     pipe: Any,
     audio: str | None,
     text: str,

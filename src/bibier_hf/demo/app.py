@@ -6,11 +6,11 @@ import json
 import os
 import shutil
 import signal
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,9 @@ import huggingface_hub.constants
 from transformers import Pipeline, pipeline
 
 from ..palette import emotion_color
-from .analysis import QUIET_PEAK, Answer, Limits, ModelFacts, RefusedInput, analyse
+from .analysis import QUIET_PEAK, Answer, Limits, ModelFacts, RefusedInput, analyze
 from .texts import LANGUAGE_NAMES, TEXTS, Texts
-from .timeline_view import STYLE, download_links, timeline_bands, timeline_rows
+from .timeline_view import STYLE, download_links, timeline_bands, timeline_table
 
 try:
     import fcntl
@@ -106,148 +106,177 @@ def build_app(pipe: Any, examples_dir: str | os.PathLike | None = None, limits: 
         examples_dir: folder with [`EXAMPLES_FILE`] and its clips; None: no examples.
         limits: what one visitor may ask for.
     """
-    limits = limits or Limits()
-    facts = ModelFacts.of(pipe)
-    labels, modalities = pipe.model.config.label_names, pipe.model.config.modalities
-    folder = _use_folder_of_its_own()
-    rows, names = ([], []) if examples_dir is None else read_examples(examples_dir)
-    start = TEXTS["en"]
+    return _Page(pipe, examples_dir, limits or Limits()).app
 
-    with gr.Blocks(title="BiBiER", analytics_enabled=False, delete_cache=(_SWEEP_S, _KEPT_S)) as app:
-        last = gr.State(None)
+
+class _Page:
+    """The components of the page, and what changes them. It starts in English; [`switch`] replaces every text."""
+
+    def __init__(self, pipe: Any, examples_dir: str | os.PathLike | None, limits: Limits):
+        self.pipe, self.limits = pipe, limits
+        self.facts = ModelFacts.of(pipe)
+        self.folder = _use_folder_of_its_own()
+        texts = TEXTS["en"]
+
+        with gr.Blocks(title="BiBiER", analytics_enabled=False, delete_cache=(_SWEEP_S, _KEPT_S)) as app:
+            self.last = gr.State(None)
+            self._place_heading(texts)
+            with gr.Row():
+                with gr.Column():
+                    self._place_inputs(texts)
+                with gr.Column():
+                    self.bars = gr.Label(label=texts.result, elem_classes=["bars", "together"])
+                    with gr.Row(visible=False, elem_classes="alone") as self.alone:
+                        panel: dict[str, Any] = {"num_top_classes": 3, "elem_classes": "bars", "min_width": 200}
+                        self.voice = gr.Label(label=texts.voice, **panel)
+                        self.words = gr.Label(label=texts.words, **panel)
+            self.examples = None if examples_dir is None else self._place_examples(examples_dir, texts)
+            with gr.Column(visible=False) as self.timeline:
+                self.timeline_title = gr.Markdown(self._timeline_heading(texts))
+                self.bands = gr.HTML()
+                self.table = gr.Dataframe(interactive=False, show_label=False, max_height=420, elem_classes="table")
+            self.notice = gr.Markdown(self._notice(texts), elem_classes="notice")
+            self.style = gr.HTML(page_style(pipe.model.config.label_names, texts), padding=False)
+            self._connect(app)
+        self.app = app.queue(max_size=WAITING_LIMIT)
+
+    def _place_heading(self, texts: Texts) -> None:
         with gr.Row(elem_classes="heading"):
             with gr.Column(scale=3):
                 gr.Markdown("# BiBiER")
             with gr.Column(scale=1, min_width=220):
-                language = gr.Radio(
-                    [(name, key) for key, name in LANGUAGE_NAMES.items()],
-                    value="en",
-                    show_label=False,
-                    container=False,
-                    elem_classes="language",
-                )
-        introduction = gr.Markdown(start.introduction)
-        model = gr.Markdown(model_line(facts, start), elem_classes="model")
-        with gr.Row():
-            with gr.Column():
-                audio = gr.Audio(
-                    sources=["upload", "microphone"],
-                    type="filepath",
-                    label=start.audio,
-                    buttons=[],
-                    visible="audio" in modalities,
-                    elem_classes="recording",
-                )
-                text = gr.Textbox(
-                    label=start.text,
-                    placeholder=start.text_hint,
-                    lines=2,
-                    max_lines=6,
-                    max_length=limits.characters,
-                    visible="text" in modalities,
-                )
-                button = gr.Button(start.button, variant="primary")
-            with gr.Column():
-                bars = gr.Label(label=start.result, elem_classes=["bars", "together"])
-                with gr.Row(visible=False, elem_classes="alone") as alone:
-                    voice = gr.Label(label=start.voice, num_top_classes=3, elem_classes="bars", min_width=200)
-                    words = gr.Label(label=start.words, num_top_classes=3, elem_classes="bars", min_width=200)
-        if rows:
-            options: dict[str, Any] = {
-                "example_labels": names,
-                "examples_per_page": len(rows),
-                "cache_examples": False,
-            }
-            clickable = gr.Examples(rows, [audio, text], label=start.examples, **options)
-            for properties in clickable.input_component_props:  # a click would bring the English texts back
-                properties.pop("label", None)
-                properties.pop("placeholder", None)
-            examples = clickable.dataset
-            # So far the folder holds examples alone; Gradio would sweep them away with what is uploaded.
-            audio.keep_in_cache.update(str(path) for path in folder.rglob("*") if path.is_file())
-        with gr.Column(visible=False) as timeline:
-            timeline_title = gr.Markdown(_timeline_heading(start, limits))
-            bands = gr.HTML()
-            table = gr.Dataframe(interactive=False, show_label=False, max_height=420, elem_classes="table")
-        notice = gr.Markdown(_notice(start, limits), elem_classes="notice")
-        style = gr.HTML(page_style(labels, start), padding=False)
+                names = [(name, key) for key, name in LANGUAGE_NAMES.items()]
+                self.language = gr.Radio(names, value="en", show_label=False, container=False, elem_classes="language")
+        self.introduction = gr.Markdown(texts.introduction)
+        self.model = gr.Markdown(model_line(self.facts, texts), elem_classes="model")
 
-        result = [bars, alone, voice, words, timeline, bands, table]
-        translated = [style, introduction, model, audio, text, button, timeline_title, notice]
-        translated += [examples] if rows else []
-
-        def answer(audio: str | None, text: str, language: str, progress: Any = gr.Progress()) -> dict[Any, Any]:  # noqa: B008
-            texts = TEXTS[language]
-            try:
-                found = analyse(
-                    pipe, audio, text, limits, texts, lambda done, whole: progress(done / whole, texts.working)
-                )
-            except RefusedInput as error:
-                message = html.escape(str(error))
-                raise gr.Error(message, duration=20, title=texts.refused, print_exception=False) from error
-
-            if found.recording is not None and found.recording.peak < QUIET_PEAK:
-                peak = texts.percent.format(texts.number(100 * found.recording.peak))
-                gr.Warning(texts.quiet.format(peak=peak), duration=20, title=texts.please_note)
-            if found.text_unused:
-                message = texts.text_unused.format(seconds=limits.timeline_from_s)
-                gr.Warning(message, duration=20, title=texts.please_note)
-            return {**show(found, texts), last: found}
-
-        def show(found: Answer, texts: Texts) -> dict[Any, Any]:
-            def named(scores: dict[str, float]) -> dict[str, float]:
-                return {texts.emotion(label): score for label, score in scores.items()}
-
-            lines = timeline_rows(found, texts)
-            columns = len(texts.columns) if any(line[-1] for line in lines) else len(texts.columns) - 1
-            return {
-                bars: named(found.scores),
-                alone: gr.update(visible=bool(found.by_modality)),
-                voice: named(found.by_modality.get("audio", {})),
-                words: named(found.by_modality.get("text", {})),
-                timeline: gr.update(visible=bool(found.windows)),
-                bands: timeline_bands(found, texts) + download_links(found, texts),
-                table: {"headers": list(texts.columns[:columns]), "data": [line[:columns] for line in lines]},
-            }
-
-        def switch(key: str, found: Answer | None) -> dict[Any, Any]:
-            texts = TEXTS[key]
-            changes = {
-                style: page_style(labels, texts),
-                introduction: texts.introduction,
-                model: model_line(facts, texts),
-                audio: gr.update(label=texts.audio),
-                text: gr.update(label=texts.text, placeholder=texts.text_hint),
-                button: texts.button,
-                timeline_title: _timeline_heading(texts, limits),
-                notice: _notice(texts, limits),
-            }
-            if rows:
-                changes[examples] = gr.update(label=texts.examples)
-            shown = {} if found is None else show(found, texts)
-            for panel, title in ((bars, texts.result), (voice, texts.voice), (words, texts.words)):
-                value = {"value": shown.pop(panel)} if panel in shown else {}
-                changes[panel] = gr.update(label=title, **value)
-            return changes | shown
-
-        # One visitor at a time: the model uses every core there is.
-        event: dict[str, Any] = {
-            "inputs": [audio, text, language],
-            "outputs": [*result, last],
-            "concurrency_limit": 1,
-            "show_progress_on": bars,
-        }
-        for trigger, options in (
-            (button.click, {"api_name": "analyse"}),
-            (text.submit, {"api_visibility": "private"}),
-        ):
-            trigger(None, js=CLEAR_MESSAGES, api_visibility="private")
-            trigger(answer, **event, **options)
-        language.change(
-            switch, [language, last], [*translated, *result], api_visibility="private", show_progress="hidden"
+    def _place_inputs(self, texts: Texts) -> None:
+        modalities = self.pipe.model.config.modalities
+        self.audio = gr.Audio(
+            sources=["upload", "microphone"],
+            type="filepath",
+            label=texts.audio,
+            buttons=[],
+            visible="audio" in modalities,
+            elem_classes="recording",
         )
-        app.load(preferred_language, None, language, api_visibility="private", show_progress="hidden")
-    return app.queue(max_size=WAITING_LIMIT)
+        self.text = gr.Textbox(
+            label=texts.text,
+            placeholder=texts.text_hint,
+            lines=2,
+            max_lines=6,
+            max_length=self.limits.characters,
+            visible="text" in modalities,
+        )
+        self.button = gr.Button(texts.button, variant="primary")
+
+    def _place_examples(self, folder: str | os.PathLike, texts: Texts) -> gr.Dataset:
+        rows, names = read_examples(folder)
+        options: dict[str, Any] = {
+            "example_labels": names,
+            "examples_per_page": len(rows),
+            "cache_examples": False,
+        }
+        examples = gr.Examples(rows, [self.audio, self.text], label=texts.examples, **options)
+        for properties in examples.input_component_props:  # a click would bring the English texts back
+            properties.pop("label", None)
+            properties.pop("placeholder", None)
+
+        # So far the folder holds examples alone; Gradio would sweep them away with what is uploaded.
+        self.audio.keep_in_cache.update(str(path) for path in self.folder.rglob("*") if path.is_file())
+        return examples.dataset
+
+    def _connect(self, app: gr.Blocks) -> None:
+        result = [self.bars, self.alone, self.voice, self.words, self.timeline, self.bands, self.table]
+        translated: list[Any] = [self.style, self.introduction, self.model, self.audio, self.text, self.button]
+        translated += [self.timeline_title, self.notice, *([self.examples] if self.examples else [])]
+        # One visitor at a time: the model uses every core there is.
+        analysis: dict[str, Any] = {
+            "inputs": [self.audio, self.text, self.language],
+            "outputs": [*result, self.last],
+            "concurrency_limit": 1,
+            "show_progress_on": self.bars,
+        }
+        hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
+
+        for trigger, offered in (
+            (self.button.click, {"api_name": "analyze"}),
+            (self.text.submit, {"api_visibility": "private"}),
+        ):
+            trigger(None, js=CLEAR_MESSAGES, **hidden)
+            trigger(self.answer, **analysis, **offered)
+        self.language.change(self.switch, [self.language, self.last], [*translated, *result], **hidden)
+        app.load(preferred_language, None, self.language, **hidden)
+
+    def answer(
+        self,
+        audio: str | None,
+        text: str,
+        language: str,
+        progress: Any = gr.Progress(),  # noqa: B008 - how Gradio is asked for it
+    ) -> dict[Any, Any]:
+        texts, limits = TEXTS[language], self.limits
+
+        def report(done_s: float, whole_s: float) -> None:
+            progress(done_s / whole_s, texts.working)
+
+        try:
+            found = analyze(self.pipe, audio, text, limits, texts, report)
+        except RefusedInput as error:
+            message = html.escape(str(error))
+            raise gr.Error(message, duration=20, title=texts.refused, print_exception=False) from error
+
+        if found.recording is not None and found.recording.peak < QUIET_PEAK:
+            peak = texts.percent.format(texts.number(100 * found.recording.peak))
+            gr.Warning(texts.quiet.format(peak=peak), duration=20, title=texts.please_note)
+        if found.text_unused:
+            message = texts.text_unused.format(seconds=limits.timeline_from_s)
+            gr.Warning(message, duration=20, title=texts.please_note)
+        return {**self.show(found, texts), self.last: found}
+
+    def show(self, found: Answer, texts: Texts) -> dict[Any, Any]:
+        def named(scores: dict[str, float]) -> dict[str, float]:
+            return {texts.emotion(label): score for label, score in scores.items()}
+
+        return {
+            self.bars: named(found.scores),
+            self.alone: gr.update(visible=bool(found.by_modality)),
+            self.voice: named(found.by_modality.get("audio", {})),
+            self.words: named(found.by_modality.get("text", {})),
+            self.timeline: gr.update(visible=bool(found.windows)),
+            self.bands: timeline_bands(found, texts) + download_links(found, texts),
+            self.table: timeline_table(found, texts),
+        }
+
+    def switch(self, language: str, found: Answer | None) -> dict[Any, Any]:
+        texts = TEXTS[language]
+        shown = {} if found is None else self.show(found, texts)
+        changes = {
+            self.style: page_style(self.pipe.model.config.label_names, texts),
+            self.introduction: texts.introduction,
+            self.model: model_line(self.facts, texts),
+            self.audio: gr.update(label=texts.audio),
+            self.text: gr.update(label=texts.text, placeholder=texts.text_hint),
+            self.button: texts.button,
+            self.timeline_title: self._timeline_heading(texts),
+            self.notice: self._notice(texts),
+        }
+        if self.examples:
+            changes[self.examples] = gr.update(label=texts.examples)
+
+        for panel, title in ((self.bars, texts.result), (self.voice, texts.voice), (self.words, texts.words)):
+            value = {"value": shown.pop(panel)} if panel in shown else {}
+            changes[panel] = gr.update(label=title, **value)
+        return changes | shown
+
+    def _timeline_heading(self, texts: Texts) -> str:
+        return f"### {texts.timeline}\n{texts.timeline_hint.format(window=self.limits.window_s)}"
+
+    def _notice(self, texts: Texts) -> str:
+        limits = self.limits
+        return texts.notice.format(
+            megabytes=limits.megabytes, minutes=f"{limits.minutes:g}", characters=limits.characters
+        )
 
 
 def page_style(labels: Sequence[str], texts: Texts) -> str:
@@ -333,9 +362,10 @@ def serve(
     print(f"The demo runs at {app.local_url} (Ctrl-C ends it)", flush=True)
     if not wait:
         return
+
+    _end_on_signals()
     try:
-        with _signals_end_it():
-            threading.Event().wait()
+        threading.Event().wait()
     finally:
         app.close()
 
@@ -390,29 +420,13 @@ def _remove_left_behind() -> None:
             continue
 
 
-@contextmanager
-def _signals_end_it() -> Generator[None]:
+def _end_on_signals() -> None:
     """Let SIGTERM and SIGHUP end the process as Ctrl-C does, with all uploads removed, unless they are already handled
     or ignored."""
+    if threading.current_thread() is not threading.main_thread():
+        return
 
-    def end(number: int, frame: Any) -> None:
-        raise SystemExit(128 + number)
-
-    numbers = [getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)]
-    main = threading.current_thread() is threading.main_thread()
-    unhandled = [number for number in numbers if main and signal.getsignal(number) is signal.SIG_DFL]
-    for number in unhandled:
-        signal.signal(number, end)
-    try:
-        yield
-    finally:
-        for number in unhandled:
-            signal.signal(number, signal.SIG_DFL)
-
-
-def _timeline_heading(texts: Texts, limits: Limits) -> str:
-    return f"### {texts.timeline}\n{texts.timeline_hint.format(window=limits.window_s)}"
-
-
-def _notice(texts: Texts, limits: Limits) -> str:
-    return texts.notice.format(megabytes=limits.megabytes, minutes=f"{limits.minutes:g}", characters=limits.characters)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, lambda received, frame: sys.exit(128 + received))

@@ -24,6 +24,8 @@ PAGE_FILES = (
     "demo/analysis.py",
     "demo/app.py",
     "demo/texts.py",
+    "demo/texts_en.json",
+    "demo/texts_ru.json",
     "demo/timeline_view.py",
 )
 """Files of this package that go into the Space, as its package `bibier_demo`."""

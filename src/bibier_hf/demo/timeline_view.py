@@ -70,8 +70,8 @@ def axis_times(first: float, last: float) -> list[float]:
     return np.arange(np.ceil(first / step) * step, last + 1e-6, step).tolist()
 
 
-def timeline_rows(answer: Answer, texts: Texts) -> list[list[str]]:
-    """Rows of the table: from, to, emotion, probability, words if speech recognition heard any."""
+def timeline_table(answer: Answer, texts: Texts) -> dict[str, list]:
+    """Headers and rows of the table: from, to, emotion, probability; words if speech recognition heard any."""
     rows = []
     for chunk in answer.chunks:
         best = chunk["emotions"][0]
@@ -79,7 +79,9 @@ def timeline_rows(answer: Answer, texts: Texts) -> list[list[str]]:
         rows.append(
             [clock(start), clock(end), texts.emotion(best["label"]), f"{best['score']:.0%}", chunk.get("text") or ""]
         )
-    return rows
+
+    columns = 5 if any(row[-1] for row in rows) else 4
+    return {"headers": texts.columns[:columns], "data": [row[:columns] for row in rows]}
 
 
 def download_links(answer: Answer, texts: Texts) -> str:

@@ -14,6 +14,7 @@ from ..data.label_tables import LabelTable
 from ..data.tables import CorpusError
 from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
+from ..palette import INK, emotion_color
 from ..tables import markdown_table
 from .metrics import classification_metrics, confusion_matrix, recall_per_class
 from .plots import plot_confusion_matrix
@@ -182,13 +183,17 @@ def _plot_entropy(labels: np.ndarray, probabilities: np.ndarray, path: Path, tit
     present = [index for index in range(7) if (labels == index).any()]
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
-    axes.boxplot(
+    boxes = axes.boxplot(
         [entropy[labels == index] for index in present],
         tick_labels=[EMOTIONS[index] for index in present],
         showfliers=False,
+        patch_artist=True,
+        medianprops={"color": INK},
     )
-    axes.axhline(np.log2(7), linestyle=":", color="gray")
-    axes.annotate("uniform", (0.55, np.log2(7)), va="bottom", fontsize=8, color="gray")
+    for index, box in zip(present, boxes["boxes"], strict=True):
+        box.set_facecolor(emotion_color(EMOTIONS[index]))
+    axes.axhline(np.log2(7), linestyle=":", color=INK)
+    axes.annotate("uniform", (0.55, np.log2(7)), va="bottom", fontsize=8, color=INK)
     axes.set_ylabel("entropy in bits")
     axes.set_xlabel("gold label")
     axes.set_title(title)
