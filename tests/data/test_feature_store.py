@@ -109,7 +109,7 @@ def test_another_recipe_is_a_miss(tmp_path):
     ]
     assert [fill(store, rows).found for store in stores] == [0, 0, 0, 0]
     assert len({store.folder for store in stores}) == 4
-    with pytest.raises(FeatureStoreError, match="1 of 1 rows are not there"):
+    with pytest.raises(FeatureStoreError, match="1 of 1 rows are missing"):
         stores[0].rows([row_key(b"something else")])
 
 
@@ -233,7 +233,7 @@ def test_a_damaged_shard_is_named(tmp_path, part):
         shard.write_bytes(shard.read_bytes()[: -10 if part == "end" else 0])
     else:
         damage(shard, part)
-    with pytest.raises(FeatureStoreError, match=f"{shard.name} is cut or damaged.*Delete it and start again"):
+    with pytest.raises(FeatureStoreError, match=f"{shard.name} is truncated or damaged.*Delete it and start again"):
         list(store.rows(keys_of(rows)))
     shard.unlink()
     fill(store, rows)

@@ -27,7 +27,7 @@ def test_what_is_written_is_read_again(tmp_path, suffix):
     table = read_label_table(path)
     assert table.ids == ("a", "b", "c")
     assert table.labels.tolist() == [3, 5, 2]
-    assert table.labelled.tolist() == [True, False, True]
+    assert table.labeled.tolist() == [True, False, True]
     assert table.predictions.tolist() == [3, -1, 3]
     assert list(table.soft_labels()) == ["a", "c"]
     np.testing.assert_allclose(table.soft_labels()["a"], values)
@@ -78,7 +78,7 @@ def test_every_fault_is_named(tmp_path):
     with pytest.raises(CorpusError) as error:
         read_label_table(path)
     for part in (
-        "'a' stands twice",
+        "'a' is repeated",
         "joyous",
         "'x'",
         "not finite",
@@ -90,7 +90,7 @@ def test_every_fault_is_named(tmp_path):
     with pytest.raises(CorpusError, match="lacks the columns"):
         read_label_table(path)
     path.write_text(f"{header}\na,sad,0,0,0,0,0,0,0\n")
-    with pytest.raises(CorpusError, match="no distribution"):
+    with pytest.raises(CorpusError, match="are not distributions"):
         read_label_table(path).soft_labels()
     with pytest.raises(FileNotFoundError):
         read_label_table(tmp_path / "none.csv")

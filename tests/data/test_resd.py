@@ -171,7 +171,7 @@ def test_a_doubled_row_is_refused(tiny_resd, tmp_path):
     table = tiny_resd / "metadata.csv"
     lines = table.read_text(encoding="utf-8").splitlines()
     table.write_text("\n".join([*lines, lines[1]]) + "\n", encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"line 11: the id 'resd-\w+' is taken by metadata.csv line 2"):
+    with pytest.raises(CorpusError, match=r"line 11: the id 'resd-\w+' is also that of metadata.csv line 2"):
         get_corpus("resd").prepare(tiny_resd, tmp_path / "out", strict_counts=False)
 
 

@@ -70,7 +70,7 @@ def test_every_row_ends_as_ok_or_failed_exactly_once(serve, respond, corpus, tmp
     assert {name for name, row in rows.items() if row.text("status") == "failed"} == FAILED
     assert {row.text("status") for row in rows.values()} == {"ok", "failed"}
     table = read_label_table(output)
-    assert int(table.labelled.sum()) == len(NAMES) - len(FAILED)
+    assert int(table.labeled.sum()) == len(NAMES) - len(FAILED)
     assert "assistant thinks" in rows["prose"].text("raw")
     assert rows["dead"].text("raw") == ""
     assert "503" in rows["dead"].text("reason")

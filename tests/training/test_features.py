@@ -231,14 +231,14 @@ def test_float16_refuses_what_does_not_fit(splits, frozen_model, processor):
         for name, parameter in frozen_model.bibier.audio.backbone.named_parameters():
             if name.endswith("final_layer_norm.weight"):
                 parameter.fill_(1e6)
-    with pytest.raises(ValueError, match=r"do not fit into float16\. Take float32 or bfloat16"):
+    with pytest.raises(ValueError, match=r"do not fit into float16\. Use float32 or bfloat16"):
         precompute(splits, frozen_model, processor, dtype="float16")
 
 
 def test_broken_weights_are_refused(splits, frozen_model, processor):
     with torch.no_grad():
         next(frozen_model.bibier.text.backbone.parameters()).fill_(float("nan"))
-    with pytest.raises(ValueError, match="text_features: the backbone gave NaN"):
+    with pytest.raises(ValueError, match="text_features: the backbone returned NaN"):
         precompute(splits, frozen_model, processor)
 
 

@@ -1,11 +1,11 @@
-"""What a corpus reader returns: a list of `Clip`s, and the checks on it that need no audio."""
+"""What a corpus reader returns: a list of `Clip`s, and checks of it that need no audio."""
 
 import hashlib
 import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from .schema import SOURCES, SPLITS
 from .tables import CorpusError, raise_faults
 
 CONTEXT_SEPARATOR = " | "
-"""Between an utterance and those said before it (`with_context`)."""
+"""Separates an utterance from those before it (`with_context`)."""
 
 
 @dataclass(frozen=True)
@@ -25,19 +25,17 @@ class Clip:
     """One utterance as a reader found it, before its audio is read.
 
     Args:
-        id: unique, telling nothing about the label (see `neutral_id`).
+        id: unique name that does not reveal the label (see `neutral_id`).
         split: one of `SPLITS`.
         label: one of `EMOTIONS`.
-        audio: path of the recording, or a function that makes 16 kHz float32 samples, or None for a row that is text
-            only.
-        channel: the channel (from 0) of the recording at that path; None: the mean of all.
-        text: transcript; "" for a row that is audio only.
+        audio: path of the recording, a function that returns 16 kHz float32 samples, or None for a text-only row.
+        channel: channel (from 0) of the recording at that path; None: the mean of all.
+        text: transcript; "" for an audio-only row.
         soft_label: seven probabilities in the order of `EMOTIONS`.
-        where: for messages, such as `metadata.csv line 7`.
-        audio_key: with a function as audio, a full description of what it makes: another one means that a cache is
-            made anew.
-        remarks: what was done to the row or is known of it; how often each of them was made stands in `corpus.json`.
-        left_out: the row is not written, only its remarks (the reason is one) are counted.
+        where: place for messages, such as `metadata.csv line 7`.
+        audio_key: with a function as audio, a full description of its result; when it changes, caches are rebuilt.
+        remarks: what was done to the row or is known about it; `corpus.json` counts each remark.
+        left_out: do not write the row, and only count its remarks (one of which is the reason).
         extra: values of the corpus's own columns (`Corpus.extra_features`).
     """
 
@@ -61,26 +59,24 @@ class Clip:
 
 
 def neutral_id(corpus: str, name: str) -> str:
-    """`corpus-` and twelve hex digits of SHA-256: an id that stays the same in every layout and order of a corpus.
+    """Return `corpus-` and twelve hex digits of SHA-256: an id that does not depend on layout and order of a corpus.
 
-    The names of emotional recordings usually spell out the emotion (RESD: `32_happiness_enthusiasm_h_120`). An id made
-    of them would put the label into paths, logs, prompts and features; running numbers would do so too, as long as
-    files are sorted by name.
+    The names of emotional recordings usually contain the emotion (RESD: `32_happiness_enthusiasm_h_120`). Such an id
+    would leak the label into paths, logs, prompts and features; so would running numbers of files sorted by name.
     """
     return f"{corpus}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
 
 
 def with_context(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """Each text followed by those of the `count` clips before it in its dialogue:
+    """Append to each text those of the `count` clips before it in its dialogue:
     `I can't believe it! | What happened? | Hey, Joey!`
 
-    The utterance itself comes first, the nearest before it second, so that a text that is too long for a model loses
-    what is farthest. Emotions in a conversation answer what was said before (https://arxiv.org/abs/2108.12009). It
-    does not help every model: see the results in the README.
+    The utterance comes first and the nearest one second, so that truncation removes what is farthest away. Emotions in
+    a conversation respond to what was said before (https://arxiv.org/abs/2108.12009). This does not help every model.
 
     Args:
-        clips: in the order in which they were said within each dialogue; clips without a dialogue keep their text.
-        count: at most so many; 0 changes nothing.
+        clips: clips in the order of each dialogue; clips without a dialogue keep their text.
+        count: most utterances to append; 0 changes nothing.
 
     Raises:
         CorpusError: a negative count.
@@ -90,20 +86,19 @@ def with_context(clips: Sequence[Clip], count: int) -> list[Clip]:
     said: dict[str, list[str]] = defaultdict(list)
     widened = []
     for clip in clips:
-        if clip.dialogue is None or not count:
+        if clip.dialogue is None or not count or not clip.text:
             widened.append(clip)
             continue
+
         before = said[clip.dialogue]
-        widened.append(
-            replace(clip, text=CONTEXT_SEPARATOR.join([clip.text, *before[: -count - 1 : -1]]) if clip.text else "")
-        )
-        if clip.text:
-            before.append(clip.text)
+        widened.append(replace(clip, text=CONTEXT_SEPARATOR.join([clip.text, *before[: -count - 1 : -1]])))
+        before.append(clip.text)
+
     return widened
 
 
 def check_counts(clips: Iterable[Clip], expected: Mapping[str, Mapping[str, int]], remedy: str) -> None:
-    """Hold the clips of each split and label against published counts.
+    """Compare the clips of each split and label with published counts.
 
     Raises:
         CorpusError: one line for each count that differs.
@@ -119,19 +114,20 @@ def check_counts(clips: Iterable[Clip], expected: Mapping[str, Mapping[str, int]
 
 
 def check_clips(clips: Sequence[Clip]) -> None:
-    """Whatever can be wrong before audio is read.
+    """Check everything that can be checked before audio is read.
 
     Raises:
         CorpusError: lists every clip with an unknown split, label, language or source, without audio and text, with a
-            soft label that is no distribution, with an id that is taken, or whose file is missing.
+            soft label that is not a distribution, with a repeated id, or whose file is missing.
     """
     faults = []
     seen: dict[str, Clip] = {}
     for clip in clips:
         name = clip.where or clip.id
         if clip.id in seen:
-            faults.append(f"{name}: the id '{clip.id}' is taken by {seen[clip.id].where or 'another row'}")
+            faults.append(f"{name}: the id '{clip.id}' is also that of {seen[clip.id].where or 'another row'}")
         seen.setdefault(clip.id, clip)
+
         if clip.split not in SPLITS:
             faults.append(f"{name}: unknown split {clip.split!r}; allowed: {', '.join(SPLITS)}")
         if clip.label not in EMOTIONS:
@@ -139,20 +135,22 @@ def check_clips(clips: Sequence[Clip]) -> None:
         if clip.source not in SOURCES:
             faults.append(f"{name}: unknown source {clip.source!r}; allowed: {', '.join(SOURCES)}")
         if not (clip.language.isascii() and clip.language.islower() and 2 <= len(clip.language) <= 3):
-            faults.append(f"{name}: the language {clip.language!r} is no ISO 639 code such as en or ru")
+            faults.append(f"{name}: the language {clip.language!r} is not an ISO 639 code such as en or ru")
+
         if clip.audio is None and not clip.text:
             faults.append(f"{name}: neither audio nor text")
         if clip.soft_label is not None and not _is_distribution(clip.soft_label):
             faults.append(
                 f"{name}: the soft label {list(clip.soft_label)} is not {len(EMOTIONS)} probabilities with the sum 1"
             )
+
         if isinstance(clip.audio, Path) and not clip.audio.is_file():
             faults.append(f"{name}: no file {printable(str(clip.audio))}")
         if callable(clip.audio) and not clip.audio_key:
-            faults.append(f"{name}: audio that a function makes, without an audio_key")
-    raise_faults(
-        faults, "The corpus cannot be prepared", "Nothing was written. Mend or remove these rows and start again."
-    )
+            faults.append(f"{name}: audio is a function, but there is no audio_key")
+
+    remedy = "Nothing was written. Fix or remove these rows and start again."
+    raise_faults(faults, "The corpus cannot be prepared", remedy)
 
 
 def _is_distribution(values: Sequence[float]) -> bool:
@@ -160,24 +158,15 @@ def _is_distribution(values: Sequence[float]) -> bool:
 
 
 def clips_fingerprint(clips: Iterable[Clip]) -> str:
-    """Changes with every value of a clip and with the size or time of its recording."""
+    """Hash every value of the clips, and the size and time of their recordings."""
     digest = hashlib.sha256()
     for clip in clips:
+        # `where` is for messages only.
+        values = {field.name: getattr(clip, field.name) for field in fields(clip) if field.name != "where"}
+        values |= {"audio": clip.audio_key, "remarks": list(clip.remarks), "extra": dict(clip.extra)}
         if isinstance(clip.audio, Path):
             stat = clip.audio.stat() if clip.audio.is_file() else None
-            audio = [str(clip.audio.absolute()), stat and stat.st_size, stat and stat.st_mtime_ns]
-        else:
-            audio = clip.audio_key
-        values: list[Any] = [clip.id, clip.split, clip.label, clip.language, clip.text, clip.speaker, clip.dialogue]
-        values += [
-            clip.soft_label,
-            clip.source,
-            clip.license,
-            list(clip.remarks),
-            clip.left_out,
-            dict(clip.extra),
-            audio,
-            clip.channel,
-        ]
+            values["audio"] = [str(clip.audio.absolute()), stat and stat.st_size, stat and stat.st_mtime_ns]
         digest.update(json.dumps(values, sort_keys=True).encode())
+
     return digest.hexdigest()

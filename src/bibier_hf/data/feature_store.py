@@ -1,17 +1,17 @@
-"""Numbers computed once from utterances, kept in memory-mapped shards and found again by content.
+"""Numbers computed once from utterances, kept in memory-mapped shards and found by content.
 
     features/audio_features-<recipe>/
-        manifest.json           what the values depend on beside the utterance, and the shards with their sizes
+        manifest.json           what the values depend on apart from the utterance, and the sizes of the shards
         <keys>.safetensors      the values of up to 64 rows of similar length
 
 A store is a folder for one *recipe* (backbone and revision, layer, front end, type of the numbers, ...), whose hash is
-in its name. A row is found by the hash of the utterance's own content. So whatever changes is a miss; folds, protocols
-and corpora that share utterances share their rows; and a corpus that grows costs its new rows only.
+in its name. A row is found by the hash of the utterance's content. So any change is a miss; folds, protocols and corpora
+that share utterances share their rows; and when a corpus grows, only its new rows are computed.
 
-The plan of the shards follows from keys and lengths alone, and each shard is written beside its place and renamed. A
-whole shard takes a whole stretch of the plan away, and leaves the rest of it as it was: killed at any moment and
-started again, the work ends with the bytes of an uninterrupted run. Several processes share the shards out; a second
-run waits for the first and finds its rows.
+The plan of the shards depends only on keys and lengths, and each shard is written to a temporary file and renamed. A
+finished shard removes its part of the plan and leaves the rest unchanged: however often it is killed and restarted, the
+work ends with the bytes of an uninterrupted run. Processes share the shards; a second run waits for the first and finds
+its rows.
 """
 
 import contextlib
@@ -41,28 +41,27 @@ from ..files import locked, write_atomically, write_json
 logger = logging.get_logger(__name__)
 
 ROWS_PER_SHARD = 64
-"""About 200 MB of float32 features of width 1024 for clips of 16 s, which are in memory until the shard is written."""
+"""About 200 MB of float32 features of width 1024 for clips of 16 s, held in memory until the shard is written."""
 
 MANIFEST_FILE = "manifest.json"
 _KEY_BYTES = 16
 _LARGEST_PADDED_SHARE = 1.25
-"""A batch, padding included, is at most so many times what is in it: computing padding costs more than a batch of
-fewer rows saves."""
+"""Largest ratio of the padded size of a batch to its content: beyond it, padding costs more than batching saves."""
 
-_OTHER_PLACE = "feature_cache.directory and the environment variable BIBIER_CACHE name another place."
+_OTHER_PLACE = "Set feature_cache.directory or the environment variable BIBIER_CACHE to use another folder."
 
 Compute = Callable[[list[int]], list[torch.Tensor]]
 """Positions of rows -> their values, (T, D) or (T,) each."""
 
 
 def row_key(content: bytes) -> bytes:
-    """The key of an utterance's content."""
+    """Return the key of the content of an utterance."""
     return hashlib.blake2b(content, digest_size=_KEY_BYTES).digest()
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What [`FeatureStore.extract`] did. `found` and `computed` count different contents, `size` is in bytes."""
+    """Report of [`FeatureStore.extract`]. `found` and `computed` count distinct contents; `size` is in bytes."""
 
     folder: Path
     found: int
@@ -72,15 +71,15 @@ class Extraction:
 
 
 class FeatureStore:
-    """The rows of one recipe (module docstring).
+    """The rows of one recipe (see the module).
 
     Args:
         directory: folder of all stores.
-        name: of what is stored, such as `"audio_features"`.
-        recipe: all that the values depend on beside the utterance, as JSON values.
-        width: D of (T, D) rows; None for (T,) ones.
+        name: name of what is stored, such as `"audio_features"`.
+        recipe: what the values depend on apart from the utterance, as JSON values.
+        width: D of (T, D) rows; None for (T,) rows.
         dtype: type of the stored numbers.
-        rows_per_shard: rows of a shard.
+        rows_per_shard: rows per shard.
     """
 
     def __init__(
@@ -108,15 +107,15 @@ class FeatureStore:
         batch_size: int = 16,
         batch_length: float | None = None,
     ) -> Extraction:
-        """Compute the rows that are not there yet. With Accelerate, every process calls this and does its share.
+        """Compute the missing rows. With Accelerate, every process calls this and does its share.
 
         Args:
             keys: (N,) [`row_key`] of each row; None: nothing to compute.
-            lengths: (N,) what a row costs (seconds, letters); rows of similar length go through `compute` together,
-                the longest first, so that what does not fit into memory fails at once.
-            compute: gives the values of some of the N positions.
-            batch_size: rows that go through `compute` together.
-            batch_length: at most so many times their longest `lengths` together, if more than one; None: no limit.
+            lengths: (N,) cost of each row (seconds, letters). Rows of similar length are computed together, longest
+                first, so that what does not fit into memory fails immediately.
+            compute: computes the values of some of the N positions.
+            batch_size: rows per batch.
+            batch_length: limit of the padded length of a batch with several rows; None: no limit.
 
         Raises:
             WriteError: a folder that cannot be written, a full disk.
@@ -126,8 +125,9 @@ class FeatureStore:
         state = PartialState()
         start = time.perf_counter()
         wanted = {key: position for position, key in reversed(list(enumerate(keys))) if key is not None}
+
         with self._claimed(state, wanted):
-            # The main process decides: the others might see shards that it has not seen, and wait for it forever.
+            # The main process decides: others might see shards that it has not seen, and wait for it forever.
             plan = broadcast_object_list([self._plan(wanted, lengths) if state.is_main_process else None])[0]
             own = plan[state.process_index :: state.num_processes]
             with tqdm(
@@ -142,16 +142,18 @@ class FeatureStore:
                         values += [self._checked(row) for row in compute(batch)]
                         progress.update(len(batch))
                     self._write([keys[position] for position in positions], values)
+
             state.wait_for_everyone()
             if plan and state.is_main_process:
                 self._write_manifest()
             state.wait_for_everyone()
+
         computed = sum(map(len, plan))
         size = sum(path.stat().st_size for path in self._shard_paths())
         return Extraction(self.folder, len(wanted) - computed, computed, size, time.perf_counter() - start)
 
     def rows(self, keys: Sequence[bytes | None]) -> "StoredRows":
-        """The rows of these keys, read when they are asked for; a row without a key has no steps.
+        """Return the rows of some keys, read on access; a row without a key has no steps.
 
         Raises:
             FeatureStoreError: a row that was not computed, or a damaged shard.
@@ -159,7 +161,8 @@ class FeatureStore:
         paths = self._shard_paths()
         index = self._index(paths)
         if missing := sum(key is not None and key not in index for key in keys):
-            raise FeatureStoreError(f"{self.folder}: {missing} of {len(keys)} rows are not there. Extract them first.")
+            raise FeatureStoreError(f"{self.folder}: {missing} of {len(keys)} rows are missing. Extract them first.")
+
         places = np.array([(-1, -1) if key is None else index[key] for key in keys], dtype=np.int64).reshape(-1, 2)
         empty = torch.zeros((0,) if self.width is None else (0, self.width), dtype=self.dtype)
         return StoredRows([_Shard(path) for path in paths], places, empty)
@@ -170,16 +173,15 @@ class FeatureStore:
     # Plan
 
     def _plan(self, wanted: Mapping[bytes, int], lengths: Sequence[float]) -> list[list[int]]:
-        """The positions of each shard that is to be written."""
+        """Return the positions of each shard to write."""
         index = self._index(self._shard_paths())
         missing = sorted(wanted.keys() - index.keys(), key=lambda key: (-lengths[wanted[key]], key))
         positions = [wanted[key] for key in missing]
-        return [
-            positions[start : start + self.rows_per_shard] for start in range(0, len(positions), self.rows_per_shard)
-        ]
+        size = self.rows_per_shard
+        return [positions[start : start + size] for start in range(0, len(positions), size)]
 
     def _index(self, paths: Sequence[Path]) -> dict[bytes, tuple[int, int]]:
-        """Key -> number of its shard and place in it."""
+        """Return `{key: (number of its shard, place in it)}`."""
         return {
             key: (number, place) for number, path in enumerate(paths) for place, key in enumerate(_Shard(path).keys)
         }
@@ -189,28 +191,31 @@ class FeatureStore:
 
     @contextlib.contextmanager
     def _claimed(self, state: PartialState, wanted: Mapping[bytes, int]) -> Generator[None]:
-        """One run at a time writes; where nothing is missing, nothing is claimed (the folder may be read-only)."""
+        """Let one run write at a time. Nothing is claimed if nothing is missing, as the folder may be read-only."""
         if not state.is_main_process or not wanted.keys() - self._index(self._shard_paths()).keys():
             yield
             return
+
         with locked(self.folder, wait=True, left=self._what_is_kept):
             yield
 
     # Writing
 
     def _checked(self, values: torch.Tensor) -> torch.Tensor:
-        """`values` in the type to be stored."""
+        """Convert values to the stored type."""
         name = self.recipe["name"]
         if values.dtype.is_floating_point and not torch.isfinite(values).all():
             raise ValueError(
-                f"{name}: the backbone gave NaN or infinite values; its weights are damaged or its type is too narrow."
+                f"{name}: the backbone returned NaN or infinite values; its weights are damaged or its type is too narrow."
             )
+
         stored = values.to(self.dtype).contiguous()
         if self.dtype.is_floating_point and not torch.isfinite(stored).all():
             largest = values.abs().max().item()
             raise ValueError(
-                f"{name}: values up to {largest:.3g} do not fit into {self.recipe['dtype']}. Take float32 or bfloat16."
+                f"{name}: values up to {largest:.3g} do not fit into {self.recipe['dtype']}. Use float32 or bfloat16."
             )
+
         return stored
 
     def _write(self, keys: Sequence[bytes], values: list[torch.Tensor]) -> None:
@@ -227,7 +232,7 @@ class FeatureStore:
         def write(unfinished: Path) -> None:
             save_file(tensors, unfinished, metadata={"table": str(table)})
             with open(unfinished, "rb+") as file:
-                os.fsync(file.fileno())  # or a power cut could leave the name without the content
+                os.fsync(file.fileno())  # or a power failure could leave the name without the content
 
         write_atomically(path, write, left=self._what_is_kept)
 
@@ -246,15 +251,14 @@ class FeatureStore:
     def _what_is_kept(self) -> str:
         with contextlib.suppress(FeatureStoreError, OSError):
             if rows := len(self._index(self._shard_paths())):
-                return f"{rows} rows are stored and stay. {_OTHER_PLACE}"
+                return f"{rows} rows are stored and kept. {_OTHER_PLACE}"
         return f"No row is stored yet. {_OTHER_PLACE}"
 
 
 def _batches(
     positions: Sequence[int], lengths: Sequence[float], size: int, length: float | None
 ) -> Iterator[list[int]]:
-    """Cuts positions, longest first, into batches of at most `size` rows and `length` in all, with little padding in
-    them."""
+    """Split positions, longest first, into batches of at most `size` rows and `length` in total, with little padding."""
     batch: list[int] = []
     content = 0.0
     for position in positions:
@@ -263,8 +267,10 @@ def _batches(
         if batch and (full or padded > _LARGEST_PADDED_SHARE * (content + lengths[position])):
             yield batch
             batch, content = [], 0.0
+
         batch.append(position)
         content += lengths[position]
+
     if batch:
         yield batch
 
@@ -285,7 +291,7 @@ def _table_checksum(*tensors: torch.Tensor) -> int:
 
 
 class _Shard:
-    """One file, opened when it is first read, in each process anew; pickled as its path."""
+    """One file, opened on first access in each process; pickled as its path."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -301,13 +307,13 @@ class _Shard:
             sound = int(file.metadata()["table"]) == _table_checksum(*tables.values())
         except PermissionError as error:
             raise FeatureStoreError(
-                f"{self.path} cannot be read (permission denied). Change its permissions, or choose another place. "
-                f"{_OTHER_PLACE}"
+                f"{self.path} cannot be read (permission denied). Change its permissions. {_OTHER_PLACE}"
             ) from error
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             raise self._damaged(error) from error
+
         if not sound:
-            raise self._damaged("its table does not fit its checksum")
+            raise self._damaged("its table does not match its checksum")
         return file.get_slice("values"), tables
 
     @cached_property
@@ -324,28 +330,28 @@ class _Shard:
         return np.ones(len(self.offsets) - 1, dtype=bool)
 
     def read(self, place: int) -> torch.Tensor:
-        """The values of one row; its checksum is compared the first time."""
+        """Read the values of one row, and verify its checksum the first time."""
         values, tables = self._opened
         row = values[int(self.offsets[place]) : int(self.offsets[place + 1])]
         if self._unchecked[place]:
             if _checksum(row) != tables["checksums"][place]:
-                raise self._damaged(f"row {place} does not fit its checksum")
+                raise self._damaged(f"row {place} does not match its checksum")
             self._unchecked[place] = False
         return row
 
     def _damaged(self, reason: object) -> FeatureStoreError:
         return FeatureStoreError(
-            f"{self.path} is cut or damaged ({reason}). Delete it and start again: its rows are then computed anew."
+            f"{self.path} is truncated or damaged ({reason}). Delete it and start again: its rows are then recomputed."
         )
 
 
 class StoredRows(Sequence[torch.Tensor]):
-    """N rows of a store in any order, (T, D) or (T,) each, read from the mapped files when they are asked for.
+    """N rows of stores in any order, (T, D) or (T,) each, read from mapped files on access.
 
     Args:
         shards: files of one store, or of several with rows of one kind.
-        places: (N, 2) shard and place in it; -1: no such row.
-        empty: what stands for a row that is not there.
+        places: (N, 2) shard and place in it; -1: the row is missing.
+        empty: value of a missing row.
     """
 
     def __init__(self, shards: list[_Shard], places: np.ndarray, empty: torch.Tensor):
@@ -362,40 +368,41 @@ class StoredRows(Sequence[torch.Tensor]):
 
     @property
     def present(self) -> np.ndarray:
-        """bool (N,): which rows are there."""
+        """bool (N,): which rows are not missing."""
         return self.places[:, 0] >= 0
 
     @property
     def lengths(self) -> np.ndarray:
-        """(N,) steps T of each row; 0: not there."""
-        return np.array(
-            [
-                0 if shard < 0 else np.diff(self.shards[shard].offsets[place : place + 2])[0]
-                for shard, place in self.places
-            ]
-        )
+        """(N,) steps T of each row; 0: missing."""
+        lengths = np.zeros(len(self), dtype=np.int64)
+        for row in np.flatnonzero(self.present):
+            shard, place = self.places[row]
+            start, end = self.shards[shard].offsets[place : place + 2]
+            lengths[row] = end - start
+        return lengths
 
     @property
     def keys(self) -> list[bytes | None]:
-        """(N,) keys of the rows; None: not there."""
+        """(N,) keys of the rows; None: missing."""
         return [None if shard < 0 else self.shards[shard].keys[place] for shard, place in self.places]
 
     def spread(self, indices: Sequence[int] | np.ndarray, count: int) -> "StoredRows":
-        """`count` rows of which these are at `indices`; the others are not there."""
+        """Return `count` rows with these at `indices`; the others are missing."""
         places = np.full((count, 2), -1)
         places[np.asarray(indices, dtype=np.int64)] = self.places
         return StoredRows(self.shards, places, self.empty)
 
     def select(self, indices: Sequence[int] | np.ndarray) -> "StoredRows":
-        """Some of the rows."""
+        """Return some of the rows."""
         return StoredRows(self.shards, self.places[np.asarray(indices, dtype=np.int64)], self.empty)
 
     @classmethod
     def concatenate(cls, parts: Sequence["StoredRows"]) -> "StoredRows":
-        """The rows of several one after the other."""
+        """Join the rows of several."""
         shards, places = [], []
         for part in parts:
             there = part.places[:, :1] >= 0
             places.append(np.where(there, part.places + np.array([len(shards), 0]), part.places))
             shards += part.shards
+
         return cls(shards, np.concatenate(places), parts[0].empty)

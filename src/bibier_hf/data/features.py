@@ -1,7 +1,6 @@
-"""What a model reads, computed once: features of frozen backbones, and the front end's output for those that are
-trained.
+"""What a model reads, computed once: features of frozen backbones, and the output of the front end for trained ones.
 
-[`InputExtractor`] fills one store a modality ([`~bibier_hf.data.feature_store`]) and gives data sets that read from
+[`InputExtractor`] fills one store per modality ([`~bibier_hf.data.feature_store`]) and returns data sets that read from
 it.
 """
 
@@ -33,17 +32,17 @@ from .prepare import cache_folder
 logger = logging.get_logger(__name__)
 
 PROCESSING_VERSION = 3
-"""Raised when equal input gives other values than before, so that old rows are left alone."""
+"""Bump whenever the same input would yield different values; this invalidates cached rows."""
 
 DATA_COLUMNS = ("id", "corpus", "split", "audio", "text", "language", "label", "soft_label")
-"""What a result depends on: the columns behind `data_hash`."""
+"""The columns that a result depends on, which `data_hash` covers."""
 
 _SECONDS_A_CLIP = 10.0
-"""A batch of B clips holds at most B times so many seconds of padded audio: some clips of corpora last minutes."""
+"""Limit of padded audio per clip of a batch: some clips of corpora last minutes."""
 
 _SECONDS_ON_CPU = 10.0
-"""On a CPU a batch holds at most so many: short clips gain by company there, long ones lose, as they leave the caches
-(`benchmarks/run.py --only extraction_fp32_buckets`)."""
+"""Limit of padded audio per batch on a CPU: batches speed up short clips, but slow down long ones, which exceed the
+caches (`benchmarks/run.py --only extraction_fp32_buckets`)."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +53,9 @@ class InputSpec:
         name: argument of the model: `audio_features`, `input_values`, `input_features`, `text_features` or
             `input_ids`.
         mask: name of its mask.
-        width: size D of one step of (T, D) values; None for (T,) ones.
+        width: size D of one step of (T, D) values; None for (T,) values.
         dtype: type of the stored numbers.
-        from_backbone: is it what a frozen backbone gives, or what one that is trained reads?
+        from_backbone: whether it is the output of a frozen backbone, or the input of a trained one.
     """
 
     name: str
@@ -69,11 +68,11 @@ class InputSpec:
 def input_specs(
     model: BiBiERForEmotionClassification, processor: BiBiERProcessor, dtype: str = "float32"
 ) -> dict[str, InputSpec]:
-    """`{"audio": InputSpec, "text": InputSpec}`, of the modalities that the model has: backbone features where the
-    backbone is frozen, else what the backbone reads.
+    """Return `{"audio": InputSpec, "text": InputSpec}` for the modalities of a model: features of a frozen backbone, or
+    what a trained backbone reads.
 
     Args:
-        model: the model to be trained.
+        model: the model to train.
         processor: its processor.
         dtype: `"float32"`, `"float16"` or `"bfloat16"`, for values that are not token ids.
     """
@@ -81,19 +80,16 @@ def input_specs(
     for modality in model.config.modalities:
         config = model.config.modality_configs[modality]
         if config.freeze_backbone:
-            width = config.feature_size
-            specs[modality] = InputSpec(
-                f"{modality}_features", f"{modality}_features_mask", width, dtype, from_backbone=True
-            )
+            name, mask, width = f"{modality}_features", f"{modality}_features_mask", config.feature_size
+            specs[modality] = InputSpec(name, mask, width, dtype, from_backbone=True)
         elif modality == "text":
             specs[modality] = InputSpec("input_ids", "text_attention_mask", None, "int32", from_backbone=False)
         else:
+            name = processor.audio_input_name
             silence = processor(audio=[np.zeros(SAMPLING_RATE // 10, np.float32)], sampling_rate=SAMPLING_RATE)
-            shape = silence[processor.audio_input_name].shape
-            width = shape[2] if len(shape) == 3 else None
-            specs[modality] = InputSpec(
-                processor.audio_input_name, "audio_attention_mask", width, dtype, from_backbone=False
-            )
+            width = silence[name].shape[2] if silence[name].ndim == 3 else None
+            specs[modality] = InputSpec(name, "audio_attention_mask", width, dtype, from_backbone=False)
+
     return specs
 
 
@@ -168,16 +164,16 @@ def raw_inputs(splits: DatasetDict | Mapping[str, Dataset]) -> dict[str, InputDa
 
 
 class InputExtractor:
-    """Computes what a model reads, or finds it in the stores. Made once a run: it hashes weights that have no Hub id.
+    """Computes what a model reads, or finds it in the stores. Create one per run: it hashes weights without a Hub id.
 
     Args:
-        model: says which backbones are frozen, and runs them.
+        model: the model, with its frozen backbones.
         processor: its processor.
         dtype: type of the stored numbers: `"float32"`, `"float16"` or `"bfloat16"`.
-        compute_dtype: type that the backbones work in: `"float32"`, `"bfloat16"` or `"int8"`, their linear layers
-            alone, as [`~bibier_hf.quantization.int8_copy`] says ([`drift`][InputExtractor.drift] measures what either
-            costs).
-        batch_size: clips that go through a backbone together; they are of similar length.
+        compute_dtype: type that the backbones compute in: `"float32"`, `"bfloat16"`, or `"int8"` for their linear
+            layers only ([`~bibier_hf.quantization.int8_copy`]). [`drift`][InputExtractor.drift] measures the loss of
+            precision.
+        batch_size: clips per batch, of similar length.
         cache_dir: folder of the stores; default: `features` in the folder that BIBIER_CACHE names, else in `bibier_hf`
             in the Hugging Face home.
 
@@ -200,8 +196,9 @@ class InputExtractor:
         self.compute_dtype = getattr(torch, compute_dtype)
         if self.compute_dtype == torch.bfloat16 and model.device.type == "cpu" and not cpu_has_bfloat16():
             logger.warning(
-                "This CPU has no instructions for bfloat16: it is slower than float32 here. int8 is faster, on x86."
+                "This CPU has no bfloat16 instructions, so bfloat16 is slower than float32. On x86, int8 is faster."
             )
+
         self.batch_size = batch_size
         self.specs = input_specs(model, processor, dtype)
         directory = Path(cache_dir) if cache_dir is not None else cache_folder().with_name("features")
@@ -211,21 +208,20 @@ class InputExtractor:
             )
             for modality, spec in self.specs.items()
         }
-        # Of this object, not of the class: a second extractor may have other weights.
+
+        # Cached per object, not per class: another extractor may have other weights.
         self._backbone = cache(self._cast_backbone)
 
     def inputs(self, splits: DatasetDict | Mapping[str, Dataset]) -> dict[str, InputDataset]:
-        """Splits of a corpus in the common schema -> a data set a split for
-        [`~bibier_hf.data.collator.FeatureCollator`].
+        """Compute the inputs of splits in the common schema, for [`~bibier_hf.data.collator.FeatureCollator`].
 
         Raises:
             AudioError: a clip that cannot be decoded.
             FeatureStoreError: a store that cannot be read or written.
             ValueError: features that are not finite, or that the type cannot hold.
         """
-        pooled = concatenate_datasets(
-            [rows.select_columns(["audio", "text", "duration_s"]) for rows in splits.values()]
-        )
+        names = ["audio", "text", "duration_s"]
+        pooled = concatenate_datasets([rows.select_columns(names) for rows in splits.values()])
         keys = row_keys(pooled)
         self.extract(pooled, keys)
         columns = {spec.name: self.stores[modality].rows(keys[modality]) for modality, spec in self.specs.items()}
@@ -244,7 +240,7 @@ class InputExtractor:
 
         Args:
             dataset: rows with `audio`, `text` and `duration_s`.
-            keys: their [`row_keys`], where they are known.
+            keys: their [`row_keys`], if known.
         """
         keys = row_keys(dataset) if keys is None else keys
         lengths = {
@@ -253,6 +249,7 @@ class InputExtractor:
         }
         longest = _SECONDS_ON_CPU if self.model.device.type == "cpu" else self.batch_size * _SECONDS_A_CLIP
         limits = {"audio": longest, "text": None}
+
         return {
             modality: store.extract(
                 keys[modality],
@@ -265,28 +262,34 @@ class InputExtractor:
         }
 
     def drift(self, dataset: Dataset, rows: int = 16) -> dict[str, dict[str, float]]:
-        """How far the stored features are from those of float32, one clip at a time; of so many rows, spread over all
-        lengths.
+        """Compare stored features with float32 features computed one clip at a time.
+
+        Args:
+            dataset: rows whose features are stored.
+            rows: number of rows to compare, spread over all lengths.
 
         Returns:
             modality -> `relative` (root mean square of the differences over that of the values), `largest` (absolute
-            difference) and `cosine` (the smallest, of two steps). Modalities without a backbone to run, or without
-            rows, are left out.
+            difference) and `cosine` (the smallest of all steps). Modalities without a frozen backbone or without rows
+            are left out.
         """
         drift = {}
         keys = row_keys(dataset)
         durations = np.array([duration or 0.0 for duration in dataset["duration_s"]])
+
         for modality, spec in self.specs.items():
             present = np.array([key is not None for key in keys[modality]])
             by_length = [int(position) for position in np.argsort(durations, kind="stable") if present[position]]
             if not spec.from_backbone or not by_length:
                 continue
+
             chosen = [by_length[place] for place in np.unique(np.linspace(0, len(by_length) - 1, rows).astype(int))]
             stored = self.stores[modality].rows([keys[modality][position] for position in chosen])
             exact = torch.cat(
                 [self._compute(modality, dataset, [position], torch.float32)[0] for position in chosen]
             ).double()
             drift[modality] = difference(torch.cat(list(stored)).double(), exact)
+
         return drift
 
     @torch.no_grad()
@@ -299,22 +302,24 @@ class InputExtractor:
             values, mask = inputs["input_ids"], inputs["text_attention_mask"]
         else:
             values, mask = inputs[self.processor.audio_input_name], inputs["audio_attention_mask"]
+
         if self.specs[modality].from_backbone:
             backbone = self._backbone(modality, dtype or self.compute_dtype)
             values, mask = values.to(self.model.device), mask.to(self.model.device)
             values, mask = self.model.streams[modality].run_backbone(backbone, values, mask)
+
         return [row[keep.bool()].cpu() for row, keep in zip(values, mask, strict=True)]
 
     def _cast_backbone(self, modality: str, dtype: torch.dtype) -> torch.nn.Module:
         backbone = self.model.streams[modality].require_backbone()
-        runs_in_equal_lengths(backbone)  # of the exact weights; the copies take the answer over
+        runs_in_equal_lengths(backbone)  # found with the exact weights; copies inherit the answer
         if dtype == torch.int8:
             return int8_copy(backbone)
-        # A copy: casting back would not bring the lost digits back.
+        # A copy, as casting back would not restore the lost digits.
         return backbone if backbone.dtype == dtype else copy.deepcopy(backbone).to(dtype)
 
     def _recipe(self, modality: str, spec: InputSpec) -> dict[str, Any]:
-        """What the values depend on beside the utterance."""
+        """Return what the values depend on apart from the utterance."""
         recipe: dict[str, Any] = {"processing_version": PROCESSING_VERSION}
         if spec.from_backbone:
             recipe["backbone"] = self.model.backbone_key(modality)
@@ -327,7 +332,7 @@ class InputExtractor:
                 "max_text_tokens": self.processor.max_text_tokens,
             }
         front_end = json.loads(self.processor.feature_extractor.to_json_string())
-        front_end.pop("auto_map", None)  # of a saved processor: where its code stands
+        front_end.pop("auto_map", None)  # where the code of a saved processor is
         return recipe | {
             "sampling_rate": SAMPLING_RATE,
             "channels": "mean",
@@ -337,7 +342,7 @@ class InputExtractor:
 
 
 def difference(values: torch.Tensor, exact: torch.Tensor) -> dict[str, float]:
-    """How far (T, D) values are from exact ones ([`InputExtractor.drift`])."""
+    """Compare (T, D) values with exact ones ([`InputExtractor.drift`])."""
     return {
         "relative": ((values - exact).square().mean() / exact.square().mean()).sqrt().item(),
         "largest": (values - exact).abs().max().item(),
@@ -346,12 +351,11 @@ def difference(values: torch.Tensor, exact: torch.Tensor) -> dict[str, float]:
 
 
 def tokenizer_hash(tokenizer: Any) -> str:
-    """Hash of all that makes token ids of a text: vocabulary, rules and special tokens, wherever they were loaded
-    from."""
+    """Hash everything that determines the token ids of a text: vocabulary, rules and special tokens."""
     rules = tokenizer.get_vocab()
     if tokenizer.is_fast:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
-        # How the last call padded and cut, which is no property of the tokenizer.
+        # These depend on the last call, not on the tokenizer.
         rules |= {"padding": None, "truncation": None}
     content = [
         type(tokenizer).__name__,
@@ -362,7 +366,7 @@ def tokenizer_hash(tokenizer: Any) -> str:
 
 
 def row_keys(dataset: Dataset) -> dict[str, list[bytes | None]]:
-    """`{"audio": (N,), "text": (N,)}`: the key of each utterance's content; None where it has no such modality."""
+    """Return `{"audio": (N,), "text": (N,)}`: the key of the content of each utterance; None for a missing modality."""
     keys: dict[str, list[bytes | None]] = {modality: [] for modality in MODALITIES}
     for row in _undecoded_rows(dataset, MODALITIES):
         keys["audio"].append(None if row["audio"] is None else row_key(_audio_bytes(row["audio"])))
@@ -371,7 +375,7 @@ def row_keys(dataset: Dataset) -> dict[str, list[bytes | None]]:
 
 
 def content_hash(dataset: Dataset, columns: Sequence[str] = DATA_COLUMNS) -> str:
-    """Hash of the values of some columns, row by row; audio counts by its bytes, wherever they are."""
+    """Hash the values of some columns, row by row; audio counts by its bytes."""
     digest = hashlib.sha256()
     for row in _undecoded_rows(dataset, columns):
         values = dict(row)
@@ -386,6 +390,6 @@ def _audio_bytes(audio: Mapping[str, Any]) -> bytes:
 
 
 def _undecoded_rows(dataset: Dataset, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-    # Plain Arrow values: nothing is decoded, whatever the format of the data set.
+    # Plain Arrow values, so that nothing is decoded, whatever the format of the data set.
     for batch in dataset.select_columns(list(columns)).with_format("arrow").iter(64):
         yield from batch.to_pylist()

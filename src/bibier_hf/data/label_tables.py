@@ -1,14 +1,14 @@
-"""Tables of soft labels: what `bibier label corpus` writes, and the published ones, keyed by the ids of prepared
+"""Tables of soft labels: those that `bibier label corpus` writes, and the published ones, keyed by the ids of prepared
 corpora.
 
 | column | meaning |
 |---|---|
-| `id` | of the row in its corpus; published tables have `video_name` instead, which is translated |
+| `id` | id of the row in its corpus; published tables have `video_name` instead, which is translated |
 | `label` | gold label; `ground_truth` in published tables |
-| `anger` ... `surprise` | the distribution, addressed by name; empty in a row that failed |
-| `prediction` | optional: its arg-max, `llm_best_label` in published tables; tells which of two that are equally high is meant |
+| `anger` ... `surprise` | the distribution; empty in a row that failed |
+| `prediction` | optional: its arg-max, which decides ties; `llm_best_label` in published tables |
 
-Other columns (provenance, raw answers) are kept by whoever wrote them and not needed here.
+Other columns (provenance, raw answers) are ignored.
 """
 
 import csv
@@ -35,10 +35,10 @@ from .tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, raise_faults, r
 logger = logging.get_logger(__name__)
 
 MAX_ROWS = 5_000_000
-"""More rows than any corpus of emotions has: a small Parquet file can claim billions."""
+"""More rows than any emotion corpus has; a small Parquet file can claim billions."""
 
 MAX_VALUE = 1e6
-"""Numbers above this are no probabilities, percentages or votes."""
+"""Numbers above this are not probabilities, percentages or votes."""
 
 PUBLISHED_COLUMNS = ("video_name", "ground_truth", "llm_best_label")
 
@@ -48,15 +48,15 @@ _RESD_NAME = re.compile(r"\d\d_[a-z]+_[a-z]+[_ ][adefhns]_\d{3}")
 
 @dataclass(frozen=True)
 class LabelTable:
-    """Soft labels as they stand in a file, whatever is wrong with them.
+    """Soft labels as read from a file, not yet validated as distributions.
 
     Attributes:
-        name: of the file.
-        sha256: of its content.
+        name: name of the file.
+        sha256: hash of its content.
         ids: (N,) ids.
-        labels: (N,) index of the gold label, -1 where there is none.
+        labels: (N,) index of the gold label; -1 if missing.
         probabilities: (N, 7) in the order of `EMOTIONS`; NaN in rows that failed.
-        predictions: (N,) arg-max, of equally high ones that which the table names; -1 in rows that failed.
+        predictions: (N,) arg-max; the table decides ties; -1 in rows that failed.
     """
 
     name: str
@@ -67,87 +67,88 @@ class LabelTable:
     predictions: np.ndarray
 
     @property
-    def labelled(self) -> np.ndarray:
-        """(N,) is there a distribution?"""
+    def labeled(self) -> np.ndarray:
+        """(N,) which rows have a distribution."""
         return np.logical_not(np.isnan(self.probabilities).any(axis=1))
 
     def soft_labels(self) -> dict[str, np.ndarray]:
-        """`{id: (7,)}` of the rows that are labelled, made distributions: what lies below zero counts as zero, sum
-        exactly one.
+        """Return `{id: (7,)}` for the labeled rows, as distributions: negative numbers count as zero, the sum is one.
 
         Raises:
-            CorpusError: rows that hold no distribution at all.
+            CorpusError: rows that cannot be made a distribution.
         """
         found = {}
         faults = []
-        for index in np.flatnonzero(self.labelled):
+        for index in np.flatnonzero(self.labeled):
             try:
                 found[self.ids[index]] = finish_distribution(self.probabilities[index])
             except DistributionError as error:
                 faults.append(f"{self.ids[index]}: {error}")
-        raise_faults(faults, f"{self.name} has rows that are no distribution")
+
+        raise_faults(faults, f"{self.name} has rows that are not distributions")
         return found
 
 
 def read_label_table(path: str | Path) -> LabelTable:
-    """A table of soft labels: `.csv`, `.tsv`, `.jsonl` or `.parquet`.
+    """Read a table of soft labels: `.csv`, `.tsv`, `.jsonl` or `.parquet`.
 
-    Names of published tables become ids: `32_happiness_enthusiasm_h_120` that of the RESD clip, `dia0_utt0` that of
-    the MELD train clip.
+    Names in published tables become ids: `32_happiness_enthusiasm_h_120` of RESD, `dia0_utt0` of MELD train.
 
     Raises:
         FileNotFoundError: no such file.
-        CorpusError: columns that are missing, values that are no numbers, unknown gold labels, an id that stands
-            twice; all at once.
+        CorpusError: lists missing columns, values that are not numbers, unknown gold labels, and repeated ids.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"There is no table of soft labels at {path}.")
     if path.is_dir():
         raise CorpusError(f"{path} is a folder, not a table of soft labels.")
+
     rows = _read_rows(path)
-    id_column, label_column, best_column = (
-        ("id", "label", "prediction") if "id" in rows[0].values else PUBLISHED_COLUMNS
-    )
+    own_columns = "id" in rows[0].values
+    id_column, label_column, best_column = ("id", "label", "prediction") if own_columns else PUBLISHED_COLUMNS
     if missing := [name for name in (id_column, label_column, *EMOTIONS) if name not in rows[0].values]:
         raise CorpusError(
             f"{path.name} lacks the columns {missing}. A table of soft labels has id (or video_name), label (or "
-            "ground_truth) and the "
-            f"seven emotions; it has {list(rows[0].values)}."
+            f"ground_truth) and the seven emotions; this one has {list(rows[0].values)}."
         )
+
     ids: dict[str, None] = {}
     labels, probabilities, predictions, faults = [], [], [], []
     for row in rows:
         try:
             name = row.text(id_column)
-            key = name if id_column == "id" else published_id(name)
-            if not name or key in ids:
-                faults.append(f"{row.where}: {'no id' if not name else f'{name!r} stands twice'}")
+            key = name if own_columns else published_id(name)
+            if not name:
+                faults.append(f"{row.where}: no id")
+            elif key in ids:
+                faults.append(f"{row.where}: {name!r} is repeated")
             ids[key] = None
             labels.append(_read_label(row, label_column))
             probabilities.append(_read_probabilities(row))
             predictions.append(_highest(probabilities[-1], _read_label(row, best_column)))
-        except CorpusError as error:  # names the line itself
+        except CorpusError as error:  # names the line
             faults.append(str(error))
         except ValueError as error:
             faults.append(f"{row.where}: {error}")
+
     raise_faults(faults, f"{path.name} cannot be used")
     digest = hashlib.sha256(b"" if is_stream(path) else path.read_bytes()).hexdigest()
     return LabelTable(path.name, digest, tuple(ids), np.array(labels), np.array(probabilities), np.array(predictions))
 
 
 def mean_label_table(tables: Sequence[LabelTable]) -> LabelTable:
-    """One table of the mean distributions of several, such as the answers of several teachers; a row counts where it
-    is labelled.
+    """Average several tables, such as the answers of several teachers, over those that label a row.
 
     Args:
-        tables: at least one; a row may stand in some of them only. Its gold label is that of the first which has one.
+        tables: at least one; a row may be missing in some. Its gold label comes from the first table that has one.
 
     Raises:
-        CorpusError: rows that hold no distribution at all.
+        CorpusError: rows that cannot be made a distribution.
     """
     if len(tables) == 1:
         return tables[0]
+
     gold: dict[str, int] = {}
     found: dict[str, list[np.ndarray]] = {}
     for table in tables:
@@ -156,6 +157,7 @@ def mean_label_table(tables: Sequence[LabelTable]) -> LabelTable:
                 gold[row_id] = label
         for row_id, distribution in table.soft_labels().items():
             found.setdefault(row_id, []).append(distribution)
+
     nothing = [np.full(len(EMOTIONS), np.nan)]
     probabilities = np.array([np.mean(found.get(row_id, nothing), axis=0) for row_id in gold])
     predictions = np.array([_highest(row, -1) for row in probabilities.tolist()])
@@ -236,10 +238,11 @@ def attach_label_tables(
 
 
 def write_label_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
-    """Write a table with at least `id`, `label` and the seven emotions; the suffix decides: `.parquet` or `.csv`."""
+    """Write a table with at least `id`, `label` and the seven emotions, as `.parquet` or `.csv` by its suffix."""
     if path.suffix == ".parquet":
         pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
         return
+
     with open(path, "w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(columns)
@@ -247,7 +250,7 @@ def write_label_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
 
 
 def published_id(name: str) -> str:
-    """Id in a prepared corpus of a name in a published table; a name of another form stays as it is."""
+    """Translate a name in a published table to an id; a name of another form is returned unchanged."""
     if _MELD_NAME.fullmatch(name):
         return meld_id("train", name)
     return resd_id(name) if _RESD_NAME.fullmatch(name) else name
@@ -260,13 +263,16 @@ def _read_rows(path: Path) -> list[Row]:
         if not rows:
             raise CorpusError(f"{path} has no rows.")
         return rows
+
     if path.suffix not in TABLE_SUFFIXES and not is_stream(path):
-        raise CorpusError(f"{path} is no table of soft labels. Allowed: {', '.join([*TABLE_SUFFIXES, '.parquet'])}.")
+        raise CorpusError(
+            f"{path} is not a table of soft labels. Allowed: {', '.join([*TABLE_SUFFIXES, '.parquet'])}."
+        )
     return read_table(path)
 
 
 def _read_parquet(path: Path) -> list[dict[str, Any]]:
-    """The rows, of the columns that are needed here; a file whose rows do not fit into memory is refused first."""
+    """Read the columns that are needed here, unless the file claims too many rows."""
     needed = {"id", "label", "prediction", *PUBLISHED_COLUMNS, *EMOTIONS}
     try:
         with pq.ParquetFile(path) as file:
@@ -274,10 +280,10 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
             if file.metadata.num_rows > MAX_ROWS:
                 raise CorpusError(f"{path} has {file.metadata.num_rows} rows; at most {MAX_ROWS} are read.")
             rows = file.read(chosen).to_pylist()
-            # The other columns are named where one is missing.
+            # The message about missing columns names those that exist.
             return rows if chosen else [dict.fromkeys(file.schema_arrow.names) for _ in rows]
     except (pa.ArrowException, OSError, OverflowError) as error:
-        raise CorpusError(f"{path} is no Parquet file that can be read ({error}).") from error
+        raise CorpusError(f"{path} is not a readable Parquet file ({error}).") from error
 
 
 def _read_label(row: Row, column: str) -> int:
@@ -287,6 +293,7 @@ def _read_label(row: Row, column: str) -> int:
 def _highest(probabilities: list[float], named: int) -> int:
     if np.isnan(probabilities).any():
         return -1
+
     highest = max(probabilities)
     return named if named >= 0 and probabilities[named] == highest else probabilities.index(highest)
 
@@ -297,6 +304,7 @@ def _read_probabilities(row: Row) -> list[float]:
         return [float("nan")] * len(EMOTIONS)
     if missing := [name for name, cell in zip(EMOTIONS, cells, strict=True) if not cell]:
         raise ValueError(f"no number for {', '.join(missing)}")
+
     values = [read_number(cell) for cell in cells]
     if not np.isfinite(values).all() or max(map(abs, values)) > MAX_VALUE:
         raise ValueError(f"the distribution {values} is not finite, or above {MAX_VALUE:g}")

@@ -34,7 +34,7 @@ ESPEAK_VOICES: Mapping[str, tuple[str, ...]] = {
     language: tuple(f"{accent}+{variant}" for accent in accents for variant in VARIANTS["train"])
     for language, accents in ACCENTS.items()
 }
-"""Language -> voices of eSpeak for synthetic training rows: those that the embedded corpus keeps for train."""
+"""Language -> voices of eSpeak for synthetic training rows, which the quickstart corpus uses for train only."""
 
 
 class SyntheticRows(Section):
@@ -98,7 +98,7 @@ class SyntheticRows(Section):
 
 
 def balancing_counts(labels: Iterable[str]) -> dict[str, int]:
-    """Of each emotion, how many rows bring it to the size of the largest class."""
+    """Return how many rows each emotion lacks to reach the size of the largest class."""
     counts = Counter(labels)
     largest = max(counts.values(), default=0)
     return {emotion: largest - counts[emotion] for emotion in EMOTIONS}
@@ -110,19 +110,18 @@ def plan_utterances(
     voices: Mapping[str, Sequence[str]] | None = None,
     name: str = "tug",
 ) -> list[Utterance]:
-    """Template utterances with their ids, voices and prosody.
+    """Create template utterances with ids, voices and prosody.
 
-    An utterance is a function of the seed, its language and emotion, and its number: more of one do not change the
-    others.
+    An utterance depends only on the seed, its language and emotion, and its number, not on other utterances.
 
     Args:
         counts: language -> emotion -> number.
-        tug: texts, and the seed of everything.
-        voices: language -> voices to choose from; None for the back end's default.
-        name: of the corpus.
+        tug: source of the texts, and the seed.
+        voices: language -> voices to choose from; None for the default of the back end.
+        name: name of the corpus.
 
     Returns:
-        the utterances by id, so that emotions and languages are mixed.
+        the utterances sorted by id, so that emotions and languages are mixed.
 
     Raises:
         ComponentError: more utterances than the components give.
@@ -142,6 +141,7 @@ def plan_utterances(
                         emotion=emotion,
                     )
                 )
+
     return sorted(utterances, key=lambda utterance: utterance.id)
 
 
@@ -161,22 +161,22 @@ def write_utterances(
     """Speak utterances and write them as the train split of a prepared corpus with the source `synthetic`.
 
     Args:
-        utterances: with ids and emotions ([`plan_utterances`]).
+        utterances: utterances with ids and emotions ([`plan_utterances`]).
         output_dir: folder of the corpus.
-        tts: who speaks; None for rows that are text only.
+        tts: speech back end; None for text-only rows.
         name: value of the column `corpus`.
-        license: of every row.
-        options: how the utterances came to be, for `corpus.json`.
+        license: license of every row.
+        options: how the utterances were made, for `corpus.json`.
         checks, attempts, batch_size: see [`~bibier_hf.augmentation.tts.corpus.speak_all`].
-        speech_dir: where speech is kept until the corpus is written, so that an interrupted run can go on; default:
-            beside `output_dir`.
+        speech_dir: where speech is kept until the corpus is written, so that an interrupted run can continue; default:
+            next to `output_dir`.
 
     Returns:
-        content of `corpus.json`, whose `left_out` lists what could not be spoken, and the same as objects.
+        the content of `corpus.json`, whose `left_out` lists what could not be spoken, and the same as objects.
 
     Raises:
         SynthesisError: nothing could be spoken.
-        CorpusError: a folder with something else in it.
+        CorpusError: a folder with other content.
     """
     output_dir = Path(output_dir)
     failures: list[Failure] = []
@@ -184,11 +184,12 @@ def write_utterances(
     if tts is not None:
         speech_dir = Path(speech_dir) if speech_dir is not None else output_dir.with_name(f"{output_dir.name}.speech")
         files, failures = speak_all(utterances, tts, speech_dir, checks, attempts, batch_size)
+
     clips = [
         Clip(
             id=utterance.id,
             split="train",
-            label=utterance.emotion or "",  # which no row may have
+            label=utterance.emotion or "",  # "" is refused
             language=utterance.language,
             audio=files[utterance.id],
             text=utterance.text,
@@ -200,30 +201,32 @@ def write_utterances(
         for utterance in utterances
         if utterance.id in files
     ]
-    facts: dict[str, Any] = {
+    facts = {
         "name": name,
         "reader": "tug",
         "title": "Template utterances",
         "homepage": "made by this package",
+        "not_to_rehost": "",
+        "options": dict(options or {}),
+        "speech": None if tts is None else tts.settings,
+        "left_out": [
+            {"id": failure.utterance.id, "text": failure.utterance.text, "reason": failure.reason}
+            for failure in failures
+        ],
     }
-    facts["not_to_rehost"] = ""
-    facts |= {"options": dict(options or {}), "speech": None if tts is None else tts.settings}
-    facts["left_out"] = [
-        {"id": failure.utterance.id, "text": failure.utterance.text, "reason": failure.reason} for failure in failures
-    ]
     return write_corpus(clips, facts, FEATURES, output_dir), failures
 
 
 def write_stacked(splits: DatasetDict, facts: Mapping[str, Any], output_dir: str | os.PathLike) -> dict[str, Any]:
-    """Write splits, of which train may hold stacked rows with `components`, as a prepared corpus.
+    """Write splits, whose train rows may be stacked and have `components`, as a prepared corpus.
 
     Args:
-        splits: in the common schema; further columns than `components` are not written.
+        splits: splits in the common schema; columns other than `components` are not written.
         facts: see [`~bibier_hf.data.prepare.write_corpus`].
         output_dir: folder of the corpus.
 
     Raises:
-        CorpusError: a folder with something else in it.
+        CorpusError: a folder with other content.
     """
     features = Features({**FEATURES, "components": COMPONENTS})
     clips = [clip for rows in splits.values() for clip in _clips(rows)]
@@ -231,33 +234,20 @@ def write_stacked(splits: DatasetDict, facts: Mapping[str, Any], output_dir: str
 
 
 def _clips(rows: Dataset) -> list[Clip]:
-    """Rows as clips; their audio stays where it is until it is written"""
-    own = [name for name in (*COLUMNS, "components") if name != "audio" and name in rows.column_names]
+    """Convert rows to clips, whose audio is not read until it is written."""
+    kept = ("id", "split", "language", "text", "speaker", "dialogue", "soft_label", "source", "license")
     clips = []
-    for index, row in enumerate(rows.select_columns(own)):
-        clips.append(
-            Clip(
-                label=EMOTIONS[row["label"]],
-                audio=None if row["duration_s"] is None else partial(_samples, rows, index),
-                audio_key=row["id"],
-                extra={"components": row.get("components")},
-                where=row["id"],
-                **{
-                    name: row[name]
-                    for name in (
-                        "id",
-                        "split",
-                        "language",
-                        "text",
-                        "speaker",
-                        "dialogue",
-                        "soft_label",
-                        "source",
-                        "license",
-                    )
-                },
-            )
+    for index, row in enumerate(rows.remove_columns("audio")):
+        clip = Clip(
+            **{name: row[name] for name in kept},
+            label=EMOTIONS[row["label"]],
+            audio=None if row["duration_s"] is None else partial(_samples, rows, index),
+            audio_key=row["id"],
+            extra={"components": row.get("components")},
+            where=row["id"],
         )
+        clips.append(clip)
+
     return clips
 
 

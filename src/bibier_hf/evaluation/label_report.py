@@ -42,7 +42,7 @@ def describe_labels(table: LabelTable) -> dict[str, Any]:
     return {
         "table": table.name,
         "rows": len(table.ids),
-        "failed": int((~table.labelled).sum()),
+        "failed": int((~table.labeled).sum()),
         "without_gold": int((table.labels < 0).sum()),
         **metrics,
         "recall": recall_per_class(labels, predicted),
@@ -82,7 +82,7 @@ def compare_labels(first: LabelTable, second: LabelTable) -> dict[str, Any]:
     gold_of = dict(zip(first.ids, first.labels, strict=True))
     common = [key for key in ours if key in theirs and gold_of[key] >= 0]
     if not common:
-        raise CorpusError(f"{first.name} and {second.name} have no labelled row in common: their ids differ.")
+        raise CorpusError(f"{first.name} and {second.name} have no labeled row in common: their ids differ.")
     p, q = np.array([ours[key] for key in common]), np.array([theirs[key] for key in common])
     gold = np.array([gold_of[key] for key in common])
     divergence = entropy_bits((p + q) / 2) - (entropy_bits(p) + entropy_bits(q)) / 2
@@ -153,7 +153,7 @@ def report_text(numbers: dict[str, Any]) -> str:
 
 def _scored(table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(labels, distributions, arg-max) of the rows that have both"""
-    rows = table.labelled & (table.labels >= 0)
+    rows = table.labeled & (table.labels >= 0)
     if not rows.any():
         raise CorpusError(f"{table.name} has no row with a distribution and a gold label.")
     return table.labels[rows], table.probabilities[rows], table.predictions[rows]

@@ -1,6 +1,6 @@
-"""The order of the training samples: a function of seed and epoch alone.
+"""The order of the training samples, which depends only on seed and epoch.
 
-The same order comes out in every process and after every resume, since nothing is drawn from a global generator.
+It is the same in every process and after a resume, as no global generator is used.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,22 +11,21 @@ from torch.utils.data import Sampler
 
 
 class EpochSampler(Sampler[int]):
-    """Random order of the samples, or draws that give every corpus the same share, newly shuffled in each epoch.
+    """Random order of the samples in each epoch, or draws that give every corpus the same share.
 
-    With several corpora the published system draws with replacement, each sample with weight 1 / |its corpus|, as many
-    draws as there are samples: every corpus then contributes the same number of samples on average.
+    With several corpora the published system draws as many samples as there are, with replacement, each with weight
+    1 / |its corpus|: every corpus then contributes the same number of samples on average.
 
     Args:
         num_samples: size N of the training set.
-        seed: the order of epoch e follows from (seed, e).
-        corpora: (N,) name of the corpus of each sample, for balanced draws; None: every sample once an epoch.
-        lengths: (N,) lengths for batches of similar length; None: no grouping.
-        group_size: samples of one optimiser step (global batch), with `lengths`.
+        seed: the order of epoch e depends on (seed, e).
+        corpora: (N,) corpus of each sample, for balanced draws; None: every sample once per epoch.
+        lengths: (N,) lengths, for batches of similar length; None: random batches.
+        group_size: samples per optimizer step (global batch), with `lengths`.
     """
 
-    POOL = (
-        50  # batches that are sorted by length together: enough to save padding, few enough to keep the order random
-    )
+    # Batches that are sorted by length together: enough to save padding, few enough to keep the order random.
+    POOL = 50
 
     def __init__(
         self,
@@ -52,35 +51,36 @@ class EpochSampler(Sampler[int]):
         return self.num_samples
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order `iter` gives."""
+        """Choose the epoch whose order the sampler gives."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
-        # SeedSequence mixes both numbers: seed 1 in epoch 2 has nothing in common with seed 2 in epoch 1.
+        # SeedSequence mixes both numbers: seed 1 in epoch 2 is unrelated to seed 2 in epoch 1.
         generator = np.random.default_rng([self.seed, self.epoch])
         if self.weights is None:
             order = generator.permutation(self.num_samples)
         else:
             order = generator.choice(self.num_samples, size=self.num_samples, p=self.weights / self.weights.sum())
+
         if self.lengths is not None:
             order = self._group_by_length(order, self.lengths, generator)
         return iter(order.tolist())
 
     def _group_by_length(self, order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Sort pools of the random order by length and shuffle the resulting batches; an incomplete batch stays
-        last."""
+        """Sort pools of the random order by length, and shuffle the resulting batches; an incomplete batch stays last."""
         pool = self.POOL * self.group_size
         batches = []
         for start in range(0, len(order), pool):
             part = order[start : start + pool]
             part = part[np.argsort(-lengths[part], kind="stable")]
             batches += [part[at : at + self.group_size] for at in range(0, len(part), self.group_size)]
+
         last = [batches.pop()] if len(batches[-1]) < self.group_size else []
         return np.concatenate([batches[index] for index in generator.permutation(len(batches))] + last)
 
 
 def corpus_weights(corpora: Sequence[str]) -> np.ndarray:
-    """(N,) weight 1 / |corpus| of each sample, scaled to mean 1."""
+    """Return (N,) weights 1 / |corpus|, scaled to mean 1."""
     _, index, counts = np.unique(np.asarray(corpora), return_inverse=True, return_counts=True)
     return len(index) / (len(counts) * counts[index])
 
@@ -91,11 +91,11 @@ _EXPONENTS = {"balanced": 1.0, "sqrt": 0.5, "none": 0.0}
 def class_weights(
     labels: ArrayLike, num_classes: int, mode: str | float, sample_weights: ArrayLike | None = None
 ) -> list[float] | None:
-    """Weights of the classes in the loss, from the label counts of the training draw.
+    """Compute the weights of the classes in the loss from the label counts of the drawn samples.
 
-    `balanced` weighs a class by 1 / count, `sqrt` by 1 / sqrt(count), a number *e* by 1 / count^e: more of it serves
-    UAR, less of it WAR and WF1. Weights are scaled so that the mean weight of the drawn samples is 1, which leaves the
-    size of the loss and so the meaning of the learning rate alone. A class without a sample gets 0.
+    `balanced` weights a class by 1 / count, `sqrt` by 1 / sqrt(count), a number *e* by 1 / count^e: a larger exponent
+    favors UAR, a smaller one WAR and WF1. Weights are scaled so that the mean weight of the drawn samples is 1, which
+    keeps the scale of the loss and so the meaning of the learning rate. A class without samples gets 0.
 
     Args:
         labels: (N,) class indices.
@@ -108,6 +108,7 @@ def class_weights(
     """
     if mode == "none":
         return None
+
     exponent, counts = class_weight_exponent(mode), class_counts(labels, num_classes, sample_weights)
     weights = np.zeros(num_classes)
     weights[counts > 0] = counts[counts > 0] ** -exponent
@@ -115,7 +116,7 @@ def class_weights(
 
 
 def class_weight_exponent(mode: str | float) -> float:
-    """e of the weights 1 / count^e that `mode` stands for: `"balanced"`, `"sqrt"`, `"none"` or e itself."""
+    """Return the exponent e of the weights 1 / count^e: that of `"balanced"`, `"sqrt"` or `"none"`, or e itself."""
     if not isinstance(mode, str):
         return mode
     if mode not in _EXPONENTS:
@@ -126,5 +127,5 @@ def class_weight_exponent(mode: str | float) -> float:
 
 
 def class_counts(labels: ArrayLike, num_classes: int, sample_weights: ArrayLike | None = None) -> np.ndarray:
-    """(num_classes,) expected draws of each class in an epoch; arguments: [`class_weights`]."""
+    """Return (num_classes,) expected draws of each class in an epoch (arguments: [`class_weights`])."""
     return np.bincount(labels, weights=sample_weights, minlength=num_classes).astype(float)
