@@ -29,6 +29,7 @@ def profile() -> list[tuple[str, float, str]]:
     front = backbone.feature_extractor
     parts.append(("backbone: convolutions", _median(lambda: front(wave)), ""))
     frames = backbone.feature_projection(front(wave).transpose(1, 2))[0]
+
     for dtype in (torch.float32, torch.bfloat16):
         backbone.encoder.to(dtype)
         seconds = _median(lambda dtype=dtype: backbone.encoder(frames.to(dtype)))
@@ -36,12 +37,14 @@ def profile() -> list[tuple[str, float, str]]:
         name = str(dtype).removeprefix("torch.")
         note = f"{rate / 1e9:.0f} of the machine's {peak / 1e9:.0f} GFLOP/s at the same GEMM: {rate / peak:.0%}"
         parts.append((f"backbone: transformer, {name}", seconds, note))
+
     block = initialised(MambaBlock(256, 512))
     x, mask = torch.randn(1, frames.shape[1], 256), torch.ones(1, frames.shape[1], dtype=torch.bool)
     parts.append(("one Mamba block", _median(lambda: block(x, mask)), "width 256, inner 512"))
     head = OurFusion(fusion_config("biformer")).eval()
     text, text_mask = torch.randn(1, 20, 1024), torch.ones(1, 20, dtype=torch.bool)
     parts.append(("fusion and classifier", _median(lambda: head(x, mask, text, text_mask)), "biformer, 5 layers"))
+
     return parts
 
 
@@ -54,8 +57,10 @@ def gemm_rate(dtype: torch.dtype, rows: int, width: int = 1024, wide: int = 4096
 def _median(function: Callable, repeats: int = 5) -> float:
     function()
     times = []
+
     for _ in range(repeats):
         start = time.perf_counter()
         function()
         times.append(time.perf_counter() - start)
+
     return statistics.median(times)

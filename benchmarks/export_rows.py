@@ -36,6 +36,7 @@ def _graphs() -> tuple[Graph, Runner, Runner]:
     torch.manual_seed(0)
     graph = make_graph(BiBiERForEmotionClassification.from_backbones(), "whole")
     program = trace(graph)
+
     with tempfile.TemporaryDirectory() as folder:
         files = [Path(folder) / name for name in ("exact.onnx", "int8.onnx")]
         write_onnx(program, graph, files[0])
@@ -53,6 +54,7 @@ def onnx(batch: int = 1) -> Row:
         graph.model(**inputs)
 
     note = f"whole model, embedded pair, {batch} clips of up to 4 s"
+
     return compare(
         "onnx" if batch == 1 else f"onnx_{batch}", "torch, float32", None, lambda: exact(inputs), eager, note
     )
@@ -66,6 +68,7 @@ def int8_onnx(batch: int = 1) -> Row:
     logits, wanted = (
         torch.cat([torch.from_numpy(run(sample)[0]) for sample in many]).numpy() for run in (quantized, exact)
     )
+
     return replace(row, note=f"whole model, embedded pair, random weights; {drift(logits, wanted)}")
 
 
@@ -82,6 +85,7 @@ def int8_backbone(clips: int = 2, seconds: float = 4.0) -> Row:
     costs = f"relative drift of the features {(quick - exact).norm() / exact.norm():.1%}"
     note = f"{clips} clips of {seconds:.0f} s, wav2vec2-large of 12 layers; {costs}"
     run = (lambda: features(quantized)), (lambda: features(backbone))
+
     return compare("int8_backbone", "torch, float32", None, *run, note=note, budget_s=15, warm_up=False)
 
 

@@ -62,6 +62,7 @@ def audio_model() -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
     )
     model.attach_backbone("audio", published_backbone())
     front_end = Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=True)
+
     return model, BiBiERProcessor(front_end, BiBiERProcessor.from_backbones().tokenizer)
 
 
@@ -74,11 +75,13 @@ def sounding_clips(count: int, longest_s: float = 16.0) -> Dataset:
         "text": [""] * count,
         "duration_s": generator.permutation(np.linspace(0.5, longest_s, count)).tolist(),
     }
+
     for seconds in rows["duration_s"]:
         time_s = np.arange(int(SAMPLING_RATE * seconds)) / SAMPLING_RATE
         clip = 0.3 * np.sin(2 * np.pi * (generator.uniform(100, 300) + 40 * time_s) * time_s)
         clip += 0.05 * generator.standard_normal(len(time_s))
         rows["audio"].append({"bytes": encode_flac(clip.astype(np.float32)), "path": None})
+
     return Dataset.from_dict(rows).cast_column("audio", Audio(sampling_rate=SAMPLING_RATE, decode=False))
 
 
@@ -102,16 +105,20 @@ def extraction(name: str, options: dict, goal: float | None, count: int = 12) ->
     freed memory."""
     if options.get("compute_dtype") == "bfloat16":
         _need_bfloat16()
+
     keep_freed_memory()
     clips = sounding_clips(count)
     kept: dict[str, torch.Tensor] = {}
+
     with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs:
         run = extraction_of(clips, ours, **options), extraction_of(clips, theirs, **ONE_BY_ONE)
         sides = (lambda: kept.update(ours=run[0]())), (lambda: kept.update(theirs=run[1]()))
         row = compare(name, "one clip at a time, float32", goal, *sides, budget_s=5, warm_up=False)
+
     drift = difference(kept["ours"].double(), kept["theirs"].double())
     rates = [sum(clips["duration_s"]) / seconds for seconds in (row.ours_s, row.theirs_s)]
     note = f"{count} clips of 0.5 to 16 s, {rates[0]:.1f} against {rates[1]:.1f} s of audio a second; "
+
     return replace(row, note=note + f"relative drift {drift['relative']:.2%}, lowest cosine {drift['cosine']:.5f}")
 
 
@@ -135,21 +142,26 @@ def gemm_share(count: int = 12) -> Row:
             F.linear(a, b)
 
     name = str(dtype).removeprefix("torch.")
+
     with tempfile.TemporaryDirectory() as folder:
         ours = extraction_of(clips, folder, **way)
         against = f"as many operations in {name} matrix products"
         row = compare("extraction_gemm_share", against, 0.65, ours, multiply, budget_s=10, warm_up=False)
+
     rates = f"{operations / row.ours_s / 1e9:.0f} of {operations / row.theirs_s / 1e9:.0f} GFLOP/s"
+
     return replace(row, note=f"{rates}, decoding, padding and writing included")
 
 
 def backbone_operations(config: Wav2Vec2Config, samples: int) -> int:
     """Floating point operations of a clip in the products and convolutions of a wav2vec2."""
     total, frames, width_in = 0, samples, 1
+
     for width, kernel, stride in zip(config.conv_dim, config.conv_kernel, config.conv_stride, strict=True):
         frames = (frames - kernel) // stride + 1
         total += 2 * frames * width_in * width * kernel
         width_in = width
+
     return total + 2 * frames * width_in * config.hidden_size + encoder_operations(config, frames)
 
 
@@ -158,6 +170,7 @@ def encoder_operations(config: Wav2Vec2Config, frames: int) -> int:
     width = config.hidden_size
     layer = 2 * frames * (4 * width**2 + 2 * width * config.intermediate_size) + 4 * frames**2 * width
     positions = 2 * frames * width * width // config.num_conv_pos_embedding_groups * config.num_conv_pos_embeddings
+
     return config.num_hidden_layers * layer + positions
 
 

@@ -46,6 +46,7 @@ class Cost(NamedTuple):
 def write_noise(path: Path, length_s: int) -> None:
     """A recording of noise whose loudness changes every second, 16 bit; block by block."""
     generator = np.random.default_rng(0)
+
     with soundfile.SoundFile(path, "w", FILE_RATE, channels=1, subtype="PCM_16") as file:
         for _ in range(length_s):
             file.write(generator.uniform(0.01, 0.2) * generator.standard_normal(FILE_RATE, dtype=np.float32))
@@ -80,6 +81,7 @@ def _costs(work: str, lengths_s: Sequence[int]) -> list[Cost]:
     import psutil
 
     measured: list[Cost] = []
+
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recording.wav"
         for length in (lengths_s[0], *lengths_s):  # the first one twice: it warms up
@@ -87,6 +89,7 @@ def _costs(work: str, lengths_s: Sequence[int]) -> list[Cost]:
             before, start = psutil.Process().memory_info().rss, time.process_time()
             grown = grown_by(functools.partial(WORKS[work], str(path)))
             measured.append(Cost(length, time.process_time() - start, before + grown))
+
     return measured[1:]
 
 
@@ -99,6 +102,7 @@ def time_row(name: str, measured: Sequence[Cost]) -> Row:
     """Costs of 10 s, of a minute, and of longer recordings -> the row of their times."""
     minute, *longer = measured[1:]
     worst = max(longer, key=lambda cost: cost.rate)
+
     return _row(name, f"{minute.length_s} s of audio", minute.rate / worst.rate, worst, minute, measured)
 
 
@@ -112,6 +116,7 @@ def memory_row(name: str, measured: Sequence[Cost]) -> Row:
     short = next((cost for cost in measured if cost.length_s == 300 and cost is not measured[-1]), measured[1])
     longest = measured[-1]
     against = f"peak of {short.length_s} s; {longest.length_s} s of timeline"
+
     return _row(name, against, short.peak / longest.peak, longest, short, measured)
 
 

@@ -48,6 +48,7 @@ def _seconds_per_row(smooth: LLMLabelSmoothing, count: int) -> float:
     seconds = (time.perf_counter() - start) / count
 
     smooth.backend.close()
+
     return seconds
 
 

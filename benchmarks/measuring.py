@@ -47,6 +47,7 @@ class Row:
         """The reverse of [`as_dict`]; further keys are left aside."""
         given: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
         given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
+
         return cls(**given)
 
 
@@ -62,9 +63,12 @@ def compare(
 ) -> Row:
     """Run both sides in turns, 3 to 25 times (fewer where that would take thrice the budget), and compare medians."""
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
+
     if warm_up:
         ours(), theirs()
+
     start = time.perf_counter()
+
     while len(times["ours"]) < 25:
         for side, function in (("ours", ours), ("theirs", theirs)):
             begin = time.perf_counter()
@@ -73,8 +77,10 @@ def compare(
         spent = time.perf_counter() - start
         if spent > budget_s and (len(times["ours"]) >= 3 or spent > 3 * budget_s):
             break
+
     medians = {side: statistics.median(values) for side, values in times.items()}
     ranges = {side: (min(values), max(values)) for side, values in times.items()}
+
     return Row(
         name=name,
         against=against,
@@ -105,6 +111,7 @@ def grown_by(function: Callable[[], Any], prepare: Callable[[], Any] | None = No
 
     if prepare is not None:
         prepare()
+
     memory = psutil.Process().memory_info
     before = peak = memory().rss
     finished = threading.Event()
@@ -119,4 +126,5 @@ def grown_by(function: Callable[[], Any], prepare: Callable[[], Any] | None = No
     function()
     finished.set()
     watcher.join()
+
     return max(peak, memory().rss) - before

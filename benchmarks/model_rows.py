@@ -48,6 +48,7 @@ def text_encoder() -> Row:
     full = F.pad(features, (0, 0, 0, TEXT_LENGTH - features.shape[1]))
     run = torch.no_grad()(lambda: ours(features, mask)), torch.no_grad()(lambda: theirs(full))
     note = "32 texts of 3 to 60 tokens, inference; theirs padded to 95"
+
     return compare("text_encoder", "padded to 95, naive scan", 8, *run, note=note)
 
 
@@ -80,11 +81,13 @@ def our_fusion(config: BiBiERConfig) -> OurFusion:
     """With the published initialisation."""
     model = OurFusion(config)
     initialised(model)
+
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and "A_log" not in name:
             nn.init.xavier_uniform_(parameter)
         elif name.endswith((".gat1.bias", ".gat2.bias")):
             nn.init.zeros_(parameter)
+
     return model
 
 
@@ -104,6 +107,7 @@ def fusion(variant: str, batch: int, own_value: bool = False) -> Row:
         functools.partial(train_step, theirs, torch.optim.Adam(theirs.parameters()), (audio, full_text), labels),
     )
     name = f"fusion_{variant}_{batch}" + ("_own" if own_value else "")
+
     return compare(name, "plain transcription of the published model", GOALS[variant], *run, budget_s=6)
 
 

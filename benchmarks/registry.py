@@ -46,6 +46,7 @@ class Materials:
 
         if given is None:
             raise Unavailable(f"pass --{option} DIR")
+
         if not (given / inside).is_dir():
             raise Unavailable(f"--{option}: there is no folder {given / inside}")
 

@@ -45,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if unknown := sorted(set(options.only or ()) - set(known)):
         return _error(f"there is no row {', '.join(unknown)}. Available: {', '.join(known)}.")
+
     if options.keep and not options.json:
         return _error("--keep keeps the rows of a file: pass --json FILE as well.")
 
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
 
         print(line(rows[-1]), flush=True)
+
         if options.json:  # after every row, so that an interrupted run keeps what it measured
             write_rows(options.json, rows, facts, earlier)
 
@@ -79,8 +81,10 @@ def main(arguments: Sequence[str]) -> int:
     facts |= {"load at the end": f"{os.getloadavg()[0]:.1f}", "minutes": minutes}
 
     shown = [row_of_earlier_run(row, facts) for row in earlier] + rows
+
     if options.picture:
         draw(shown, options.picture)
+
     if options.markdown:
         picture = options.picture and os.path.relpath(options.picture, options.markdown.parent)
         write_text(options.markdown, markdown(shown, facts, skipped, profile_parts, picture))
@@ -88,10 +92,13 @@ def main(arguments: Sequence[str]) -> int:
     missed = [row.name for row in rows if not row.reached]
     goals = sum(row.goal is not None for row in rows)
     summary = f"\n{goals - len(missed)} of {goals} goals reached"
+
     if missed:
         summary += f"; not: {', '.join(missed)}"
+
     if skipped:
         summary += f"; not run: {', '.join(skipped)}"
+
     print(f"{summary} ({minutes} minutes)")
 
     return 0
@@ -120,6 +127,7 @@ def _profile() -> list[tuple[str, float, str]]:
 
     print(f"\n{'part (one clip of 4 s)':<36}{'time':>10}")
     parts = profile()
+
     for part, seconds, note in parts:
         print(f"{part:<36}{1000 * seconds:>7.1f} ms  {note}")
 

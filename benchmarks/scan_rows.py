@@ -21,6 +21,7 @@ def inputs() -> tuple[torch.Tensor, ...]:
     u, dt = torch.randn(BATCH, LENGTH, CHANNELS), 0.1 * torch.rand(BATCH, LENGTH, CHANNELS)
     B, C = torch.randn(BATCH, LENGTH, STATES), torch.randn(BATCH, LENGTH, STATES)
     A = -torch.arange(1.0, STATES + 1).repeat(CHANNELS, 1)
+
     return tuple(tensor.requires_grad_() for tensor in (u, dt, A, B, C, torch.ones(CHANNELS)))
 
 
@@ -67,6 +68,7 @@ def scan_transformers() -> Row:
         (output[0] if isinstance(output, tuple) else output).sum().backward()
 
     run = functools.partial(train, ours, x, mask), functools.partial(train, theirs, x)
+
     return compare(
         "scan_transformers",
         "MambaMixer of transformers, plain path",
@@ -99,6 +101,7 @@ def scan_memory() -> Row:
     }
     ours, theirs = (sides[side] / 2**20 for side in ("ours", "theirs"))
     note = f"peak of memory, not time: {ours:.0f} MiB against {theirs:.0f} MiB"
+
     return Row("scan_memory", NAIVE, theirs / max(ours, 1.0), 5, 0.0, 0.0, (0.0, 0.0), (0.0, 0.0), 1, note)
 
 
@@ -115,6 +118,7 @@ def initialised(module: nn.Module) -> nn.Module:
         if isinstance(part, SelectiveSSM):
             with torch.no_grad():
                 part.init_parameters()
+
     return module
 
 

@@ -22,6 +22,7 @@ def clips(count: int, shortest_s: float = 0.5, longest_s: float = 16.0) -> list[
     """Noise, from the shortest to the longest, in a shuffled order."""
     generator = torch.Generator().manual_seed(0)
     seconds = torch.linspace(shortest_s, longest_s, count)[torch.randperm(count, generator=generator)]
+
     return [torch.randn(int(RATE * length), generator=generator) for length in seconds]
 
 
@@ -59,6 +60,7 @@ def pipeline_real_lengths(count: int = 200) -> Row:
     ]
     run = lambda: pipe()(samples, batch_size=16), lambda: pipe()(samples)
     note = f"{count} clips as long as those of RESD, batch_size=16"
+
     return compare("pipeline_real_lengths", "batch_size=1", 1.0, *run, note=note)
 
 
@@ -73,6 +75,7 @@ def pipeline_single(count: int = 16) -> Row:
             model(**batch).logits.softmax(-1).tolist()
 
     run = (lambda: [pipe()(sample) for sample in samples]), by_hand
+
     return compare(
         "pipeline_single", "processor and model by hand", 1 / 1.15, *run, note="one clip a call; by hand / pipeline"
     )
@@ -85,6 +88,7 @@ def import_cost() -> Row:
     run = (lambda: start("import transformers.pipelines, bibier_hf")), (lambda: start("import transformers.pipelines"))
     row = compare("import", "import transformers.pipelines alone", 1.0, *run, warm_up=False, budget_s=20)
     note = f"{row.ours_s - row.theirs_s:+.2f} s; (theirs + 0.3 s) / ours"
+
     return replace(row, ratio=(row.theirs_s + 0.3) / row.ours_s, note=note)
 
 

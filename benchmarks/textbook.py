@@ -18,10 +18,12 @@ def scan(
     inputs = dt.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1)
     h = torch.zeros_like(decay[:, 0])
     outputs = []
+
     # unbind: the gradient of an index would be as large as the whole tensor, for each step anew
     for decay_t, inputs_t, C_t in zip(decay.unbind(1), inputs.unbind(1), C.unbind(1), strict=True):
         h = decay_t * h + inputs_t
         outputs.append((h * C_t.unsqueeze(1)).sum(-1))
+
     return torch.stack(outputs, dim=1) + D * u
 
 
@@ -33,6 +35,7 @@ def scan_mambapy(
 
     decay = torch.exp(dt.unsqueeze(-1) * A)
     states = pscan(decay, dt.unsqueeze(-1) * B.unsqueeze(2) * u.unsqueeze(-1))
+
     return (states @ C.unsqueeze(-1)).squeeze(-1) + D * u
 
 
@@ -54,6 +57,7 @@ class MambaBlock(nn.Module):
         a, gate = self.in_proj(x).chunk(2, dim=-1)
         a = F.silu(self.conv(a.transpose(1, 2))[..., : x.shape[1]].transpose(1, 2))
         y = scan(a, F.softplus(self.s_D(a)), -torch.exp(self.A_log), self.s_B(a), self.s_C(a), self.D)
+
         return self.out_proj(y * F.silu(gate))
 
 
@@ -80,6 +84,7 @@ class TextEncoder(nn.Module):
     def forward(self, s: torch.Tensor) -> torch.Tensor:
         for layer, norm in zip(self.layers, self.norms, strict=True):
             s = s + layer(norm(s))
+
         return self.fc_out(s.mean(1))
 
 
@@ -116,6 +121,7 @@ class GraphFusion(nn.Module):
         batch, _, size = nodes.shape
         first = 2 * torch.arange(batch)
         edges = torch.stack([torch.cat([first, first + 1]), torch.cat([first + 1, first])])
+
         return self.gat2(F.relu(self.gat1(nodes.reshape(2 * batch, size), edges)), edges).reshape(batch, 2, size)
 
 
@@ -157,6 +163,7 @@ class Fusion(nn.Module):
         super().__init__()
         self.variant, self.length = variant, length
         self.audio_proj, self.text_proj = _projection(audio_size, size, dropout), _projection(text_size, size, dropout)
+
         if variant == "bimamba":
             self.fusion_proj = _projection(2 * size, size, dropout)
             self.blocks = nn.ModuleList(MambaBlock(size, size, kernel=6) for _ in range(layers))
@@ -164,15 +171,20 @@ class Fusion(nn.Module):
         else:
             self.audio_layers = nn.ModuleList(AttentionLayer(size, heads, dropout) for _ in range(layers))
             self.text_layers = nn.ModuleList(AttentionLayer(size, heads, dropout) for _ in range(layers))
+
         if "graph" in variant:
             self.graph_phi, self.graph_tau = GraphFusion(length), GraphFusion(size)
+
         if "gated" in variant:
             self.gate_phi, self.gate_tau = Gate(length, gated, dropout), Gate(size, gated, dropout)
+
         if variant == "bigraph":
             self.out_phi, self.out_tau = _projection(length, length, 0.0), _projection(size, size, 0.0)
+
         if variant == "bigatedgraph":
             self.nodes_phi, self.nodes_tau = _projection(length, gated, dropout), _projection(size, gated, dropout)
             self.gated_phi, self.gated_tau = _projection(gated, gated, dropout), _projection(gated, gated, dropout)
+
         width = {"biformer": 2 * (size + length), "bigraph": size + length, "bimamba": size + length}.get(
             variant, 2 * gated
         )
@@ -185,16 +197,20 @@ class Fusion(nn.Module):
         audio, text = self.audio_proj(audio), self.text_proj(text)
         shorter = min(audio.shape[1], text.shape[1])
         audio, text = _resampled(audio, shorter), _resampled(text, shorter)
+
         if self.variant == "bimamba":
             u = self.fusion_proj(torch.cat([audio, text], dim=-1))
             for block, norm in zip(self.blocks, self.norms, strict=True):
                 u = u + norm(block(u))
             return self.classifier(torch.cat([u.mean(1), _curve(u, self.length)], dim=-1))
+
         for audio_layer, text_layer in zip(self.audio_layers, self.text_layers, strict=True):
             a, t = audio_layer(text, audio, audio), text_layer(audio, text, text)
             audio, text = audio + a, text + t
+
         phi = _curve(audio, self.length), _curve(text, self.length)
         tau = audio.mean(1), text.mean(1)
+
         return self.classifier(torch.cat(self._combined(phi, tau), dim=-1))
 
     def _combined(
@@ -202,11 +218,15 @@ class Fusion(nn.Module):
     ) -> tuple[torch.Tensor, ...]:
         if self.variant == "biformer":
             return *phi, *tau
+
         if self.variant == "bigated":
             return self.gate_phi(*phi), self.gate_tau(*tau)
+
         phi, tau = self.graph_phi(*phi), self.graph_tau(*tau)
+
         if self.variant == "bigraph":
             return self.out_phi(phi.mean(1)), self.out_tau(tau.mean(1))
+
         return (
             self.nodes_phi(phi.mean(1)) + self.gated_phi(self.gate_phi(phi[:, 0], phi[:, 1])),
             self.nodes_tau(tau.mean(1)) + self.gated_tau(self.gate_tau(tau[:, 0], tau[:, 1])),
@@ -216,6 +236,7 @@ class Fusion(nn.Module):
 def _resampled(x: torch.Tensor, length: int) -> torch.Tensor:
     if x.shape[1] == length:
         return x
+
     return F.interpolate(x.transpose(1, 2), size=length, mode="linear", align_corners=False).transpose(1, 2)
 
 

@@ -46,20 +46,26 @@ def resd_end_to_end(materials: Materials, own_value: bool = True) -> Row:
     model, processor = _backbones(materials)
     sizes = _widths(model)
     seconds: dict[str, float] = {}
+
     with tempfile.TemporaryDirectory() as folder:
         with _timed(seconds, "our extraction"):
             compute_dtype = "bfloat16" if cpu_has_bfloat16() else "float32"
             extractor = InputExtractor(model, processor, "bfloat16", compute_dtype, cache_dir=folder)
             data = extractor.inputs({"train": rows})["train"]
+
         with _timed(seconds, "their extraction"):
             _extract_into_pickle(model, processor, rows, Path(folder) / "features.pickle")
+
         torch.manual_seed(0)
         ours = our_fusion(fusion_config("biformer", own_value, *sizes))
         theirs = textbook.Fusion("biformer", *sizes)
         sampler, loader = _our_loader(data, extractor)
+
         with open(Path(folder) / "features.pickle", "rb") as file:
             kept = pickle.load(file)
+
         optimizers = torch.optim.Adam(ours.parameters()), torch.optim.Adam(theirs.parameters())
+
         for epoch in range(materials.epochs):
             with _timed(seconds, "our epochs"):
                 sampler.set_epoch(epoch)
@@ -68,6 +74,7 @@ def resd_end_to_end(materials: Materials, own_value: bool = True) -> Row:
             with _timed(seconds, "their epochs"):
                 for audio, text, labels in _their_batches(kept, epoch):
                     train_step(theirs, optimizers[1], (audio, text), labels)
+
     name = "resd_end_to_end" if own_value else "resd_end_to_end_native"
     ours_s, theirs_s = (seconds[f"{side} extraction"] + seconds[f"{side} epochs"] for side in ("our", "their"))
     parts = ", ".join(
@@ -79,6 +86,7 @@ def resd_end_to_end(materials: Materials, own_value: bool = True) -> Row:
     against = "clip by clip into a pickle, then padded batches"
     goal = 2.0 if own_value else None
     ranges = (ours_s, ours_s), (theirs_s, theirs_s)
+
     return Row(name, against, theirs_s / ours_s, goal, ours_s, theirs_s, *ranges, 1, note)
 
 
@@ -89,13 +97,16 @@ def optimizer_step() -> Row:
         optimizer_class, options = optimizer_cls_and_kwargs(
             "adamw", TrainingArguments(output_dir=folder, use_cpu=True)
         )
+
     sides = []
     unfused: dict[str, Any] = options | {"fused": None}
+
     for kwargs in (options, unfused):
         parameters = [torch.nn.Parameter(torch.zeros(384, 1536)) for _ in range(36)]
         for parameter in parameters:
             parameter.grad = torch.ones_like(parameter)
         sides.append(optimizer_class(parameters, **kwargs).step)
+
     return compare(
         "optimizer_step", "torch's default loop over the parameters", None, *sides, note="AdamW, 21 million parameters"
     )
@@ -108,21 +119,25 @@ def loader_share(materials: Materials) -> Row:
     rows = rows.select(range(min(len(rows), materials.rows or 256)))
     model, processor = _backbones(materials)
     waits, steps = [], []
+
     with tempfile.TemporaryDirectory() as folder:
         extractor = InputExtractor(model, processor, cache_dir=folder)
         _, loader = _our_loader(extractor.inputs({"train": rows})["train"], extractor)
         fusion = our_fusion(fusion_config("biformer", False, *_widths(model)))
         optimizer = torch.optim.Adam(fusion.parameters())
         start = time.perf_counter()
+
         for batch in loader:
             ready = time.perf_counter()
             train_step(fusion, optimizer, _fusion_inputs(batch), batch["labels"])
             start, waited = time.perf_counter(), ready - start
             waits.append(waited)
             steps.append(start - ready)
+
     wait, step = statistics.median(waits), statistics.median(steps)
     note = f"waiting for data takes {sum(waits) / (sum(waits) + sum(steps)):.1%} of an epoch; no workers, batches of {BATCH}"
     against = "the training step that uses the batch"
+
     return Row(
         "loader",
         against,
@@ -174,6 +189,7 @@ def _extract_into_pickle(
 ) -> None:
     """Sections 2.1 and 3.1: utterance by utterance; texts filled with zeros to 95 positions."""
     kept = []
+
     for row in rows:
         audio = processor(audio=[row["audio"]])
         frames, mask = encode_audio(
@@ -188,6 +204,7 @@ def _extract_into_pickle(
         states, _ = encode_text(backbone, text["input_ids"], text["text_attention_mask"], -1)
         full = F.pad(states[0], (0, 0, 0, TEXT_LENGTH - states.shape[1]))
         kept.append({"audio": frames[0, mask[0]], "text": full, "label": row["label"]})
+
     with open(path, "wb") as file:
         pickle.dump(kept, file)
 
@@ -195,6 +212,7 @@ def _extract_into_pickle(
 def _their_batches(kept: list[dict], epoch: int) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """Section 7: shuffled, audio padded with zeros to the longest of the batch."""
     order = torch.randperm(len(kept), generator=torch.Generator().manual_seed(epoch)).tolist()
+
     for start in range(0, len(order), BATCH):
         batch = [kept[index] for index in order[start : start + BATCH]]
         audio = pad_sequence([row["audio"] for row in batch], batch_first=True)

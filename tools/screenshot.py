@@ -51,6 +51,7 @@ def open_window(size: ViewportSize = SIZE, language: str = "en-US") -> Generator
         raise FileNotFoundError(
             f"None of {', '.join(BROWSERS)} is installed. Install one (Debian: apt install chromium)."
         )
+
     with sync_playwright() as playwright:
         # The sandbox refuses to run as root, as in containers. Only our own page is opened.
         browser = playwright.chromium.launch(executable_path=browser_path, args=["--no-sandbox", *_MICROPHONE])
@@ -71,6 +72,7 @@ def wait_for_recording(page: Page) -> None:
 def take_screenshot(pipe: Any, picture: str | Path) -> None:
     """Analyze the longest example with a pipeline and write the page, down to its bands over time, as a PNG."""
     limits = Limits()
+
     with tempfile.TemporaryDirectory() as examples:
         app = build_app(pipe, write_examples(examples), limits)
         serve(app, limits, wait=False)

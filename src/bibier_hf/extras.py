@@ -22,11 +22,13 @@ class MissingPackageError(UserError, ModuleNotFoundError):
 def missing_package(module: str | None) -> MissingPackageError | None:
     """The error for a module that could not be imported; None if no extra brings it."""
     top = (module or "").partition(".")[0]
+
     for extra, modules in EXTRAS.items():
         if top in modules:
             return MissingPackageError(
                 f"This needs the package {top}, which is not installed: pip install 'bibier-hf[{extra}]'", name=top
             )
+
     return None
 
 

@@ -76,6 +76,7 @@ def write_atomically(
         WriteError: the file cannot be written; an earlier one is as it was.
     """
     path = Path(path)
+
     with write_errors(path, left):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
@@ -113,7 +114,9 @@ def scratch_folder(target: str | os.PathLike) -> Generator[Path]:
     if target.parent not in _tidied:
         remove_leftovers(target.parent)
         _tidied.add(target.parent)
+
     folder, lock = _make_scratch(target)
+
     try:
         yield folder
     finally:
@@ -157,6 +160,7 @@ def remove_leftovers(folder: str | os.PathLike) -> None:
         found = [entry.path for entry in os.scandir(folder) if _is_scratch(entry)]
     except OSError:
         return
+
     for path in map(Path, found):
         with contextlib.suppress(OSError, _Held):
             lock = _try_lock(path / LOCK_FILE)
@@ -189,6 +193,7 @@ def replaced_folder(target: str | os.PathLike) -> Generator[Path]:
         WriteError: `target` cannot be written.
     """
     target = Path(os.path.realpath(target))
+
     with locked(target, left="What was there before is as it was."), scratch_folder(target) as scratch:
         new = scratch / target.name
         new.mkdir()
@@ -212,12 +217,15 @@ def filled_folder(folder: str | os.PathLike, last: str | None = None) -> Generat
         WriteError: `folder` cannot be written.
     """
     folder = Path(os.path.realpath(folder))
+
     with locked(folder), scratch_folder(folder / "files") as scratch:
         new = scratch / "files"
         new.mkdir()
         yield new
+
         if last is not None:
             (folder / last).unlink(missing_ok=True)
+
         for path in sorted(new.iterdir(), key=lambda path: path.name == last):
             target = folder / path.name
             if target.is_dir() and not target.is_symlink():
@@ -239,6 +247,7 @@ def _swap(new: Path, target: Path, aside: Path) -> None:
 def _restore(scratch: Path) -> None:
     """Put back a folder that a killed process had moved aside and not yet replaced."""
     aside = scratch / _REPLACED
+
     for old in aside.iterdir() if aside.is_dir() else ():
         target = scratch.parent / old.name
         if not target.exists():
@@ -251,12 +260,15 @@ def exchange(first: Path, second: Path) -> bool:
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if call is None:
         return False
+
     here, exchange_flag = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
     if call(here, os.fsencode(first), here, os.fsencode(second), exchange_flag) == 0:
         return True
+
     code = ctypes.get_errno()
     if code in (errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP):
         return False
+
     raise OSError(code, os.strerror(code), str(second))
 
 
@@ -307,6 +319,7 @@ def locked(
         WriteError: the folder cannot be written.
     """
     path = Path(os.path.realpath(path))
+
     with write_errors(path, left):
         held = _locks.get(path)
         if held is not None and held.thread == threading.get_ident():
@@ -316,8 +329,10 @@ def locked(
             finally:
                 held.depth -= 1
             return
+
         held = _acquire(path, file, wait, reading)
         _locks[path] = held
+
         try:
             yield
         finally:
@@ -330,6 +345,7 @@ def _acquire(path: Path, is_file: bool, wait: bool, reading: bool) -> _Lock:
     remove_leftovers(path.parent)
     made = [each for each in (folder, *folder.parents) if not each.exists()]
     told = False
+
     try:
         folder.mkdir(parents=True, exist_ok=True)
         file = folder / (f".{path.name}{LOCK_FILE}" if is_file else LOCK_FILE)
@@ -344,16 +360,20 @@ def _acquire(path: Path, is_file: bool, wait: bool, reading: bool) -> _Lock:
                     raise LockedError(
                         f"{path} is being written by {error}. Wait until it has ended, or choose another place."
                     ) from error
+
                 if not told:
                     logger.warning(f"Waiting for {error}, which writes {path}.")
+
                 told = True
                 time.sleep(_POLL_S)
     except OSError as error:
         if reading and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
             return _Lock(path, [], [])
         raise
+
     if not is_file:
         remove_leftovers(folder)
+
     return _Lock(file, [] if descriptor is None else [descriptor], made)
 
 
@@ -368,9 +388,11 @@ def _release(held: _Lock) -> None:
     if held.descriptors:
         with contextlib.suppress(OSError):
             held.path.unlink(missing_ok=True)
+
     with contextlib.suppress(OSError):
         for folder in held.made:  # the innermost first
             folder.rmdir()
+
     for descriptor in held.descriptors:
         _unlock(descriptor)
 
@@ -390,16 +412,20 @@ def _try_lock(file: Path) -> int | None:
     """
     if fcntl is None:
         return None
+
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
             if not _is_still(file, descriptor):  # its last owner removed it meanwhile
                 os.close(descriptor)
                 continue
+
             with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, _this_process().encode(errors="replace"))
+
             _descriptors.add(descriptor)
             return descriptor
         except BlockingIOError:
@@ -431,6 +457,7 @@ def _forget_locks() -> None:
     for descriptor in _descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
+
     _descriptors.clear()
     _locks.clear()
 
@@ -484,11 +511,13 @@ def describe_write_error(error: BaseException) -> str | None:
     """
     if isinstance(error, OSError) and error.errno is not None:
         return _WRITE_ERRORS.get(error.errno)
+
     if isinstance(error, (OSError, RuntimeError)) or type(error).__module__.startswith(_BY_TEXT):
         text = str(error).lower()
         numbers = [int(number) for number in _NUMBER.findall(text)]
         numbers += [number for part, number in _TEXTS.items() if part in text]
         return next((_WRITE_ERRORS[number] for number in numbers if number in _WRITE_ERRORS), None)
+
     return None
 
 
@@ -517,14 +546,17 @@ def as_write_error(error: BaseException, path: str | os.PathLike | None, meaning
     named = None if named is None or isinstance(named, int) else os.path.abspath(os.fsdecode(named))
     if named is not None and any(map(_SCRATCH.fullmatch, Path(named).parts)):
         named = None
+
     if path is None:
         what = "Cannot write" if named is None else f"Cannot use {named}"
     else:
         root = os.path.realpath(path)
         related = named is None or os.path.realpath(named).startswith(root) or root.startswith(named)
         what = f"Cannot {'write' if related else 'use'} {named or os.fspath(path)}"
+
     found = WriteError(" ".join(filter(None, [f"{what}: {meaning}", left])))
     found.errno = getattr(error, "errno", None)
+
     return found
 
 
@@ -534,6 +566,7 @@ def locked_by_first_process(
 ) -> Generator[None]:
     """[`locked`], where a launcher may have started several processes: the first one takes the lock for all."""
     first = int(os.environ.get("RANK", "0")) == 0
+
     with locked(path, left=left, file=file) if first else write_errors(path, left):
         yield
 
@@ -557,7 +590,9 @@ def writes(
             path = folder(*args, **kwargs)
             if path is None:
                 return function(*args, **kwargs)
+
             told = left if isinstance(left, str) else functools.partial(left, *args, **kwargs)
+
             with locked_by_first_process(path, told, file):
                 return function(*args, **kwargs)
 

@@ -24,6 +24,7 @@ def deferred_signals() -> Generator[None]:
     caught: list[tuple[int, FrameType | None]] = []
     previous = {number: signal.getsignal(number) for number in _SIGNALS}
     previous = {number: handler for number, handler in previous.items() if callable(handler)}
+
     try:
         for number in previous:
             signal.signal(number, lambda *received: caught.append(received))
@@ -53,6 +54,7 @@ def quiet_workers() -> Generator[None]:
             previous(number, frame)
 
     signal.signal(signal.SIGINT, in_owner_only)
+
     try:
         yield
     except Exception as error:

@@ -20,7 +20,9 @@ def keep_freed_memory() -> bool:
     """
     if sys.platform != "linux":
         return False
+
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is None:  # musl
         return False
+
     return all([bool(mallopt(option, value)) for option, value in _OPTIONS.values()])

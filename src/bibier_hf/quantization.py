@@ -65,10 +65,13 @@ def int8_copy(module: Module) -> Module:
             f"int8 runs on x86 CPUs, through FBGEMM, which torch {torch.__version__} does not have here. Take float32 "
             "or bfloat16."
         )
+
     quantized = copy.deepcopy(module).eval().requires_grad_(False)
+
     for name, linear in [(name, part) for name, part in quantized.named_modules() if type(part) is nn.Linear]:
         parent, _, own = name.rpartition(".")
         setattr(quantized.get_submodule(parent), own, Int8Linear(linear))
+
     return quantized
 
 
@@ -83,6 +86,7 @@ def _packed(weight: torch.Tensor, scales: torch.Tensor) -> torch.ScriptObject:
     torch.backends.quantized.engine = (
         "fbgemm"  # it decides who packs; oneDNN's layout has no operator that takes float32
     )
+
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*quantized tensor creation functions")

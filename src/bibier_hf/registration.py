@@ -30,8 +30,10 @@ def register() -> None:
     """Enter configuration, model, processor and pipeline; once more does no harm."""
     AutoConfig.register(BiBiERConfig.model_type, BiBiERConfig, exist_ok=True)
     AutoModel.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
+
     for auto_class in (AutoModelForAudioClassification, AutoModelForSequenceClassification):
         auto_class.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
+
     AutoProcessor.register(BiBiERConfig, BiBiERProcessor, exist_ok=True)
     PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # that of a checkpoint's own code
     register_task()

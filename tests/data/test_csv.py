@@ -175,9 +175,9 @@ def test_an_unknown_label_comes_with_a_label_map_to_begin_with(tmp_path):
     [
         ({"ang": "wrath"}, "label_map: 'ang': Unknown label 'wrath'"),
         ("none.json", "no file none.json"),
-        ("[1", "no valid JSON"),
+        ("[1", "invalid JSON"),
         ("[1]", "must be an object"),
-        ('{"ang": ', "no valid JSON"),
+        ('{"ang": ', "invalid JSON"),
         ("a,b\n1,2\n", "columns label and emotion"),
     ],
 )

@@ -99,7 +99,7 @@ def test_an_id_of_the_hub_is_loaded_from_there_unless_a_folder_has_that_name(clo
     monkeypatch.setattr(
         "bibier_hf.data.corpora.resd.load_dataset", lambda source: without_texts.remove_columns("speech")
     )
-    with pytest.raises(CorpusError, match=r"lacks the columns \['speech'\]"):
+    with pytest.raises(CorpusError, match=r"has no columns \['speech'\]"):
         load_corpus("resd", "owner/other")
     with pytest.raises(FileNotFoundError, match="no id of a data set on the Hub"):
         load_corpus("resd", "not/an/id")
@@ -179,7 +179,7 @@ def test_what_is_not_resd_is_refused(tmp_path):
     with pytest.raises(CorpusError, match=r"no train\.csv and no test\.csv.*Allowed layouts"):
         read_resd(tmp_path)
     (tmp_path / "metadata.csv").write_text("audio,text\na,b\n")
-    with pytest.raises(CorpusError, match=r"lacks the columns \['file_name', 'emotion', 'split'\]"):
+    with pytest.raises(CorpusError, match=r"has no columns \['file_name', 'emotion', 'split'\]"):
         read_resd(tmp_path)
 
 

@@ -41,7 +41,7 @@ def test_every_bad_line_is_named(tmp_path):
         read_table(path)
     path = tmp_path / "t.jsonl"
     path.write_text('{"a": 1}\n{"a": \n[1]\n', encoding="utf-8")
-    with pytest.raises(CorpusError, match=r"(?s)line 2: no valid JSON.*line 3: a list"):
+    with pytest.raises(CorpusError, match=r"(?s)line 2: invalid JSON.*line 3: a list"):
         read_table(path)
 
 
@@ -98,7 +98,7 @@ def test_a_header_of_one_column_keeps_the_comma(tmp_path):
 
 def test_the_separator_is_named_where_it_does_not_fit(tmp_path):
     (tmp_path / "t.csv").write_text("a;b\n1;2;3\n")
-    with pytest.raises(CorpusError, match=r"line 2: 3 cells, but the header has 2 \(';' parts them\)"):
+    with pytest.raises(CorpusError, match=r"line 2: 3 cells, but the header has 2 \(separated by ';'\)"):
         read_table(tmp_path / "t.csv")
 
 
@@ -118,7 +118,7 @@ def test_a_pipe_is_read(tmp_path, content):
 def test_a_line_without_end_is_one_error(tmp_path, monkeypatch, name, quote):
     monkeypatch.setattr(tables, "MAX_LINE", 1000)
     (tmp_path / name).write_text(f"a,b\n1,{quote}" + "x" * 5000)
-    with pytest.raises(CorpusError, match=r"line 2 is longer than 1000 characters|line 1: no valid JSON"):
+    with pytest.raises(CorpusError, match=r"line 2 is longer than 1000 characters|line 1: invalid JSON"):
         read_table(tmp_path / name)
     # A cell that goes on over many lines
     (tmp_path / "t.csv").write_text('a,b\n1,"' + "x\n" * 5000)

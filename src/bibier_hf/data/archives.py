@@ -1,9 +1,8 @@
-"""Files of a folder or of a tar archive, archives inside of them included, one after the other and without unpacking
-anything.
+"""Read the files of a folder or a tar archive one after the other, nested archives included, without unpacking them.
 
-Nothing is ever written under a name that an archive gives, and links in it are not followed, so a hostile archive has
-nothing to get out through; one that tries is refused all the same. So is one that claims to hold far more than it can:
-before anything is read or written, the sizes in its headers are counted.
+Nothing is written under a name from an archive, and links are not followed, so a hostile archive cannot write anywhere.
+Archives with paths that lead out of them are refused, and so are archives whose headers announce far more bytes than
+an archive of their size can hold; this is checked before anything is read or written.
 """
 
 import gzip
@@ -24,7 +23,7 @@ from .tables import CorpusError
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".tar")
 
 MAX_RATIO = 100
-"""Bytes that a byte of an archive may become; recordings become 1 to 3, tables 10."""
+"""Bytes that one byte of an archive may expand to. Recordings expand to 1 to 3, tables to 10."""
 
 FREE_BYTES = 1 << 30
 """Bytes that any archive may hold, whatever its own size."""
@@ -34,7 +33,7 @@ MAX_FILE_BYTES = 1 << 30
 
 MAX_MEMBERS = 1_000_000
 MAX_HEADER_BYTES = 1 << 20
-"""Size of a header, such as a long name: tarfile reads it into memory."""
+"""Size of the largest header, such as a long name, which tarfile reads into memory."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +41,11 @@ class SourceFile:
     """A regular file on disk or in an archive.
 
     Attributes:
-        path: relative to the folder or archive that was opened; archives inside count as folders.
+        path: relative to the folder or archive that was opened; nested archives count as folders.
         size: in bytes.
-        mtime: seconds; an archive and what was unpacked from it agree in it.
-        open: opens the file; in an archive only until the next file is asked for.
-        on_disk: its path, if it is a file of its own.
+        mtime: in seconds; the same in an archive and in what was unpacked from it.
+        open: opens the file; in an archive only until the next file is requested.
+        on_disk: path of the file, unless it is in an archive.
     """
 
     path: PurePosixPath
@@ -64,16 +63,17 @@ class SourceFile:
         """Write the content into an open file.
 
         Raises:
-            CorpusError: the archive around it is damaged or cut short.
+            CorpusError: the surrounding archive is damaged or truncated.
         """
         with _whole(self.path), self.open() as stream:
             shutil.copyfileobj(stream, target)
 
 
 class _Budget:
-    """What an archive, with those inside of it, may still become.
+    """The bytes and files that an archive and the archives inside it may still expand to.
 
     Args:
+        name: of the outermost archive.
         size: of the outermost archive, in bytes.
     """
 
@@ -85,18 +85,20 @@ class _Budget:
     def spend(self, size: int) -> None:
         self.bytes_left -= size
         self.members_left -= 1
+
         if self.bytes_left < 0 or self.members_left < 0:
             what = "bytes for its own size" if self.bytes_left < 0 else f"files (over {MAX_MEMBERS})"
-            raise CorpusError(f"The archive {self.name} holds too many {what}. It is not the official one.")
+            raise CorpusError(f"The archive {self.name} holds too many {what}. This is not the official archive.")
 
 
 class _CheckedTarInfo(tarfile.TarInfo):
-    """A header that is checked before what follows it is read into memory."""
+    """A header that is checked before the data after it is read into memory."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
         too_large = self.type in _HEADER_TYPES and self.size > MAX_HEADER_BYTES
         if too_large or self.size < 0 or self.type == tarfile.GNUTYPE_SPARSE:
             raise _unusual(self.name)
+
         return super()._proc_member(archive)  # ty: ignore[missing-attribute] - private to tarfile
 
     def _refuse_sparse(self, *_: object) -> None:
@@ -116,7 +118,7 @@ _HEADER_TYPES = (
 
 def _unusual(name: str) -> CorpusError:
     return CorpusError(
-        f"The archive holds '{name[:100]}', a sparse file or a header of an impossible size. It is not the official one."
+        f"The archive holds '{name[:100]}', a sparse file or a header of an impossible size. This is not the official archive."
     )
 
 
@@ -126,21 +128,21 @@ def _whole(path: PurePath) -> Generator[None]:
         yield
     except (tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError, RecursionError) as error:
         raise CorpusError(
-            f"{path} cannot be read to its end ({error}). Its archive may have been cut short: fetch it again."
+            f"{path} cannot be read to its end ({error}). The archive may be truncated: download it again."
         ) from error
 
 
 def is_archive(name: str) -> bool:
-    """Does the name end like that of a tar archive?"""
+    """Whether the name ends like that of a tar archive."""
     return name.endswith(ARCHIVE_SUFFIXES)
 
 
 def walk_files(source: Path) -> Iterator[SourceFile]:
-    """Every regular file of a folder (those in archives after all others) or of a tar archive.
+    """Yield every regular file of a tar archive or a folder, files in archives last.
 
     Raises:
-        CorpusError: an archive that is damaged, cut short, that holds paths which lead out of it, or far more bytes
-            than an archive of its size can.
+        CorpusError: an archive is damaged or truncated, holds paths that lead out of it, or announces more bytes than an
+            archive of its size can hold.
     """
     if source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.is_file())
@@ -152,6 +154,7 @@ def walk_files(source: Path) -> Iterator[SourceFile]:
         archives = [path for path in files if is_archive(path.name) and not path.name.startswith(".")]
     else:
         archives = [source]
+
     for path in archives:
         inside = PurePosixPath(path.relative_to(source).as_posix()) if path != source else PurePosixPath()
         with _whole(path), tarfile.open(path, "r|*", tarinfo=_CheckedTarInfo) as archive:
@@ -162,15 +165,17 @@ def _walk_archive(archive: tarfile.TarFile, inside: PurePosixPath, budget: _Budg
     read = 0
     while (member := archive.next()) is not None:
         archive.members = []  # tarfile keeps all of them  # ty: ignore[missing-attribute]
-        budget.spend(archive.offset - read)  # with the content of this one, which is still to be read
+        budget.spend(archive.offset - read)  # includes the content of this member, which is still to be read
         read = archive.offset
         name = PurePosixPath(member.name)
         if name.is_absolute() or ".." in name.parts:
             raise CorpusError(
-                f"The archive holds the path '{member.name}', which leads out of it. It is not the official one."
+                f"The archive holds the path '{member.name}', which leads out of it. This is not the official archive."
             )
+
         if not member.isreg():
             continue
+
         if is_archive(name.name) and not name.name.startswith("."):
             with tarfile.open(fileobj=archive.extractfile(member), mode="r|*", tarinfo=_CheckedTarInfo) as inner:
                 yield from _walk_archive(inner, inside / name, budget)
@@ -180,9 +185,9 @@ def _walk_archive(archive: tarfile.TarFile, inside: PurePosixPath, budget: _Budg
 
 def _extract(archive: tarfile.TarFile, member: tarfile.TarInfo) -> IO[bytes]:
     if member.size > MAX_FILE_BYTES:
-        raise CorpusError(
-            f"'{member.name}' in the archive has {member.size} bytes; at most {MAX_FILE_BYTES} are read."
-        )
+        raise CorpusError(f"'{member.name}' in the archive has {member.size} bytes; the limit is {MAX_FILE_BYTES}.")
+
     content = archive.extractfile(member)
     assert content is not None  # a regular file
+
     return content

@@ -1,10 +1,10 @@
-"""From the clips that a corpus reader found to Parquet in the common schema, whole or not at all.
+"""Write the clips that a corpus reader found as Parquet in the common schema, all or nothing.
 
-    reader -> list[Clip] -> checks (every fault at once) -> decode, 16 kHz mono FLAC (-> transcript, where it is
-        missing and ASR is on) -> <split>.parquet + corpus.json -> rename into place
+    reader -> list[Clip] -> checks (all faults at once) -> decoding to 16 kHz mono FLAC (-> missing transcripts by ASR,
+        if enabled) -> <split>.parquet + corpus.json -> rename into place
 
-Equal input gives identical bytes (with the same versions of pyarrow and libsndfile); an interrupted run leaves the
-output folder as it was.
+The same input gives the same bytes (with the same versions of pyarrow and libsndfile). An interrupted run leaves the
+output folder unchanged.
 """
 
 import hashlib
@@ -39,34 +39,34 @@ from .tables import CorpusError, raise_faults
 
 INFO_FILE = "corpus.json"
 FORMAT_VERSION = 3
-"""Raised when equal input gives another prepared corpus than before; older folders are then refused and caches made
-anew."""
+"""Raise this if the same input gives a different prepared corpus: older folders are then refused and caches rebuilt."""
 
 CACHE_VARIABLE = "BIBIER_CACHE"
 TRANSCRIPT_SOURCE = "text_source"
-"""Column of a corpus that was prepared with ASR: whether the text is the corpus's own ("corpus") or ASR's ("asr")."""
+"""Column of a corpus prepared with ASR: whether the text comes from the "corpus" or from "asr"."""
 
 ROWS_PER_GROUP = 128
-"""Rows of a Parquet row group, which are in memory at a time: about 10 MB of FLAC for utterances."""
+"""Rows per Parquet row group, which are in memory at once: about 10 MB of FLAC for utterances."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What the package knows about one corpus; everything else is common code.
+    """Everything specific to one corpus; the rest is common code.
 
     Args:
         name: key in the registry and value of the column `corpus`.
-        title, homepage, license: facts for cards and `corpus.json`; the licence of a row stands in the row.
-        read: `read(data_dir, *, option=default, ...) -> list[Clip]`. It reads tables and lists files; it does not
-            decode audio. `data_dir` is None for a corpus that is made and not found (`has_source=False`), and may be
-            the id of a data set on the Hub (str) for one with `on_hub`.
+        title, homepage, license: facts for cards and `corpus.json`. Rows carry their own license.
+        read: `read(data_dir, *, option=default, ...) -> list[Clip]`. It reads tables and lists files, without decoding
+            audio. `data_dir` is None for a generated corpus (`has_source=False`), and may be the id of a data set on the
+            Hub (str) with `on_hub`.
         extra_features: columns beyond the common schema.
+        has_source: False for a corpus that is generated instead of read.
         hub_id: id of its authors' data set on the Hub, for cards.
-        on_hub: whether the reader also takes the id of a data set on the Hub; default: `hub_id`. An existing folder of
-            that name comes first.
-        column: `(options, data_dir) -> value of the column corpus`, where it is not `name`.
-        not_to_rehost: why the recordings are not to be published by others; "" where they may be.
-        resolve: option -> function from what a user gives, such as a file, to the value that is used and stored.
+        on_hub: whether the reader accepts the id of a data set on the Hub, `hub_id` by default. An existing folder of that
+            name takes precedence.
+        column: `(options, data_dir) -> value of the column corpus`, if it is not `name`.
+        not_to_rehost: why others must not publish the recordings; "" if they may.
+        resolve: option -> function from what a user passes, such as a file, to the value that is used and stored.
     """
 
     name: str
@@ -84,27 +84,30 @@ class Corpus:
 
     @property
     def features(self) -> Features:
-        """The common schema and the corpus's own columns behind it."""
+        """The common schema, followed by the columns of the corpus."""
         return Features({**FEATURES, **self.extra_features})
 
     def complete_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """The reader's options with its defaults filled in.
+        """Return the options of the reader with defaults filled in.
 
         Raises:
-            TypeError: an option that the reader does not have.
+            TypeError: the reader has no such option.
         """
         known = {
             name: parameter.default
             for name, parameter in inspect.signature(self.read).parameters.items()
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY
         }
+
         for name in options:
             if name not in known:
                 raise TypeError(
                     f"The corpus '{self.name}' has no option {name!r}.{did_you_mean(name, known)} "
                     f"Allowed: {', '.join(known) or 'none'}."
                 )
+
         complete = {**known, **options}
+
         return complete | {name: function(complete[name]) for name, function in self.resolve.items()}
 
     def prepare(
@@ -115,23 +118,24 @@ class Corpus:
         asr: str | Transcriber | None = None,
         **options: Any,
     ) -> dict[str, Any]:
-        """Read the raw corpus and write it to `output_dir` as Parquet; returns the content of its `corpus.json`.
+        """Read the raw corpus, write it to `output_dir` as Parquet, and return the content of its `corpus.json`.
 
         Args:
-            source: folder, file or (RESD) Hub id of the raw corpus; None for a made one.
-            asr: writes the transcripts that are missing: id or folder of a speech recognition model, or a
-                `Transcriber`. The column `text_source` then says whose text it is. None leaves such rows without text.
-            options: the reader's.
+            source: folder, file or (RESD) Hub id of the raw corpus; None for a generated one.
+            output_dir: a new or empty folder, or a prepared corpus, which is replaced.
+            asr: fills in missing transcripts: id or folder of a speech recognition model, or a `Transcriber`. The column
+                `text_source` then says where each text comes from. None leaves these rows without text.
+            options: options of the reader.
 
         Raises:
-            FileNotFoundError: `source` is not there.
-            CorpusError: whatever is wrong with the corpus: missing and unreadable files (all of them), unknown labels,
-                wrong counts.
+            FileNotFoundError: `source` does not exist.
+            CorpusError: missing or unreadable files (all are named), unknown labels, wrong counts.
         """
         complete = self.complete_options(options)
         data_dir = self._check_source(source)
         transcriber = as_transcriber(asr)
-        with locked(output_dir, left="What was there before is as it was."):
+
+        with locked(output_dir, left="The folder is unchanged."):
             return write_corpus(
                 self.read(data_dir, **complete),
                 self._facts(complete, data_dir),
@@ -148,81 +152,91 @@ class Corpus:
         asr: str | Transcriber | None = None,
         **options: Any,
     ) -> DatasetDict:
-        """The corpus in the common schema, from its raw or its prepared form.
+        """Load the corpus in the common schema, from its raw or prepared form.
 
         Args:
-            data_dir: a prepared folder (one with a `corpus.json`), or the raw corpus, which is then prepared into the
-                cache, once for each content, set of options and ASR model. For a made corpus: where to keep it, None
-                for the cache.
-            cache_dir: default: the environment variable BIBIER_CACHE, else `bibier_hf` in the Hugging Face home.
-            asr, options: as in `prepare`. With a prepared folder they must agree with those that it was prepared with.
+            data_dir: a prepared folder (with a `corpus.json`), or the raw corpus, which is prepared into the cache once for
+                each content, set of options and ASR model. For a generated corpus: where to keep it; None: in the cache.
+            cache_dir: default: the environment variable BIBIER_CACHE, otherwise `bibier_hf` in the Hugging Face home.
+            asr, options: as in `prepare`. With a prepared folder, they must match those it was prepared with.
         """
         complete = self.complete_options(options)
         transcriber = as_transcriber(asr)
+
         if data_dir is not None and (Path(data_dir) / INFO_FILE).is_file():
             self._check_prepared(Path(data_dir), {name: complete[name] for name in options}, transcriber)
             return load_prepared(data_dir)
+
         source = self._check_source(data_dir)
         clips = self.read(source, **complete)
         facts = self._facts(complete, source)
+
         if self.has_source or data_dir is None:
             target = cache_folder(cache_dir) / f"{facts['name']}-{_cache_key(clips, facts, transcriber)}"
         else:
             target = Path(data_dir)
+
         if not (target / INFO_FILE).is_file():
             with locked(target, wait=True):  # several training processes may come at once
                 if not (target / INFO_FILE).is_file():
                     write_corpus(clips, facts, self.features, target, transcriber)
+
         return load_prepared(target)
 
     def _check_source(self, source: str | os.PathLike | None) -> Path | str | None:
         if not self.has_source:
             return None
+
         if source is None and self.on_hub:
             return self.hub_id
+
         if source is None:
             raise CorpusError(
                 f"The corpus '{self.name}' needs a folder: pass data_dir=... with its raw or prepared form "
                 f"({self.homepage})."
             )
+
         if Path(source).exists():
             return Path(source)
+
         if self.on_hub and re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", os.fspath(source)):
             return os.fspath(source)
-        hub = ", and no id of a data set on the Hub (owner/name)" if self.on_hub else ""
-        raise FileNotFoundError(f"No corpus at '{source}'{hub}. '{self.name}' is to be had from {self.homepage}.")
+
+        hub = ", and not the id of a data set on the Hub (owner/name)" if self.on_hub else ""
+        raise FileNotFoundError(f"No corpus at '{source}'{hub}. Get '{self.name}' from {self.homepage}.")
 
     def _check_prepared(self, folder: Path, options: Mapping[str, Any], transcriber: Transcriber | None) -> None:
         info = read_info(folder)
         if info["reader"] != self.name:
             raise CorpusError(f"{folder} holds the prepared corpus '{info['reader']}', not '{self.name}'.")
+
         for name, value in options.items():
             stored = info["options"].get(name)
             if json.loads(json.dumps(value)) != stored:
                 raise CorpusError(
-                    f"{folder} was prepared with {name}={stored!r}, but {name}={value!r} was asked for. "
+                    f"{folder} was prepared with {name}={stored!r}, but {name}={value!r} was requested. "
                     "Pass the raw corpus, or prepare it again with that option."
                 )
+
         if transcriber is not None and (stored := info["asr"] and info["asr"]["model"]) != dict(transcriber.facts):
             raise CorpusError(
-                f"{folder} was prepared with asr={stored}, but {dict(transcriber.facts)} was asked for. Prepare it "
+                f"{folder} was prepared with asr={stored}, but {dict(transcriber.facts)} was requested. Prepare it "
                 "again."
             )
 
     def _facts(self, options: Mapping[str, Any], data_dir: Path | str | None) -> dict[str, Any]:
-        name = self.column(options, data_dir) if self.column else self.name
-        facts = {
-            "name": name,
+        return {
+            "name": self.column(options, data_dir) if self.column else self.name,
             "reader": self.name,
             "title": self.title,
             "homepage": self.homepage,
             "not_to_rehost": self.not_to_rehost,
+            "options": dict(options),
         }
-        return facts | {"options": dict(options)}
 
 
 def cache_folder(cache_dir: str | os.PathLike | None = None) -> Path:
-    """Where corpora that were loaded in their raw form are kept in their prepared form."""
+    """Return the folder that caches the prepared form of raw corpora."""
     return Path(cache_dir or os.environ.get(CACHE_VARIABLE) or Path(HF_HOME) / "bibier_hf") / "corpora"
 
 
@@ -233,30 +247,35 @@ def write_corpus(
     output_dir: str | os.PathLike,
     transcriber: Transcriber | None = None,
 ) -> dict[str, Any]:
-    """Write clips as `<split>.parquet` (one file a split, in the given order) and `corpus.json` into `output_dir`.
+    """Write clips as one `<split>.parquet` per split, in the given order, and `corpus.json` into `output_dir`.
 
-    The folder appears as a whole at the end. One that is there already is replaced if it is empty or a prepared
-    corpus, else refused.
+    The folder appears as a whole at the end. An existing one is replaced if it is empty or a prepared corpus; otherwise it
+    is refused.
 
     Args:
-        facts: what `corpus.json` says beyond counts: `name` (the column `corpus`), `reader`, `title`, `homepage`,
+        clips: of all splits.
+        facts: further content of `corpus.json`: `name` (the column `corpus`), `reader`, `title`, `homepage`,
             `not_to_rehost`, `options`.
-        transcriber: writes the texts of rows that have audio only; adds the column `text_source`.
+        features: the columns.
+        output_dir: where to write.
+        transcriber: writes the texts of audio-only rows and adds the column `text_source`.
 
     Raises:
-        CorpusError: what `check_clips` finds, audio that cannot be read (all of it is named), or a folder with
-            something else in it.
+        CorpusError: faults found by `check_clips`, unreadable audio (all files are named), or a folder with other content.
     """
     output_dir = Path(output_dir).absolute()
     remarks = Counter(remark for clip in clips for remark in clip.remarks)
     clips = [clip for clip in clips if not clip.left_out]
     if not clips:
         raise CorpusError("The corpus has no clips.")
+
     _check_replaceable(output_dir)
     check_clips(clips)
+
     with replaced_folder(output_dir) as new:
         info = _write_files(clips, facts, features, new, transcriber) | {"remarks": dict(sorted(remarks.items()))}
         write_json(new / INFO_FILE, info)
+
     return info
 
 
@@ -266,8 +285,10 @@ def _write_files(
     faults: list[str] = []
     splits: dict[str, Any] = {}
     filled = Counter()
+
     if transcriber is not None:
         features = Features({**features, TRANSCRIPT_SOURCE: Value("string")})
+
     with (
         tqdm(total=len(clips), desc=f"Preparing {facts['name']}", unit="clip") as bar,
         ThreadPoolExecutor(os.cpu_count()) as pool,
@@ -276,24 +297,33 @@ def _write_files(
             chosen = [clip for clip in clips if clip.split == split]
             if not chosen:
                 continue
+
             path = folder / f"{split}.parquet"
             seconds = 0.0
+
             with pq.ParquetWriter(path, features.arrow_schema) as writer:
                 for start in range(0, len(chosen), ROWS_PER_GROUP):
                     group = chosen[start : start + ROWS_PER_GROUP]
                     rows = []
-                    # decoding and encoding release the interpreter's lock, so threads are enough; map keeps the order
+
+                    # Threads are enough, since decoding and encoding release the interpreter's lock; map keeps the order.
                     for clip, (audio, duration_s, fault) in zip(group, pool.map(_read_audio, group), strict=True):
                         bar.update()
                         seconds += duration_s or 0.0
+
                         if fault:
                             faults.append(fault)
+
                         rows.append(_to_row(clip, facts["name"], audio, duration_s))
+
                     if faults:
                         continue
+
                     if transcriber is not None:
                         filled += _fill_texts(rows, transcriber)
+
                     writer.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema))
+
             labels = Counter(clip.label for clip in chosen)
             splits[split] = {
                 "rows": len(chosen),
@@ -301,12 +331,15 @@ def _write_files(
                 "hours": round(seconds / 3600, 4),
                 "file": path.name,
             }
+
     raise_faults(
         faults, "Audio that cannot be read", "Nothing was written. Replace or remove these files and start again."
     )
+
     for entry in splits.values():
         content = (folder / entry["file"]).read_bytes()
         entry.update(bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
+
     return {
         "format_version": FORMAT_VERSION,
         **facts,
@@ -322,9 +355,10 @@ def _write_files(
 
 
 def _read_audio(clip: Clip) -> tuple[dict[str, Any] | None, float | None, str | None]:
-    """(value of the audio column, seconds, what is wrong)"""
+    """Return (value of the audio column, seconds, fault)."""
     if clip.audio is None:
         return None, None, None
+
     try:
         if isinstance(clip.audio, Path):
             samples = decode_audio(clip.audio, channel=clip.channel, refuse_silence=True)
@@ -333,23 +367,31 @@ def _read_audio(clip: Clip) -> tuple[dict[str, Any] | None, float | None, str | 
             samples = decode_audio(made, refuse_silence=True)
     except (AudioError, OSError) as error:
         return None, None, f"{clip.where or clip.id}: {error}"
+
     return {"bytes": encode_flac(samples, clip.source), "path": f"{clip.id}.flac"}, len(samples) / SAMPLING_RATE, None
 
 
 def _fill_texts(rows: list[dict[str, Any]], transcriber: Transcriber) -> Counter:
-    """Write the missing texts, language by language, from the audio as it is stored; counts them as `text` or ""
-    (nothing was heard)"""
+    """Fill in missing texts, language by language, from the stored audio.
+
+    Returns:
+        counts of `text` and of "" (nothing was recognized).
+    """
     missing: dict[str, list[dict[str, Any]]] = {}
+
     for row in rows:
         row[TRANSCRIPT_SOURCE] = "corpus" if row["text"] else "asr"
         if not row["text"]:
             missing.setdefault(row["language"], []).append(row)
+
     counts = Counter()
+
     for language, group in missing.items():
         texts = transcriber([decode_audio(row["audio"]["bytes"]) for row in group], language)
         for row, text in zip(group, texts, strict=True):
             row["text"] = text
             counts["text" if text else ""] += 1
+
     return counts
 
 
@@ -375,43 +417,48 @@ def _to_row(clip: Clip, corpus: str, audio: dict[str, Any] | None, duration_s: f
 def _check_replaceable(folder: Path) -> None:
     if folder.is_dir() and not (folder / INFO_FILE).is_file() and not is_vacant(folder):
         raise CorpusError(
-            f"{folder} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder, or empty it."
+            f"{folder} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder, or empty this one."
         )
+
     if folder.exists() and not folder.is_dir():
         raise CorpusError(f"{folder} is a file. Choose a folder.")
 
 
 def read_info(folder: str | os.PathLike) -> dict[str, Any]:
-    """The `corpus.json` of a prepared folder.
+    """Read the `corpus.json` of a prepared folder.
 
     Raises:
-        FileNotFoundError: no prepared corpus there.
-        CorpusError: prepared by another version of the package, or damaged.
+        FileNotFoundError: the folder holds no prepared corpus.
+        CorpusError: it was prepared by another version of the package, or is damaged.
     """
     path = Path(folder) / INFO_FILE
     if not path.is_file():
         raise FileNotFoundError(f"'{folder}' holds no prepared corpus: there is no {INFO_FILE} in it.")
+
     try:
         info = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(info, dict):
             raise TypeError(f"a JSON {type(info).__name__}, not an object")
     except (ValueError, TypeError, RecursionError) as error:
         raise CorpusError(f"{path} is damaged ({error}). Copy or prepare the corpus again.") from error
+
     if info.get("format_version") != FORMAT_VERSION:
         raise CorpusError(
             f"{folder} was prepared in format {info.get('format_version')}, this version reads format "
             f"{FORMAT_VERSION}. Prepare it again."
         )
+
     splits = info.get("splits")
     if not isinstance(splits, dict) or not all(map(_is_split, splits.values())):
         raise CorpusError(
             f"{path} is damaged (it does not say which files hold its splits). Prepare the corpus again."
         )
+
     return info
 
 
 def _is_split(entry: Any) -> bool:
-    """Does it name a file of the folder itself?"""
+    """Whether the entry names a file in the folder itself."""
     return (
         isinstance(entry, dict)
         and {"file", "bytes", "rows"} <= entry.keys()
@@ -421,16 +468,16 @@ def _is_split(entry: Any) -> bool:
 
 
 def load_prepared(folder: str | os.PathLike) -> DatasetDict:
-    """Memory-mapped splits of a prepared corpus, its own columns behind those of the common schema.
+    """Return the memory-mapped splits of a prepared corpus.
 
     Raises:
-        FileNotFoundError: no prepared corpus there.
-        CorpusError: another version's format, or files that are not those that `corpus.json` describes (a copy that
-            was cut short).
+        FileNotFoundError: the folder holds no prepared corpus.
+        CorpusError: another version's format, or files that `corpus.json` does not describe, such as a truncated copy.
     """
     folder = Path(folder)
     info = read_info(folder)
     faults = []
+
     for split, entry in info["splits"].items():
         path = folder / entry["file"]
         size = path.stat().st_size if path.is_file() else None
@@ -438,7 +485,9 @@ def load_prepared(folder: str | os.PathLike) -> DatasetDict:
             faults.append(
                 f"{split}: {entry['file']} has {'no' if size is None else size} bytes, expected {entry['bytes']}"
             )
+
     raise_faults(faults, f"{folder} is damaged", "Copy or prepare it again.")
+
     return DatasetDict(
         {split: _read_split(folder / entry["file"], entry["rows"]) for split, entry in info["splits"].items()}
     )
@@ -446,6 +495,7 @@ def load_prepared(folder: str | os.PathLike) -> DatasetDict:
 
 def _read_split(path: Path, rows: int) -> Dataset:
     again = "Copy or prepare the corpus again."
+
     try:
         split = Dataset.from_parquet(str(path))
     except (OSError, ValueError, MemoryError, DatasetGenerationError) as error:
@@ -453,21 +503,26 @@ def _read_split(path: Path, rows: int) -> Dataset:
             raise
         reason = str(error.__cause__ or error)
         raise CorpusError(f"{path} is damaged ({reason.splitlines()[0] if reason else error!r}). {again}") from error
+
     if len(split) != rows:
         raise CorpusError(f"{path} has {len(split)} rows, expected {rows}. {again}")
+
     expected = {name: kind for name, kind in FEATURES.items() if split.features.get(name) != kind}
     if expected:
         raise CorpusError(f"{path} has no columns {', '.join(expected)} of the expected types. {again}")
+
     least, most = pc.call_function("min_max", [split.data.column("label")]).as_py().values()
     if least is not None and not 0 <= least <= most < len(EMOTIONS):
         raise CorpusError(f"{path} has labels from {least} to {most}, allowed are 0..{len(EMOTIONS) - 1}. {again}")
+
     return split
 
 
 def _cache_key(clips: Sequence[Clip], facts: Mapping[str, Any], transcriber: Transcriber | None) -> str:
-    """Changes with the clips, the options, the ASR model and the format."""
+    """Return a key that changes with the clips, the options, the ASR model and the format."""
     asr = None if transcriber is None else dict(transcriber.facts)
     values = [FORMAT_VERSION, facts, asr, clips_fingerprint(clips)]
+
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -480,6 +535,7 @@ def describe_counts(info: dict[str, Any]) -> str:
         for split, entry in info["splits"].items()
     ]
     widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
+
     return "\n".join(
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]
     )
@@ -488,10 +544,12 @@ def describe_counts(info: dict[str, Any]) -> str:
 def describe_remarks(info: dict[str, Any]) -> list[str]:
     """Rows that a `corpus.json` says were changed, left out or transcribed: a line per kind."""
     lines = [f"{count} x {remark}" for remark, count in info["remarks"].items()]
+
     if info["asr"]:
         asr = info["asr"]
         lines.append(
             f"{asr['filled']} transcripts written by {asr['model']['name']}; it heard nothing in {asr['no_speech']} "
             "recordings"
         )
+
     return lines

@@ -53,8 +53,10 @@ def apply_protocol(
     """
     if protocol not in PROTOCOLS:
         raise ProtocolError(f"Unknown protocol {protocol!r}. Allowed: {', '.join(PROTOCOLS)}.")
+
     if unknown := set(dataset_dict) - set(SPLITS):
         raise ProtocolError(f"Unknown splits {sorted(unknown)}. Allowed: {', '.join(SPLITS)}.")
+
     present = [split for split in SPLITS if split in dataset_dict]
     pooled = concatenate_datasets([dataset_dict[split] for split in present])
     optional = [name for name in ("fold", "components") if name in pooled.column_names]
@@ -64,19 +66,23 @@ def apply_protocol(
     splits = PROTOCOLS[protocol](rows, fold, seed, dev_share)
     _check_disjoint(splits, rows["id"], "id")
     _check_stacked(splits, rows)
+
     if protocol in GROUPED_BY:
         _check_disjoint(splits, rows[GROUPED_BY[protocol]], GROUPED_BY[protocol])
+
     if empty := [split for split in SPLITS if split not in splits]:
         raise ProtocolError(
             f"The protocol '{protocol}' leaves no clips for {', '.join(empty)}: the corpus is too small "
             f"({len(splits)} clips)."
         )
+
     pooled = (
         pooled.remove_columns("split")
         .add_column("split", splits, feature=pooled.features["split"])
         .select_columns(list(COLUMNS))
     )
     assigned = np.array(splits)
+
     return DatasetDict({split: pooled.select(np.flatnonzero(assigned == split)) for split in SPLITS})
 
 
@@ -85,6 +91,7 @@ def _official(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) 
         raise ProtocolError(
             f"fold={fold}, but the official protocol has one split only. Leave fold out, or use {_names(GROUPED_BY)}."
         )
+
     present = set(rows["split"])
     if not {"train", "test"} <= present:
         raise ProtocolError(
@@ -92,7 +99,9 @@ def _official(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) 
             f"Use a protocol that makes its own: {_names(GROUPED_BY)}. (A table without a column 'split' is split "
             "when it is prepared.)"
         )
+
     splits = list(rows["split"])
+
     if "dev" not in present:
         train = [index for index, split in enumerate(splits) if split == "train"]
         chosen = stratified_sample(
@@ -104,28 +113,36 @@ def _official(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) 
         )
         for index in chosen:
             splits[train[index]] = "dev"
+
     return splits
 
 
 def _grouped(protocol: str, rows: Mapping[str, list], fold: int, seed: int, dev_share: float) -> list[str]:
     kind = GROUPED_BY[protocol]
+
     if fold not in range(NUM_FOLDS):
         raise ProtocolError(f"fold={fold!r}; allowed: 0 to {NUM_FOLDS - 1}.")
+
     if missing := sum(group is None for group in rows[kind]):
         raise ProtocolError(
             f"The protocol '{protocol}' needs the {kind} of every clip; {missing} of {len(rows['id'])} have none."
         )
+
     # A corpus's own folds are cut by dialogue.
     folds = rows.get("fold", [None]) if kind == "dialogue" else [None]
     if None in folds:
         names = [str(number) for number in range(NUM_FOLDS)]
         shares = {name: 1 / NUM_FOLDS for name in names[1:]}
+
         try:
             assigned = stratified_group_split(rows["label"], rows[kind], shares, seed, remainder=names[0])
         except ValueError as error:
             raise ProtocolError(f"The protocol '{protocol}' is not possible: {error}") from error
+
         folds = [int(name) for name in assigned]
+
     named = {fold: "test", (fold + 1) % NUM_FOLDS: "dev"}
+
     return [named.get(number, "train") for number in folds]
 
 
@@ -153,10 +170,14 @@ def stratified_sample(
     """
     if not 0 < share < 1:
         raise ProtocolError(f"dev_share={share}; it must lie between 0 and 1.")
+
     strata: dict[Any, dict[Any, list[int]]] = defaultdict(lambda: defaultdict(list))
+
     for index, (label, role) in enumerate(zip(labels, roles, strict=True)):
         strata[label][role].append(index)
+
     chosen = []
+
     for by_role in strata.values():
         members = [sorted(indices, key=lambda index: _draw(seed, ids[index])) for indices in by_role.values()]
         sizes = [len(indices) for indices in members]
@@ -167,9 +188,12 @@ def stratified_sample(
             range(len(members)), key=lambda role: (taken[role] - quotas[role], _draw(seed, ids[members[role][0]]))
         )
         missing = round(share * sum(sizes)) - sum(taken)
+
         for role in [role for role in order if taken[role] < sizes[role] - 1][:missing]:
             taken[role] += 1
+
         chosen += [index for indices, count in zip(members, taken, strict=True) for index in indices[:count]]
+
     return sorted(chosen)
 
 
@@ -194,16 +218,21 @@ def stratified_group_split(
     left = 1 - math.fsum(shares.values())
     if left <= 1e-9 or any(not 0 < share < 1 for share in shares.values()):
         raise ValueError(f"the shares {dict(shares)} must lie between 0 and 1 and leave something for '{remainder}'.")
+
     shares = {remainder: left, **shares}
     counts: dict[Hashable, Counter] = defaultdict(Counter)
+
     for label, group in zip(labels, groups, strict=True):
         counts[group][label] += 1
+
     if len(counts) < len(shares):
         raise ValueError(f"{len(counts)} groups cannot fill {len(shares)} splits ({', '.join(shares)}).")
+
     totals = Counter(labels)
     have = {split: Counter() for split in shares}
     assigned: dict[Hashable, str] = {}
     order = sorted(counts, key=lambda group: (-counts[group].total(), _draw(seed, str(group))))
+
     for position, group in enumerate(order):
         empty = [split for split in shares if not have[split]]
         # The last groups go to splits that have none yet.
@@ -211,6 +240,7 @@ def stratified_group_split(
         best = min(candidates, key=lambda split: _distance_change(have[split], counts[group], totals, shares[split]))
         have[best] += counts[group]
         assigned[group] = best
+
     return [assigned[group] for group in groups]
 
 
@@ -218,10 +248,13 @@ def _distance_change(have: Counter, group: Counter, totals: Counter, share: floa
     """By how much the group changes the split's squared distance from its goal, over labels and in total, relative to
     the goal"""
     change = 0.0
+
     for label, count in group.items():
         goal = share * totals[label]
         change += ((have[label] + count - goal) ** 2 - (have[label] - goal) ** 2) / goal
+
     goal = share * totals.total()
+
     return change + ((have.total() + group.total() - goal) ** 2 - (have.total() - goal) ** 2) / goal
 
 
@@ -234,12 +267,14 @@ def connected_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> lis
         while parent.setdefault(key, key) != key:
             parent[key] = parent[parent[key]]
             key = parent[key]
+
         return key
 
     for row in keys:
         for key in row[1:]:
             one, other = sorted((find(row[0]), find(key)))
             parent[other] = one  # the smaller name leads: the result does not depend on the order of rows
+
     return [find(row[0]) if row else f"row:{name}" for name, row in zip(names, keys, strict=True)]
 
 
@@ -263,9 +298,11 @@ def _check_stacked(splits: Sequence[str], rows: Mapping[str, list]) -> None:
         for row_id, parts in zip(rows["id"], rows.get("components") or [None] * len(splits), strict=True)
     ]
     home: dict[str, set[str]] = defaultdict(set)
+
     for split, names in zip(splits, clips, strict=True):
         for name in names:
             home[name].add(split)
+
     if crossing := sorted(name for name, found in home.items() if len(found) > 1):
         raise ProtocolError(
             f"{len(crossing)} clips, such as {crossing[:3]}, are in more than one split, by themselves or inside stacked "

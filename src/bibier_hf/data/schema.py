@@ -1,25 +1,23 @@
-"""The common schema of a prepared corpus.
-
-A prepared corpus has one row an utterance:
+"""The common schema of prepared corpora, with one row per utterance:
 
 | column | type | meaning |
 |---|---|---|
-| `id` | string | unique in the corpus, tells nothing about the label |
+| `id` | string | unique within the corpus; does not reveal the label |
 | `corpus` | string | `resd`, `quickstart`, or the name of a table |
 | `split` | string | `train`, `dev` or `test` |
-| `audio` | Audio, undecoded | `{"bytes": FLAC at 16 kHz mono, "path": id + ".flac"}`; None for a row that is text only |
-| `text` | string | transcript; "" for a row that is audio only |
+| `audio` | Audio, undecoded | `{"bytes": FLAC at 16 kHz mono, "path": id + ".flac"}`; None for a text-only row |
+| `text` | string | transcript; "" for an audio-only row |
 | `language` | string | ISO 639 code: `en`, `ru` |
 | `label` | ClassLabel | index into `EMOTIONS` |
 | `soft_label` | list of 7 floats or None | distribution in the order of `EMOTIONS`, sum 1 |
 | `speaker` | string or None | who speaks |
-| `dialogue` | string or None | what the utterance was recorded in: the group that an honest split keeps whole |
-| `duration_s` | float or None | seconds of audio; None for a row that is text only |
+| `dialogue` | string or None | the recording session: the group that a fair split keeps together |
+| `duration_s` | float or None | seconds of audio; None for a text-only row |
 | `source` | string | `recorded`, `synthetic` or `stacked` |
-| `license` | string | licence of the row |
+| `license` | string | license of the row |
 
-A corpus may add columns of its own behind these (RESD adds `fold`, a stacked corpus `components`); whoever mixes
-corpora selects `COLUMNS`.
+A corpus may add columns after these (RESD adds `fold`, a stacked corpus `components`). Code that mixes corpora selects
+`COLUMNS`.
 """
 
 from datasets import Audio, ClassLabel, Features, List, Value
@@ -35,7 +33,7 @@ FEATURES = Features(
         "id": Value("string"),
         "corpus": Value("string"),
         "split": Value("string"),
-        # decode=False: datasets would need torchcodec and ffmpeg; decode_audio reads this value as it is.
+        # Undecoded, because datasets would need torchcodec and ffmpeg; decode_audio reads this value directly.
         "audio": Audio(sampling_rate=SAMPLING_RATE, decode=False),
         "text": Value("string"),
         "language": Value("string"),

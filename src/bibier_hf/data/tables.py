@@ -1,4 +1,4 @@
-"""CSV, TSV and JSON-lines files -> rows that remember their line, with errors that name it."""
+"""Read CSV, TSV and JSON Lines files into rows that know their line, for errors that name it."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from ..text import valid_text
 TABLE_SUFFIXES = (".csv", ".tsv", ".jsonl")
 
 MAX_LINE = 1 << 22
-"""Characters of the longest line that is read, and of the longest cell: far more than any transcript."""
+"""Characters of the longest line or cell that is read; far more than any transcript."""
 
 _DELIMITERS = ",;\t"
 _MISSING = ("nan", "NaN", "<NA>")  # what pandas writes for a missing text
@@ -25,58 +25,62 @@ _DECIMAL_COMMA = re.compile(r"\s*-?[01],\d+\s*")
 
 
 class CorpusError(UserError, ValueError):
-    """A corpus that cannot be read or prepared as it is. The message lists every fault found and how to mend it."""
+    """A corpus that cannot be read or prepared. The message lists every fault and how to fix it."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table: `values` by column name and `where`, such as `metadata.csv line 7`."""
+    """One line of a table: `values` by column name, and `where`, such as `metadata.csv line 7`."""
 
     values: dict[str, Any]
     where: str
 
     def text(self, column: str) -> str:
-        """The value as a stripped string; "" where the column or the value is missing, or is pandas' NaN.
+        """Return the value as a stripped string, or "" if the column or the value is missing or pandas' NaN.
 
         Raises:
-            CorpusError: a list, an object or a truth value.
+            CorpusError: the value is a list, an object or a Boolean.
         """
         value = self.values.get(column)
         if value is None or (isinstance(value, float) and math.isnan(value)):
             return ""
+
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise CorpusError(f"{self.where}: {column!r} is {json.dumps(value)[:80]}; it must be a text or a number")
+            raise CorpusError(f"{self.where}: {column!r} is {json.dumps(value)[:80]}; it must be text or a number")
+
         text = valid_text(str(value)).strip()
+
         return "" if text in _MISSING else text
 
 
 def read_number(text: str) -> float:
-    """`float`, with a decimal comma where it can be nothing else: `0,25` and `1,0`, but not `1,250`."""
+    """Parse a number, with a decimal comma if it cannot be anything else: `0,25` and `1,0`, but not `1,250`."""
     if _DECIMAL_COMMA.fullmatch(text) and not re.fullmatch(r"\s*-?1,\d*[1-9]\d*\s*", text):
         text = text.replace(",", ".")
+
     return float(text)
 
 
 def is_stream(path: Path) -> bool:
-    """Is this a pipe or a terminal, such as `/dev/stdin`, which can be read once only?"""
+    """Whether the path is a pipe or terminal, such as `/dev/stdin`, which can be read only once."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def read_table(path: Path) -> list[Row]:
-    """All rows of a `.csv`, `.tsv` or `.jsonl` file, or of a pipe that holds one of them.
+    """Read all rows of a `.csv`, `.tsv` or `.jsonl` file, or of a pipe that holds one of them.
 
-    UTF-8, with or without a byte order mark, or the UTF-16 of Excel. Commas, semicolons or tabs part the cells of a
-    CSV file, as its header has them.
+    The encoding is UTF-8, with or without a byte order mark, or Excel's UTF-16. The header of a CSV file shows whether
+    commas, semicolons or tabs separate the cells.
 
     Raises:
-        FileNotFoundError: no such file.
-        CorpusError: another suffix, another encoding, no rows, or lines that do not fit the header; all of these lines
-            are named.
+        FileNotFoundError: there is no such file.
+        CorpusError: another suffix or encoding, no rows, or lines that do not match the header; all of them are named.
     """
     suffix = path.suffix.lower()
     stream = is_stream(path)
     if suffix not in TABLE_SUFFIXES and not stream:
-        raise CorpusError(f"{path} is no table that can be read. Allowed: {', '.join(TABLE_SUFFIXES)}.")
+        raise CorpusError(f"{path} is not a table that can be read. Allowed: {', '.join(TABLE_SUFFIXES)}.")
+
     try:
         with open(path, "rb") as file:
             encoding = "utf-16" if file.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
@@ -84,6 +88,7 @@ def read_table(path: Path) -> list[Row]:
             lines = _lines(io.TextIOWrapper(file, encoding=encoding, newline=""), path.name)
             first = next((line for line in lines if line[1].strip()), (1, ""))
             lines = itertools.chain([first], lines)
+
             if suffix == ".jsonl" or (stream and first[1].lstrip().startswith("{")):
                 rows, faults = _read_jsonl(lines, path.name)
             else:
@@ -91,20 +96,25 @@ def read_table(path: Path) -> list[Row]:
     except UnicodeError as error:
         where = f"byte {error.start}: {error.reason}" if isinstance(error, UnicodeDecodeError) else str(error)
         raise CorpusError(f"{path} is not UTF-8 ({where}). Save it again as UTF-8.") from error
+
     raise_faults(faults, f"{path} has lines that cannot be read")
+
     if not rows:
         raise CorpusError(f"{path} has no rows.")
+
     return rows
 
 
 def _lines(file: TextIO, name: str) -> Iterator[tuple[int, str]]:
-    """(number, line) of each line; a line of gigabytes is never in memory."""
+    """Yield (number, line) of each line, never more than the longest allowed line at once."""
     for number in itertools.count(1):
         line = file.readline(MAX_LINE + 1)
         if not line:
             return
+
         if len(line) > MAX_LINE:
-            raise CorpusError(f"{name} line {number} is longer than {MAX_LINE} characters. It is no line of a table.")
+            raise CorpusError(f"{name} line {number} is longer than {MAX_LINE} characters, so this is not a table.")
+
         yield number, line
 
 
@@ -118,9 +128,11 @@ def _read_csv(lines: Iterator[tuple[int, str]], name: str, default: str) -> tupl
     else:
         delimiter, skipped = _delimiter(line, default), first - 1
         lines = itertools.chain([(first, line)], lines)
+
     csv.field_size_limit(MAX_LINE)
     reader = csv.reader((line for _, line in lines), delimiter=delimiter, strict=True)
     before = 0
+
     try:
         for cells in reader:
             # A cell may hold line breaks: a row is named by the line that it starts on.
@@ -131,24 +143,26 @@ def _read_csv(lines: Iterator[tuple[int, str]], name: str, default: str) -> tupl
                 header = [cell.strip() for cell in cells]
                 twice = sorted({column for column in header if header.count(column) > 1})
                 if twice:
-                    raise CorpusError(f"{name} names the columns {twice} more than once.")
+                    raise CorpusError(f"{name} has the columns {twice} more than once.")
             elif len(cells) != len(header):
                 faults.append(
-                    f"{where}: {len(cells)} cells, but the header has {len(header)} ({delimiter!r} parts them); put "
-                    "text that holds the separator in quotes"
+                    f"{where}: {len(cells)} cells, but the header has {len(header)} (separated by {delimiter!r}); put "
+                    "text that contains the separator in quotes"
                 )
             else:
                 rows.append(Row(dict(zip(header, cells, strict=True)), where))
     except csv.Error as error:
         faults.append(f"{name} line {skipped + reader.line_num}: {error}")
+
     if [row.values.get("") for row in rows] == [str(number) for number in range(len(rows))]:
         for row in rows:  # the index that pandas writes
             del row.values[""]
+
     return rows, faults
 
 
 def _delimiter(header: str, default: str) -> str:
-    """What parts the names of the columns; the default where several would do."""
+    """Return the delimiter that splits the header into most columns; the default wins a tie."""
 
     def cells(delimiter: str) -> int:
         try:
@@ -162,45 +176,55 @@ def _delimiter(header: str, default: str) -> str:
 def _read_jsonl(lines: Iterator[tuple[int, str]], name: str) -> tuple[list[Row], list[str]]:
     rows: list[Row] = []
     faults: list[str] = []
+
     for number, line in lines:
         where = f"{name} line {number}"
+
         if not line.strip():
             continue
+
         try:
             values = json.loads(line)
         except json.JSONDecodeError as error:
-            faults.append(f"{where}: no valid JSON ({error.msg} at column {error.colno})")
+            faults.append(f"{where}: invalid JSON ({error.msg} at column {error.colno})")
             continue
         except (ValueError, RecursionError) as error:  # a number of thousands of digits, brackets within brackets
-            faults.append(f"{where}: JSON that cannot be read ({error})")
+            faults.append(f"{where}: unreadable JSON ({error})")
             continue
+
         if isinstance(values, dict):
             rows.append(Row(values, where))
         else:
             faults.append(f"{where}: a {type(values).__name__}, but every line must be an object")
+
     return rows, faults
 
 
 def demand_columns(rows: list[Row], names: tuple[str, ...], table: str) -> None:
-    """Raise a CorpusError that names the columns that a table lacks, if there are any."""
+    """Raise a CorpusError that names the missing columns of a table, if any."""
     if missing := [name for name in names if name not in rows[0].values]:
-        raise CorpusError(f"{table} lacks the columns {missing}; it has {list(rows[0].values)}.")
+        raise CorpusError(f"{table} has no columns {missing}; it has {list(rows[0].values)}.")
 
 
 def raise_faults(faults: list[str], heading: str, remedy: str = "", shown: int = 20) -> None:
-    """Raise one CorpusError that lists the faults (the first `shown` of them), if there are any."""
+    """Raise one CorpusError that lists the faults (the first `shown`), if there are any."""
     if not faults:
         return
+
     lines = [f"{heading} ({len(faults)}):", *(f"  {fault}" for fault in faults[:shown])]
+
     if len(faults) > shown:
         lines.append(f"  ... and {len(faults) - shown} more")
+
     if remedy:
         lines.append(remedy)
+
     raise CorpusError("\n".join(lines))
 
 
 def option_forms(name: str, value: Any) -> str:
-    """How an option of a reader is given in Python, to a script that prepares, and to every other command."""
+    """How to pass an option of a reader: in Python, to `bibier prepare`, and to every other command."""
     flag = f"--{name} {value}" if not isinstance(value, bool) else f"--{name}" if value else f"--no-{name}"
     nested = f"--corpora.0.options.{name} {str(value).lower() if isinstance(value, bool) else value}"
+
     return f"{name}={value!r} (to prepare: {flag}; to train or evaluate: {nested})"

@@ -55,6 +55,7 @@ def mfcc_functionals(mel: np.ndarray) -> np.ndarray:
     coefficients = dct(mel, axis=0, norm="ortho")[:COEFFICIENTS]
     tracks = np.concatenate([coefficients, np.gradient(coefficients, axis=1)])
     statistics = [tracks.mean(1), tracks.std(1), *np.percentile(tracks, PERCENTILES, axis=1)]
+
     return np.concatenate(statistics).astype(np.float32)
 
 

@@ -41,9 +41,11 @@ class NoisyInputs(InputDataset):
         self.seed = seed
         self._ids, self._corpora = list(clean.metadata["id"]), list(clean.metadata["corpus"])
         self._recordings: dict[str, list[int]] = {}
+
         for index, (corpus, duration) in enumerate(zip(self._corpora, clean.metadata["duration_s"], strict=True)):
             if duration is not None:
                 self._recordings.setdefault(corpus, []).append(index)
+
         few = [corpus for corpus, rows in self._recordings.items() if len(rows) < 2]
         if kind == "babble" and few:
             raise ValueError(
@@ -52,6 +54,7 @@ class NoisyInputs(InputDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = super().__getitems__(indices)
+
         for index, row in zip(indices, rows, strict=True):
             if row["audio"] is not None:
                 clip = decode_audio(row["audio"])
@@ -59,6 +62,7 @@ class NoisyInputs(InputDataset):
                     "array": mix(clip, self._noise(index, len(clip)), self.snr_db),
                     "sampling_rate": SAMPLING_RATE,
                 }
+
         return rows
 
     def _noise(self, index: int, length: int) -> np.ndarray:
@@ -67,16 +71,19 @@ class NoisyInputs(InputDataset):
 
         if self.kind == "white":
             return generator.standard_normal(length)
+
         # By id, not by place: the same clips whatever the order of the rows.
         others = sorted(
             (row for row in self._recordings[self._corpora[index]] if row != index), key=self._ids.__getitem__
         )
         noise = np.zeros(length)
+
         for place in generator.choice(len(others), min(BABBLE_VOICES, len(others)), replace=False):
             voice = decode_audio(self.rows[others[place]]["audio"]).astype(np.float64)
             power = np.mean(np.square(voice))
             if power > 0:
                 noise += np.resize(np.roll(voice, generator.integers(len(voice))), length) / np.sqrt(power)
+
         return noise
 
 
@@ -89,6 +96,7 @@ def mix(clip: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
     power, noise_power = np.mean(np.square(clip, dtype=np.float64)), np.mean(np.square(noise, dtype=np.float64))
     if power == 0 or noise_power == 0:
         return clip
+
     return (clip + noise * np.sqrt(power / noise_power / 10 ** (snr_db / 10))).astype(np.float32)
 
 

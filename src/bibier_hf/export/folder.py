@@ -61,19 +61,24 @@ def export_model(
     """
     if format not in FILES:
         raise ExportError(f"format={format!r} is not allowed; it must be one of {', '.join(FILES)}.")
+
     if int8 and format != "onnx":
         raise ExportError(
             "int8=True is for format='onnx'. In torch, bibier_hf.quantization.int8_copy(model) makes a model with "
             "int8 layers."
         )
+
     if format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")
+
     folder = Path(output_dir)
     _refuse_other(folder)
+
     with replaced_folder(folder) as part_folder:
         graph = make_graph(model, part)
         program = trace(graph)
         file = part_folder / FILES[format]
+
         if format == "onnx":
             write_onnx(program, graph, file)
             run = onnx_runner(file)
@@ -83,6 +88,7 @@ def export_model(
             torch.export.save(program, buffer)
             file.write_bytes(buffer.getbuffer())
             run = torch_runner(program)
+
         parity = measure_parity(graph, run)
         if not parity["largest_difference"] <= TOLERANCE:
             raise ExportError(
@@ -90,9 +96,11 @@ def export_model(
                 f"{TOLERANCE}; nothing was "
                 "written. Please report the configuration of this model."
             )
+
         if int8:
             quantize_onnx(file, file)
             parity["int8"] = measure_parity(graph, onnx_runner(file))
+
         manifest = {
             "format": format,
             "part": part,
@@ -109,9 +117,12 @@ def export_model(
             },
         }
         model.config.save_pretrained(part_folder)
+
         if processor is not None:
             processor.save_pretrained(part_folder)
+
         write_json(part_folder / MANIFEST, manifest)
+
     return manifest
 
 
@@ -141,13 +152,16 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
             f"{folder} holds no export (there is no {MANIFEST} in it). Make one: bibier export CHECKPOINT "
             f"--output_dir {folder}."
         )
+
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         missing = {"format", "part", "file", "inputs", "outputs", "longest", "labels"} - manifest.keys()
     except (ValueError, AttributeError, RecursionError) as error:
         raise ExportError(f"{path} is damaged ({one_line(error)}). Export the model again.") from error
+
     if missing:
         raise ExportError(f"{path} has no {', '.join(sorted(missing))}. Export the model again.")
+
     return manifest
 
 
@@ -163,6 +177,7 @@ def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) 
     logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
         logging.ERROR
     )  # it misses torchvision, which no graph uses
+
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch, of torch
         exported = torch.onnx.export(
@@ -173,6 +188,7 @@ def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) 
             verbose=False,
             optimize=True,
         )
+
     assert exported is not None  # as `f` is not given
     exported.save(file)
 
@@ -203,6 +219,7 @@ def onnx_session(file: str | os.PathLike) -> Any:
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
+
     return onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
 
 
@@ -223,10 +240,12 @@ def measure_parity(graph: Graph, run: Runner) -> dict[str, Any]:
     """`largest_difference` of any output from the model's own, and over how many `cases`: batches of one and of many,
     mixed lengths from one step on, none of them seen by the trace, samples without a modality."""
     differences = []
+
     for seed, (batch, *lengths) in enumerate(_PARITY_SHAPES):
         lengths = lengths[: len(graph.inputs)]
         inputs = graph.example(batch, graph.steps(lengths), seed)
         output = graph.model(**inputs)
         expected = [output[name].numpy() for name in graph.output_names]
         differences += [np.abs(got - want).max() for got, want in zip(run(inputs), expected, strict=True)]
+
     return {"largest_difference": float(np.max(differences)), "cases": len(_PARITY_SHAPES)}

@@ -68,14 +68,18 @@ class Graph(nn.Module):
         one lacks each modality in turn."""
         generator = torch.Generator().manual_seed(seed)
         inputs = {}
+
         for place, ((name, mask_name), length) in enumerate(zip(self.inputs, lengths, strict=True)):
             kept = torch.randint(1, length + 1, (batch, 1), generator=generator)
             kept[0] = length
             mask = torch.arange(length) < kept
+
             if len(self.inputs) == 2 and batch > 2:
                 mask[1 + place] = False
+
             inputs[name] = self._example_values(name, batch, length, generator)
             inputs[mask_name] = mask.long()
+
         return inputs
 
     def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
@@ -152,8 +156,10 @@ class WholeGraph(Graph):
     @property
     def inputs(self) -> list[tuple[str, str]]:
         names = {"text": ("input_ids", "text_attention_mask")}
+
         if self.audio_backbone is not None:
             names["audio"] = (audio_input_name(self.audio_backbone.config), "audio_attention_mask")
+
         return [names[modality] for modality in self.model.config.modalities]
 
     def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
@@ -164,14 +170,18 @@ class WholeGraph(Graph):
                 (batch, length),
                 generator=generator,
             )
+
         if name == "input_values":
             return torch.randn(batch, length, generator=generator)
+
         bands = spectral_bands(self.model.streams["audio"].require_backbone().config)
+
         return torch.randn(batch, length, bands, generator=generator)
 
     @property
     def longest(self) -> list[int | None]:
         longest = {"text": self.model.config.modality_configs["text"].max_tokens}
+
         if self.audio_backbone is not None:  # one window
             config = self.audio_backbone.config
             steps = int(
@@ -180,14 +190,17 @@ class WholeGraph(Graph):
             )
             positions = 2 * config.max_source_positions - _WHISPER_MARGIN if config.model_type == "whisper" else steps
             longest["audio"] = min(steps, positions)
+
         return [longest[modality] for modality in self.model.config.modalities]
 
     def forward(self, *values: torch.Tensor) -> tuple[torch.Tensor, ...]:
         given = dict(zip(self.input_names, values, strict=True))
         inputs = {}
+
         for modality, (name, mask_name) in zip(self.model.config.modalities, self.inputs, strict=True):
             encode = self._encode_audio if modality == "audio" else self._encode_text
             inputs[f"{modality}_features"], inputs[f"{modality}_features_mask"] = encode(given[name], given[mask_name])
+
         return self._outputs(inputs)
 
     def _encode_audio(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -198,19 +211,24 @@ class WholeGraph(Graph):
         lengths = mask.sum(1)
         present = lengths > 0
         values = values * mask.reshape(*mask.shape, *(1,) * (values.dim() - 2)).to(values.dtype)
+
         if audio_input_name(backbone.config) == "input_values":
             shortest = receptive_field(backbone.config)
             values, lengths = F.pad(values, (0, shortest + _WAVEFORM_MARGIN)), lengths.clamp(min=shortest)
+
         if backbone.config.model_type == "whisper":
             values = F.pad(values, (0, 0, 0, _WHISPER_MARGIN))
+
         run = audio_states_function(backbone.config, config.cepstrum)
         features, kept = run(backbone, values, lengths.clamp(min=1), config.layer)
+
         return features, kept & present.unsqueeze(1)
 
     def _encode_text(self, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = mask.sum(1)
         stream = self.model.streams["text"]
         features, kept = text_states(stream.require_backbone(), input_ids, lengths.clamp(min=1), stream.config.layer)
+
         return features, kept & (lengths > 0).unsqueeze(1)
 
 
@@ -228,6 +246,7 @@ def refuse_untraceable(model: BiBiERForEmotionClassification) -> None:
             f"({', '.join(config.reproduced_defects)}); a graph for any batch size would not be that model. Export a "
             "corrected one."
         )
+
     for modality in config.modalities:
         if config.modality_configs[modality].feature_size is None:
             raise ExportError(
@@ -246,6 +265,7 @@ def make_graph(model: BiBiERForEmotionClassification, part: str) -> Graph:
     graphs = {graph.part: graph for graph in (FeaturesGraph, WholeGraph)}
     if part not in graphs:
         raise ExportError(f"part={part!r} is not allowed; it must be one of {', '.join(PARTS)}.")
+
     return graphs[part](copy.deepcopy(model).float().cpu().eval().requires_grad_(False))
 
 
@@ -258,9 +278,11 @@ def trace(graph: Graph) -> torch.export.ExportedProgram:
     inputs = tuple(graph.example(3, graph.steps([19, 6][: len(graph.inputs)])).values())
     batch = torch.export.Dim("batch")
     shapes = []
+
     for modality, longest in zip(graph.model.config.modalities, graph.longest, strict=True):
         steps = torch.export.Dim(f"{modality}_steps", max=longest)
         shapes += [{0: batch, 1: steps}] * 2
+
     try:
         with torch.no_grad():
             return torch.export.export(graph, inputs, dynamic_shapes={"values": tuple(shapes)}, strict=False)

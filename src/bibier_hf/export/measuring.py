@@ -55,14 +55,20 @@ def latencies(
         name -> [one clip, batch of 16]
     """
     table: dict[str, list] = {name: [] for name in runners}
+
     for batch in (1, 16):
         inputs = graph.example(batch, graph.steps([200, 16][: len(graph.inputs)]))
+
         for _, mask in graph.inputs:
             inputs[mask] = torch.ones_like(inputs[mask])
+
         times: dict[str, list[float]] = {name: [] for name in runners}
+
         for run in runners.values():  # warm-up
             run(inputs)
+
         begin = time.perf_counter()
+
         for repeat in range(50):
             if repeat >= 3 and time.perf_counter() - begin > seconds_a_cell * len(runners):
                 break
@@ -70,8 +76,10 @@ def latencies(
                 start = time.perf_counter()
                 run(inputs)
                 times[name].append(time.perf_counter() - start)
+
         for name, values in times.items():
             table[name].append(statistics.median(values))
+
     return table
 
 
@@ -79,9 +87,11 @@ def latency_table(table: Mapping[str, list[float]]) -> str:
     """As text, with ratios to the first row."""
     reference = next(iter(table.values()))
     lines = [f"{'':<16}{'1 clip of 4 s':>22}{'batch of 16':>22}"]
+
     for name, values in table.items():
         cells = (
             f"{1000 * value:>10.1f} ms ({base / value:>5.2f}x)" for value, base in zip(values, reference, strict=True)
         )
         lines.append(f"{name:<16}" + "".join(f"{cell:>22}" for cell in cells))
+
     return "\n".join(lines)

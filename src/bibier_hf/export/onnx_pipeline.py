@@ -48,22 +48,26 @@ class OnnxModel:
                 f"torch.export.load({str(Path(folder) / self.manifest['file'])!r}), "
                 "or export with --format onnx."
             )
+
         self.config = BiBiERConfig.from_pretrained(folder)
         if (labels := self.config.label_names) != self.manifest["labels"]:
             raise ExportError(
                 f"{folder}: config.json has the labels {', '.join(labels)}; the graph has "
                 f"{', '.join(map(str, self.manifest['labels']))}. Restore id2label, or export the model again."
             )
+
         self.backbones = backbones
         self.file = os.path.abspath(Path(folder) / self.manifest["file"])
         self._open()
 
     def _open(self) -> None:
         require("onnxruntime")
+
         try:
             self.session = onnx_session(self.file)
         except Exception as error:  # ONNX Runtime's errors share no other base class
             raise ExportError(f"{self.file} cannot be loaded ({one_line(error)}). Export the model again.") from error
+
         names = (
             [entry.name for entry in self.session.get_inputs()],
             [entry.name for entry in self.session.get_outputs()],
@@ -104,8 +108,10 @@ class OnnxModel:
             ExportError: raw inputs for a graph over features, and no backbones.
         """
         given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
+
         if self.manifest["part"] == "features":
             given = self._features(given)
+
         names = self.manifest["inputs"]
         pairs = list(zip(self.config.modalities, names[::2], names[1::2], strict=True))
         others = {
@@ -113,39 +119,49 @@ class OnnxModel:
         }
         if unknown := sorted(set(given) - set(names) - others):
             raise ValueError(f"The graph has no input {', '.join(unknown)}. It has: {', '.join(names)}.")
+
         batch = next((len(given[name]) for _, name, _ in pairs if name in given), None)
         if batch is None:
             raise ValueError(
                 "There is neither audio nor text that this graph reads. Pass "
                 f"{' and/or '.join(name for _, name, _ in pairs)}."
             )
+
         fed = {}
+
         for modality, name, mask_name in pairs:
             values, mask = self._padded(modality, name, given.get(name), given.get(mask_name), batch)
             if len(pairs) == 1 and not bool(mask.any(1).all()):
                 raise ValueError(f"This model reads {modality} alone, and a sample of the batch has no {modality}.")
             fed |= {name: values.numpy(), mask_name: mask.long().numpy()}
+
         values = map(torch.from_numpy, self.session.run(None, fed))
         outputs: dict[str, Any] = dict(zip(self.manifest["outputs"], values, strict=True))
+
         return BiBiEROutput(**outputs)
 
     def _features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Raw inputs, through the backbones."""
         inputs = dict(inputs)
+
         for modality, (raw_names, mask_name) in _RAW_INPUTS.items():
             raw = next((inputs.pop(name) for name in raw_names if name in inputs), None)
             mask = inputs.pop(mask_name, None)
+
             if raw is None or modality not in self.config.modalities:
                 continue
+
             if self.backbones is None:
                 raise ExportError(
                     f"This graph reads {modality}_features, not raw {modality}. Pass backbones=..., a model that "
                     "computes them, or export "
                     "with --part whole."
                 )
+
             with torch.no_grad():
                 encode = getattr(self.backbones, f"encode_{modality}")
                 inputs[f"{modality}_features"], inputs[f"{modality}_features_mask"] = encode(raw, mask)
+
         return inputs
 
     def _padded(
@@ -153,10 +169,12 @@ class OnnxModel:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """One input of the graph and its mask, the kept steps first; an absent modality is one masked step."""
         ids = name == "input_ids"
+
         if values is None or values.shape[1] == 0:
             width = next(entry.shape[2:] for entry in self.session.get_inputs() if entry.name == name)
             values = torch.zeros(batch, 1, *width, dtype=torch.long if ids else torch.float32)
             mask = torch.zeros(batch, 1)
+
         mask = torch.ones(values.shape[:2]) if mask is None else mask
         values, mask = kept_first(values.long() if ids else values.float(), mask.bool())
         longest = self.manifest["longest"][modality]
@@ -167,6 +185,7 @@ class OnnxModel:
                 else "tokens"
             )
             raise ValueError(f"{name} has {values.shape[1]} steps; this graph takes up to {longest} ({hint}).")
+
         return values, mask
 
 

@@ -69,18 +69,22 @@ def read_weights(path: str | Path) -> Weights:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No file at '{path}'.")
+
     if path.suffix == ".safetensors":
         from safetensors.torch import load_file
 
         return load_file(path)
+
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError) as error:
         raise ConversionError(
             f"'{path}' cannot be opened as plain weights, and code in a pickle is never run: {error}"
         ) from error
+
     if isinstance(content, dict) and "model_state_dict" in content:
         content = content["model_state_dict"]
+
     if (
         not isinstance(content, dict)
         or not content
@@ -89,6 +93,7 @@ def read_weights(path: str | Path) -> Weights:
         raise ConversionError(
             f"'{path}' holds no state dict (a mapping of names to tensors, bare or under 'model_state_dict')."
         )
+
     return dict(content)
 
 
@@ -96,12 +101,14 @@ def convert_audio_head(weights: Weights) -> Part:
     """`CustomMambaClassifier` -> audio encoder of kind `frame_mlp`."""
     names = {"input_proj": "bibier.audio.encoder.input_proj", "fc": "audio_head.linear"}
     taken = _Renamer(weights, "audio head")
+
     for key in taken.names():
         module, _, rest = key.partition(".")
         if module in names:
             taken.rename(key, f"{names[module]}.{rest}")
         elif match := re.fullmatch(r"blocks\.(\d+)\.(in_proj|s_B|s_C|out_proj|norm)\.(weight|bias)", key):
             taken.rename(key, "bibier.audio.encoder.layers.{}.{}.{}".format(*match.groups()))
+
     size, features = taken.shape("input_proj.weight")
     options = {
         "encoder": "frame_mlp",
@@ -109,20 +116,25 @@ def convert_audio_head(weights: Weights) -> Part:
         "hidden_size": size,
         "num_hidden_layers": taken.count(r"blocks\.(\d+)\."),
     }
+
     return taken.part(options)
 
 
 def convert_text_head(weights: Weights) -> Part:
     """The text model `Mamba` -> `text_config.encoder: mamba`, without projection and norms around it."""
     taken = _Renamer(weights, "text head")
+
     for key in taken.names():
         if match := re.fullmatch(r"layers\.(\d+)\.1\.weight", key):
             taken.rename(key, f"bibier.text.encoder.layers.{match[1]}.norm.weight")
         elif key.startswith("fc_out."):
             taken.rename(key, f"text_head.linear.{key.removeprefix('fc_out.')}")
+
     layers = taken.count(r"layers\.(\d+)\.")
+
     for layer in range(layers):
         taken.mamba_block(f"layers.{layer}.0.", f"bibier.text.encoder.layers.{layer}.block.")
+
     size = taken.shape("layers.0.0.in_proj.weight")[1]
     inner, states, kernel, rank = taken.mamba_sizes("layers.0.0.")
     options = {
@@ -136,6 +148,7 @@ def convert_text_head(weights: Weights) -> Part:
         "mamba_conv_kernel": kernel,
         "mamba_dt_rank": rank,
     }
+
     return taken.part(options)
 
 
@@ -148,33 +161,43 @@ def convert_fusion(weights: Weights, variant: str | None = None, num_transformer
         num_transformer_heads: heads of the cross-modal attention; needed for every variant that has one.
     """
     found = recognise_variant(weights)
+
     if variant is not None and variant not in VARIANTS:
         raise ConversionError(f"--variant {variant} is unknown. Allowed: {', '.join(VARIANTS)}.")
+
     if variant is not None and variant != found:
         raise ConversionError(f"--variant {variant} does not fit the file: its keys are those of {found}.")
+
     fusion, with_logits = VARIANTS[found]
     taken = _Renamer(weights, found)
     options: dict = {"fusion": fusion, "add_unimodal_logits": with_logits}
+
     if fusion == "late":
         taken.rename("weights", "mixture.weights")
         return taken.part(options)
+
     if with_logits:
         taken.rename("pred_fusion.weights", "mixture.weights")
+
     for key in taken.names():
         if key.startswith("classifier."):
             taken.rename(key, key)
+
     options["classifier_size"], width = taken.shape("classifier.0.weight")
     options["hidden_size"] = taken.shape("audio_proj.1.weight")[0]
+
     for modality in ("audio", "text"):
         projected = f"{modality}_proj.0.weight" in weights
         frames = weights[f"{modality}_proj.0.weight"].shape[1] if projected else options["hidden_size"]
         options[f"{modality}_config"] = {"feature_size": frames, "encoder": "none"}
+
     if fusion == "bimamba":
         _rename_bimamba(taken, options)
         options["seg_len"] = width - options["hidden_size"]
     else:
         _rename_former(taken, options, fusion, num_transformer_heads)
         options.setdefault("seg_len", width // 2 - options["hidden_size"])
+
     return taken.part(options)
 
 
@@ -182,6 +205,7 @@ def recognise_variant(weights: Weights) -> str:
     """The original's class name, from the keys."""
     if set(weights) == {"weights"}:
         return "PredictionsFusion"
+
     mamba, graph, gated, with_logits = (
         any(key.startswith(prefix) for key in weights)
         for prefix in ("mamba_blocks.", "graph_fusion_feat.", "gated_feat.", "pred_fusion.")
@@ -190,6 +214,7 @@ def recognise_variant(weights: Weights) -> str:
     name = f"Bi{middle}{'WithProb' if with_logits else ''}"
     if name not in VARIANTS or "classifier.0.weight" not in weights:
         raise ConversionError(f"The keys are those of no known fusion model: {', '.join(sorted(weights)[:8])}, ...")
+
     return name
 
 
@@ -199,6 +224,7 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
             "The number of attention heads leaves no trace in the weights; give --num_transformer_heads (published: 8 "
             "and 16)."
         )
+
     options["num_attention_heads"] = heads
     options["num_hidden_layers"] = taken.count(r"audio_to_text_attn\.(\d+)\.")
     options["positional_encoding"] = any(key.endswith("positional_encoding.pe") for key in taken.names())
@@ -209,6 +235,7 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
         "add_norm_after_ff.norm.": "feed_forward_norm.",
     }
     sides = {"audio_to_text_attn": "audio_layers", "text_to_audio_attn": "text_layers"}
+
     for key in taken.names():
         if re.fullmatch(r"(audio|text)_proj\.[01]\.(weight|bias)", key):
             taken.rename(key, f"bibier.fusion.cross_modal.{key}")
@@ -221,16 +248,20 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
                         key,
                         f"bibier.fusion.cross_modal.{sides[match[1]]}.{match[2]}.{ours}{match[3].removeprefix(prefix)}",
                     )
+
     if fusion in ("bigraph", "bigatedgraph"):
         _rename_graphs(taken, options, used_outputs=fusion == "bigraph")
+
     if fusion in ("bigated", "bigatedgraph"):
         _rename_gates(taken, options)
+
     dead = {
         "bigraph": ("fc_feat.", "fc_temp."),
         "bigated": ("fc_gated_feat.", "fc_gated_temp."),
         "bigatedgraph": ("fc_gated_temp.", "graph_fusion_feat.fc.", "graph_fusion_temp.fc."),
     }
     live = {"graph_feat": "nodes_phi", "graph_temp": "nodes_tau", "gated_feat": "gated_phi"}
+
     for key in taken.names():
         if fusion in dead and key.startswith(dead[fusion]):
             taken.bury(key)
@@ -241,6 +272,7 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
 def _rename_graphs(taken: "_Renamer", options: dict, used_outputs: bool) -> None:
     options["num_graph_heads"] = taken.shape("graph_fusion_feat.gat1.att_src")[1]
     options["seg_len"] = taken.shape("graph_fusion_feat.proj_audio.0.weight")[0]
+
     for key in taken.names():
         if not (match := re.fullmatch(r"graph_fusion_(feat|temp)\.(proj_audio|proj_text|gat1|gat2|fc)\.(.+)", key)):
             continue
@@ -261,13 +293,16 @@ def _rename_gates(taken: "_Renamer", options: dict) -> None:
 
 def _rename_bimamba(taken: "_Renamer", options: dict) -> None:
     options["num_hidden_layers"] = taken.count(r"mamba_blocks\.(\d+)\.")
+
     for key in taken.names():
         if re.fullmatch(r"(audio_proj|text_proj|fusion_proj)\.[01]\.(weight|bias)", key):
             taken.rename(key, f"bibier.fusion.{key}")
         elif match := re.fullmatch(r"mamba_blocks\.(\d+)\.1\.weight", key):
             taken.rename(key, f"bibier.fusion.norms.{match[1]}.weight")
+
     for layer in range(options["num_hidden_layers"]):
         taken.mamba_block(f"mamba_blocks.{layer}.0.", f"bibier.fusion.blocks.{layer}.")
+
     inner, states, kernel, rank = taken.mamba_sizes("mamba_blocks.0.0.")
     options["mamba_expand"] = inner / options["hidden_size"]
     options.update(mamba_state_size=states, mamba_conv_kernel=kernel, mamba_dt_rank=rank)
@@ -289,6 +324,7 @@ class _Renamer:
             raise ConversionError(
                 f"{self.name}: the key '{key}' is missing. Present: {', '.join(sorted(self.all)[:8])}, ..."
             )
+
         return self.all[key].shape
 
     def count(self, pattern: str) -> int:
@@ -298,6 +334,7 @@ class _Renamer:
                 f"{self.name}: layers {sorted(found)} were found under '{pattern}'; they must be numbered from 0 "
                 "without a gap."
             )
+
         return len(found)
 
     def _take(self, key: str) -> torch.Tensor:
@@ -321,6 +358,7 @@ class _Renamer:
         self.rename(f"{theirs}in_proj.weight", f"{ours}in_proj.weight")
         self.rename(f"{theirs}out_proj.weight", f"{ours}out_proj.weight")
         scan = f"{ours}forward_ssm."
+
         for key, name in (
             ("conv.weight", "conv1d.weight"),
             ("conv.bias", "conv1d.bias"),
@@ -329,6 +367,7 @@ class _Renamer:
             ("s_D.1.weight", "dt_proj.weight"),
         ):
             self.rename(f"{theirs}{key}", f"{scan}{name}")
+
         projections = [self._take(f"{theirs}{key}.weight") for key in ("s_D.0", "s_B", "s_C")]
         self.done[f"{scan}x_proj.weight"] = torch.cat(projections).float()
 
@@ -342,6 +381,7 @@ class _Renamer:
             raise ConversionError(
                 f"{self.name}: keys that this variant does not have: {', '.join(sorted(self.left))}."
             )
+
         return Part(self.done, options, self.dead)
 
 
@@ -362,14 +402,17 @@ def build_model(
     parts = [part for part in (audio_head, text_head, fusion) if part is not None]
     if not parts:
         raise ConversionError("Nothing to convert: give --audio_head, --text_head, --fusion, or several of them.")
+
     if fusion is None and len(parts) == 2:
         raise ConversionError(
             "Two heads without a fusion model are two models: convert them one by one, or give --fusion."
         )
+
     options: dict = {"original_behavior": True, **(fusion.options if fusion else {})}
     options["modalities"] = (
         ["audio", "text"] if fusion is not None else [name for name, head in heads.items() if head is not None]
     )
+
     for modality, head in heads.items():
         fused = options.get(f"{modality}_config", {"encoder": "none"})
         options[f"{modality}_config"] = fused if head is None else head.options
@@ -383,15 +426,18 @@ def build_model(
     # With backbones the widths of the features are checked against theirs.
     config = BiBiERConfig.from_backbones(*(backbones or (None, None)), **options)
     model = BiBiERForEmotionClassification(config, build_backbones=False)
+
     for modality, source in zip(MODALITIES, backbones or (), strict=False):
         if Path(source).is_dir():
             model.attach_backbone(modality, load_backbone(source))
+
     weights = {name: tensor for part in parts for name, tensor in part.weights.items()}
     result = model.load_state_dict(weights, strict=False)
     beside = (".missing", ".backbone.")
     missing = [name for name in result.missing_keys if not any(part in name for part in beside)]
     if missing or result.unexpected_keys:
         raise ConversionError(f"Weights that do not fit: missing {missing}, left over {result.unexpected_keys}.")
+
     return model.eval()
 
 
@@ -424,7 +470,10 @@ def convert_files(
         )
         backbones = None if None in parts else (audio_backbone, text_backbone)
         model = build_model(*parts, backbones=backbones)
+
         if backbones is not None:
             BiBiERProcessor.from_backbones(*backbones, max_text_tokens=UNCUT).save_pretrained(new)
+
         model.save_pretrained(new)
+
     return [key for part in parts if part is not None for key in part.dead]

@@ -34,6 +34,7 @@ def corpus_facts(folder: str | os.PathLike) -> dict[str, Any]:
     columns = load_prepared(folder)
     with_audio = any(duration is not None for rows in columns.values() for duration in rows["duration_s"])
     own_columns = [name for name in next(iter(columns.values())).column_names if name not in COLUMNS]
+
     return read_info(folder) | {"with_audio": with_audio, "own_columns": own_columns}
 
 
@@ -62,6 +63,7 @@ def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> Dat
         ],
         configs=None if link_only else [{"config_name": "default", "data_files": data_files}],
     )
+
     return DatasetCard.from_template(
         card_data,
         template_str=template("dataset_card"),
@@ -100,11 +102,14 @@ def label_facts(path: str | os.PathLike) -> dict[str, Any]:
     report = describe_labels(read_label_table(path))
     rows = pq.read_table(path).to_pylist() if path.suffix == ".parquet" else [row.values for row in read_table(path)]
     provenance = {}
+
     for name in _PROVENANCE:
         values = {row[name] for row in rows if row.get(name) not in (None, "")}
         if len(values) == 1:
             provenance[name] = values.pop()
+
     languages = sorted({row["language"] for row in rows if row.get("language")})
+
     return {"report": report, "columns": list(rows[0]), "language": languages, "provenance": provenance}
 
 
@@ -122,6 +127,7 @@ def render_labels_card(info: dict[str, Any], repo_id: str | None = None) -> Data
         task_categories=["text-classification"],
         tags=["emotion-recognition", "label-smoothing", "bibier"],
     )
+
     return DatasetCard.from_template(
         card_data,
         template_str=template("labels_card"),

@@ -45,11 +45,14 @@ class Licensing:
         is not known."""
         if not self.known:
             return {}
+
         table = facts()["licenses"]
         licenses = set(self.sources.values())
+
         for license in licenses & table.keys():
             if licenses <= {license, *table[license].get("includes", ())}:
                 return {"license": license}
+
         return {
             "license": "other",
             "license_name": "-and-".join(sorted(str(name).lower().replace(" ", "-") for name in licenses)),
@@ -61,6 +64,7 @@ class Licensing:
         known = facts()["licenses"].get(license)
         if known is None:
             return license
+
         return known["title"] if known["commercial"] else f"{known['title']}, not for commercial use"
 
 
@@ -86,7 +90,9 @@ def license_id(text: str) -> str | None:
     that it is unknown."""
     if text == UNKNOWN_LICENSE:
         return None
+
     name = text.strip().lower().replace(" ", "-")
+
     return name if name in facts()["licenses"] else text
 
 
@@ -103,10 +109,13 @@ def model_licensing(data: dict[str, dict[str, Any]], backbones: dict[str, str]) 
         backbones: modality -> Hub id, or the name of a local folder; without those that were trained from scratch.
     """
     sources = {}
+
     for corpus, entry in data.items():
         for text in entry["license"]:
             several = len(entry["license"]) > 1
             sources[f"corpus {corpus}" + (f", rows of {text}" if several else "")] = license_id(text)
+
     for modality, name in backbones.items():
         sources[f"{modality} backbone {name}"] = facts()["backbones"].get(name)
+
     return Licensing(sources)

@@ -55,6 +55,7 @@ def open_repository(repo_id: str, *, private: bool = True, token: str | None = N
             for, no answer.
     """
     api = HfApi(token=token)
+
     with _told_errors(repo_id, ""):
         _open(api, repo_id, "model", private, None)
 
@@ -86,8 +87,10 @@ def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True,
         raise FileNotFoundError(
             f"'{folder}' holds no trained model: there must be a config.json and a model.safetensors in it."
         )
+
     files |= {name: content.encode() for name, content in _model_texts(folder, files, repo_id).items()}
     command = push_command("model", folder, repo_id, private)
+
     return _push(
         files, repo_id, "model", private, f"Model from {folder.resolve().name}", command, token, replaced=WEIGHTS
     )
@@ -127,15 +130,18 @@ def push_corpus(
             "corpus without its audio (text only; its licence still holds), or, if you have the right to, force it "
             "(--force_audio)."
         )
+
     if not private and UNKNOWN_LICENSE in info["license"]:
         raise CorpusError(
             "Rows of unknown licence are not made public. Prepare the corpus with its licence, or publish it "
             "privately."
         )
+
     names = [INFO_FILE, *(entry["file"] for entry in info["splits"].values())]
     files = {name: folder / name for name in names} | {CARD_FILE: str(render_dataset_card(info, repo_id)).encode()}
     command = push_command("dataset", folder, repo_id, private) + (" --force_audio" if force_audio else "")
     message = f"{info['title']}: {info['rows']} rows"
+
     return _push(files, repo_id, "dataset", private, message, command, token, replaced=("*.parquet",))
 
 
@@ -157,6 +163,7 @@ def push_labels(path: str | os.PathLike, repo_id: str, *, private: bool = True, 
     info = label_facts(path)
     files = {path.name: path, CARD_FILE: str(render_labels_card(info, repo_id)).encode()}
     command = push_command("dataset", path, repo_id, private)
+
     return _push(files, repo_id, "dataset", private, f"Soft labels: {info['report']['rows']} rows", command, token)
 
 
@@ -181,18 +188,21 @@ def push_space(folder: str | os.PathLike, repo_id: str, *, private: bool = True,
         raise FileNotFoundError(
             f"'{folder}' holds no Space: there must be a {CARD_FILE} in it whose metadata names the sdk (sdk: gradio)."
         )
+
     files = {
         path.relative_to(folder).as_posix(): path
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not set(path.relative_to(folder).parts) & set(_NOT_OF_A_SPACE)
     }
     command = push_command("space", folder, repo_id, private)
+
     return _push(files, repo_id, "space", private, f"Space from {folder.resolve().name}", command, token, sdk=sdk)
 
 
 def _model_texts(folder: Path, names: Mapping[str, object], repo_id: str) -> dict[str, str]:
     """The files of a model that name its id: card and evaluation results."""
     card = (folder / CARD_FILE).read_text(encoding="utf-8") if CARD_FILE in names else None
+
     if RESULTS_FILE not in names:
         if card is None:
             raise FileNotFoundError(
@@ -200,12 +210,14 @@ def _model_texts(folder: Path, names: Mapping[str, object], repo_id: str) -> dic
                 "Write one."
             )
         return {CARD_FILE: card.replace(PLACEHOLDER_ID, repo_id)}
+
     results = read_results(folder)
     pictures = [name for name in names if name.endswith(".png")]
     as_trained = RunResults.load(folder / RESULTS_FILE)
     rendered = [str(render_model_card(known, pictures=pictures)) for known in (results, as_trained)]
     if card is None or card in rendered:
         card = str(render_model_card(results, repo_id, pictures))
+
     return {CARD_FILE: card.replace(PLACEHOLDER_ID, repo_id)} | render_eval_results(results, repo_id)
 
 
@@ -223,6 +235,7 @@ def _push(
     """One commit with `files`; removes what a former push left under the names `replaced`. `command` is how to go on
     after a failure."""
     api = HfApi(token=token)
+
     with _told_errors(repo_id, f" Everything here is as it was. Go on with: {command}"):
         _open(api, repo_id, repo_type, private, sdk)
         there = api.list_repo_files(repo_id, repo_type=repo_type)
@@ -245,9 +258,11 @@ def _open(api: HfApi, repo_id: str, repo_type: str, private: bool, sdk: str | No
             f"'{repo_id}' cannot be pushed to: there is no token of the Hub. Log in with `hf auth login`, or set "
             "HF_TOKEN."
         )
+
     if not api.repo_exists(repo_id, repo_type=repo_type):
         api.create_repo(repo_id, repo_type=repo_type, private=private, space_sdk=sdk)
         return
+
     found = bool(api.repo_info(repo_id, repo_type=repo_type).private)
     if found != private:
         there, wanted = ("private", "public") if found else ("public", "private")

@@ -53,6 +53,7 @@ def load_kernels(build_missing: bool = False) -> bool:
     """
     if not kernels_wanted():
         return False
+
     if "in_use" in _state:
         return _state["in_use"]
 

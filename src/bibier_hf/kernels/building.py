@@ -32,9 +32,12 @@ class KernelError(UserError, RuntimeError):
 def library_path() -> Path:
     """Where the library for these sources, flags and this kind of processor is, or would be."""
     digest = hashlib.blake2b(repr((_flags(), sys.platform, platform.machine())).encode(), digest_size=8)
+
     for name in (*SOURCES, *HEADERS):
         digest.update((Path(__file__).parent / name).read_bytes())
+
     cache = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
+
     return Path(cache) / "bibier_hf" / "kernels" / f"mamba-{digest.hexdigest()}.so"
 
 
@@ -67,6 +70,7 @@ def _flags() -> tuple[str, ...]:
 
 def _compiler() -> list[str]:
     names = [os.environ["CXX"]] if os.environ.get("CXX") else ["c++", "g++", "clang++"]
+
     for name in names:
         try:
             program, *options = shlex.split(name)
@@ -76,6 +80,7 @@ def _compiler() -> list[str]:
             ) from error
         if found := shutil.which(program):
             return [found, *options]
+
     raise KernelError(
         f"There is no C++ compiler (looked for {', '.join(names)}); install GCC or Clang, or name one in CXX."
     )

@@ -20,6 +20,7 @@ def register(path: Path) -> None:
         KernelError: the file is not a library that this machine can load.
     """
     global _library
+
     try:
         _library = ctypes.CDLL(str(path))
         _library.scan_chunk.restype = _library.scan_group.restype = ctypes.c_int64
@@ -27,6 +28,7 @@ def register(path: Path) -> None:
         raise KernelError(
             f"The compiled kernels cannot be loaded: {error}. Delete {path} to build them anew."
         ) from error
+
     for name, function, shapes in (
         ("selective_scan", selective_scan, _scan_shapes),
         ("selective_scan_backward", _scan_backward, _scan_backward_shapes),
@@ -35,6 +37,7 @@ def register(path: Path) -> None:
     ):
         operator = torch.library.custom_op(f"bibier_hf::{name}", function, mutates_args=(), device_types="cpu")
         operator.register_fake(shapes)
+
     torch.library.register_autograd("bibier_hf::selective_scan", _scan_gradients, setup_context=_keep_for_scan)
     torch.library.register_autograd("bibier_hf::causal_conv", _conv_gradients, setup_context=_keep_for_conv)
 
@@ -65,6 +68,7 @@ def selective_scan(
     y, saved = _scan_shapes(u, dt, A, B, C, D, mask, exponential, reverse, save_states)
     flags = (exponential, reverse)
     _library.scan_forward(*_call(inputs, mask, sizes), *flags, _address(y), _address(saved) if save_states else None)
+
     return y, saved
 
 
@@ -98,6 +102,7 @@ def _scan_backward(
     _library.scan_backward(*_call(inputs, mask, sizes), *flags, _address(saved), _address(grad_y), _addresses(grads))
     grad_u, grad_dt, *parts = grads
     grad_A, grad_B, grad_C, grad_D = (part.sum(0) for part in parts)
+
     return grad_u, grad_dt, grad_A.T.contiguous(), grad_B, grad_C, grad_D
 
 
@@ -109,6 +114,7 @@ def _keep_for_scan(ctx, inputs, output):
     *tensors, ctx.exponential, ctx.reverse, saved_states = inputs
     if not saved_states and any(ctx.needs_input_grad):
         raise RuntimeError("selective_scan was called with save_states=False, but its inputs need gradients.")
+
     ctx.save_for_backward(*tensors, output[1])
 
 
@@ -124,6 +130,7 @@ def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, re
     inputs, mask, sizes = _conv_arguments(x, weight, bias, mask)
     y = x.new_empty(x.shape)
     _library.conv_forward(*_call(inputs, mask, sizes), reverse, _address(y))
+
     return y
 
 
@@ -139,6 +146,7 @@ def _conv_backward(
     grads = [x.new_empty(shape) for shape in (x.shape, (batch, *weight.T.shape), (batch, channels))]
     grad_y = grad_y.contiguous()
     _library.conv_backward(*_call(inputs, mask, sizes), reverse, _address(grad_y), _addresses(grads))
+
     return grads[0], grads[1].sum(0).T.contiguous(), grads[2].sum(0)
 
 
@@ -164,6 +172,7 @@ def _scan_arguments(u, dt, A, B, C, D, mask):
     _check((u, dt, A, B, C, D), wanted, mask)
     u, dt, B, C = (_rows(tensor) for tensor in (u, dt, B, C))
     strides = [stride for tensor in (u, dt, B, C) for stride in tensor.stride()[:2]]
+
     return (u, dt, A.T.contiguous(), B, C, D.contiguous()), _bytes(mask), (batch, length, channels, states, *strides)
 
 
@@ -171,6 +180,7 @@ def _conv_arguments(x, weight, bias, mask):
     channels = x.shape[2]
     _check((x, weight, bias), (x.shape, (channels, weight.shape[1]), (channels,)), mask)
     x = _rows(x)
+
     return (x, weight.T.contiguous(), bias.contiguous()), _bytes(mask), (*x.shape, weight.shape[1], *x.stride()[:2])
 
 
@@ -182,8 +192,10 @@ def _check(tensors, shapes, mask):
             f"The shapes {given} do not fit together; with the first one, they must be "
             f"{[tuple(shape) for shape in shapes]}."
         )
+
     if dtype not in (torch.float32, torch.float64) or any(tensor.dtype != dtype for tensor in tensors):
         raise ValueError(f"All tensors must be float32 or all float64, got {[tensor.dtype for tensor in tensors]}.")
+
     if mask is not None and (mask.dtype != torch.bool or mask.shape != tensors[0].shape[:2]):
         raise ValueError(f"The mask must be bool {tuple(tensors[0].shape[:2])}, got {mask.dtype} {tuple(mask.shape)}.")
 

@@ -230,9 +230,11 @@ class ChoiceTrie:
         self.choices = tuple(choices)
         self.paths = tuple(tokens)
         children: dict[tuple[int, ...], dict[int, None]] = {}
+
         for path in self.paths:
             for depth, token in enumerate(path):
                 children.setdefault(path[:depth], {}).setdefault(token)
+
         self.nodes = {node: tuple(following) for node, following in children.items()}
 
         prefixes = [
@@ -317,6 +319,7 @@ def _conversation(prompt: Prompt) -> list[Message]:
 
 def _collect(answers: Iterator[tuple[int, Answer]], count: int, on_answer: OnAnswer | None) -> list[Answer]:
     collected: dict[int, Answer] = {}
+
     for index, answer in answers:
         if on_answer is not None:
             on_answer(index, answer)

@@ -75,6 +75,7 @@ class OpenAIBackend(LLMBackend):
 
         if dialect not in DIALECTS:
             raise LLMError(f"dialect={dialect!r}; allowed: {', '.join(DIALECTS)}.")
+
         if concurrency < 1 or max_attempts < 1:
             raise LLMError("concurrency and max_attempts must be at least 1.")
 
@@ -165,6 +166,7 @@ class OpenAIBackend(LLMBackend):
                     "return_tokens_as_token_ids": True,
                     **_NO_THINKING,
                 }
+
                 if node:
                     body["messages"] = [*conversation, {"role": "assistant", "content": beginnings[node]}]
                     body |= {"add_generation_prompt": False, "continue_final_message": True}
@@ -185,8 +187,10 @@ class OpenAIBackend(LLMBackend):
         """Return the parts of a request that turn thinking off and fix the form of the answer."""
         if self.dialect == "vllm":
             return _NO_THINKING if structure is None else _NO_THINKING | {"structured_outputs": structure.preferred}
+
         if structure is None:
             return {}
+
         if structure.json_schema is None:
             raise LLMError(
                 "An OpenAI server only accepts JSON schemas; this structure is a regular expression. Use "
@@ -194,6 +198,7 @@ class OpenAIBackend(LLMBackend):
             )
 
         schema = {"name": "answer", "strict": True, "schema": dict(structure.json_schema)}
+
         return {"response_format": {"type": "json_schema", "json_schema": schema}}
 
     def _concurrently(
@@ -249,6 +254,7 @@ class OpenAIBackend(LLMBackend):
                 # A random part, so that many requests do not return at the same moment.
                 stop.wait(delay_s * random.uniform(0.5, 1.0) if retry_after_s is None else retry_after_s)
                 retry_after_s = None
+
             if stop.is_set():
                 raise _RequestError("stopped")
 
@@ -266,10 +272,13 @@ class OpenAIBackend(LLMBackend):
                 faults.append(f"no connection to {url} ({self._hide(str(error.__cause__ or error))})")
             except openai.APIStatusError as error:
                 message = self._hide(_message_of(error.body) or str(error))
+
                 if error.status_code in (401, 403, 404) or error.code == "insufficient_quota":
                     raise LLMError(f"{url} refuses every request ({error.status_code}): {message}") from None
+
                 if not _may_pass(error.status_code):
                     raise _RequestError(f"{error.status_code}: {message}") from None
+
                 retry_after_s = _retry_after_s(error.response.headers.get("retry-after"), retry_after_s)
                 faults.append(f"{error.status_code}: {message}")
             except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, or an unexpected shape
@@ -283,6 +292,7 @@ class OpenAIBackend(LLMBackend):
                 f"No server answers: {faults[-1]}. Tried {unreachable} times: {', '.join(self.base_urls)}. Start one, "
                 "or fix base_urls."
             )
+
         raise _RequestError(f"{self.max_attempts} attempts: {'; '.join(dict.fromkeys(faults))}")
 
     def _request_root(self, path: str, body: dict[str, Any], read: Callable[[Any], T]) -> T:
@@ -299,8 +309,10 @@ class OpenAIBackend(LLMBackend):
 
         code = reply["error"].get("code") if isinstance(reply["error"], Mapping) else None
         message = self._hide(_message_of(reply["error"]))
+
         if isinstance(code, int) and 400 <= code < 600 and not _may_pass(code):
             raise _RequestError(f"{code}: {message}")
+
         raise ValueError(message)
 
     def _connect(self) -> None:
@@ -335,6 +347,7 @@ class OpenAIBackend(LLMBackend):
     def _hide(self, text: str) -> str:
         """Remove the keys and passwords that a server or library may repeat in a message."""
         secrets = [secret for access in vars(self).get("_access", {}).values() for secret in access.secrets]
+
         for secret in (*secrets, self._key()):
             if len(secret) > 3 and secret != "none":
                 text = text.replace(secret, "***")
@@ -365,6 +378,7 @@ def _joined_text(content: Any) -> str:
     """Return the text of a message, given as a string or as parts of which some may be thoughts; "" without text."""
     if isinstance(content, list):
         return "".join(part["text"] for part in content if part.get("type") in ("text", "output_text"))
+
     if content is not None and not isinstance(content, str):
         raise ValueError(f"the message has no text but {content!r:.100}")
 

@@ -33,14 +33,17 @@ def without_thinking(text: str) -> str:
             raise UnfinishedAnswerError("the answer was cut off while the model was thinking")
 
     kept = []
+
     while opening := _OPEN.search(text):
         closing = _CLOSE.search(text, opening.end())
         kept.append(text[: opening.start()])
+
         if closing is None:
             text = ""
             if not "".join(kept).strip():
                 raise UnfinishedAnswerError("the answer was cut off while the model was thinking")
             break
+
         text = text[closing.end() :]
 
     return _CONTROL.sub("", _CLOSE.split("".join([*kept, text]))[-1]).strip()
@@ -55,4 +58,5 @@ def without_fence(text: str) -> str:
         text += "```"
 
     fenced = _FENCE.findall(text)
+
     return fenced[0].strip() if len(fenced) == 1 else text

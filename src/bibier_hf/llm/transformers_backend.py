@@ -39,10 +39,13 @@ class TransformersBackend(LLMBackend):
         batch_size: int = 16,
     ) -> None:
         super().__init__(model, revision)
+
         if dtype not in ("float32", "bfloat16", "float16", "auto"):
             raise LLMError(f"dtype={dtype!r}; allowed: float32, bfloat16, float16, auto.")
+
         if batch_size < 1:
             raise LLMError(f"batch_size={batch_size}; it must be at least 1.")
+
         self.dtype = dtype
         self.device = device
         self.batch_size = batch_size
@@ -66,18 +69,21 @@ class TransformersBackend(LLMBackend):
         tokenizer, model = self._load()
         # Set every option: the defaults of the model may sample.
         options: dict[str, Any] = {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+
         if not sampling.greedy:
             options = {"do_sample": True, "temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
 
         for rows, inputs in self._batches(self._prompts(conversations), self.batch_size if sampling.greedy else 1):
             if not sampling.greedy:
                 torch.manual_seed(sampling.seed)
+
             with torch.inference_mode():
                 output = model.generate(
                     **inputs, **options, max_new_tokens=sampling.max_new_tokens, pad_token_id=tokenizer.pad_token_id
                 )
 
             stops = _stop_tokens(tokenizer, model)
+
             for row, index in enumerate(rows):
                 new = output[row, inputs["input_ids"].shape[1] :].tolist()
                 length = next((position for position, token in enumerate(new) if token in stops), None)
@@ -101,6 +107,7 @@ class TransformersBackend(LLMBackend):
             cache = copy.deepcopy(start)
             if cache is not None:
                 cache.batch_repeat_interleave(len(rows))
+
             own = inputs["attention_mask"]
             mask = torch.cat([own.new_ones(len(rows), len(shared)), own], dim=1)
 
@@ -168,8 +175,10 @@ class TransformersBackend(LLMBackend):
                 raise LLMError(f"transformers cannot load the language model {self.model}: {error}") from error
 
             assert tokenizer is not None
+
             if tokenizer.pad_token_id is None:
                 tokenizer.pad_token = tokenizer.eos_token
+
             self._tokenizer: PreTrainedTokenizerBase = tokenizer
             self._model = model.to(self.device or ("cuda" if torch.cuda.is_available() else "cpu")).eval()
 
@@ -182,6 +191,7 @@ def _common_start(prompts: Sequence[list[int]]) -> list[int]:
     length = next(
         (place for place, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last))
     )
+
     return list(first[: min([length, *(len(prompt) - 1 for prompt in prompts)])])
 
 

@@ -86,6 +86,7 @@ def get_corpus(name: str) -> Corpus:
     """
     if name in CORPORA:
         return CORPORA[name]
+
     if name.endswith(".py"):
         return _corpus_in_file(Path(name))
 
@@ -98,6 +99,7 @@ def get_corpus(name: str) -> Corpus:
 def _corpus_in_file(path: Path) -> Corpus:
     if not path.is_file():
         raise FileNotFoundError(f"No file '{path}' that would define a corpus.")
+
     specification = importlib.util.spec_from_file_location(f"bibier_corpus_{path.stem}", path)
     assert specification is not None  # its name ends in .py
     assert specification.loader is not None
@@ -106,6 +108,7 @@ def _corpus_in_file(path: Path) -> Corpus:
     corpus = getattr(module, "CORPUS", None)
     if not isinstance(corpus, Corpus):
         raise CorpusError(f"{path} must define CORPUS = Corpus(...); see the documentation of bibier_hf.data.corpora.")
+
     return corpus
 
 

@@ -100,6 +100,7 @@ def read_meld(
             decoded (all of them), a damaged archive, no ffmpeg, or too little space on the disk.
     """
     chosen = {"undecodable": undecodable, "outliers": outliers}
+
     for name, allowed in TREATMENTS.items():
         if chosen[name] not in allowed:
             raise CorpusError(f"{name}={chosen[name]!r}; allowed: {', '.join(allowed)}.")
@@ -107,15 +108,19 @@ def read_meld(
             raise CorpusError(
                 f"{name}={chosen[name]!r} is about clips, but text_only=True reads none. Leave one of the two out."
             )
+
     tables, audio = _find_source(data_dir, text_only)
     rows = _read_tables(data_dir, tables)
+
     if not text_only and not audio:
         raise CorpusError(
             f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). For the "
             f"texts alone give {option_forms('text_only', True)}."
         )
+
     faults: list[str] = []
     clips = []
+
     for split, row in rows:
         try:
             clip, name = _to_clip(split, row)
@@ -125,16 +130,20 @@ def read_meld(
         clips.append(
             clip if text_only else _with_audio(clip, name, audio.get(name, "there is no such clip"), chosen, faults)
         )
+
     raise_faults(
         faults, f"{data_dir} cannot be used as MELD", "What was converted is kept. Mend or fetch these again."
     )
+
     if strict_counts:
         check_counts(
             clips,
             OFFICIAL_COUNTS,
             f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}.",
         )
+
     clips.sort(key=lambda clip: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", clip.id)])
+
     return with_context(clips, context)
 
 
@@ -149,11 +158,14 @@ def _read_tables(data_dir: Path, tables: Mapping[str, Path]) -> list[tuple[str, 
             f"{data_dir} has none of MELD's tables: {', '.join(TABLES)}. Pass the official archive or what was "
             "unpacked of it."
         )
+
     rows = []
+
     for split in (split for split in OFFICIAL_COUNTS if split in tables):
         table = read_table(tables[split])
         demand_columns(table, _COLUMNS, tables[split].name)
         rows += [(split, row) for row in table]
+
     return rows
 
 
@@ -162,6 +174,7 @@ def _to_clip(split: str, row: Row) -> tuple[Clip, str]:
     numbers = [row.text(column) for column in ("Dialogue_ID", "Utterance_ID", "Season", "Episode")]
     if not all(number.isdecimal() for number in numbers):
         raise CorpusError(f"Dialogue_ID, Utterance_ID, Season and Episode are {numbers}; all must be numbers")
+
     dialogue, utterance, season, episode = map(int, numbers)
     # not row.text(), whose strip() would take an ellipsis that is still a control character (\x85) for a blank
     written = row.values["Utterance"]
@@ -178,6 +191,7 @@ def _to_clip(split: str, row: Row) -> tuple[Clip, str]:
         where=row.where,
         remarks=(TEXT_MENDED,) if text != written else (),
     )
+
     return clip, f"{split}/dia{dialogue}_utt{utterance}"
 
 
@@ -185,9 +199,11 @@ def _speaker(written: str, season: int, episode: int) -> str | None:
     name = mend_text(written)
     if _SEVERAL.search(name):
         return None
+
     slug = re.sub(r"[^a-z0-9]+", "-", name.partition("/")[0].lower()).strip(
         "-"
     )  # "Joey/Drake": Joey in the role of Drake
+
     return (
         f"meld-s{season:02d}e{episode:02d}-{slug}" if slug in ROLES or "#" in name or "No." in name else f"meld-{slug}"
     )
@@ -199,11 +215,14 @@ def _with_audio(clip: Clip, name: str, audio: Path | str, chosen: Mapping[str, s
     known = KNOWN_FAULTS.get(name)
     if isinstance(audio, Path) and known != OUTLIER:
         return replace(clip, audio=audio)
+
     if isinstance(audio, str) and known != UNDECODABLE:
         faults.append(f"{name}.mp4: {audio}")
         return clip
+
     treatment = chosen["outliers" if known == OUTLIER else "undecodable"]
     remark = {"keep": "kept", "text_only": "without audio", "drop": "left out"}[treatment]
+
     return replace(
         clip,
         audio=audio if treatment == "keep" else None,
@@ -218,27 +237,34 @@ def _find_source(data_dir: Path, text_only: bool) -> tuple[dict[str, Path], dict
     folder = cache_folder() / "meld-clips"
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / f"index-{_source_key(data_dir)}{'-text' if text_only else ''}.json"
+
     with locked(folder, wait=True):  # several training processes may come at once
         if found := _read_index(index):
             return found
+
         tables: dict[str, Path] = {}
         audio: dict[str, Path | str] = {}
         files = _walk(data_dir, folder, tables)
+
         if text_only:
             while len(tables) < len(TABLES) and next(files, None):
                 pass
         else:
             audio = _convert(data_dir, files, folder)
+
         _write_index(index, tables, audio)
+
     return tables, audio
 
 
 def _read_index(index: Path) -> tuple[dict[str, Path], dict[str, Path | str]] | None:
     if not index.is_file():
         return None
+
     found = json.loads(index.read_text(encoding="utf-8"))
     tables, audio = ({name: index.parent / path for name, path in found[kind].items()} for kind in ("tables", "audio"))
     whole = all(path.is_file() for path in (*tables.values(), *audio.values()))
+
     return (tables, audio | found["undecodable"]) if whole else None
 
 
@@ -246,6 +272,7 @@ def _write_index(index: Path, tables: Mapping[str, Path], audio: Mapping[str, Pa
     undecodable = {name: reason for name, reason in audio.items() if isinstance(reason, str)}
     if undecodable.keys() - KNOWN_FAULTS.keys():
         return  # they are tried again next time
+
     done = {name: path for name, path in audio.items() if isinstance(path, Path)}
     found = {
         kind: {name: path.relative_to(index.parent).as_posix() for name, path in paths.items()}
@@ -266,6 +293,7 @@ def _walk(data_dir: Path, folder: Path, tables: dict[str, Path]) -> Iterator[tup
                 raise CorpusError(
                     f"{data_dir} holds {file.path.name} twice, with other content: {file.path} is the second."
                 )
+
             write_bytes(path, content)
         elif name := _clip_name(file.path):
             yield name, file
@@ -281,27 +309,33 @@ def _clip_name(path: PurePath) -> str | None:
 def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Path) -> dict[str, Path | str]:
     on_disk = [path for path in data_dir.rglob("*") if path.is_file()] if data_dir.is_dir() else [data_dir]
     number = sum(_clip_name(path) is not None for path in on_disk)
+
     if any(is_archive(path.name) for path in on_disk):  # what it holds is not known before it was gone through
         number = sum(sum(row.values()) for row in OFFICIAL_COUNTS.values())
+
     if not number:
         for _ in files:  # for the tables
             pass
         return {}
+
     find_ffmpeg()  # before anything is done
     done = sum(1 for _ in folder.rglob("*.flac"))
     if number > done:
         state_disk_need(number - done, folder, "MELD")
+
     return dict(convert_clips(files, folder, number, "Converting meld"))
 
 
 def _source_key(data_dir: Path) -> str:
     """Changes with name, size or time of any table, clip or archive, and with the format"""
     digest = hashlib.sha256(f"{FORMAT_VERSION}\n".encode())
+
     for path in sorted(data_dir.rglob("*")) if data_dir.is_dir() else [data_dir]:
         if path.name in TABLES or is_archive(path.name) or _clip_name(path):
             stat = path.stat()
             name = path.relative_to(data_dir).as_posix() if data_dir.is_dir() else path.name
             digest.update(f"{name} {stat.st_size} {stat.st_mtime_ns}\n".encode())
+
     return digest.hexdigest()[:16]
 
 

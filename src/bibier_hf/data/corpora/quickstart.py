@@ -110,10 +110,13 @@ def read_quickstart(
         SynthesisError: eSpeak is not installed.
     """
     sizes = dict(zip(SPLITS, (train_per_class, dev_per_class, test_per_class), strict=True))
+
     if not 0 <= neutral_share <= 1:
         raise CorpusError(f"neutral_share={neutral_share}; it must lie between 0 and 1.")
+
     if min(sizes.values()) < 1:
         raise CorpusError(f"{sizes} utterances per emotion and language; each must be at least 1.")
+
     tts = EspeakTextToSpeech()
     # eSpeak cannot laugh or sigh: a text with the sound tag would not be what is heard.
     components = {
@@ -123,6 +126,7 @@ def read_quickstart(
     }
     generation = TemplateUtteranceGeneration(seed, components)
     clips = []
+
     for language in ACCENTS:
         neutral = _share_out(_neutral_sentences(language, seed), sizes)
         for emotion in EMOTIONS:
@@ -137,8 +141,10 @@ def read_quickstart(
                         f"{len(neutral[split])}. "
                         "Lower neutral_share or the number of utterances."
                     )
+
                 texts = rng.sample(neutral[split], number_neutral) + list(emotional[split][: size - number_neutral])
                 voices = _voices(split, language, rng)
+
                 for number, text in enumerate(texts):
                     voice = next(voices)
                     prosody = vary_prosody(EMOTION_PROSODY[emotion], rng)
@@ -158,6 +164,7 @@ def read_quickstart(
                             audio_key=what,
                         )
                     )
+
     return sorted(clips, key=lambda clip: clip.id)  # emotions and languages mixed
 
 
@@ -183,6 +190,7 @@ def demo_clips(data_dir: Any = None, **options: Any) -> dict[str, dict[str, Any]
     """The first test clip of each language with its text, as rows of the common schema: `{"en": row, "ru": row}`."""
     test = CORPUS.load(data_dir, **options)["test"]
     languages = test["language"]
+
     return {language: test[list(languages).index(language)] for language in ACCENTS}
 
 
@@ -197,11 +205,13 @@ def _share_out(items: Sequence[str], sizes: dict[str, int]) -> dict[str, Sequenc
     total = sum(sizes.values())
     pieces = {}
     start = done = 0
+
     for split, size in sizes.items():
         done += size
         end = len(items) * done // total
         pieces[split] = items[start:end]
         start = end
+
     return pieces
 
 
@@ -212,6 +222,7 @@ def _voices(split: str, language: str, rng: random.Random) -> Iterator[str]:
     names = [
         f"{accents[place // 2 % len(accents)]}+{variant}" for place, variant in enumerate(VARIANTS[split])
     ]  # both sexes in each accent
+
     while True:
         yield from rng.sample(names, len(names))
 

@@ -58,16 +58,19 @@ def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
     )
     clips = []
     faults = []
+
     for row, path in found:
         where = row.where if row else path.relative_to(data_dir).as_posix()
         match = _NAME.fullmatch(path.stem)
         if not match:
             faults.append(f"{where}: '{path.name}' is no name of RAVDESS, such as 03-01-06-01-02-01-12.wav")
             continue
+
         modality, channel, code, _, sentence, _, actor = map(int, match.groups())
         emotion = EMOTION_CODES[code]
         if row and not _agrees(row, emotion, SENTENCES[sentence]):
             faults.append(f"{where}: '{row.text('emotion')}', '{row.text('text')}' contradict the name '{path.name}'")
+
         left_out = NOT_SPEECH if (modality, channel) != SPEECH_AUDIO else CALM if emotion == "calm" else ""
         clips.append(
             Clip(
@@ -84,10 +87,13 @@ def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
                 left_out=bool(left_out),
             )
         )
+
     faults += _misplaced_actors(clips)
     raise_faults(faults, f"{data_dir} does not look like RAVDESS")
+
     if strict_counts:
         _check_actors(clips)
+
     return sorted(clips, key=lambda clip: clip.id)
 
 
@@ -112,22 +118,27 @@ def _find_files(data_dir: Path) -> list[Path]:
         raise CorpusError(
             f"{data_dir} is a file. Unpack the archive and pass the folder that holds Actor_01, Actor_02, ..."
         )
+
     by_name = defaultdict(list)
+
     for path in sorted(data_dir.rglob("Actor_*/*")):
         if path.suffix.lower() in _AUDIO_SUFFIXES and not path.name.startswith("."):
             by_name[path.stem].append(path)
+
     if not by_name:
         raise CorpusError(
             f"{data_dir} holds no recordings of RAVDESS. Allowed layouts: folders Actor_01, Actor_02, ... with files "
             "such as "
             "03-01-06-01-02-01-12.wav, or metadata.csv (file_name, text, emotion, speaker, split) with its recordings."
         )
+
     # A common copy of the corpus holds all of it twice.
     twice = {
         name: [str(path.relative_to(data_dir)) for path in paths] for name, paths in by_name.items() if len(paths) > 1
     }
     faults = [f"{name}: {', '.join(paths)}" for name, paths in twice.items()]
     raise_faults(faults, f"{data_dir} holds recordings more than once", "Pass the folder of one copy.", shown=3)
+
     return [path for (path,) in by_name.values()]
 
 
@@ -140,8 +151,10 @@ def _agrees(row: Row, emotion: str, sentence: str) -> bool:
 
 def _misplaced_actors(clips: list[Clip]) -> list[str]:
     splits = defaultdict(set)
+
     for clip in clips:
         splits[clip.speaker].add(clip.split)
+
     return [
         f"{speaker} is in the splits {', '.join(sorted(found))}"
         for speaker, found in sorted(splits.items())
@@ -152,6 +165,7 @@ def _misplaced_actors(clips: list[Clip]) -> list[str]:
 def _check_actors(clips: list[Clip]) -> None:
     counts = Counter((clip.speaker, clip.label) for clip in clips if NOT_SPEECH not in clip.remarks)
     faults = []
+
     for speaker in sorted({clip.speaker for clip in clips if clip.speaker}):
         allowed = {emotion: (count,) for emotion, count in CLIPS_PER_EMOTION.items()} | {"calm": (0, 8)}
         faults += [
@@ -159,6 +173,7 @@ def _check_actors(clips: list[Clip]) -> None:
             for emotion, numbers in allowed.items()
             if counts[speaker, emotion] not in numbers
         ]
+
     remedy = f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}."
     raise_faults(faults, "The counts differ from the published ones", remedy)
 

@@ -75,25 +75,32 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
     """
     if enthusiasm not in ENTHUSIASM:
         raise CorpusError(f"enthusiasm={enthusiasm!r}; allowed: {', '.join(ENTHUSIASM)}.")
+
     clips = []
     faults = []
+
     for row, name, split, audio, audio_key in _read_rows(data_dir):
         parts = _NAME.fullmatch(name)
         emotion = row.text("emotion").lower()
+
         if not parts:
             faults.append(f"{row.where}: '{name}' is no name of RESD, such as 32_happiness_enthusiasm_h_120")
             continue
+
         try:
             label = normalize_label(emotion)
         except UnknownLabelError as error:
             faults.append(f"{row.where}: {error}")
             continue
+
         roles = sorted((parts["first"], parts["second"]))
         if emotion not in roles or emotion[0] != parts["letter"]:
             faults.append(f"{row.where}: the emotion '{emotion}' contradicts the name '{name}'")
             continue
+
         if emotion == "enthusiasm" and enthusiasm == "exclude":
             continue
+
         number = int(parts["dialogue"])
         clips.append(
             Clip(
@@ -111,7 +118,9 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
                 extra={"fold": _fold(row, number), "original_label": emotion if enthusiasm == "keep" else None},
             )
         )
+
     raise_faults(faults, f"{data_dir} does not look like RESD")
+
     if strict_counts:
         expected = OFFICIAL_COUNTS
         if enthusiasm == "exclude":
@@ -121,6 +130,7 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
             expected,
             f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}.",
         )
+
     # By id, so that neither the layout nor the order of the tables matters, and neighbours tell nothing about each
     # other.
     return sorted(clips, key=lambda clip: clip.id)
@@ -143,6 +153,7 @@ _Found = tuple[Row, str, str, Path | Callable[[], np.ndarray], str]
 def _read_rows(data_dir: Path | str) -> list[_Found]:
     if isinstance(data_dir, str) or (data_dir.is_dir() and not _tables(data_dir) and any(data_dir.rglob("*.parquet"))):
         return _read_hub(str(data_dir))
+
     if (data_dir / "metadata.csv").is_file():
         rows = read_table(data_dir / "metadata.csv")
         demand_columns(rows, ("file_name", "text", "emotion", "split"), "metadata.csv")
@@ -156,6 +167,7 @@ def _read_rows(data_dir: Path | str) -> list[_Found]:
             )
             for row in rows
         ]
+
     tables = {split: data_dir / f"{split}.csv" for split in ("train", "test")}
     if missing := [path.name for path in tables.values() if not path.is_file()]:
         raise CorpusError(
@@ -165,14 +177,17 @@ def _read_rows(data_dir: Path | str) -> list[_Found]:
             "Aniemore/resd_annotated. "
             "That id itself is allowed, too."
         )
+
     files = _files_by_name(data_dir)
     found: list[_Found] = []
+
     for split, path in tables.items():
         rows = read_table(path)
         demand_columns(rows, ("name", "emotion", "text"), path.name)
         for row in rows:
             name = _stem(row.text("name"))
             found.append((row, name, split, _find(data_dir, row, name, split, files), ""))
+
     return found
 
 
@@ -187,16 +202,19 @@ def _read_hub(source: str) -> list[_Found]:
         raise CorpusError(
             f"The Hub cannot be reached for '{source}' ({error}). Try again, or pass a folder with the corpus."
         ) from error
+
     found: list[_Found] = []
+
     for split, dataset in splits.items():
         if missing := [name for name in ("name", "speech", "emotion") if name not in dataset.column_names]:
-            raise CorpusError(f"{source} lacks the columns {missing}; it has {dataset.column_names}.")
+            raise CorpusError(f"{source} has no columns {missing}; it has {dataset.column_names}.")
         dataset = dataset.cast_column("speech", Audio(decode=False))
         for index, values in enumerate(dataset.remove_columns("speech")):
             row = Row(values, f"{source} {split} row {index}")
             # the fingerprint stands for the revision of the data that the row came from
             key = f"{dataset._fingerprint} row {index}"
             found.append((row, _stem(row.text("name")), str(split), partial(_decode_row, dataset, index), key))
+
     return found
 
 
@@ -211,18 +229,22 @@ def _stem(name: str) -> str:
 
 def _files_by_name(data_dir: Path) -> Mapping[str, list[Path]]:
     files = defaultdict(list)
+
     for path in sorted(data_dir.rglob("*")):
         if path.suffix.lower() in _AUDIO_SUFFIXES:
             files[path.stem.replace(" ", "_")].append(path)
+
     return files
 
 
 def _find(data_dir: Path, row: Row, name: str, split: str, files: Mapping[str, list[Path]]) -> Path:
     if row.text("path") and (data_dir / row.text("path")).is_file():
         return data_dir / row.text("path")
+
     found = files.get(name.replace(" ", "_"), [])
     if len(found) > 1:  # the same name in the folders of both splits
         found = [path for path in found if split in path.relative_to(data_dir).parts]
+
     # A path that is not there is reported together with all others that are missing.
     return found[0] if len(found) == 1 else data_dir / split / f"{name}.wav"
 

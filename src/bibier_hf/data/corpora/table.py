@@ -87,26 +87,33 @@ def read_csv(
     translate = _Labels(read_label_map(label_map) or {})
     columns = tuple(dict.fromkeys(column for row in rows for column in row.values))
     _check_columns(table, columns, ignore_columns, language)
+
     if group_by not in GROUP_BY:
         raise CorpusError(f"group_by={group_by!r}; allowed: {', '.join(GROUP_BY)}.")
+
     corpus = corpus or _default_name(table)
     faults: list[str] = []
     unknown: dict[str, str] = {}
     ids: dict[str, str] = {}
     recordings: dict[Path, str] = {}
     clips = []
+
     for row in rows:
         if misfit := _misfit(row):
             faults.append(misfit)
             continue
+
         audio = folder / row.text("audio") if row.text("audio") else None
         if audio is None and not row.text("text"):
             faults.append(f"{row.where}: neither audio nor text")
             continue
+
         if audio is not None and recordings.setdefault(audio, row.where) != row.where:
             faults.append(f"{row.where}: the recording {row.text('audio')} stands in {recordings[audio]} already")
+
         if ids.setdefault(row.text("id"), row.where) != row.where and row.text("id"):
             faults.append(f"{row.where}: the id '{row.text('id')}' stands in {ids[row.text('id')]} already")
+
         try:
             label, soft_label = _read_label(row, translate)
         except UnknownLabelError:
@@ -115,11 +122,13 @@ def read_csv(
         except CorpusError as error:
             faults.append(str(error))
             continue
+
         split = _SPLIT_ALIASES.get(row.text("split").lower(), row.text("split").lower())
         if "split" in columns and split not in SPLITS:
             faults.append(
                 f"{row.where}: the split is {row.text('split')!r}; allowed: {', '.join((*SPLITS, *_SPLIT_ALIASES))}"
             )
+
         clips.append(
             Clip(
                 id=row.text("id"),  # the rows without one get theirs below
@@ -139,13 +148,17 @@ def read_csv(
                 where=row.where,
             )
         )
+
     faults += [f"{where}: unknown label {label!r} (first of its kind)" for label, where in unknown.items()]
     raise_faults(faults, f"{table} cannot be used", _label_remedy(unknown) if unknown else "")
     clips = _with_ids(clips, corpus, folder)
+
     if "split" in columns:
         return clips
+
     left_out = [clip for clip in clips if clip.left_out]
     kept = [clip for clip in clips if not clip.left_out]
+
     return left_out + _with_splits(kept, columns, group_by, {"dev": dev_share, "test": test_share}, seed)
 
 
@@ -153,6 +166,7 @@ def find_table(data_dir: Path) -> Path:
     """The table that a path means: the file itself, or the only one in a folder, or the one called `metadata`."""
     if data_dir.is_file() or is_stream(data_dir):
         return data_dir
+
     tables = sorted(path for path in data_dir.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
     named = [path for path in tables if path.stem == "metadata"]
     found = tables if len(tables) == 1 else named
@@ -162,6 +176,7 @@ def find_table(data_dir: Path) -> Path:
             f"{data_dir} must hold exactly one table ({', '.join(TABLE_SUFFIXES)}) or be the path of one; found: "
             f"{there}."
         )
+
     return found[0]
 
 
@@ -171,18 +186,24 @@ def _default_name(table: Path) -> str:
 
 def _check_columns(table: Path, columns: Sequence[str], ignored: Sequence[str], language: str | None) -> None:
     faults = []
+
     for column in columns:
         if column not in COLUMNS and column not in ignored:
             faults.append(f"unknown column {column!r}.{did_you_mean(column, COLUMNS)}")
+
     if "audio" not in columns and "text" not in columns:
         faults.append("neither a column 'audio' nor a column 'text'")
+
     present = [emotion for emotion in EMOTIONS if emotion in columns]
     if present and len(present) < len(EMOTIONS):
         faults.append(f"the columns {present} without those of the other emotions; soft labels need all seven")
+
     if not {"label", "soft_label", *present} & set(columns):
         faults.append("no column 'label' (nor soft labels)")
+
     if "language" not in columns and language is None:
         faults.append(f"no column 'language'; add one, or for all rows give {option_forms('language', 'en')}")
+
     remedy = f"Allowed columns: {', '.join(COLUMNS)}. Rename them, or leave out those of no use by the option ignore_columns."
     raise_faults(faults, f"The columns of {table} do not fit", remedy)
 
@@ -195,15 +216,19 @@ def read_label_map(given: Mapping[str, str | None] | str | Path | None) -> dict[
     """
     if given is None:
         return None
+
     if not isinstance(given, Mapping):
         text = os.fspath(given)
         given = _read_label_json(text, "") if text.lstrip().startswith("{") else _read_label_file(Path(text))
+
     mapped: dict[str, str | None] = {}
+
     for name, emotion in given.items():
         try:
             mapped[str(name)] = None if emotion in (None, "") else normalize_label(emotion)
         except UnknownLabelError as error:
             raise CorpusError(f"label_map: {name!r}: {error}") from error
+
     return mapped
 
 
@@ -211,9 +236,11 @@ def _read_label_json(text: str, where: str) -> Mapping[str, str | None]:
     try:
         content = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise CorpusError(f"label_map: {where}this is no valid JSON ({error}).") from error
+        raise CorpusError(f"label_map: {where}this is invalid JSON ({error}).") from error
+
     if not isinstance(content, dict):
         raise CorpusError(f'label_map: {where}this must be an object such as {{"ang": "anger"}}.')
+
     return content
 
 
@@ -222,14 +249,17 @@ def _read_label_file(path: Path) -> Mapping[str, str | None]:
         raise CorpusError(
             f'label_map: there is no file {path}. Give a .json or .csv file, or JSON such as {{"ang": "anger"}}.'
         )
+
     if path.suffix.lower() == ".json":
         try:
             return _read_label_json(path.read_text(encoding="utf-8-sig"), f"{path}: ")
         except UnicodeDecodeError as error:
             raise CorpusError(f"label_map: {path} is not UTF-8. Save it again as UTF-8.") from error
+
     rows = read_table(path)
     if set(rows[0].values) != {"label", "emotion"}:
         raise CorpusError(f"label_map: {path} must have the columns label and emotion, not {list(rows[0].values)}.")
+
     return {row.text("label"): row.text("emotion") for row in rows}
 
 
@@ -244,6 +274,7 @@ class _Labels:
         for key in (name, name.strip().lower() if isinstance(name, str) else name):
             if key in self._map:
                 return self._map[key]
+
         return normalize_label(name)
 
 
@@ -263,6 +294,7 @@ def _misfit(row: Row) -> str | None:
                 row.text(column)
             except CorpusError as error:
                 return str(error)
+
     return None
 
 
@@ -272,14 +304,19 @@ def _read_label(row: Row, translate: _Labels) -> tuple[str | None, list[float] |
     soft = row.values.get("soft_label")
     if soft in (None, ""):
         soft = {emotion: row.values[emotion] for emotion in EMOTIONS if row.text(emotion)} or None
+
     if soft is None:
         return translate(row.text("label")), None
+
     probabilities = _read_distribution(row, soft, translate)
+
     if row.text("label"):
         return translate(row.text("label")), probabilities
+
     best = max(probabilities)
     if probabilities.count(best) > 1:
         raise CorpusError(f"{row.where}: no label, and the soft label has no single maximum")
+
     return EMOTIONS[probabilities.index(best)], probabilities
 
 
@@ -290,7 +327,9 @@ def _read_distribution(row: Row, soft: Any, translate: _Labels) -> list[float]:
             f'{row.where}: the soft label must name its emotions: {{"anger": 0.7, ...}}, or seven columns called like '
             "them"
         )
+
     values = dict.fromkeys(EMOTIONS, 0.0)
+
     for name, value in soft.items():
         try:
             number = read_number(value) if isinstance(value, str) else float(value)
@@ -299,10 +338,13 @@ def _read_distribution(row: Row, soft: Any, translate: _Labels) -> list[float]:
             raise CorpusError(f"{row.where}: the soft label of {name!r} is {value!r:.80} ({error})") from error
         if emotion is not None:
             values[emotion] += number
+
     highest = max(values.values())
     if not all(map(math.isfinite, values.values())) or min(values.values()) < 0 or highest <= 0:
         raise CorpusError(f"{row.where}: soft labels must be at least 0 and not all 0, but they are {dict(soft)}")
+
     scaled = [value / highest for value in values.values()]  # whose sum cannot overflow
+
     return [value / math.fsum(scaled) for value in scaled]
 
 
@@ -310,6 +352,7 @@ def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
     """Give a `neutral_id` to the rows without one; repeated texts without audio are numbered."""
     counts: dict[str, int] = {}
     done = []
+
     for clip in clips:
         if not clip.id:
             # relative to the table: a corpus that moved keeps its ids
@@ -322,6 +365,7 @@ def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
             counts[key] = counts.get(key, 0) + 1
             clip = replace(clip, id=neutral_id(corpus, f"{key}\n{counts[key]}"))
         done.append(clip)
+
     return done
 
 
@@ -329,12 +373,15 @@ def _with_splits(
     clips: Sequence[Clip], columns: Sequence[str], group_by: str, shares: Mapping[str, float], seed: int
 ) -> list[Clip]:
     kinds = [kind for kind in ("speaker", "dialogue") if kind in columns] if group_by == "auto" else [group_by]
+
     if group_by in ("speaker", "dialogue") and group_by not in columns:
         raise CorpusError(f"group_by={group_by!r}, but the table has no column {group_by!r}.")
+
     keys = [
         [f"{kind}:{value}" for kind in kinds if kind != "none" and (value := getattr(clip, kind))] for clip in clips
     ]
     groups = connected_groups([clip.id for clip in clips], keys)
+
     try:
         splits = stratified_group_split([clip.label for clip in clips], groups, shares, seed)
     except ValueError as error:
@@ -343,6 +390,7 @@ def _with_splits(
             f"group_by={group_by!r} "
             f"(allowed: {', '.join(GROUP_BY)})."
         ) from error
+
     return [replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)]
 
 

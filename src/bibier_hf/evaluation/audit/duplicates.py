@@ -63,12 +63,14 @@ def hear(rows: Dataset) -> dict[str, HeardClip]:
         AudioError: a clip that cannot be decoded.
     """
     heard = {}
+
     for name, samples in zip(rows["id"], decoded_clips(rows), strict=True):
         if samples is not None:
             mel = log_mel(samples)
             heard[name] = HeardClip(
                 hashlib.sha256(samples.tobytes()).hexdigest(), mfcc_functionals(mel), fingerprint(mel)
             )
+
     return heard
 
 
@@ -110,6 +112,7 @@ def audit_texts(splits: DatasetDict, threshold: float = TEXT_SIMILARITY, seed: i
     labels = {split: splits[split]["label"] for split in ("train", "test")}
     from_text = give_away([text or None for text in train], labels["train"], keys, labels["test"], seed)
     from_text.pop("known_rows")
+
     return {
         "exact_rows": exact,
         "near_rows": len(found) - exact,
@@ -127,17 +130,21 @@ def _similar_texts(
     others = [row for row, text in enumerate(train) if len(text.split()) >= MINIMUM_WORDS]
     if not rows or not others:
         return {}
+
     vectorizer = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, dtype=np.float32)
     there = vectorizer.fit_transform([train[row] for row in others]).T
     here = vectorizer.transform([test[row] for row in rows])
     found = {}
+
     for start in range(0, len(rows), _BLOCK_ROWS):
         cosines = here[start : start + _BLOCK_ROWS] @ there
         best = np.asarray(cosines.argmax(axis=1)).ravel()
         values = np.asarray(cosines.max(axis=1).todense()).ravel()
+
         for row, place, value in zip(rows[start : start + _BLOCK_ROWS], best, values, strict=True):
             if value >= threshold:
                 found[row] = (others[place], float(value))
+
     return found
 
 
@@ -150,6 +157,7 @@ def fingerprint(mel: np.ndarray) -> np.ndarray:
     """
     bands = mel.reshape(_FINGERPRINT_BANDS, -1, mel.shape[1]).mean(1)
     slopes = np.diff(np.maximum(bands, bands.max() - _FLOOR_DB), axis=0)
+
     return (slopes - uniform_filter1d(slopes, _SMOOTHING_FRAMES, axis=1, mode="nearest")).astype(np.float16)
 
 
@@ -159,14 +167,17 @@ def fingerprint_similarity(one: np.ndarray, other: np.ndarray) -> float:
     one, other = one.astype(np.float32), other.astype(np.float32)
     most = round(MAX_SHIFT_S * FRAMES_PER_SECOND)
     best = 0.0
+
     for shift in range(-most, most + 1):
         a, b = one[:, max(0, shift) :], other[:, max(0, -shift) :]
         overlap = min(a.shape[1], b.shape[1])
         if overlap < 0.75 * max(one.shape[1], other.shape[1]):
             continue
+
         a, b = a[:, :overlap], b[:, :overlap]
         norm = np.linalg.norm(a) * np.linalg.norm(b)
         best = max(best, float((a * b).sum() / norm) if norm > 0 else 0.0)
+
     return best
 
 
@@ -190,6 +201,7 @@ def audit_audio(
     }
     if not clips["train"] or not clips["test"]:
         return {"exact_rows": 0, "near_rows": 0, "share_of_test_rows": 0.0, "pairs": []}
+
     digests = {clip.digest: row for row, clip in reversed(clips["train"])}
     found = {row: (digests[clip.digest], 1.0) for row, clip in clips["test"] if clip.digest in digests}
     exact = len(found)
@@ -205,6 +217,7 @@ def audit_audio(
             )
             if score >= threshold:
                 found[row] = (clips["train"][place][0], score)
+
     return {
         "exact_rows": exact,
         "near_rows": len(found) - exact,
@@ -218,11 +231,13 @@ def _most_similar(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> np
     most = round(MAX_SHIFT_S * FRAMES_PER_SECOND / _SEARCH_STEP)
     there = _search_vectors(train, 0)
     best = np.full((len(test), len(train)), -1.0, np.float32)
+
     for shift in range(-most, most + 1):
         here = _search_vectors(test, shift)
         for start in range(0, len(test), _BLOCK_ROWS):
             rows = slice(start, start + _BLOCK_ROWS)
             np.maximum(best[rows], here[rows] @ there.T, out=best[rows])
+
     return np.argsort(-best, axis=1, kind="stable")[:, :CANDIDATES]
 
 
@@ -230,11 +245,13 @@ def _search_vectors(prints: Sequence[np.ndarray], shift: int) -> np.ndarray:
     """Unit vectors (N, bands * steps) of the first seconds of fingerprints, later by `shift` steps"""
     steps = _SEARCH_SECONDS * FRAMES_PER_SECOND // _SEARCH_STEP
     vectors = np.zeros((len(prints), _FINGERPRINT_BANDS - 1, steps), np.float32)
+
     for vector, values in zip(vectors, prints, strict=True):
         count = values.shape[1] // _SEARCH_STEP
         coarse = values[:, : count * _SEARCH_STEP].astype(np.float32).reshape(-1, count, _SEARCH_STEP).mean(2)
         coarse = coarse[:, max(0, -shift) :][:, : steps - max(0, shift)]
         vector[:, max(0, shift) : max(0, shift) + coarse.shape[1]] = coarse
+
     return normalize(vectors.reshape(len(prints), -1))
 
 
@@ -250,4 +267,5 @@ def _pairs(splits: DatasetDict, found: dict[int, tuple[int, float]]) -> list[dic
         }
         for row, (other, similarity) in found.items()
     ]
+
     return sorted(pairs, key=lambda pair: (-pair["similarity"], pair["test"]))

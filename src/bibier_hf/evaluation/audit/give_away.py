@@ -28,9 +28,11 @@ def majority_labels(keys: Sequence[Hashable | None], labels: ArrayLike) -> dict[
     """Key -> its commonest label (of equally common ones the first in label order); rows whose key is None are left
     out."""
     counts: dict[Hashable, Counter] = defaultdict(Counter)
+
     for key, label in zip(keys, np.asarray(labels), strict=True):
         if key is not None:
             counts[key][int(label)] += 1
+
     return {key: max(sorted(counter), key=counter.__getitem__) for key, counter in counts.items()}
 
 
@@ -42,6 +44,7 @@ def answer_by_key(
     table = majority_labels(train_keys, train_labels)
     (fallback,) = majority_labels([0] * len(np.asarray(train_labels)), train_labels).values()
     known = np.array([key is not None and key in table for key in test_keys], dtype=bool)
+
     return np.array(
         [table[key] if is_known else fallback for key, is_known in zip(test_keys, known, strict=True)]
     ), known
@@ -66,11 +69,14 @@ def score_answers(labels: ArrayLike, answers: ArrayLike, seed: int = 0) -> dict[
     weights = 1 / (len(classes) * sizes[places])  # UAR is the sum of these over the rows that are right
     generator = np.random.default_rng(seed)
     reached = 0
+
     for _ in range(PERMUTATIONS):
         order = generator.permutation(len(labels))
         reached += weights[order][labels[order] == answers].sum() >= metrics["uar"] - 1e-12
+
     chance, p_value = 1 / len(classes), (1 + int(reached)) / (1 + PERMUTATIONS)
     leaks = bool(metrics["uar"] - chance >= LEAK_MARGIN and p_value <= LEAK_P_VALUE)
+
     return metrics | {"chance_uar": chance, "p_value": p_value, "leaks": leaks}
 
 

@@ -35,6 +35,7 @@ def audit_group(splits: DatasetDict, kind: str, seed: int = 0) -> dict[str, Any]
     sets = {split: set(values) - {None} for split, values in names.items()}
     from_group = give_away(names["train"], splits["train"]["label"], names["test"], splits["test"]["label"], seed)
     known = from_group.pop("known_rows")
+
     return {
         "groups": {split: len(values) for split, values in sets.items()},
         "crossing": {f"{one}+{other}": sorted(sets[one] & sets[other]) for one, other in combinations(SPLITS, 2)},
@@ -73,6 +74,7 @@ def audit_voices(splits: DatasetDict, functionals: dict[str, np.ndarray], seed: 
     known = np.isin(truth.astype(str), names) & np.array([name is not None for name in truth])
     label_of = majority_labels(names.tolist(), labels["train"][learnt])
     (commonest,) = np.unique(names)[[np.unique(names, return_counts=True)[1].argmax()]]
+
     return {
         "speakers": len(label_of),
         "known_rows": int(known.sum()),

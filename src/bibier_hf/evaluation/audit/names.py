@@ -45,6 +45,7 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
         whose content gives the label away on test, each with its `uar`; `leaks`.
     """
     fields, labels = {}, {}
+
     for split in SPLITS:
         chosen = [
             (names[name], label)
@@ -53,6 +54,7 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
         ]
         fields[split] = [name_fields(name) for name, _ in chosen]
         labels[split] = [label for _, label in chosen]
+
     spelt = [
         "_".join(parts)
         for split in SPLITS
@@ -62,6 +64,7 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
     codes = []
     longest = max((len(parts) for parts in fields["test"]), default=0) if fields["train"] else 0
     places = min(longest, MAXIMUM_FIELDS)
+
     for place in range(places):
         keys = {
             split: [parts[place] if place < len(parts) else None for parts in fields[split]]
@@ -71,6 +74,7 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
             told = give_away(keys["train"], labels["train"], keys["test"], labels["test"], seed)
             if told["uar"] - told["chance_uar"] >= FIELD_MARGIN and told["p_value"] <= LEAK_P_VALUE / places:
                 codes.append({"field": place, "uar": told["uar"]})
+
     return {
         "rows": sum(map(len, labels.values())),
         "word_rows": len(spelt),
@@ -86,6 +90,7 @@ def label_words_in_texts(splits: DatasetDict) -> dict[str, int]:
     test = splits["test"]
     rows = zip(test["text"], test["language"], test["label"], strict=True)
     english: Sequence[tuple[str, int]] = [(text, label) for text, language, label in rows if language == "en" and text]
+
     return {
         "english_rows": len(english),
         "word_rows": sum(bool(_SPELLINGS[label] & set(name_fields(text))) for text, label in english),

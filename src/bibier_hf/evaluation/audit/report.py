@@ -44,11 +44,13 @@ def audit_splits(
     """
     skipped = []
     groups: dict[str, Any] = {}
+
     for kind in GROUPS:
         named = all(any(name is not None for name in splits[split][kind]) for split in ("train", "test"))
         groups[kind] = audit_group(splits, kind, seed) if named else None
         if not named:
             skipped.append(f"{kind}s: train or test names none")
+
     recorded = {split: sum(name in heard for name in splits[split]["id"]) for split in ("train", "test")}
     speakers = {
         name
@@ -56,6 +58,7 @@ def audit_splits(
         if name and clip in heard
     }
     who_speaks, audio = None, None
+
     if not min(recorded.values()):
         skipped.append("who speaks and duplicate recordings: train or test has no audio")
     else:
@@ -66,13 +69,17 @@ def audit_splits(
             who_speaks = audit_voices(
                 splits, {split: functionals_of(splits[split], heard) for split in ("train", "test")}, seed
             )
+
     texts = None
+
     if all(any(splits[split]["text"]) for split in ("train", "test")):
         texts = audit_texts(splits, text_similarity, seed)
     else:
         skipped.append("duplicate texts: train or test has no text")
+
     if not file_names:
         skipped.append("file names: only the prepared corpus was given, or it has no files")
+
     audit = {
         "samples": {split: len(splits[split]) for split in SPLITS},
         "groups": groups,
@@ -84,6 +91,7 @@ def audit_splits(
             "texts": label_words_in_texts(splits),
         },
     }
+
     return {"verdict": judge(audit) | {"skipped": skipped}} | audit
 
 
@@ -96,15 +104,19 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
     """
     reasons, notes = [], []
     tests = audit["samples"]["test"]
+
     for kind, group in audit["groups"].items():
         if group is None or not group["known_rows"]:
             continue
+
         told = group["label_from_group"]
         shared = f"{group['known_rows']} of {tests} test rows have a {kind} that is in train too"
+
         if told["leaks"]:
             reasons.append(f"{shared}; the {kind}'s commonest label alone scores {_score(told)}")
         else:
             notes.append(f"{shared}, but the {kind}'s commonest label is no better than chance ({_score(told)})")
+
     voices = audit["who_speaks"]
     if voices is not None and voices["known_rows"]:
         told = voices["label_from_voice"]
@@ -115,13 +127,16 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
             notes.append(
                 f"{recognised}, but naming the speaker's commonest label is no better than chance ({_score(told)})"
             )
+
     for what, duplicates in (("text", audit["duplicates"]["texts"]), ("recording", audit["duplicates"]["audio"])):
         count = duplicates and duplicates["exact_rows"] + duplicates["near_rows"]
         if not count:
             continue
+
         shared = (
             f"{count} of {tests} test rows have a {what} that is in train too ({duplicates['exact_rows']} exactly)"
         )
+
         if what == "recording":
             reasons.append(shared)
         elif duplicates["label_from_text"]["leaks"]:
@@ -130,28 +145,35 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
             notes.append(
                 f"{shared}, but its label there is no better than chance ({_score(duplicates['label_from_text'])})"
             )
+
     for what, names in (
         ("ids", audit["label_tokens"]["ids"]),
         ("file names of the raw corpus", audit["label_tokens"]["file_names"]),
     ):
         if names is None or not names["leaks"]:
             continue
+
         found = [f"{names['word_rows']} of {names['rows']} spell out their label"] if names["word_rows"] else []
+
         if names["code_fields"]:
             best = names["code_fields"][0]
             found.append(f"field {best['field']} alone scores UAR {_percent(best['uar'])}")
+
         (reasons if what == "ids" else notes).append(f"the {what} carry the label: {' and '.join(found)}")
+
     spoken = audit["label_tokens"]["texts"]
     if spoken["word_rows"]:
         notes.append(
             f"{spoken['word_rows']} of {spoken['english_rows']} English test texts hold a word for their own label"
         )
+
     return {"leaks": bool(reasons), "reasons": reasons, "notes": notes}
 
 
 def render_page(audits: Sequence[Mapping[str, Any]]) -> str:
     """The page (Markdown) over audits that each carry a `title` beside the keys of [`audit_splits`]."""
     parts = ["# Leakage audit", "", *_overview(audits)]
+
     for audit in audits:
         verdict = audit["verdict"]
         parts += ["", f"## {audit['title']}: {'leaks' if verdict['leaks'] else 'none found'}", ""]
@@ -159,8 +181,10 @@ def render_page(audits: Sequence[Mapping[str, Any]]) -> str:
         parts += [f"- note: {note}." for note in verdict["notes"]]
         parts += [f"- not audited: {reason}." for reason in verdict["skipped"]]
         parts += _crossing(audit)
+
         for what, duplicates in audit["duplicates"].items():
             parts += _listed(what, duplicates)
+
     return "\n".join(parts) + "\n"
 
 
@@ -208,15 +232,18 @@ def shared_rows(audit: Mapping[str, Any]) -> dict[str, float | None]:
     if not audited."""
     groups, duplicates = audit["groups"], audit["duplicates"]
     found = {kind: groups[kind] for kind in GROUPS} | {"text": duplicates["texts"], "recording": duplicates["audio"]}
+
     return {what: entry and entry["share_of_test_rows"] for what, entry in found.items()}
 
 
 def merge_folds(audits: Sequence[Mapping[str, Any]], values: Any) -> dict[str, tuple[float, float, float] | None]:
     """Mean, lowest and highest over folds of each entry of `values(audit)`; None where no fold has it."""
     merged: dict[str, tuple[float, float, float] | None] = {}
+
     for name in values(audits[0]):
         numbers = [value for audit in audits if (value := values(audit)[name]) is not None]
         merged[name] = (float(np.mean(numbers)), min(numbers), max(numbers)) if numbers else None
+
     return merged
 
 
