@@ -1,4 +1,4 @@
-"""Which extra of the package brings which module. Imports nothing of the package."""
+"""Which optional dependency group (extra) of the package provides which module."""
 
 from importlib.util import find_spec
 
@@ -12,15 +12,15 @@ EXTRAS = {
     "demo": ["gradio"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
 }
-"""Extra -> modules that come with it."""
+"""Extra -> modules that it installs."""
 
 
 class MissingPackageError(UserError, ModuleNotFoundError):
-    """A package that is not installed; the message names the extra that brings it."""
+    """A package that is not installed; the message names the extra that installs it."""
 
 
 def missing_package(module: str | None) -> MissingPackageError | None:
-    """The error for a module that could not be imported; None if no extra brings it."""
+    """Return the error for a module that could not be imported, or None if no extra provides it."""
     top = (module or "").partition(".")[0]
 
     for extra, modules in EXTRAS.items():
@@ -36,7 +36,7 @@ def require(*modules: str) -> None:
     """Check that modules are installed, without importing them.
 
     Raises:
-        MissingPackageError: one is not.
+        MissingPackageError: one is missing.
     """
     for module in modules:
         if find_spec(module) is None:

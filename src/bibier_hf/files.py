@@ -1,16 +1,15 @@
-"""How the package writes: every file and folder appears as a whole, by one process at a time, and a disk that is full
-or cannot be written ends in one line.
+"""Write files and folders so that they appear as a whole, by one process at a time, with one-line errors.
 
-    with locked(folder):                        # a second writer is told who holds it
-        write_json(folder / "a.json", {...})    # the old file stays until the new one is whole
+    with locked(folder):                        # a second writer gets an error that names the first
+        write_json(folder / "a.json", {...})    # the old file stays until the new one is complete
 
-    with replaced_folder(folder) as new:        # the old folder stays until the new one is whole
+    with replaced_folder(folder) as new:        # the old folder stays until the new one is complete
         (new / "b.txt").write_text("...")
 
-Work in progress lives in hidden scratch folders beside its target, `.<name>.<random>.bibier`. Each holds a lock file that
-is locked while its process lives, so what a killed process left is told apart from what is in use. The next writer
-removes it. Locks are `flock`s: they end with their process, however it ends. They need Linux or macOS; elsewhere, and
-on file systems without locks, nothing is locked.
+Work in progress lives in hidden scratch folders next to its target, `.<name>.<random>.bibier`. Each contains a lock
+file that is locked as long as its process lives, so that leftovers of killed processes can be told from folders in
+use; the next writer removes them. Locks are `flock`s, which end with their process. They need Linux or macOS;
+elsewhere, and on file systems without locks, nothing is locked.
 """
 
 import contextlib
@@ -50,11 +49,11 @@ _POLL_S = 0.2
 
 
 class WriteError(UserError, OSError):
-    """A file or folder that cannot be written; the message says which one, what is left and how to go on."""
+    """A file or folder that cannot be written. The message says which one, what is left and how to go on."""
 
 
 class LockedError(UserError, RuntimeError):
-    """A folder that another process is writing; the message says which process."""
+    """A folder that another process is writing. The message says which process."""
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
@@ -63,17 +62,17 @@ class LockedError(UserError, RuntimeError):
 def write_atomically(
     path: str | os.PathLike,
     write: Callable[[Path], Any],
-    left: str | Callable[[], str] = "An earlier file of that name is as it was.",
+    left: str | Callable[[], str] = "An earlier file of that name is unchanged.",
 ) -> None:
-    """Let `write` fill a file of the same name in a scratch folder, then move it into place in one step.
+    """Let `write` fill a file in a scratch folder, then move it into place in one step.
 
     Args:
-        path: the file; its folder is made if needed.
-        write: gets the path to write to.
-        left: what is left after an error of writing, as a sentence.
+        path: the file; its folder is created if needed.
+        write: receives the path to write to.
+        left: what is left after a write error, as a sentence.
 
     Raises:
-        WriteError: the file cannot be written; an earlier one is as it was.
+        WriteError: the file cannot be written; an earlier version is unchanged.
     """
     path = Path(path)
 
@@ -87,17 +86,17 @@ def write_atomically(
 
 
 def write_text(path: str | os.PathLike, text: str) -> None:
-    """Write `text` in UTF-8, in one step."""
+    """Write `text` as UTF-8 in one step."""
     write_atomically(path, lambda new: new.write_text(text, encoding="utf-8"))
 
 
 def write_bytes(path: str | os.PathLike, content: bytes) -> None:
-    """Write `content`, in one step."""
+    """Write `content` in one step."""
     write_atomically(path, lambda new: new.write_bytes(content))
 
 
 def write_json(path: str | os.PathLike, content: Any) -> None:
-    """Write `content` as indented JSON, in one step. NaN raises a ValueError, since JSON has none."""
+    """Write `content` as indented JSON in one step. NaN raises a ValueError, since JSON has none."""
     write_text(path, json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
@@ -106,9 +105,9 @@ def write_json(path: str | os.PathLike, content: Any) -> None:
 
 @contextmanager
 def scratch_folder(target: str | os.PathLike) -> Generator[Path]:
-    """A new, empty, hidden folder beside `target`, on the same file system; it is removed at the end.
+    """Create an empty hidden folder next to `target`, on the same file system, and remove it at the end.
 
-    What killed processes left beside `target` is removed first.
+    Leftovers of killed processes next to `target` are removed first.
     """
     target = Path(os.path.abspath(target))
     if target.parent not in _tidied:
@@ -125,7 +124,7 @@ def scratch_folder(target: str | os.PathLike) -> Generator[Path]:
 
 
 def _make_scratch(target: Path) -> tuple[Path, int | None]:
-    """The folder and the descriptor of its lock."""
+    """Return the new folder and the descriptor of its lock."""
     while True:
         folder = target.parent / f".{target.name[:100]}.{secrets.token_hex(4)}.bibier"
         folder.mkdir()
@@ -139,23 +138,23 @@ def _make_scratch(target: Path) -> tuple[Path, int | None]:
 
 
 _tidied: set[Path] = set()
-"""Folders that this process has cleared of leftovers: once is enough, and listing a large folder takes time."""
+"""Folders that this process has cleared of leftovers. Once is enough, and listing a large folder takes time."""
 
 
 @contextmanager
 def temporary_folder(name: str = "bibier") -> Generator[Path]:
-    """A scratch folder where the system has its temporary files."""
+    """Create a scratch folder in the system's temporary folder."""
     with scratch_folder(Path(tempfile.gettempdir()) / name) as folder:
         yield folder
 
 
 def is_vacant(folder: str | os.PathLike) -> bool:
-    """Is it a folder with nothing in it but, perhaps, a lock?"""
+    """Whether the path is a folder with nothing in it but, possibly, a lock."""
     return os.path.isdir(folder) and all(name == LOCK_FILE for name in os.listdir(folder))
 
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
-    """Remove the scratch folders in `folder` that no living process owns."""
+    """Remove the scratch folders in `folder` that do not belong to a living process."""
     try:
         found = [entry.path for entry in os.scandir(folder) if _is_scratch(entry)]
     except OSError:
@@ -176,44 +175,44 @@ def _is_scratch(entry: os.DirEntry) -> bool:
         _SCRATCH.fullmatch(entry.name) is not None
         and entry.is_dir(follow_symlinks=False)
         and fcntl is not None
-        # A folder without a lock file is one whose process was killed, or is about to make it.
+        # Without a lock file, its process was killed, or is about to create it.
         and (os.path.exists(os.path.join(entry.path, LOCK_FILE)) or time.time() - entry.stat().st_mtime > 60)
     )
 
 
 @contextmanager
 def replaced_folder(target: str | os.PathLike) -> Generator[Path]:
-    """An empty folder to fill; at the end it takes the place of `target` as a whole, with all that is in it.
+    """Provide an empty folder to fill, which then replaces `target` and everything in it.
 
-    After an error, and after a kill at any moment, `target` is as it was: the two folders are exchanged in one step
-    where the system can (Linux). Elsewhere the next writer completes or undoes what was cut off between the steps.
+    After an error, or a kill at any moment, `target` is unchanged: the two folders are exchanged in one step if the
+    system can (Linux). Elsewhere, the next writer completes or undoes an exchange that was interrupted.
 
     Raises:
-        LockedError: another process writes `target`.
+        LockedError: another process is writing `target`.
         WriteError: `target` cannot be written.
     """
     target = Path(os.path.realpath(target))
 
-    with locked(target, left="What was there before is as it was."), scratch_folder(target) as scratch:
+    with locked(target, left="The folder is unchanged."), scratch_folder(target) as scratch:
         new = scratch / target.name
         new.mkdir()
         yield new
-        lock = _try_lock(new / LOCK_FILE)  # the new folder is locked from its first moment
+        lock = _try_lock(new / LOCK_FILE)  # before others can see the new folder
         _swap(new, target, scratch / _REPLACED)
         _take_over(target, lock)
 
 
 @contextmanager
 def filled_folder(folder: str | os.PathLike, last: str | None = None) -> Generator[Path]:
-    """An empty folder to fill; at the end its files are moved into `folder`, next to what is there.
+    """Provide an empty folder to fill, whose files are then moved into `folder`, next to the existing ones.
 
     Args:
         folder: where the files go.
-        last: the file that says that the folder is complete: an earlier one is removed before the first file is moved,
-            and the new one comes last.
+        last: the file that marks the folder as complete. An old one is removed before any file is moved; the new one
+            is moved last.
 
     Raises:
-        LockedError: another process writes `folder`.
+        LockedError: another process is writing `folder`.
         WriteError: `folder` cannot be written.
     """
     folder = Path(os.path.realpath(folder))
@@ -245,7 +244,7 @@ def _swap(new: Path, target: Path, aside: Path) -> None:
 
 
 def _restore(scratch: Path) -> None:
-    """Put back a folder that a killed process had moved aside and not yet replaced."""
+    """Restore a folder that a killed process had moved aside but not yet replaced."""
     aside = scratch / _REPLACED
 
     for old in aside.iterdir() if aside.is_dir() else ():
@@ -256,7 +255,7 @@ def _restore(scratch: Path) -> None:
 
 
 def exchange(first: Path, second: Path) -> bool:
-    """Exchange two folders in one step; False where the system or the file system cannot."""
+    """Exchange two folders in one step. Returns False if the system or the file system cannot."""
     call = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None) if sys.platform == "linux" else None
     if call is None:
         return False
@@ -280,7 +279,7 @@ class _Held(Exception):
 
 
 class _Lock:
-    """A lock that this process holds: on a folder, or on a file that it writes."""
+    """A lock on a folder or file, held by this process."""
 
     def __init__(self, path: Path, descriptors: list[int], made: list[Path]):
         self.path = path
@@ -303,19 +302,19 @@ def locked(
     wait: bool = False,
     reading: bool = False,
 ) -> Generator[None]:
-    """Be the only process that writes a folder; turns errors of writing within the block into a [`WriteError`].
+    """Be the only process that writes a folder. Write errors within the block become a [`WriteError`].
 
-    The thread that has the lock may take it again.
+    The thread that holds the lock may take it again.
 
     Args:
-        path: the folder; it is made if needed, and removed if it is still empty at the end.
-        left: what is left after an error of writing, as a sentence.
+        path: the folder. It is created if needed, and removed if it is still empty at the end.
+        left: what is left after a write error, as a sentence.
         file: `path` is a file.
         wait: wait for the other process instead of raising.
-        reading: nothing is written, but nobody else should meanwhile: a folder that cannot be written needs no lock.
+        reading: only keep others from writing. A folder that cannot be written then needs no lock.
 
     Raises:
-        LockedError: another process has it.
+        LockedError: another process holds the lock.
         WriteError: the folder cannot be written.
     """
     path = Path(os.path.realpath(path))
@@ -353,12 +352,12 @@ def _acquire(path: Path, is_file: bool, wait: bool, reading: bool) -> _Lock:
             try:
                 descriptor = _try_lock(file)
                 break
-            except FileNotFoundError:  # its last owner removed a folder that it had made and not filled
+            except FileNotFoundError:  # its last owner removed the folder that it had created
                 folder.mkdir(parents=True, exist_ok=True)
             except _Held as error:
                 if not wait:
                     raise LockedError(
-                        f"{path} is being written by {error}. Wait until it has ended, or choose another place."
+                        f"{path} is being written by {error}. Wait until it ends, or choose another place."
                     ) from error
 
                 if not told:
@@ -378,7 +377,7 @@ def _acquire(path: Path, is_file: bool, wait: bool, reading: bool) -> _Lock:
 
 
 def _take_over(target: Path, descriptor: int | None) -> None:
-    """The folder under a held lock has been replaced by one that is locked by `descriptor`."""
+    """Register that a locked folder was replaced by one that is locked by `descriptor`."""
     if target in _locks and descriptor is not None:
         _locks[target].descriptors.append(descriptor)
         _locks[target].made = []
@@ -404,11 +403,11 @@ def _unlock(descriptor: int | None) -> None:
 
 
 def _try_lock(file: Path) -> int | None:
-    """Lock `file`, which is made if needed; returns its descriptor, None where there are no locks.
+    """Lock `file`, creating it if needed, and return its descriptor; None if there are no locks.
 
     Raises:
         _Held: another process holds it.
-        OSError: the file cannot be made.
+        OSError: the file cannot be created.
     """
     if fcntl is None:
         return None
@@ -418,11 +417,11 @@ def _try_lock(file: Path) -> int | None:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
-            if not _is_still(file, descriptor):  # its last owner removed it meanwhile
+            if not _is_still(file, descriptor):  # its last owner has removed it
                 os.close(descriptor)
                 continue
 
-            with contextlib.suppress(OSError):  # a full disk: the lock holds without a name on it
+            with contextlib.suppress(OSError):  # on a full disk, the lock works without a name in it
                 os.ftruncate(descriptor, 0)
                 os.write(descriptor, _this_process().encode(errors="replace"))
 
@@ -453,7 +452,7 @@ def _this_process() -> str:
 
 
 def _forget_locks() -> None:
-    """A forked worker does not own its parent's locks, and must not keep them alive when the parent is killed."""
+    """Drop the parent's locks in a forked worker, which must not keep them alive when the parent is killed."""
     for descriptor in _descriptors:
         with contextlib.suppress(OSError):
             os.close(descriptor)
@@ -486,10 +485,10 @@ _WRITE_ERRORS = {
 }
 
 _NUMBER = re.compile(r"(?:os error|errno) (\d+)", re.IGNORECASE)
-"""How libraries written in C++ and Rust give the number of an error in their text."""
+"""How libraries written in C++ and Rust state the number of an error in their messages."""
 
 _BY_TEXT = ("safetensors", "sqlite3", "onnx", "soundfile", "pyarrow")
-"""Modules whose own kinds of errors are looked at, too."""
+"""Modules whose own error classes are checked as well."""
 
 _TEXTS = {
     "no space left on device": errno.ENOSPC,
@@ -505,9 +504,9 @@ _TEXTS = {
 
 
 def describe_write_error(error: BaseException) -> str | None:
-    """What an error of writing means and how to go on, in a sentence or two; None: it is another error.
+    """Return what a write error means and how to go on, in a sentence or two; None for other errors.
 
-    Errors of safetensors, PyTorch, PyArrow and SQLite are known by their text, as they carry no number.
+    Errors of safetensors, PyTorch, PyArrow and SQLite carry no number and are recognized by their text.
     """
     if isinstance(error, OSError) and error.errno is not None:
         return _WRITE_ERRORS.get(error.errno)
@@ -523,10 +522,10 @@ def describe_write_error(error: BaseException) -> str | None:
 
 @contextmanager
 def write_errors(path: str | os.PathLike, left: str | Callable[[], str] = "") -> Generator[None]:
-    """Turn errors of writing within the block into a [`WriteError`] of one line.
+    """Turn write errors within the block into a one-line [`WriteError`].
 
     Args:
-        path: what is written; named unless the error names a file itself.
+        path: what is written; named unless the error names a file.
         left: what is left now, as a sentence.
     """
     try:
@@ -541,7 +540,7 @@ def write_errors(path: str | os.PathLike, left: str | Callable[[], str] = "") ->
 
 
 def as_write_error(error: BaseException, path: str | os.PathLike | None, meaning: str, left: str = "") -> WriteError:
-    """The [`WriteError`] of an error with a known `meaning`; `path` is what was written, None where that is unknown."""
+    """Return the [`WriteError`] for an error with a known `meaning`. `path`: what was written; None: unknown."""
     named = getattr(error, "filename", None)
     named = None if named is None or isinstance(named, int) else os.path.abspath(os.fsdecode(named))
     if named is not None and any(map(_SCRATCH.fullmatch, Path(named).parts)):
@@ -564,7 +563,7 @@ def as_write_error(error: BaseException, path: str | os.PathLike | None, meaning
 def locked_by_first_process(
     path: str | os.PathLike, left: str | Callable[[], str] = "", file: bool = False
 ) -> Generator[None]:
-    """[`locked`], where a launcher may have started several processes: the first one takes the lock for all."""
+    """Like [`locked`], for several processes of one launcher: the first takes the lock for all."""
     first = int(os.environ.get("RANK", "0")) == 0
 
     with locked(path, left=left, file=file) if first else write_errors(path, left):
@@ -576,12 +575,12 @@ def writes(
     left: str | Callable[..., str] = "",
     file: bool = False,
 ) -> Callable:
-    """Decorator: the function runs under [`locked_by_first_process`].
+    """Decorator that runs a function under [`locked_by_first_process`].
 
     Args:
-        folder: `folder(*args, **kwargs)` is the folder that the function writes; None: none.
-        left: what is left after an error of writing; a function gets the same arguments.
-        file: it is a file.
+        folder: `folder(*args, **kwargs)` returns the folder that the function writes, or None.
+        left: what is left after a write error; a function receives the same arguments.
+        file: the path is a file.
     """
 
     def decorate(function: Callable) -> Callable:

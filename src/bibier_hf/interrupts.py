@@ -1,4 +1,4 @@
-"""Ctrl-C where Python cannot raise KeyboardInterrupt properly: in callbacks of C libraries and in worker processes."""
+"""Handle Ctrl-C where Python cannot raise KeyboardInterrupt: in callbacks of C libraries and in worker processes."""
 
 import os
 import signal
@@ -12,10 +12,10 @@ _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if
 
 @contextmanager
 def deferred_signals() -> Generator[None]:
-    """Let a C library that calls back into Python finish first, then handle Ctrl-C and its like.
+    """Delay Ctrl-C and similar signals until a C library that calls back into Python has returned.
 
-    An exception in a callback of ctypes is printed and dropped, so a KeyboardInterrupt that is raised there is lost.
-    Handlers run in the main thread only: elsewhere there is nothing to defer.
+    ctypes prints and drops exceptions in callbacks, so a KeyboardInterrupt raised there is lost. Signal handlers run
+    in the main thread only, so other threads have nothing to defer.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -38,10 +38,7 @@ def deferred_signals() -> Generator[None]:
 
 @contextmanager
 def quiet_workers() -> Generator[None]:
-    """Worker processes that are forked within the block leave Ctrl-C to this process, which ends them.
-
-    A terminal sends Ctrl-C to every process of a command, and each worker would print a traceback of its own.
-    """
+    """Let worker processes that are forked within the block ignore Ctrl-C. This process handles it and ends them."""
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
         yield

@@ -11,12 +11,12 @@ _OPTIONS = {"M_MMAP_MAX": (-4, 0), "M_TOP_PAD": (-2, 2**26), "M_TRIM_THRESHOLD":
 def keep_freed_memory() -> bool:
     """Keep memory that a batch has freed for the next one.
 
-    By default glibc returns blocks of many MB to the system as soon as they are freed and asks for them again, page by
-    page, a moment later. A batch of features is made of such blocks, and on a busy CPU a good part of a training step,
-    or of the extraction of a long clip, goes into the kernel's page faults. Up to 1 GB stays with the process for it.
+    By default, the C library returns large blocks to the system and gets them back page by page, zeroed. On a busy
+    CPU, page faults then take a good part of a training step or of the extraction of a long clip. Up to 1 GB stays
+    with the process.
 
     Returns:
-        whether this system's C library could be told so (glibc alone can).
+        whether this system's C library supports it (only glibc does).
     """
     if sys.platform != "linux":
         return False

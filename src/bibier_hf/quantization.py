@@ -1,8 +1,7 @@
-"""Dynamic int8 in torch: linear layers through FBGEMM, which torch carries on x86, with or without the VNNI
-instructions.
+"""Dynamic int8 in PyTorch: linear layers through FBGEMM, which PyTorch includes on x86, with or without VNNI.
 
-Weights have one scale a row. Activations have one scale a step, not a tensor, so that a sample's result does not
-depend on its batch.
+Weights have one scale per row, activations one per step. A scale per tensor would make a sample's result depend on its
+batch.
 """
 
 import copy
@@ -17,13 +16,13 @@ from .errors import ArgumentError
 Module = TypeVar("Module", bound=nn.Module)
 
 _LEVELS = 63
-"""Of an activation on either side of zero. Seven bits: without VNNI the kernel adds pairs of products in 16 bits, 2 x
-127 x 127 at most."""
+"""Levels of an activation on either side of zero: seven bits. Without VNNI, the kernel adds pairs of products in 16
+bits, at most 2 x 127 x 127."""
 
 
 class Int8Linear(nn.Module):
-    """A linear layer with int8 weights: (..., in_features) float32 -> (..., out_features) float32. To infer with, on a
-    CPU.
+    """A linear layer with int8 weights for inference on a CPU: (..., in_features) -> (..., out_features), both
+    float32.
 
     Args:
         linear: the float32 layer.
@@ -51,18 +50,19 @@ class Int8Linear(nn.Module):
 
 
 def int8_copy(module: Module) -> Module:
-    """A copy of a float32 module in evaluation mode whose linear layers compute in int8; for an x86 CPU, to infer
-    with.
+    """Return a copy of a float32 module, in evaluation mode, whose linear layers compute in int8, for inference on
+    x86.
 
-    Also for a whole model: `pipeline("audio-text-emotion", model=int8_copy(model), processor=processor)`.
+    It also works for a whole model: `pipeline("audio-text-emotion", model=int8_copy(model), processor=processor)`.
 
     Raises:
-        ArgumentError: this machine's torch has no FBGEMM.
+        ArgumentError: this build of PyTorch has no FBGEMM.
     """
-    # torch says that it will drop quantized tensors some day: a release without them is one without this, too.
+    # PyTorch has announced that it will remove quantized tensors.
     if "fbgemm" not in torch.backends.quantized.supported_engines or not hasattr(torch, "quantize_per_channel"):
         raise ArgumentError(
-            f"int8 runs on x86 CPUs, through FBGEMM, which torch {torch.__version__} does not have here. Take float32 "
+            f"int8 runs on x86 CPUs, through FBGEMM, which torch {torch.__version__} does not include here. Use "
+            "float32 "
             "or bfloat16."
         )
 
@@ -76,16 +76,15 @@ def int8_copy(module: Module) -> Module:
 
 
 def cpu_has_bfloat16() -> bool:
-    """Does this CPU multiply in bfloat16? Where it does not, torch is several times slower in it than in float32."""
+    """Whether this CPU multiplies in bfloat16. If not, PyTorch is several times slower in it than in float32."""
     known = torch.cpu.get_capabilities()
     return any(known.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
 def _packed(weight: torch.Tensor, scales: torch.Tensor) -> torch.ScriptObject:
     engine = torch.backends.quantized.engine
-    torch.backends.quantized.engine = (
-        "fbgemm"  # it decides who packs; oneDNN's layout has no operator that takes float32
-    )
+    # The engine determines the layout; oneDNN's has no operator that takes float32.
+    torch.backends.quantized.engine = "fbgemm"
 
     try:
         with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""Makes the Auto classes and `pipeline` of transformers know the model. Done by `import bibier_hf`."""
+"""Register the model with the Auto classes and `pipeline` of transformers. Called by `import bibier_hf`."""
 
 from transformers import (
     AutoConfig,
@@ -16,7 +16,7 @@ from .model.processing_bibier import BiBiERProcessor
 
 
 class _NoDefaultModel(dict):
-    """Stands for the default model of the task as long as none is published: says so when it is asked for."""
+    """Stand-in for the default model of the task as long as none is published; says so when it is used."""
 
     def __contains__(self, key: object) -> bool:
         raise ValueError(
@@ -27,7 +27,7 @@ class _NoDefaultModel(dict):
 
 
 def register() -> None:
-    """Enter configuration, model, processor and pipeline; once more does no harm."""
+    """Register the configuration, model, processor and pipeline. Safe to call repeatedly."""
     AutoConfig.register(BiBiERConfig.model_type, BiBiERConfig, exist_ok=True)
     AutoModel.register(BiBiERConfig, BiBiERForEmotionClassification, exist_ok=True)
 

@@ -144,7 +144,7 @@ def test_all_unreadable_recordings_are_named_and_nothing_is_written(tmp_path, cl
         text_clip(number, audio=tmp_path / f"{name}.wav", where=f"line {number}") for number, name in enumerate(names)
     ]
     with pytest.raises(
-        CorpusError, match=r"(?s)\(3\).*line 1: .*is cut.*line 2: .*is empty.*line 3: .*cannot be read"
+        CorpusError, match=r"(?s)\(3\).*line 1: .*is truncated.*line 2: .*is empty.*line 3: .*cannot be read"
     ) as error:
         write(clips, tmp_path / "out")
     assert "good.wav" not in str(error.value)

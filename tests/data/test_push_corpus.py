@@ -63,7 +63,7 @@ def test_a_corpus_is_pushed_privately_and_comes_back(hub, repository, prepared, 
     # the same again, publicly: it is private there, and stays so
     refused = run(hub, repository, tmp_path / "one", recipe, "dataset", str(prepared), "owner/resd-bibier", "--public")
     assert refused.returncode == 2
-    assert "is there and private, but is to be public" in refused.stderr
+    assert "exists and is private, but public was requested" in refused.stderr
     assert stored.private
 
 

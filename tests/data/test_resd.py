@@ -101,7 +101,7 @@ def test_an_id_of_the_hub_is_loaded_from_there_unless_a_folder_has_that_name(clo
     )
     with pytest.raises(CorpusError, match=r"has no columns \['speech'\]"):
         load_corpus("resd", "owner/other")
-    with pytest.raises(FileNotFoundError, match="no id of a data set on the Hub"):
+    with pytest.raises(FileNotFoundError, match="not the id of a data set on the Hub"):
         load_corpus("resd", "not/an/id")
 
 

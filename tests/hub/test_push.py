@@ -160,7 +160,7 @@ def test_a_failed_push_changes_nothing_and_says_how_to_go_on(trained, hub, capsy
     hub.fail_next(pattern, status, times=20)
     with pytest.raises(PushError, match=said) as refused:
         push_model(trained, "owner/small")
-    assert str(refused.value).endswith(f"Go on with: bibier push model {trained} owner/small")
+    assert str(refused.value).endswith(f"To continue: bibier push model {trained} owner/small")
     assert contents(trained) == before
     stored = hub.repositories.get("models/owner/small")
     assert stored is None or not stored.files
@@ -178,7 +178,7 @@ def test_a_failed_push_changes_nothing_and_says_how_to_go_on(trained, hub, capsy
 def test_one_large_file_fails_the_other_has_arrived(trained, hub):
     weights = (trained / "model.safetensors").read_bytes()
     hub.fail_next(f"PUT /lfs-put/{hashlib.sha256(weights).hexdigest()}", 500, times=20)
-    with pytest.raises(PushError, match=r"model\.safetensors.*Go on with"):
+    with pytest.raises(PushError, match=r"model\.safetensors.*To continue"):
         push_model(trained, "owner/small")
     hub.forgive()
     push_model(trained, "owner/small")
@@ -193,21 +193,21 @@ def test_refusals_that_need_no_answer_of_the_hub(trained, hub, monkeypatch, tmp_
         push_model(trained, "owner/small")
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")  # nobody listens
-    with pytest.raises(PushError, match=r"broke off.*Go on with"):
+    with pytest.raises(PushError, match=r"broke off.*To continue"):
         push_model(trained, "owner/small")
     monkeypatch.delenv("HF_TOKEN")
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "no-token"))
-    with pytest.raises(PushError, match=r"no token.*hf auth login.*HF_TOKEN.*Go on with"):
+    with pytest.raises(PushError, match=r"no token.*hf auth login.*HF_TOKEN.*To continue"):
         push_model(trained, "owner/small")
     assert not hub.repositories
 
 
 def test_visibility_is_never_changed(trained, hub):
     open_repository("owner/small")
-    with pytest.raises(PushError, match="is there and private, but is to be public"):
+    with pytest.raises(PushError, match="exists and is private, but public was requested"):
         push_model(trained, "owner/small", private=False)
     hub.repositories["models/owner/small"].private = False
-    with pytest.raises(PushError, match="is there and public, but is to be private"):
+    with pytest.raises(PushError, match="exists and is public, but private was requested"):
         open_repository("owner/small")
     with pytest.raises(PushError, match="may not write there"):
         open_repository("others/small")

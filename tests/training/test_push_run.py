@@ -146,7 +146,7 @@ def test_a_push_that_fails_after_training_leaves_the_model(small_run, hub, tmp_p
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
     hub.fail_next("/commit/main", 500, times=10)
     run = small_run(push_to_hub=True, hub_model_id="owner/bibier-small", num_train_epochs=1)
-    with pytest.raises(PushError, match=f"Go on with: bibier push model {run.output_dir} owner/bibier-small"):
+    with pytest.raises(PushError, match=f"To continue: bibier push model {run.output_dir} owner/bibier-small"):
         run_training(run)
     folder = Path(run.output_dir)
     assert (folder / "results.json").is_file()

@@ -1,8 +1,8 @@
 """Read the files of a folder or a tar archive one after the other, nested archives included, without unpacking them.
 
-Nothing is written under a name from an archive, and links are not followed, so a hostile archive cannot write anywhere.
-Archives with paths that lead out of them are refused, and so are archives whose headers announce far more bytes than
-an archive of their size can hold; this is checked before anything is read or written.
+Nothing is written under a name from an archive, and links are not followed, so a hostile archive cannot write
+anywhere. Archives with paths that lead out of them are refused, and so are archives whose headers announce far more
+bytes than an archive of their size can hold; this is checked before anything is read or written.
 """
 
 import gzip
@@ -118,7 +118,8 @@ _HEADER_TYPES = (
 
 def _unusual(name: str) -> CorpusError:
     return CorpusError(
-        f"The archive holds '{name[:100]}', a sparse file or a header of an impossible size. This is not the official archive."
+        f"The archive holds '{name[:100]}', a sparse file or a header of an impossible size. This is not the official "
+        "archive."
     )
 
 
@@ -141,8 +142,8 @@ def walk_files(source: Path) -> Iterator[SourceFile]:
     """Yield every regular file of a tar archive or a folder, files in archives last.
 
     Raises:
-        CorpusError: an archive is damaged or truncated, holds paths that lead out of it, or announces more bytes than an
-            archive of its size can hold.
+        CorpusError: an archive is damaged or truncated, holds paths that lead out of it, or announces more bytes than
+            an archive of its size can hold.
     """
     if source.is_dir():
         files = sorted(path for path in source.rglob("*") if path.is_file())

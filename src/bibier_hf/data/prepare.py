@@ -39,7 +39,8 @@ from .tables import CorpusError, raise_faults
 
 INFO_FILE = "corpus.json"
 FORMAT_VERSION = 3
-"""Raise this if the same input gives a different prepared corpus: older folders are then refused and caches rebuilt."""
+"""Raise this if the same input gives a different prepared corpus: older folders are then refused and caches
+rebuilt."""
 
 CACHE_VARIABLE = "BIBIER_CACHE"
 TRANSCRIPT_SOURCE = "text_source"
@@ -57,13 +58,13 @@ class Corpus:
         name: key in the registry and value of the column `corpus`.
         title, homepage, license: facts for cards and `corpus.json`. Rows carry their own license.
         read: `read(data_dir, *, option=default, ...) -> list[Clip]`. It reads tables and lists files, without decoding
-            audio. `data_dir` is None for a generated corpus (`has_source=False`), and may be the id of a data set on the
-            Hub (str) with `on_hub`.
+            audio. `data_dir` is None for a generated corpus (`has_source=False`), and may be the id of a data set on
+            the Hub (str) with `on_hub`.
         extra_features: columns beyond the common schema.
         has_source: False for a corpus that is generated instead of read.
         hub_id: id of its authors' data set on the Hub, for cards.
-        on_hub: whether the reader accepts the id of a data set on the Hub, `hub_id` by default. An existing folder of that
-            name takes precedence.
+        on_hub: whether the reader accepts the id of a data set on the Hub, `hub_id` by default. An existing folder of
+            that name takes precedence.
         column: `(options, data_dir) -> value of the column corpus`, if it is not `name`.
         not_to_rehost: why others must not publish the recordings; "" if they may.
         resolve: option -> function from what a user passes, such as a file, to the value that is used and stored.
@@ -123,8 +124,8 @@ class Corpus:
         Args:
             source: folder, file or (RESD) Hub id of the raw corpus; None for a generated one.
             output_dir: a new or empty folder, or a prepared corpus, which is replaced.
-            asr: fills in missing transcripts: id or folder of a speech recognition model, or a `Transcriber`. The column
-                `text_source` then says where each text comes from. None leaves these rows without text.
+            asr: fills in missing transcripts: id or folder of a speech recognition model, or a `Transcriber`. The
+                column `text_source` then says where each text comes from. None leaves these rows without text.
             options: options of the reader.
 
         Raises:
@@ -155,8 +156,9 @@ class Corpus:
         """Load the corpus in the common schema, from its raw or prepared form.
 
         Args:
-            data_dir: a prepared folder (with a `corpus.json`), or the raw corpus, which is prepared into the cache once for
-                each content, set of options and ASR model. For a generated corpus: where to keep it; None: in the cache.
+            data_dir: a prepared folder (with a `corpus.json`), or the raw corpus, which is prepared into the cache
+                once for each content, set of options and ASR model. For a generated corpus: where to keep it; None: in
+                the cache.
             cache_dir: default: the environment variable BIBIER_CACHE, otherwise `bibier_hf` in the Hugging Face home.
             asr, options: as in `prepare`. With a prepared folder, they must match those it was prepared with.
         """
@@ -249,8 +251,8 @@ def write_corpus(
 ) -> dict[str, Any]:
     """Write clips as one `<split>.parquet` per split, in the given order, and `corpus.json` into `output_dir`.
 
-    The folder appears as a whole at the end. An existing one is replaced if it is empty or a prepared corpus; otherwise it
-    is refused.
+    The folder appears as a whole at the end. An existing one is replaced if it is empty or a prepared corpus;
+    otherwise it is refused.
 
     Args:
         clips: of all splits.
@@ -261,7 +263,8 @@ def write_corpus(
         transcriber: writes the texts of audio-only rows and adds the column `text_source`.
 
     Raises:
-        CorpusError: faults found by `check_clips`, unreadable audio (all files are named), or a folder with other content.
+        CorpusError: faults found by `check_clips`, unreadable audio (all files are named), or a folder with other
+            content.
     """
     output_dir = Path(output_dir).absolute()
     remarks = Counter(remark for clip in clips for remark in clip.remarks)
@@ -306,7 +309,8 @@ def _write_files(
                     group = chosen[start : start + ROWS_PER_GROUP]
                     rows = []
 
-                    # Threads are enough, since decoding and encoding release the interpreter's lock; map keeps the order.
+                    # Threads are enough, since decoding and encoding release the interpreter's lock; map keeps the
+                    # order.
                     for clip, (audio, duration_s, fault) in zip(group, pool.map(_read_audio, group), strict=True):
                         bar.update()
                         seconds += duration_s or 0.0
@@ -417,7 +421,8 @@ def _to_row(clip: Clip, corpus: str, audio: dict[str, Any] | None, duration_s: f
 def _check_replaceable(folder: Path) -> None:
     if folder.is_dir() and not (folder / INFO_FILE).is_file() and not is_vacant(folder):
         raise CorpusError(
-            f"{folder} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder, or empty this one."
+            f"{folder} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder, or empty "
+            "this one."
         )
 
     if folder.exists() and not folder.is_dir():

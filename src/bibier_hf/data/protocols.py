@@ -305,6 +305,7 @@ def _check_stacked(splits: Sequence[str], rows: Mapping[str, list]) -> None:
 
     if crossing := sorted(name for name, found in home.items() if len(found) > 1):
         raise ProtocolError(
-            f"{len(crossing)} clips, such as {crossing[:3]}, are in more than one split, by themselves or inside stacked "
+            f"{len(crossing)} clips, such as {crossing[:3]}, are in more than one split, by themselves or inside "
+            "stacked "
             "rows. Split the recorded corpus, and stack its train split after that (augmentation.sds of a run)."
         )

@@ -46,7 +46,7 @@ class Row:
             return ""
 
         if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise CorpusError(f"{self.where}: {column!r} is {json.dumps(value)[:80]}; it must be text or a number")
+            raise CorpusError(f"{self.where}: {column!r} is {json.dumps(value)[:80]}; it must be a text or a number")
 
         text = valid_text(str(value)).strip()
 

@@ -2,8 +2,8 @@
 
 import re
 
-# Windows-1252 has letters and punctuation where Latin-1 has control characters, so text that was read as Latin-1 contains
-# these control characters.
+# Windows-1252 has letters and punctuation where Latin-1 has control characters, so text that was read as Latin-1
+# contains these control characters.
 _CONTROLS = {code: bytes([code]).decode("cp1252", errors="ignore") or chr(code) for code in range(0x80, 0xA0)}
 
 _BYTES = {character: code for code, character in _CONTROLS.items()}

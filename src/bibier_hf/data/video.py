@@ -72,7 +72,8 @@ def convert_clips(
 
     Args:
         clips: names (`train/dia0_utt0`) and files, streamed; of a repeated name, the first is used.
-        folder: receives `<name>-<key of the file>.flac`, each complete or not at all. Only one process may write to it.
+        folder: receives `<name>-<key of the file>.flac`, each complete or not at all. Only one process may write to
+            it.
         total: number of clips, for the progress bar.
         description: of the progress bar.
 

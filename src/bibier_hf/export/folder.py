@@ -1,5 +1,4 @@
-"""An export as a folder that needs nothing else: the graph, configuration, processor, and a manifest that says what is
-what."""
+"""Export a model to a self-contained folder: the graph, configuration, processor and a manifest."""
 
 import importlib
 import io
@@ -23,10 +22,10 @@ from .graphs import Graph, make_graph, trace
 
 MANIFEST = "export.json"
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
-"""Format -> name of the graph in the folder."""
+"""Format -> file name of the graph."""
 
 TOLERANCE = 1e-4
-"""Largest absolute difference of a logit between a float32 graph and the model."""
+"""Largest absolute difference between a logit of a float32 graph and of the model."""
 
 _PARITY_SHAPES = ((1, 1, 1), (1, 23, 5), (2, 1, 17), (4, 70, 40), (5, 8, 1))
 """Batch size, frames of audio, tokens of text."""
@@ -40,31 +39,32 @@ def export_model(
     part: str = "features",
     int8: bool = False,
 ) -> dict[str, Any]:
-    """Write the graph of a model, compare it with the model, and put it into place only if they agree.
+    """Write the graph of a model, compare it with the model, and move it into place only if they agree.
 
     Args:
-        model: a trained model; it is left as it is.
-        processor: its processor, stored beside the graph; None where there is none.
+        model: a trained model; it is not changed.
+        processor: its processor, saved with the graph; None if there is none.
         output_dir: a new folder, or an earlier export, which is replaced.
         format: `"onnx"` or `"torch"` (`torch.export.load(folder / "model.pt2").module()`).
-        part: `"features"`: above the backbones; `"whole"`: from what the processor gives.
-        int8: linear layers of an ONNX graph in dynamic int8 (ONNX Runtime). Its activations have one scale a tensor,
-            so that a result may depend on its batch a little.
+        part: `"features"`: everything above the backbones; `"whole"`: everything after the processor.
+        int8: dynamic int8 for the linear layers of an ONNX graph (ONNX Runtime). Its activations have one scale per
+            tensor, so a result may depend slightly on its batch.
 
     Returns:
-        the manifest: `format`, `part`, `file`, `int8`, `inputs`, `outputs`, `longest` (steps of each modality, null:
-        any), `labels` in the order of the logits, `parity` (`largest_difference` of a logit over `cases` batches of random inputs), `versions`.
+        the manifest: `format`, `part`, `file`, `int8`, `inputs`, `outputs`, `longest` (steps of each modality; null:
+            any), `labels` in the order of the logits, `parity` (`largest_difference` of a logit over `cases` batches
+            of random inputs), `versions`.
 
     Raises:
-        ExportError: a model without such a graph, a graph that differs from the model, a folder that is something
-            else, or packages that are not there.
+        ExportError: the model has no such graph, the graph differs from the model, the folder contains something else,
+            or packages are missing.
     """
     if format not in FILES:
         raise ExportError(f"format={format!r} is not allowed; it must be one of {', '.join(FILES)}.")
 
     if int8 and format != "onnx":
         raise ExportError(
-            "int8=True is for format='onnx'. In torch, bibier_hf.quantization.int8_copy(model) makes a model with "
+            "int8=True needs format='onnx'. In PyTorch, bibier_hf.quantization.int8_copy(model) makes a model with "
             "int8 layers."
         )
 
@@ -83,7 +83,7 @@ def export_model(
             write_onnx(program, graph, file)
             run = onnx_runner(file)
         else:
-            # Through memory: on a full disk torch's own writer aborts the process.
+            # Through memory, because torch's own writer aborts the process on a full disk.
             buffer = io.BytesIO()
             torch.export.save(program, buffer)
             file.write_bytes(buffer.getbuffer())
@@ -93,8 +93,7 @@ def export_model(
         if not parity["largest_difference"] <= TOLERANCE:
             raise ExportError(
                 f"The graph differs from the model by {parity['largest_difference']:.2g} in a logit, more than "
-                f"{TOLERANCE}; nothing was "
-                "written. Please report the configuration of this model."
+                f"{TOLERANCE}; nothing was written. Please report the configuration of this model."
             )
 
         if int8:
@@ -130,7 +129,7 @@ _ONNX = ("onnx", "onnxruntime")
 
 
 def require(*packages: str) -> None:
-    """Raises ExportError if one of the packages of the extra `export` is not there."""
+    """Raise an ExportError if a package of the extra `export` is missing."""
     for package in packages:
         try:
             importlib.import_module(package)
@@ -141,15 +140,15 @@ def require(*packages: str) -> None:
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
-    """What an export says of itself.
+    """Read the manifest of an export.
 
     Raises:
-        ExportError: no export there, or a manifest that is none.
+        ExportError: the folder holds no export, or its manifest is damaged.
     """
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise ExportError(
-            f"{folder} holds no export (there is no {MANIFEST} in it). Make one: bibier export CHECKPOINT "
+            f"{folder} holds no export (it has no {MANIFEST}). Create one: bibier export CHECKPOINT "
             f"--output_dir {folder}."
         )
 
@@ -168,15 +167,14 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
 def _refuse_other(folder: Path) -> None:
     if folder.exists() and not (folder / MANIFEST).is_file() and not is_vacant(folder):
         raise ExportError(
-            f"output_dir: {folder} is there already and is no export, so it is left alone. Name another folder."
+            f"output_dir: {folder} exists and is not an export, so it is not replaced. Choose another folder."
         )
 
 
 def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) -> None:
-    """Translate a traced graph; weights of more than 2 GB go into a file beside it."""
-    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(
-        logging.ERROR
-    )  # it misses torchvision, which no graph uses
+    """Translate a traced graph to ONNX. Weights above 2 GB go into a second file."""
+    # It warns about a missing torchvision, which no graph uses.
+    logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
 
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", ".*LeafSpec", FutureWarning)  # torch, of torch
@@ -194,8 +192,12 @@ def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) 
 
 
 def quantize_onnx(file: Path, target: Path) -> None:
-    """Matrix products with constant weights of a graph in dynamic int8, one scale a column of the weights, as `target`
-    (or in place)."""
+    """Quantize the matrix products with constant weights to dynamic int8, one scale per weight column.
+
+    Args:
+        file: the float32 graph.
+        target: the int8 graph; may be the same file.
+    """
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -210,11 +212,11 @@ def quantize_onnx(file: Path, target: Path) -> None:
 
 
 Runner = Callable[[dict[str, torch.Tensor]], list[np.ndarray]]
-"""Inputs of a graph by their names -> its outputs."""
+"""Maps named inputs of a graph to its outputs."""
 
 
 def onnx_session(file: str | os.PathLike) -> Any:
-    """An `onnxruntime.InferenceSession` on the CPU, with as many threads as torch has."""
+    """Open an `onnxruntime.InferenceSession` on the CPU, with as many threads as PyTorch uses."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -224,21 +226,26 @@ def onnx_session(file: str | os.PathLike) -> Any:
 
 
 def onnx_runner(file: str | os.PathLike) -> Runner:
-    """Runs an ONNX file."""
+    """Return a runner of an ONNX file."""
     session = onnx_session(file)
     return lambda inputs: session.run(None, {name: values.numpy() for name, values in inputs.items()})
 
 
 def torch_runner(program: torch.export.ExportedProgram) -> Runner:
-    """Runs an exported program."""
+    """Return a runner of an exported program."""
     module = program.module()
     return lambda inputs: [output.numpy() for output in module(*inputs.values())]
 
 
 @torch.no_grad()
 def measure_parity(graph: Graph, run: Runner) -> dict[str, Any]:
-    """`largest_difference` of any output from the model's own, and over how many `cases`: batches of one and of many,
-    mixed lengths from one step on, none of them seen by the trace, samples without a modality."""
+    """Compare a graph with its model on batches of random inputs of mixed lengths, none of them used for tracing.
+
+    Some samples lack a modality.
+
+    Returns:
+        `largest_difference` of any output, and the number of `cases`.
+    """
     differences = []
 
     for seed, (batch, *lengths) in enumerate(_PARITY_SHAPES):

@@ -1,5 +1,5 @@
-"""The two graphs that can be traced: `features` (everything above the backbones) and `whole` (from what the processor
-gives)."""
+"""The two graphs that can be traced: `features` (above the backbones) and `whole` (from the output of the
+processor)."""
 
 import copy
 from collections.abc import Sequence
@@ -26,18 +26,19 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 PARTS = ("features", "whole")
 
 _WHISPER_MARGIN = 2
-"""Frames of silence after a clip, without which a clip of one frame would need a graph of its own: Whisper halves the
-length."""
+"""Frames of silence after a clip. Whisper halves the length, so without them a clip of one frame would need a separate
+graph."""
 
 _WAVEFORM_MARGIN = SAMPLING_RATE // 50
-"""Samples of silence after a clip: torch makes a graph of its own of a batch of one frame."""
+"""Samples of silence after a clip. Without them, a batch of one frame would need a separate graph."""
 
 
 class Graph(nn.Module):
-    """A model as a function of tensors alone, in the order of `input_names`, that returns tensors in the order of
+    """A model as a function of tensors, in the order of `input_names`, that returns tensors in the order of
     `output_names`.
 
-    Every input is given. A sample without a modality has a mask of zeros there (any values, one step at least).
+    All inputs are required. A sample without a modality has a mask of zeros for it (with any values, at least one
+    step).
 
     Args:
         model: in evaluation mode.
@@ -64,8 +65,10 @@ class Graph(nn.Module):
         return [name for pair in self.inputs for name in pair]
 
     def example(self, batch: int, lengths: Sequence[int], seed: int = 0) -> dict[str, torch.Tensor]:
-        """Random inputs: `batch` samples of mixed lengths up to `lengths`, one a modality; of three samples or more,
-        one lacks each modality in turn."""
+        """Return random inputs: `batch` samples of mixed lengths up to `lengths`, one per modality.
+
+        Of three or more samples, one lacks each modality.
+        """
         generator = torch.Generator().manual_seed(seed)
         inputs = {}
 
@@ -86,7 +89,7 @@ class Graph(nn.Module):
         raise NotImplementedError
 
     def steps(self, lengths: Sequence[int]) -> list[int]:
-        """Lengths in frames (audio) or tokens (text), one a modality -> in steps of the inputs."""
+        """Convert lengths in frames (audio) or tokens (text), one per modality, to steps of the inputs."""
         return [
             length * (SAMPLING_RATE // 50 if name == "input_values" else 1)
             for length, (name, _) in zip(lengths, self.inputs, strict=True)
@@ -94,7 +97,7 @@ class Graph(nn.Module):
 
     @property
     def longest(self) -> list[int | None]:
-        """The most steps that each modality may have; None: any number."""
+        """Most steps of each modality; None: any number."""
         return [None] * len(self.inputs)
 
     def _outputs(self, inputs: dict[str, torch.Tensor]) -> tuple[torch.Tensor, ...]:
@@ -103,8 +106,8 @@ class Graph(nn.Module):
 
 
 class FeaturesGraph(Graph):
-    """`{audio,text}_features` (B, T, D) float32 and their masks (B, T) int64 -> logits (B, K), those of each modality
-    (B, K)."""
+    """`{audio,text}_features` (B, T, D) float32 and their masks (B, T) int64 -> logits (B, K), also of each
+    modality."""
 
     part = "features"
 
@@ -122,11 +125,14 @@ class FeaturesGraph(Graph):
 
 
 class WholeGraph(Graph):
-    """What the processor gives -> logits. `input_values` (B, S) or `input_features` (B, F, M), `audio_attention_mask`;
-    `input_ids`, `text_attention_mask` (B, T). Padding is on the right; audio is at most `max_window_s` long.
+    """Output of the processor -> logits.
+
+    Inputs: `input_values` (B, S) or `input_features` (B, F, M), `audio_attention_mask`; `input_ids`,
+        `text_attention_mask`
+    (B, T). Padding is on the right; audio is at most `max_window_s` long.
 
     Raises:
-        ExportError: a model without one of its backbones, or one whose backbone is not mask-safe.
+        ExportError: a backbone is missing or not mask-safe.
     """
 
     part = "whole"
@@ -137,16 +143,16 @@ class WholeGraph(Graph):
             backbone = model.streams[modality].backbone
             if backbone is None:
                 raise ExportError(
-                    f"part='whole': the model has no {modality} backbone, so there is nothing between raw {modality} "
-                    "and its features. "
+                    f"part='whole': the model has no {modality} backbone, so nothing turns raw {modality} into "
+                    "features. "
                     "Use part='features'."
                 )
             if runs_in_equal_lengths(backbone):
                 raise ExportError(
                     f"part='whole': the {modality} backbone '{backbone.config.model_type}' mixes padding into its "
-                    "features, so it runs in "
-                    "groups of equal length, which one graph cannot do. Use part='features' and compute the features "
-                    "in torch."
+                    "features, so it runs in groups of equal length, which one graph cannot do. Use part='features' "
+                    "and "
+                    "compute the features in PyTorch."
                 )
 
     @property
@@ -204,7 +210,7 @@ class WholeGraph(Graph):
         return self._outputs(inputs)
 
     def _encode_audio(self, values: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The model's `encode_audio` for one window, without a look at any value: absent rows run along and are masked
+        """Compute the model's `encode_audio` for one window without branching on values: absent rows are masked
         afterwards."""
         stream = self.model.streams["audio"]
         backbone, config = stream.require_backbone(), stream.config
@@ -233,12 +239,12 @@ class WholeGraph(Graph):
 
 
 def spectral_bands(config: Any) -> int:
-    """Width M of `input_features`."""
+    """Return the width M of `input_features`."""
     return config.num_mel_bins if config.model_type == "whisper" else config.feature_projection_input_dim
 
 
 def refuse_untraceable(model: BiBiERForEmotionClassification) -> None:
-    """Raises ExportError where one graph cannot be the model."""
+    """Raise an ExportError if no single graph can represent the model."""
     config = model.config
     if config.depends_on_batch:
         raise ExportError(
@@ -251,16 +257,15 @@ def refuse_untraceable(model: BiBiERForEmotionClassification) -> None:
         if config.modality_configs[modality].feature_size is None:
             raise ExportError(
                 f"The model mixes {modality} logits that are computed elsewhere (fusion='late', "
-                f"{modality}_config.encoder='none'): "
-                "there is nothing above the backbone to export."
+                f"{modality}_config.encoder='none'): there is nothing above the backbone to export."
             )
 
 
 def make_graph(model: BiBiERForEmotionClassification, part: str) -> Graph:
-    """The graph of a model, over a copy of it in float32 and evaluation mode.
+    """Return the graph of a copy of the model, in float32 and evaluation mode.
 
     Raises:
-        ExportError: an unknown part, or a model that has no such graph; says what to do.
+        ExportError: an unknown part, or a model without such a graph; the message says what to do.
     """
     graphs = {graph.part: graph for graph in (FeaturesGraph, WholeGraph)}
     if part not in graphs:
@@ -270,10 +275,10 @@ def make_graph(model: BiBiERForEmotionClassification, part: str) -> Graph:
 
 
 def trace(graph: Graph) -> torch.export.ExportedProgram:
-    """A graph for any batch size and any lengths from 1 (of audio in `whole`: up to one window).
+    """Trace a graph for any batch size and any lengths from 1 (audio in `whole`: up to one window).
 
     Raises:
-        ExportError: a backbone that computes otherwise for some length.
+        ExportError: a backbone computes something else for some length.
     """
     inputs = tuple(graph.example(3, graph.steps([19, 6][: len(graph.inputs)])).values())
     batch = torch.export.Dim("batch")
@@ -288,4 +293,6 @@ def trace(graph: Graph) -> torch.export.ExportedProgram:
             return torch.export.export(graph, inputs, dynamic_shapes={"values": tuple(shapes)}, strict=False)
     except UserError as error:
         advice = " Use part='features' and compute the features in torch." if graph.part == "whole" else ""
-        raise ExportError(f"No one graph serves all lengths of this model.{advice} torch says: {error}") from error
+        raise ExportError(
+            f"No single graph works for all lengths of this model.{advice} PyTorch reports: {error}"
+        ) from error

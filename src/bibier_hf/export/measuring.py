@@ -1,5 +1,4 @@
-"""What an export costs and gains: time beside the model's, and how far answers are from the model's on real
-utterances."""
+"""Measure what an export costs and gains: its latency, and how far its answers drift on real utterances."""
 
 import statistics
 import time
@@ -18,9 +17,9 @@ class Drift:
     """How far the answers of an export are from the model's.
 
     Attributes:
-        relative: root mean square of the differences of the logits over that of the logits.
-        flipped: share of utterances whose first label is another.
-        utterances: how many were compared.
+        relative: root mean square of the logit differences, relative to that of the logits.
+        flipped: share of utterances with a different first label.
+        utterances: number of utterances compared.
     """
 
     relative: float
@@ -35,7 +34,7 @@ class Drift:
 
 
 def drift(logits: np.ndarray, exact: np.ndarray) -> Drift:
-    """(N, K) against (N, K)"""
+    """Compare logits (N, K) with exact ones (N, K)."""
     relative = np.sqrt(np.square(logits - exact).mean() / np.square(exact).mean())
     return Drift(float(relative), float((logits.argmax(1) != exact.argmax(1)).mean()), len(exact))
 
@@ -43,16 +42,15 @@ def drift(logits: np.ndarray, exact: np.ndarray) -> Drift:
 def latencies(
     graph: Graph, runners: Mapping[str, Callable[[dict[str, torch.Tensor]], Any]], seconds_a_cell: float = 3.0
 ) -> dict[str, list]:
-    """Median seconds of each runner for one clip of 4 s and for a batch of 16 of them, with 16 tokens each; measured
-    in turns.
+    """Measure each runner, in turns, on one clip of 4 s and on a batch of 16, with 16 tokens each.
 
     Args:
-        graph: gives the inputs; the rows that lack a modality in its examples have both here.
-        runners: name -> what is measured.
-        seconds_a_cell: about how long to measure each.
+        graph: makes the inputs; rows that lack a modality in its examples have both here.
+        runners: name -> what to measure.
+        seconds_a_cell: approximate duration of each measurement.
 
     Returns:
-        name -> [one clip, batch of 16]
+        name -> median seconds for [one clip, a batch of 16].
     """
     table: dict[str, list] = {name: [] for name in runners}
 
@@ -84,7 +82,7 @@ def latencies(
 
 
 def latency_table(table: Mapping[str, list[float]]) -> str:
-    """As text, with ratios to the first row."""
+    """Format latencies as text, with ratios to the first row."""
     reference = next(iter(table.values()))
     lines = [f"{'':<16}{'1 clip of 4 s':>22}{'batch of 16':>22}"]
 

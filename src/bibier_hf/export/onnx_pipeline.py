@@ -1,4 +1,4 @@
-"""The pipeline `audio-text-emotion` over an ONNX graph."""
+"""The pipeline `audio-text-emotion` on top of an ONNX graph."""
 
 import os
 from pathlib import Path
@@ -22,15 +22,14 @@ _RAW_INPUTS = {
 
 
 class OnnxModel:
-    """An ONNX graph in the place of [`BiBiERForEmotionClassification`]: the same inputs and outputs, computed by ONNX
-    Runtime on the CPU.
+    """An ONNX graph with the inputs and outputs of [`BiBiERForEmotionClassification`], run by ONNX Runtime on the CPU.
 
     Args:
-        folder: what `bibier export --format onnx` wrote.
+        folder: written by `bibier export --format onnx`.
         backbones: for a graph over features (`--part features`): a model whose backbones compute them from raw inputs.
 
     Raises:
-        ExportError: no such export, a damaged one, one with other labels than the graph has, or ONNX Runtime is not
+        ExportError: the export is missing or damaged, has other labels than the graph, or ONNX Runtime is not
             installed.
     """
 
@@ -76,7 +75,7 @@ class OnnxModel:
             raise ExportError(f"{self.file} is not the graph that export.json describes. Export the model again.")
 
     def __getstate__(self) -> dict[str, Any]:
-        """Without the session, which belongs to its process: unpickling opens the file again."""
+        """Leave out the session, which belongs to its process; unpickling opens the file again."""
         return {name: value for name, value in vars(self).items() if name != "session"}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -84,7 +83,7 @@ class OnnxModel:
         self._open()
 
     def to(self, device: Any) -> "OnnxModel":
-        """Stays on the CPU.
+        """Do nothing: the graph stays on the CPU.
 
         Raises:
             ExportError: another device.
@@ -93,19 +92,19 @@ class OnnxModel:
         return self
 
     def eval(self) -> "OnnxModel":
-        """It has no other mode."""
+        """Do nothing: there is no other mode."""
         return self
 
     def can_generate(self) -> bool:
-        """It does not."""
+        """Return False."""
         return False
 
     def __call__(self, **inputs: torch.Tensor | None) -> BiBiEROutput:
-        """`logits`, and those of each modality, as the model's `forward`.
+        """Return `logits` and those of each modality, like the `forward` of the model.
 
         Raises:
-            ValueError: nothing to work on, an unknown input, or audio longer than the graph takes.
-            ExportError: raw inputs for a graph over features, and no backbones.
+            ValueError: no input, an unknown input, or audio that is too long for the graph.
+            ExportError: raw inputs for a graph over features, without backbones.
         """
         given = {name: tensor for name, tensor in inputs.items() if tensor is not None}
 
@@ -123,8 +122,7 @@ class OnnxModel:
         batch = next((len(given[name]) for _, name, _ in pairs if name in given), None)
         if batch is None:
             raise ValueError(
-                "There is neither audio nor text that this graph reads. Pass "
-                f"{' and/or '.join(name for _, name, _ in pairs)}."
+                f"There is no input for this graph. Pass {' and/or '.join(name for _, name, _ in pairs)}."
             )
 
         fed = {}
@@ -141,7 +139,7 @@ class OnnxModel:
         return BiBiEROutput(**outputs)
 
     def _features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Raw inputs, through the backbones."""
+        """Run raw inputs through the backbones."""
         inputs = dict(inputs)
 
         for modality, (raw_names, mask_name) in _RAW_INPUTS.items():
@@ -154,8 +152,8 @@ class OnnxModel:
             if self.backbones is None:
                 raise ExportError(
                     f"This graph reads {modality}_features, not raw {modality}. Pass backbones=..., a model that "
-                    "computes them, or export "
-                    "with --part whole."
+                    "computes them, or export with "
+                    "--part whole."
                 )
 
             with torch.no_grad():
@@ -167,7 +165,7 @@ class OnnxModel:
     def _padded(
         self, modality: str, name: str, values: torch.Tensor | None, mask: torch.Tensor | None, batch: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """One input of the graph and its mask, the kept steps first; an absent modality is one masked step."""
+        """Return one input of the graph and its mask, kept steps first. An absent modality is one masked step."""
         ids = name == "input_ids"
 
         if values is None or values.shape[1] == 0:
@@ -190,10 +188,11 @@ class OnnxModel:
 
 
 def _check_cpu(device: Any) -> None:
-    """Refuse whatever is not the CPU, in the forms that `pipeline(device=...)` takes: None and -1 are the CPU."""
+    """Refuse devices other than the CPU, in all forms of `pipeline(device=...)`; None and -1 mean the CPU."""
     if device not in (None, -1) and (isinstance(device, int) or torch.device(device).type != "cpu"):
         raise ExportError(
-            f"device={device!r} is not allowed; the graph runs on the CPU. Leave device out, or use the torch pipeline."
+            f"device={device!r} is not allowed; the graph runs on the CPU. Leave device out, or use the torch "
+            "pipeline."
         )
 
 
@@ -203,10 +202,10 @@ def _all_names(modality: str) -> tuple[str, ...]:
 
 
 class OnnxPipeline(AudioTextEmotionPipeline):
-    """[`AudioTextEmotionPipeline`] over an export: the same calls and answers, without a forward pass in torch (for
-    `--part whole`).
+    """[`AudioTextEmotionPipeline`] over an export: same calls and answers, without a PyTorch forward pass
+    (`--part whole`).
 
-    Decoding and tokenizing are the processor's, so that torch, whose tensors it gives, is still imported.
+    The processor decodes and tokenizes, so PyTorch is still imported for its tensors.
 
     Examples:
         >>> pipe = OnnxPipeline.from_pretrained("onnx/resd")  # doctest: +SKIP
@@ -225,7 +224,7 @@ class OnnxPipeline(AudioTextEmotionPipeline):
     def from_pretrained(
         cls, folder: str | os.PathLike, backbones: BiBiERForEmotionClassification | None = None, **options: Any
     ) -> "OnnxPipeline":
-        """The pipeline over what `bibier export` wrote.
+        """Load the pipeline from the output of `bibier export`.
 
         Args:
             folder: of the export.
@@ -233,11 +232,11 @@ class OnnxPipeline(AudioTextEmotionPipeline):
             options: arguments of the pipeline (`top_k`, `batch_size`, ...).
 
         Raises:
-            ExportError: no ONNX export there, ONNX Runtime is not installed, or a device other than the CPU.
+            ExportError: there is no ONNX export, ONNX Runtime is not installed, or a device other than the CPU.
         """
         model = OnnxModel(folder, backbones)
         return cls(model=model, processor=BiBiERProcessor.from_pretrained(folder), task=TASK, **options)
 
     def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
-        """Refused: the folder of the export is what can be copied."""
+        """Refuse: copy the folder of the export instead."""
         raise ExportError("An export is not saved again; copy its folder.")

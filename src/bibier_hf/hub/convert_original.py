@@ -51,13 +51,12 @@ Weights = dict[str, torch.Tensor]
 
 
 class ConversionError(UserError, ValueError):
-    """A file that is not what it was said to be. Names the keys."""
+    """A file that is not what it is declared to be. The message names the keys."""
 
 
 @dataclass
 class Part:
-    """One converted file: weights under this package's names, the options that its sizes determine, keys that the
-    original never used."""
+    """One converted file: weights under the names of this package, options given by their sizes, unused keys."""
 
     weights: Weights
     options: dict
@@ -65,7 +64,7 @@ class Part:
 
 
 def read_weights(path: str | Path) -> Weights:
-    """The tensors of a `.pt`, `.pth` or `.safetensors` file: a bare state dict or one under `model_state_dict`."""
+    """Read the tensors of a `.pt`, `.pth` or `.safetensors` file: a bare state dict, or under `model_state_dict`."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"No file at '{path}'.")
@@ -91,14 +90,14 @@ def read_weights(path: str | Path) -> Weights:
         or not all(isinstance(value, torch.Tensor) for value in content.values())
     ):
         raise ConversionError(
-            f"'{path}' holds no state dict (a mapping of names to tensors, bare or under 'model_state_dict')."
+            f"'{path}' does not contain a state dict (names to tensors, bare or under 'model_state_dict')."
         )
 
     return dict(content)
 
 
 def convert_audio_head(weights: Weights) -> Part:
-    """`CustomMambaClassifier` -> audio encoder of kind `frame_mlp`."""
+    """Convert `CustomMambaClassifier` to an audio encoder of kind `frame_mlp`."""
     names = {"input_proj": "bibier.audio.encoder.input_proj", "fc": "audio_head.linear"}
     taken = _Renamer(weights, "audio head")
 
@@ -121,7 +120,7 @@ def convert_audio_head(weights: Weights) -> Part:
 
 
 def convert_text_head(weights: Weights) -> Part:
-    """The text model `Mamba` -> `text_config.encoder: mamba`, without projection and norms around it."""
+    """Convert the text model `Mamba` to a `mamba` text encoder without projection and outer norms."""
     taken = _Renamer(weights, "text head")
 
     for key in taken.names():
@@ -153,20 +152,20 @@ def convert_text_head(weights: Weights) -> Part:
 
 
 def convert_fusion(weights: Weights, variant: str | None = None, num_transformer_heads: int | None = None) -> Part:
-    """A fusion model -> `fusion`, `classifier` and `mixture`.
+    """Convert a fusion model to `fusion`, `classifier` and `mixture`.
 
     Args:
         weights: its state dict.
-        variant: the original's class name; None: recognised from the keys.
-        num_transformer_heads: heads of the cross-modal attention; needed for every variant that has one.
+        variant: the class name in the published code; None: inferred from the keys.
+        num_transformer_heads: heads of the cross-modal attention; needed for every variant that has it.
     """
-    found = recognise_variant(weights)
+    found = infer_variant(weights)
 
     if variant is not None and variant not in VARIANTS:
         raise ConversionError(f"--variant {variant} is unknown. Allowed: {', '.join(VARIANTS)}.")
 
     if variant is not None and variant != found:
-        raise ConversionError(f"--variant {variant} does not fit the file: its keys are those of {found}.")
+        raise ConversionError(f"--variant {variant} does not match the file, whose keys are those of {found}.")
 
     fusion, with_logits = VARIANTS[found]
     taken = _Renamer(weights, found)
@@ -201,7 +200,7 @@ def convert_fusion(weights: Weights, variant: str | None = None, num_transformer
     return taken.part(options)
 
 
-def recognise_variant(weights: Weights) -> str:
+def infer_variant(weights: Weights) -> str:
     """The original's class name, from the keys."""
     if set(weights) == {"weights"}:
         return "PredictionsFusion"
@@ -213,7 +212,7 @@ def recognise_variant(weights: Weights) -> str:
     middle = "Mamba" if mamba else f"{'Gated' if gated else ''}{'Graph' if graph else ''}Former"
     name = f"Bi{middle}{'WithProb' if with_logits else ''}"
     if name not in VARIANTS or "classifier.0.weight" not in weights:
-        raise ConversionError(f"The keys are those of no known fusion model: {', '.join(sorted(weights)[:8])}, ...")
+        raise ConversionError(f"The keys do not match any known fusion model: {', '.join(sorted(weights)[:8])}, ...")
 
     return name
 
@@ -221,7 +220,8 @@ def recognise_variant(weights: Weights) -> str:
 def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | None) -> None:
     if heads is None:
         raise ConversionError(
-            "The number of attention heads leaves no trace in the weights; give --num_transformer_heads (published: 8 "
+            "The number of attention heads cannot be read from the weights; pass --num_transformer_heads (published: "
+            "8 "
             "and 16)."
         )
 
@@ -309,7 +309,7 @@ def _rename_bimamba(taken: "_Renamer", options: dict) -> None:
 
 
 class _Renamer:
-    """Takes keys out of a state dict one by one; what is left over or missing is an error that names it."""
+    """Takes keys out of a state dict one by one. Keys that are left over or missing are an error that names them."""
 
     def __init__(self, weights: Weights, name: str):
         self.all, self.left, self.name = weights, dict(weights), name
@@ -349,12 +349,12 @@ class _Renamer:
         self._take(key)
 
     def bury(self, key: str) -> None:
-        """A parameter that the original defines and saves but never uses."""
+        """Drop a parameter that the published code saves but never uses."""
         self._take(key)
         self.dead.append(key)
 
     def mamba_block(self, theirs: str, ours: str) -> None:
-        """The original's three projections of the scan's input become one."""
+        """Merge the published code's three projections of the scan's input into one."""
         self.rename(f"{theirs}in_proj.weight", f"{ours}in_proj.weight")
         self.rename(f"{theirs}out_proj.weight", f"{ours}out_proj.weight")
         scan = f"{ours}forward_ssm."
@@ -372,7 +372,7 @@ class _Renamer:
         self.done[f"{scan}x_proj.weight"] = torch.cat(projections).float()
 
     def mamba_sizes(self, theirs: str) -> tuple[int, int, int, int]:
-        """(inner size, states, kernel, dt rank)"""
+        """Return (inner size, states, kernel, dt rank)."""
         inner, states = self.shape(f"{theirs}A")
         return inner, states, self.shape(f"{theirs}conv.weight")[-1], self.shape(f"{theirs}s_D.0.weight")[0]
 
@@ -388,24 +388,24 @@ class _Renamer:
 def build_model(
     audio_head: Part | None, text_head: Part | None, fusion: Part | None, backbones: tuple[str, str] | None = None
 ) -> BiBiERForEmotionClassification:
-    """One model in original mode from any of the three parts.
+    """Build one model in original mode from any of the three parts.
 
     Args:
         audio_head, text_head, fusion: converted parts.
-        backbones: speech and text backbone to put below them, Hub ids or folders. Hub ids are named in the config, not
-            fetched.
+        backbones: speech and text backbone below them, as Hub ids or folders. Hub ids are stored in the configuration,
+            not downloaded.
 
     Raises:
-        ConversionError: widths that do not fit each other, or weights that are left over or missing.
+        ConversionError: the widths do not match, or weights are missing or left over.
     """
     heads = {"audio": audio_head, "text": text_head}
     parts = [part for part in (audio_head, text_head, fusion) if part is not None]
     if not parts:
-        raise ConversionError("Nothing to convert: give --audio_head, --text_head, --fusion, or several of them.")
+        raise ConversionError("Nothing to convert: pass --audio_head, --text_head, --fusion, or several of them.")
 
     if fusion is None and len(parts) == 2:
         raise ConversionError(
-            "Two heads without a fusion model are two models: convert them one by one, or give --fusion."
+            "Two heads without a fusion model are two models: convert them one by one, or pass --fusion."
         )
 
     options: dict = {"original_behavior": True, **(fusion.options if fusion else {})}

@@ -1,5 +1,4 @@
-"""Cards of data sets: prepared corpora (recorded, stacked or synthetic) and tables of soft labels, each from what it
-says of itself."""
+"""Cards of data sets: prepared corpora (recorded, stacked or synthetic) and tables of soft labels."""
 
 import json
 import os
@@ -17,18 +16,20 @@ from ..evaluation.label_report import describe_labels, report_text
 from .facts import corpus_licensing, facts, hub_dataset, template
 
 PLACEHOLDER_DATASET = "OWNER/NAME"
-"""Stands in the example of use until a data set has an id on the Hub."""
+"""Placeholder in the usage example until a data set has an id on the Hub."""
 
 _PROVENANCE = ("model", "revision", "backend", "way", "prompt", "seed")
-"""Columns of a table of labels that say how it was made, the same in every row."""
+"""Columns of a label table that say how it was made, with the same value in every row."""
 
 
 def corpus_facts(folder: str | os.PathLike) -> dict[str, Any]:
-    """What the card of a prepared corpus says: its `corpus.json`, `with_audio`, and `own_columns` (beyond the common
-    schema).
+    """Return the facts for the card of a prepared corpus.
+
+    Returns:
+        the content of `corpus.json`, `with_audio`, and `own_columns` (beyond the common schema).
 
     Raises:
-        FileNotFoundError: no prepared corpus there.
+        FileNotFoundError: the folder holds no prepared corpus.
         CorpusError: another version's format, or damaged files.
     """
     columns = load_prepared(folder)
@@ -39,12 +40,12 @@ def corpus_facts(folder: str | os.PathLike) -> dict[str, Any]:
 
 
 def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> DatasetCard:
-    """The card of a prepared corpus.
+    """Render the card of a prepared corpus.
 
     Args:
-        info: of [`corpus_facts`].
-        repo_id: its id on the Hub, for the example of use. Without one, the card of a corpus that is not to be
-            published by others only says where it is to be had.
+        info: from [`corpus_facts`].
+        repo_id: id on the Hub, for the usage example. Without it, the card of a corpus that others must not publish
+            only says where to get it.
     """
     licensing = corpus_licensing(info["license"])
     link_only = repo_id is None and bool(info["not_to_rehost"])
@@ -92,11 +93,10 @@ def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> Dat
 
 
 def label_facts(path: str | os.PathLike) -> dict[str, Any]:
-    """What the card of a table of soft labels says: its report, its columns, the languages, and how it was made as far
-    as it says so.
+    """Return the facts for the card of a table of soft labels: report, columns, languages, and how it was made.
 
     Raises:
-        FileNotFoundError, CorpusError: no such table, or one that cannot be used.
+        FileNotFoundError, CorpusError: there is no such table, or it is unusable.
     """
     path = Path(path)
     report = describe_labels(read_label_table(path))
@@ -114,11 +114,11 @@ def label_facts(path: str | os.PathLike) -> dict[str, Any]:
 
 
 def render_labels_card(info: dict[str, Any], repo_id: str | None = None) -> DatasetCard:
-    """The card of a table of soft labels.
+    """Render the card of a table of soft labels.
 
     Args:
-        info: of [`label_facts`].
-        repo_id: its id on the Hub, for the example of use.
+        info: from [`label_facts`].
+        repo_id: id on the Hub, for the usage example.
     """
     report = info["report"]
     card_data = DatasetCardData(

@@ -1,5 +1,4 @@
-"""Facts that cards state beside the numbers: licences of corpora and backbones, what follows from them, and the law
-(`facts.yaml`)."""
+"""Facts for cards: licenses of corpora and backbones, what follows from them, and the law (`facts.yaml`)."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -12,23 +11,22 @@ import yaml
 from ..data.corpora import CORPORA
 
 UNKNOWN_LICENSE = "unknown"
-"""What a row of a prepared corpus says when nobody has said what its licence is."""
+"""License of a row of a prepared corpus if nobody has stated it."""
 
 
 @dataclass(frozen=True)
 class Licensing:
-    """The licences of everything that went into something.
+    """The licenses of everything that went into a model or data set.
 
     Attributes:
-        sources: what it was made from -> licence as the Hub names it or as its rows say it; None where it is not
-            known.
+        sources: source -> license, by its Hub name or as its rows state it; None if unknown.
     """
 
     sources: dict[str, str | None]
 
     @property
     def known(self) -> bool:
-        """Is every licence known?"""
+        """Whether every license is known."""
         return None not in self.sources.values()
 
     @property
@@ -41,8 +39,10 @@ class Licensing:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """`license` of a card's metadata; with `license_name` where no single licence includes the others; {} if one
-        is not known."""
+        """`license` for the metadata of a card; {} if one is unknown.
+
+        If no single license includes the others, it is `other`, with a `license_name`.
+        """
         if not self.known:
             return {}
 
@@ -59,7 +59,7 @@ class Licensing:
         }
 
     def describe(self, source: str) -> str | None:
-        """The licence of a source for reading; None where it is not known."""
+        """Return the license of a source as text, or None if unknown."""
         license = self.sources[source]
         known = facts()["licenses"].get(license)
         if known is None:
@@ -70,7 +70,7 @@ class Licensing:
 
 @cache
 def facts() -> dict[str, Any]:
-    """The content of `facts.yaml`."""
+    """Return the content of `facts.yaml`."""
     return yaml.safe_load((files("bibier_hf.hub") / "facts.yaml").read_text(encoding="utf-8"))
 
 
@@ -81,13 +81,15 @@ def hub_dataset(corpus: str) -> str | None:
 
 
 def template(name: str) -> str:
-    """The Jinja template of a card: `model_card`, `dataset_card` or `labels_card`."""
+    """Return the Jinja template of a card: `model_card`, `dataset_card` or `labels_card`."""
     return (files("bibier_hf.hub") / "templates" / f"{name}.md").read_text(encoding="utf-8")
 
 
 def license_id(text: str) -> str | None:
-    """A licence as rows or people write it -> the Hub's name of it; the text itself if it has none, None if it says
-    that it is unknown."""
+    """Return the Hub name of a license as people write it.
+
+    The text itself if the Hub has no name for it, and None if it says that the license is unknown.
+    """
     if text == UNKNOWN_LICENSE:
         return None
 
@@ -97,16 +99,16 @@ def license_id(text: str) -> str | None:
 
 
 def corpus_licensing(licenses: Iterable[str]) -> Licensing:
-    """Of the rows of a corpus, by the licences that they carry."""
+    """Return the licensing of a corpus from the licenses of its rows."""
     return Licensing({f"rows ({text})": license_id(text) for text in licenses})
 
 
 def model_licensing(data: dict[str, dict[str, Any]], backbones: dict[str, str]) -> Licensing:
-    """Of a model.
+    """Return the licensing of a model.
 
     Args:
-        data: corpus -> facts with `license`, the licences that its rows carry.
-        backbones: modality -> Hub id, or the name of a local folder; without those that were trained from scratch.
+        data: corpus -> facts with `license`, the licenses of its rows.
+        backbones: modality -> Hub id or name of a local folder, without backbones trained from scratch.
     """
     sources = {}
 

@@ -1,11 +1,11 @@
-"""To the Hugging Face Hub: trained models, prepared corpora, tables of soft labels, and Spaces.
+"""Push trained models, prepared corpora, tables of soft labels and Spaces to the Hugging Face Hub.
 
-Everything of a push becomes one commit, so a reader sees either the whole old state or the whole new one; files that
-are there already with the same content are not sent again. A push that breaks off leaves the local files as they were
-and nothing half done on the Hub; large files that had arrived by then are not sent a second time.
+Each push is one commit, so a reader sees either the whole old state or the whole new one. Files that are already there
+with the same content are not uploaded again. A failed push leaves the local files unchanged and nothing incomplete on
+the Hub; large files that had already arrived are not uploaded a second time.
 
-Of a model only what belongs there is sent: no checkpoints, no predictions, and not `run.yaml`, which names folders of
-this machine.
+Of a model, only what belongs on the Hub is sent: no checkpoints, no predictions, and not `run.yaml`, which names local
+folders.
 """
 
 import os
@@ -29,30 +29,30 @@ from .eval_results import EVAL_RESULTS_FOLDER, render_eval_results
 from .facts import UNKNOWN_LICENSE
 
 WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "*_adapter/*")
-"""Replaced as a whole: those of a former push that this one does not have are removed, as they would be loaded."""
+"""Replaced as a set: weights of an earlier push that this one lacks are deleted, since they would be loaded."""
 
 MODEL_FILES = (*WEIGHTS, "*.json", "*.py", "*.txt", "*.model", "*.png", f"{EVAL_RESULTS_FOLDER}/*.yaml", CARD_FILE)
-"""What of a model's folder is sent: weights, configuration, processor, code, results, pictures, card."""
+"""Files of a model's folder to push: weights, configuration, processor, code, results, pictures, card."""
 
 _NOT_OF_A_SPACE = ("__pycache__", ".git", ".gitattributes", ".cache", ".gradio", ".DS_Store", LOCK_FILE)
 
 
 def push_command(kind: str, path: str | os.PathLike, repo_id: str, private: bool) -> str:
-    """The command line that pushes (again)."""
+    """Return the command line that repeats a push."""
     return shlex.join(["bibier", "push", kind, os.fspath(path), repo_id, *([] if private else ["--public"])])
 
 
 def open_repository(repo_id: str, *, private: bool = True, token: str | None = None) -> None:
-    """Make sure that a model can be pushed: its repository is there, or made now, and as visible as asked for.
+    """Make sure that a model can be pushed: create its repository if needed, and check its visibility.
 
     Args:
         repo_id: `owner/name`.
-        private: who may see it. A repository that is there already must agree.
-        token: of the Hub; None takes that of the login.
+        private: who may see it. An existing repository must match.
+        token: of the Hub; None: the token of the login.
 
     Raises:
-        PushError: no token, no permission, a name that is none, a repository that is more or less visible than asked
-            for, no answer.
+        PushError: no token, no permission, an invalid name, an existing repository with a different visibility, or no
+            answer.
     """
     api = HfApi(token=token)
 
@@ -61,19 +61,18 @@ def open_repository(repo_id: str, *, private: bool = True, token: str | None = N
 
 
 def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
-    """Push a trained model: weights, processor, code, results, pictures, adapters, and the card with its real id.
+    """Push a trained model: weights, processor, code, results, pictures, adapters, and the card with its final id.
 
     Args:
-        folder: what a run left, or any folder of `save_pretrained` with a `README.md` of your own. A card that was
-            changed by hand is pushed as it is, with the id in place of its placeholder; one that was not is rendered
-            anew.
+        folder: the output of a run, or any folder of `save_pretrained` with your own `README.md`. A card that you
+            edited is pushed with the id in place of its placeholder; an unedited one is rendered again.
         repo_id, private, token: see [`open_repository`].
 
     Returns:
         URL of the commit.
 
     Raises:
-        FileNotFoundError: no model there, or one without results and without a card.
+        FileNotFoundError: the folder holds no model, or a model without results and card.
         PushError: see [`open_repository`].
     """
     folder = Path(folder)
@@ -104,31 +103,29 @@ def push_corpus(
     force_audio: bool = False,
     token: str | None = None,
 ) -> str:
-    """Push a prepared corpus with its card. Its Parquet files go up unchanged, so the hashes in `corpus.json` hold
-    there too.
+    """Push a prepared corpus with its card. Its Parquet files are uploaded unchanged, so the hashes in `corpus.json`
+    hold.
 
     Args:
-        folder: what `bibier prepare` (or `Corpus.prepare`) wrote.
-        force_audio: publish recordings that are not to be published by others (MELD) all the same: for those who have
-            the right to.
+        folder: written by `bibier prepare` (or `Corpus.prepare`).
         repo_id, private, token: see [`open_repository`].
+        force_audio: push recordings that others must not publish (MELD) anyway, for those who have the right to.
 
     Returns:
         URL of the commit.
 
     Raises:
-        FileNotFoundError: no prepared corpus there.
-        CorpusError: recordings that are not to be published; rows of unknown licence that would become public.
+        FileNotFoundError: the folder holds no prepared corpus.
+        CorpusError: recordings that must not be published, or rows of unknown license that would become public.
         PushError: see [`open_repository`].
     """
     folder = Path(folder)
     info = corpus_facts(folder)
     if info["with_audio"] and info["not_to_rehost"] and not force_audio:
         raise CorpusError(
-            f"The recordings of '{info['name']}' are not published: {info['not_to_rehost']}. Publish what is yours to "
-            "give: prepare the "
-            "corpus without its audio (text only; its licence still holds), or, if you have the right to, force it "
-            "(--force_audio)."
+            f"The recordings of '{info['name']}' must not be published: {info['not_to_rehost']}. Either "
+            "prepare the corpus without audio (its license still applies to the text), or, if you have the right to "
+            "publish them, pass --force_audio."
         )
 
     if not private and UNKNOWN_LICENSE in info["license"]:
@@ -149,14 +146,14 @@ def push_labels(path: str | os.PathLike, repo_id: str, *, private: bool = True, 
     """Push a table of soft labels with its card.
 
     Args:
-        path: what `bibier label corpus` wrote.
+        path: written by `bibier label corpus`.
         repo_id, private, token: see [`open_repository`].
 
     Returns:
         URL of the commit.
 
     Raises:
-        FileNotFoundError, CorpusError: no such table, or one that cannot be used.
+        FileNotFoundError, CorpusError: there is no such table, or it is unusable.
         PushError: see [`open_repository`].
     """
     path = Path(path)
@@ -171,14 +168,14 @@ def push_space(folder: str | os.PathLike, repo_id: str, *, private: bool = True,
     """Push a prepared folder as a Space.
 
     Args:
-        folder: holds the application and a `README.md` whose metadata names the `sdk`.
+        folder: contains the application and a `README.md` whose metadata names the `sdk`.
         repo_id, private, token: see [`open_repository`].
 
     Returns:
         URL of the commit.
 
     Raises:
-        FileNotFoundError: no Space there.
+        FileNotFoundError: the folder holds no Space.
         PushError: see [`open_repository`].
     """
     folder = Path(folder)
@@ -200,7 +197,7 @@ def push_space(folder: str | os.PathLike, repo_id: str, *, private: bool = True,
 
 
 def _model_texts(folder: Path, names: Mapping[str, object], repo_id: str) -> dict[str, str]:
-    """The files of a model that name its id: card and evaluation results."""
+    """Return the files of a model that contain its id: card and evaluation results."""
     card = (folder / CARD_FILE).read_text(encoding="utf-8") if CARD_FILE in names else None
 
     if RESULTS_FILE not in names:
@@ -232,11 +229,10 @@ def _push(
     replaced: Sequence[str] = (),
     sdk: str | None = None,
 ) -> str:
-    """One commit with `files`; removes what a former push left under the names `replaced`. `command` is how to go on
-    after a failure."""
+    """Commit `files`, and delete files of an earlier push that match `replaced`. `command` repeats the push."""
     api = HfApi(token=token)
 
-    with _told_errors(repo_id, f" Everything here is as it was. Go on with: {command}"):
+    with _told_errors(repo_id, f" Local files are unchanged. To continue: {command}"):
         _open(api, repo_id, repo_type, private, sdk)
         there = api.list_repo_files(repo_id, repo_type=repo_type)
         stale = [name for name in there if name not in files and any(_fits(name, pattern) for pattern in replaced)]
@@ -248,14 +244,14 @@ def _push(
 
 
 def _fits(name: str, pattern: str) -> bool:
-    """Unlike in a shell, `*` of fnmatch takes slashes too."""
+    """Match a name as a shell does; the `*` of fnmatch would match slashes too."""
     return name.count("/") == pattern.count("/") and fnmatchcase(name, pattern)
 
 
 def _open(api: HfApi, repo_id: str, repo_type: str, private: bool, sdk: str | None) -> None:
     if not (api.token or get_token()):
         raise PushError(
-            f"'{repo_id}' cannot be pushed to: there is no token of the Hub. Log in with `hf auth login`, or set "
+            f"'{repo_id}' cannot be pushed: there is no token for the Hub. Log in with `hf auth login`, or set "
             "HF_TOKEN."
         )
 
@@ -267,29 +263,30 @@ def _open(api: HfApi, repo_id: str, repo_type: str, private: bool, sdk: str | No
     if found != private:
         there, wanted = ("private", "public") if found else ("public", "private")
         raise PushError(
-            f"'{repo_id}' is there and {there}, but is to be {wanted}. Change that in its settings, or choose another."
+            f"'{repo_id}' exists and is {there}, but {wanted} was requested. Change that in its settings, or choose "
+            "another name."
         )
 
 
 @contextmanager
 def _told_errors(repo_id: str, how_to_go_on: str) -> Generator[None]:
-    """What the Hub's client raises -> a [`PushError`] that says what it means."""
+    """Turn errors of the Hub client into a [`PushError`] that says what they mean."""
     try:
         yield
     except PushError as error:
         raise PushError(f"{error}{how_to_go_on}") from error
     except HFValidationError as error:
-        raise PushError(f"'{repo_id}' is no name on the Hub; it must be owner/name ({error}).") from error
+        raise PushError(f"'{repo_id}' is not a valid name on the Hub; it must be owner/name ({error}).") from error
     except OfflineModeIsEnabled as error:
         raise PushError(
-            f"The Hub is switched off here: unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE).{how_to_go_on}"
+            f"The Hub is turned off: unset HF_HUB_OFFLINE (and TRANSFORMERS_OFFLINE).{how_to_go_on}"
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
         meaning = {
-            401: "it does not know the token: log in again with `hf auth login`, or set HF_TOKEN",
+            401: "it does not recognize the token: log in again with `hf auth login`, or set HF_TOKEN",
             403: "the token may not write there: it needs the right to write to this owner's repositories",
-        }.get(status, "try again later" if status >= 500 else "see its words")
+        }.get(status, "try again later" if status >= 500 else "see its message")
         raise PushError(
             f"The Hub refused '{repo_id}' with status {status} ({meaning}): {_in_one_line(error)}.{how_to_go_on}"
         ) from error

@@ -1,4 +1,4 @@
-"""From C++ to a shared library in the user's cache."""
+"""Compile the C++ kernels into a shared library in the user's cache."""
 
 import hashlib
 import os
@@ -21,16 +21,16 @@ VECTOR_FLAGS = {
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
 }
-"""What PyTorch found the processor to have -> flags. Never `-march=native`: a cache may be shared by machines that
-differ."""
+"""CPU capability detected by PyTorch -> compiler flags. Never `-march=native`: different machines may share a
+cache."""
 
 
 class KernelError(UserError, RuntimeError):
-    """The kernels cannot be built or loaded here; the message says why and what would help."""
+    """The kernels cannot be built or loaded; the message says why and what would help."""
 
 
 def library_path() -> Path:
-    """Where the library for these sources, flags and this kind of processor is, or would be."""
+    """Return the path of the library for these sources, flags and kind of CPU, whether or not it exists."""
     digest = hashlib.blake2b(repr((_flags(), sys.platform, platform.machine())).encode(), digest_size=8)
 
     for name in (*SOURCES, *HEADERS):
@@ -42,10 +42,10 @@ def library_path() -> Path:
 
 
 def build(path: Path) -> None:
-    """Compile the library. Processes that want it at the same time wait for the first; it appears whole or not at all.
+    """Compile the library. Concurrent processes wait for the first; the file appears complete or not at all.
 
     Raises:
-        KernelError: no compiler, a compiler that fails, a folder that cannot be written.
+        KernelError: there is no compiler, it fails, or the folder cannot be written.
     """
     command = [*_compiler(), *_flags(), *(str(Path(__file__).parent / name) for name in SOURCES)]
 
@@ -74,7 +74,7 @@ def _compiler() -> list[str]:
     for name in names:
         try:
             program, *options = shlex.split(name)
-        except ValueError as error:  # blanks alone, or an unclosed quote
+        except ValueError as error:  # only spaces, or an unclosed quote
             raise KernelError(
                 f"CXX={name!r} names no compiler ({error}). Unset it, or name one, such as g++."
             ) from error

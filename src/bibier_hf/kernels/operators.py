@@ -1,4 +1,4 @@
-"""The compiled library as operators of torch, with gradients, and with shapes for `torch.compile` and
+"""The compiled library as PyTorch operators, with gradients, and with shapes for `torch.compile` and
 `torch.export`."""
 
 import ctypes
@@ -13,8 +13,8 @@ _library: ctypes.CDLL
 
 
 def register(path: Path) -> None:
-    """Load the library and define `torch.ops.bibier_hf.selective_scan` and `causal_conv` for tensors on the CPU; once
-    a process.
+    """Load the library and define `torch.ops.bibier_hf.selective_scan` and `causal_conv` for CPU tensors, once per
+    process.
 
     Raises:
         KernelError: the file is not a library that this machine can load.
@@ -25,9 +25,7 @@ def register(path: Path) -> None:
         _library = ctypes.CDLL(str(path))
         _library.scan_chunk.restype = _library.scan_group.restype = ctypes.c_int64
     except (OSError, AttributeError) as error:
-        raise KernelError(
-            f"The compiled kernels cannot be loaded: {error}. Delete {path} to build them anew."
-        ) from error
+        raise KernelError(f"The compiled kernels cannot be loaded: {error}. Delete {path} to rebuild them.") from error
 
     for name, function, shapes in (
         ("selective_scan", selective_scan, _scan_shapes),
@@ -54,15 +52,15 @@ def selective_scan(
     reverse: bool,
     save_states: bool,
 ) -> tuple[Tensor, Tensor]:
-    """y (B, L, D), zero at masked steps, and the states before each chunk of steps, (B, chunks, N, D).
+    """Return y (B, L, D), zero at masked steps, and the states before each chunk of steps (B, chunks, N, D).
 
     Args:
-        u, dt, A, B, C, D: as in the model's `selective_scan`, all float32 or all float64; A is exp(A) where
-            `exponential` is false.
+        u, dt, A, B, C, D: as in the model's `selective_scan`, all float32 or all float64; A is exp(A) if `exponential`
+            is false.
         mask: bool (B, L), True = keep.
         exponential: decay exp(dt A) instead of dt A.
         reverse: from the last step to the first.
-        save_states: for a backward pass; else there are no chunks.
+        save_states: keep the states for a backward pass; otherwise there are no chunks.
     """
     inputs, mask, sizes = _scan_arguments(u, dt, A, B, C, D, mask)
     y, saved = _scan_shapes(u, dt, A, B, C, D, mask, exponential, reverse, save_states)
@@ -125,8 +123,10 @@ def _scan_gradients(ctx, grad_y, _):
 
 
 def causal_conv(x: Tensor, weight: Tensor, bias: Tensor, mask: Tensor | None, reverse: bool) -> Tensor:
-    """SiLU of the causal depthwise convolution of x (B, L, D) with weight (D, K) and bias (D,); masked steps count as,
-    and give, zeros."""
+    """Return the SiLU of the causal depthwise convolution of x (B, L, D) with weight (D, K) and bias (D,).
+
+    Masked steps count as zeros and give zeros.
+    """
     inputs, mask, sizes = _conv_arguments(x, weight, bias, mask)
     y = x.new_empty(x.shape)
     _library.conv_forward(*_call(inputs, mask, sizes), reverse, _address(y))
@@ -163,7 +163,7 @@ def _conv_gradients(ctx, grad_y):
     return *torch.ops.bibier_hf.causal_conv_backward(*ctx.saved_tensors, ctx.reverse, grad_y), None, None
 
 
-# What follows stands between tensors and bare addresses: nothing wrong may pass.
+# The functions below turn tensors into bare addresses, so they must catch every invalid argument.
 
 
 def _scan_arguments(u, dt, A, B, C, D, mask):

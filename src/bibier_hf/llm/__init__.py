@@ -27,7 +27,8 @@ BACKENDS = tuple(
     for module in pkgutil.iter_modules(__path__)
     if module.name.endswith("_backend")
 )
-"""Names of the back ends. Each is a module NAME_backend.py with one subclass of `LLMBackend`, imported on first use."""
+"""Names of the back ends. Each is a module NAME_backend.py with one subclass of `LLMBackend`, imported on first
+use."""
 
 
 def get_backend(name: str, model: str, **options: Any) -> LLMBackend:

@@ -25,7 +25,8 @@ missing transcripts, publishing and the command line are common code; the file o
             split = "test" if speaker == "s3" else "train"
             label = normalize_label(emotion)
             clips.append(
-                Clip(neutral_id("mine", path.stem), split, label, language, audio=path, speaker=speaker, where=path.name)
+                Clip(neutral_id("mine", path.stem), split, label, language, audio=path, speaker=speaker,
+                where=path.name)
             )
         return clips
 
@@ -91,7 +92,8 @@ def get_corpus(name: str) -> Corpus:
         return _corpus_in_file(Path(name))
 
     raise CorpusError(
-        f"Unknown corpus {name!r}.{did_you_mean(name, CORPORA)} Allowed: {', '.join(CORPORA)} ('csv' reads any table of "
+        f"Unknown corpus {name!r}.{did_you_mean(name, CORPORA)} Allowed: {', '.join(CORPORA)} ('csv' reads any table "
+        "of "
         "audio, text and label), or the path of a Python file that defines CORPUS."
     )
 

@@ -114,7 +114,8 @@ def read_meld(
 
     if not text_only and not audio:
         raise CorpusError(
-            f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). For the "
+            f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). For "
+            "the "
             f"texts alone give {option_forms('text_only', True)}."
         )
 

@@ -282,7 +282,8 @@ def _label_remedy(unknown: Mapping[str, str]) -> str:
     example = json.dumps({name: suggest_label(name) for name in list(unknown)[:12]}, ensure_ascii=False)
     return (
         f"Allowed labels: {ALLOWED_LABELS}.\nOther labels need a label map: --label_map FILE.json with {example} or "
-        "what you find right (to train or evaluate: --corpora.0.options.label_map FILE.json); null leaves such rows out."
+        "what you find right (to train or evaluate: --corpora.0.options.label_map FILE.json); null leaves such rows "
+        "out."
     )
 
 
