@@ -253,7 +253,7 @@ def test_doubled_recordings_and_ids_are_refused(tmp_path, write_csv, table_rows)
     write_csv(tmp_path / "t.csv", rows)
     with pytest.raises(
         CorpusError,
-        match=r"(?s)\(2\).*line 7: the recording .* stands in t.csv line 6.*line 9: the id 'u6' stands in t.csv line 8",
+        match=r"(?s)\(2\).*line 7: the recording .* is already in t.csv line 6.*line 9: the id 'u6' is already in t.csv line 8",
     ):
         read_csv(tmp_path / "t.csv")
 

@@ -162,7 +162,7 @@ def test_rows_that_contradict_themselves_are_refused(tiny_resd):
     edit(tiny_resd / "metadata.csv", "46_sadness_disgust_d_010,", "clip_46,")
     with pytest.raises(
         CorpusError,
-        match=r"(?s)line 2: the emotion 'neutral' contradicts.*line 5: Unknown label 'calm'.*'clip_46' is no name",
+        match=r"(?s)line 2: the emotion 'neutral' contradicts.*line 5: Unknown label 'calm'.*'clip_46' is not a RESD name",
     ):
         read_resd(tiny_resd, strict_counts=False)
 

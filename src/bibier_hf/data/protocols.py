@@ -1,15 +1,15 @@
-"""Evaluation protocols: how a corpus becomes train, dev and test, the same in every process and on every machine.
+"""Evaluation protocols: how to split a corpus into train, dev and test, the same in every process and on every
+machine.
 
-* `official`: the corpus's own test split. A corpus without a dev split gives up `dev_share` of its train split,
-  stratified by label and
-  speaker: where test shares its speakers with train (RESD), a dev split that is grouped would select for another task
-      than the one scored.
-* `dialogue_grouped`: all clips pooled and cut into five folds that keep dialogues whole; test is fold `i`, dev fold
-  `i + 1`, train the rest. The folds are the corpus's own where it has them (column `fold`), else stratified by label
-  here.
-* `speaker_independent`: the same with speakers kept whole; the folds are always made here.
+* `official`: the test split of the corpus. If there is no dev split, it is a share `dev_share` of train, stratified by
+  label and speaker: if test shares its speakers with train (RESD), a grouped dev split would select for a different
+  task than the one that is scored.
+* `dialogue_grouped`: all clips are pooled and divided into five folds that keep dialogues together. Test is fold `i`,
+  dev is fold `i + 1`, train the rest. A corpus's own folds (column `fold`) are used if it has them; otherwise folds
+  are stratified by label.
+* `speaker_independent`: the same with speakers kept together; the folds are always computed here.
 
-Choices are made by hashes of ids and seeds, not by a generator's state, so they do not depend on the order of rows.
+Choices depend on hashes of ids and seeds, so the order of rows does not matter.
 """
 
 import math
@@ -29,7 +29,7 @@ NUM_FOLDS = 5
 
 
 class ProtocolError(UserError, ValueError):
-    """A protocol that is unknown or that the corpus does not allow."""
+    """A protocol that is unknown or that the corpus does not support."""
 
 
 def apply_protocol(
@@ -38,18 +38,18 @@ def apply_protocol(
     """Arrange a corpus in the common schema into train, dev and test.
 
     Args:
-        dataset_dict: what `load_corpus` returned.
+        dataset_dict: returned by `load_corpus`.
         protocol: one of `PROTOCOLS`.
-        fold: of a grouped protocol: which of its folds is test, 0 to 4; must be 0 for `official`.
-        seed: of the choices that the corpus leaves open.
-        dev_share: share of train that becomes dev where the corpus has none (`official`).
+        fold: of a grouped protocol: which fold is test, 0 to 4. Must be 0 for `official`.
+        seed: seeds all choices that the corpus leaves open.
+        dev_share: share of train that becomes dev if the corpus has no dev split (`official`).
 
     Returns:
-        train, dev, test with the columns of the common schema; `split` says the new split. No clip is in two of them,
-        stacked or by itself, and, with a grouped protocol, no dialogue or speaker; both are checked.
+        train, dev and test with the columns of the common schema; `split` is the new split. No clip is in two of them,
+        alone or stacked, and with a grouped protocol, no dialogue or speaker is. Both are checked.
 
     Raises:
-        ProtocolError: unknown name, fold or share, or a corpus that lacks what the protocol needs.
+        ProtocolError: an unknown name, fold or share, or a corpus that lacks what the protocol needs.
     """
     if protocol not in PROTOCOLS:
         raise ProtocolError(f"Unknown protocol {protocol!r}. Allowed: {', '.join(PROTOCOLS)}.")
@@ -128,7 +128,7 @@ def _grouped(protocol: str, rows: Mapping[str, list], fold: int, seed: int, dev_
             f"The protocol '{protocol}' needs the {kind} of every clip; {missing} of {len(rows['id'])} have none."
         )
 
-    # A corpus's own folds are cut by dialogue.
+    # The folds of a corpus are grouped by dialogue.
     folds = rows.get("fold", [None]) if kind == "dialogue" else [None]
     if None in folds:
         names = [str(number) for number in range(NUM_FOLDS)]
@@ -235,7 +235,7 @@ def stratified_group_split(
 
     for position, group in enumerate(order):
         empty = [split for split in shares if not have[split]]
-        # The last groups go to splits that have none yet.
+        # The last groups go to splits that are still empty.
         candidates = empty if len(empty) >= len(order) - position else list(shares)
         best = min(candidates, key=lambda split: _distance_change(have[split], counts[group], totals, shares[split]))
         have[best] += counts[group]
@@ -245,8 +245,9 @@ def stratified_group_split(
 
 
 def _distance_change(have: Counter, group: Counter, totals: Counter, share: float) -> float:
-    """By how much the group changes the split's squared distance from its goal, over labels and in total, relative to
-    the goal"""
+    """Return how much the group changes the split's squared distance from its target, over labels and in total,
+    relative to the target.
+    """
     change = 0.0
 
     for label, count in group.items():
@@ -259,7 +260,7 @@ def _distance_change(have: Counter, group: Counter, totals: Counter, share: floa
 
 
 def connected_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> list[str]:
-    """Rows that share a key, directly or through other rows, get the same group; a row without keys is its own group
+    """Group rows that share a key, directly or through other rows. A row without keys is its own group
     `row:<name>`."""
     parent: dict[str, str] = {}
 
@@ -273,7 +274,7 @@ def connected_groups(names: Sequence[str], keys: Sequence[Sequence[str]]) -> lis
     for row in keys:
         for key in row[1:]:
             one, other = sorted((find(row[0]), find(key)))
-            parent[other] = one  # the smaller name leads: the result does not depend on the order of rows
+            parent[other] = one  # the smaller name leads, so the order of rows does not matter
 
     return [find(row[0]) if row else f"row:{name}" for name, row in zip(names, keys, strict=True)]
 
@@ -287,12 +288,12 @@ def _check_disjoint(splits: Sequence[str], values: Sequence[Any], kind: str) -> 
     crossing = {value for split, value in zip(splits, values, strict=True) if home.setdefault(value, split) != split}
     if crossing:
         raise ProtocolError(
-            f"{len(crossing)} values of '{kind}' stand in more than one split, such as {sorted(crossing)[:3]}."
+            f"{len(crossing)} values of '{kind}' are in more than one split, such as {sorted(crossing)[:3]}."
         )
 
 
 def _check_stacked(splits: Sequence[str], rows: Mapping[str, list]) -> None:
-    """A stacked row belongs where all its clips are."""
+    """A stacked row must be in the split of all its clips."""
     clips = [
         [row_id] if not parts else [part["id"] for part in parts]
         for row_id, parts in zip(rows["id"], rows.get("components") or [None] * len(splits), strict=True)

@@ -1,7 +1,7 @@
-"""Cheap acoustic features, without a backbone: what the baselines and the leakage audit hear.
+"""Cheap acoustic features without a backbone, for the baselines and the leakage audit.
 
-audio -> log-mel spectrogram (64 bands, 100 frames/s) -> 40 MFCC and their slopes -> mean, deviation, percentiles over
-time
+audio -> log-mel spectrogram (64 bands, 100 frames/s) -> 40 MFCC and their slopes -> mean, deviation and percentiles
+over time
 """
 
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ MEL_BANDS = 64
 COEFFICIENTS = 40
 PERCENTILES = (5, 25, 50, 75, 95)
 FUNCTIONALS = 2 * COEFFICIENTS * (2 + len(PERCENTILES))
-"""Numbers a clip: mean, standard deviation and percentiles of 40 coefficients and of their slopes (560)."""
+"""Values per clip: mean, standard deviation and percentiles of 40 coefficients and their slopes (560)."""
 
 _FRAME_SAMPLES, _FFT_SAMPLES = 400, 512
 _WINDOW = window_function(_FRAME_SAMPLES, "hann", periodic=True)
@@ -35,8 +35,8 @@ _FILTERS = mel_filter_bank(
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:
-    """Log-mel spectrogram in dB, (64, T) float32 at 100 frames a second, of 16 kHz samples (S,)."""
-    # A clip shorter than a frame cannot be mirrored at its ends; it is lengthened by silence.
+    """Return the log-mel spectrogram in dB, (64, T) float32 at 100 frames/s, of 16 kHz samples (S,)."""
+    # A clip shorter than a frame cannot be mirrored at its ends, so it is padded with silence.
     samples = np.pad(samples, (0, max(0, _FFT_SAMPLES - len(samples))))
     return spectrogram(
         samples,
@@ -51,7 +51,7 @@ def log_mel(samples: np.ndarray) -> np.ndarray:
 
 
 def mfcc_functionals(mel: np.ndarray) -> np.ndarray:
-    """Statistics over time of the MFCC of a log-mel spectrogram (64, T) and of their slopes: (560,) float32."""
+    """Return statistics over time (560,) of the MFCC of a log-mel spectrogram (64, T) and of their slopes."""
     coefficients = dct(mel, axis=0, norm="ortho")[:COEFFICIENTS]
     tracks = np.concatenate([coefficients, np.gradient(coefficients, axis=1)])
     statistics = [tracks.mean(1), tracks.std(1), *np.percentile(tracks, PERCENTILES, axis=1)]
@@ -60,17 +60,16 @@ def mfcc_functionals(mel: np.ndarray) -> np.ndarray:
 
 
 def decoded_clips(rows: Dataset) -> Iterator[np.ndarray | None]:
-    """16 kHz samples (S,) of every row of a corpus in the common schema, in order, with a progress bar; None for a row
-    without audio.
+    """Yield the 16 kHz samples (S,) of every row in order, with a progress bar; None for a row without audio.
 
     Raises:
-        AudioError: a clip that cannot be decoded.
+        AudioError: a clip cannot be decoded.
     """
     for row in tqdm(rows.select_columns(["audio"]), desc="Computing MFCC", unit="clip"):
         yield None if row["audio"] is None else decode_audio(row["audio"])
 
 
 def corpus_functionals(rows: Dataset) -> np.ndarray:
-    """[`mfcc_functionals`] of every row, (N, 560); a row without audio is NaN throughout."""
+    """Return [`mfcc_functionals`] of every row, (N, 560); NaN for a row without audio."""
     missing = np.full(FUNCTIONALS, np.nan, np.float32)
     return np.stack([missing if clip is None else mfcc_functionals(log_mel(clip)) for clip in decoded_clips(rows)])

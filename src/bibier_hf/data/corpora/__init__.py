@@ -1,10 +1,9 @@
-"""Corpora by name, each a `DatasetDict` in the common schema (`bibier_hf.data.schema`).
+"""Corpora by name; each loads as a `DatasetDict` in the common schema (`bibier_hf.data.schema`).
 
     load_corpus("resd", "path/to/resd")  # raw: prepared into a cache first; or a folder that prepare_resd.py wrote
 
-A corpus of your own is one small file, anywhere. Checks, decoding, Parquet, caching, protocols, speech recognition for
-missing transcripts, publishing and the command line are common code; the file only turns tables and file names into
-`Clip`s:
+Your own corpus is one small file, anywhere. It turns tables and file names into `Clip`s; checks, decoding, Parquet,
+caching, protocols, speech recognition for missing transcripts, publishing and the command line are common code:
 
     # my_corpus.py
     from pathlib import Path
@@ -32,7 +31,7 @@ missing transcripts, publishing and the command line are common code; the file o
 
     CORPUS = Corpus(name="mine", title="My corpus", homepage="https://example.org", license="CC BY 4.0", read=read)
 
-The path of that file is then a name wherever a corpus has one:
+The path of that file can then be used wherever a corpus is named:
 
     load_corpus("my_corpus.py", "path/to/recordings", language="ru")
     accelerate launch recipes/train.py recipes/resd.yaml --corpora.0.name my_corpus.py --data_dir path/to/recordings
@@ -65,11 +64,11 @@ def _find_corpora() -> dict[str, Corpus]:
 
 
 CORPORA: dict[str, Corpus] = _find_corpora()
-"""Every corpus of the package by its name, and those that were registered."""
+"""All corpora of the package, and registered ones, by name."""
 
 
 def register_corpus(corpus: Corpus) -> None:
-    """Make a corpus known by its name to `load_corpus`.
+    """Register a corpus under its name for `load_corpus`.
 
     Raises:
         CorpusError: another corpus has this name.
@@ -79,11 +78,11 @@ def register_corpus(corpus: Corpus) -> None:
 
 
 def get_corpus(name: str) -> Corpus:
-    """The corpus of this name, or the one that a Python file defines as `CORPUS`.
+    """Return the corpus with this name, or the one that a Python file defines as `CORPUS`.
 
     Raises:
-        CorpusError: unknown name (those there are are listed), or a file without a corpus.
-        FileNotFoundError: no such file.
+        CorpusError: an unknown name (the known ones are listed), or a file without a corpus.
+        FileNotFoundError: there is no such file.
     """
     if name in CORPORA:
         return CORPORA[name]
@@ -125,21 +124,20 @@ def load_corpus(
     """Load a corpus in the common schema.
 
     Args:
-        name: key of `CORPORA`, or the path of a Python file that defines `CORPUS`.
+        name: a key of `CORPORA`, or the path of a Python file that defines `CORPUS`.
         data_dir: its raw form (prepared into a cache first, once for each content and set of options), or a prepared
-            folder.
-        cache_dir: where that cache is; default: the environment variable BIBIER_CACHE, else `bibier_hf` in the Hugging
-            Face home.
-        asr: id or folder of a speech recognition model that writes the transcripts that are missing.
-        options: of the corpus's reader, such as `enthusiasm="exclude"`.
+            folder. None: RESD is read from the Hub, and the quickstart corpus is synthesized.
+        cache_dir: location of that cache; default: the environment variable BIBIER_CACHE, otherwise `bibier_hf` in the
+            Hugging Face home.
+        asr: id or folder of a speech recognition model that fills in missing transcripts.
+        options: options of the corpus's reader, such as `enthusiasm="exclude"`.
 
     Returns:
-        the splits that the corpus has, among train, dev and test; `bibier_hf.data.protocols.apply_protocol` makes the
-        three of them.
+        the splits of the corpus, among train, dev and test; `bibier_hf.data.protocols.apply_protocol` makes all three.
 
     Raises:
-        FileNotFoundError: nothing at `data_dir`.
-        CorpusError: unknown name, or a corpus that cannot be used as it is; every fault found is listed.
-        TypeError: an option that the reader does not have.
+        FileNotFoundError: there is nothing at `data_dir`.
+        CorpusError: an unknown name, or an unusable corpus; every fault is listed.
+        TypeError: the reader has no such option.
     """
     return get_corpus(name).load(data_dir, cache_dir=cache_dir, asr=asr, **options)

@@ -1,11 +1,11 @@
-"""MELD, the Multimodal EmotionLines Dataset: 13708 utterances of 1432 dialogues from the series Friends.
+"""MELD, the Multimodal EmotionLines Dataset: 13708 utterances from 1432 dialogues of the series Friends.
 
-Licence of the annotation: GPL-3.0; the clips are excerpts of the series. Source: https://github.com/declare-lab/MELD,
+License of the annotation: GPL-3.0; the clips are excerpts of the series. Source: https://github.com/declare-lab/MELD,
 clips: http://web.eecs.umich.edu/~mihalcea/downloads/MELD.Raw.tar.gz (10.9 GB)
 
-Most clips carry 5.1 sound; the mean of all channels is taken, as everywhere in the package. The original system takes
-channel 0 alone. Two clips cannot be decoded and three are cut wrongly (`KNOWN_FAULTS`): the original leaves the former
-out and keeps the latter.
+Most clips have 5.1 audio; as everywhere in the package, the mean of all channels is used. The published system uses
+channel 0 only. Two clips cannot be decoded and three are cut wrongly (`KNOWN_FAULTS`): the published system omits the
+former and keeps the latter.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ KNOWN_FAULTS = {
     "test/dia220_utt0": OUTLIER,  # 235.07 s for three words
     "train/dia309_utt0": OUTLIER,  # 41.05 s
 }
-"""What is wrong with a clip in the official archive. The annotation of these rows is sound."""
+"""Faults of clips in the official archive. The annotation of these rows is correct."""
 
 TEXT_MENDED = "text mended (quotes, ellipses, wrongly decoded characters, blanks at the ends)"
 
@@ -57,7 +57,7 @@ ROLES = frozenset(
     "the-director the-interviewer "
     "the-dry-cleaner the-instructor the-waiter teacher ticket-counter-attendant tour-guide waitress woman".split()
 )
-"""Names in the column `Speaker` that mean another person in another episode."""
+"""Names in the column `Speaker` that mean a different person in every episode."""
 
 _SEVERAL = re.compile(r"\band\b|^(all|both|the guys|her-friends)$", re.IGNORECASE)
 _COLUMNS = ("Utterance", "Speaker", "Emotion", "Dialogue_ID", "Utterance_ID", "Season", "Episode")
@@ -72,32 +72,33 @@ def read_meld(
     outliers: str = "keep",
     strict_counts: bool = True,
 ) -> list[Clip]:
-    """MELD from the official archive, or from a folder with what was unpacked of it, however far: inner archives or
-    their folders.
+    """Read MELD from the official archive, or from a folder with its unpacked content: nested archives or their
+    folders.
 
-    The tables are `train_sent_emo.csv`, `dev_sent_emo.csv`, `test_sent_emo.csv`, wherever they lie in it. The clips
-    `dia0_utt0.mp4` etc. lie in `train_splits`, `dev_splits_complete`, `output_repeated_splits_test`; other files are
-    passed over. Each clip is converted once, into the cache; after an interruption only those that are missing are.
-    (Once the corpus is prepared, `meld-clips` there may be deleted.)
+    The tables are `train_sent_emo.csv`, `dev_sent_emo.csv` and `test_sent_emo.csv`, anywhere in it. The clips
+    `dia0_utt0.mp4` etc. are in `train_splits`, `dev_splits_complete` and `output_repeated_splits_test`; other files
+    are ignored. Each clip is converted once, into the cache; after an interruption, only the missing ones are. (Once
+    the corpus is prepared, you may delete `meld-clips` there.)
 
-    * Quotes, ellipses and wrongly decoded characters of the texts are mended (`mend_text`).
-    * ids are `meld-train-dia0_utt0`, as the names of clips repeat across splits; `dialogue` is `meld-train-dia0`.
-    * `speaker` is `meld-rachel`; names that mean a role (`ROLES`) count within their episode: `meld-s03e07-woman`.
-      Where several people speak at once there is none.
+    * Quotes, ellipses and wrongly decoded characters in the texts are repaired (`mend_text`).
+    * Ids are `meld-train-dia0_utt0`, since names of clips repeat across splits; `dialogue` is `meld-train-dia0`.
+    * `speaker` is `meld-rachel`. Names that mean a role (`ROLES`) are valid within their episode: `meld-s03e07-woman`.
+      If several people speak at once, there is no speaker.
 
     Args:
-        text_only: the texts alone, without clips and without ffmpeg.
-        context: how many of the utterances before it in its dialogue stand behind the text of an utterance, the
-            nearest first (see `with_context`). A model that is trained on such texts wants them when it predicts, too.
-        undecodable: what becomes of the two clips that are known not to be decodable: "text_only" keeps the row
-            without audio, "drop" leaves it out. Any other clip that cannot be decoded is an error.
-        outliers: what becomes of the three clips that are known to be cut wrongly (41 to 305 s for a few words):
+        data_dir: the archive or folder.
+        text_only: read only the texts, without clips and ffmpeg.
+        context: how many preceding utterances of the dialogue to append to each text, nearest first (see
+            `with_context`). A model trained on such texts also needs them for prediction.
+        undecodable: what to do with the two clips that are known to be undecodable: "text_only" keeps the row without
+            audio, "drop" omits it. Any other undecodable clip is an error.
+        outliers: what to do with the three clips that are known to be cut wrongly (41 to 305 s for a few words):
             "keep", "text_only" or "drop".
-        strict_counts: demand the published counts per split and label; False for a part of the corpus.
+        strict_counts: require the published counts per split and label; False for a part of the corpus.
 
     Raises:
-        CorpusError: no tables or no clips, rows or counts that are not MELD's, clips that are missing or cannot be
-            decoded (all of them), a damaged archive, no ffmpeg, or too little space on the disk.
+        CorpusError: no tables or clips, rows or counts that are not from MELD, missing or undecodable clips (all are
+            named), a damaged archive, no ffmpeg, or not enough disk space.
     """
     chosen = {"undecodable": undecodable, "outliers": outliers}
 
@@ -106,7 +107,7 @@ def read_meld(
             raise CorpusError(f"{name}={chosen[name]!r}; allowed: {', '.join(allowed)}.")
         if text_only and chosen[name] != allowed[0]:
             raise CorpusError(
-                f"{name}={chosen[name]!r} is about clips, but text_only=True reads none. Leave one of the two out."
+                f"{name}={chosen[name]!r} applies to clips, but text_only=True reads none. Remove one of the two."
             )
 
     tables, audio = _find_source(data_dir, text_only)
@@ -133,7 +134,7 @@ def read_meld(
         )
 
     raise_faults(
-        faults, f"{data_dir} cannot be used as MELD", "What was converted is kept. Mend or fetch these again."
+        faults, f"{data_dir} cannot be used as MELD", "Converted clips are kept. Repair or download these files again."
     )
 
     if strict_counts:
@@ -149,15 +150,16 @@ def read_meld(
 
 
 def meld_id(split: str, name: str) -> str:
-    """Id of a clip by its split and its published name, such as `dia0_utt0`, which repeats across splits."""
+    """Return the id of a clip from its split and its published name, such as `dia0_utt0`, which repeats across
+    splits."""
     return f"meld-{split}-{name}"
 
 
 def _read_tables(data_dir: Path, tables: Mapping[str, Path]) -> list[tuple[str, Row]]:
     if not tables:
         raise CorpusError(
-            f"{data_dir} has none of MELD's tables: {', '.join(TABLES)}. Pass the official archive or what was "
-            "unpacked of it."
+            f"{data_dir} has none of MELD's tables: {', '.join(TABLES)}. Pass the official archive or its "
+            "unpacked content."
         )
 
     rows = []
@@ -171,13 +173,13 @@ def _read_tables(data_dir: Path, tables: Mapping[str, Path]) -> list[tuple[str, 
 
 
 def _to_clip(split: str, row: Row) -> tuple[Clip, str]:
-    """(row without audio, name of its clip)"""
+    """Return (row without audio, name of its clip)."""
     numbers = [row.text(column) for column in ("Dialogue_ID", "Utterance_ID", "Season", "Episode")]
     if not all(number.isdecimal() for number in numbers):
         raise CorpusError(f"Dialogue_ID, Utterance_ID, Season and Episode are {numbers}; all must be numbers")
 
     dialogue, utterance, season, episode = map(int, numbers)
-    # not row.text(), whose strip() would take an ellipsis that is still a control character (\x85) for a blank
+    # Not row.text(), whose strip() would remove an ellipsis that is still a control character (\x85).
     written = row.values["Utterance"]
     text = mend_text(written)
     clip = Clip(
@@ -211,8 +213,7 @@ def _speaker(written: str, season: int, episode: int) -> str | None:
 
 
 def _with_audio(clip: Clip, name: str, audio: Path | str, chosen: Mapping[str, str], faults: list[str]) -> Clip:
-    """The clip with its recording, or what the options say about a known fault; a fault that is not known is appended
-    to `faults`"""
+    """Return the clip with its recording. Options decide about known faults; unknown ones are appended to `faults`."""
     known = KNOWN_FAULTS.get(name)
     if isinstance(audio, Path) and known != OUTLIER:
         return replace(clip, audio=audio)
@@ -233,8 +234,8 @@ def _with_audio(clip: Clip, name: str, audio: Path | str, chosen: Mapping[str, s
 
 
 def _find_source(data_dir: Path, text_only: bool) -> tuple[dict[str, Path], dict[str, Path | str]]:
-    """(split -> table, name of a clip -> FLAC file or why there is none); read from an index if this source was gone
-    through before"""
+    """Return (split -> table, name of a clip -> FLAC file or fault), from an index if this source was scanned
+    before."""
     folder = cache_folder() / "meld-clips"
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / f"index-{_source_key(data_dir)}{'-text' if text_only else ''}.json"
@@ -272,7 +273,7 @@ def _read_index(index: Path) -> tuple[dict[str, Path], dict[str, Path | str]] | 
 def _write_index(index: Path, tables: Mapping[str, Path], audio: Mapping[str, Path | str]) -> None:
     undecodable = {name: reason for name, reason in audio.items() if isinstance(reason, str)}
     if undecodable.keys() - KNOWN_FAULTS.keys():
-        return  # they are tried again next time
+        return  # try them again next time
 
     done = {name: path for name, path in audio.items() if isinstance(path, Path)}
     found = {
@@ -283,7 +284,7 @@ def _write_index(index: Path, tables: Mapping[str, Path], audio: Mapping[str, Pa
 
 
 def _walk(data_dir: Path, folder: Path, tables: dict[str, Path]) -> Iterator[tuple[str, SourceFile]]:
-    """Name and file of every clip; tables that come by are copied into the work folder and entered in `tables`"""
+    """Yield the name and file of every clip. Tables are copied into the work folder and entered in `tables`."""
     for file in walk_files(data_dir):
         if file.path.name in TABLES:
             buffer = io.BytesIO()
@@ -292,7 +293,7 @@ def _walk(data_dir: Path, folder: Path, tables: dict[str, Path]) -> Iterator[tup
             path = folder / "tables" / hashlib.sha256(content).hexdigest()[:16] / file.path.name
             if tables.setdefault(TABLES[file.path.name], path) != path:
                 raise CorpusError(
-                    f"{data_dir} holds {file.path.name} twice, with other content: {file.path} is the second."
+                    f"{data_dir} contains {file.path.name} twice, with different content; the second is {file.path}."
                 )
 
             write_bytes(path, content)
@@ -301,8 +302,9 @@ def _walk(data_dir: Path, folder: Path, tables: dict[str, Path]) -> Iterator[tup
 
 
 def _clip_name(path: PurePath) -> str | None:
-    """`train/dia0_utt0`; None for whatever is no clip, such as `._dia0_utt0.mp4` and
-    `final_videos_testdia0_utt0.mp4`"""
+    """Return a name such as `train/dia0_utt0`, or None if it is not a clip (`._dia0_utt0.mp4`,
+    `final_videos_testdia0_utt0.mp4`).
+    """
     split = CLIP_FOLDERS.get(path.parent.name)
     return f"{split}/{path.stem}" if split and re.fullmatch(r"dia\d+_utt\d+\.mp4", path.name) else None
 
@@ -311,7 +313,7 @@ def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Pa
     on_disk = [path for path in data_dir.rglob("*") if path.is_file()] if data_dir.is_dir() else [data_dir]
     number = sum(_clip_name(path) is not None for path in on_disk)
 
-    if any(is_archive(path.name) for path in on_disk):  # what it holds is not known before it was gone through
+    if any(is_archive(path.name) for path in on_disk):  # its content is not known yet
         number = sum(sum(row.values()) for row in OFFICIAL_COUNTS.values())
 
     if not number:
@@ -319,7 +321,7 @@ def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Pa
             pass
         return {}
 
-    find_ffmpeg()  # before anything is done
+    find_ffmpeg()  # fail before any work is done
     done = sum(1 for _ in folder.rglob("*.flac"))
     if number > done:
         state_disk_need(number - done, folder, "MELD")
@@ -328,7 +330,7 @@ def _convert(data_dir: Path, files: Iterator[tuple[str, SourceFile]], folder: Pa
 
 
 def _source_key(data_dir: Path) -> str:
-    """Changes with name, size or time of any table, clip or archive, and with the format"""
+    """Return a key that changes with name, size or time of any table, clip or archive, and with the format."""
     digest = hashlib.sha256(f"{FORMAT_VERSION}\n".encode())
 
     for path in sorted(data_dir.rglob("*")) if data_dir.is_dir() else [data_dir]:

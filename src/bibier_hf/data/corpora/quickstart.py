@@ -1,16 +1,16 @@
-"""The embedded corpus: English and Russian sentences of the seven emotions, spoken by eSpeak NG on the spot, no
+"""The embedded corpus: English and Russian sentences for the seven emotions, synthesized by eSpeak NG without a
 download.
 
-It is synthetic through and through: template sentences, a formant synthesiser, and prosody by a table
-(`EMOTION_PROSODY`). It exists so that training, evaluation and prediction can be tried offline. A score on it says
-that the system works; it says nothing about people.
+It is entirely synthetic: template sentences, a formant synthesizer, and prosody from a table (`EMOTION_PROSODY`). It
+exists to try training, evaluation and prediction offline. A score on it shows that the system works; it does not say
+anything about people.
 
-So that it is not trivial, and so that both modalities are needed:
+To make it nontrivial, and to require both modalities:
 
-* a share of the sentences is emotionally neutral in its words ("My brother called the office this morning."), so only
-  the voice tells;
-* the prosody of each utterance is weakened or strengthened at random and jittered in rate, pitch, range and loudness;
-* no sentence and no voice of one split occurs in another. (Parts of sentences do: the templates are the same.)
+* a share of the sentences has emotionally neutral words ("My brother called the office this morning."), so that only
+  the voice is informative;
+* the prosody of each utterance is randomly weakened or strengthened, and jittered in rate, pitch, range and loudness;
+* no sentence and no voice of one split occurs in another. (Parts of sentences do, since the templates are the same.)
 """
 
 import random
@@ -32,7 +32,7 @@ VARIANTS = {
     "dev": ("m2", "f2", "Michael", "linda"),
     "test": ("m4", "f4", "Alex", "Andrea"),
 }
-"""Voice variants of eSpeak by split, men and women in turn."""
+"""eSpeak's voice variants by split, alternating men and women."""
 
 ACCENTS = {"en": ("en-us", "en"), "ru": ("ru",)}
 
@@ -96,17 +96,17 @@ def read_quickstart(
     neutral_share: float = 0.3,
     seed: int = 42,
 ) -> list[Clip]:
-    """Plan the corpus; the clips are spoken when they are written.
+    """Plan the corpus; the clips are synthesized when they are written.
 
     Args:
-        data_dir: not used; the corpus is made, not found.
+        data_dir: not used, since the corpus is generated.
         train_per_class, dev_per_class, test_per_class: utterances per emotion and language.
-        neutral_share: share of them whose words are neutral; 0 to 1.
+        neutral_share: share of them with neutral words, 0 to 1.
         seed: of sentences, voices and prosody.
 
     Raises:
-        CorpusError: counts or a share outside what is possible.
-        ComponentError: more sentences than the templates give.
+        CorpusError: impossible counts or share.
+        ComponentError: more sentences than the templates can generate.
         SynthesisError: eSpeak is not installed.
     """
     sizes = dict(zip(SPLITS, (train_per_class, dev_per_class, test_per_class), strict=True))
@@ -118,7 +118,7 @@ def read_quickstart(
         raise CorpusError(f"{sizes} utterances per emotion and language; each must be at least 1.")
 
     tts = EspeakTextToSpeech()
-    # eSpeak cannot laugh or sigh: a text with the sound tag would not be what is heard.
+    # eSpeak cannot laugh or sigh, so a text with sound tags would not match the audio.
     components = {
         (emotion, language): load_components(emotion, language).without_sound_tags()
         for emotion in EMOTIONS
@@ -132,14 +132,13 @@ def read_quickstart(
         for emotion in EMOTIONS:
             emotional = _share_out(generation.sample(emotion, language, sum(sizes.values())), sizes)
             for split, size in sizes.items():
-                # a generator for each cell: its size does not change what the others hold
+                # One generator per cell, so that its size does not affect the others.
                 rng = random.Random(f"{seed}/{language}/{emotion}/{split}")
                 number_neutral = round(neutral_share * size)
                 if number_neutral > len(neutral[split]):
                     raise CorpusError(
                         f"{number_neutral} neutral sentences per emotion are needed for {split}, but there are "
-                        f"{len(neutral[split])}. "
-                        "Lower neutral_share or the number of utterances."
+                        f"{len(neutral[split])}. Lower neutral_share or the number of utterances."
                     )
 
                 texts = rng.sample(neutral[split], number_neutral) + list(emotional[split][: size - number_neutral])
@@ -169,8 +168,7 @@ def read_quickstart(
 
 
 def vary_prosody(prosody: Prosody, rng: random.Random) -> Prosody:
-    """The prosody at a random strength (0.7 to 1.1 of its distance from the neutral one) with random deviations of
-    every value."""
+    """Return the prosody at a random strength (0.7 to 1.1 of its distance from neutral), with random deviations."""
     strength = rng.uniform(0.7, 1.1)
     neutral = EMOTION_PROSODY["neutral"]
 
@@ -187,7 +185,7 @@ def vary_prosody(prosody: Prosody, rng: random.Random) -> Prosody:
 
 
 def demo_clips(data_dir: Any = None, **options: Any) -> dict[str, dict[str, Any]]:
-    """The first test clip of each language with its text, as rows of the common schema: `{"en": row, "ru": row}`."""
+    """Return the first test clip of each language, as rows of the common schema: `{"en": row, "ru": row}`."""
     test = CORPUS.load(data_dir, **options)["test"]
     languages = test["language"]
 
@@ -201,7 +199,7 @@ def _neutral_sentences(language: str, seed: int) -> list[str]:
 
 
 def _share_out(items: Sequence[str], sizes: dict[str, int]) -> dict[str, Sequence[str]]:
-    """Cut the items into consecutive pieces in proportion to the sizes; nothing is in two pieces"""
+    """Cut the items into consecutive pieces in proportion to the sizes, without overlap."""
     total = sum(sizes.values())
     pieces = {}
     start = done = 0
@@ -216,8 +214,9 @@ def _share_out(items: Sequence[str], sizes: dict[str, int]) -> dict[str, Sequenc
 
 
 def _voices(split: str, language: str, rng: random.Random) -> Iterator[str]:
-    """Every voice of the split in turn, so that no voice prefers an emotion; neutral and emotional sentences get all
-    of them"""
+    """Yield the voices of the split in turn, so that no voice favors an emotion; all of them speak neutral and
+    emotional sentences.
+    """
     accents = ACCENTS[language]
     names = [
         f"{accents[place // 2 % len(accents)]}+{variant}" for place, variant in enumerate(VARIANTS[split])

@@ -1,12 +1,12 @@
-"""RAVDESS, the Ryerson Audio-Visual Database of Emotional Speech and Song: its speech, 60 acted clips of each of 24
+"""RAVDESS, the Ryerson Audio-Visual Database of Emotional Speech and Song: its speech, 60 acted clips by each of 24
 actors.
 
-Licence: CC BY-NC-SA 4.0, not for commercial use. Source: https://zenodo.org/records/1188976
-    (Audio_Speech_Actors_01-24.zip)
+License: CC BY-NC-SA 4.0, not for commercial use. Source: https://zenodo.org/records/1188976
+(Audio_Speech_Actors_01-24.zip)
 
-Every actor speaks the same two sentences in every emotion, so the text says nothing about the label. An eighth
-emotion, `calm`, is none of the seven and is left out: 52 clips an actor remain. The song recordings and the video
-files are no part of it.
+Every actor speaks the same two sentences in every emotion, so the text does not reveal the label. The eighth emotion,
+`calm`, is not one of the seven and is omitted, which leaves 52 clips per actor. Song recordings and videos are omitted
+as well.
 """
 
 import re
@@ -22,10 +22,10 @@ LICENSE = "CC-BY-NC-SA-4.0"
 EMOTION_CODES = dict(enumerate(("neutral", "calm", "happy", "sad", "anger", "fear", "disgust", "surprise"), start=1))
 SENTENCES = {1: "Kids are talking by the door.", 2: "Dogs are sitting by the door."}
 SPEECH_AUDIO = (3, 1)
-"""Modality audio only, vocal channel speech."""
+"""Modality: audio only; vocal channel: speech."""
 
 CLIPS_PER_EMOTION = {emotion: 4 if emotion == "neutral" else 8 for emotion in EMOTIONS}
-"""Of each actor: 52, and 8 of `calm` where it was not taken out before."""
+"""Of each actor: 52 in all, plus 8 of `calm` unless they were removed before."""
 
 NOT_SPEECH = "left out: song or video"
 CALM = "left out: calm is none of the seven emotions"
@@ -36,20 +36,22 @@ _AUDIO_SUFFIXES = (".wav", ".flac")
 
 
 def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
-    """RAVDESS in either of its layouts.
+    """Read RAVDESS in one of two layouts.
 
-    * the original one: `Actor_01/03-01-06-01-02-01-12.wav`, at any depth; actors 1 to 16 are train, 17 to 20 dev, 21
-      to 24 test (each half women, half men);
+    * original: `Actor_01/03-01-06-01-02-01-12.wav`, at any depth; actors 1 to 16 are train, 17 to 20 dev, 21 to 24
+      test (each half women, half men);
     * `metadata.csv` with `file_name, text, emotion, speaker, split`; its own splits are kept.
 
-    No actor may be in two splits. File names spell out the emotion, so ids are hashes of them (`ravdess_id`).
+    No actor may be in two splits. File names contain the emotion, so ids are hashes of them (`ravdess_id`).
 
     Args:
-        strict_counts: demand of every actor that is there the published 4 neutral clips and 8 of each other emotion;
-            False for a part.
+        data_dir: the folder.
+        strict_counts: require the published 4 neutral clips and 8 of each other emotion from every actor that is
+            present; False for a part.
 
     Raises:
-        CorpusError: neither layout, names or labels that are not RAVDESS's, an actor in two splits, other counts.
+        CorpusError: an unknown layout, names or labels that are not from RAVDESS, an actor in two splits, or different
+            counts.
     """
     found = (
         _read_metadata(data_dir)
@@ -63,7 +65,7 @@ def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
         where = row.where if row else path.relative_to(data_dir).as_posix()
         match = _NAME.fullmatch(path.stem)
         if not match:
-            faults.append(f"{where}: '{path.name}' is no name of RAVDESS, such as 03-01-06-01-02-01-12.wav")
+            faults.append(f"{where}: '{path.name}' is not a RAVDESS name such as 03-01-06-01-02-01-12.wav")
             continue
 
         modality, channel, code, _, sentence, _, actor = map(int, match.groups())
@@ -98,12 +100,13 @@ def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
 
 
 def ravdess_id(name: str) -> str:
-    """Id of the clip with this original name (without its suffix)."""
+    """Return the id of the clip with this original name (without its suffix)."""
     return neutral_id("ravdess", name)
 
 
 def default_split(actor: int) -> str:
-    """Train: actors 1 to 16; dev: 17 to 20; test: 21 to 24. Odd numbers are men, even ones women."""
+    """Return the split of an actor: train 1 to 16, dev 17 to 20, test 21 to 24. Odd numbers are men, even ones
+    women."""
     return "train" if actor <= 16 else "dev" if actor <= 20 else "test"
 
 
@@ -128,11 +131,11 @@ def _find_files(data_dir: Path) -> list[Path]:
     if not by_name:
         raise CorpusError(
             f"{data_dir} holds no recordings of RAVDESS. Allowed layouts: folders Actor_01, Actor_02, ... with files "
-            "such as "
-            "03-01-06-01-02-01-12.wav, or metadata.csv (file_name, text, emotion, speaker, split) with its recordings."
+            "such as 03-01-06-01-02-01-12.wav, "
+            "or metadata.csv (file_name, text, emotion, speaker, split) with its recordings."
         )
 
-    # A common copy of the corpus holds all of it twice.
+    # A widespread copy of the corpus contains everything twice.
     twice = {
         name: [str(path.relative_to(data_dir)) for path in paths] for name, paths in by_name.items() if len(paths) > 1
     }

@@ -1,11 +1,11 @@
 """RESD, the Russian Emotional Speech Dialogs: 1396 acted utterances from 50 dialogues.
 
-Licence: MIT. Source: https://huggingface.co/datasets/Aniemore/resd_annotated
+License: MIT. Source: https://huggingface.co/datasets/Aniemore/resd_annotated
 
-Each dialogue is played by two roles with one emotion each, so within RESD the speaker of an utterance determines its
-emotion; every role of the official test split also speaks in train. Report the protocol `dialogue_grouped` beside
-`official` (see `bibier_hf.data.protocols`). The transcripts look like the output of speech recognition, errors
-included.
+Each dialogue is played by two roles with one emotion each, so the speaker of an utterance determines its emotion, and
+every role in the official test split also speaks in train. Report the protocol `dialogue_grouped` along with
+`official` (see `bibier_hf.data.protocols`). The transcripts look like the output of speech recognition, including its
+errors.
 """
 
 import re
@@ -28,7 +28,7 @@ OFFICIAL_COUNTS = {
     "train": dict(zip(EMOTIONS, (175, 148, 178, 174, 153, 130, 158), strict=True)),
     "test": dict(zip(EMOTIONS, (44, 37, 45, 44, 38, 32, 40), strict=True)),
 }
-"""Clips per label with enthusiasm counted as surprise."""
+"""Clips per label, with enthusiasm counted as surprise."""
 
 OFFICIAL_FOLDS = (
     (2, 4, 9, 14, 15, 17, 34, 36, 37, 41, 45),
@@ -37,8 +37,8 @@ OFFICIAL_FOLDS = (
     (10, 12, 18, 25, 27, 28, 38, 40, 42, 47),
     (3, 5, 6, 8, 20, 22, 23, 31, 32, 39, 46),
 )
-"""Dialogue numbers of the five folds (the `dialog_fold` of the metadata.csv layout), so that both layouts are grouped
-alike."""
+"""Dialogue numbers of the five folds (`dialog_fold` in the metadata.csv layout), so that both layouts have the same
+folds."""
 
 ENTHUSIASM = ("surprise", "keep", "exclude")
 
@@ -52,26 +52,26 @@ _FOLD_OF_DIALOGUE = {dialogue: fold for fold, dialogues in enumerate(OFFICIAL_FO
 
 
 def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_counts: bool = True) -> list[Clip]:
-    """RESD in any of its layouts.
+    """Read RESD in any of its layouts.
 
-    * `metadata.csv` with `file_name, text, emotion, split` (optionally `orig_name`), paths relative to the folder;
-    * `train.csv` and `test.csv` with `name, emotion, text` (optionally `path`), recordings anywhere below the folder,
-      found by their name;
-    * its data set on the Hub, by id or cloned into a folder: Parquet with `name, speech, text, emotion`.
-      `Aniemore/resd_annotated` has the transcripts, `Aniemore/resd` does not (the texts are then empty).
+    * `metadata.csv` with `file_name, text, emotion, split` (optionally `orig_name`) and paths relative to the folder;
+    * `train.csv` and `test.csv` with `name, emotion, text` (optionally `path`), and recordings anywhere below the
+      folder, found by name;
+    * the data set on the Hub, by id or as a clone: Parquet with `name, speech, text, emotion`.
+      `Aniemore/resd_annotated` has transcripts; `Aniemore/resd` does not (its texts are empty).
 
-    File names and the names of dialogues and speakers spell out the emotion, so none of them is kept: ids are hashes
-    of the original name (`resd_id`, by which tables keyed by that name can still be joined), dialogues are `resd-07`,
-    speakers `resd-07-a` and `resd-07-b`.
+    File names and names of dialogues and speakers contain the emotion, so they are not kept: ids are hashes of the
+    original name (`resd_id`, which still lets you join tables by that name), dialogues are `resd-07`, speakers
+    `resd-07-a` and `resd-07-b`.
 
     Args:
-        enthusiasm: RESD has enthusiasm in the place of surprise. `"surprise"` counts it as surprise, as the published
-            system does; `"keep"` does so too and keeps it apart in a further column, `original_label`; `"exclude"`
-            leaves these 198 clips out.
-        strict_counts: demand the published counts per split and label; False for a part of the corpus.
+        data_dir: the folder, or an id on the Hub.
+        enthusiasm: RESD has enthusiasm instead of surprise. `"surprise"` counts it as surprise, like the published
+            system; `"keep"` also stores it in a column `original_label`; `"exclude"` omits these 198 clips.
+        strict_counts: require the published counts per split and label; False for a part of the corpus.
 
     Raises:
-        CorpusError: neither layout, names or labels that are not RESD's, files that cannot be found, other counts.
+        CorpusError: an unknown layout, names or labels that are not from RESD, missing files, or different counts.
     """
     if enthusiasm not in ENTHUSIASM:
         raise CorpusError(f"enthusiasm={enthusiasm!r}; allowed: {', '.join(ENTHUSIASM)}.")
@@ -84,7 +84,7 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
         emotion = row.text("emotion").lower()
 
         if not parts:
-            faults.append(f"{row.where}: '{name}' is no name of RESD, such as 32_happiness_enthusiasm_h_120")
+            faults.append(f"{row.where}: '{name}' is not a RESD name such as 32_happiness_enthusiasm_h_120")
             continue
 
         try:
@@ -131,14 +131,13 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
             f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}.",
         )
 
-    # By id, so that neither the layout nor the order of the tables matters, and neighbours tell nothing about each
+    # Sorted by id, so that layout and order of the tables do not matter, and neighbors reveal nothing about each
     # other.
     return sorted(clips, key=lambda clip: clip.id)
 
 
 def resd_id(name: str) -> str:
-    """Id of the clip with this original name (a blank in it and an underscore count the same, as copies differ in
-    that)."""
+    """Return the id of the clip with this original name. Spaces count as underscores, since copies differ in that."""
     return neutral_id("resd", name.replace(" ", "_"))
 
 
@@ -147,7 +146,7 @@ def _fold(row: Row, dialogue: int) -> int | None:
 
 
 _Found = tuple[Row, str, str, Path | Callable[[], np.ndarray], str]
-"""(row, original name, split, recording, what identifies it where it is no file)"""
+"""(row, original name, split, recording, what identifies it if it is not a file)"""
 
 
 def _read_rows(data_dir: Path | str) -> list[_Found]:
@@ -172,10 +171,8 @@ def _read_rows(data_dir: Path | str) -> list[_Found]:
     if missing := [path.name for path in tables.values() if not path.is_file()]:
         raise CorpusError(
             f"{data_dir} has no {' and no '.join(missing)}. Allowed layouts: metadata.csv (file_name, text, emotion, "
-            "split) "
-            "with its recordings, train.csv and test.csv (name, emotion, text) with theirs, or a clone of "
-            "Aniemore/resd_annotated. "
-            "That id itself is allowed, too."
+            "split) with its recordings, train.csv and test.csv (name, emotion, text) with theirs, a clone of "
+            "Aniemore/resd_annotated, or that id itself."
         )
 
     files = _files_by_name(data_dir)
@@ -211,7 +208,7 @@ def _read_hub(source: str) -> list[_Found]:
         dataset = dataset.cast_column("speech", Audio(decode=False))
         for index, values in enumerate(dataset.remove_columns("speech")):
             row = Row(values, f"{source} {split} row {index}")
-            # the fingerprint stands for the revision of the data that the row came from
+            # The fingerprint identifies the revision of the data.
             key = f"{dataset._fingerprint} row {index}"
             found.append((row, _stem(row.text("name")), str(split), partial(_decode_row, dataset, index), key))
 
@@ -242,10 +239,10 @@ def _find(data_dir: Path, row: Row, name: str, split: str, files: Mapping[str, l
         return data_dir / row.text("path")
 
     found = files.get(name.replace(" ", "_"), [])
-    if len(found) > 1:  # the same name in the folders of both splits
+    if len(found) > 1:  # the folders of both splits contain this name
         found = [path for path in found if split in path.relative_to(data_dir).parts]
 
-    # A path that is not there is reported together with all others that are missing.
+    # A missing path is reported later, with all others.
     return found[0] if len(found) == 1 else data_dir / split / f"{name}.wav"
 
 

@@ -1,12 +1,12 @@
-"""Any corpus as a table: a CSV, TSV or JSON-lines file of `audio, text, label`, one row an utterance.
+"""Any corpus as a table: a CSV, TSV or JSON Lines file of `audio, text, label`, one row per utterance.
 
-| column | needed | meaning |
+| column | required | meaning |
 |---|---|---|
 | `audio` | this or `text` | path relative to the table's folder (or absolute) |
 | `text` | this or `audio` | transcript |
-| `label` | unless soft | one of the seven emotions or a known alias, any case; others by a `label_map` |
+| `label` | unless soft | one of the seven emotions or a known alias, in any case; other labels need a `label_map` |
 | `anger` ... `surprise` | no | seven probabilities (or votes) by name; in JSON lines also `"soft_label": {"anger": 0.7, ...}` |
-| `split` | no | `train`, `dev` (also `val`, `valid`, `validation`) or `test`; for all rows or for none |
+| `split` | no | `train`, `dev` (also `val`, `valid`, `validation`) or `test`; in all rows or in none |
 | `language`, `speaker`, `dialogue`, `id`, `license`, `source` | no | as in the common schema |
 """
 
@@ -62,24 +62,23 @@ def read_csv(
     """Read a table of utterances.
 
     Args:
-        data_dir: the file, or a folder with exactly one table in it (or one that is called `metadata`).
-        corpus: value of the column of that name; None takes the name of the file (or of the folder, if the file is
-            called `metadata`).
-        language: of all rows, where the table has no column for it.
-        license: of all rows, where the table has no column for it.
-        group_by: without a column `split` the rows are split here, stratified by label. `"auto"` keeps speakers and
-            dialogues whole, as far as these columns are there; `"speaker"` or `"dialogue"` one of them; `"none"`
-            neither (the scores will then flatter).
+        data_dir: the file, or a folder with exactly one table (or one named `metadata`).
+        corpus: value of the column `corpus`; None: the name of the file (or of the folder, if the file is named
+            `metadata`).
+        language: of all rows, if the table has no such column.
+        license: of all rows, if the table has no such column.
+        group_by: without a column `split`, the rows are split here, stratified by label. `"auto"` keeps speakers and
+            dialogues together, if there are such columns; `"speaker"` or `"dialogue"` only one of them; `"none"`
+            neither (scores will then be too high).
         dev_share, test_share, seed: of that split.
-        ignore_columns: columns that are known to be of no use here; any other unknown column is an error, as it may be
-            a mistyped one.
-        channel: take this channel (from 0) of recordings with several; None takes their mean.
-        label_map: labels of the table -> emotions, such as `{"ang": "anger", "xxx": null}`, where null leaves such
-            rows out; or a JSON file of that, or a CSV file with the columns `label` and `emotion`.
+        ignore_columns: columns to ignore. Any other unknown column is an error, as it may be misspelled.
+        channel: use this channel (from 0) of multichannel recordings; None: their mean.
+        label_map: labels of the table -> emotions, such as `{"ang": "anger", "xxx": null}`, where null omits these
+            rows; or a JSON file with that mapping, or a CSV file with the columns `label` and `emotion`.
 
     Raises:
-        CorpusError: unknown columns, labels or splits, rows with neither audio nor text, values that cannot be read;
-            with their lines.
+        CorpusError: unknown columns, labels or splits, rows with neither audio nor text, or unreadable values, with
+            their lines.
     """
     table = find_table(data_dir)
     folder = Path.cwd() if is_stream(table) else table.parent
@@ -109,10 +108,10 @@ def read_csv(
             continue
 
         if audio is not None and recordings.setdefault(audio, row.where) != row.where:
-            faults.append(f"{row.where}: the recording {row.text('audio')} stands in {recordings[audio]} already")
+            faults.append(f"{row.where}: the recording {row.text('audio')} is already in {recordings[audio]}")
 
         if ids.setdefault(row.text("id"), row.where) != row.where and row.text("id"):
-            faults.append(f"{row.where}: the id '{row.text('id')}' stands in {ids[row.text('id')]} already")
+            faults.append(f"{row.where}: the id '{row.text('id')}' is already in {ids[row.text('id')]}")
 
         try:
             label, soft_label = _read_label(row, translate)
@@ -131,7 +130,7 @@ def read_csv(
 
         clips.append(
             Clip(
-                id=row.text("id"),  # the rows without one get theirs below
+                id=row.text("id"),  # missing ids are filled in below
                 split=split,
                 label=label or "",
                 left_out=label is None,
@@ -163,7 +162,7 @@ def read_csv(
 
 
 def find_table(data_dir: Path) -> Path:
-    """The table that a path means: the file itself, or the only one in a folder, or the one called `metadata`."""
+    """Return the table at a path: the file itself, the only table in a folder, or the one named `metadata`."""
     if data_dir.is_file() or is_stream(data_dir):
         return data_dir
 
@@ -196,23 +195,25 @@ def _check_columns(table: Path, columns: Sequence[str], ignored: Sequence[str], 
 
     present = [emotion for emotion in EMOTIONS if emotion in columns]
     if present and len(present) < len(EMOTIONS):
-        faults.append(f"the columns {present} without those of the other emotions; soft labels need all seven")
+        faults.append(f"the columns {present} without the other emotions; soft labels need all seven")
 
     if not {"label", "soft_label", *present} & set(columns):
         faults.append("no column 'label' (nor soft labels)")
 
     if "language" not in columns and language is None:
-        faults.append(f"no column 'language'; add one, or for all rows give {option_forms('language', 'en')}")
+        faults.append(f"no column 'language'; add one, or set it for all rows: {option_forms('language', 'en')}")
 
-    remedy = f"Allowed columns: {', '.join(COLUMNS)}. Rename them, or leave out those of no use by the option ignore_columns."
-    raise_faults(faults, f"The columns of {table} do not fit", remedy)
+    remedy = (
+        f"Allowed columns: {', '.join(COLUMNS)}. Rename them, or list columns to skip in the option ignore_columns."
+    )
+    raise_faults(faults, f"The columns of {table} do not match", remedy)
 
 
 def read_label_map(given: Mapping[str, str | None] | str | Path | None) -> dict[str, str | None] | None:
-    """A mapping of labels to emotions, or the file that holds one, with the names of the emotions in full.
+    """Return a mapping of labels to full names of emotions, given as a mapping, as JSON, or as a file.
 
     Raises:
-        CorpusError: a file that cannot be read, or another name than that of an emotion.
+        CorpusError: an unreadable file, or a value that is not an emotion.
     """
     if given is None:
         return None
@@ -264,13 +265,13 @@ def _read_label_file(path: Path) -> Mapping[str, str | None]:
 
 
 class _Labels:
-    """Labels of a table -> emotions: by the user's map, else by the common aliases."""
+    """Map the labels of a table to emotions, by the user's mapping and then by the common aliases."""
 
     def __init__(self, label_map: Mapping[str, str | None]):
         self._map = {name.strip().lower(): emotion for name, emotion in label_map.items()} | dict(label_map)
 
     def __call__(self, name: str) -> str | None:
-        """None: to be left out."""
+        """Return the emotion, or None to omit the row."""
         for key in (name, name.strip().lower() if isinstance(name, str) else name):
             if key in self._map:
                 return self._map[key]
@@ -288,7 +289,7 @@ def _label_remedy(unknown: Mapping[str, str]) -> str:
 
 
 def _misfit(row: Row) -> str | None:
-    """What cannot be a cell of a table, such as a list in a JSON line"""
+    """Return what is wrong with a cell, such as a list in a line of JSON."""
     for column in row.values:
         if column in COLUMNS and column != "soft_label":
             try:
@@ -300,8 +301,10 @@ def _misfit(row: Row) -> str | None:
 
 
 def _read_label(row: Row, translate: _Labels) -> tuple[str | None, list[float] | None]:
-    """(label, seven probabilities or None); a row without a hard label gets the most probable one. No label: the row
-    is left out."""
+    """Return (label, seven probabilities or None). Without a label, the row is omitted.
+
+    A row with only a soft label gets the most probable label.
+    """
     soft = row.values.get("soft_label")
     if soft in (None, ""):
         soft = {emotion: row.values[emotion] for emotion in EMOTIONS if row.text(emotion)} or None
@@ -323,10 +326,11 @@ def _read_label(row: Row, translate: _Labels) -> tuple[str | None, list[float] |
 
 def _read_distribution(row: Row, soft: Any, translate: _Labels) -> list[float]:
     if not isinstance(soft, Mapping):
-        # A bare list would have to be trusted to be in the right order; published tables use at least two.
+        # Published tables use at least two orders, so a list without names cannot be trusted.
         raise CorpusError(
-            f'{row.where}: the soft label must name its emotions: {{"anger": 0.7, ...}}, or seven columns called like '
-            "them"
+            f'{row.where}: the soft label must name its emotions: {{"anger": 0.7, ...}}, or be in seven columns with '
+            "these "
+            "names"
         )
 
     values = dict.fromkeys(EMOTIONS, 0.0)
@@ -344,19 +348,19 @@ def _read_distribution(row: Row, soft: Any, translate: _Labels) -> list[float]:
     if not all(map(math.isfinite, values.values())) or min(values.values()) < 0 or highest <= 0:
         raise CorpusError(f"{row.where}: soft labels must be at least 0 and not all 0, but they are {dict(soft)}")
 
-    scaled = [value / highest for value in values.values()]  # whose sum cannot overflow
+    scaled = [value / highest for value in values.values()]  # so that the sum cannot overflow
 
     return [value / math.fsum(scaled) for value in scaled]
 
 
 def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
-    """Give a `neutral_id` to the rows without one; repeated texts without audio are numbered."""
+    """Give rows without an id a `neutral_id`; repeated texts without audio are numbered."""
     counts: dict[str, int] = {}
     done = []
 
     for clip in clips:
         if not clip.id:
-            # relative to the table: a corpus that moved keeps its ids
+            # Relative to the table, so that a corpus that was moved keeps its ids.
             name = (
                 clip.audio.relative_to(folder).as_posix()
                 if isinstance(clip.audio, Path) and clip.audio.is_relative_to(folder)
@@ -388,8 +392,7 @@ def _with_splits(
     except ValueError as error:
         raise CorpusError(
             f"The table has no column 'split' and cannot be split here: {error} Add the column, or choose another "
-            f"group_by={group_by!r} "
-            f"(allowed: {', '.join(GROUP_BY)})."
+            f"group_by than {group_by!r} (allowed: {', '.join(GROUP_BY)})."
         ) from error
 
     return [replace(clip, split=split) for clip, split in zip(clips, splits, strict=True)]

@@ -1,4 +1,4 @@
-"""The same words, or the same recording, on both sides of a split."""
+"""Find the same words, or the same recording, on both sides of a split."""
 
 import hashlib
 import re
@@ -17,22 +17,22 @@ from ..acoustics import FRAMES_PER_SECOND, FUNCTIONALS, decoded_clips, log_mel, 
 from .give_away import give_away
 
 TEXT_SIMILARITY = 0.85
-"""Cosine of character n-grams from which on two texts count as nearly the same."""
+"""Cosine of character n-grams from which two texts count as nearly the same."""
 
 MINIMUM_WORDS = 4
-"""Texts with fewer words are only compared exactly: "Oh my God" and "Oh God" are two utterances."""
+"""Shorter texts are only compared exactly: "Oh my God" and "Oh God" are different utterances."""
 
 AUDIO_SIMILARITY = 0.55
-"""Correlation of two fingerprints from which on two clips count as the same recording.
+"""Correlation of two fingerprints from which two clips count as the same recording.
 
-In RAVDESS, one sentence read by two actors comes to 0.30 at most, read twice by one actor to 0.52; in RESD any two
-clips come to 0.28. Copies in another codec, at telephone band, cut, shifted or with noise 20 dB below them stay above
-0.55 (of clips as quiet as RAVDESS's, coded in the smallest MP3, 2 of 60 do not), unless a quarter of the clip is gone.
-"""
+In RAVDESS, one sentence read by two actors reaches at most 0.30, read twice by one actor 0.52; in RESD, any two clips
+reach at most 0.28. Copies in another codec, at telephone bandwidth, cut, shifted or with noise at 20 dB stay above
+0.55 (of clips as quiet as those of RAVDESS, in the smallest MP3, 2 of 60 do not), unless a quarter of the clip is
+missing."""
 
 MAX_SHIFT_S = 0.5
 CANDIDATES = 5
-"""Clips of train, the most similar by a coarse search, that each clip of test is compared with in full."""
+"""Number of train clips, preselected by a coarse search, that each test clip is compared with in full."""
 
 _FINGERPRINT_BANDS = 32
 _SMOOTHING_FRAMES = 25
@@ -47,8 +47,8 @@ class HeardClip:
 
     Args:
         digest: hash of its samples.
-        functionals: (560,) MFCC statistics.
-        fingerprint: (31, T), 100 frames/s ([`fingerprint`]).
+        functionals: MFCC statistics (560,).
+        fingerprint: (31, T) at 100 frames/s ([`fingerprint`]).
     """
 
     digest: str
@@ -57,10 +57,10 @@ class HeardClip:
 
 
 def hear(rows: Dataset) -> dict[str, HeardClip]:
-    """Id -> [`HeardClip`] of the rows with audio, each decoded once.
+    """Return id -> [`HeardClip`] of the rows with audio; each is decoded once.
 
     Raises:
-        AudioError: a clip that cannot be decoded.
+        AudioError: a clip cannot be decoded.
     """
     heard = {}
 
@@ -75,23 +75,23 @@ def hear(rows: Dataset) -> dict[str, HeardClip]:
 
 
 def hear_corpus(splits: DatasetDict) -> dict[str, HeardClip]:
-    """[`hear`] of all splits; the same for every protocol."""
+    """Run [`hear`] on all splits; the result is the same for every protocol."""
     return hear(concatenate_datasets([rows.select_columns(["id", "audio"]) for rows in splits.values()]))
 
 
 def functionals_of(rows: Dataset, heard: Mapping[str, HeardClip]) -> np.ndarray:
-    """MFCC statistics (N, 560) of the rows, NaN for those without audio."""
+    """Return MFCC statistics (N, 560) of the rows, NaN for rows without audio."""
     missing = np.full(FUNCTIONALS, np.nan, np.float32)
     return np.stack([heard[name].functionals if name in heard else missing for name in rows["id"]])
 
 
 def normalise_text(text: str) -> str:
-    """Lower case, letters and digits alone, single blanks; one spelling of what Unicode spells in several."""
+    """Return the text in lower case and one Unicode form, with letters and digits only and single spaces."""
     return " ".join(re.findall(r"\w+", unicodedata.normalize("NFKC", text).casefold()))
 
 
 def audit_texts(splits: DatasetDict, threshold: float = TEXT_SIMILARITY, seed: int = 0) -> dict[str, Any]:
-    """Texts of test that stand in train, word for word or nearly, and what that tells about the label.
+    """Find test texts that also occur in train, exactly or nearly, and measure what they reveal about the label.
 
     Args:
         splits: train, dev and test in the common schema.
@@ -99,9 +99,9 @@ def audit_texts(splits: DatasetDict, threshold: float = TEXT_SIMILARITY, seed: i
         seed: of the p-value.
 
     Returns:
-        `exact_rows`, `near_rows`: rows of test; `share_of_test_rows`: of both; `pairs`:
-            `{test, train, similarity, same_label}`, one for
-        each of them; `label_from_text`: [`give_away`] by the text of train that was found.
+        `exact_rows`, `near_rows`: test rows; `share_of_test_rows`: of both; `pairs`:
+            `{test, train, similarity, same_label}` for each of them; `label_from_text`: [`give_away`] by the matching
+            train text.
     """
     train, test = ([normalise_text(text) for text in splits[split]["text"]] for split in ("train", "test"))
     first = {text: row for row, text in reversed(list(enumerate(train))) if text}
@@ -125,7 +125,7 @@ def audit_texts(splits: DatasetDict, threshold: float = TEXT_SIMILARITY, seed: i
 def _similar_texts(
     train: list[str], test: list[str], rows: list[int], threshold: float
 ) -> dict[int, tuple[int, float]]:
-    """Row of test -> the most similar row of train and the cosine, for those that reach the threshold"""
+    """Return test row -> (most similar train row, cosine) if the cosine reaches the threshold."""
     rows = [row for row in rows if len(test[row].split()) >= MINIMUM_WORDS]
     others = [row for row, text in enumerate(train) if len(text.split()) >= MINIMUM_WORDS]
     if not rows or not others:
@@ -149,11 +149,11 @@ def _similar_texts(
 
 
 def fingerprint(mel: np.ndarray) -> np.ndarray:
-    """What is particular to a recording in a log-mel spectrogram (64, T): (31, T), in dB.
+    """Return what is particular to a recording in a log-mel spectrogram (64, T): (31, T), in dB.
 
-    Differences of neighbouring bands, so that loudness and the rhythm of speech and pauses fall out, less their mean
-    over a quarter of a second, so that voice and microphone do; both are shared by recordings that have nothing else
-    in common. A floor below the loudest frame hides what codecs do to silence.
+    Differences of neighboring bands remove loudness and the rhythm of speech and pauses. Subtracting their mean over a
+    quarter of a second removes voice and microphone, which many recordings share. A floor below the loudest frame
+    hides what codecs do to silence.
     """
     bands = mel.reshape(_FINGERPRINT_BANDS, -1, mel.shape[1]).mean(1)
     slopes = np.diff(np.maximum(bands, bands.max() - _FLOOR_DB), axis=0)
@@ -162,8 +162,10 @@ def fingerprint(mel: np.ndarray) -> np.ndarray:
 
 
 def fingerprint_similarity(one: np.ndarray, other: np.ndarray) -> float:
-    """Highest correlation of two fingerprints (31, T) over shifts of up to half a second that leave three quarters of
-    the longer one."""
+    """Return the highest correlation of two fingerprints (31, T).
+
+    Shifts are at most half a second, and the overlap must cover three quarters of the longer one.
+    """
     one, other = one.astype(np.float32), other.astype(np.float32)
     most = round(MAX_SHIFT_S * FRAMES_PER_SECOND)
     best = 0.0
@@ -184,16 +186,16 @@ def fingerprint_similarity(one: np.ndarray, other: np.ndarray) -> float:
 def audit_audio(
     splits: DatasetDict, heard: Mapping[str, HeardClip], threshold: float = AUDIO_SIMILARITY
 ) -> dict[str, Any]:
-    """Recordings of test that stand in train: sample for sample, or coded anew, louder or softer, cut or shifted by up
-    to half a second.
+    """Find test recordings that also occur in train: identical, recoded, louder or softer, cut, or shifted by up to
+    half a second.
 
     Args:
         splits: train, dev and test in the common schema.
-        heard: what [`hear_corpus`] returned.
+        heard: returned by [`hear_corpus`].
         threshold: see `AUDIO_SIMILARITY`.
 
     Returns:
-        `exact_rows`, `near_rows`, `share_of_test_rows` (of those with audio), `pairs` as for texts.
+        `exact_rows`, `near_rows`, `share_of_test_rows` (of those with audio), and `pairs` as for texts.
     """
     clips = {
         split: [(row, heard[name]) for row, name in enumerate(splits[split]["id"]) if name in heard]
@@ -227,7 +229,7 @@ def audit_audio(
 
 
 def _most_similar(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> np.ndarray:
-    """(len(test), at most `CANDIDATES`) places in train: all pairs, all shifts, at low resolution"""
+    """Return positions in train (len(test), at most `CANDIDATES`), from all pairs and shifts at low resolution."""
     most = round(MAX_SHIFT_S * FRAMES_PER_SECOND / _SEARCH_STEP)
     there = _search_vectors(train, 0)
     best = np.full((len(test), len(train)), -1.0, np.float32)
@@ -242,7 +244,7 @@ def _most_similar(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> np
 
 
 def _search_vectors(prints: Sequence[np.ndarray], shift: int) -> np.ndarray:
-    """Unit vectors (N, bands * steps) of the first seconds of fingerprints, later by `shift` steps"""
+    """Return unit vectors (N, bands * steps) of the beginnings of fingerprints, shifted by `shift` steps."""
     steps = _SEARCH_SECONDS * FRAMES_PER_SECOND // _SEARCH_STEP
     vectors = np.zeros((len(prints), _FINGERPRINT_BANDS - 1, steps), np.float32)
 
@@ -256,7 +258,7 @@ def _search_vectors(prints: Sequence[np.ndarray], shift: int) -> np.ndarray:
 
 
 def _pairs(splits: DatasetDict, found: dict[int, tuple[int, float]]) -> list[dict[str, Any]]:
-    """The pairs by id, the most similar first"""
+    """Return the pairs by id, most similar first."""
     train, test = (splits[split].select_columns(["id", "label"]).to_dict() for split in ("train", "test"))
     pairs = [
         {

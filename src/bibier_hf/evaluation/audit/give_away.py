@@ -1,8 +1,8 @@
-"""How much of the label a key gives away: the one question behind all parts of the audit.
+"""Measure how much a key reveals about the label: the question behind all parts of the audit.
 
-A key is anything that a row of test may share with rows of train: its speaker, its dialogue, its text, a field of its
-file name. Whoever knows the key, and nothing else, answers with the commonest label of the key in train. If that beats
-chance, a model can score without hearing the emotion.
+A key is anything that a test row may share with train rows: its speaker, dialogue, text, or a field of its file name.
+Someone who knows only the key answers with the most common label of that key in train. If this beats chance, a model
+can score without hearing the emotion.
 """
 
 from collections import Counter, defaultdict
@@ -15,18 +15,16 @@ from numpy.typing import ArrayLike
 from ..metrics import classification_metrics
 
 LEAK_MARGIN = 0.05
-"""UAR above chance from which on a key counts as giving the label away."""
+"""UAR above chance from which a key counts as revealing the label,"""
 
 LEAK_P_VALUE = 0.01
-"""... provided that so much is that rare when labels are shuffled, which protects small test sets from false
-alarms."""
+"""and only if shuffled labels reach this UAR this rarely, which protects small test sets from false alarms."""
 
 PERMUTATIONS = 1000
 
 
 def majority_labels(keys: Sequence[Hashable | None], labels: ArrayLike) -> dict[Hashable, int]:
-    """Key -> its commonest label (of equally common ones the first in label order); rows whose key is None are left
-    out."""
+    """Return key -> its most common label (the first in label order if tied); rows with the key None are ignored."""
     counts: dict[Hashable, Counter] = defaultdict(Counter)
 
     for key, label in zip(keys, np.asarray(labels), strict=True):
@@ -39,8 +37,11 @@ def majority_labels(keys: Sequence[Hashable | None], labels: ArrayLike) -> dict[
 def answer_by_key(
     train_keys: Sequence[Hashable | None], train_labels: ArrayLike, test_keys: Sequence[Hashable | None]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The commonest train label of each test row's key, and of all of train where the key is unknown: labels (N,),
-    known (N,) bool."""
+    """Answer each test row with the most common train label of its key, or of all of train if the key is unknown.
+
+    Returns:
+        labels (N,), and whether the key is known (N,).
+    """
     table = majority_labels(train_keys, train_labels)
     (fallback,) = majority_labels([0] * len(np.asarray(train_labels)), train_labels).values()
     known = np.array([key is not None and key in table for key in test_keys], dtype=bool)
@@ -51,22 +52,22 @@ def answer_by_key(
 
 
 def score_answers(labels: ArrayLike, answers: ArrayLike, seed: int = 0) -> dict[str, Any]:
-    """Metrics of answers that do not come from hearing the emotion, beside chance.
+    """Score answers that do not come from hearing the emotion, and compare them with chance.
 
     Args:
         labels: (N,) true classes.
         answers: (N,) answers.
-        seed: of the shuffles behind `p_value`.
+        seed: of the shuffles for `p_value`.
 
     Returns:
         `uar, war, mf1, wf1, mean`; `chance_uar`, the UAR of any answer that is independent of the label; `p_value`,
-        the share of shuffles of the labels that reach this UAR; `leaks`, whether UAR is above chance by `LEAK_MARGIN`
-        and the p-value at most `LEAK_P_VALUE`.
+            the share of shuffles of the labels that reach this UAR; `leaks`, whether UAR exceeds chance by
+            `LEAK_MARGIN` and the p-value is at most `LEAK_P_VALUE`.
     """
     labels, answers = np.asarray(labels), np.asarray(answers)
     metrics = classification_metrics(labels, answers)
     classes, places, sizes = np.unique(labels, return_inverse=True, return_counts=True)
-    weights = 1 / (len(classes) * sizes[places])  # UAR is the sum of these over the rows that are right
+    weights = 1 / (len(classes) * sizes[places])  # UAR is the sum of these over the correct rows
     generator = np.random.default_rng(seed)
     reached = 0
 
@@ -87,6 +88,6 @@ def give_away(
     test_labels: ArrayLike,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """[`score_answers`] of [`answer_by_key`], with `known_rows`, the rows of test whose key occurs in train."""
+    """Return [`score_answers`] of [`answer_by_key`], and `known_rows`, the test rows whose key occurs in train."""
     answers, known = answer_by_key(train_keys, train_labels, test_keys)
     return {"known_rows": int(known.sum())} | score_answers(test_labels, answers, seed)

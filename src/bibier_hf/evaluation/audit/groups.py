@@ -1,4 +1,4 @@
-"""Groups that cross a split, and what they give away: speakers and dialogues."""
+"""Find groups (speakers and dialogues) that cross a split, and measure what they reveal about the label."""
 
 from itertools import combinations
 from typing import Any
@@ -17,8 +17,7 @@ GROUPS = ("speaker", "dialogue")
 
 
 def audit_group(splits: DatasetDict, kind: str, seed: int = 0) -> dict[str, Any]:
-    """Which groups of a kind stand in more than one split, and what knowing the group of a test row tells about its
-    label.
+    """Find the groups of one kind that are in more than one split, and measure what they reveal about test labels.
 
     Args:
         splits: train, dev and test in the common schema.
@@ -26,10 +25,10 @@ def audit_group(splits: DatasetDict, kind: str, seed: int = 0) -> dict[str, Any]
         seed: of the p-value.
 
     Returns:
-        `groups`: number in each split; `crossing`: names in both of two splits, such as `{"train+test": [...]}`;
-            `unnamed_rows`: rows of
-        test without a group; `known_rows`, `share_of_test_rows`: rows of test whose group is in train;
-        `label_from_group`: [`give_away`].
+        `groups`: number per split; `crossing`: names shared by two splits, such as `{"train+test": [...]}`;
+            `unnamed_rows`: test rows without a group; `known_rows`, `share_of_test_rows`: test rows whose group is in
+                train;
+            `label_from_group`: [`give_away`].
     """
     names = {split: splits[split][kind] for split in SPLITS}
     sets = {split: set(values) - {None} for split, values in names.items()}
@@ -47,32 +46,31 @@ def audit_group(splits: DatasetDict, kind: str, seed: int = 0) -> dict[str, Any]
 
 
 def audit_voices(splits: DatasetDict, functionals: dict[str, np.ndarray], seed: int = 0) -> dict[str, Any]:
-    """Can it be heard who speaks, and what does that tell about the label?
+    """Measure whether one can hear who speaks, and what that reveals about the label.
 
-    A linear support vector machine learns the speakers of train from MFCC statistics; a clip of test gets the
-    commonest label of the speaker that it is taken for. It never sees an emotion.
+    A linear support vector machine learns the speakers of train from MFCC statistics. A test clip gets the most common
+    label of its predicted speaker. The classifier never sees an emotion.
 
     Args:
-        splits: train, dev and test, whose train split has at least two speakers.
-        functionals: MFCC statistics (N, F) of each split, NaN for a row without audio.
+        splits: train, dev and test; train has at least two speakers.
+        functionals: MFCC statistics (N, F) per split, NaN for a row without audio.
         seed: of the p-value.
 
     Returns:
-        `speakers`: number learnt; `known_rows`: clips of test by one of them; `speaker_accuracy` over these (None if
-            there are none) and
-        `chance_speaker_accuracy`, that of the commonest speaker of train; `label_from_voice`: [`score_answers`] over
-        all clips of test.
+        `speakers`: number of speakers learned; `known_rows`: test clips by one of them; `speaker_accuracy` over these
+            (None if there are none); `chance_speaker_accuracy`, that of the most common train speaker;
+            `label_from_voice`: [`score_answers`] over all test clips.
     """
     speakers = {split: np.array(splits[split]["speaker"], dtype=object) for split in ("train", "test")}
     labels = {split: np.asarray(splits[split]["label"]) for split in ("train", "test")}
     heard = {split: ~np.isnan(functionals[split][:, 0]) for split in ("train", "test")}
-    learnt = heard["train"] & np.array([name is not None for name in speakers["train"]])
-    names = speakers["train"][learnt].astype(str)
-    classifier = speaker_classifier().fit(functionals["train"][learnt], names)
+    learned = heard["train"] & np.array([name is not None for name in speakers["train"]])
+    names = speakers["train"][learned].astype(str)
+    classifier = speaker_classifier().fit(functionals["train"][learned], names)
     taken_for = classifier.predict(functionals["test"][heard["test"]])
     truth = speakers["test"][heard["test"]]
     known = np.isin(truth.astype(str), names) & np.array([name is not None for name in truth])
-    label_of = majority_labels(names.tolist(), labels["train"][learnt])
+    label_of = majority_labels(names.tolist(), labels["train"][learned])
     (commonest,) = np.unique(names)[[np.unique(names, return_counts=True)[1].argmax()]]
 
     return {
@@ -87,5 +85,6 @@ def audit_voices(splits: DatasetDict, functionals: dict[str, np.ndarray], seed: 
 
 
 def speaker_classifier():
-    """Linear support vector machine on standardised MFCC statistics, for some hundred speakers with few clips each."""
+    """Return a linear support vector machine on standardized MFCC statistics, for some hundred speakers with few
+    clips."""
     return make_pipeline(StandardScaler(), SVC(kernel="linear", C=0.01))

@@ -1,4 +1,4 @@
-"""Labels that are spelt out where a model, a prompt or a sort order could read them: file names, ids, texts."""
+"""Find labels spelled out where a model, a prompt or a sort order could read them: file names, ids, texts."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,11 @@ from ...model.labels_bibier import EMOTIONS
 from .give_away import LEAK_P_VALUE, give_away
 
 FIELD_MARGIN = 0.2
-"""UAR above chance from which on a field of a name counts as a code of the label; higher than for one key, since many
+"""UAR above chance from which a field of a name counts as a code of the label. Higher than for one key, since many
 fields are tried."""
 
 MAXIMUM_FIELDS = 10
-"""Fields that are tried, from the front; the p-value that is demanded of one is divided by how many there are."""
+"""Number of leading fields to try. The required p-value is divided by the number of fields."""
 
 EXAMPLES = 5
 
@@ -27,22 +27,22 @@ _SPELLINGS = {
 
 
 def name_fields(name: str) -> list[str]:
-    """The fields of a file name, in lower case: runs of letters and runs of digits. `03-01-Happy_a01.wav` -> 03, 01,
-    happy, a, 01, wav"""
+    """Split a file name into lower-case runs of letters and digits: `03-01-Happy_a01.wav` -> 03, 01, happy, a, 01,
+    wav."""
     return re.findall(r"[^\W\d_]+|\d+", name.lower())
 
 
 def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) -> dict[str, Any]:
-    """Do names carry the label, as a word or as a code at a fixed place?
+    """Check whether names contain the label, as a word or as a code at a fixed position.
 
     Args:
-        names: id -> name; rows without one are left out.
+        names: id -> name; rows without a name are ignored.
         splits: train, dev and test in the common schema.
         seed: of the p-values.
 
     Returns:
-        `rows`; `word_rows`: names with a word for their own label; `examples` of these; `code_fields`: places (from 0)
-        whose content gives the label away on test, each with its `uar`; `leaks`.
+        `rows`; `word_rows`: names that contain a word for their own label; `examples` of these; `code_fields`:
+            positions (from 0) whose content reveals the label on test, each with its `uar`; `leaks`.
     """
     fields, labels = {}, {}
 
@@ -85,8 +85,9 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
 
 
 def label_words_in_texts(splits: DatasetDict) -> dict[str, int]:
-    """Rows of test whose English text holds a word for its own label: the speaker says it, so it is no leak, but worth
-    knowing."""
+    """Count English test texts with a word for their own label. The speaker says it, so this is not a leak, but useful
+    to know.
+    """
     test = splits["test"]
     rows = zip(test["text"], test["language"], test["label"], strict=True)
     english: Sequence[tuple[str, int]] = [(text, label) for text, language, label in rows if language == "en" and text]

@@ -1,4 +1,4 @@
-"""One audit of one split of a corpus, its verdict in plain words, and the page that shows several of them."""
+"""Audit one split of a corpus, judge it in plain words, and render a page of several audits."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from .groups import GROUPS, audit_group, audit_voices
 from .names import audit_names, label_words_in_texts
 
 LISTED_PAIRS = 10
-"""Pairs of duplicates that the page shows; the JSON file has all."""
+"""Pairs of duplicates shown on the page; the JSON file has all of them."""
 
 
 def audit_splits(
@@ -28,17 +28,17 @@ def audit_splits(
 
     Args:
         splits: train, dev and test in the common schema, from `apply_protocol`.
-        heard: what `hear_corpus` made of the recordings; empty for a corpus of texts.
-        file_names: id -> name of the recording in the raw corpus; None if only the prepared corpus is there.
-        text_similarity, audio_similarity: from which on two rows count as nearly the same.
+        heard: recordings from `hear_corpus`; empty for a corpus of texts.
+        file_names: id -> name of the recording in the raw corpus; None if only the prepared corpus is available.
+        text_similarity, audio_similarity: thresholds from which two rows count as nearly the same.
         seed: of the p-values.
 
     Returns:
         always these keys:
         `samples` of each split;
-        `verdict`: `{"leaks": bool, "reasons": [...], "notes": [...], "skipped": [...]}`, sentences;
-        `groups`: `{"speaker": ..., "dialogue": ...}` ([`audit_group`]), None where the corpus names none;
-        `who_speaks`: [`audit_voices`], or None where that cannot be heard;
+        `verdict`: `{"leaks": bool, "reasons": [...], "notes": [...], "skipped": [...]}`, as sentences;
+        `groups`: `{"speaker": ..., "dialogue": ...}` ([`audit_group`]), None if the corpus names none;
+        `who_speaks`: [`audit_voices`], or None if it cannot be measured;
         `duplicates`: `{"texts": ... or None, "audio": ... or None}`;
         `label_tokens`: `{"ids": ..., "file_names": ... or None, "texts": ...}`.
     """
@@ -96,11 +96,10 @@ def audit_splits(
 
 
 def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
-    """The verdict on an audit: what leaks, and what is worth knowing though it does not.
+    """Judge an audit: what leaks, and what is worth knowing although it does not leak.
 
-    A leak is a group, a text or a voice that test shares with train and that tells the label better than chance; a
-    recording that is in both; an id that carries the label. A group that crosses the split but tells nothing is a
-    note.
+    A leak is a group, text or voice that test shares with train and that predicts the label better than chance, a
+    recording in both, or an id that contains the label. A group that crosses the split but reveals nothing is a note.
     """
     reasons, notes = [], []
     tests = audit["samples"]["test"]
@@ -171,7 +170,7 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def render_page(audits: Sequence[Mapping[str, Any]]) -> str:
-    """The page (Markdown) over audits that each carry a `title` beside the keys of [`audit_splits`]."""
+    """Render a Markdown page of audits that each have a `title` in addition to the keys of [`audit_splits`]."""
     parts = ["# Leakage audit", "", *_overview(audits)]
 
     for audit in audits:
@@ -217,8 +216,7 @@ def _overview(audits: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def label_sources(audit: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
-    """`{"speaker", "dialogue", "voice", "text"}` -> how well it tells the label of test rows (`score_answers`), None
-    if not audited."""
+    """Return `{"speaker", "dialogue", "voice", "text"}` -> how well it predicts test labels, None if not audited."""
     groups, voices, texts = audit["groups"], audit["who_speaks"], audit["duplicates"]["texts"]
     return {
         **{kind: groups[kind] and groups[kind]["label_from_group"] for kind in GROUPS},
@@ -228,8 +226,9 @@ def label_sources(audit: Mapping[str, Any]) -> dict[str, dict[str, Any] | None]:
 
 
 def shared_rows(audit: Mapping[str, Any]) -> dict[str, float | None]:
-    """`{"speaker", "dialogue", "text", "recording"}` -> share of the test rows that have it in common with train, None
-    if not audited."""
+    """Return `{"speaker", "dialogue", "text", "recording"}` -> share of test rows that train has as well, None if not
+    audited.
+    """
     groups, duplicates = audit["groups"], audit["duplicates"]
     found = {kind: groups[kind] for kind in GROUPS} | {"text": duplicates["texts"], "recording": duplicates["audio"]}
 
@@ -237,7 +236,7 @@ def shared_rows(audit: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def merge_folds(audits: Sequence[Mapping[str, Any]], values: Any) -> dict[str, tuple[float, float, float] | None]:
-    """Mean, lowest and highest over folds of each entry of `values(audit)`; None where no fold has it."""
+    """Return mean, minimum and maximum over folds of each entry of `values(audit)`; None if no fold has it."""
     merged: dict[str, tuple[float, float, float] | None] = {}
 
     for name in values(audits[0]):
