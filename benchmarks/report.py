@@ -40,6 +40,7 @@ def row_of_earlier_run(values: Mapping[str, Any], facts: Mapping[str, str | int]
     row, run = Row.from_dict(values), values["run"]
     told = ("commit", "date", "processor", "instructions", "threads")
     differing = [f"{key} {run.get(key, 'not known')}" for key in told if run.get(key) != facts[key]]
+
     return replace(row, note="; ".join(filter(None, [row.note, ", ".join(differing)])))
 
 
@@ -81,10 +82,13 @@ def markdown(
         "",
     ]
     lines += [", ".join(f"{key}: {value}" for key, value in facts.items()) + ".", ""]
+
     if picture:
         caption = "One row of each kind that compares two times; the table has all rows and their goals."
         lines += [f"![Times faster than the usual way]({picture})", "", caption, ""]
+
     lines.append(markdown_table(["what", "against", "ratio", "goal", "met", "ours", "theirs", "note"], cells))
+
     if profile:
         lines += ["", "## Where the time of a 4 s clip goes", ""]
         lines.append(
@@ -108,4 +112,5 @@ def _goal(row: Row) -> str:
 def _seconds(seconds: float) -> str:
     if seconds == 0:
         return ""  # a row that measures something else
+
     return f"{seconds:.2f} s" if seconds >= 1 else f"{1000 * seconds:.1f} ms"
