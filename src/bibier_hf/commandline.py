@@ -431,16 +431,18 @@ def help_text(command: str, section: type[Section]) -> str:
     places = positionals(section)
     fields = fields_by_key(section)
 
+    options = section.option_help()
     usage = [f"usage: {command}"]
     for key, name in places.items():
         many = "..." if _list_type(fields[key].annotation) is not None else ""
         usage.append(f"{name}{many}" if fields[key].is_required() else f"[{name}]{many}")
-    blocks = [" ".join([*usage, "[--key value] ..."]), inspect.cleandoc(section.__doc__ or "")]
+    usage += ["[--key value] ..."] if options else []
+    blocks = [" ".join(usage), inspect.cleandoc(section.__doc__ or "")]
 
     if places:
         arguments = [f"  {name}: {fields[key].description}" for key, name in places.items()]
         blocks.append("\n".join(["Arguments:", *map(_wrapped, arguments)]))
-    if options := section.option_help():
+    if options:
         blocks.append("\n".join(["Options:", *map(_wrapped, options)]))
     return "\n\n".join(blocks)
 
@@ -463,13 +465,15 @@ def section_help(section: type[BaseModel], prefix: str = "") -> list[str]:
             position = "0." if typing.get_origin(field.annotation) is list else ""
             lines += section_help(inner, f"{prefix}{key}.{position}")
         elif field.description:
-            default = "" if field.is_required() else f" [{shown(field.get_default(call_default_factory=True))}]"
-            lines.append(f"  --{prefix}{key}{default}: {field.description}")
+            default = None if field.is_required() else shown(field.get_default(call_default_factory=True))
+            lines.append(f"  --{prefix}{key}{f' [{default}]' if default else ''}: {field.description}")
     return lines
 
 
 def shown(value: Any) -> str:
-    """A default value as YAML would write it."""
+    """A value as a command line takes it; "" for an empty list or mapping."""
     if isinstance(value, bool):
         return str(value).lower()
+    if isinstance(value, (list, dict)):
+        return ",".join(map(shown, value))
     return "null" if value is None else str(getattr(value, "value", value))

@@ -64,7 +64,7 @@ def test_ctrl_c_among_workers_is_one_line(environment, run_file, takes_ctrl_c, t
 
 
 def test_a_mistake_is_one_line_and_exit_code_2(launch):
-    done = launch("-m", "bibier_cli", "augment", "sds", "--corpus", "resd", "--output_dir", "x")
+    done = launch("-m", "bibier_cli", "augment", "sds", "--corpus", "ravdess", "--output_dir", "x")
     assert done.returncode == 2
     assert "needs a folder" in done.stderr
     assert "Traceback" not in done.stderr

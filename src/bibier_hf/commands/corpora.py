@@ -5,13 +5,15 @@ from typing import Any
 from pydantic import Field
 
 from ..commandline import Section, field_type, section_help
-from ..data.corpora import CORPORA
 from ..data.mixture import CorpusArguments
-from ..data.protocols import NUM_FOLDS, PROTOCOLS
+from ..data.protocols import NUM_FOLDS
 from ..errors import ArgumentError
 
 SHORT = {"corpus": "name"} | {name: name for name in CorpusArguments.model_fields if name != "name"}
 """Key -> field of `corpora.0` that it is short for."""
+
+
+_OF_TRAINING = ("  --labels", "  --augmentation")
 
 
 class CorpusOptions(Section):
@@ -49,13 +51,14 @@ class CorpusOptions(Section):
 
     @classmethod
     def option_help(cls) -> list[str]:
-        return [
-            f"  --corpus: short for --corpora.0.name; one of {', '.join(CORPORA)}, or a Python file",
-            "  --data_dir: short for --corpora.0.data_dir; likewise the other keys of a single corpus",
-            f"  --protocol: how it is split: {', '.join(PROTOCOLS)}",
-            f"  --fold: 0 to {NUM_FOLDS - 1}, for protocols with folds",
-            *section_help(cls),
-        ]
+        of_corpus = [line.replace("--name:", "--corpus:") for line in section_help(CorpusArguments)]
+        lines = [line for line in of_corpus if not line.startswith(_OF_TRAINING)]
+        if not any(getattr(limit, "max_length", None) == 1 for limit in cls.model_fields["corpora"].metadata):
+            lines += [
+                f"  --protocol A,B --fold all: several protocols, and all {NUM_FOLDS} folds",
+                "  --corpora.0.name, --corpora.1.name, ...: several corpora, with the same keys",
+            ]
+        return lines + [line for line in section_help(cls) if not line.startswith("  --corpora.")]
 
 
 def _expand(corpus: Any) -> list[Any]:

@@ -15,7 +15,7 @@ from ..memory import keep_freed_memory
 from ..training.arguments import RunArguments, RunFile
 from ..training.fit import build_model, make_extractor
 
-_KEYS = ("--corpora.", "--audio_", "--text_", "--feature_cache.")
+_KEYS = ("  --audio_", "  --text_", "  --feature_cache.")
 
 
 class ExtractArguments(RunFile):
@@ -36,21 +36,17 @@ class ExtractArguments(RunFile):
 
     @classmethod
     def option_help(cls) -> list[str]:
-        keys = [line for line in section_help(RunArguments) if line.strip().startswith(_KEYS)]
+        keys = [line for line in section_help(RunArguments) if line.startswith(_KEYS)]
         model = "  --model.audio_config.layer, --model.text_config.layer, ...: as in `bibier train`"
-        data_dir = "  --data_dir: short for --corpora.0.data_dir when there is one corpus"
-        return [*section_help(cls), data_dir, *keys, model]
+        corpora = "  --corpora.0.name, --corpora.0.data_dir, ...: as in `bibier train`; --data_dir for the only corpus"
+        return [*section_help(cls), corpora, *keys, model]
 
     def after_interrupt(self) -> str:
         return "The finished shards (64 rows each) are kept. Continue with the same command."
 
 
-def extract(arguments: ExtractArguments) -> dict[str, dict[str, Extraction]]:
-    """Compute and store what a run's model reads, and print where and how fast.
-
-    Returns:
-        corpus -> modality -> what was done.
-    """
+def extract(arguments: ExtractArguments) -> None:
+    """Compute and store what a run's model reads, and print where and how fast."""
     run = arguments.run
     if not run.feature_cache.enabled:
         raise ArgumentError("feature_cache.enabled: training reads no features if this is false. Leave it out.")
@@ -65,15 +61,14 @@ def extract(arguments: ExtractArguments) -> dict[str, dict[str, Extraction]]:
         model, processor = build_model(run, run.training.get("seed", 42))
     extractor = make_extractor(model.to(state.device), processor, run.feature_cache)
 
-    done = {}
     for name, corpus in splits.items():
         rows = [rows.select_columns(["audio", "text", "duration_s"]) for rows in corpus.values()]
         pooled = concatenate_datasets(rows)
-        done[name] = extractor.extract(pooled)
+        done = extractor.extract(pooled)
         if not state.is_main_process:
             continue
 
-        for modality, extraction in done[name].items():
+        for modality, extraction in done.items():
             print(f"{name}: {describe_extraction(extractor, modality, extraction)}")
         if arguments.drift:
             for modality, numbers in extractor.drift(pooled, arguments.drift).items():
@@ -81,7 +76,6 @@ def extract(arguments: ExtractArguments) -> dict[str, dict[str, Extraction]]:
                 print(f"{name}: {extractor.specs[modality].name} against float32, one clip at a time: {figures}")
 
     state.wait_for_everyone()
-    return done
 
 
 def describe_extraction(extractor: InputExtractor, modality: str, extraction: Extraction) -> str:
