@@ -53,7 +53,7 @@ MULTI_GPU = "--config_file recipes/accelerate_configs/multi_gpu.yaml"
 WHISPER_E5 = "--audio_backbone {backbones}/whisper-base --text_backbone {backbones}/e5-small"
 E5 = "--text_backbone {backbones}/e5-small"
 
-TRAIN_RESD = "bibier train recipes/resd.yaml --data_dir PATH/TO/resd"
+TRAIN_RESD = "bibier train resd --data_dir PATH/TO/resd"
 PREPARE_OWN = "bibier prepare csv --source my_corpus.csv --output_dir data/mine --corpus mine --language en"
 STACK = "bibier augment sds --corpus resd --data_dir data/resd --output_dir outputs/resd-sds"
 WRITE_SPACE = "bibier demo --space outputs/space --model_id OWNER/NAME"
@@ -83,15 +83,18 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier demo outputs/quickstart": SERVES,
     # README: train, own data
     TRAIN_RESD: Run(slow=True, append=ONE_EPOCH, expect="| resd |"),
-    f"{TRAIN_RESD} --learning_rate 5e-4 --output_dir outputs/resd-slow": Run(
-        slow=True, append=ONE_EPOCH, expect="| resd |"
+    "bibier train my_run.yaml --learning_rate 5e-4 --output_dir outputs/resd-slow": Run(
+        slow=True,
+        replace={"my_run.yaml": "recipes/resd.yaml --data_dir PATH/TO/resd"},
+        append=ONE_EPOCH,
+        expect="| resd |",
     ),
     "bibier evaluate outputs/resd --data_dir PATH/TO/resd": Run(slow=True, after=TRAIN_RESD, expect="| resd |"),
     (
         "accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd --output_dir outputs/resd-launched"
     ): Run(slow=True, append=ONE_EPOCH, expect="| resd |"),
     PREPARE_OWN: Run(slow=True, expect="Written to data/mine"),
-    "bibier train recipes/resd.yaml --corpora.0.name csv --data_dir data/mine --output_dir outputs/mine": Run(
+    "bibier train resd --corpora.0.name csv --data_dir data/mine --output_dir outputs/mine": Run(
         slow=True, append=ONE_EPOCH, after=PREPARE_OWN, expect="| mine |"
     ),
     # docs/adding_a_corpus.md
@@ -100,8 +103,7 @@ COMMANDS: dict[str, Run | Skip] = {
         slow=True, expect="Written to data/mine-too"
     ),
     (
-        "bibier train recipes/resd.yaml --corpora.0.name my_corpus.py --data_dir PATH/TO/recordings "
-        "--output_dir outputs/mine-too"
+        "bibier train resd --corpora.0.name my_corpus.py --data_dir PATH/TO/recordings --output_dir outputs/mine-too"
     ): Run(slow=True, append=ONE_EPOCH, expect="| mine |"),
     "bibier audit --corpus my_corpus.py --data_dir PATH/TO/recordings --protocol speaker_independent": Run(
         slow=True, expect="## mine, speaker_independent"
@@ -109,7 +111,7 @@ COMMANDS: dict[str, Run | Skip] = {
     # docs/adding_a_fusion.md
     "docs/adding_a_fusion.md, Python block 1": Skip("tests/test_docs.py builds a model with it"),
     "python -m pytest -q tests/model/test_fusion.py tests/model/test_family.py": Skip("tests of this suite"),
-    "bibier train recipes/quickstart.yaml --model.fusion biformer --output_dir outputs/yours": Skip(
+    "bibier train quickstart --model.fusion biformer --output_dir outputs/yours": Skip(
         "the run of make quickstart, under another name"
     ),
     # docs/adding_an_llm.md
@@ -205,34 +207,31 @@ COMMANDS: dict[str, Run | Skip] = {
         "measures for the better part of an hour; tests/benchmarks/test_benchmarks.py has its parts"
     ),
     # docs/studies.md
-    "bibier study recipes/studies/resd_grouped.yaml --data_dir PATH/TO/resd": Run(
+    "bibier study resd_grouped --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | dialogue_grouped |"
     ),
-    (
-        "bibier study recipes/studies/meld_labels.yaml --data_dir PATH/TO/meld "
-        "--corpora.0.labels PATH/TO/Qwen3-4B_emotions_meld_1.csv"
-    ): Run(slow=True, append=f"{E5} {ONE_EPOCH}", expect="| soft | official |"),
-    "bibier study recipes/studies/resd_augmentation.yaml --data_dir PATH/TO/resd": Run(
+    ("bibier study meld_labels --data_dir PATH/TO/meld --corpora.0.labels PATH/TO/Qwen3-4B_emotions_meld_1.csv"): Run(
+        slow=True, append=f"{E5} {ONE_EPOCH}", expect="| soft | official |"
+    ),
+    "bibier study resd_augmentation --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only base {WHISPER_E5} {ONE_EPOCH}", expect="| base | official |"
     ),
     # docs/training.md
     f"{TRAIN_RESD} --corpora.0.protocol dialogue_grouped --corpora.0.fold 0 --output_dir outputs/resd-grouped-0": Run(
         slow=True, append=ONE_EPOCH, expect="| resd |"
     ),
-    "bibier train recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd": Run(
+    "bibier train resd_whisper_e5 --data_dir PATH/TO/resd": Run(
         slow=True, append=f"{WHISPER_E5} {ONE_EPOCH}", expect="| resd |"
     ),
-    "bibier train recipes/meld_text.yaml --data_dir PATH/TO/meld": Run(
+    "bibier train meld_text --data_dir PATH/TO/meld": Run(slow=True, append=f"{E5} {ONE_EPOCH}", expect="| meld |"),
+    "bibier train meld_text_finetuned --data_dir PATH/TO/meld": Run(
         slow=True, append=f"{E5} {ONE_EPOCH}", expect="| meld |"
     ),
-    "bibier train recipes/meld_text_finetuned.yaml --data_dir PATH/TO/meld": Run(
-        slow=True, append=f"{E5} {ONE_EPOCH}", expect="| meld |"
-    ),
-    ("bibier train recipes/meld_resd.yaml --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd"): Skip(
+    ("bibier train meld_resd --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd"): Skip(
         "its backbones are 3 GB from the Hub; tests/recipes/test_stages.py runs the same plan over small ones"
     ),
     "bibier train --help": Run(slow=True, expect="--corpora.0.data_dir"),
-    "bibier extract recipes/resd_whisper_e5.yaml --data_dir PATH/TO/resd": Run(slow=True, append=WHISPER_E5),
+    "bibier extract resd_whisper_e5 --data_dir PATH/TO/resd": Run(slow=True, append=WHISPER_E5),
     'bibier evaluate outputs/resd --data_dir PATH/TO/resd --noise_snr_db "[20, 10, 5, 0]"': Run(
         slow=True, after=TRAIN_RESD, expect="| resd |"
     ),
