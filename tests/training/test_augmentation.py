@@ -202,7 +202,7 @@ def test_mistakes_in_the_run_file_name_their_key(small_run, augmentation, messag
 
 def test_two_stages_take_one_draw(small_run):
     corpora = [small_run().model_dump()["corpora"][0] | {"augmentation": {"sds": {"share": 0.5, "draws": 2}}}]
-    with pytest.raises(ArgumentError, match=r"augmentation\.sds\.draws: two stages hand one set of logits"):
+    with pytest.raises(ArgumentError, match=r"augmentation\.sds\.draws: stage 1 hands one set of logits"):
         small_run(corpora=corpora, stages={"plan": "two_stage"})
 
 

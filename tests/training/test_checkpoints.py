@@ -61,7 +61,7 @@ def test_a_missing_shard_is_found(checkpoints):
 def test_no_checkpoint(tmp_path):
     assert last_whole_checkpoint(tmp_path) is None
     assert last_whole_checkpoint(tmp_path / "nothing") is None
-    assert checkpoint_problems(tmp_path / "nothing") == [f"{tmp_path / 'nothing'} is no folder"]
+    assert checkpoint_problems(tmp_path / "nothing") == [f"{tmp_path / 'nothing'} is not a folder"]
 
 
 def test_what_was_left_half_written_is_removed(checkpoints):

@@ -313,7 +313,7 @@ def test_a_finished_run_is_not_overwritten_unasked(finished, small_run):
 def test_an_unfinished_run_is_not_overwritten_unasked(finished):
     run, _ = finished
     (Path(run.output_dir) / "results.json").unlink()
-    with pytest.raises(ArgumentError, match="--resume_from_checkpoint true to go on"):
+    with pytest.raises(ArgumentError, match="--resume_from_checkpoint true to continue"):
         run_training(run)
 
 
@@ -326,7 +326,7 @@ def test_a_run_killed_before_its_report_resumes_to_the_same_results(finished, sm
 
 
 def test_nothing_to_resume_is_said_before_anything_is_computed(small_run):
-    with pytest.raises(ArgumentError, match="holds no whole checkpoint"):
+    with pytest.raises(ArgumentError, match="holds no complete checkpoint"):
         run_training(small_run(resume_from_checkpoint=True))
 
 

@@ -330,7 +330,7 @@ def test_no_row_gets_logits_from_an_encoder_that_saw_one_of_its_clips(
         speaker_of.update((row["id"], row["speaker"]) for row in rows)
         return merged
 
-    def fake_training(stage, head, processor, train, dev, test=None):
+    def fake_training(stage, head, processor, train, dev, test=None, title=""):
         trained[Path(stage.output_dir).name] = list(train.metadata["id"])
         return {}
 
@@ -480,7 +480,7 @@ def test_a_modality_that_nobody_has_is_named(stage, feature_model, feature_rows)
     rows = feature_rows(14, 0)
     empty = StoredRows([], np.full((14, 2), -1), torch.zeros(0, 6))
     nobody = with_modality(InputDataset(rows.metadata, {"audio_features": empty}), "audio_features")
-    with pytest.raises(ArgumentError, match="lacks samples"):
+    with pytest.raises(ArgumentError, match="has no samples"):
         train_stage(stage(), unimodal_model(feature_model(), "audio", seed=0), None, nobody, rows)
 
 

@@ -262,9 +262,9 @@ def test_a_run_whose_folder_was_moved_finds_its_best_checkpoint(make_trainer, tm
 
 
 def test_nothing_to_resume_from_is_an_error(make_trainer, tmp_path):
-    with pytest.raises(ValueError, match="no whole checkpoint"):
+    with pytest.raises(ValueError, match="no complete checkpoint"):
         make_trainer().train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match="is not a whole checkpoint"):
+    with pytest.raises(ValueError, match="is not a complete checkpoint"):
         make_trainer().train(resume_from_checkpoint=str(tmp_path / "nothing"))
 
 

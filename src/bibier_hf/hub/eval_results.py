@@ -1,11 +1,9 @@
-"""The Hub's own form of evaluation results: YAML files in `.eval_results/` beside the model, one a corpus.
+"""Evaluation results in the format of the Hub: a YAML file for each corpus, in `.eval_results/` of the model.
 
-Format: https://huggingface.co/docs/hub/eval-results. An entry names the data set on the Hub, a task of it, a value and
-    when it was
-measured; so a corpus that is not on the Hub has none. The Hub shows entries on the leaderboard of data sets that are
-registered there as benchmarks and define the task in their `eval.yaml`; for all others they are a record in a form
-that programs read. Nothing is called
-verified: that takes a token of the Hub's own evaluation jobs.
+Format: https://huggingface.co/docs/hub/eval-results. An entry names a data set on the Hub, a task, a value and a date, so
+a corpus that is not on the Hub has none. The Hub shows entries on the leaderboards of data sets that are registered as
+benchmarks and define the task in their `eval.yaml`; elsewhere they are a machine-readable record. None is marked as
+verified, which takes a token from an evaluation job of the Hub.
 """
 
 from pathlib import Path
@@ -23,11 +21,11 @@ EVAL_RESULTS_FOLDER = ".eval_results"
 
 
 def render_eval_results(results: RunResults, model_id: str | None = None) -> dict[str, str]:
-    """`{".eval_results/<corpus>.yaml": content}` of the corpora that are on the Hub.
+    """Render `{".eval_results/<corpus>.yaml": content}` for the corpora that are on the Hub.
 
     Args:
         results: of the run.
-        model_id: Hub id, if the model has one: its `results.json` is then named as the source.
+        model_id: Hub id, to name its `results.json` as the source.
     """
     source = (
         {"source_url": f"https://huggingface.co/{model_id}/blob/main/{RESULTS_FILE}", "source_name": RESULTS_FILE}
@@ -55,6 +53,6 @@ def render_eval_results(results: RunResults, model_id: str | None = None) -> dic
 
 
 def write_eval_results(results: RunResults, folder: str | Path) -> None:
-    """Write the files of [`render_eval_results`] into the folder of a model."""
+    """Write the files into the folder of a model."""
     for name, content in render_eval_results(results).items():
         write_text(Path(folder) / name, content)

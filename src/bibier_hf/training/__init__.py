@@ -1,4 +1,4 @@
-"""Training: arguments, samplers, optimisers, the trainer and the run that puts them together."""
+"""Training: arguments, rows, samplers, optimizers, the trainer, and the run that uses them."""
 
 from ..extras import require
 

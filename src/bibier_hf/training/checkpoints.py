@@ -1,8 +1,8 @@
-"""Checkpoints that are whole or not there.
+"""Complete checkpoints, or none.
 
-A checkpoint is written into a staging folder and renamed when its last file is in place, so a kill at any moment
-leaves the earlier checkpoints and no half one. Damage from elsewhere (a full disk, a lost file) is found before a run
-goes on from it.
+A checkpoint is written into a staging folder and renamed when its last file is in place, so a kill at any moment leaves
+the earlier checkpoints intact and no partial one. Other damage (a full disk, a lost file) is found before a run is
+resumed.
 """
 
 import json
@@ -23,7 +23,7 @@ STAGING_FOLDER = ".checkpoint-being-written"
 
 
 def list_checkpoints(output_dir: str | Path) -> list[Path]:
-    """Checkpoint folders of a run, the newest first."""
+    """Return the checkpoint folders of a run, newest first."""
     pattern = re.compile(rf"{PREFIX_CHECKPOINT_DIR}-(\d+)")
     found = [
         (int(match.group(1)), path) for path in Path(output_dir).glob("*") if (match := pattern.fullmatch(path.name))
@@ -32,12 +32,12 @@ def list_checkpoints(output_dir: str | Path) -> list[Path]:
 
 
 def checkpoint_problems(checkpoint: str | Path) -> list[str]:
-    """What is wrong with a checkpoint, one line a file; empty for a whole one."""
+    """Return what is wrong with a checkpoint, by file; nothing if it is complete."""
     checkpoint = Path(checkpoint)
     if not checkpoint.is_dir():
-        return [f"{checkpoint} is no folder"]
+        return [f"{checkpoint} is not a folder"]
     if any(checkpoint.glob(f"{FSDP_MODEL_NAME}*")):
-        return []  # torch's own sharded format, which it checks itself
+        return []  # the sharded format of torch, which checks it
     problems = []
     weights = sorted(checkpoint.glob("*.safetensors"))
     if not weights:
@@ -61,8 +61,8 @@ def checkpoint_problems(checkpoint: str | Path) -> list[str]:
     for path in pickles:
         if not path.is_file():
             problems.append(f"{path.name} is missing")
-        elif not zipfile.is_zipfile(path):  # the table of contents of a torch file stands at its end
-            problems.append(f"{path.name} is cut or damaged")
+        elif not zipfile.is_zipfile(path):  # the table of contents is at the end of a torch file
+            problems.append(f"{path.name} is truncated or damaged")
     if not any(checkpoint.glob("rng_state*.pth")):
         problems.append("rng_state.pth is missing")
     return problems
@@ -79,20 +79,20 @@ def _json_problem(path: Path) -> str | None:
 
 
 def last_whole_checkpoint(output_dir: str | Path) -> Path | None:
-    """The newest checkpoint that is whole; says which ones it passes over and why. None if there is none."""
+    """Return the newest complete checkpoint, or None; log which ones are skipped, and why."""
     for checkpoint in list_checkpoints(output_dir):
         problems = checkpoint_problems(checkpoint)
         if not problems:
             return checkpoint
-        logger.warning(f"Passing over {checkpoint}: {'; '.join(problems)}.")
+        logger.warning(f"Skipping {checkpoint}: {'; '.join(problems)}.")
     return None
 
 
 def remove_staging(output_dir: str | Path) -> None:
-    """Remove what a killed run had not finished writing."""
+    """Remove a checkpoint that a killed run did not finish."""
     staging = Path(output_dir) / STAGING_FOLDER
     if staging.exists():
         logger.warning(
-            f"Removing {staging}: an earlier run was stopped while it wrote a checkpoint. Its earlier ones are whole."
+            f"Removing {staging}: an earlier run was stopped while writing a checkpoint. Earlier checkpoints are complete."
         )
         shutil.rmtree(staging)

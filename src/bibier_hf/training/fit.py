@@ -1,4 +1,4 @@
-"""The pieces of a run: model, inputs, collator, trainer, and what was selected."""
+"""The parts of a run: model, inputs, collator, and the statistics of pooled features."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,15 +22,14 @@ from .rows import RowSource, TrainingRows
 
 
 def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
-    """A new model and its processor; the same weights in every process and at every resume.
+    """Build a new model and its processor, with the same weights in every process and after every resume.
 
     Args:
-        run: backbones and options.
+        run: with backbones and model options.
         seed: of the initial weights.
 
     Raises:
-        ArgumentError: options of the model that are unknown or contradict each other, or a backbone that cannot be
-            used.
+        ArgumentError: model options are unknown or contradict each other, or a backbone cannot be used.
     """
     set_seed(seed)
     read = run.model.get("modalities") or MODALITIES
@@ -50,7 +49,7 @@ def build_model(run: RunArguments, seed: int) -> tuple[BiBiERForEmotionClassific
             f"or {EMBEDDED!r}: {error}"
         ) from error
     _freeze(model, run.frozen)
-    # The processor always knows both modalities; what the model does not read costs nothing there.
+    # The processor always handles both modalities; the unused one costs nothing.
     processor = BiBiERProcessor.from_backbones(
         audio or EMBEDDED,
         text or EMBEDDED,
@@ -110,7 +109,7 @@ def inputs_of_split(
 def make_extractor(
     model: BiBiERForEmotionClassification, processor: BiBiERProcessor, cache: FeatureCacheArguments
 ) -> InputExtractor:
-    """What fills the stores of a run."""
+    """Return what fills the feature stores of a run."""
     return InputExtractor(model, processor, cache.dtype, cache.compute_dtype, cache.batch_size, cache.directory)
 
 
@@ -119,18 +118,18 @@ def make_collator(
     processor: BiBiERProcessor,
     cache: FeatureCacheArguments,
 ) -> FeatureCollator | RawCollator:
-    """The collator for the rows of [`make_inputs`]."""
+    """Return the collator for the rows of [`make_inputs`]."""
     if not cache.enabled:
         return RawCollator(processor)
     return FeatureCollator(input_specs(model, processor, cache.dtype))
 
 
 def fit_statistics(model: BiBiERForEmotionClassification, train: TrainingRows) -> None:
-    """Standardise the statistics of encoders that pool them ([`~bibier_hf.model.encoders_bibier.StatisticsPooling`])
+    """Standardize the statistics of encoders that pool them ([`~bibier_hf.model.encoders_bibier.StatisticsPooling`])
     over the training set.
 
     Raises:
-        ArgumentError: features that are not stored, as the backbone is trained or nothing is computed beforehand.
+        ArgumentError: no features are stored, because the backbone is trained or the feature cache is off.
     """
     for modality, stream in model.streams.items():
         encoder, name = stream.encoder, f"{modality}_features"

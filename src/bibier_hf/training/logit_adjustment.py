@@ -1,11 +1,10 @@
-"""Logit adjustment: after training, trade the recall of rare classes for that of frequent ones, without training anew.
+"""Logit adjustment: after training, trade the recall of rare classes for that of frequent ones.
 
     logit_k - strength * ln(share of class k in the training set)
 
-A positive strength serves UAR, as weights of the classes in the loss do, a negative one WAR and WF1. Weights that were
-1 / count^e have already moved the logits by about e, so that from -e to 1 - e the answers go from those of an
-unweighted to those of a balanced training. The shift goes into the biases of the classifiers: the model that is saved
-needs nothing else to know of it.
+A positive strength favors UAR, as class weights in the loss do; a negative one favors WAR and WF1. Class weights of
+1 / count^e have already moved the logits by about e, so strengths from -e to 1 - e range from unweighted to balanced
+training. The shift is added to the biases of the classifiers and saved with the model.
 
 Source: Menon et al., "Long-tail learning via logit adjustment", ICLR 2021, Section 4.1.
 """
@@ -26,23 +25,23 @@ from .rows import TrainingRows
 from .samplers import class_counts, class_weight_exponent, corpus_weights
 
 STRENGTH_STEP = 0.05
-"""Distance of the strengths that dev chooses among."""
+"""Step between the strengths to choose from on dev."""
 
 
 def adjustment_facts(
     run: RunArguments, logits: np.ndarray, train: TrainingRows, dev: InputDataset
 ) -> dict[str, Any] | None:
-    """The shift that a run asks for, and how it was chosen; None where it asks for none.
+    """Choose the shift of the logits; return None if the run asks for none.
 
     Args:
-        run: its `logit_adjustment`, `class_weights` and `corpus_balanced_sampling`.
-        logits: (N, 7), answers of the selected checkpoint on dev.
-        train: the training set, whose shares of the classes count.
+        run: with `logit_adjustment`, `class_weights` and `corpus_balanced_sampling`.
+        logits: (N, 7), logits of the selected checkpoint on dev.
+        train: the training set, for the shares of the classes.
         dev: the N rows.
 
     Returns:
-        `strength`; `shift`, seven numbers to be added to the logits; `chosen_on`; and, where dev chose, `dev_scores`,
-        the selection metric under each strength (`{"strength", "score"}`).
+        `strength`; `shift`, seven numbers to add to the logits; `chosen_on`; and, if chosen on dev, `dev_scores`: the
+        selection metric for each strength (`{"strength", "score"}`).
     """
     if run.logit_adjustment is None:
         return None
@@ -66,8 +65,8 @@ def adjustment_facts(
 
 
 def class_log_prior(labels: ArrayLike, num_classes: int, sample_weights: ArrayLike | None = None) -> np.ndarray:
-    """Natural logarithm of each class's share of the training draw, less the mean over the classes; 0 for a class
-    without a sample.
+    """Return the natural logarithm of each class's share of the training draws, minus the mean over the classes; 0 for
+    a class without a sample.
 
     Args:
         labels: (N,) class indices.
@@ -78,16 +77,15 @@ def class_log_prior(labels: ArrayLike, num_classes: int, sample_weights: ArrayLi
         (K,)
     """
     counts = class_counts(labels, num_classes, sample_weights)
-    there = counts > 0
+    present = counts > 0
     log_prior = np.zeros(num_classes)
-    log_prior[there] = np.log(counts[there])
-    log_prior[there] -= log_prior[there].mean()
+    log_prior[present] = np.log(counts[present])
+    log_prior[present] -= log_prior[present].mean()
     return log_prior
 
 
 def strengths_to_try(exponent: float) -> list[float]:
-    """From the answers of an unweighted training (-e) to those of a balanced one (1 - e), for weights 1 / count^e; 0
-    is among them."""
+    """Return the strengths from -e (unweighted training) to 1 - e (balanced), including 0, for weights 1 / count^e."""
     below, above = round(exponent / STRENGTH_STEP), round((1 - exponent) / STRENGTH_STEP)
     return [round(step * STRENGTH_STEP, 4) for step in range(-below, above + 1)]
 
@@ -95,14 +93,14 @@ def strengths_to_try(exponent: float) -> list[float]:
 def strength_scores(
     logits: np.ndarray, labels: ArrayLike, groups: ArrayLike, log_prior: np.ndarray, strengths: Sequence[float]
 ) -> dict[float, float]:
-    """The selection metric (mean of UAR, WAR, MF1 and WF1) under each strength.
+    """Return the selection metric (mean of UAR, WAR, MF1 and WF1) for each strength.
 
     Args:
         logits: (N, K).
         labels: (N,) indices of the true classes.
-        groups: (N,) corpus of each row; every corpus counts the same.
+        groups: (N,) corpus of each row; every corpus has the same weight.
         log_prior: (K,)
-        strengths: what is tried.
+        strengths: to try.
     """
     return {
         strength: mean_over_groups(grouped_metrics(labels, (logits - strength * log_prior).argmax(1), groups))["mean"]
@@ -111,12 +109,12 @@ def strength_scores(
 
 
 def best_strength(scores: dict[float, float]) -> float:
-    """The strength that is best together with its two neighbours; of equal ones that which changes least.
+    """Return the strength with the best mean score over itself and its two neighbors; of equal ones, the smallest.
 
-    From one strength to the next a handful of rows change their answer, so that a single score is mostly noise.
+    From one strength to the next, only a few rows change their class, so a single score is mostly noise.
 
     Args:
-        scores: of each strength, in rising order.
+        scores: by strength, in ascending order.
     """
     strengths, values = list(scores), np.array(list(scores.values()))
     means = np.array([values[max(0, index - 1) : index + 2].mean() for index in range(len(values))])
@@ -130,9 +128,9 @@ def best_strength(scores: dict[float, float]) -> float:
 
 @torch.no_grad()
 def shift_classifiers(model: BiBiERForEmotionClassification, shift: Sequence[float]) -> None:
-    """Add `shift` (K,) to the logits of a model: those of the fusion and those of each modality.
+    """Add `shift` (K,) to the logits of the fusion and of each modality.
 
-    A mixture gives each class weights that sum to one, so its logits move by the same.
+    A mixture weighs them by weights that sum to one for each class, so its logits move by the same amount.
     """
     for layer in model.output_layers():
         layer.bias.add_(torch.tensor(shift, dtype=layer.bias.dtype, device=layer.bias.device))

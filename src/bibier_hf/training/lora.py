@@ -1,9 +1,8 @@
-"""LoRA on the backbones: low-rank adapters are trained in place of the backbone's own weights (Hu et al., 2021),
-through peft.
+"""LoRA on the backbones: train low-rank adapters instead of the weights of the backbone (Hu et al., 2021), with peft.
 
-backbone (frozen) + adapter (trained) -- training --> merged: one ordinary backbone, stored in the checkpoint
-                                                 \\-> adapter: a folder `<modality>_adapter` beside a backbone that is
-                                                 named or stored
+backbone (frozen) + adapter (trained) -- training --> merged: an ordinary backbone, stored in the checkpoint
+                                                 \\-> adapter: a folder `<modality>_adapter`; the backbone is stored, or
+                                                     named by its Hub id
 """
 
 import tempfile
@@ -20,11 +19,11 @@ class LoraAdapters:
     """The adapters of a model in training.
 
     Args:
-        model: gets adapters in its backbones, in place; the backbones' own weights are frozen.
-        arguments: None: no adapters, and [`finish`] does nothing.
+        model: gets adapters in its backbones, whose weights are frozen.
+        arguments: None: no adapters.
 
     Raises:
-        ArgumentError: targets that a backbone does not have.
+        ArgumentError: a backbone has no such targets.
     """
 
     def __init__(self, model: BiBiERForEmotionClassification, arguments: LoraArguments | None):
@@ -37,7 +36,7 @@ class LoraAdapters:
     def _wrap(self, modality: str, options: LoraArguments) -> PeftModel:
         config = LoraConfig(
             r=options.r,
-            lora_alpha=options.alpha,  # ty: ignore[invalid-argument-type] - a quotient with r, so any number
+            lora_alpha=options.alpha,  # ty: ignore[invalid-argument-type] - divided by r, so any number
             target_modules=options.targets,
             lora_dropout=options.dropout,
         )
@@ -58,8 +57,7 @@ class LoraAdapters:
         return wrapped
 
     def finish(self) -> None:
-        """After training: turn the adapters into the form in which `save_pretrained` stores them. The model computes
-        the same as before."""
+        """After training, bring the adapters into the form that `save_pretrained` stores. The outputs do not change."""
         merges = self.arguments is not None and self.arguments.save == "merged"
         for modality, wrapped in self._wrapped.items():
             stream = self.model.streams[modality]
@@ -70,9 +68,9 @@ class LoraAdapters:
                     wrapped.save_pretrained(folder)
                     backbone = wrapped.unload()
                     load_adapter(backbone, folder)
-                # The base is as it came, so that a checkpoint may name it instead of storing it.
+                # The base is unchanged, so a checkpoint can name it instead of storing it.
                 stream.config.freeze_backbone = True
-            # What peft leaves on a backbone says nothing about the one that is there now.
+            # A merged backbone has no adapters any more.
             if merges and hasattr(backbone, "peft_config"):
                 del backbone.peft_config
             stream.backbone = backbone

@@ -1,23 +1,22 @@
-"""Optimisers and learning-rate schedules by the names of the published study (its training section and shipped search
-grid).
+"""Optimizers and learning-rate schedules, under the names of the published study and its search grid.
 
-| optimiser | is |
+| optimizer | is |
 |---|---|
 | `adam`, `adamw` | torch's, with `adam_beta1`, `adam_beta2`, `adam_epsilon` |
 | `lion` | lion_pytorch's, with its own betas |
 | `sgd` | torch's with momentum 0.9 |
 | `rmsprop` | torch's |
 
-All of them take `learning_rate` and `weight_decay` (published: 0), which spares biases and normalisation layers.
+All of them take `learning_rate` and `weight_decay` (published: 0). Biases and normalization layers do not decay.
 
 | schedule | is | step |
 |---|---|---|
-| `plateau` | halved when the dev score has not risen for more than two evaluations, not below 1e-7 | evaluation |
-| `cosine` | cosine annealing from `learning_rate` to 1e-6 over all epochs, without warm-up | epoch |
+| `plateau` | halved after more than two evaluations without a better dev score, down to 1e-7 | evaluation |
+| `cosine` | cosine annealing from `learning_rate` to 1e-6 over all epochs, without warmup | epoch |
 | `onecycle` | torch's one-cycle policy with `learning_rate` as its maximum | batch |
 | `none` | constant | |
 | `linear`, `cosine_with_restarts`, `inverse_sqrt`, ... | transformers' of that name, with `warmup_steps` | batch |
-| `huggingface_NAME` | the same by its published name; `warmup_steps` is a tenth of the steps unless given | batch |
+| `huggingface_NAME` | the same under its published name; `warmup_steps` defaults to a tenth of the steps | batch |
 """
 
 import math
@@ -39,7 +38,7 @@ PLATEAU_OPTIONS = {"mode": "max", "factor": 0.5, "patience": 2, "min_lr": 1e-7}
 
 _UNDECAYED = ("A_log", "A", "bias")
 
-# The plain name "cosine" is the published epoch-wise annealing; transformers' own is reached as huggingface_cosine.
+# "cosine" is the published annealing by epoch; that of transformers is "huggingface_cosine".
 _LIBRARY_SCHEDULES = tuple(
     kind.value for kind in SchedulerType if kind not in (SchedulerType.REDUCE_ON_PLATEAU, SchedulerType.GREEDY)
 )
@@ -54,7 +53,7 @@ SCHEDULERS = (
 
 
 def optimizer_cls_and_kwargs(name: str, args: TrainingArguments) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
-    """Class and options of the optimiser, in the form that [`~transformers.Trainer`] takes.
+    """Return class and options of an optimizer, as [`~transformers.Trainer`] takes them.
 
     Raises:
         ValueError: an unknown name.
@@ -62,14 +61,13 @@ def optimizer_cls_and_kwargs(name: str, args: TrainingArguments) -> tuple[type[t
     options: dict[str, Any] = {"lr": args.learning_rate}
     match name:
         case "adam" | "adamw":
-            # One kernel for the whole update, as in transformers' own default: on a CPU several times the speed of
-            # torch's loop.
+            # One kernel for the whole update, the default of transformers: several times faster on a CPU.
             options |= {"betas": (args.adam_beta1, args.adam_beta2), "eps": args.adam_epsilon, "fused": True}
             return (torch.optim.Adam if name == "adam" else torch.optim.AdamW), options
         case "lion":
             return Lion, options
         case "sgd":
-            # Its fused kernel fails on a parameter whose first gradient comes later than the others' (a rare modality).
+            # The fused kernel fails on a parameter whose first gradient comes later (of a rare modality).
             return torch.optim.SGD, options | {"momentum": 0.9}
         case "rmsprop":
             return torch.optim.RMSprop, options
@@ -77,8 +75,8 @@ def optimizer_cls_and_kwargs(name: str, args: TrainingArguments) -> tuple[type[t
 
 
 def decay_parameter_names(model: torch.nn.Module) -> list[str]:
-    """Names of the parameters that weight decay falls on: matrices and filters. Biases, normalisation layers, and the
-    rates and skip weights of state-space models (`A_log`, `A`, `D`) are spared."""
+    """Return the names of the parameters with weight decay: matrices and filters, but not biases, normalization layers,
+    or the rates and skip weights of state-space models (`A_log`, `A`, `D`)."""
     norms = {
         f"{name}.{parameter}"
         for name, module in model.named_modules()
@@ -93,13 +91,13 @@ def decay_parameter_names(model: torch.nn.Module) -> list[str]:
 
 
 def scheduler_arguments(name: str, warmup_given: bool) -> dict[str, Any]:
-    """The part of the schedule that [`~transformers.TrainingArguments`] can express.
+    """Return the arguments of [`~transformers.TrainingArguments`] for a schedule.
 
-    `cosine` and `onecycle` are built by [`create_published_scheduler`]; their entry here is the nearest relative.
+    `cosine` and `onecycle` are built by [`create_published_scheduler`]; here they get the closest equivalent.
 
     Args:
         name: one of `SCHEDULERS`.
-        warmup_given: does the run set `warmup_steps` itself?
+        warmup_given: whether the run sets `warmup_steps`.
 
     Raises:
         ValueError: an unknown name.
@@ -119,14 +117,14 @@ def scheduler_arguments(name: str, warmup_given: bool) -> dict[str, Any]:
 def create_published_scheduler(
     name: str, optimizer: torch.optim.Optimizer, learning_rate: float, num_training_steps: int, steps_per_epoch: int
 ) -> LRScheduler | None:
-    """`cosine` or `onecycle`, stepped after every batch; None for a name that transformers builds.
+    """Build `cosine` or `onecycle`, stepped after every batch; return None for a schedule of transformers.
 
     Args:
         name: one of `SCHEDULERS`.
-        optimizer: whose learning rate it sets.
-        learning_rate: the highest one.
-        num_training_steps: optimiser steps of the whole run.
-        steps_per_epoch: optimiser steps of one epoch.
+        optimizer: the optimizer.
+        learning_rate: the maximum.
+        num_training_steps: optimizer steps of the run.
+        steps_per_epoch: optimizer steps of one epoch.
     """
     if name == ONE_CYCLE:
         return OneCycleLR(
@@ -140,6 +138,6 @@ def create_published_scheduler(
 
 
 def _epoch_cosine(step: int, steps_per_epoch: int, epochs: int, floor: float) -> float:
-    """Factor of the learning rate: torch's `CosineAnnealingLR` in closed form, constant within an epoch."""
+    """Return the factor of the learning rate: `CosineAnnealingLR` in closed form, constant within an epoch."""
     epoch = min(step // steps_per_epoch, epochs)
     return floor + (1 - floor) * (1 + math.cos(math.pi * epoch / epochs)) / 2

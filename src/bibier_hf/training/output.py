@@ -1,4 +1,4 @@
-"""The output folder of a run: who may write into it, and how its final content comes to be there all at once."""
+"""The output folder of a run: what may be overwritten, and what a run can continue from."""
 
 import shutil
 from pathlib import Path
@@ -34,17 +34,17 @@ _WRITTEN_BY_RUNS = (
 
 
 def claim_output(run: RunArguments, main_process: bool = True) -> RunResults | None:
-    """Make sure that the output folder holds nothing that would be lost.
+    """Make sure that no earlier run is overwritten by mistake.
 
     Args:
-        run: its `output_dir`, `overwrite` and `resume_from_checkpoint`.
-        main_process: is this the process that writes?
+        run: with `output_dir`, `overwrite` and `resume_from_checkpoint`.
+        main_process: whether this process writes.
 
     Returns:
-        the results of a run that is to be resumed but has finished; else None.
+        the results, if the run is resumed but already finished; else None.
 
     Raises:
-        ArgumentError: a folder that holds another run, or has nothing to resume.
+        ArgumentError: the folder holds another run, or nothing to resume.
     """
     folder = Path(run.output_dir)
     if run.overwrite:
@@ -55,12 +55,12 @@ def claim_output(run: RunArguments, main_process: bool = True) -> RunResults | N
     if run.resume_from_checkpoint:
         if finished:
             logger.warning(
-                f"{folder} holds a finished run; there is nothing to resume. Give --overwrite true to run it again."
+                f"{folder} holds a finished run, so there is nothing to resume. Give --overwrite true to run it again."
             )
             return RunResults.load(folder / RESULTS_FILE)
         if run.resume_from_checkpoint is True and last_progress(folder) is None:
             raise ArgumentError(
-                f"resume_from_checkpoint: {folder} holds no whole checkpoint. Leave it out to start anew."
+                f"resume_from_checkpoint: {folder} holds no complete checkpoint. Leave it out to start over."
             )
         return None
     if finished:
@@ -69,21 +69,20 @@ def claim_output(run: RunArguments, main_process: bool = True) -> RunResults | N
         )
     if list_checkpoints(folder) or (folder / STAGES_FOLDER).is_dir():
         raise ArgumentError(
-            f"output_dir: {folder} holds checkpoints or stages of a run that did not finish. Give "
-            "--resume_from_checkpoint true to go on "
-            "with it, --overwrite true to start anew, or another output_dir."
+            f"output_dir: {folder} holds checkpoints or stages of an unfinished run. Give --resume_from_checkpoint true "
+            "to continue it, --overwrite true to start over, or another output_dir."
         )
     return None
 
 
 def last_progress(folder: str | Path) -> Path | None:
-    """What a run can go on from: its last whole checkpoint, else its stages; None if there is neither."""
+    """Return what a run can continue from: its last complete checkpoint, else its stages, else None."""
     stages = Path(folder) / STAGES_FOLDER
     return last_whole_checkpoint(folder) or (stages if stages.is_dir() else None)
 
 
 def _clear(folder: Path) -> None:
-    """Remove what runs write, and nothing else."""
+    """Remove only what runs write."""
     for pattern in _WRITTEN_BY_RUNS:
         for path in folder.glob(pattern):
             if path.is_dir() and not path.is_symlink():

@@ -1,4 +1,4 @@
-"""A training run, from its arguments to a model folder ([`Run`] tells it step by step)."""
+"""A training run, from its arguments to a model folder. [`Run`] has one method for each step."""
 
 import time
 from collections.abc import Generator
@@ -42,8 +42,8 @@ from .trainer import BiBiERTrainer
 def _what_is_left(arguments: RunArguments, command: str | None = None) -> str:
     checkpoint = last_whole_checkpoint(arguments.output_dir)
     if checkpoint is None:
-        return "There is no whole checkpoint yet: start again."
-    return f"{checkpoint} is whole: go on with --resume_from_checkpoint true."
+        return "There is no complete checkpoint yet: start again."
+    return f"{checkpoint} is complete: continue with --resume_from_checkpoint true."
 
 
 @writes(lambda arguments, command=None: arguments.output_dir, left=_what_is_left)
@@ -94,12 +94,12 @@ class Run:
         args: those of the trainer.
         recorded: corpus -> its splits, before augmentation.
         augmented: corpus -> its splits with their augmentation.
-        model, processor: what is trained, and its processor.
+        model, processor: the model in training, and its processor.
         adapters: LoRA in the backbones of the model.
         data: what the model reads of train, dev and test.
-        trainer: of the fusion, or of everything.
+        trainer: of the last stage.
         predictions: split -> answers of the selected checkpoint.
-        results: what was found.
+        results: content of `results.json`.
     """
 
     trainer: BiBiERTrainer
@@ -114,8 +114,11 @@ class Run:
         self.stages: dict[str, Any] | None = None
 
     def claim_folder(self) -> RunResults | None:
-        """Make sure that nothing is lost and that the Hub can be pushed to; return the results of a finished run that
-        is resumed."""
+        """Check that no earlier run is overwritten and that the Hub accepts a push.
+
+        Returns:
+            the results, if the run is resumed but already finished.
+        """
         with self.args.main_process_first(desc="claiming the output folder"):
             finished = claim_output(self.arguments, main_process=self.args.should_save)
         if finished is None and self.pushed_to is not None:
@@ -183,7 +186,7 @@ class Run:
         self.selection = self.trainer.selection()
 
     def select(self) -> None:
-        """What the selected checkpoint answers on dev chooses the shift of the logits and their temperature."""
+        """Choose the shift and the temperature of the logits, on dev."""
         dev, logits = self.data.dev, self.trainer.predict_logits(self.data.dev)
         self.adjustment = adjustment_facts(self.arguments, logits, self.trainer.train_dataset, dev)
         if self.adjustment is not None:
@@ -195,7 +198,7 @@ class Run:
         self.seconds.lap("train")
 
     def refit(self) -> None:
-        """If asked for, train a new model on train + dev, for as many epochs as the selected checkpoint had seen."""
+        """With `refit_on_dev`, train a new model on train + dev, for as many epochs as the selected checkpoint."""
         if not self.arguments.refit_on_dev:
             return
 
@@ -247,13 +250,13 @@ class Run:
         self.trainer.accelerator.wait_for_everyone()
 
     def push(self) -> None:
-        """If asked for, push the folder to the Hub."""
+        """With `push_to_hub`, push the folder to the Hub."""
         if self.pushed_to is not None:
             push_model(self.arguments.output_dir, self.pushed_to, private=self.arguments.hub_private_repo)
 
     @property
     def pushed_to(self) -> str | None:
-        """Id on the Hub, in the process that pushes."""
+        """Id on the Hub in the process that pushes; None if nothing is pushed."""
         return self.arguments.hub_model_id if self.arguments.push_to_hub and self.args.should_save else None
 
     def _model_facts(self) -> dict[str, Any]:
@@ -315,15 +318,15 @@ class Run:
 def calibration_facts(
     arguments: RunArguments, model: BiBiERForEmotionClassification, logits: np.ndarray, dev: InputDataset
 ) -> dict[str, Any]:
-    """The temperature of the pipeline, and what it was fitted on; 1 where the run asks for none.
+    """Fit the temperature of the pipeline on dev; 1 if the run does not calibrate.
 
-    A refit trains on dev, so nothing is left to calibrate it on: it keeps the temperature of the selected checkpoint.
+    A refit trains on dev, so it has no data to calibrate on and keeps the temperature of the selected checkpoint.
 
     Args:
-        arguments: their `calibrate` and `refit_on_dev`.
-        model: of the selected checkpoint.
-        logits: (N, 7), its answers on dev.
-        dev: the N rows; every corpus counts the same.
+        arguments: with `calibrate` and `refit_on_dev`.
+        model: the selected checkpoint.
+        logits: (N, 7), its logits on dev.
+        dev: the N rows; every corpus has the same weight.
     """
     wanted = not model.config.original_behavior if arguments.calibrate is None else arguments.calibrate
     if not wanted:
@@ -335,7 +338,7 @@ def calibration_facts(
 
 
 def _data_facts(splits: DatasetDict) -> dict[str, Any]:
-    """Languages, sources, licenses and hours of a corpus."""
+    """Return languages, sources, licenses and hours of a corpus."""
     rows = concatenate_datasets(list(splits.values()))
     facts: dict[str, Any] = {name: sorted(set(rows[name])) for name in ("language", "source", "license")}
     seconds = sum(duration or 0.0 for duration in rows["duration_s"])
@@ -343,7 +346,7 @@ def _data_facts(splits: DatasetDict) -> dict[str, Any]:
 
 
 class _StopAfter(TrainerCallback):
-    """Ends training after a number of epochs, which need not be whole."""
+    """Ends training after a number of epochs, possibly within one."""
 
     def __init__(self, epochs: float):
         self.epochs = epochs

@@ -1,16 +1,15 @@
-"""Training in two stages, as published: each encoder by itself with its own classifier, then the fusion over both,
-frozen.
+"""Training in two stages, as published: each encoder alone with its own classifier, then the fusion over both, frozen.
 
     stage 1   audio: (backbone ->) encoder -> audio logits     text: (backbone ->) encoder -> text logits
     stage 2   both encoders frozen -> fusion -> classifier (-> mixture with both logits) -> logits
 
-Encoders know the labels of their training samples, so their logits on these are better than on any others, and a
-mixture that is trained on them trusts them too much. Stage 2 therefore reads, on the training set, *out-of-fold*
-logits: the training set is cut into K parts that keep apart what dev keeps apart from train (dialogues, speakers or
-neither), and the logits of each part come from an encoder that was trained on the others. Clips of different parts are
-never stacked together. Frames, and all logits on dev and test, come from the encoders that were trained on everything.
+Encoders have seen the labels of their training samples, so their logits are better there than on new samples, and a
+mixture trained on them trusts them too much. On the training set, stage 2 therefore reads *out-of-fold* logits: the
+training set is split into K parts, and the logits of each part come from an encoder that was trained on the others.
+The parts separate what dev separates from train (dialogues, speakers or neither), and clips of different parts are
+never stacked together. Frames, and all logits on dev and test, come from encoders trained on everything.
 
-A finished stage leaves `stages/<name>` with its model and `stage.json`, and is not done again after a kill.
+A finished stage leaves `stages/<name>` with its model and `stage.json`, and is not repeated after a restart.
 """
 
 import copy
@@ -59,21 +58,21 @@ def train_encoders(
     data: RunInputs,
     folds: np.ndarray | None = None,
 ) -> tuple[dict[str, Any], dict[str, StoredRows]]:
-    """Stage 1: train the encoders, and the backbones that are not frozen, and put them into `model`.
+    """Stage 1: train the encoders and the backbones that are not frozen, and copy them into `model`.
 
     Args:
         run: with `stages`.
-        model: of both modalities; gets the trained weights.
+        model: the bimodal model; gets the trained weights.
         processor: its processor.
         data: train, dev and test.
-        folds: (N,) fold of each training sample ([`plan_folds`]); None: no out-of-fold logits.
+        folds: (N,) fold of each training sample, from [`plan_folds`]; None: no out-of-fold logits.
 
     Returns:
-        facts for `results.json`, a modality each and `logits`; and, with folds, `{"audio_logits": (N,),
-        "text_logits": (N,)}` of the training set.
+        facts for `results.json` (for each modality, and `logits`); and with folds the columns `audio_logits` and
+        `text_logits` of the training set, else {}.
 
     Raises:
-        ArgumentError: a modality that no training sample has, or a finished stage of a run with other arguments.
+        ArgumentError: no training sample has a modality, or a stage was finished with other arguments.
     """
     folder = Path(run.output_dir) / STAGES_FOLDER
     seed = run.training_arguments().seed
@@ -98,7 +97,7 @@ def train_encoders(
 
 
 def _take_over(model: BiBiERForEmotionClassification, trained: BiBiERForEmotionClassification, modality: str) -> None:
-    """Copy what a unimodal model has learned into the bimodal one."""
+    """Copy backbone, encoder and head of a unimodal model into the bimodal one."""
     ours, theirs = model.streams[modality], trained.streams[modality]
     pairs = (
         (ours.backbone, theirs.backbone),
@@ -111,8 +110,8 @@ def _take_over(model: BiBiERForEmotionClassification, trained: BiBiERForEmotionC
 
 
 def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: int) -> BiBiERForEmotionClassification:
-    """A new model of one modality with the options of a bimodal one; it reads features where the backbone is frozen,
-    else it has a copy of the backbone.
+    """Build a new model of one modality with the options of a bimodal one. It reads features if the backbone is
+    frozen; otherwise it gets a copy of the backbone.
 
     Args:
         model: the bimodal model.
@@ -123,7 +122,7 @@ def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: i
     config.modalities = [modality]
     with_backbone = not config.modality_configs[modality].freeze_backbone
     for name, part in config.modality_configs.items():
-        # In the original mode the model fills up what comes from its text backbone, so it must know that it has one.
+        # In original mode the model pads the output of its text backbone, so it must know that there is one.
         if name != modality or not (with_backbone or config.reproduces("unmasked")):
             part.backbone = None
     set_seed(seed)
@@ -134,7 +133,7 @@ def unimodal_model(model: BiBiERForEmotionClassification, modality: str, seed: i
 
 
 def with_modality(data: InputDataset, column: str) -> InputDataset:
-    """The rows that have a modality, with its inputs alone."""
+    """Return the rows that have a modality, with only its inputs."""
     values = data.columns[column]
     return InputDataset(data.rows, {column: values}).select(np.flatnonzero(values.present))
 
@@ -148,36 +147,35 @@ def train_stage(
     test: InputDataset | None = None,
     title: str = "encoder",
 ) -> dict[str, Any]:
-    """Train a model of one modality and select it on dev, or load it if that was done before.
+    """Train a model of one modality and select it on dev, or load it if it is finished.
 
     Args:
-        stage: its arguments; `output_dir` is the folder of the stage.
+        stage: arguments; `output_dir` is the folder of the stage.
         head: the model, changed in place.
         processor: its processor.
-        train, dev, test: rows that have the modality; without `test` the stage is scored on dev alone.
+        train, dev, test: rows that have the modality; without `test` only dev is scored.
         title: what is trained, for the progress display.
 
     Returns:
-        the content of `stage.json`: `arguments`, `samples`, `selection`, and `metrics` of dev and test.
+        the content of `stage.json`: `arguments`, `samples`, `selection`, and `metrics` on dev and test.
 
     Raises:
-        ArgumentError: no rows, or a stage that was finished with other arguments.
+        ArgumentError: there are no rows, or the stage was finished with other arguments.
     """
     folder, arguments = Path(stage.output_dir), stage.public_dump()
     given = {"train": train, "dev": dev} | ({} if test is None else {"test": test})
     samples = {split: len(rows) for split, rows in given.items()}
     if not all(samples.values()):
         raise ArgumentError(
-            f"stages: '{folder.name}' lacks samples to train, select or score it on ({samples}). Train jointly."
+            f"stages: '{folder.name}' has no samples to train, select or score it on ({samples}). Train jointly."
         )
     if (folder / STAGE_FILE).is_file():
         facts = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
         changed = sorted(key for key, value in arguments.items() if facts["arguments"].get(key) != value)
         if changed or facts["samples"] != samples:
             raise ArgumentError(
-                f"{folder} was finished with other values of {', '.join(changed) or 'corpora'}. Go on with those, or "
-                "start anew "
-                "(--overwrite true)."
+                f"{folder} was finished with other values of {', '.join(changed) or 'corpora'}. Continue with those, or "
+                "start over (--overwrite true)."
             )
         head.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         return facts
@@ -205,14 +203,14 @@ def out_of_fold_logits(
     dev: InputDataset,
     folds: np.ndarray,
 ) -> StoredRows:
-    """Logits of the training samples, each from a model that has not seen its fold.
+    """Compute the logits of each training sample with a model that has not seen its fold.
 
     Args:
-        stage: arguments of the modality's stage; fold k is trained in `<output_dir>-fold-<k>`.
-        head: a new model of the modality, whose weights every fold starts from.
+        stage: arguments of the stage; fold k is trained in `<output_dir>-fold-<k>`.
+        head: a new model of the modality; every fold starts from its weights.
         processor: its processor.
         train: N samples that have the modality.
-        dev: what each fold's model is selected on.
+        dev: rows to select the model of each fold on.
         folds: (N,) fold of each sample.
 
     Returns:
@@ -238,7 +236,7 @@ def out_of_fold_logits(
 def _stored_logits(
     stage: RunArguments, head: BiBiERForEmotionClassification, processor: BiBiERProcessor, data: InputDataset
 ) -> StoredRows:
-    """Logits of every row, from a store whose recipe names the model by its weights."""
+    """Compute the logits of every row, or read them from a store that is named after the weights of the model."""
     (modality,) = head.config.modalities
     (inputs,) = data.columns.values()
     store = FeatureStore(
@@ -268,20 +266,20 @@ def _stored_logits(
 def plan_folds(
     run: RunArguments, model: BiBiERForEmotionClassification, corpora: Mapping[str, DatasetDict]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """The folds of a run whose fusion reads out-of-fold logits; drawn before anything is stacked, since a stacked row
-    can be held out only if all its clips are.
+    """Draw the folds of a run whose fusion reads out-of-fold logits. They are drawn before stacking, because a stacked
+    row can be held out only together with all its clips.
 
     Args:
         run: its `stages`, `corpora` and seed.
-        model: says whether the fusion reads unimodal logits.
-        corpora: the splits of each corpus, as recorded.
+        model: tells whether the fusion reads unimodal logits.
+        corpora: splits of each corpus, before augmentation.
 
     Returns:
         corpus -> fold of each row of [`~bibier_hf.training.augmentation.unstacked_train`], and `{"folds": ...}` for
-        the report; both empty where nothing is held out.
+        the report; both are empty if nothing is held out.
 
     Raises:
-        ArgumentError: a training set that cannot be cut into so many parts, or one that holds stacked clips already.
+        ArgumentError: the training set has too few groups, or already holds stacked clips.
     """
     if run.stages.plan != "two_stage" or run.stages.logits != "out_of_fold" or not _mixes_unimodal_logits(model):
         return {}, {}
@@ -306,26 +304,25 @@ def _mixes_unimodal_logits(model: BiBiERForEmotionClassification) -> bool:
 
 
 def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[np.ndarray, dict[str, Any]]:
-    """Cut the training set into parts that keep what belongs together whole, with every label of every corpus in
-    proportion.
+    """Split the training set into parts that keep groups together, stratified by corpus and label.
 
-    An encoder must be as good on its held-out part as it will be on dev, or the fusion learns to trust the wrong one:
-    a split that has the voices of train on dev, as RESD's official one, has them in every part, and one that keeps
-    dialogues apart keeps them apart here. So what belongs together, in each corpus, is what dev does not share with
-    train: samples of a dialogue or a speaker, directly or through others; where that ties most of them together, a
-        dialogue; else a speaker; else nothing.
+    An encoder must do as well on its held-out part as it will on dev, or the fusion learns to trust the wrong one. So
+    the parts separate what dev separates from train: RESD's official split shares voices between train and dev, so
+    voices are shared between the parts; a protocol that separates dialogues separates them here, too. In each corpus,
+    a group is a dialogue with its speakers, and whatever they connect; if that connects most samples, a dialogue; else
+    a speaker; else a single sample.
 
     Args:
         train: N rows with `id`, `corpus`, `label`, `dialogue` and `speaker`.
         dev: rows with `corpus`, `dialogue` and `speaker`.
         count: number of parts K.
-        seed: of the choice.
+        seed: of the draw.
 
     Returns:
-        (N,) part of each sample, and how that came about.
+        (N,) part of each sample, and for each corpus the grouping and the number of groups.
 
     Raises:
-        ArgumentError: fewer groups than parts.
+        ArgumentError: there are fewer groups than parts.
     """
     corpora, groups, grouped_by = np.asarray(train["corpus"]), np.empty(len(train), dtype=object), {}
     for corpus in sorted(set(corpora)):
@@ -358,8 +355,7 @@ def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[n
 
 @contextmanager
 def frozen_encoders(model: BiBiERForEmotionClassification) -> Generator[None]:
-    """Stage 2: what stage 1 trained stays as it is, in evaluation mode. Afterwards the model is what joint training
-    would have left."""
+    """Stage 2: freeze what stage 1 trained, in evaluation mode. Afterwards the configuration is that of joint training."""
     config = model.config
     parts = list(config.modality_configs.values())
     before = [(part.freeze_backbone, part.freeze_encoder) for part in parts]
@@ -368,8 +364,7 @@ def frozen_encoders(model: BiBiERForEmotionClassification) -> Generator[None]:
 
     for part in parts:
         if not part.freeze_backbone:
-            # No longer the weights of this id: they belong into the checkpoint, and their features have a key of their
-            # own.
+            # No longer the weights of this id: they are saved in the checkpoint, and their features get another key.
             part.backbone_id = part.backbone_revision = None
         part.freeze_backbone = part.freeze_encoder = True
     config.unimodal_loss_weight = 0.0  # nothing in it can change

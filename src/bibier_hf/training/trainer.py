@@ -1,5 +1,4 @@
-"""[`BiBiERTrainer`]: transformers' Trainer with the loss, the sampling, the selection and the checkpoints of this
-project."""
+"""[`BiBiERTrainer`]: transformers' Trainer with this project's loss, sampling, selection and checkpoints."""
 
 import os
 import shutil
@@ -41,8 +40,7 @@ from .samplers import EpochSampler, class_weights, corpus_weights
 
 logger = logging.get_logger(__name__)
 
-# Only the fused logits are scored. The others may be absent from a batch in which nobody speaks (or writes), and
-# differ in shape.
+# Only the fused logits are scored. The others are absent from a batch without speech (or text), and differ in shape.
 _UNSCORED_OUTPUTS = ["audio_logits", "text_logits", "fused_embedding", "hidden_states", "attentions"]
 
 
@@ -51,15 +49,14 @@ class BiBiERTrainer(Trainer):
 
     On top of transformers' Trainer:
 
-    * **Loss.** A sum over samples divided by the number of samples of the global batch: one process with batch 8,
-      eight accumulated steps of one sample and two processes with four each give the same gradient. (Where the
-      training set does not divide by the global batch, several processes fill the last one with repeated samples;
-      `dataloader_drop_last` leaves it out.)
+    * **Loss.** The sum over the samples divided by the size of the global batch: one process with batch 8, eight
+      accumulated steps of one sample, and two processes with four samples each give the same gradient. (If the size of
+      the training set is not a multiple of the global batch, several processes fill the last batch with repeated
+      samples; `dataloader_drop_last` drops it.)
     * **Order.** A function of seed and epoch ([`EpochSampler`]), the same in every process and after every resume.
-    * **Selection.** Per corpus the mean of UAR, WAR, MF1 and WF1, averaged over the corpora, under the name
-      `eval_score`.
-    * **Checkpoints.** Written aside and renamed. A resume takes the last whole one, and fails rather than restoring
-      only a part.
+    * **Selection.** By `eval_score`: the mean of UAR, WAR, MF1 and WF1, averaged over the corpora.
+    * **Checkpoints.** Written aside, then renamed. A resume takes the last complete one, and fails rather than
+      restoring it in part.
 
     Args:
         run: the arguments of the run.
@@ -99,8 +96,8 @@ class BiBiERTrainer(Trainer):
         self.run = run
         self.train_corpora = corpora if balanced else None
         self.train_lengths = train.lengths if run.group_by_length else None
-        # Not handed to the Trainer: it would write the tokenizer's special tokens into the configuration of the text
-        # backbone.
+        # Not passed to the Trainer, which would write the tokenizer's special tokens into the configuration of the
+        # text backbone.
         self.processor = processor
         self._sampler: EpochSampler | None = None
         self._staging: Path | None = None
@@ -127,7 +124,7 @@ class BiBiERTrainer(Trainer):
     # Loss
 
     def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> torch.Tensor | int | None:
-        """Number of samples of the global batch; the Trainer counts numbers in `labels`, of which a soft one has
+        """Count the samples of the global batch. The Trainer counts the numbers in `labels`, and a soft label has
         seven."""
         one_a_sample = [{"labels": torch.ones(len(batch["labels"]))} for batch in batch_samples if "labels" in batch]
         return super()._get_num_items_in_batch(one_a_sample, device)
@@ -146,7 +143,7 @@ class BiBiERTrainer(Trainer):
         return self._sampler
 
     def get_eval_dataloader(self, eval_dataset=None) -> DataLoader:
-        """As in transformers, with every row: `dataloader_drop_last` is about training."""
+        """As in transformers, but with every row: `dataloader_drop_last` applies to training only."""
         with self._keeping_every_row():
             return super().get_eval_dataloader(eval_dataset)
 
@@ -164,13 +161,13 @@ class BiBiERTrainer(Trainer):
             self.args.dataloader_drop_last = drop_last
 
     def _get_eval_sampler(self, eval_dataset) -> SequentialSampler | None:
-        # Metrics join predictions and rows by their order. None lets Accelerate share the rows out in order.
+        # Metrics match predictions and rows by their order. With None, Accelerate distributes the rows in order.
         return SequentialSampler(eval_dataset) if self.args.world_size <= 1 else None
 
-    # Optimisation
+    # Optimization
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
-        """As in transformers, with a learning rate of the backbones' own."""
+        """As in transformers, but backbones may have their own learning rate."""
         if self.optimizer is None and self.run.backbone_learning_rate is not None:
             assert self.optimizer_cls_and_kwargs is not None  # given in `__init__`
             optimizer_class, options = self.optimizer_cls_and_kwargs
@@ -181,8 +178,7 @@ class BiBiERTrainer(Trainer):
         return super().create_optimizer(model)
 
     def get_decay_parameter_names(self, model: torch.nn.Module) -> list[str]:
-        """[`~bibier_hf.training.optimization.decay_parameter_names`]; transformers' own goes by names that ours do not
-        have."""
+        """Return [`~bibier_hf.training.optimization.decay_parameter_names`]; transformers looks for other names."""
         return decay_parameter_names(model)
 
     def _parameter_groups(self, model: torch.nn.Module) -> list[dict[str, Any]]:
@@ -201,10 +197,10 @@ class BiBiERTrainer(Trainer):
         ]
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
-        """The published schedules that transformers lacks; else transformers' own."""
+        """Create a published schedule that transformers lacks, else that of transformers."""
         if self.lr_scheduler is None:
             optimizer = optimizer or self.optimizer
-            assert optimizer is not None  # made before the schedule
+            assert optimizer is not None  # created before the schedule
             samples = len(self.train_dataset)
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             steps_per_epoch = max(1, samples // batch if self.args.dataloader_drop_last else -(-samples // batch))
@@ -221,16 +217,20 @@ class BiBiERTrainer(Trainer):
     # Evaluation
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
-        """As in transformers, with the fused logits alone."""
+        """As in transformers, but with the fused logits only."""
         return super().prediction_step(model, inputs, prediction_loss_only, [*(ignore_keys or []), *_UNSCORED_OUTPUTS])
 
     def predict_logits(self, dataset, split: str = "dev") -> np.ndarray:
-        """Logits (N, 7) of the rows of a dataset, in order; the same in every process. `split` names the bar.
+        """Return the logits (N, 7) of a dataset, in the order of its rows; the same in every process.
+
+        Args:
+            dataset: N rows.
+            split: name of the bar.
 
         Raises:
-            CheckpointError: NaN or infinite ones.
+            CheckpointError: the logits are not finite.
         """
-        # The metrics know the rows of the evaluation set only.
+        # The metrics need the rows of the evaluation set.
         compute_metrics, self.compute_metrics = self.compute_metrics, None
         self.progress.split = split
         try:
@@ -240,7 +240,7 @@ class BiBiERTrainer(Trainer):
             self.progress.split = "dev"
 
     def _score(self, prediction: EvalPrediction) -> dict[str, float]:
-        """Metrics of the evaluation set: of each corpus, of each language, and over the corpora."""
+        """Score the evaluation set: over the corpora, and by corpus and language if there are several."""
         assert isinstance(self.eval_dataset, InputDataset)
         rows = self.eval_dataset.metadata
         predicted, labels = np.argmax(prediction.predictions, -1), np.asarray(prediction.label_ids)
@@ -254,7 +254,7 @@ class BiBiERTrainer(Trainer):
         return scores
 
     def selection(self) -> dict[str, Any]:
-        """After training: which checkpoint was selected, by what, and the history of dev."""
+        """Return which checkpoint was selected, by which metric, and the history of dev."""
         evaluations = [entry for entry in self.state.log_history if f"eval_{SELECTION_METRIC}" in entry]
         chosen = next(entry for entry in evaluations if entry["step"] == self.state.best_global_step)
         history = [
@@ -274,25 +274,25 @@ class BiBiERTrainer(Trainer):
     # Checkpoints
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
-        """As in transformers; `resume_from_checkpoint=True` takes the last whole checkpoint, and none is an error.
+        """As in transformers, but `resume_from_checkpoint=True` takes the last complete checkpoint.
 
         Raises:
-            ValueError: nothing to resume from, or a checkpoint that is not whole.
+            ValueError: there is no complete checkpoint, or the given one is incomplete.
         """
         checkpoint: str | Path | None = None
         if resume_from_checkpoint is True:
             checkpoint = last_whole_checkpoint(self.run_dir)
             if checkpoint is None:
                 raise ValueError(
-                    f"{self.args.output_dir} holds no whole checkpoint to resume from. Leave resume_from_checkpoint "
-                    "out to start anew."
+                    f"{self.args.output_dir} holds no complete checkpoint to resume from. Leave resume_from_checkpoint "
+                    "out to start over."
                 )
         elif resume_from_checkpoint:
             checkpoint = resume_from_checkpoint
         if checkpoint is not None:
             if problems := checkpoint_problems(checkpoint):
                 raise ValueError(
-                    f"{checkpoint} is not a whole checkpoint: {'; '.join(problems)}. Take an earlier one."
+                    f"{checkpoint} is not a complete checkpoint: {'; '.join(problems)}. Take an earlier one."
                 )
             self._stay_stopped(checkpoint)
         if self.args.should_save:
@@ -301,12 +301,12 @@ class BiBiERTrainer(Trainer):
 
     @property
     def run_dir(self) -> Path:
-        """`args.output_dir`, which transformers sets where it was left out."""
+        """`args.output_dir`, which transformers always sets."""
         assert self.args.output_dir is not None
         return Path(self.args.output_dir)
 
     def _stay_stopped(self, checkpoint: str | Path) -> None:
-        """A run that was killed after its patience had ended, but before it closed, has no further step to do."""
+        """Train no further if the run was killed after its patience had run out, but before it ended."""
         if self.early_stopping is None:
             return
         state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
@@ -318,7 +318,7 @@ class BiBiERTrainer(Trainer):
             self.args.max_steps = state.global_step
 
     def _save_checkpoint(self, model, trial) -> None:
-        """As in transformers, but into a staging folder that is renamed when all of it is there."""
+        """As in transformers, but into a staging folder that is renamed when it is complete."""
         name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
         final, staging = self.run_dir / name, self.run_dir / STAGING_FOLDER
         self._staging = staging
@@ -327,13 +327,13 @@ class BiBiERTrainer(Trainer):
                 super()._save_checkpoint(model, trial)
         finally:
             self._staging = None
-        # The Trainer has recorded where it saw the best checkpoint while it was still in the staging folder.
+        # The Trainer has recorded the path of the best checkpoint in the staging folder.
         if self.state.best_model_checkpoint == str(staging / name):
             self.state.best_model_checkpoint = str(final)
         self._wait_for_everyone()
         if self.args.should_save:
             self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
-            if final.exists():  # left by an earlier run that went on from before this step
+            if final.exists():  # from an earlier run that was resumed before this step
                 shutil.rmtree(final)
             os.replace(staging / name, final)
             staging.rmdir()
@@ -357,12 +357,12 @@ class BiBiERTrainer(Trainer):
             dist.barrier()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Refuse a checkpoint that restores only a part, where transformers goes on with a warning.
+        """Refuse a checkpoint that restores the model only in part; transformers would continue with a warning.
 
-        Frozen backbones that are fetched by their id are not in a checkpoint; the model at hand already has them.
+        Frozen backbones with a Hub id are not stored in checkpoints; the model already has them.
 
         Raises:
-            ValueError: weights that are in one of the two only.
+            ValueError: the checkpoint lacks weights of the model, or has others.
         """
         trained = {name for name, parameter in self.model.named_parameters() if parameter.requires_grad}
         frozen = {name for name, parameter in self.model.named_parameters() if not parameter.requires_grad}
@@ -372,38 +372,37 @@ class BiBiERTrainer(Trainer):
             raise ValueError(
                 "The checkpoint does not fit the model, so nothing would be restored reliably. "
                 f"Missing from it: {_some(missing)}. Unknown to the model: {_some(load_result.unexpected_keys)}. "
-                "Resume with the backbones and the model options that the run was started with."
+                "Resume with the same backbones and model options."
             )
 
 
 class _Bookkeeping(TrainerCallback):
-    """What must be right after a resume, and at the end, and is not by itself."""
+    """Restores state that Trainer does not restore on resume or at the end of training."""
 
     def __init__(self, trainer: BiBiERTrainer):
         self.trainer = trainer
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """The best checkpoint so far must be there, or the run would end with other weights than it selected."""
+        """Make sure that the best checkpoint exists, or the run would end with weights that it did not select."""
         if args.load_best_model_at_end and state.best_global_step:
             recorded = state.best_model_checkpoint or ""
             moved = os.path.join(args.output_dir, f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}")
             state.best_model_checkpoint = recorded if os.path.isdir(recorded) else moved
             if problems := checkpoint_problems(state.best_model_checkpoint):
                 raise ValueError(
-                    f"The best checkpoint of the run so far, {state.best_model_checkpoint}, is not whole: "
-                    f"{'; '.join(problems)}. "
-                    "Put it back, or start anew."
+                    f"The best checkpoint so far, {state.best_model_checkpoint}, is not complete: "
+                    f"{'; '.join(problems)}. Put it back, or start over."
                 )
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        # Accelerate does not reach the sampler in several processes that resume within an epoch.
+        # With several processes, Accelerate does not reach the sampler after a resume within an epoch.
         epoch = int(state.epoch or 0)
         if self.trainer._sampler is not None:
             self.trainer._sampler.set_epoch(epoch)
         self.trainer.train_dataset.set_epoch(epoch)
 
     def on_epoch_end(self, args, state, control, **kwargs):
-        """A training that ends before its first evaluation (`eval_delay`) is evaluated and saved where it ends."""
+        """If training ends before the first evaluation (`eval_delay`), evaluate and save at its end."""
         ended = control.should_training_stop or state.global_step >= state.max_steps
         evaluated = any(f"eval_{SELECTION_METRIC}" in entry for entry in state.log_history)
         if ended and not evaluated and args.eval_strategy != IntervalStrategy.NO:
@@ -411,7 +410,7 @@ class _Bookkeeping(TrainerCallback):
 
 
 def _module(name: str) -> str:
-    """Which part of the model a parameter is in: `bibier.audio.backbone.`, `classifier.`, ..."""
+    """Return the part of the model that holds a parameter: `bibier.audio.backbone.`, `classifier.`, ..."""
     return ".".join(name.split(".")[: 3 if name.startswith("bibier.") else 1]) + "."
 
 
