@@ -145,7 +145,7 @@ def test_channels_that_cancel_are_refused(pipe, tmp_path, clip, language):
     soundfile.write(tmp_path / "two.wav", np.stack([clip(1.0), -clip(1.0)], axis=1), 16_000)
     with pytest.raises(RefusedInput) as caught:
         analyze(pipe, str(tmp_path / "two.wav"), "", Limits(), TEXTS[language])
-    assert str(caught.value) == TEXTS[language].cancelled
+    assert str(caught.value) == TEXTS[language].canceled
 
 
 def test_length_and_errors_are_those_of_the_pipeline(pipe, tmp_path, clip):

@@ -94,6 +94,7 @@ def test_bars_have_the_colors_of_the_palette():
     assert "body" not in style
     assert TEXTS["ru"].upload in style
     assert TEXTS["ru"].microphone in style
+    assert TEXTS["ru"].refused in style
 
 
 def test_messages_reach_the_visitor(client, recordings):
@@ -251,7 +252,7 @@ def test_a_signal_deletes_what_was_uploaded(number, checkpoint, recordings, tmp_
     finally:
         process.kill()
     assert process.returncode == 128 + number
-    assert "what visitors uploaded is deleted" in errors
+    assert "uploads of visitors are deleted" in errors
     assert "Traceback" not in errors
     assert not list(tmp_path.glob("bibier-demo-*"))
 

@@ -198,7 +198,7 @@ def inspect_recording(path: str, limits: Limits, texts: Texts, code: Any) -> Rec
     try:
         stream.refuse_silence()
     except code.AudioError as error:
-        raise RefusedInput(texts.cancelled if stream.cancels else texts.silent) from error
+        raise RefusedInput(texts.canceled if stream.cancels else texts.silent) from error
     return Recording(stream.read_s, stream.peak, Path(path).stem)
 
 

@@ -65,6 +65,8 @@ CSS = (
 .recording [data-testid=source-select] button > * { width: 20px; height: 20px; flex: none; }
 .recording [data-testid=source-select] button::after { font-size: 14px; color: var(--body-text-color); }
 .notice { font-size: 14px; }
+.toast-title { font-size: 0 !important; }
+.toast-title::after { font-size: 16px; }
 @media (max-width: 640px) {
   .table { max-width: calc(100vw - 64px); }
   .table :is(th, td) { font-size: 12px; }
@@ -224,14 +226,14 @@ class _Page:
             found = analyze(self.pipe, audio, text, limits, texts, report)
         except RefusedInput as error:
             message = html.escape(str(error))
-            raise gr.Error(message, duration=20, title=texts.refused, print_exception=False) from error
+            raise gr.Error(message, duration=20, print_exception=False) from error
 
         if found.recording is not None and found.recording.peak < QUIET_PEAK:
             peak = texts.percent.format(texts.number(100 * found.recording.peak))
-            gr.Warning(texts.quiet.format(peak=peak), duration=20, title=texts.please_note)
+            gr.Warning(texts.quiet.format(peak=peak), duration=20)
         if found.text_unused:
             message = texts.text_unused.format(seconds=limits.timeline_from_s)
-            gr.Warning(message, duration=20, title=texts.please_note)
+            gr.Warning(message, duration=20)
         return {**self.show(found, texts), self.last: found}
 
     def show(self, found: Answer, texts: Texts) -> dict[Any, Any]:
@@ -280,8 +282,8 @@ class _Page:
 
 
 def page_style(labels: Sequence[str], texts: Texts) -> str:
-    """The part of the style that depends on the model and the language: the colors of the bars, and the captions of
-    upload and microphone."""
+    """The part of the style that depends on the model and the language: the colors of the bars, and captions that
+    Gradio does not let us translate."""
     rules = [
         f'[data-testid="{texts.emotion(label)}-confidence-set"] {{ --stat-background-fill: {emotion_color(label)}; }}'
         for label in labels
@@ -289,6 +291,8 @@ def page_style(labels: Sequence[str], texts: Texts) -> str:
     ]
     for source, caption in (("Upload file", texts.upload), ("Record audio", texts.microphone)):
         rules.append(f'.recording [aria-label="{source}"]::after {{ content: "{caption}"; }}')
+    for kind, title in (("error", texts.refused), ("warning", texts.please_note)):
+        rules.append(f'.toast-title.{kind}::after {{ content: "{title}"; }}')
     return f"<style>{' '.join(rules)}</style>"
 
 

@@ -41,7 +41,7 @@ class Texts:
     file_too_large: str
     recording_too_long: str
     silent: str
-    cancelled: str
+    canceled: str
     quiet: str
     text_unused: str
     unreadable: str
