@@ -28,7 +28,7 @@ def test_a_checkpoint(checkpoint: Path, tmp_path: Path):
 def test_what_cannot_be_followed(checkpoint: Path, tmp_path: Path):
     for arguments, message in (
         ((tmp_path / "nowhere", "--output_dir", tmp_path / "out"), "nowhere"),
-        ((checkpoint, "--output_dir", checkpoint), "is no export"),
+        ((checkpoint, "--output_dir", checkpoint), "is not an export"),
         ((checkpoint, "--output_dir", tmp_path / "out", "--part", "head"), "'features' or 'whole'"),
         ((checkpoint, "--output_dir", tmp_path / "out", "--format", "tflite"), "'onnx' or 'torch'"),
         ((checkpoint, "--output_dir", tmp_path / "out", "--format", "torch", "--int8"), "int8_copy"),

@@ -59,7 +59,7 @@ def test_help_explains_the_options(capsys):
     assert run("prepare", ["resd", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.split())
     assert "Convert a corpus to Parquet" in text
-    assert "demand the published counts per split and label" in text
+    assert "require the published counts per split and label" in text
     assert run("prepare", ["csv", "--help"]) == 0
     assert "--label_map [null]: " in capsys.readouterr().out
 

@@ -283,7 +283,7 @@ def test_texts_alone_need_no_clips_and_no_ffmpeg(tmp_path, write_csv, monkeypatc
     assert list(load_prepared(tmp_path / "out")["train"]["audio"]) == [None] * 4
     with pytest.raises(CorpusError, match=r"has no clips.*--text_only"):
         prepare(tmp_path / "texts", tmp_path / "out")
-    with pytest.raises(CorpusError, match="about clips"):
+    with pytest.raises(CorpusError, match="applies to clips"):
         prepare(tmp_path / "texts", tmp_path / "out", text_only=True, outliers="drop")
     with pytest.raises(CorpusError, match="allowed: keep, text_only, drop"):
         prepare(tmp_path / "texts", tmp_path / "out", outliers="cut")
@@ -362,7 +362,7 @@ def test_an_archive_that_is_cut_short_or_none_is_said(tmp_path, write_csv):
     (tmp_path / "cut.tar.gz").write_bytes(whole[: len(whole) // 2])
     (tmp_path / "page.tar.gz").write_text("<html>404</html>")
     for name in ("cut", "page"):
-        with pytest.raises(CorpusError, match="fetch it again"):
+        with pytest.raises(CorpusError, match="download it again"):
             read_meld(tmp_path / f"{name}.tar.gz", text_only=True)
     (tmp_path / "empty").mkdir()
     with pytest.raises(CorpusError, match="none of MELD's tables"):

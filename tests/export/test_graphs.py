@@ -223,7 +223,7 @@ def test_what_no_graph_can_be_made_of(tiny_options: dict, model: BiBiERForEmotio
 
 def test_a_folder_of_something_else_is_left_alone(model: BiBiERForEmotionClassification, checkpoint: Path):
     before = sorted(checkpoint.iterdir())
-    with pytest.raises(ExportError, match="is no export"):
+    with pytest.raises(ExportError, match="is not an export"):
         export_model(model, None, checkpoint)
     assert sorted(checkpoint.iterdir()) == before
 

@@ -177,7 +177,7 @@ def test_an_output_that_cannot_be_written_is_one_line(runner, tmp_path, read_onl
                 out.mkdir()
             else:
                 out.write_text("mine")
-            own = {"export": "is no export", "space": "something other than a Space"}
+            own = {"export": "is not an export", "space": "something other than a Space"}
             meaning = "it is a folder, not a file" if name in FILES else own.get(name, "is a file")
         case "below a file":
             (tmp_path / "file").write_text("mine")
