@@ -268,7 +268,7 @@ def test_drop_drops_its_share_and_keeps_the_mean(dtype):
     assert abs(share.mean() - 0.15) < 0.002
     assert (share - 0.15).abs().max() < 0.06  # 5 standard deviations: no column is special
     pairs = (y[:, :-1] == 0) & (y[:, 1:] == 0)
-    assert abs(pairs.double().mean() - 0.15**2) < 0.001  # neighbours are drawn by themselves
+    assert abs(pairs.double().mean() - 0.15**2) < 0.001  # neighbors are drawn by themselves
     y.float().sum().backward()
     assert torch.equal(x.grad, y.detach())  # of ones
     torch.manual_seed(0)

@@ -60,7 +60,7 @@ def scan_inputs(
     return [tensor.requires_grad_() for tensor in (u, dt, A, B, C, D)]
 
 
-def initialised(module: torch.nn.Module) -> torch.nn.Module:
+def initialized(module: torch.nn.Module) -> torch.nn.Module:
     for part in module.modules():
         if isinstance(part, SelectiveSSM):
             with torch.no_grad():
@@ -182,7 +182,7 @@ def test_convolution_and_its_gradients(taps: int, reverse: bool, masked: bool):
 
 def test_block_compiles():
     torch.manual_seed(0)
-    block = initialised(MambaBlock(8, inner_size=16, state_size=4, bidirectional=True))
+    block = initialized(MambaBlock(8, inner_size=16, state_size=4, bidirectional=True))
     x, mask = torch.randn(2, 9, 8), torch.arange(9) < torch.tensor([[9], [4]])
     compiled = torch.compile(block, backend="eager")
     torch.testing.assert_close(compiled(x, mask), block(x, mask))
@@ -203,7 +203,7 @@ def test_block_equals_the_mixer_of_transformers():
     )
     config.intermediate_size = 24
     mixer = MambaMixer(config, layer_idx=0).eval()
-    block = initialised(MambaBlock(12, inner_size=24, state_size=4, conv_kernel=3, dt_rank=2))
+    block = initialized(MambaBlock(12, inner_size=24, state_size=4, conv_kernel=3, dt_rank=2))
     names = {
         name: name if name.startswith(("in_proj", "out_proj")) else f"forward_ssm.{name}"
         for name in mixer.state_dict()
@@ -220,7 +220,7 @@ def test_block_equals_the_mixer_of_transformers():
 @pytest.mark.parametrize("decay", ["exponential", "product"])
 def test_padding_never_changes_a_block(bidirectional: bool, decay: str):
     torch.manual_seed(0)
-    block = initialised(MambaBlock(8, inner_size=16, state_size=4, bidirectional=bidirectional, decay=decay))
+    block = initialized(MambaBlock(8, inner_size=16, state_size=4, bidirectional=bidirectional, decay=decay))
     lengths = [1, 2, 5, 11]
     x = torch.randn(4, 20, 8)  # whatever stands in the padding
     mask = torch.arange(20) < torch.tensor(lengths)[:, None]
@@ -233,7 +233,7 @@ def test_padding_never_changes_a_block(bidirectional: bool, decay: str):
 
 def test_reverse_is_the_forward_scan_of_the_flipped_sequence():
     torch.manual_seed(0)
-    ssm = initialised(SelectiveSSM(6, state_size=4, conv_kernel=4, dt_rank=2))
+    ssm = initialized(SelectiveSSM(6, state_size=4, conv_kernel=4, dt_rank=2))
     x, mask = torch.randn(2, 9, 6), torch.ones(2, 9, dtype=torch.bool)
     with torch.no_grad():
         torch.testing.assert_close(ssm(x, mask, reverse=True), ssm(x.flip(1), mask).flip(1))
@@ -246,14 +246,14 @@ def test_forward_block_is_causal_and_bidirectional_is_not():
     later[:, 6:] += 1
     mask = torch.ones(1, 10, dtype=torch.bool)
     for bidirectional in (False, True):
-        block = initialised(MambaBlock(8, inner_size=16, state_size=4, bidirectional=bidirectional))
+        block = initialized(MambaBlock(8, inner_size=16, state_size=4, bidirectional=bidirectional))
         with torch.no_grad():
             before_changed = not torch.allclose(block(x, mask)[:, :6], block(later, mask)[:, :6])
         assert before_changed == bidirectional
 
 
 def test_initial_decay_and_step_sizes_are_those_of_the_paper():
-    ssm = initialised(SelectiveSSM(64, state_size=16, conv_kernel=4, dt_rank=4))
+    ssm = initialized(SelectiveSSM(64, state_size=16, conv_kernel=4, dt_rank=4))
     torch.testing.assert_close(ssm.A_log.exp(), torch.arange(1.0, 17.0).expand(64, 16))
     steps = F.softplus(ssm.dt_proj.bias)
     assert steps.min() >= 1e-3 * 0.999
