@@ -9,9 +9,8 @@ from bibier_hf.augmentation.component_generation import (
     generate_components,
     load_prompt,
     read_answer,
-    read_components,
 )
-from bibier_hf.augmentation.tug import SOUND_TAGS, ComponentError
+from bibier_hf.augmentation.tug import SOUND_TAGS, ComponentError, load_components
 from bibier_hf.errors import ArgumentError
 
 WORDS = "one two three four five six seven eight nine ten".split()
@@ -136,9 +135,9 @@ def test_examples_are_short_different_and_do_not_depend_on_order():
 def test_components_are_read_from_a_folder(tmp_path):
     (tmp_path / "en").mkdir()
     (tmp_path / "en" / "sad.json").write_text(json.dumps(good()))
-    assert read_components(tmp_path, "sad", "en").verbs == tuple(good()["verbs"])
+    assert load_components("sad", "en", tmp_path).verbs == tuple(good()["verbs"])
     (tmp_path / "en" / "fear.json").write_text("{")
     with pytest.raises(ComponentError, match="not valid JSON"):
-        read_components(tmp_path, "fear", "en")
+        load_components("fear", "en", tmp_path)
     with pytest.raises(ComponentError, match="no components in"):
-        read_components(tmp_path, "happy", "en")
+        load_components("happy", "en", tmp_path)

@@ -7,7 +7,6 @@ The default prompt paraphrases the published one.
 """
 
 import json
-import os
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -126,21 +125,6 @@ def read_answer(answer: str, name: str) -> tuple[Components | None, list[str]]:
         return None, [line.strip() for line in lines] or [first]
     faults = schema_faults(components)
     return (None, faults) if faults else (components, [])
-
-
-def read_components(folder: str | os.PathLike, emotion: str, language: str) -> Components:
-    """Read components from `<language>/<emotion>.json` in a folder.
-
-    Raises:
-        ComponentError: no such file, or one that cannot be used.
-    """
-    path = Path(folder) / language / f"{emotion}.json"
-    if not path.is_file():
-        raise ComponentError(f"There are no components in {path}.")
-    try:
-        return Components.from_dict(json.loads(path.read_text(encoding="utf-8")), name=str(path))
-    except json.JSONDecodeError as error:
-        raise ComponentError(f"{path} is not valid JSON: {error}") from error
 
 
 def draw_examples(texts: Iterable[str], count: int, seed: int = 42) -> list[str]:

@@ -112,7 +112,7 @@ def _read_pairs(text: str) -> list[float]:
     place = 0
     while text[place:].strip():
         if not (match := _PAIR.match(text, place)):
-            raise AnswerError(f"{text[place:].strip()[:40]!r} is no pair of a name and a number")
+            raise AnswerError(f"{text[place:].strip()[:40]!r} is not a pair of a name and a number")
         pairs.append((match["name"].lower(), match["value"]))
         place = match.end()
     names = [LABEL_ALIASES.get(name, name) for name, _ in pairs]

@@ -10,12 +10,14 @@ between processes), and a request for more utterances than possible is an error 
 
 import json
 import math
+import os
 import random
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -243,19 +245,28 @@ def schema_faults(
     return faults
 
 
-def load_components(emotion: str, language: str) -> Components:
-    """Load the package's own components.
+def load_components(emotion: str, language: str, folder: str | os.PathLike | None = None) -> Components:
+    """Load components from `<language>/<emotion>.json` in a folder; None for the package's own.
 
     Raises:
-        ComponentError: an emotion or a language without components.
+        ComponentError: no such file, or one that cannot be used.
     """
-    if emotion not in EMOTIONS or language not in LANGUAGES:
+    if folder is None and (emotion not in EMOTIONS or language not in LANGUAGES):
         raise ComponentError(
             f"No components for {emotion!r} in {language!r}. Allowed emotions: {', '.join(EMOTIONS)}; languages: "
             f"{', '.join(LANGUAGES)}."
         )
-    path = resources.files("bibier_hf.augmentation") / "components" / language / f"{emotion}.json"
-    return Components.from_dict(json.loads(path.read_text(encoding="utf-8")), name=f"{language}/{emotion}.json")
+
+    own = resources.files("bibier_hf.augmentation") / "components"
+    path = (own if folder is None else Path(folder)) / language / f"{emotion}.json"
+    if not path.is_file():
+        raise ComponentError(f"There are no components in {path}.")
+
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise ComponentError(f"{path} is not valid JSON: {error}") from error
+    return Components.from_dict(values, f"{language}/{emotion}.json" if folder is None else str(path))
 
 
 class TemplateUtteranceGeneration:

@@ -9,12 +9,18 @@ from typing import Any, Literal, Self
 from datasets import DatasetDict
 from pydantic import Field, model_validator
 
-from ..augmentation.component_generation import Ask, draw_examples, generate_components, load_prompt, read_components
+from ..augmentation.component_generation import Ask, draw_examples, generate_components, load_prompt
 from ..augmentation.preview import render_preview
 from ..augmentation.sds import StackedDataSampling
 from ..augmentation.tts import TTS_BACKENDS, get_tts
 from ..augmentation.tts.checks import SpeechChecks
-from ..augmentation.tug import LANGUAGES, PUBLISHED_SIZES, Components, TemplateUtteranceGeneration
+from ..augmentation.tug import (
+    LANGUAGES,
+    PUBLISHED_SIZES,
+    Components,
+    TemplateUtteranceGeneration,
+    load_components,
+)
 from ..commandline import Section
 from ..data.corpora import get_corpus
 from ..data.mixture import CorpusArguments, load_corpora
@@ -321,4 +327,4 @@ def _own_components(
         for emotion, count in by_emotion.items()
         if count
     ]
-    return {pair: read_components(folder, *pair) for pair in wanted}
+    return {pair: load_components(*pair, folder) for pair in wanted}

@@ -68,7 +68,7 @@ class SyntheticRows(Section):
             raise ArgumentError(
                 f"augmentation.synthetic.path: {self.path} holds rows that are {' and '.join(sorted(others))}, not "
                 "synthetic. "
-                "Give them as a corpus of their own, which is then split by a protocol."
+                "Give them as a separate corpus, which a protocol then splits."
             )
         languages = set(train["language"])
         available: dict[str, list[int]] = {label: [] for label in EMOTIONS}
