@@ -1,5 +1,6 @@
-"""Where the time of one clip goes over the published speech backbone, and how near that is to the rate of the
-machine."""
+"""Measure where the time of one clip goes with the published speech backbone, and how close that is to the peak rate
+of the machine.
+"""
 
 import statistics
 import time
@@ -18,7 +19,7 @@ SECONDS = 4
 
 @torch.no_grad()
 def profile() -> list[tuple[str, float, str]]:
-    """(part, seconds, note) for a clip of 4 s: each part called by itself, median of five."""
+    """Return (part, seconds, note) for a clip of 4 s; each part is run separately, median of five."""
     backbone = published_backbone()
     wave = torch.randn(1, SECONDS * SAMPLING_RATE)
     parts: list[tuple[str, float, str]] = []
@@ -49,7 +50,7 @@ def profile() -> list[tuple[str, float, str]]:
 
 
 def gemm_rate(dtype: torch.dtype, rows: int, width: int = 1024, wide: int = 4096) -> float:
-    """FLOP/s of this machine in the largest product of the transformer, (rows, width) x (width, wide)."""
+    """Return the FLOP/s of this machine in the largest product of the transformer, (rows, width) x (width, wide)."""
     a, b = torch.randn(rows, width).to(dtype), torch.randn(wide, width).to(dtype)
     return 2 * rows * width * wide / _median(lambda: torch.nn.functional.linear(a, b), repeats=25)
 

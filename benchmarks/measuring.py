@@ -1,4 +1,4 @@
-"""Two functions in turns, and what their times say."""
+"""Run two functions in turns and compare their times."""
 
 import multiprocessing
 import statistics
@@ -16,12 +16,12 @@ class Row:
     Args:
         name: of the row.
         against: what the slow side is.
-        ratio: theirs / ours, of medians (of peaks of memory, where the note says so): more is better.
-        goal: the least ratio that is good enough; None: told only.
+        ratio: theirs / ours, of medians (of memory peaks if the note says so); higher is better.
+        goal: the lowest acceptable ratio; None: report only.
         ours_s, theirs_s: medians in seconds.
-        ours_range_s, theirs_range_s: least and most.
-        repeats: how often each side ran.
-        note: what else to know.
+        ours_range_s, theirs_range_s: minimum and maximum.
+        repeats: number of runs per side.
+        note: further remarks.
     """
 
     name: str
@@ -44,7 +44,7 @@ class Row:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Row":
-        """The reverse of [`as_dict`]; further keys are left aside."""
+        """Reverse [`as_dict`]; other keys are ignored."""
         given: dict[str, Any] = {field.name: values[field.name] for field in fields(cls)}
         given |= {name: tuple(value) for name, value in given.items() if isinstance(value, list)}
 
@@ -61,7 +61,7 @@ def compare(
     budget_s: float = 10.0,
     warm_up: bool = True,
 ) -> Row:
-    """Run both sides in turns, 3 to 25 times (fewer where that would take thrice the budget), and compare medians."""
+    """Run both sides in turns, 3 to 25 times (fewer if that would take three times the budget), and compare medians."""
     times: dict[str, list[float]] = {"ours": [], "theirs": []}
 
     if warm_up:
@@ -96,17 +96,18 @@ def compare(
 
 
 def peak_bytes(function: Callable[[], Any], prepare: Callable[[], Any] | None = None) -> int:
-    """Memory that `function` takes at its peak over what its process had before, in a process of its own.
+    """Return the peak memory that `function` adds to its process, in a separate process.
 
     Args:
-        function, prepare: of a module; `prepare` runs first and is not counted.
+        function: a function of a module.
+        prepare: runs first and is not counted.
     """
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         return pool.apply(grown_by, (function, prepare))
 
 
 def grown_by(function: Callable[[], Any], prepare: Callable[[], Any] | None = None) -> int:
-    """[`peak_bytes`] in this process."""
+    """Run [`peak_bytes`] in this process."""
     import psutil
 
     if prepare is not None:

@@ -1,10 +1,10 @@
 """BiBiER: emotion recognition from speech and text, in English and Russian, native to the Hugging Face ecosystem.
 
 `import bibier_hf` registers the configuration, the model, the processor and the pipeline `"audio-text-emotion"` with
-the Auto classes of transformers. Training, data and evaluation load when they are first asked for.
+the Auto classes of transformers. Training, data and evaluation are imported on first use.
 
-Beside an older transformers, such as the one that vLLM pins, there is no model; labelling (`bibier_hf.llm`,
-`bibier_hf.augmentation`), corpora and reports work, and asking for the model says what to install.
+With an older transformers, such as the one that vLLM pins, there is no model. Labeling (`bibier_hf.llm`,
+`bibier_hf.augmentation`), corpora and reports work, and using the model says what to install.
 """
 
 import importlib
@@ -19,7 +19,7 @@ from .model.audio_bibier import AudioError, decode_audio
 from .model.labels_bibier import EMOTIONS
 
 MINIMUM_TRANSFORMERS = "5.20"
-"""Of the model; `pyproject.toml` asks for it too."""
+"""Oldest version that the model supports; also required in `pyproject.toml`."""
 
 HAS_MODEL = Version(transformers.__version__) >= Version(MINIMUM_TRANSFORMERS)
 
@@ -83,10 +83,12 @@ def __getattr__(name: str) -> Any:
         )
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
     try:
         value = getattr(importlib.import_module(_LAZY[name], __name__), name)
     except ModuleNotFoundError as error:
         raise missing_package(error.name) or error from error
+
     globals()[name] = value
     return value
 

@@ -1,16 +1,16 @@
-"""Errors that a user can mend: every command reports them in one line, without a traceback.
+"""Errors that a user can fix. Every command reports them in one line, without a traceback.
 
-Imports nothing, so that errors can be caught without loading the model. `AudioError` stands with the remote code in
-`model/audio_bibier.py`, which imports nothing from the package.
+This module imports nothing, so that errors can be caught without loading the model. `AudioError` is part of the remote
+code in `model/audio_bibier.py`, which imports nothing from the package.
 """
 
 
 class UserError(Exception):
-    """What a user can mend. The message says what was given, what is allowed, and how to fix it."""
+    """An error that a user can fix. The message says what was given, what is allowed, and how to fix it."""
 
 
 class ArgumentError(UserError, ValueError):
-    """A run file or a command line that cannot be followed."""
+    """A run file or command line that cannot be used."""
 
 
 class FeatureStoreError(UserError, RuntimeError):
@@ -22,4 +22,4 @@ class PushError(UserError, RuntimeError):
 
 
 class ExportError(UserError, ValueError):
-    """A model that cannot be exported as asked, or an export that cannot be used."""
+    """A model that cannot be exported as requested, or an unusable export."""

@@ -1,7 +1,7 @@
-"""Noise in the audio of a corpus, to see what a model still knows.
+"""Add noise to the audio of a corpus, to measure how robust a model is.
 
-It is mixed into the waveform, before the backbone, and drawn from a generator of its own for each (seed, id): neither
-order nor batches change it, and every level scales the same noise.
+Noise is added to the waveform, before the backbone, from a separate generator for each (seed, id): order and batches
+do not change it, and every level scales the same noise.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,14 +20,13 @@ BABBLE_VOICES = 6
 
 
 class NoisyInputs(InputDataset):
-    """Rows of raw audio and text, with noise mixed into the audio when it is read; nothing goes through a store of
-    (clean) features.
+    """Rows of raw audio and text that add noise to the audio when it is read. Stored (clean) features are not used.
 
     Args:
-        clean: rows of `audio` and `text` ([`~bibier_hf.data.features.raw_inputs`]); text-only rows stay as they are.
-        snr_db: power of the whole clip over that of the noise, in dB.
+        clean: rows of `audio` and `text` ([`~bibier_hf.data.features.raw_inputs`]); text-only rows are unchanged.
+        snr_db: power of the whole clip relative to the noise, in dB.
         kind: `"white"` (Gaussian), or `"babble"`: six other clips of the corpus at equal power, each repeated from a
-            random place on.
+            random position.
         seed: of the draws.
 
     Raises:
@@ -72,7 +71,7 @@ class NoisyInputs(InputDataset):
         if self.kind == "white":
             return generator.standard_normal(length)
 
-        # By id, not by place: the same clips whatever the order of the rows.
+        # Sorted by id, so that the order of the rows does not matter.
         others = sorted(
             (row for row in self._recordings[self._corpora[index]] if row != index), key=self._ids.__getitem__
         )
@@ -88,10 +87,9 @@ class NoisyInputs(InputDataset):
 
 
 def mix(clip: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Clip (S,) plus noise (S,) scaled so that 10 log10(power of the clip / power of the noise) = `snr_db`; float32,
-    not clipped.
+    """Add noise (S,) to a clip (S,) so that 10 log10(clip power / noise power) = `snr_db`; float32, not clipped.
 
-    A clip or a noise without power has no such ratio: the clip comes back as it is.
+    If the clip or the noise has no power, the clip is returned unchanged.
     """
     power, noise_power = np.mean(np.square(clip, dtype=np.float64)), np.mean(np.square(noise, dtype=np.float64))
     if power == 0 or noise_power == 0:
@@ -103,6 +101,6 @@ def mix(clip: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
 def noisy_inputs(
     splits: Mapping[str, DatasetDict], split: str, rows: np.ndarray, snr_db: float, kind: NoiseKind, seed: int
 ) -> NoisyInputs:
-    """The split of all corpora one after the other, with noise; `rows` of it ([`complete_rows`])."""
+    """Return `rows` ([`complete_rows`]) of the split of all corpora, concatenated, with noise."""
     clean = InputDataset.concatenate([raw_inputs(parts)[split] for parts in splits.values()])
     return NoisyInputs(clean.select(rows), snr_db, kind, seed)
