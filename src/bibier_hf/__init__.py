@@ -78,8 +78,7 @@ def __getattr__(name: str) -> Any:
     if name in __all__ and name not in _LAZY:
         raise ImportError(
             f"bibier_hf.{name} needs transformers {MINIMUM_TRANSFORMERS} or newer; {transformers.__version__} is "
-            "installed. Install the "
-            "newer one, or use this environment for labelling with vLLM alone (bibier label)."
+            "installed. Install the newer one, or use this environment only for labeling with vLLM (bibier label)."
         )
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
