@@ -35,7 +35,7 @@ def test_the_published_figures(shared, tmp_path, capsys, name):
     numbers = json.loads(output.read_text())
     assert round(numbers["uar"], 5) == uar
     assert (numbers["defects"]["negative"], numbers["defects"]["equal_values"]) == (negative, equal)
-    assert (numbers["defects"]["gold_not_highest"], numbers["defects"]["unnormalised"]) == (not_highest, 0)
+    assert (numbers["defects"]["gold_not_highest"], numbers["defects"]["unnormalized"]) == (not_highest, 0)
     assert round(numbers["gold_probability"]["mean"], 3) == gold
     assert f"{uar:.5f}" in capsys.readouterr().out
 
@@ -53,7 +53,7 @@ def test_numbers_by_hand():
     assert (numbers["rows"], numbers["failed"]) == (6, 1)
     assert numbers["uar"] == pytest.approx((1 + 0 + 1) / 3)
     assert numbers["confusion"][3][0] == 1
-    assert numbers["defects"]["negative"] == numbers["defects"]["above_one"] == numbers["defects"]["unnormalised"] == 1
+    assert numbers["defects"]["negative"] == numbers["defects"]["above_one"] == numbers["defects"]["unnormalized"] == 1
     np.testing.assert_allclose(entropy_bits(np.array(rows[:3], dtype=float)), [0, np.log2(7), 1], atol=1e-12)
 
 

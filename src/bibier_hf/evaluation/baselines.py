@@ -1,12 +1,11 @@
-"""Baselines that a model has to beat, by scikit-learn: each learns from train, chooses its strength on dev, and scores
-test once.
+"""Scikit-learn baselines: each learns from train, chooses C on dev, and scores test once.
 
-| name | hears or reads |
+| name | features -> classifier |
 |---|---|
 | `mfcc_svm` | statistics of MFCC -> support vector machine (RBF) |
 | `tfidf_logreg` | TF-IDF of words and of characters -> logistic regression |
 | `pooled_audio_logreg`, `pooled_text_logreg` | mean and deviation over time of backbone features -> logistic regression |
-| `who_speaks` | the same MFCC -> the speaker (linear SVM) -> the commonest emotion of that speaker in train; it never sees an emotion |
+| `who_speaks` | statistics of MFCC -> speaker (linear SVM) -> most frequent emotion of that speaker in train; it never learns an emotion from audio |
 
 Late fusion is the weighted mean of the probabilities of two of them ([`fuse`]).
 """
@@ -48,7 +47,7 @@ MODALITY = MappingProxyType(
         "who_speaks": "audio",
     }
 )
-"""Baseline -> what it needs of a row."""
+"""Baseline -> modality that it needs."""
 
 STRENGTHS = MappingProxyType(
     {
@@ -59,22 +58,22 @@ STRENGTHS = MappingProxyType(
         "who_speaks": (0.01,),
     }
 )
-"""Baseline -> values of C that dev chooses from: inverse strengths of the regularisation."""
+"""Baseline -> values of C (inverse regularization) to choose from on dev."""
 
 FUSION_WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
 
 
 class BaselineError(UserError, ValueError):
-    """A baseline that a corpus does not allow; the message says what is missing."""
+    """A corpus lacks what a baseline needs."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a baseline says to dev and test.
+    """Predictions of a baseline on dev and test.
 
     Args:
-        probabilities: `{"dev": (N, 7), "test": (N, 7)}` in label order; those of dev come from train alone.
-        chosen: what dev chose, and its score there.
+        probabilities: `{"dev": (N, 7), "test": (N, 7)}` in label order; for dev, trained on train only.
+        chosen: what was chosen on dev, with its score.
     """
 
     probabilities: Mapping[str, np.ndarray]
@@ -84,15 +83,15 @@ class Outcome:
 def corpus_features(
     name: str, corpus: DatasetDict, pooled: Callable[[DatasetDict], dict[str, np.ndarray]] | None
 ) -> dict[str, Any]:
-    """Id -> what the baseline reads of the row, for all rows of a corpus, whatever their split.
+    """Compute the features of all rows of a corpus, by id.
 
     Args:
         name: key of `MODALITY`.
         corpus: splits in the common schema.
-        pooled: for the two baselines over a backbone: [`pooled_features`] of a backbone, waiting for the corpus.
+        pooled: for the two baselines with a backbone: computes [`pooled_features`] of a corpus.
 
     Raises:
-        BaselineError: rows without the modality.
+        BaselineError: a row lacks the modality.
     """
     modality = MODALITY[name]
     for split, rows in corpus.items():
@@ -117,13 +116,13 @@ def corpus_features(
 def pooled_features(
     corpus: DatasetDict, modality: str, backbone: str, revision: str | None = None, layer: int = -1, **cache: Any
 ) -> dict[str, np.ndarray]:
-    """Id -> mean and standard deviation over time of the features of a frozen backbone, (2 D,).
+    """Compute mean and standard deviation over time of the features of a frozen backbone: id -> (2 D,).
 
     Args:
         corpus: splits in the common schema.
         modality: `"audio"` or `"text"`.
         backbone, revision: Hub id or folder, and its revision.
-        layer: hidden state; -1 is the output.
+        layer: hidden state to pool; -1: the output.
         cache: `dtype`, `compute_dtype`, `batch_size`, `cache_dir` of [`~bibier_hf.data.features.InputExtractor`].
     """
     other = {"audio": "text", "text": "audio"}[modality]
@@ -150,19 +149,19 @@ def run_baseline(
     refit_on_dev: bool = True,
     seed: int = 42,
 ) -> Outcome:
-    """Learn from train, choose C on dev by the mean of UAR, WAR, MF1 and WF1, then answer for test.
+    """Train on train, choose C on dev by the mean of UAR, WAR, MF1 and WF1, then predict test.
 
     Args:
         name: key of `MODALITY`.
         splits: train, dev and test.
-        features: what [`corpus_features`] returned.
+        features: from [`corpus_features`].
         class_weights: `"balanced"` or `"none"`.
-        strengths: values of C; None takes those of `STRENGTHS`.
-        refit_on_dev: learn anew from train and dev with the chosen C, before test is scored.
-        seed: of what is random in a solver.
+        strengths: values of C; None: those of `STRENGTHS`.
+        refit_on_dev: train again on train + dev with the chosen C, before predicting test.
+        seed: of the solver.
 
     Raises:
-        BaselineError: `who_speaks` without named speakers.
+        BaselineError: `who_speaks` needs named speakers.
     """
     rows = {split: [features[identity] for identity in splits[split]["id"]] for split in SPLITS}
     values = {split: found if isinstance(found[0], str) else np.stack(found) for split, found in rows.items()}
@@ -196,12 +195,12 @@ def run_baseline(
 
 
 def fuse(one: Outcome, other: Outcome, dev_labels: ArrayLike, weight: float | None = 0.5) -> Outcome:
-    """Late fusion: `weight` times the probabilities of one and the rest of the other.
+    """Late fusion: the weighted mean of the probabilities of two baselines.
 
     Args:
         one, other: outcomes over the same rows.
         dev_labels: (N,) true classes of dev.
-        weight: of `one`, 0 to 1; None chooses it on dev in steps of 0.1 (of equal ones that closest to one half).
+        weight: of `one`, 0 to 1; None: chosen on dev in steps of 0.1 (of equal ones, the closest to 0.5).
     """
 
     def mix(split: str, share: float) -> np.ndarray:
@@ -233,9 +232,9 @@ def _new_model(name: str, strength: float, class_weights: str, seed: int) -> Pip
 
 
 def _fit(model: Pipeline, values: Any, labels: np.ndarray, speakers: np.ndarray | None) -> Callable[[Any], np.ndarray]:
-    """Learns; returns a function of N rows that gives probabilities (N, 7)"""
+    """Fit the model; return a function from N rows to probabilities (N, 7)."""
     with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)  # a model that did not converge is no baseline
+        warnings.simplefilter("error", ConvergenceWarning)  # an unconverged model is not a baseline
         if speakers is not None:
             model.fit(values, speakers)
             label_of = majority_labels(speakers.tolist(), labels)
@@ -256,8 +255,8 @@ def _fit(model: Pipeline, values: Any, labels: np.ndarray, speakers: np.ndarray 
 
 
 def _from_margins(margins: np.ndarray) -> np.ndarray:
-    """Probabilities (N, K) that rank the classes as the margins of a support vector machine do; it has one margin
-    alone if K is 2"""
+    """Turn the margins of a support vector machine into probabilities (N, K) with the same ranking. With K = 2 there is
+    only one margin."""
     return softmax(np.stack([-margins, margins], axis=1) if margins.ndim == 1 else margins, axis=1)
 
 

@@ -1,15 +1,15 @@
-"""Do the probabilities say how often the model is right? Three measures, the bins of a reliability diagram, and
+"""Calibration: how well probabilities match how often the model is right. Three measures, reliability bins, and
 temperature scaling.
 
 For N utterances with probabilities p over K classes and true classes y:
 
-| name | is |
+| name | definition |
 |---|---|
-| `ece` | expected calibration error: utterances go into 15 bins of equal width by their confidence (the largest p); the mean over the bins, weighted by their size, of the distance between mean confidence and accuracy. 0 to 1 |
-| `brier` | Brier score over all classes: mean over the utterances of sum_k (p_k - [k = y])^2. 0 to 2; a uniform answer costs 1 - 1 / K |
-| `nll` | negative log-likelihood: mean over the utterances of -ln p_y, in nats; a uniform answer costs ln K |
+| `ece` | expected calibration error: utterances are sorted into 15 bins of equal width by confidence (the largest p); the mean over the bins, weighted by their size, of the difference between mean confidence and accuracy. 0 to 1 |
+| `brier` | Brier score over all classes: mean over the utterances of sum_k (p_k - [k = y])^2. 0 to 2; 1 - 1 / K for a uniform distribution |
+| `nll` | negative log-likelihood: mean over the utterances of -ln p_y, in nats; ln K for a uniform distribution |
 
-Less is better. Sources: Naeini et al., AAAI 2015 (ECE); Brier, Monthly Weather Review 78(1), 1950; Guo et al., ICML
+Lower is better. Sources: Naeini et al., AAAI 2015 (ECE); Brier, Monthly Weather Review 78(1), 1950; Guo et al., ICML
 2017 (temperature scaling).
 """
 
@@ -27,7 +27,7 @@ CALIBRATION_METRICS = ("ece", "brier", "nll")
 NUM_BINS = 15
 
 LOWEST_PROBABILITY = 1e-12
-"""What a smaller probability counts as in `nll`, which would be infinite where the truth was given none."""
+"""Lower bound of probabilities in `nll`, which would be infinite if the true class had none."""
 
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 
@@ -37,8 +37,8 @@ class TemperatureFit:
     """Outcome of [`fit_temperature`].
 
     Attributes:
-        temperature: divide the logits by it.
-        note: why it is not the best of all temperatures, where it is not.
+        temperature: divides the logits.
+        note: why it may not be the best temperature, if so.
     """
 
     temperature: float
@@ -47,12 +47,12 @@ class TemperatureFit:
 
 @dataclass(frozen=True)
 class ReliabilityBins:
-    """Utterances by their confidence: bin k of K holds confidences in (k / K, (k + 1) / K], the first one 0, too.
+    """Utterances by confidence: bin k of K holds confidences in (k / K, (k + 1) / K]; the first bin also holds 0.
 
     Attributes:
         counts: (K,) utterances.
         confidence: (K,) mean confidence, 0 in empty bins.
-        accuracy: (K,) share of right answers, 0 in empty bins.
+        accuracy: (K,) share of correct predictions, 0 in empty bins.
     """
 
     counts: np.ndarray
@@ -66,7 +66,7 @@ class ReliabilityBins:
 
 
 def calibration_metrics(labels: ArrayLike, probabilities: np.ndarray) -> dict[str, float]:
-    """ECE, Brier score and negative log-likelihood.
+    """Compute ECE, Brier score and negative log-likelihood.
 
     Args:
         labels: (N,) indices of the true classes.
@@ -76,7 +76,7 @@ def calibration_metrics(labels: ArrayLike, probabilities: np.ndarray) -> dict[st
         `{"ece", "brier", "nll"}`
 
     Raises:
-        ValueError: no samples, or shapes that do not fit.
+        ValueError: there are no samples, or shapes do not match.
     """
     labels, probabilities = _checked(labels, probabilities)
     truth = np.eye(probabilities.shape[1])[labels]
@@ -89,7 +89,7 @@ def calibration_metrics(labels: ArrayLike, probabilities: np.ndarray) -> dict[st
 
 
 def reliability_bins(labels: ArrayLike, probabilities: np.ndarray, bins: int = NUM_BINS) -> ReliabilityBins:
-    """How often the answers of each degree of confidence are right; arguments and errors: [`calibration_metrics`]."""
+    """Sort predictions into bins by confidence. Arguments and errors: see [`calibration_metrics`]."""
     labels, probabilities = _checked(labels, probabilities)
     confidence = probabilities.max(1)
     right = (probabilities.argmax(1) == labels).astype(float)
@@ -104,13 +104,13 @@ def reliability_bins(labels: ArrayLike, probabilities: np.ndarray, bins: int = N
 
 
 def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) -> TemperatureFit:
-    """The temperature T under which softmax(logits / T) has the lowest negative log-likelihood, every group counting
-    the same.
+    """Find the temperature T with the lowest negative log-likelihood of softmax(logits / T), with equal weights for the
+    groups.
 
-    One scalar changes no ranking, so no answer either. It is found by a bounded search over ln T, in which the
-    likelihood has one optimum; equal input gives equal bits.
+    Dividing by T does not change the ranking, and so no prediction. T is found by a bounded search over ln T, where the
+    likelihood has a single optimum; equal inputs give identical results.
 
-    Where every answer is right, any smaller T would be better still; then nothing can be learned and T stays 1.
+    If every prediction is correct, the likelihood grows without bound as T falls; then T stays 1.
 
     Args:
         logits: (N, K).
@@ -118,7 +118,7 @@ def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) ->
         groups: (N,) corpus of each row.
 
     Raises:
-        ValueError: no samples, or shapes that do not fit.
+        ValueError: there are no samples, or shapes do not match.
     """
     labels, logits = _checked(labels, np.asarray(logits, dtype=np.float64))
     groups = np.asarray(groups)

@@ -1,7 +1,7 @@
-"""What a set of soft labels is like, how two sets differ, and pictures of both.
+"""Statistics and pictures of a set of soft labels, and the differences between two sets.
 
-`uar` is that of the arg-max against the gold label, the figure that is published for label sets. The gold label stands
-in most prompts, so it says how far a model followed it, not how well it recognises emotions.
+`uar` compares the arg-max with the gold label; it is the figure published for label sets. Most prompts contain the gold
+label, so it shows how closely a model followed the label, not how well it recognizes emotions.
 """
 
 from pathlib import Path
@@ -20,19 +20,19 @@ from .metrics import classification_metrics, confusion_matrix, recall_per_class
 from .plots import plot_confusion_matrix
 
 SUM_SLACK = 1e-6
-"""A sum further from one than this counts as unnormalised; the values have five decimals."""
+"""A sum that differs more from one counts as unnormalized; the values have five decimals."""
 
 
 def describe_labels(table: LabelTable) -> dict[str, Any]:
-    """Numbers of a set of labels, over the rows that have a distribution and a gold label.
+    """Compute statistics of a set of labels, over the rows that have a distribution and a gold label.
 
     Returns:
         `rows, failed, without_gold, uar, war, mf1, wf1, mean, recall, confusion` (rows gold, columns arg-max),
-        `entropy_bits` (`mean, median, max`), `gold_probability` (`mean` and by emotion), `defects` (numbers of rows:
-        `negative`, `above_one`, `unnormalised`, `equal_values`, `gold_not_highest`, and the share of the last).
+        `entropy_bits` (`mean, median, max`), `gold_probability` (`mean` and by emotion), `defects` (counts of rows:
+        `negative`, `above_one`, `unnormalized`, `equal_values`, `gold_not_highest`, and the share of the last).
 
     Raises:
-        CorpusError: a table without any such row.
+        CorpusError: the table has no such row.
     """
     labels, probabilities, predicted = _scored(table)
     entropy = entropy_bits(probabilities)
@@ -60,7 +60,7 @@ def describe_labels(table: LabelTable) -> dict[str, Any]:
         "defects": {
             "negative": int((probabilities < 0).any(axis=1).sum()),
             "above_one": int((probabilities > 1).any(axis=1).sum()),
-            "unnormalised": int((np.abs(probabilities.sum(axis=1) - 1) > SUM_SLACK).sum()),
+            "unnormalized": int((np.abs(probabilities.sum(axis=1) - 1) > SUM_SLACK).sum()),
             "equal_values": sum(len(set(row)) < len(row) for row in probabilities.round(5).tolist()),
             "gold_not_highest": not_highest,
             "share_gold_not_highest": not_highest / len(labels),
@@ -69,14 +69,14 @@ def describe_labels(table: LabelTable) -> dict[str, Any]:
 
 
 def compare_labels(first: LabelTable, second: LabelTable) -> dict[str, Any]:
-    """How two sets of labels differ on the rows that both have.
+    """Compare two sets of labels on the rows that both have.
 
     Returns:
         `rows`, `agreement` (share of equal arg-max), `jensen_shannon_bits` (`mean`, and by emotion of the gold label),
         and `mean_difference` (by gold label: mean of the second minus the first, (7,)).
 
     Raises:
-        CorpusError: no row in common.
+        CorpusError: there are no common rows.
     """
     ours, theirs = first.soft_labels(), second.soft_labels()
     gold_of = dict(zip(first.ids, first.labels, strict=True))
@@ -98,14 +98,14 @@ def compare_labels(first: LabelTable, second: LabelTable) -> dict[str, Any]:
 
 
 def entropy_bits(probabilities: np.ndarray) -> np.ndarray:
-    """(N,) entropies of distributions (N, 7); what lies below zero counts as zero."""
+    """Return the entropies (N,) of distributions (N, 7). Negative values count as zero."""
     clipped = np.clip(probabilities, 0, None)
     clipped = clipped / clipped.sum(axis=1, keepdims=True)
     return -(clipped * np.log2(np.where(clipped > 0, clipped, 1))).sum(axis=1)
 
 
 def write_label_plots(table: LabelTable, directory: str | Path) -> list[Path]:
-    """Draw `labels_confusion.png`, `labels_mean.png` (mean distribution of each gold label) and
+    """Draw `labels_confusion.png`, `labels_mean.png` (mean distribution for each gold label) and
     `labels_entropy.png`."""
     labels, probabilities, predicted = _scored(table)
     directory = Path(directory)
@@ -123,7 +123,7 @@ def write_label_plots(table: LabelTable, directory: str | Path) -> list[Path]:
 
 
 def report_text(numbers: dict[str, Any]) -> str:
-    """[`describe_labels`] for reading: Markdown tables of recall and confusion, and a line for each defect."""
+    """Format [`describe_labels`] as text, with a Markdown table of confusion and recall."""
     lines = [
         f"{numbers['table']}: {numbers['rows']} rows, {numbers['failed']} failed",
         "",
@@ -143,8 +143,8 @@ def report_text(numbers: dict[str, Any]) -> str:
     defects = numbers["defects"]
     lines += [
         "",
-        f"rows with a value below zero {defects['negative']}, above one {defects['above_one']}, unnormalised "
-        f"{defects['unnormalised']}, "
+        f"rows with a value below zero {defects['negative']}, above one {defects['above_one']}, unnormalized "
+        f"{defects['unnormalized']}, "
         f"with equal values {defects['equal_values']}, gold label not highest {defects['gold_not_highest']} "
         f"({100 * defects['share_gold_not_highest']:.2f} %)",
     ]
@@ -152,7 +152,7 @@ def report_text(numbers: dict[str, Any]) -> str:
 
 
 def _scored(table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(labels, distributions, arg-max) of the rows that have both"""
+    """Return labels, distributions and arg-max of the rows that have both."""
     rows = table.labeled & (table.labels >= 0)
     if not rows.any():
         raise CorpusError(f"{table.name} has no row with a distribution and a gold label.")

@@ -1,12 +1,12 @@
-"""The four metrics of the method, for one group of utterances and per corpus and language.
+"""The four metrics of the method, for a group of utterances, and by corpus and language.
 
-All are computed globally over a group, never as a mean over batches, and lie in [0, 1]:
+All are computed over a whole group, never averaged over batches, and lie in [0, 1]:
 
-| name | is |
+| name | definition |
 |---|---|
-| `uar` | unweighted average recall: mean over the classes of the recall |
+| `uar` | unweighted average recall: mean of the recall over the classes |
 | `war` | weighted average recall: the recall weighted by the size of the class, which is the accuracy |
-| `mf1` | macro F1: mean over the classes of F1 |
+| `mf1` | macro F1: mean of F1 over the classes |
 | `wf1` | weighted F1: F1 weighted by the size of the class |
 
 `mean` is the average of the four. A checkpoint is selected by it on dev, averaged over the corpora.
@@ -22,24 +22,23 @@ from ..model.labels_bibier import EMOTIONS
 from .bibier_metrics.averages import averages
 
 METRICS = ("uar", "war", "mf1", "wf1")
-"""Names of the four metrics in the order they are published."""
+"""Names of the four metrics, in the published order."""
 
 SELECTION_METRIC = "score"
-"""Name under which the trainer knows the selection metric."""
+"""Name of the selection metric in the trainer."""
 
 SELECTION_FORMULA = "mean of UAR, WAR, MF1 and WF1 on dev, averaged over the corpora"
-"""What it is."""
+"""Definition of the selection metric."""
 
 METRIC_MODULE = Path(__file__).parent / "bibier_metrics"
-"""Folder of the four metrics as a module of `evaluate`: `evaluate.load(str(METRIC_MODULE))`; as it stands it is a
-Space, too."""
+"""Folder of the four metrics as a module of `evaluate` (`evaluate.load(str(METRIC_MODULE))`). It is also a Space."""
 
 
 def classification_metrics(labels: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
-    """UAR, WAR, MF1, WF1 and their mean.
+    """Compute UAR, WAR, MF1, WF1 and their mean.
 
-    The averages run over the classes that occur in `labels`: the recall of a class without a sample is undefined, and
-    a class that is only predicted already costs the recall of the samples it was given to.
+    The averages are over the classes in `labels`. The recall of a class without samples is undefined, and a class that
+    is only predicted already lowers the recall of the samples it was predicted for.
 
     Args:
         labels: (N,) indices of the true classes.
@@ -49,13 +48,13 @@ def classification_metrics(labels: ArrayLike, predictions: ArrayLike) -> dict[st
         `{"uar", "war", "mf1", "wf1", "mean"}`, each in [0, 1].
 
     Raises:
-        ValueError: no samples, unequal lengths, or an index that is no class.
+        ValueError: there are no samples, lengths differ, or an index is not a class.
     """
     return averages(*_checked(labels, predictions))
 
 
 def recall_per_class(labels: ArrayLike, predictions: ArrayLike) -> dict[str, float | None]:
-    """Recall of each emotion; None where no sample has it."""
+    """Compute the recall of each emotion; None if it has no samples."""
     matrix = confusion_matrix(labels, predictions)
     return {
         name: float(row[index] / row.sum()) if row.sum() else None
@@ -64,13 +63,13 @@ def recall_per_class(labels: ArrayLike, predictions: ArrayLike) -> dict[str, flo
 
 
 def confusion_matrix(labels: ArrayLike, predictions: ArrayLike) -> np.ndarray:
-    """(7, 7) counts: row = true class, column = predicted class, both in label order."""
+    """Count (7, 7) samples by true class (row) and predicted class (column), in label order."""
     labels, predictions = _checked(labels, predictions)
     return sklearn_confusion_matrix(labels, predictions, labels=np.arange(len(EMOTIONS)))
 
 
 def grouped_metrics(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> dict[str, dict[str, float]]:
-    """[`classification_metrics`] of each group.
+    """Compute [`classification_metrics`] of each group.
 
     Args:
         labels: (N,) indices of the true classes.
@@ -91,7 +90,7 @@ def grouped_metrics(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike
 
 
 def mean_over_groups(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Average of each metric over the groups, every group counting the same whatever its size."""
+    """Average each metric over the groups, with equal weights."""
     return {name: float(np.mean([group[name] for group in metrics.values()])) for name in (*METRICS, "mean")}
 
 

@@ -1,4 +1,4 @@
-"""Pictures of a report."""
+"""Plots of reports."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -67,7 +67,7 @@ def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, ti
     overconfident, inside it where they are underconfident.
 
     Args:
-        series: name (may be empty) -> bins, e.g. before and after calibration.
+        series: name (may be empty) -> bins, such as before and after calibration.
         path: picture to write; the suffix selects the format.
         title: line above the picture.
     """
@@ -153,9 +153,9 @@ def plot_leakage(
     affected. Each protocol has its color.
 
     Args:
-        series: protocol -> (source of the label -> its UAR, what is shared with train -> share of the test rows), each
-            value as (mean, lowest, highest) over folds, None where it was not audited.
-        chance_uar: UAR of answers that do not depend on the label.
+        series: protocol -> (source of the label -> UAR, what is shared with train -> share of the test rows), each
+            value as (mean, lowest, highest) over the folds; None if it was not audited.
+        chance_uar: UAR by chance.
         path: picture to write; the suffix selects the format.
         title: line above the picture.
     """

@@ -1,7 +1,7 @@
-"""Answers of a model on rows of a data set, from all that they have or with a modality missing.
+"""Logits of a model for the rows of a data set, with all their modalities or with one left out.
 
-A condition names what the model is given of each utterance: both modalities, audio alone, or text alone. Conditions
-are compared on the same rows, those that have everything the model reads.
+A condition names what the model gets of each utterance: both modalities, only audio, or only text. Conditions are
+compared on the same rows: those that have every modality the model reads.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,22 +22,22 @@ from ..model.sequence_bibier import finite_logits
 logger = logging.get_logger(__name__)
 
 CONDITIONS = {"both": MODALITIES, "audio": ("audio",), "text": ("text",)}
-"""Condition -> what the model is given."""
+"""Condition -> modalities that the model gets."""
 
 _MODALITY_OF_INPUT = {"input_values": "audio", "input_features": "audio", "input_ids": "text"}
 
 
 def conditions_of(model: BiBiERForEmotionClassification) -> list[str]:
-    """The conditions that a model can be scored under: all of them, or the only modality that it reads."""
+    """Return the conditions for a model: all of them, or the only modality that it reads."""
     modalities = model.config.modalities
     return list(CONDITIONS) if len(modalities) == 2 else list(modalities)
 
 
 def complete_rows(splits: Mapping[str, DatasetDict], split: str, modalities: Sequence[str]) -> np.ndarray:
-    """Positions, in the split of all corpora one after the other, of the rows that have all these modalities.
+    """Return the positions of the rows that have all these modalities, in the joined split of all corpora.
 
     Raises:
-        ValueError: a corpus without such rows.
+        ValueError: a corpus has no such rows.
     """
     positions, start = [], 0
     for corpus, rows in ((corpus, parts[split]) for corpus, parts in splits.items()):
@@ -61,14 +61,13 @@ def predict_logits(
     batch_size: int,
     name: str = "Predicting",
 ) -> np.ndarray:
-    """Logits (N, 7) of the rows of a data set, in order, from all that they have.
+    """Compute the logits (N, 7) of a data set, in the order of its rows.
 
     Args:
         model: in evaluation mode.
         dataset: N rows.
-        collator: that fits them.
-        batch_size: rows a step; clips of similar length go together. A model whose results depend on the batch takes
-            one at a time.
+        collator: for these rows.
+        batch_size: rows per batch, of similar length. A model whose results depend on the batch gets one at a time.
         name: of the progress bar.
     """
     return predict_conditions(model, dataset, collator, batch_size, ["both"], name)["both"]
@@ -83,8 +82,8 @@ def predict_conditions(
     conditions: Sequence[str],
     name: str = "Predicting",
 ) -> dict[str, np.ndarray]:
-    """`{condition: logits (N, 7)}` under some of `CONDITIONS`, of rows that have what these give; arguments:
-    [`predict_logits`]."""
+    """Compute `{condition: logits (N, 7)}` for some of `CONDITIONS`; the rows must have their modalities. Arguments:
+    see [`predict_logits`]."""
     if model.config.depends_on_batch and batch_size > 1:
         logger.warning_once(model.config.batch_warning)
         batch_size = 1
@@ -104,14 +103,14 @@ def predict_conditions(
 
 
 def _modality(name: str) -> str:
-    """Modality that an argument of the model belongs to."""
+    """Return the modality of an argument of the model."""
     return _MODALITY_OF_INPUT.get(name) or name.split("_")[0]
 
 
 def _with_audio_features(
     model: BiBiERForEmotionClassification, batch: dict[str, torch.Tensor]
 ) -> dict[str, torch.Tensor]:
-    """The batch with features in the place of raw audio, so that the backbone runs once for all conditions."""
+    """Replace raw audio by features, so that the backbone runs once for all conditions."""
     raw = next((batch[name] for name in ("input_values", "input_features") if name in batch), None)
     if raw is None or "audio" not in model.config.modalities:
         return batch

@@ -1,6 +1,4 @@
-"""What a run leaves behind: `results.json`, `predictions_<split>.parquet`, pictures of confusion and reliability,
-tables.
-"""
+"""Predictions of a model, the files and tables that report them, and the environment they depend on."""
 
 import os
 import platform
@@ -46,13 +44,13 @@ VERSIONED_PACKAGES = (
 
 @dataclass
 class Predictions:
-    """The answers of a model on one split: what every number of a report is computed from.
+    """Predictions of a model on one split. Every number of a report is computed from these.
 
     Attributes:
         ids, corpora, languages: (N,) strings.
         labels: (N,) class indices.
         probabilities: (N, 7) in label order.
-        uncalibrated: (N, 7), what they were before a temperature was applied; None: no temperature was.
+        uncalibrated: (N, 7), before temperature scaling; None: the probabilities were not scaled.
     """
 
     ids: Sequence[str]
@@ -65,7 +63,7 @@ class Predictions:
     def __post_init__(self):
         sizes = {len(self.ids), len(self.corpora), len(self.languages), len(self.labels), len(self.probabilities)}
         if len(sizes) != 1:
-            raise ValueError(f"Every column of the predictions must have the same length; there are {sorted(sizes)}.")
+            raise ValueError(f"Every column of the predictions must have the same length, not {sorted(sizes)}.")
         if not np.isfinite(self.probabilities).all():
             raise ValueError(
                 "The model gave NaN or infinite probabilities: training diverged. Lower `learning_rate` or set "
@@ -74,8 +72,8 @@ class Predictions:
 
     @classmethod
     def from_logits(cls, dataset, logits: np.ndarray, temperature: float = 1.0) -> "Predictions":
-        """Softmax of `logits` (N, 7) over `temperature`, in the order of the rows of `dataset` (columns `id`,
-        `corpus`, `language`, `label`)."""
+        """Build predictions from `logits` (N, 7), divided by `temperature`, for the rows of `dataset` (with `id`,
+        `corpus`, `language` and `label`)."""
         logits = np.asarray(logits, dtype=np.float64)
         return cls(
             ids=list(dataset["id"]),
@@ -88,7 +86,7 @@ class Predictions:
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
-        """What [`save`] wrote: the final probabilities alone, not what they were before a temperature was applied."""
+        """Read a file of [`save`]. It holds the final probabilities only, not the uncalibrated ones."""
         table = pq.read_table(path)
         columns = {name: table[name].to_pylist() for name in ("id", "corpus", "language", "label")}
         return cls(
@@ -101,7 +99,7 @@ class Predictions:
 
     @classmethod
     def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
-        """The rows of all parts."""
+        """Join the rows of all parts."""
         return cls(
             ids=[value for part in parts for value in part.ids],
             corpora=[value for part in parts for value in part.corpora],
@@ -117,7 +115,7 @@ class Predictions:
 
     @property
     def predictions(self) -> np.ndarray:
-        """(N,) most probable classes."""
+        """(N,) class indices with the highest probability."""
         return np.asarray(self.probabilities).argmax(-1)
 
     def by_corpus(self) -> dict[str, dict[str, float]]:
@@ -138,26 +136,25 @@ class Predictions:
         return grouped_metrics(self.labels, self.predictions, self.languages)
 
     def of_corpus(self, corpus: str) -> tuple[np.ndarray, np.ndarray]:
-        """Labels and predictions of the rows of one corpus."""
+        """Return labels and predictions of one corpus."""
         labels, probabilities = self.probabilities_of_corpus(corpus)
         return labels, probabilities.argmax(-1)
 
     def probabilities_of_corpus(self, corpus: str, calibrated: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Labels (n,) and probabilities (n, 7) of the rows of one corpus, as they are or as they were before a
-        temperature was applied."""
+        """Return labels (n,) and probabilities (n, 7) of one corpus, with or without temperature scaling."""
         rows = np.asarray(self.corpora) == corpus
         probabilities = self.probabilities if calibrated or self.uncalibrated is None else self.uncalibrated
         return np.asarray(self.labels)[rows], np.asarray(probabilities)[rows]
 
     def calibration_by_corpus(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
-        """`{corpus: {"ece", "brier", "nll"}}`, corpora in alphabetical order."""
+        """Return `{corpus: {"ece", "brier", "nll"}}`, in alphabetical order."""
         return {
             corpus: calibration_metrics(*self.probabilities_of_corpus(corpus, calibrated))
             for corpus in sorted({*map(str, self.corpora)})
         }
 
     def save(self, path: str | Path) -> None:
-        """Write a Parquet table: `id, corpus, language, label, prediction` and a probability per emotion."""
+        """Write a Parquet table: `id, corpus, language, label, prediction`, and the probability of each emotion."""
         names = np.asarray(EMOTIONS)
         columns = {
             "id": pa.array(self.ids, pa.string()),
@@ -260,7 +257,7 @@ def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str)
 
 
 def environment(world_size: int = 1) -> dict[str, Any]:
-    """What a result depends on beside code and data: `git`, `versions` and `hardware`."""
+    """Return `git`, `versions` and `hardware`: what results depend on besides data and arguments."""
     return {"git": _LOADED_FROM, "versions": _versions(), "hardware": _hardware(world_size)}
 
 
@@ -269,14 +266,13 @@ def _versions() -> dict[str, str]:
     for package in VERSIONED_PACKAGES:
         try:
             versions[package] = version(package)
-        except PackageNotFoundError:  # a package of ours that runs from its sources
+        except PackageNotFoundError:  # this package, if it runs from its sources
             continue
     return versions
 
 
 def _git_state() -> dict[str, str | bool] | None:
-    """Commit of the source tree that the package runs from; None when it is installed from a wheel or there is no
-    git."""
+    """Return the commit of the source tree; None if the package was installed from a wheel or git is missing."""
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
@@ -285,8 +281,7 @@ def _git_state() -> dict[str, str | bool] | None:
         ).stdout.strip()
 
     try:
-        # Installed into a folder inside somebody else's work tree, the package is not under that repository's version
-        # control.
+        # The package may be installed inside the work tree of another repository, which does not track it.
         if not git("ls-files", __file__):
             return None
         return {
@@ -318,4 +313,4 @@ def _processor_name() -> str:
 
 
 _LOADED_FROM = _git_state()
-"""Taken when the code is loaded: by the end of a long run somebody may have committed other code."""
+"""Read when the code is loaded: by the end of a long run, the work tree may hold other code."""

@@ -1,4 +1,4 @@
-"""Model cards, rendered from the facts in `results.json` and `facts.yaml` alone: what is not known is left out."""
+"""Model cards, rendered from `results.json` and `facts.yaml` only. Unknown facts are left out."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,7 +18,7 @@ from .facts import facts, hub_dataset, model_licensing, template
 
 CARD_FILE = "README.md"
 PLACEHOLDER_ID = "PATH/TO/THIS/FOLDER"
-"""Stands in the usage example of a card until the model has an id on the Hub."""
+"""Used in the example of a card until the model has an id on the Hub."""
 
 METRIC_TITLES = {
     "uar": "UAR (unweighted average recall)",
@@ -35,7 +35,7 @@ PROTOCOLS = {
     "dialogue_grouped": "no dialogue of the test set occurs in training",
     "speaker_independent": "no speaker of the test set occurs in training",
 }
-"""What each protocol keeps apart, in a few words."""
+"""What each protocol separates, in a few words."""
 
 LATER_EVALUATION = "evaluation/evaluation_test.json"
 
@@ -43,15 +43,15 @@ PICTURES = {
     "confusion_matrix_test_{}.png": "Confusion matrix, {}",
     "reliability_test_{}.png": "Reliability, {}",
 }
-"""File of a report -> what it shows, by corpus."""
+"""File of a report, by corpus -> its caption."""
 
 
 def read_results(folder: str | Path) -> RunResults:
-    """The results of a run, with what was measured later on the same test sets (`evaluation/evaluation_test.json`).
+    """Read the results of a run, with later measurements on the same test sets (`evaluation/evaluation_test.json`).
 
     Raises:
-        FileNotFoundError: no results there.
-        ResultsError: a file with other content.
+        FileNotFoundError: there are no results.
+        ResultsError: a file has other content.
     """
     folder = Path(folder)
     results = RunResults.load(folder / RESULTS_FILE)
@@ -68,12 +68,12 @@ def read_results(folder: str | Path) -> RunResults:
 
 
 def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictures: Sequence[str] = ()) -> ModelCard:
-    """The card of a trained model.
+    """Render the card of a trained model.
 
     Args:
         results: of the run.
-        model_id: Hub id, or what stands for it in the usage example.
-        pictures: files that lie beside the card; those of `PICTURES` are shown.
+        model_id: Hub id, for the example.
+        pictures: files in the folder of the card; those of `PICTURES` are shown.
     """
     languages = sorted({language for data in results.data.values() for language in data["language"]})
     modalities = results.config["model"].get("modalities") or list(MODALITIES)
@@ -136,13 +136,13 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
 
 
 def write_model_card(results: RunResults, path: str | Path, model_id: str = PLACEHOLDER_ID) -> None:
-    """Render the card into a file, in one step, with the pictures that lie beside it."""
+    """Render the card into a file, in one step, with the pictures in its folder."""
     pictures = [picture.name for picture in Path(path).parent.glob("*.png")]
     write_atomically(path, render_model_card(results, model_id, pictures).save)
 
 
 def protocol_text(protocol: dict[str, Any]) -> str:
-    """A protocol of `results.json` in words, with its fold."""
+    """Describe a protocol of `results.json`, with its fold."""
     return f"{protocol['name']} protocol" + (f", fold {protocol['fold']}" if "fold" in protocol else "")
 
 
@@ -152,7 +152,7 @@ def _with_mean(results: RunResults, split: str) -> dict[str, Metrics]:
 
 
 def _hub_task(modalities: Sequence[str]) -> str:
-    """The nearest of the Hub's own tasks."""
+    """Return the closest task of the Hub."""
     return "audio-classification" if "audio" in modalities else "text-classification"
 
 
@@ -164,7 +164,7 @@ def _tags(modalities: Sequence[str]) -> list[str]:
 
 
 def _eval_results(results: RunResults, modalities: Sequence[str]) -> list[EvalResult]:
-    """One entry a corpus and metric, in the form of the Hub's model-index; in percent."""
+    """Return an entry for each corpus and metric, for the model index of the Hub, in percent."""
     return [
         EvalResult(
             task_type=_hub_task(modalities),
@@ -193,7 +193,7 @@ def _calibration_table(metrics: dict[str, dict[str, Any]]) -> str | None:
 
 
 def _adapters(results: RunResults, modalities: Sequence[str]) -> list[str]:
-    """Folders of LoRA adapters that lie beside the model; none where they were merged."""
+    """Return the folders of LoRA adapters of the model; none if they were merged."""
     lora = results.config["lora"]
     if lora is None or lora["save"] != "adapter":
         return []
@@ -201,11 +201,11 @@ def _adapters(results: RunResults, modalities: Sequence[str]) -> list[str]:
 
 
 def _augmentation_text(entry: dict[str, Any]) -> str:
-    """What was done to the train split of a corpus, in one sentence."""
+    """Describe the augmentation of a train split in one sentence."""
     parts = []
     if "sds" in entry:
         sds = entry["sds"]
-        draws = {1: "drawn once", "every_epoch": "drawn anew in every epoch"}.get(
+        draws = {1: "drawn once", "every_epoch": "a new draw in every epoch"}.get(
             sds["draws"], f"{sds['draws']} draws in turn"
         )
         parts.append(f"{sds['stacked']} of {sds['rows']} rows stacked from clips of the same label ({draws})")
@@ -215,8 +215,7 @@ def _augmentation_text(entry: dict[str, Any]) -> str:
 
 
 def _backbone_facts(name: str, results: RunResults, modality: str) -> dict[str, Any]:
-    """What the card says of a backbone and the encoder above it, which has no blocks where its number of layers is
-    0."""
+    """Describe a backbone and its encoder, which has no blocks if its number of layers is 0."""
     model = results.model
     url = f"https://huggingface.co/{name}" if "/" in name else None
     shown = (

@@ -1,5 +1,4 @@
-"""UAR, WAR, MF1 and WF1: the one place where they are computed, for this package and for the `evaluate` module beside
-this file."""
+"""UAR, WAR, MF1 and WF1, for this package and for the `evaluate` module in this folder."""
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -7,17 +6,16 @@ from sklearn.metrics import f1_score, recall_score
 
 
 def averages(references: ArrayLike, predictions: ArrayLike) -> dict[str, float]:
-    """Recall and F1, averaged over the classes that occur in `references`, plainly and weighted by the size of the
-    class.
+    """Compute recall and F1, averaged over the classes in `references`, unweighted and weighted by class size.
 
     Args:
         references: (N,) true classes.
         predictions: (N,) predicted classes.
 
     Returns:
-        `{"uar", "war", "mf1", "wf1", "mean"}`, each in [0, 1]; `mean` is that of the four.
+        `{"uar", "war", "mf1", "wf1", "mean"}`, each in [0, 1]; `mean` is the mean of the four.
     """
-    # By default scikit-learn averages over classes that are only predicted, too, whose recall is undefined.
+    # By default, scikit-learn also averages over classes that are only predicted, whose recall is undefined.
     options = {"labels": np.unique(references), "zero_division": 0}
     metrics = {
         "uar": recall_score(references, predictions, average="macro", **options),
