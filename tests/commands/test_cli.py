@@ -155,7 +155,7 @@ def test_a_long_recording(checkpoint, tmp_path, clip):
             "a text without timestamps cannot be aligned with windows",
         ),
         (["a.wav", "--asr_language", "ru"], "such as --asr openai/whisper-base"),
-        (["a.wav", "--asr", "nowhere/at-all"], "no speech recognition model"),
+        (["a.wav", "--asr", "nowhere/at-all"], "not a speech recognition model"),
     ],
 )
 def test_mistakes_in_the_command_line(checkpoint, tmp_path, arguments, message):
@@ -232,7 +232,7 @@ def test_calibrating_a_checkpoint(checkpoint, tmp_path, clip):
     assert report["metrics"]["dev"]["few"]["nll"] < report["calibration"]["uncalibrated"]["dev"]["few"]["nll"]
     for refused, said in (
         ([*arguments, "--split", "test"], "Give --split dev"),
-        (["owner/name", *arguments[1:], "--split", "dev"], "no folder"),
+        (["owner/name", *arguments[1:], "--split", "dev"], "not a folder"),
     ):
         done = bibier("evaluate", *refused)
         assert done.exit_code == 2

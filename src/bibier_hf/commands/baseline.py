@@ -95,20 +95,17 @@ class BaselineArguments(CorpusOptions):
 
 @writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
 def run_baselines(arguments: BaselineArguments) -> BaselineResults:
-    """Learn and score the baseline under every protocol and fold that is asked for; write `results.json` and
-    predictions.
+    """Fit and score the baseline under every protocol and fold; write `results.json` and predictions.
 
-    Folds of one corpus and protocol are reported pooled, every row answered by the model that did not see it, and one
-    by one.
+    The folds of a corpus are reported one by one, and pooled: each row is answered by the model that has not seen it.
 
     Returns:
-        what `results.json` holds: `metrics.{split}.{corpus}` as of a training run, and `folds.{corpus}`: `runs`
-        (fold, what dev chose, metrics) with the `mean` and `std` of each metric of test over the folds.
+        the content of `results.json`: metrics as in a training run, and `folds.{corpus}` with the `runs` (fold, choices
+        of dev, metrics) and the `mean` and `std` of each test metric over the folds.
 
     Raises:
-        ArgumentError: two protocols of one corpus, which would share a name in the results, or a baseline that a
-            corpus does not allow.
-        FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are not there or not as they should be.
+        ArgumentError: two protocols of one corpus, or a baseline that a corpus does not allow.
+        FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are missing or invalid.
     """
     start = time.perf_counter()
     answers: dict[str, list[Predictions]] = {"dev": [], "test": []}
@@ -116,6 +113,7 @@ def run_baselines(arguments: BaselineArguments) -> BaselineResults:
     folds: dict[str, list[dict[str, Any]]] = {}
     hashes: dict[str, str] = {}
     features: dict[str, dict[str, Any]] = {}
+
     for corpus in arguments.corpora:
         rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
         name = next(iter(rows.values()))["corpus"][0]
@@ -128,11 +126,13 @@ def run_baselines(arguments: BaselineArguments) -> BaselineResults:
             for earlier in protocols.get(name, [])
         ):
             raise ArgumentError(
-                f"corpora: '{name}' stands twice; results are kept by corpus, so one protocol (all its folds) a run."
+                f"corpora: '{name}' appears twice; results are kept by corpus. Give one protocol (with all its folds) per run."
             )
+
         if name not in features:
             features[name] = _features(arguments, rows)
             hashes[name] = content_hash(concatenate_datasets(list(rows.values())))
+
         outcome = _outcome(arguments, splits, features[name])
         found = {split: _predictions(splits[split], outcome.probabilities[split]) for split in answers}
         protocols.setdefault(name, []).append(facts)
@@ -145,6 +145,7 @@ def run_baselines(arguments: BaselineArguments) -> BaselineResults:
         )
         for split, predictions in found.items():
             answers[split].append(predictions)
+
     results = BaselineResults(
         baseline=arguments.baseline,
         protocol={
@@ -156,17 +157,20 @@ def run_baselines(arguments: BaselineArguments) -> BaselineResults:
         folds={name: {"runs": runs} | _spread(runs) for name, runs in folds.items()},
         **environment(),
     )
+
     folder = Path(arguments.output_dir)
     for split, parts in answers.items():
         pooled = Predictions.concatenate(parts)
         write_split_report(pooled, split, folder)
         results.add_split(split, pooled)
+
     results.seconds = round(time.perf_counter() - start, 1)
     results.write(folder / RESULTS_FILE)
     return results
 
 
 def _features(arguments: BaselineArguments, rows: Any) -> dict[str, Any]:
+    """What each baseline reads of a corpus."""
     found = {}
     for member in arguments.members:
         pooled = None
@@ -196,11 +200,10 @@ def _outcome(arguments: BaselineArguments, splits: Any, features: Mapping[str, A
         outcomes = [run_baseline(member, splits, features[member], **options) for member in arguments.members]
     except BaselineError as error:
         raise ArgumentError(f"baseline: {error}") from error
-    return (
-        fuse(*outcomes, splits["dev"]["label"], arguments.fusion_weight)
-        if arguments.baseline == LATE_FUSION
-        else outcomes[0]
-    )
+
+    if arguments.baseline == LATE_FUSION:
+        return fuse(*outcomes, splits["dev"]["label"], arguments.fusion_weight)
+    return outcomes[0]
 
 
 def _predictions(rows: Any, probabilities: np.ndarray) -> Predictions:
@@ -226,7 +229,7 @@ def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def _public(arguments: BaselineArguments) -> dict[str, Any]:
-    """The arguments without folders of this machine"""
+    """The arguments, without folders of this machine."""
     content = arguments.model_dump(exclude={"output_dir", "seed", "corpora"})
     content["feature_cache"].pop("directory")
     for name in ("audio_backbone", "text_backbone"):

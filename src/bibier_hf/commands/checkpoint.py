@@ -1,13 +1,15 @@
-"""How commands load the trained model that their first argument names."""
+"""Loading the trained model that the first argument of a command names."""
 
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
+from pydantic import Field
 from transformers import pipeline
 from transformers.utils import CONFIG_NAME
 
+from ..commandline import Positional, Section
 from ..errors import ArgumentError
 from ..model.configuration_bibier import TASK, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
@@ -18,17 +20,26 @@ from ..model.validation_bibier import CheckpointError, one_line
 T = TypeVar("T")
 
 
+class CheckpointOptions(Section):
+    """Which trained model a command uses."""
+
+    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(description="folder or Hub id of a trained model")
+    backbone_dir: str | None = Field(
+        None, description="folder with local copies of backbones that the checkpoint only names"
+    )
+
+
 def load_checkpoint(
     name: str, backbone_dir: str | None = None
 ) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
-    """A trained model and its processor.
+    """Load a trained model and its processor.
 
     Args:
         name: folder or Hub id.
         backbone_dir: folder with local copies of backbones that the checkpoint only names.
 
     Raises:
-        ArgumentError: no checkpoint there, or one that cannot be used; in one line, with the file.
+        ArgumentError: no such checkpoint, or a damaged one; the message names the file.
     """
     model = _load(name, lambda: BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir))
     return model, load_processor(name)
@@ -37,15 +48,15 @@ def load_checkpoint(
 def load_pipeline(
     name: str, backbone_dir: str | None = None, asr: str | None = None, asr_language: str | None = None
 ) -> AudioTextEmotionPipeline:
-    """The pipeline of a checkpoint, by the package's own classes: code that comes with the checkpoint is not run.
+    """Load a checkpoint as a pipeline of the package's own classes. Code that comes with the checkpoint is not run.
 
     Args:
         name, backbone_dir: as for [`load_checkpoint`].
-        asr: id or folder of a speech recognition model for recordings without text.
-        asr_language: ISO 639 code of what it hears.
+        asr: Hub id or folder of a speech recognizer for recordings without text.
+        asr_language: ISO 639 code of the spoken language.
 
     Raises:
-        ArgumentError: no such checkpoint or recogniser, or one that cannot be used.
+        ArgumentError: a checkpoint or recognizer that does not exist or cannot be used.
     """
     model, processor = load_checkpoint(name, backbone_dir)
     options = {} if asr is None else {"asr": asr, "asr_language": asr_language}
@@ -55,22 +66,22 @@ def load_pipeline(
         )
     except OSError as error:
         raise ArgumentError(
-            f"--asr: {asr} is no speech recognition model that can be had: {one_line(error)}"
+            f"asr: {asr} is not a speech recognition model that can be loaded: {one_line(error)}"
         ) from error
-    except ValueError as error:  # the language, or a recogniser with code of its own
+    except ValueError as error:  # the language, or a recognizer with its own code
         raise ArgumentError(one_line(error)) from error
 
 
 def load_config(name: str) -> BiBiERConfig:
-    """The configuration of a checkpoint; arguments and errors: [`load_checkpoint`]."""
+    """Load the configuration of a checkpoint; see [`load_checkpoint`]."""
     return _load(name, lambda: BiBiERConfig.from_pretrained(name))
 
 
 def load_processor(name: str) -> BiBiERProcessor:
-    """The processor of a checkpoint; arguments and errors: [`load_checkpoint`]."""
+    """Load the processor of a checkpoint; see [`load_checkpoint`]."""
     try:
         return BiBiERProcessor.from_pretrained(name)
-    except Exception as error:  # whatever damaged files make of the library that reads them
+    except Exception as error:  # damaged files make libraries raise anything
         raise ArgumentError(
             f"model: {name} has no usable processor (processor_config.json, tokenizer_config.json and its vocabulary): "
             f"{one_line(error)}"

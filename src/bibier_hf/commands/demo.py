@@ -6,16 +6,16 @@ from typing import Annotated, Self
 
 from pydantic import Field, model_validator
 
-from ..commandline import Positional, Section
+from ..commandline import Positional
 from ..errors import ArgumentError
 from ..extras import require
-from .checkpoint import load_pipeline
+from .checkpoint import CheckpointOptions, load_pipeline
 
 QUICKSTART = "outputs/quickstart"
 """The checkpoint of `make quickstart`, shown by default."""
 
 
-class DemoArguments(Section):
+class DemoArguments(CheckpointOptions):
     """Show a checkpoint on a web page: microphone or file, text, bars and a timeline. Or write the folder of a Space.
 
     Examples:
@@ -31,9 +31,6 @@ class DemoArguments(Section):
     port: int | None = Field(None, ge=1, le=65_535, description="port; null: the first free one from 7860 on")
     asr: str | None = Field(None, description="speech recognizer that fills in a missing text: Hub id or folder")
     asr_language: str | None = Field(None, description="what is spoken, such as ru; null: the recognizer guesses")
-    backbone_dir: str | None = Field(
-        None, description="folder with local copies of backbones that the checkpoint only names"
-    )
     trust_remote_code: bool = Field(False, description="run the Python code that comes with the checkpoint")
     space: str | None = Field(None, description="folder to write a Space into, instead of serving")
     model_id: str | None = Field(None, description="checkpoint of that Space on the Hub: OWNER/NAME")

@@ -32,7 +32,7 @@ def load_config(source: str | Path) -> BiBiERConfig:
     """The configuration of a checkpoint (folder or Hub id) or of a run file (`.yaml`). No weights are read.
 
     Raises:
-        ArgumentError: a run file that cannot be followed; no such checkpoint, or one that cannot be used.
+        ArgumentError: an invalid run file, or a checkpoint that does not exist or is damaged.
     """
     if Path(source).suffix in (".yaml", ".yml"):
         from ..training.arguments import read_run
@@ -71,6 +71,7 @@ def _kind(config: BiBiERConfig) -> str:
 def _backbone(part: ModalityConfig) -> str:
     if not isinstance(part.backbone, PreTrainedConfig):
         return f"features of width {part.feature_size}, given by the caller"
+
     name = part.backbone_id or "weights in the checkpoint"
     layer = "output" if part.layer == -1 else f"hidden state {part.layer}"
     state = "frozen" if part.freeze_backbone else "trained"
@@ -80,6 +81,7 @@ def _backbone(part: ModalityConfig) -> str:
 def _encoder(config: BiBiERConfig, part: ModalityConfig) -> str:
     if part.encoder == "none":
         return "no encoder"
+
     text = f"{part.encoder}, {part.num_hidden_layers} layers of width {part.hidden_size}"
     both = part.encoder in ("mamba", "lstm") and not config.reproduces("unidirectional")
     return text + (", both directions" if both else "")
@@ -88,6 +90,7 @@ def _encoder(config: BiBiERConfig, part: ModalityConfig) -> str:
 def _fusion(config: BiBiERConfig) -> str:
     if config.fusion == "late":
         return "late: learned weights over the unimodal logits"
+
     text = (
         f"{config.fusion}, {config.num_hidden_layers} layers of width H = {config.hidden_size}, L = {config.seg_len}"
     )
@@ -134,8 +137,9 @@ def _parameters(module: nn.Module | nn.Parameter) -> tuple[int, int]:
 def _defects(config: BiBiERConfig) -> list[str]:
     if not config.reproduced_defects:
         return ["original behavior: no bug of the published code is reproduced"]
+
     lines = ["original behavior: these bugs of the published code are reproduced"]
     lines += [f"  {name}: {ORIGINAL_BEHAVIOR[name]}" for name in config.reproduced_defects]
     if config.depends_on_batch:
-        lines.append("  a result depends on its batch; the pipeline takes one sample at a time")
+        lines.append("  results depend on the batch, so the pipeline takes one sample at a time")
     return lines

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from pydantic import Field
 from scipy.special import softmax
 from transformers.utils import CONFIG_NAME
 
-from ..commandline import Positional, load_yaml
+from ..commandline import load_yaml
 from ..data.collator import RawCollator
 from ..data.features import InputDataset, content_hash
 from ..data.mixture import FeatureCacheArguments, load_corpora, protocol_facts
@@ -42,14 +42,14 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE
 from ..training.fit import inputs_of_split, make_collator
-from .checkpoint import load_checkpoint
+from .checkpoint import CheckpointOptions, load_checkpoint
 from .common import to_json
 from .corpora import CorpusOptions
 
 _GIVEN = {"both": "speech and text", "audio": "speech alone", "text": "text alone"}
 
 
-class EvaluateArguments(CorpusOptions):
+class EvaluateArguments(CheckpointOptions, CorpusOptions):
     """Score a checkpoint on a split of a corpus, by default on what it was trained on.
 
     Examples:
@@ -63,16 +63,12 @@ class EvaluateArguments(CorpusOptions):
     Writes metrics, recall per class, calibration, pictures (PNG), predictions (Parquet) and a report (JSON).
     """
 
-    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(description="folder or Hub id of a trained model")
     split: Literal["train", "dev", "test"] = Field("test", description="train, dev or test")
     output_dir: str = Field(
         description="folder of the report; default: CHECKPOINT/evaluation, or evaluation-NAME for another corpus"
     )
     batch_size: int = Field(16, ge=1, description="utterances per step")
     as_json: bool = Field(False, alias="json", description="print the report as JSON instead of tables")
-    backbone_dir: str | None = Field(
-        None, description="folder with local copies of backbones that the checkpoint only names"
-    )
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     modalities: bool = Field(False, description="also score audio alone and text alone, on rows that have both")
     noise_snr_db: list[float] = Field(
@@ -115,14 +111,16 @@ def _corpus_name(given: Mapping[str, Any]) -> str:
 
 
 def _refuse_to_overwrite(folder: Path, split: str, protocol: dict[str, Any]) -> None:
-    """Neither the predictions of a training run nor an evaluation of something else are written over."""
+    """Raise an error rather than overwrite a training run, or the evaluation of another corpus or protocol."""
     if (folder / RESULTS_FILE).is_file():
         raise ArgumentError(f"output_dir: {folder} holds the results of a run. Give another --output_dir.")
+
     file = folder / f"evaluation_{split}.json"
     try:
         earlier = EvaluationResults.load(file).protocol
     except (FileNotFoundError, ResultsError):
         return
+
     if earlier != protocol:
         raise ArgumentError(
             f"output_dir: {file} is of other corpora or another protocol ({', '.join(earlier)}). Give another "
@@ -131,22 +129,19 @@ def _refuse_to_overwrite(folder: Path, split: str, protocol: dict[str, Any]) -> 
 
 
 def evaluate_checkpoint(arguments: EvaluateArguments) -> EvaluationResults:
-    """Score a checkpoint and write `evaluation_<split>.json`, `predictions_<split>.parquet`, and of each corpus a
+    """Score a checkpoint, and write `evaluation_<split>.json`, `predictions_<split>.parquet`, and for each corpus a
     confusion matrix and a reliability diagram.
 
-    Probabilities are those of the pipeline, with the temperature of the checkpoint, which `calibrate` fits anew.
+    Probabilities are those of the pipeline, with the temperature of the checkpoint, which `calibrate` refits first.
 
     Returns:
-        what the JSON file holds: `metrics.{split}.{corpus}` as in `results.json`, protocol, data hash and
-        environment;
-        `calibration`: `temperature`, and what ECE, Brier score and NLL are without it
-            (`uncalibrated.{split}.{corpus}`). If asked for,
-        [`robustness`].
+        the content of the JSON file. `calibration` holds the `temperature`, and ECE, Brier score and NLL without it
+        (`uncalibrated.{split}.{corpus}`).
 
     Raises:
-        ArgumentError: a checkpoint that is not there, rows that do not have what is to be scored, or results that are
-            of something else.
-        FileNotFoundError, CorpusError, ProtocolError: data that are not there or not as they should be.
+        ArgumentError: a checkpoint that does not exist, rows without the modality to score, or a folder with other
+            results.
+        FileNotFoundError, CorpusError, ProtocolError: data that are missing or invalid.
     """
     _refuse_contradictions(arguments)
     model, processor = load_checkpoint(arguments.checkpoint, arguments.backbone_dir)
@@ -154,7 +149,7 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> EvaluationResults:
 
 
 def _changed_checkpoint(arguments: EvaluateArguments, *_: Any) -> str | None:
-    """The checkpoint's folder where it is written, too."""
+    """The folder of the checkpoint, if the evaluation changes it."""
     return arguments.checkpoint if arguments.calibrate or arguments.add_to_results else None
 
 
@@ -165,8 +160,10 @@ def _evaluate(
 ) -> EvaluationResults:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device).eval()
+
     if arguments.noise_snr_db and "audio" not in model.config.modalities:
-        raise ArgumentError("noise_snr_db: the checkpoint reads text alone, which noise does not touch. Leave it out.")
+        raise ArgumentError("noise_snr_db: the checkpoint reads only text, which has no noise. Leave it out.")
+
     splits = load_corpora(arguments.corpora)
     protocol = {
         name: protocol_facts(corpus, rows)
@@ -177,14 +174,18 @@ def _evaluate(
             "add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out."
         )
     _refuse_to_overwrite(Path(arguments.output_dir), arguments.split, protocol)
+
     dataset = inputs_of_split(splits, arguments.split, model, processor, arguments.feature_cache)
     collator = make_collator(model, processor, arguments.feature_cache)
     folder, split = Path(arguments.output_dir), arguments.split
+
     logits = predict_logits(model, dataset, collator, arguments.batch_size)
     note = _calibrate(arguments.checkpoint, model, logits, dataset, split) if arguments.calibrate else None
     temperature = model.config.temperature
+
     predictions = Predictions.from_logits(dataset.metadata, logits, temperature)
     write_split_report(predictions, split, folder)
+
     results = EvaluationResults(
         checkpoint=Path(arguments.checkpoint).name if os.path.isdir(arguments.checkpoint) else arguments.checkpoint,
         protocol=protocol,
@@ -197,13 +198,15 @@ def _evaluate(
         **environment(),
     )
     results.add_split(split, predictions)
+
     if arguments.modalities or arguments.noise_snr_db:
         found = robustness(arguments, model, processor, splits, dataset, collator)
         results = replace(results, **found)
-        if arguments.add_to_results:  # other splits stay
+        if arguments.add_to_results:  # keeps other splits
             run = RunResults.load(Path(arguments.checkpoint) / RESULTS_FILE)
             merged = {key: getattr(run, key) | numbers for key, numbers in found.items()}
             _rewrite_run(arguments.checkpoint, replace(run, **merged))
+
     results.write(folder / f"evaluation_{split}.json")
     return results
 
@@ -211,12 +214,13 @@ def _evaluate(
 def _calibrate(
     checkpoint: str, model: BiBiERForEmotionClassification, logits: np.ndarray, dataset: InputDataset, split: str
 ) -> str | None:
-    """Give the model and its checkpoint the temperature that suits these answers (N, 7) on a split best; returns what
-    is to be said of it."""
+    """Fit the temperature to these logits (N, 7) of a split, and store it in the model and its checkpoint; returns a note
+    for the report."""
     fit = fit_temperature(logits, dataset.labels, dataset.metadata["corpus"])
     if (Path(checkpoint) / RESULTS_FILE).is_file():
         calibration = {"temperature": fit.temperature, "fitted_on": f"{split}, after training", "note": fit.note}
         _recalibrate_run(checkpoint, model.config.temperature, calibration | {"samples": len(dataset)})
+
     model.config.temperature = fit.temperature
     file = Path(checkpoint) / CONFIG_NAME
     config = json.loads(file.read_text(encoding="utf-8"))
@@ -225,9 +229,9 @@ def _calibrate(
 
 
 def _recalibrate_run(checkpoint: str, before: float, calibration: dict[str, Any]) -> None:
-    """Bring what a training run reported of its scores to another temperature: results, predictions, pictures, card.
+    """Recompute the results, predictions, pictures and card of a training run for another temperature.
 
-    What cannot be computed again from the stored predictions is removed rather than left at the old temperature.
+    Numbers that the stored predictions cannot give are removed, as they would be those of the old temperature.
 
     Args:
         checkpoint: folder of the run.
@@ -254,7 +258,7 @@ def _recalibrate_run(checkpoint: str, before: float, calibration: dict[str, Any]
 
 
 def _rewrite_run(checkpoint: str, results: RunResults) -> None:
-    """Results of a training run, and the card that is made of them."""
+    """Write the results of a training run, and its card."""
     folder = Path(checkpoint)
     results.write(folder / RESULTS_FILE)
     if (folder / CARD_FILE).is_file():
@@ -269,20 +273,17 @@ def robustness(
     dataset: InputDataset,
     collator: Any,
 ) -> dict[str, Any]:
-    """What is left with a modality missing and with noise, on the rows that have all that the model reads.
+    """Score missing modalities and noisy audio, on the rows that have every modality of the model.
 
     Args:
         arguments: split, noise and batch size.
-        model: in evaluation mode.
-        processor: its processor.
+        model, processor: the checkpoint, in evaluation mode.
         splits: the corpora.
-        dataset: their rows of the split, as the model reads them.
-        collator: for these rows.
+        dataset, collator: their rows of the split, as the model reads them.
 
     Returns:
-        `modalities.{split}.{corpus}.{both, audio, text}` (the only modality of a model of one), and with noise
-        `noise.{split}.{corpus}.{snr_db}` (the text as it is), `noise_audio` likewise (audio alone) and
-        `noise_settings.{split}`; metrics as in `results.json`. Draws `noise_<split>_<corpus>.png`.
+        `modalities.{split}.{corpus}.{both, audio, text}`, and with noise also `noise.{split}.{corpus}.{snr_db}` (clean
+        text), `noise_audio` (audio alone) and `noise_settings.{split}`. Draws `noise_<split>_<corpus>.png`.
     """
     split, temperature, conditions = arguments.split, model.config.temperature, conditions_of(model)
     try:
@@ -305,6 +306,7 @@ def robustness(
     }
     if not arguments.noise_snr_db:
         return found
+
     noisy: dict[str, dict[str, dict[str, Any]]] = {}
     for snr_db in arguments.noise_snr_db:
         try:
@@ -313,6 +315,7 @@ def robustness(
             raise ArgumentError(f"noise: {error}") from error
         heard = [condition for condition in conditions if condition != "text"]
         noisy[f"{snr_db:g}"] = score(data, RawCollator(processor), heard, f"{snr_db:g} dB")
+
     keys = {"noise": conditions[0]} | ({"noise_audio": "audio"} if len(conditions) > 1 else {})
     for key, condition in keys.items():
         found[key] = {
@@ -320,6 +323,7 @@ def robustness(
                 corpus: {level: numbers[condition][corpus] for level, numbers in noisy.items()} for corpus in splits
             }
         }
+
     found["noise_settings"] = {split: {"kind": arguments.noise, "seed": arguments.noise_seed}}
     for corpus in splits:
         curves = {
@@ -338,15 +342,18 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
     if len({f"{level:g}" for level in levels}) < len(levels) or not all(abs(level) <= 100 for level in levels):
         raise ArgumentError(f"noise_snr_db: {levels} is not allowed; give each level once, in dB, from -100 to 100.")
     if arguments.calibrate and arguments.split == "test":
-        raise ArgumentError("calibrate: what is fitted on test says nothing about test any more. Give --split dev.")
+        raise ArgumentError(
+            "calibrate: a temperature fitted on test would make the scores on test meaningless. Give --split dev."
+        )
     if arguments.calibrate and not (Path(arguments.checkpoint) / CONFIG_NAME).is_file():
         raise ArgumentError(
-            f"calibrate: {arguments.checkpoint} is no folder with a {CONFIG_NAME} to keep the temperature in."
+            f"calibrate: {arguments.checkpoint} is not a folder with a {CONFIG_NAME}, where the temperature is kept."
         )
+
     if not arguments.add_to_results:
         return
     if not (arguments.modalities or levels):
-        raise ArgumentError("add_to_results: there is nothing to add. Give --modalities true or --noise_snr_db.")
+        raise ArgumentError("add_to_results: there is nothing to add. Give --modalities or --noise_snr_db.")
     if not (Path(arguments.checkpoint) / RESULTS_FILE).is_file():
         raise ArgumentError(
             f"add_to_results: {arguments.checkpoint} holds no {RESULTS_FILE} of a training run. Leave it out."

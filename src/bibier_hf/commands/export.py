@@ -2,12 +2,11 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
 
-from ..commandline import Positional, Section
 from ..errors import ArgumentError
 from ..export.folder import FILES, export_model, onnx_runner, quantize_onnx, torch_runner, write_onnx
 from ..export.graphs import Graph, make_graph, trace
@@ -15,13 +14,13 @@ from ..export.measuring import drift, latencies, latency_table
 from ..export.onnx_pipeline import OnnxModel
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
-from .checkpoint import load_checkpoint
+from .checkpoint import CheckpointOptions, load_checkpoint
 
 if TYPE_CHECKING:
     from ..data.mixture import CorpusArguments
 
 
-class ExportArguments(Section):
+class ExportArguments(CheckpointOptions):
     """Export a checkpoint as a graph that runs without the model's code, and compare it with the model.
 
     Examples:
@@ -29,7 +28,6 @@ class ExportArguments(Section):
       bibier export outputs/resd --output_dir onnx/resd --int8 --corpus resd --data_dir PATH/TO/resd --latency
     """
 
-    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(description="folder or Hub id of a trained model")
     output_dir: str = Field(description="a new folder, or an earlier export to replace")
     format: Literal["onnx", "torch"] = Field("onnx", description="onnx, or torch (torch.export)")
     part: Literal["features", "whole"] = Field(
@@ -40,9 +38,6 @@ class ExportArguments(Section):
     data_dir: str | None = Field(None, description="folder or file of that corpus")
     split: Literal["train", "dev", "test"] = Field("test", description="split of that corpus")
     latency: bool = Field(False, description="measure torch, torch.export, ONNX Runtime and int8")
-    backbone_dir: str | None = Field(
-        None, description="folder with local copies of backbones that the checkpoint only names"
-    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:

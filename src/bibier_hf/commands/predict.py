@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 from tqdm.auto import tqdm
 
-from ..commandline import Positional, Section
+from ..commandline import Positional
 from ..errors import ArgumentError
 from ..files import WriteError
 from ..model.audio_bibier import AudioError
@@ -17,7 +17,7 @@ from ..model.labels_bibier import EMOTIONS
 from ..model.pipeline_bibier import UNSURE
 from ..model.timeline_bibier import TimelineOptions
 from ..timeline import TIMELINE_FORMATS, save_timeline
-from .checkpoint import load_pipeline
+from .checkpoint import CheckpointOptions, load_pipeline
 from .common import to_json
 
 AUDIO_SUFFIXES = frozenset(
@@ -31,7 +31,7 @@ EXIT_INPUT_FAILED = 1
 SHOWN_EMOTIONS = 3
 
 
-class PredictArguments(Section):
+class PredictArguments(CheckpointOptions):
     """Predict the emotions of clips and texts.
 
     Examples:
@@ -46,7 +46,6 @@ class PredictArguments(Section):
     Exit code 1: an input failed; the others are answered.
     """
 
-    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(description="folder or Hub id of a trained model")
     inputs: Annotated[list[str], Positional("AUDIO|FOLDER|URL|-")] = Field(
         [], description="recordings; - reads paths from stdin, one per line"
     )
@@ -69,9 +68,6 @@ class PredictArguments(Section):
         None, description=f"file for the timeline of one recording: {', '.join(TIMELINE_FORMATS)}"
     )
     as_json: bool = Field(False, alias="json", description="one JSON object per input and line, on stdout")
-    backbone_dir: str | None = Field(
-        None, description="folder with local copies of backbones that the checkpoint only names"
-    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
