@@ -71,7 +71,7 @@ def test_every_command(command, line):
     done = bibier(*command.split(), *arguments)
     check(done.exit_code, done.stdout, done.stderr, allowed)
     if line == "help":
-        assert done.stdout.startswith(f"usage: bibier {command} ")
+        assert done.stdout.startswith(f"usage: bibier {command}")
         assert command in ("kernels",) or f"  bibier {command}" in done.stdout  # an example
 
 
