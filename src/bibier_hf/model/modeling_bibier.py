@@ -546,10 +546,12 @@ class BiBiERModel(BiBiERPreTrainedModel):
                 f"Pass {wanted}."
             )
 
-        sizes = {name: tensor.shape[0] for name, tensor in given.items()}
-        if len(set(sizes.values())) > 1:
+        first = next(iter(given.values()))
+        if any(tensor.shape[0] != first.shape[0] for tensor in given.values()):  # sizes in an export cannot be hashed
+            sizes = {name: tensor.shape[0] for name, tensor in given.items()}
             raise ValueError(f"The batch has different numbers of samples: {sizes}; they must be the same samples.")
-        return next(iter(given.values()))
+
+        return first
 
     def fuse(self, audio: Encoded, text: Encoded, record: Recorder) -> Tensor:
         """Return the vector of the fusion, (B, E), or else the mean frames of what the model reads."""
