@@ -172,13 +172,13 @@ def test_silence_and_cancelling_channels_are_listed_and_a_channel_can_be_chosen(
         ({"label": "joy"}, "unknown label 'joy'"),
         ({"split": "validation"}, "unknown split 'validation'; allowed: train, dev, test"),
         ({"text": ""}, "neither audio nor text"),
-        ({"language": "Russian"}, "no ISO 639 code"),
-        ({"language": ""}, "no ISO 639 code"),
+        ({"language": "Russian"}, "not an ISO 639 code"),
+        ({"language": ""}, "not an ISO 639 code"),
         ({"source": "found"}, "unknown source"),
         ({"soft_label": [0.5, 0.5]}, "7 probabilities"),
         ({"soft_label": [0.5] * 7}, "7 probabilities"),
         ({"soft_label": [1.5, -0.5, 0, 0, 0, 0, 0]}, "7 probabilities"),
-        ({"id": "toy-0"}, "taken by"),
+        ({"id": "toy-0"}, "is also that of"),
     ],
 )
 def test_faulty_clips_are_refused(tmp_path, changes, message):
