@@ -149,7 +149,7 @@ def test_pushing_again_sends_only_what_changed(trained, hub):
     ("pattern", "status", "said"),
     [
         ("POST /api/repos/create", 403, "status 403 .the token may not write there"),
-        ("POST /api/repos/create", 401, "status 401 .it does not know the token"),
+        ("POST /api/repos/create", 401, "status 401 .it does not recognize the token"),
         ("PUT /lfs-put/", 500, "broke off"),
         ("POST /api/models/owner/small/commit/", 500, "status 500 .try again later"),
         ("POST /owner/small.git/info/lfs", 503, "503"),
