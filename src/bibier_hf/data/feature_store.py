@@ -134,7 +134,7 @@ class FeatureStore:
                 total=sum(map(len, own)),
                 desc=f"features: {str(self.recipe['name']).removesuffix('_features')}",
                 unit="row",
-                disable=not (own and state.is_local_main_process),
+                disable=None if own and state.is_local_main_process else True,  # None: only in a terminal
             ) as progress:
                 for positions in own:
                     values = []

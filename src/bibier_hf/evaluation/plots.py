@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-# Not pyplot: a picture is drawn into a file, whatever the display or back end.
+# Not pyplot, which depends on the display.
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch

@@ -44,6 +44,7 @@ from .augmentation import unstacked_train
 from .checkpoints import last_whole_checkpoint, list_checkpoints
 from .fit import RunInputs, make_collator
 from .output import STAGES_FOLDER
+from .progress import without_bars
 from .rows import fixed_rows
 from .trainer import BiBiERTrainer
 
@@ -187,7 +188,8 @@ def train_stage(
             predictions = Predictions.from_logits(rows.metadata, trainer.predict_logits(rows, split))
             facts["metrics"][split] = predictions.metrics_by_corpus()
     if trainer.is_world_process_zero():
-        trainer.model.save_pretrained(folder)
+        with without_bars():
+            trainer.model.save_pretrained(folder)
         write_json(folder / STAGE_FILE, facts)
         for checkpoint in list_checkpoints(folder):
             shutil.rmtree(checkpoint)
