@@ -343,7 +343,7 @@ def test_missing_data_are_named(small_run, tmp_path):
 
 def test_a_corpus_stands_once(small_run, corpus_table):
     corpus = {"name": "csv", "data_dir": str(corpus_table)}
-    with pytest.raises(ArgumentError, match="'small' stands twice"):
+    with pytest.raises(ArgumentError, match="'small' is given twice"):
         run_training(small_run(corpora=[corpus, corpus]))
 
 
