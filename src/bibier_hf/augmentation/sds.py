@@ -250,10 +250,7 @@ class _StackedRow:
     def __call__(self, _row: Mapping[str, Any], index: int) -> dict[str, Any]:
         merged = self.sds.merge([self.dataset[row] for row in self.components[index]], self.draw)
         return merged | {
-            "audio": {
-                "bytes": encode_flac(merged["audio"]["array"], merged["source"]),
-                "path": f"{merged['id']}.flac",
-            },
+            "audio": {"bytes": encode_flac(merged["audio"]["array"], merged["source"]), "path": f"{merged['id']}.flac"}
         }
 
 

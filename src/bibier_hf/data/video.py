@@ -88,10 +88,7 @@ def convert_clips(
     results: dict[str, Path | str] = {}
     pending: dict[Future, str] = {}
 
-    with (
-        scratch_folder(folder / "clips") as scratch,
-        tqdm(total=total, desc=description, unit="clip") as bar,
-    ):
+    with scratch_folder(folder / "clips") as scratch, tqdm(total=total, desc=description, unit="clip") as bar:
         pool = ThreadPoolExecutor(workers)
         try:
             for name, file in clips:

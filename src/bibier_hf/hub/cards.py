@@ -39,10 +39,7 @@ PROTOCOLS = {
 
 LATER_EVALUATION = "evaluation/evaluation_test.json"
 
-PICTURES = {
-    "confusion_matrix_test_{}.png": "Confusion matrix, {}",
-    "reliability_test_{}.png": "Reliability, {}",
-}
+PICTURES = {"confusion_matrix_test_{}.png": "Confusion matrix, {}", "reliability_test_{}.png": "Reliability, {}"}
 """File of a report, by corpus -> its caption."""
 
 
