@@ -381,7 +381,7 @@ def test_faulty_rows_and_other_counts_are_refused(tmp_path, write_csv):
         read_meld(tmp_path / "few", text_only=True)
     shutil.copytree(tmp_path / "few", tmp_path / "twice" / "a")
     shutil.copytree(tmp_path / "texts", tmp_path / "twice" / "b")
-    with pytest.raises(CorpusError, match=r"holds \w+_sent_emo.csv twice"):
+    with pytest.raises(CorpusError, match=r"contains \w+_sent_emo.csv twice"):
         read_meld(tmp_path / "twice", text_only=True)
 
 

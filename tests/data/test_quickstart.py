@@ -51,7 +51,7 @@ def test_no_voice_prefers_an_emotion():
 
 def test_a_share_of_the_words_is_neutral():
     clips = [clip for clip in read_quickstart() if clip.split == "train" and clip.language == "ru"]
-    beginnings = tuple(NEUTRAL_SENTENCES["ru"][0])
+    beginnings = tuple(NEUTRAL_SENTENCES["ru"][0].split("/"))
     neutral = Counter(clip.label for clip in clips if clip.text.startswith(beginnings))
     assert neutral == dict.fromkeys(EMOTIONS, 12)
     # the same words occur with several emotions: only the voice tells

@@ -14,7 +14,7 @@ import numpy as np
 from ..model.audio_bibier import printable
 from ..model.labels_bibier import EMOTIONS
 from .schema import SOURCES, SPLITS
-from .tables import CorpusError, raise_faults
+from .tables import CorpusError, option_forms, raise_faults
 
 CONTEXT_SEPARATOR = " | "
 """Separates an utterance from those before it (`with_context`)."""
@@ -97,8 +97,8 @@ def with_context(clips: Sequence[Clip], count: int) -> list[Clip]:
     return widened
 
 
-def check_counts(clips: Iterable[Clip], expected: Mapping[str, Mapping[str, int]], remedy: str) -> None:
-    """Compare the clips of each split and label with published counts.
+def check_counts(clips: Iterable[Clip], expected: Mapping[str, Mapping[str, int]]) -> None:
+    """Compare the clips of each split and label with published counts, for a reader with the option `strict_counts`.
 
     Raises:
         CorpusError: one line for each count that differs.
@@ -110,6 +110,12 @@ def check_counts(clips: Iterable[Clip], expected: Mapping[str, Mapping[str, int]
         for split, label in sorted(found.keys() | wanted.keys())
         if found[split, label] != wanted[split, label]
     ]
+    raise_count_faults(faults)
+
+
+def raise_count_faults(faults: list[str]) -> None:
+    """Raise a CorpusError that lists the counts that differ, if any do."""
+    remedy = f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}."
     raise_faults(faults, "The counts differ from the published ones", remedy)
 
 

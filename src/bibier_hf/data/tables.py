@@ -6,7 +6,7 @@ import itertools
 import json
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TextIO
@@ -66,15 +66,20 @@ def is_stream(path: Path) -> bool:
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
-def read_table(path: Path) -> list[Row]:
+def read_table(path: Path, needed: Sequence[str] = ()) -> list[Row]:
     """Read all rows of a `.csv`, `.tsv` or `.jsonl` file, or of a pipe that holds one of them.
 
     The encoding is UTF-8, with or without a byte order mark, or Excel's UTF-16. The header of a CSV file shows whether
     commas, semicolons or tabs separate the cells.
 
+    Args:
+        path: the file.
+        needed: columns that it must have.
+
     Raises:
         FileNotFoundError: there is no such file.
-        CorpusError: another suffix or encoding, no rows, or lines that do not match the header; all of them are named.
+        CorpusError: another suffix or encoding, no rows, missing columns, or lines that do not match the header; all of
+            them are named.
     """
     suffix = path.suffix.lower()
     stream = is_stream(path)
@@ -101,6 +106,9 @@ def read_table(path: Path) -> list[Row]:
 
     if not rows:
         raise CorpusError(f"{path} has no rows.")
+
+    if missing := [name for name in needed if name not in rows[0].values]:
+        raise CorpusError(f"{path.name} has no columns {missing}; it has {list(rows[0].values)}.")
 
     return rows
 
@@ -198,12 +206,6 @@ def _read_jsonl(lines: Iterator[tuple[int, str]], name: str) -> tuple[list[Row],
             faults.append(f"{where}: a {type(values).__name__}, but every line must be an object")
 
     return rows, faults
-
-
-def demand_columns(rows: list[Row], names: tuple[str, ...], table: str) -> None:
-    """Raise a CorpusError that names the missing columns of a table, if any."""
-    if missing := [name for name in names if name not in rows[0].values]:
-        raise CorpusError(f"{table} has no columns {missing}; it has {list(rows[0].values)}.")
 
 
 def raise_faults(faults: list[str], heading: str, remedy: str = "", shown: int = 20) -> None:

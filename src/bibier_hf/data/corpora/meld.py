@@ -22,7 +22,7 @@ from ...model.labels_bibier import EMOTIONS
 from ..archives import SourceFile, is_archive, walk_files
 from ..clips import Clip, check_counts, with_context
 from ..prepare import FORMAT_VERSION, Corpus, cache_folder
-from ..tables import CorpusError, Row, demand_columns, option_forms, raise_faults, read_table
+from ..tables import CorpusError, Row, option_forms, raise_faults, read_table
 from ..text import mend_text
 from ..video import convert_clips, find_ffmpeg, state_disk_need
 
@@ -116,8 +116,7 @@ def read_meld(
     if not text_only and not audio:
         raise CorpusError(
             f"{data_dir} has no clips (dia0_utt0.mp4, ... in {', '.join(CLIP_FOLDERS)}, or archives with these). For "
-            "the "
-            f"texts alone give {option_forms('text_only', True)}."
+            f"the texts alone give {option_forms('text_only', True)}."
         )
 
     faults: list[str] = []
@@ -138,11 +137,7 @@ def read_meld(
     )
 
     if strict_counts:
-        check_counts(
-            clips,
-            OFFICIAL_COUNTS,
-            f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}.",
-        )
+        check_counts(clips, OFFICIAL_COUNTS)
 
     clips.sort(key=lambda clip: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", clip.id)])
 
@@ -165,9 +160,7 @@ def _read_tables(data_dir: Path, tables: Mapping[str, Path]) -> list[tuple[str, 
     rows = []
 
     for split in (split for split in OFFICIAL_COUNTS if split in tables):
-        table = read_table(tables[split])
-        demand_columns(table, _COLUMNS, tables[split].name)
-        rows += [(split, row) for row in table]
+        rows += [(split, row) for row in read_table(tables[split], _COLUMNS)]
 
     return rows
 
@@ -203,13 +196,12 @@ def _speaker(written: str, season: int, episode: int) -> str | None:
     if _SEVERAL.search(name):
         return None
 
-    slug = re.sub(r"[^a-z0-9]+", "-", name.partition("/")[0].lower()).strip(
-        "-"
-    )  # "Joey/Drake": Joey in the role of Drake
+    # "Joey/Drake": Joey in the role of Drake.
+    slug = re.sub(r"[^a-z0-9]+", "-", name.partition("/")[0].lower()).strip("-")
+    if slug in ROLES or "#" in name or "No." in name:
+        return f"meld-s{season:02d}e{episode:02d}-{slug}"
 
-    return (
-        f"meld-s{season:02d}e{episode:02d}-{slug}" if slug in ROLES or "#" in name or "No." in name else f"meld-{slug}"
-    )
+    return f"meld-{slug}"
 
 
 def _with_audio(clip: Clip, name: str, audio: Path | str, chosen: Mapping[str, str], faults: list[str]) -> Clip:

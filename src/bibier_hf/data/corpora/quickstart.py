@@ -16,7 +16,7 @@ To make it nontrivial, and to require both modalities:
 import random
 from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import product
+from itertools import accumulate, pairwise, product
 from typing import Any
 
 from ...augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody
@@ -37,52 +37,18 @@ VARIANTS = {
 ACCENTS = {"en": ("en-us", "en"), "ru": ("ru",)}
 
 # Every first, second and third part fit together; each language gives 8 x 8 x 6 sentences.
-NEUTRAL_SENTENCES: dict[str, tuple[tuple[str, ...], ...]] = {
+NEUTRAL_SENTENCES = {
     "en": (
-        (
-            "My brother",
-            "The neighbor",
-            "Our teacher",
-            "Your cousin",
-            "The driver",
-            "My colleague",
-            "The new guy",
-            "Her friend",
-        ),
-        (
-            "called the office",
-            "left the keys here",
-            "came by the house",
-            "took the early bus",
-            "asked about you",
-            "brought the boxes",
-            "talked to my mother",
-            "painted the door",
-        ),
-        ("this morning", "last night", "on Friday", "before dinner", "after the game", "an hour ago"),
+        "My brother/The neighbor/Our teacher/Your cousin/The driver/My colleague/The new guy/Her friend",
+        "called the office/left the keys here/came by the house/took the early bus/asked about you/brought the boxes/"
+        "talked to my mother/painted the door",
+        "this morning/last night/on Friday/before dinner/after the game/an hour ago",
     ),
     "ru": (
-        (
-            "Мой брат",
-            "Наш сосед",
-            "Твой учитель",
-            "Её двоюродный брат",
-            "Этот водитель",
-            "Мой коллега",
-            "Новый сотрудник",
-            "Её приятель",
-        ),
-        (
-            "позвонил в офис",
-            "оставил здесь ключи",
-            "заходил к нам домой",
-            "уехал на автобусе",
-            "спрашивал о тебе",
-            "привёз коробки",
-            "говорил с моей мамой",
-            "покрасил дверь",
-        ),
-        ("сегодня утром", "вчера вечером", "в пятницу", "перед ужином", "после матча", "час назад"),
+        "Мой брат/Наш сосед/Твой учитель/Её двоюродный брат/Этот водитель/Мой коллега/Новый сотрудник/Её приятель",
+        "позвонил в офис/оставил здесь ключи/заходил к нам домой/уехал на автобусе/спрашивал о тебе/привёз коробки/"
+        "говорил с моей мамой/покрасил дверь",
+        "сегодня утром/вчера вечером/в пятницу/перед ужином/после матча/час назад",
     ),
 }
 
@@ -193,24 +159,18 @@ def demo_clips(data_dir: Any = None, **options: Any) -> dict[str, dict[str, Any]
 
 
 def _neutral_sentences(language: str, seed: int) -> list[str]:
-    sentences = [" ".join(parts) + "." for parts in product(*NEUTRAL_SENTENCES[language])]
+    choices = (part.split("/") for part in NEUTRAL_SENTENCES[language])
+    sentences = [" ".join(parts) + "." for parts in product(*choices)]
     random.Random(f"{seed}/{language}/sentences").shuffle(sentences)
     return sentences
 
 
 def _share_out(items: Sequence[str], sizes: dict[str, int]) -> dict[str, Sequence[str]]:
     """Cut the items into consecutive pieces in proportion to the sizes, without overlap."""
-    total = sum(sizes.values())
-    pieces = {}
-    start = done = 0
+    ends = list(accumulate(sizes.values()))
+    borders = [0, *(len(items) * end // ends[-1] for end in ends)]
 
-    for split, size in sizes.items():
-        done += size
-        end = len(items) * done // total
-        pieces[split] = items[start:end]
-        start = end
-
-    return pieces
+    return {split: items[start:end] for split, (start, end) in zip(sizes, pairwise(borders), strict=True)}
 
 
 def _voices(split: str, language: str, rng: random.Random) -> Iterator[str]:

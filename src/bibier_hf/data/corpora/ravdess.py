@@ -14,9 +14,9 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 from ...model.labels_bibier import EMOTIONS
-from ..clips import Clip, neutral_id
+from ..clips import Clip, neutral_id, raise_count_faults
 from ..prepare import Corpus
-from ..tables import CorpusError, Row, demand_columns, option_forms, raise_faults, read_table
+from ..tables import CorpusError, Row, raise_faults, read_table
 
 LICENSE = "CC-BY-NC-SA-4.0"
 EMOTION_CODES = dict(enumerate(("neutral", "calm", "happy", "sad", "anger", "fear", "disgust", "surprise"), start=1))
@@ -53,11 +53,14 @@ def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
         CorpusError: an unknown layout, names or labels that are not from RAVDESS, an actor in two splits, or different
             counts.
     """
-    found = (
-        _read_metadata(data_dir)
-        if (data_dir / "metadata.csv").is_file()
-        else [(None, path) for path in _find_files(data_dir)]
-    )
+    table = data_dir / "metadata.csv"
+    found: list[tuple[Row | None, Path]]
+    if table.is_file():
+        rows = read_table(table, ("file_name", "text", "emotion", "speaker", "split"))
+        found = [(row, data_dir / row.text("file_name")) for row in rows]
+    else:
+        found = [(None, path) for path in _find_files(data_dir)]
+
     clips = []
     faults = []
 
@@ -110,12 +113,6 @@ def default_split(actor: int) -> str:
     return "train" if actor <= 16 else "dev" if actor <= 20 else "test"
 
 
-def _read_metadata(data_dir: Path) -> list[tuple[Row, Path]]:
-    rows = read_table(data_dir / "metadata.csv")
-    demand_columns(rows, ("file_name", "text", "emotion", "speaker", "split"), "metadata.csv")
-    return [(row, data_dir / row.text("file_name")) for row in rows]
-
-
 def _find_files(data_dir: Path) -> list[Path]:
     if not data_dir.is_dir():
         raise CorpusError(
@@ -131,8 +128,8 @@ def _find_files(data_dir: Path) -> list[Path]:
     if not by_name:
         raise CorpusError(
             f"{data_dir} holds no recordings of RAVDESS. Allowed layouts: folders Actor_01, Actor_02, ... with files "
-            "such as 03-01-06-01-02-01-12.wav, "
-            "or metadata.csv (file_name, text, emotion, speaker, split) with its recordings."
+            "such as 03-01-06-01-02-01-12.wav, or metadata.csv (file_name, text, emotion, speaker, split) with its "
+            "recordings."
         )
 
     # A widespread copy of the corpus contains everything twice.
@@ -146,9 +143,8 @@ def _find_files(data_dir: Path) -> list[Path]:
 
 
 def _agrees(row: Row, emotion: str, sentence: str) -> bool:
-    named = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}.get(
-        row.text("emotion"), row.text("emotion")
-    )
+    named = row.text("emotion")
+    named = {"angry": "anger", "fearful": "fear", "surprised": "surprise"}.get(named, named)
     return named == emotion and row.text("text") == sentence
 
 
@@ -177,8 +173,7 @@ def _check_actors(clips: list[Clip]) -> None:
             if counts[speaker, emotion] not in numbers
         ]
 
-    remedy = f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}."
-    raise_faults(faults, "The counts differ from the published ones", remedy)
+    raise_count_faults(faults)
 
 
 CORPUS = Corpus(

@@ -22,7 +22,7 @@ from ...model.audio_bibier import decode_audio
 from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, check_counts, neutral_id
 from ..prepare import Corpus
-from ..tables import CorpusError, Row, demand_columns, option_forms, raise_faults, read_table
+from ..tables import CorpusError, Row, raise_faults, read_table
 
 OFFICIAL_COUNTS = {
     "train": dict(zip(EMOTIONS, (175, 148, 178, 174, 153, 130, 158), strict=True)),
@@ -125,11 +125,7 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
         expected = OFFICIAL_COUNTS
         if enthusiasm == "exclude":
             expected = {split: {**row, "surprise": 0} for split, row in expected.items()}
-        check_counts(
-            clips,
-            expected,
-            f"Fetch the corpus again, or for a part of it give {option_forms('strict_counts', False)}.",
-        )
+        check_counts(clips, expected)
 
     # Sorted by id, so that layout and order of the tables do not matter, and neighbors reveal nothing about each
     # other.
@@ -150,22 +146,19 @@ _Found = tuple[Row, str, str, Path | Callable[[], np.ndarray], str]
 
 
 def _read_rows(data_dir: Path | str) -> list[_Found]:
-    if isinstance(data_dir, str) or (data_dir.is_dir() and not _tables(data_dir) and any(data_dir.rglob("*.parquet"))):
+    if isinstance(data_dir, str):
+        return _read_hub(data_dir)
+
+    has_table = any((data_dir / name).is_file() for name in ("metadata.csv", "train.csv", "test.csv"))
+    if not has_table and any(data_dir.rglob("*.parquet")):
         return _read_hub(str(data_dir))
 
     if (data_dir / "metadata.csv").is_file():
-        rows = read_table(data_dir / "metadata.csv")
-        demand_columns(rows, ("file_name", "text", "emotion", "split"), "metadata.csv")
-        return [
-            (
-                row,
-                row.text("orig_name") or Path(row.text("file_name")).stem,
-                row.text("split"),
-                data_dir / row.text("file_name"),
-                "",
-            )
-            for row in rows
-        ]
+        found: list[_Found] = []
+        for row in read_table(data_dir / "metadata.csv", ("file_name", "text", "emotion", "split")):
+            path = data_dir / row.text("file_name")
+            found.append((row, row.text("orig_name") or path.stem, row.text("split"), path, ""))
+        return found
 
     tables = {split: data_dir / f"{split}.csv" for split in ("train", "test")}
     if missing := [path.name for path in tables.values() if not path.is_file()]:
@@ -176,20 +169,14 @@ def _read_rows(data_dir: Path | str) -> list[_Found]:
         )
 
     files = _files_by_name(data_dir)
-    found: list[_Found] = []
+    found = []
 
     for split, path in tables.items():
-        rows = read_table(path)
-        demand_columns(rows, ("name", "emotion", "text"), path.name)
-        for row in rows:
+        for row in read_table(path, ("name", "emotion", "text")):
             name = _stem(row.text("name"))
             found.append((row, name, split, _find(data_dir, row, name, split, files), ""))
 
     return found
-
-
-def _tables(data_dir: Path) -> list[Path]:
-    return [path for path in (data_dir / name for name in ("metadata.csv", "train.csv", "test.csv")) if path.is_file()]
 
 
 def _read_hub(source: str) -> list[_Found]:
