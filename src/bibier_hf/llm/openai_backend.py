@@ -9,7 +9,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from functools import cached_property
@@ -207,15 +207,25 @@ class OpenAIBackend(LLMBackend):
         self._connect()
         stop = threading.Event()
         executor = ThreadPoolExecutor(self.concurrency, thread_name_prefix="llm")
-        futures = {executor.submit(ask, conversation, stop): index for index, conversation in enumerate(conversations)}
+        waiting = iter(enumerate(conversations))
+        running: dict[Future[Answer], int] = {}
 
         try:
-            for future in as_completed(futures):
-                try:
-                    answer = future.result()
-                except _RequestError as error:
-                    answer = Answer(error=str(error))
-                yield futures[future], answer
+            while True:
+                # A request goes out only when the caller has taken the answer before it, so that a kill loses no more
+                # answers than there are connections.
+                for index, conversation in itertools.islice(waiting, self.concurrency - len(running)):
+                    running[executor.submit(ask, conversation, stop)] = index
+
+                if not running:
+                    break
+
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    try:
+                        answer = future.result()
+                    except _RequestError as error:
+                        answer = Answer(error=str(error))
+                    yield running.pop(future), answer
         except BaseException:  # Ctrl-C, an error, or a caller that stops: send no further requests
             stop.set()
             executor.shutdown(wait=False, cancel_futures=True)
