@@ -571,9 +571,7 @@ def locked_by_first_process(
 
 
 def writes(
-    folder: Callable[..., str | os.PathLike | None],
-    left: str | Callable[..., str] = "",
-    file: bool = False,
+    folder: Callable[..., str | os.PathLike | None], left: str | Callable[..., str] = "", file: bool = False
 ) -> Callable:
     """Decorator that runs a function under [`locked_by_first_process`].
 

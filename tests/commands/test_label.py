@@ -103,7 +103,7 @@ def test_a_killed_run_goes_on(launch, text_corpus, slow_server, tmp_path):
     assert len(asked) == ROWS
     table = read_label_table(output)
     assert len(set(table.ids)) == ROWS
-    assert table.labelled.all()
+    assert table.labeled.all()
     assert {"status", "raw", "model", "revision", "prompt_hash", "sampling", "seed"} <= set(
         output.read_text().splitlines()[0].split(",")
     )

@@ -14,13 +14,7 @@ from ..augmentation.preview import render_preview
 from ..augmentation.sds import StackedDataSampling
 from ..augmentation.tts import TTS_BACKENDS, get_tts
 from ..augmentation.tts.checks import SpeechChecks
-from ..augmentation.tug import (
-    LANGUAGES,
-    PUBLISHED_SIZES,
-    Components,
-    TemplateUtteranceGeneration,
-    load_components,
-)
+from ..augmentation.tug import LANGUAGES, PUBLISHED_SIZES, Components, TemplateUtteranceGeneration, load_components
 from ..commandline import Section
 from ..data.corpora import get_corpus
 from ..data.mixture import CorpusArguments, load_corpora

@@ -19,13 +19,7 @@ from ..data.corpora import load_corpus
 from ..data.label_tables import read_label_table, write_label_table
 from ..errors import ArgumentError
 from ..evaluation.label_report import compare_labels, describe_labels, report_text, write_label_plots
-from ..evaluation.report import (
-    Predictions,
-    environment,
-    metrics_table,
-    recall_table,
-    write_split_report,
-)
+from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_split_report
 from ..evaluation.results import RecognitionResults
 from ..files import write_atomically, write_json, writes
 from ..llm import BACKENDS, LLMBackend, LLMError, get_backend

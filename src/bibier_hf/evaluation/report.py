@@ -20,13 +20,7 @@ from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
 from ..tables import markdown_table, percent
 from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_bins
-from .metrics import (
-    METRICS,
-    classification_metrics,
-    confusion_matrix,
-    grouped_metrics,
-    recall_per_class,
-)
+from .metrics import METRICS, classification_metrics, confusion_matrix, grouped_metrics, recall_per_class
 from .plots import plot_confusion_matrix, plot_reliability
 
 VERSIONED_PACKAGES = (

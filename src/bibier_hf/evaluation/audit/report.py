@@ -188,10 +188,7 @@ def render_page(audits: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _overview(audits: Sequence[Mapping[str, Any]]) -> list[str]:
-    lines = [
-        "What scores on test without hearing the emotion (UAR / WF1 in percent; a dash: not to be had).",
-        "",
-    ]
+    lines = ["What scores on test without hearing the emotion (UAR / WF1 in percent; a dash: not to be had).", ""]
     head = [
         "split",
         "test rows",
