@@ -12,12 +12,11 @@ from matplotlib.figure import Figure
 
 from ..data.label_tables import LabelTable
 from ..data.tables import CorpusError
-from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
 from ..palette import INK, emotion_color
 from ..tables import markdown_table
 from .metrics import classification_metrics, confusion_matrix, recall_per_class
-from .plots import plot_confusion_matrix
+from .plots import plot_confusion_matrix, plot_shares, save_figure
 
 SUM_SLACK = 1e-6
 """A sum that differs more from one counts as unnormalized; the values have five decimals."""
@@ -38,25 +37,19 @@ def describe_labels(table: LabelTable) -> dict[str, Any]:
     entropy = entropy_bits(probabilities)
     gold = probabilities[np.arange(len(labels)), labels]
     not_highest = int((predicted != labels).sum())
-    metrics = classification_metrics(labels, predicted)
+    statistics = {"mean": np.mean, "median": np.median, "max": np.max}
+
     return {
         "table": table.name,
         "rows": len(table.ids),
         "failed": int((~table.labeled).sum()),
         "without_gold": int((table.labels < 0).sum()),
-        **metrics,
+        **classification_metrics(labels, predicted),
         "recall": recall_per_class(labels, predicted),
         "confusion": confusion_matrix(labels, predicted).tolist(),
         "labels": list(EMOTIONS),
-        "entropy_bits": {
-            "mean": float(entropy.mean()),
-            "median": float(np.median(entropy)),
-            "max": float(entropy.max()),
-        },
-        "gold_probability": {"mean": float(gold.mean())}
-        | {
-            name: float(gold[labels == index].mean()) for index, name in enumerate(EMOTIONS) if (labels == index).any()
-        },
+        "entropy_bits": {name: float(of(entropy)) for name, of in statistics.items()},
+        "gold_probability": _mean_by_emotion(gold, labels),
         "defects": {
             "negative": int((probabilities < 0).any(axis=1).sum()),
             "above_one": int((probabilities > 1).any(axis=1).sum()),
@@ -86,15 +79,22 @@ def compare_labels(first: LabelTable, second: LabelTable) -> dict[str, Any]:
     p, q = np.array([ours[key] for key in common]), np.array([theirs[key] for key in common])
     gold = np.array([gold_of[key] for key in common])
     divergence = entropy_bits((p + q) / 2) - (entropy_bits(p) + entropy_bits(q)) / 2
-    present = [(index, name) for index, name in enumerate(EMOTIONS) if (gold == index).any()]
+
     return {
         "tables": [first.name, second.name],
         "rows": len(common),
         "agreement": float((p.argmax(1) == q.argmax(1)).mean()),
-        "jensen_shannon_bits": {"mean": float(divergence.mean())}
-        | {name: float(divergence[gold == index].mean()) for index, name in present},
-        "mean_difference": {name: (q - p)[gold == index].mean(axis=0).tolist() for index, name in present},
+        "jensen_shannon_bits": _mean_by_emotion(divergence, gold),
+        "mean_difference": {
+            EMOTIONS[index]: (q - p)[gold == index].mean(axis=0).tolist() for index in np.unique(gold)
+        },
     }
+
+
+def _mean_by_emotion(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """The mean of all values, and that of each emotion that occurs."""
+    by_emotion = {EMOTIONS[index]: float(values[labels == index].mean()) for index in np.unique(labels)}
+    return {"mean": float(values.mean())} | by_emotion
 
 
 def entropy_bits(probabilities: np.ndarray) -> np.ndarray:
@@ -108,45 +108,35 @@ def write_label_plots(table: LabelTable, directory: str | Path) -> list[Path]:
     """Draw `labels_confusion.png`, `labels_mean.png` (mean distribution for each gold label) and
     `labels_entropy.png`."""
     labels, probabilities, predicted = _scored(table)
-    directory = Path(directory)
+    paths = [Path(directory) / f"labels_{name}.png" for name in ("confusion", "mean", "entropy")]
     uar = classification_metrics(labels, predicted)["uar"]
-    drawings = {
-        "labels_confusion.png": lambda path: plot_confusion_matrix(
-            confusion_matrix(labels, predicted), path, f"{table.name}\narg-max against gold, UAR {100 * uar:.2f} %"
-        ),
-        "labels_mean.png": lambda path: _plot_means(labels, probabilities, path, table.name),
-        "labels_entropy.png": lambda path: _plot_entropy(labels, probabilities, path, table.name),
-    }
-    for name, draw in drawings.items():
-        write_atomically(directory / name, draw)
-    return [directory / name for name in drawings]
+    title = f"{table.name}\narg-max against gold, UAR {100 * uar:.2f} %"
+
+    plot_confusion_matrix(confusion_matrix(labels, predicted), paths[0], title)
+    _plot_means(labels, probabilities, paths[1], table.name)
+    _plot_entropy(labels, probabilities, paths[2], table.name)
+    return paths
 
 
 def report_text(numbers: dict[str, Any]) -> str:
     """Format [`describe_labels`] as text, with a Markdown table of confusion and recall."""
+    entropy, defects = numbers["entropy_bits"], numbers["defects"]
+    rows = [
+        [name, *counts, None if recall is None else f"{recall:.5f}"]
+        for counts, (name, recall) in zip(numbers["confusion"], numbers["recall"].items(), strict=True)
+    ]
     lines = [
         f"{numbers['table']}: {numbers['rows']} rows, {numbers['failed']} failed",
         "",
         f"UAR of the arg-max against gold {numbers['uar']:.5f}, WAR {numbers['war']:.5f}; mean probability of the "
-        "gold label "
-        f"{numbers['gold_probability']['mean']:.3f}; entropy {numbers['entropy_bits']['mean']:.3f} bits "
-        f"(median {numbers['entropy_bits']['median']:.3f})",
+        f"gold label {numbers['gold_probability']['mean']:.3f}; entropy {entropy['mean']:.3f} bits "
+        f"(median {entropy['median']:.3f})",
         "",
-        markdown_table(
-            ["gold", *numbers["labels"], "recall"],
-            [
-                [name, *row, None if numbers["recall"][name] is None else f"{numbers['recall'][name]:.5f}"]
-                for name, row in zip(numbers["labels"], numbers["confusion"], strict=True)
-            ],
-        ),
-    ]
-    defects = numbers["defects"]
-    lines += [
+        markdown_table(["gold", *numbers["labels"], "recall"], rows),
         "",
         f"rows with a value below zero {defects['negative']}, above one {defects['above_one']}, unnormalized "
-        f"{defects['unnormalized']}, "
-        f"with equal values {defects['equal_values']}, gold label not highest {defects['gold_not_highest']} "
-        f"({100 * defects['share_gold_not_highest']:.2f} %)",
+        f"{defects['unnormalized']}, with equal values {defects['equal_values']}, gold label not highest "
+        f"{defects['gold_not_highest']} ({100 * defects['share_gold_not_highest']:.2f} %)",
     ]
     return "\n".join(lines)
 
@@ -163,24 +153,14 @@ def _plot_means(labels: np.ndarray, probabilities: np.ndarray, path: Path, title
     means = np.array(
         [probabilities[labels == index].mean(axis=0) if (labels == index).any() else np.zeros(7) for index in range(7)]
     )
-    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
-    axes = figure.subplots()
-    image = axes.imshow(means, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(7), EMOTIONS, rotation=45, ha="right")
-    axes.set_yticks(range(7), EMOTIONS)
-    axes.set_xlabel("mean probability given to")
-    axes.set_ylabel("gold label")
-    axes.set_title(title)
-    for row, column in np.ndindex(*means.shape):
-        color = "white" if means[row, column] > 0.5 else "black"
-        axes.text(column, row, f"{means[row, column]:.3f}", ha="center", va="center", fontsize=9, color=color)
-    figure.colorbar(image)
-    figure.savefig(path, dpi=150)
+    cells = np.reshape([f"{mean:.3f}" for mean in means.flat], means.shape)
+    axes = {"xlabel": "mean probability given to", "ylabel": "gold label", "title": title}
+    plot_shares(means, cells, EMOTIONS, path, "mean probability", axes)
 
 
 def _plot_entropy(labels: np.ndarray, probabilities: np.ndarray, path: Path, title: str) -> None:
     entropy = entropy_bits(probabilities)
-    present = [index for index in range(7) if (labels == index).any()]
+    present = np.unique(labels)
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     boxes = axes.boxplot(
@@ -194,7 +174,5 @@ def _plot_entropy(labels: np.ndarray, probabilities: np.ndarray, path: Path, tit
         box.set_facecolor(emotion_color(EMOTIONS[index]))
     axes.axhline(np.log2(7), linestyle=":", color=INK)
     axes.annotate("uniform", (0.55, np.log2(7)), va="bottom", fontsize=8, color=INK)
-    axes.set_ylabel("entropy in bits")
-    axes.set_xlabel("gold label")
-    axes.set_title(title)
-    figure.savefig(path, dpi=150)
+    axes.set(xlabel="gold label", ylabel="entropy in bits", title=title)
+    save_figure(figure, path)

@@ -1,7 +1,8 @@
 """Plots of reports."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
+from ..files import write_atomically
 from ..model.labels_bibier import EMOTIONS
 from ..palette import ACCENT, FAINT, INK, SERIES_COLORS
 from .calibration import ReliabilityBins
@@ -35,28 +37,39 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
 
+    counts_and_shares = zip(matrix.flat, shares.flat, strict=True)
+    cells = np.reshape([f"{count}\n{share:.0%}" for count, share in counts_and_shares], matrix.shape)
+    rows = [f"{name} ({total})" for name, total in zip(EMOTIONS, totals[:, 0], strict=True)]
+    labels = {"xlabel": "predicted", "ylabel": "true (samples)", "title": title}
+    plot_shares(shares, cells, rows, path, "share of the true class", labels)
+
+
+def plot_shares(
+    shares: np.ndarray, cells: np.ndarray, rows: Sequence[str], path: str | Path, shade: str, labels: dict[str, str]
+) -> None:
+    """Draw shares (7, 7) as shades of blue, each with a text in its `cells` (7, 7); columns are the emotions.
+
+    Args:
+        shares: in [0, 1].
+        cells: texts.
+        rows: names of the rows.
+        path: picture to write.
+        shade: what the shade shows.
+        labels: `xlabel`, `ylabel` and `title`.
+    """
     figure = Figure(figsize=(7.5, 6.5), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     axes.set_xticks(range(len(EMOTIONS)), EMOTIONS, rotation=45, ha="right")
-    axes.set_yticks(
-        range(len(EMOTIONS)), [f"{name} ({total})" for name, total in zip(EMOTIONS, totals[:, 0], strict=True)]
-    )
-    axes.set_xlabel("predicted")
-    axes.set_ylabel("true (samples)")
-    axes.set_title(title)
-    for row, column in np.ndindex(*matrix.shape):
-        axes.text(
-            column,
-            row,
-            f"{matrix[row, column]}\n{shares[row, column]:.0%}",
-            ha="center",
-            va="center",
-            fontsize=9,
-            color="white" if shares[row, column] > 0.5 else INK,
-        )
-    figure.colorbar(image, label="share of the true class", format=PercentFormatter(1.0))
-    figure.savefig(path, dpi=150)
+    axes.set_yticks(range(len(EMOTIONS)), rows)
+    axes.set(**labels)
+
+    for (row, column), share in np.ndenumerate(shares):
+        color = "white" if share > 0.5 else INK
+        axes.text(column, row, cells[row, column], ha="center", va="center", fontsize=9, color=color)
+
+    figure.colorbar(image, label=shade, format=PercentFormatter(1.0))
+    save_figure(figure, path)
 
 
 def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, title: str = "") -> None:
@@ -78,20 +91,11 @@ def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, ti
         centres, width, filled = (np.arange(number) + 0.5) / number, 1 / number, bins.counts > 0
         axes.bar(centres[filled], bins.accuracy[filled], width, color=ACCENT, edgecolor="white", label="accuracy")
         gap = (bins.confidence - bins.accuracy)[filled]
-        axes.bar(
-            centres[filled],
-            gap,
-            width,
-            bottom=bins.accuracy[filled],
-            color=SERIES_COLORS[1],
-            alpha=0.4,
-            edgecolor=SERIES_COLORS[1],
-            label="gap to the confidence",
-        )
+        look = {"color": SERIES_COLORS[1], "alpha": 0.4, "edgecolor": SERIES_COLORS[1]}
+        axes.bar(centres[filled], gap, width, bins.accuracy[filled], label="gap to the confidence", **look)
         axes.plot([0, 1], [0, 1], color="black", linestyle="--", linewidth=1, label="calibrated")
         axes.set_title(f"{name}: ECE {bins.ece:.1%}".removeprefix(": "), fontsize=10)
-        axes.set_xlim(0, 1)
-        axes.set_ylim(0, 1)
+        axes.set(xlim=(0, 1), ylim=(0, 1))
         histogram.bar(centres, bins.counts, width, color=FAINT, edgecolor="white")
         histogram.set_xlabel("confidence (largest probability)")
         histogram.xaxis.set_major_formatter(PercentFormatter(1.0))
@@ -102,7 +106,7 @@ def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, ti
     panels[0, 0].legend(loc="upper left", frameon=False, fontsize=8)
     panels[1, 0].set_ylabel("answers")
     figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def plot_noise(
@@ -126,21 +130,17 @@ def plot_noise(
     ratios = sorted({ratio for curve in curves.values() for ratio in curve}, reverse=True)
     for number, (name, curve) in enumerate(curves.items()):
         places = [place for place, ratio in enumerate(ratios) if ratio in curve]
-        axes.plot(
-            places, [curve[ratios[place]] for place in places], marker="o", color=_series_color(number), label=name
-        )
+        uars = [curve[ratios[place]] for place in places]
+        axes.plot(places, uars, marker="o", color=_series_color(number), label=name)
     for number, (name, value) in enumerate(levels.items(), start=len(curves)):
         axes.axhline(value, color=_series_color(number), linestyle=":", label=name)
     axes.axhline(1 / len(EMOTIONS), color="black", linestyle="--", linewidth=1, label="chance")
     axes.set_xticks(range(len(ratios)), ["clean" if np.isinf(ratio) else f"{ratio:g} dB" for ratio in ratios])
-    axes.set_xlabel(f"signal-to-noise ratio ({noise} noise)")
-    axes.set_ylabel("UAR")
-    axes.set_ylim(0, 1)
+    axes.set(xlabel=f"signal-to-noise ratio ({noise} noise)", ylabel="UAR", ylim=(0, 1), title=title)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.set_title(title)
     axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def plot_leakage(
@@ -181,19 +181,20 @@ def plot_leakage(
             axes.axvline(chance_uar, color="black", linestyle="--", linewidth=1)
         axes.set_yticks(range(len(names)), names)
         axes.invert_yaxis()
-        axes.set_xlim(0, 1.15)
-        axes.set_xticks(np.linspace(0, 1, 6))
+        axes.set(xlim=(0, 1.15), xticks=np.linspace(0, 1, 6), xlabel=label)
         axes.xaxis.set_major_formatter(PercentFormatter(1.0))
-        axes.set_xlabel(label)
         axes.spines[["top", "right"]].set_visible(False)
-    handles: list[Patch | Line2D] = [
-        Patch(color=_series_color(place), label=protocol) for place, protocol in enumerate(series)
-    ]
+    handles: list[Any] = [Patch(color=_series_color(place), label=name) for place, name in enumerate(series)]
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label=f"chance ({chance_uar:.1%})"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title)
-    figure.savefig(path, dpi=150)
+    save_figure(figure, path)
 
 
 def _series_color(number: int) -> str:
     return SERIES_COLORS[number % len(SERIES_COLORS)]
+
+
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Write a figure in one step."""
+    write_atomically(path, lambda new: figure.savefig(new, dpi=150))

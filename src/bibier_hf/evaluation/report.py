@@ -23,17 +23,7 @@ from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_b
 from .metrics import METRICS, classification_metrics, confusion_matrix, grouped_metrics, recall_per_class
 from .plots import plot_confusion_matrix, plot_reliability
 
-VERSIONED_PACKAGES = (
-    "bibier-hf",
-    "torch",
-    "transformers",
-    "accelerate",
-    "datasets",
-    "scikit-learn",
-    "numpy",
-    "soundfile",
-    "soxr",
-)
+VERSIONED_PACKAGES = "bibier-hf torch transformers accelerate datasets scikit-learn numpy soundfile soxr".split()
 
 
 @dataclass
@@ -66,45 +56,38 @@ class Predictions:
 
     @classmethod
     def from_logits(cls, dataset, logits: np.ndarray, temperature: float = 1.0) -> "Predictions":
-        """Build predictions from `logits` (N, 7), divided by `temperature`, for the rows of `dataset` (with `id`,
-        `corpus`, `language` and `label`)."""
+        """Build predictions from `logits` (N, 7), divided by `temperature`. `dataset`: as for [`of_rows`]."""
         logits = np.asarray(logits, dtype=np.float64)
-        return cls(
-            ids=list(dataset["id"]),
-            corpora=list(dataset["corpus"]),
-            languages=list(dataset["language"]),
-            labels=np.asarray(dataset["label"], dtype=np.int64),
-            probabilities=softmax(logits / temperature, axis=-1),
-            uncalibrated=None if temperature == 1 else softmax(logits, axis=-1),
-        )
+        uncalibrated = None if temperature == 1 else softmax(logits, axis=-1)
+        return cls.of_rows(dataset, softmax(logits / temperature, axis=-1), uncalibrated)
+
+    @classmethod
+    def of_rows(cls, dataset, probabilities: np.ndarray, uncalibrated: np.ndarray | None = None) -> "Predictions":
+        """Build predictions from probabilities (N, 7) for the rows of `dataset`, with `id`, `corpus`, `language` and
+        `label`."""
+        ids, corpora, languages = (list(dataset[name]) for name in ("id", "corpus", "language"))
+        return cls(ids, corpora, languages, np.asarray(dataset["label"], dtype=np.int64), probabilities, uncalibrated)
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
         """Read a file of [`save`]. It holds the final probabilities only, not the uncalibrated ones."""
         table = pq.read_table(path)
-        columns = {name: table[name].to_pylist() for name in ("id", "corpus", "language", "label")}
-        return cls(
-            ids=columns["id"],
-            corpora=columns["corpus"],
-            languages=columns["language"],
-            labels=np.array([EMOTIONS.index(label) for label in columns["label"]], dtype=np.int64),
-            probabilities=np.stack([table[name].to_numpy() for name in EMOTIONS], axis=1),
-        )
+        rows = {name: table[name].to_pylist() for name in ("id", "corpus", "language", "label")}
+        rows["label"] = [EMOTIONS.index(label) for label in rows["label"]]
+        return cls.of_rows(rows, np.stack([table[name].to_numpy() for name in EMOTIONS], axis=1))
 
     @classmethod
     def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
         """Join the rows of all parts."""
+        scaled = any(part.uncalibrated is not None for part in parts)
+        before = [part.probabilities if part.uncalibrated is None else part.uncalibrated for part in parts]
         return cls(
             ids=[value for part in parts for value in part.ids],
             corpora=[value for part in parts for value in part.corpora],
             languages=[value for part in parts for value in part.languages],
             labels=np.concatenate([part.labels for part in parts]),
             probabilities=np.concatenate([part.probabilities for part in parts]),
-            uncalibrated=None
-            if all(part.uncalibrated is None for part in parts)
-            else np.concatenate(
-                [part.probabilities if part.uncalibrated is None else part.uncalibrated for part in parts]
-            ),
+            uncalibrated=np.concatenate(before) if scaled else None,
         )
 
     @property
@@ -118,21 +101,16 @@ class Predictions:
     def metrics_by_corpus(self) -> dict[str, dict[str, Any]]:
         """`{corpus: {uar, war, mf1, wf1, mean, ece, brier, nll, samples, recall: {emotion: ...}}}`"""
         metrics: dict[str, dict[str, Any]] = {}
-        calibration = self.calibration_by_corpus()
         for corpus, scores in self.by_corpus().items():
-            labels, predicted = self.of_corpus(corpus)
-            counts = {"samples": len(labels), "recall": recall_per_class(labels, predicted)}
-            metrics[corpus] = scores | calibration[corpus] | counts
+            labels, probabilities = self.probabilities_of_corpus(corpus)
+            calibration = calibration_metrics(labels, probabilities)
+            recall = recall_per_class(labels, probabilities.argmax(-1))
+            metrics[corpus] = scores | calibration | {"samples": len(labels), "recall": recall}
 
         return metrics
 
     def by_language(self) -> dict[str, dict[str, float]]:
         return grouped_metrics(self.labels, self.predictions, self.languages)
-
-    def of_corpus(self, corpus: str) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels and predictions of one corpus."""
-        labels, probabilities = self.probabilities_of_corpus(corpus)
-        return labels, probabilities.argmax(-1)
 
     def probabilities_of_corpus(self, corpus: str, calibrated: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Return labels (n,) and probabilities (n, 7) of one corpus, with or without temperature scaling."""
@@ -167,27 +145,21 @@ def write_split_report(predictions: Predictions, split: str, directory: str | Pa
     directory = Path(directory)
     predictions.save(directory / f"predictions_{split}.parquet")
     for corpus in sorted(set(predictions.corpora)):
-        labels, predicted = predictions.of_corpus(corpus)
+        labels, probabilities = predictions.probabilities_of_corpus(corpus)
+        predicted = probabilities.argmax(-1)
         uar = classification_metrics(labels, predicted)["uar"]
         heading = f"{title or corpus}, {split}: UAR {100 * uar:.1f} %"
         matrix = confusion_matrix(labels, predicted)
-        write_atomically(
-            directory / f"confusion_matrix_{split}_{corpus}.png",
-            lambda temporary, matrix=matrix, heading=heading: plot_confusion_matrix(matrix, temporary, heading),
-        )
+        plot_confusion_matrix(matrix, directory / f"confusion_matrix_{split}_{corpus}.png", heading)
+
+        series = {"before": False, "after temperature scaling": True}
         if predictions.uncalibrated is None:
-            bins = {"": reliability_bins(*predictions.probabilities_of_corpus(corpus))}
-        else:
-            bins = {
-                name: reliability_bins(*predictions.probabilities_of_corpus(corpus, calibrated))
-                for name, calibrated in (("before", False), ("after temperature scaling", True))
-            }
-        write_atomically(
-            directory / f"reliability_{split}_{corpus}.png",
-            lambda temporary, bins=bins, heading=f"{title or corpus}, {split}": plot_reliability(
-                bins, temporary, heading
-            ),
-        )
+            series = {"": True}
+        bins = {
+            name: reliability_bins(*predictions.probabilities_of_corpus(corpus, calibrated))
+            for name, calibrated in series.items()
+        }
+        plot_reliability(bins, directory / f"reliability_{split}_{corpus}.png", f"{title or corpus}, {split}")
 
 
 def metrics_table(metrics: dict[str, dict[str, float]], head: str = "corpus") -> str:
@@ -217,15 +189,11 @@ def calibration_table(before: dict[str, dict[str, float]], after: dict[str, dict
 
     for corpus, values in after.items():
         scaled = any(before[corpus][name] != values[name] for name in CALIBRATION_METRICS)
-        if scaled:
-            rows.append([corpus, "before", *_calibration_cells(before[corpus])])
-        rows.append([corpus, "after" if scaled else "not scaled", *_calibration_cells(values)])
+        states = {"before": before[corpus], "after": values} if scaled else {"not scaled": values}
+        for state, numbers in states.items():
+            rows.append([corpus, state, percent(numbers["ece"]), f"{numbers['brier']:.4f}", f"{numbers['nll']:.4f}"])
 
     return markdown_table(["corpus", "", *map(str.upper, CALIBRATION_METRICS)], rows)
-
-
-def _calibration_cells(values: dict[str, float]) -> list[str | None]:
-    return [percent(values["ece"]), f"{values['brier']:.4f}", f"{values['nll']:.4f}"]
 
 
 def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str) -> str:
@@ -235,17 +203,12 @@ def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str)
         numbers: corpus -> condition -> its metrics.
         head: title of the column of conditions.
     """
-    rows = [
-        [
-            corpus,
-            condition,
-            values["samples"],
-            *(percent(values[name]) for name in (*METRICS, "ece")),
-            f"{values['nll']:.3f}",
-        ]
-        for corpus, conditions in numbers.items()
-        for condition, values in conditions.items()
-    ]
+    rows = []
+
+    for corpus, conditions in numbers.items():
+        for condition, values in conditions.items():
+            shares = [percent(values[name]) for name in (*METRICS, "ece")]
+            rows.append([corpus, condition, values["samples"], *shares, f"{values['nll']:.3f}"])
 
     return markdown_table(["corpus", head, "samples", *map(str.upper, METRICS), "ECE", "NLL"], rows)
 
@@ -270,18 +233,15 @@ def _git_state() -> dict[str, str | bool] | None:
     folder = Path(__file__).resolve().parent
 
     def git(*arguments: str) -> str:
-        return subprocess.run(
-            ["git", "-C", folder, *arguments], check=True, capture_output=True, text=True
-        ).stdout.strip()
+        command = ["git", "-C", folder, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
 
     try:
         # The package may be installed inside the work tree of another repository, which does not track it.
         if not git("ls-files", __file__):
             return None
-        return {
-            "commit": git("rev-parse", "HEAD"),
-            "dirty": bool(git("status", "--porcelain", "--untracked-files=no")),
-        }
+        dirty = bool(git("status", "--porcelain", "--untracked-files=no"))
+        return {"commit": git("rev-parse", "HEAD"), "dirty": dirty}
     except (OSError, subprocess.CalledProcessError):
         return None
 
