@@ -8,15 +8,14 @@ from typing import Any
 from datasets import DatasetDict
 from pydantic import Field
 
-from ..data.corpora import get_corpus, load_corpus
+from ..data.corpora import get_corpus
 from ..data.mixture import CorpusArguments, protocol_facts
 from ..data.prepare import INFO_FILE
-from ..data.protocols import apply_protocol
 from ..evaluation.audit.duplicates import AUDIO_SIMILARITY, TEXT_SIMILARITY, HeardClip, hear_corpus
 from ..evaluation.audit.report import audit_splits, label_sources, merge_folds, render_page, shared_rows
 from ..evaluation.plots import plot_leakage
 from ..evaluation.report import environment
-from ..files import write_atomically, write_json, write_text, writes
+from ..files import write_json, write_text, writes
 from .corpora import CorpusOptions
 
 EXIT_LEAK = 1
@@ -66,10 +65,7 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
             known[key] = _read(corpus)
         rows, heard, file_names = known[key]
 
-        splits = apply_protocol(
-            rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share
-        )
-
+        splits = corpus.split(rows)
         name, protocol = splits["train"]["corpus"][0], protocol_facts(corpus, splits)
         title = f"{name}, {corpus.protocol}" + (f", fold {corpus.fold}" if "fold" in protocol else "")
         audit = audit_splits(
@@ -85,8 +81,7 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
 
     folder = Path(arguments.output_dir)
     write_json(folder / "audit.json", results)
-    page = render_page(audits)
-    write_text(folder / "audit.md", page)
+    write_text(folder / "audit.md", render_page(audits))
     for name in dict.fromkeys(audit["corpus"] for audit in audits):
         _draw([audit for audit in audits if audit["corpus"] == name], folder / f"audit_{name}.png", name)
     return results
@@ -94,7 +89,7 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
 
 def _read(corpus: CorpusArguments) -> tuple[DatasetDict, dict[str, HeardClip], dict[str, str]]:
     """The corpus, how its recordings sound, and their file names (none for a prepared corpus)."""
-    rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
+    rows = corpus.load()
     names = {}
     if corpus.data_dir is not None and not (Path(corpus.data_dir) / INFO_FILE).is_file():
         known = get_corpus(corpus.name)
@@ -108,14 +103,13 @@ def _draw(audits: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     for protocol in dict.fromkeys(audit["protocol"]["name"] for audit in audits):
         folds = [audit for audit in audits if audit["protocol"]["name"] == protocol]
         name = protocol + (f" (mean and range of {len(folds)} folds)" if len(folds) > 1 else "")
-        scores = merge_folds(
-            folds, lambda audit: {what: entry and entry["uar"] for what, entry in label_sources(audit).items()}
-        )
-        series[name] = (scores, merge_folds(folds, shared_rows))
+        uars = [
+            {what: entry["uar"] if entry else None for what, entry in label_sources(fold).items()} for fold in folds
+        ]
+        series[name] = (merge_folds(uars), merge_folds([shared_rows(fold) for fold in folds]))
+
     chances = [entry["chance_uar"] for audit in audits for entry in label_sources(audit).values() if entry]
-    write_atomically(
-        path, lambda temporary: plot_leakage(series, min(chances, default=0.0), temporary, f"Leakage audit of {title}")
-    )
+    plot_leakage(series, min(chances, default=0.0), path, f"Leakage audit of {title}")
 
 
 def audit(arguments: AuditArguments) -> int:

@@ -7,28 +7,19 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from datasets import concatenate_datasets
+from datasets import DatasetDict, concatenate_datasets
 from pydantic import Field, model_validator
 
 from ..commandline import Positional
-from ..data.corpora import load_corpus
 from ..data.features import content_hash
 from ..data.mixture import FeatureCacheArguments, protocol_facts
-from ..data.protocols import apply_protocol
 from ..errors import ArgumentError
-from ..evaluation.baselines import (
-    MODALITY,
-    BaselineError,
-    Outcome,
-    corpus_features,
-    fuse,
-    pooled_features,
-    run_baseline,
-)
+from ..evaluation.baselines import MODALITY, Outcome, corpus_features, fuse, pooled_features, run_baseline
 from ..evaluation.metrics import METRICS
 from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_split_report
 from ..evaluation.results import RESULTS_FILE, BaselineResults
 from ..files import writes
+from ..tables import percent
 from .corpora import CorpusOptions
 
 LATE_FUSION = "late_fusion"
@@ -115,42 +106,33 @@ def run_baselines(arguments: BaselineArguments) -> BaselineResults:
     features: dict[str, dict[str, Any]] = {}
 
     for corpus in arguments.corpora:
-        rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
-        name = next(iter(rows.values()))["corpus"][0]
-        splits = apply_protocol(
-            rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share
-        )
-        facts = protocol_facts(corpus, splits)
-        if any(
-            earlier["name"] != facts["name"] or earlier.get("fold") == facts.get("fold")
-            for earlier in protocols.get(name, [])
-        ):
-            raise ArgumentError(
-                f"corpora: '{name}' appears twice; results are kept by corpus. Give one protocol (with all its folds) per run."
-            )
+        rows = corpus.load()
+        splits = corpus.split(rows)
+        name, facts = splits["train"]["corpus"][0], protocol_facts(corpus, splits)
+        for earlier in protocols.get(name, []):
+            if earlier["name"] != facts["name"] or earlier.get("fold") == facts.get("fold"):
+                raise ArgumentError(
+                    f"corpora: '{name}' appears twice; results are kept by corpus. Give one protocol (with all its "
+                    "folds) per run."
+                )
 
         if name not in features:
             features[name] = _features(arguments, rows)
             hashes[name] = content_hash(concatenate_datasets(list(rows.values())))
 
         outcome = _outcome(arguments, splits, features[name])
-        found = {split: _predictions(splits[split], outcome.probabilities[split]) for split in answers}
+        metrics = {}
+        for split, parts in answers.items():
+            parts.append(Predictions.of_rows(splits[split], outcome.probabilities[split]))
+            metrics[split] = parts[-1].by_corpus()[name]
+
+        run = {"fold": corpus.fold, "chosen": dict(outcome.chosen), "metrics": metrics}
         protocols.setdefault(name, []).append(facts)
-        folds.setdefault(name, []).append(
-            {
-                "fold": corpus.fold,
-                "chosen": dict(outcome.chosen),
-                "metrics": {split: found[split].by_corpus()[name] for split in found},
-            }
-        )
-        for split, predictions in found.items():
-            answers[split].append(predictions)
+        folds.setdefault(name, []).append(run)
 
     results = BaselineResults(
         baseline=arguments.baseline,
-        protocol={
-            name: entries[0] if len(entries) == 1 else _all_folds(entries) for name, entries in protocols.items()
-        },
+        protocol={name: _joined(facts) for name, facts in protocols.items()},
         seed=arguments.seed,
         config=_public(arguments),
         data_hash=hashes,
@@ -169,62 +151,43 @@ def run_baselines(arguments: BaselineArguments) -> BaselineResults:
     return results
 
 
-def _features(arguments: BaselineArguments, rows: Any) -> dict[str, Any]:
+def _features(arguments: BaselineArguments, rows: DatasetDict) -> dict[str, Any]:
     """What each baseline reads of a corpus."""
+    cache = arguments.feature_cache.model_dump(include={"dtype", "compute_dtype", "batch_size"})
+    cache["cache_dir"] = arguments.feature_cache.directory
+
     found = {}
     for member in arguments.members:
         pooled = None
         if member.startswith("pooled_"):
-            modality, cache = MODALITY[member], arguments.feature_cache
-            pooled = partial(
-                pooled_features,
-                modality=modality,
-                backbone=getattr(arguments, f"{modality}_backbone"),
-                revision=getattr(arguments, f"{modality}_revision"),
-                layer=getattr(arguments, f"{modality}_layer"),
-                dtype=cache.dtype,
-                compute_dtype=cache.compute_dtype,
-                batch_size=cache.batch_size,
-                cache_dir=cache.directory,
-            )
-        try:
-            found[member] = corpus_features(member, rows, pooled)
-        except BaselineError as error:
-            raise ArgumentError(f"baseline: {error}") from error
+            modality = MODALITY[member]
+            source = {name: getattr(arguments, f"{modality}_{name}") for name in ("backbone", "revision", "layer")}
+            pooled = partial(pooled_features, modality=modality, **source, **cache)
+        found[member] = corpus_features(member, rows, pooled)
     return found
 
 
-def _outcome(arguments: BaselineArguments, splits: Any, features: Mapping[str, Any]) -> Outcome:
-    options = {name: getattr(arguments, name) for name in ("class_weights", "strengths", "refit_on_dev", "seed")}
-    try:
-        outcomes = [run_baseline(member, splits, features[member], **options) for member in arguments.members]
-    except BaselineError as error:
-        raise ArgumentError(f"baseline: {error}") from error
-
+def _outcome(arguments: BaselineArguments, splits: DatasetDict, features: Mapping[str, Any]) -> Outcome:
+    options = arguments.model_dump(include={"class_weights", "strengths", "refit_on_dev", "seed"})
+    outcomes = [run_baseline(member, splits, features[member], **options) for member in arguments.members]
     if arguments.baseline == LATE_FUSION:
         return fuse(*outcomes, splits["dev"]["label"], arguments.fusion_weight)
     return outcomes[0]
 
 
-def _predictions(rows: Any, probabilities: np.ndarray) -> Predictions:
-    return Predictions(
-        list(rows["id"]), list(rows["corpus"]), list(rows["language"]), np.asarray(rows["label"]), probabilities
-    )
-
-
-def _all_folds(entries: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    return {
-        "name": entries[0]["name"],
-        "folds": [entry["fold"] for entry in entries],
-        "split_seed": entries[0]["split_seed"],
-    }
+def _joined(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """How a corpus was split: the facts of its only split, or what all folds share."""
+    if len(facts) == 1:
+        return facts[0]
+    shared = {key: facts[0][key] for key in ("name", "split_seed")}
+    return shared | {"folds": [entry["fold"] for entry in facts]}
 
 
 def _spread(runs: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
     values = {name: [run["metrics"]["test"][name] for run in runs] for name in (*METRICS, "mean")}
     return {
-        "mean": {name: float(np.mean(numbers)) for name, numbers in values.items()},
-        "std": {name: float(np.std(numbers)) for name, numbers in values.items()},
+        statistic: {name: float(function(numbers)) for name, numbers in values.items()}
+        for statistic, function in (("mean", np.mean), ("std", np.std))
     }
 
 
@@ -246,12 +209,10 @@ def baseline(arguments: BaselineArguments) -> None:
     print(metrics_table(metrics))
 
     for name, folds in results.folds.items():
-        if len(folds["runs"]) > 1:
-            spread = ", ".join(
-                f"{metric.upper()} {100 * folds['mean'][metric]:.1f} ± {100 * folds['std'][metric]:.1f}"
-                for metric in METRICS
-            )
-            print(f"\n{name}, mean and deviation over {len(folds['runs'])} folds (the table pools them): {spread}")
+        if (count := len(folds["runs"])) > 1:
+            mean, deviation = ({key: percent(value, 1) for key, value in folds[of].items()} for of in ("mean", "std"))
+            spread = ", ".join(f"{key.upper()} {mean[key]} ± {deviation[key]}" for key in METRICS)
+            print(f"\n{name}, mean and deviation over {count} folds (the table pools them): {spread}")
 
     print(f"\n{recall_table(metrics)}")
     print(f"\nResults and predictions are in {arguments.output_dir} ({results.seconds:.0f} s).")

@@ -47,6 +47,14 @@ class CorpusArguments(Section):
     options: dict[str, Any] = Field(default_factory=dict, description="options of the loader of this corpus")
     augmentation: AugmentationArguments = Field(default_factory=AugmentationArguments)
 
+    def load(self) -> DatasetDict:
+        """Load the corpus with its own splits."""
+        return load_corpus(self.name, self.data_dir, **self.options)
+
+    def split(self, rows: DatasetDict) -> DatasetDict:
+        """Arrange the rows of the corpus into train, dev and test."""
+        return apply_protocol(rows, self.protocol, fold=self.fold, seed=self.split_seed, dev_share=self.dev_share)
+
     @property
     def label_tables(self) -> list[str]:
         """The tables of `labels` as a list."""
@@ -78,10 +86,7 @@ def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
     """
     splits = {}
     for corpus in corpora:
-        rows = load_corpus(corpus.name, corpus.data_dir, **corpus.options)
-        rows = apply_protocol(
-            rows, corpus.protocol, fold=corpus.fold, seed=corpus.split_seed, dev_share=corpus.dev_share
-        )
+        rows = corpus.split(corpus.load())
         name = rows["train"]["corpus"][0]
         if name in splits:
             raise ArgumentError(

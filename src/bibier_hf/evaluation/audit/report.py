@@ -51,24 +51,19 @@ def audit_splits(
         if not named:
             skipped.append(f"{kind}s: train or test names none")
 
-    recorded = {split: sum(name in heard for name in splits[split]["id"]) for split in ("train", "test")}
-    speakers = {
-        name
-        for name, clip in zip(splits["train"]["speaker"], splits["train"]["id"], strict=True)
-        if name and clip in heard
-    }
     who_speaks, audio = None, None
 
-    if not min(recorded.values()):
+    if not all(any(name in heard for name in splits[split]["id"]) for split in ("train", "test")):
         skipped.append("who speaks and duplicate recordings: train or test has no audio")
     else:
         audio = audit_audio(splits, heard, audio_similarity)
+        train = zip(splits["train"]["speaker"], splits["train"]["id"], strict=True)
+        speakers = {speaker for speaker, name in train if speaker and name in heard}
         if len(speakers) < 2:
             skipped.append(f"who speaks: {len(speakers)} named speakers with audio in train, at least 2 are needed")
         else:
-            who_speaks = audit_voices(
-                splits, {split: functionals_of(splits[split], heard) for split in ("train", "test")}, seed
-            )
+            functionals = {split: functionals_of(splits[split], heard) for split in ("train", "test")}
+            who_speaks = audit_voices(splits, functionals, seed)
 
     texts = None
 
@@ -104,30 +99,28 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
     reasons, notes = [], []
     tests = audit["samples"]["test"]
 
-    for kind, group in audit["groups"].items():
-        if group is None or not group["known_rows"]:
-            continue
-
-        told = group["label_from_group"]
-        shared = f"{group['known_rows']} of {tests} test rows have a {kind} that is in train too"
-
+    def weigh(finding: str, source: str, told: Mapping[str, Any]) -> None:
+        """Call a finding a leak if its source of labels beats chance."""
         if told["leaks"]:
-            reasons.append(f"{shared}; the {kind}'s commonest label alone scores {_score(told)}")
+            reasons.append(f"{finding}; {source} scores {_score(told)}")
         else:
-            notes.append(f"{shared}, but the {kind}'s commonest label is no better than chance ({_score(told)})")
+            notes.append(f"{finding}, but {source} is no better than chance ({_score(told)})")
+
+    for kind, group in audit["groups"].items():
+        if group is not None and group["known_rows"]:
+            shared = f"{group['known_rows']} of {tests} test rows have a {kind} that is in train too"
+            weigh(shared, f"the {kind}'s most common label", group["label_from_group"])
 
     voices = audit["who_speaks"]
     if voices is not None and voices["known_rows"]:
-        told = voices["label_from_voice"]
-        recognised = f"a classifier of speakers, which never sees an emotion, recognises {_percent(voices['speaker_accuracy'])} of the known voices"
-        if told["leaks"]:
-            reasons.append(f"{recognised}; naming the speaker's commonest label scores {_score(told)}")
-        else:
-            notes.append(
-                f"{recognised}, but naming the speaker's commonest label is no better than chance ({_score(told)})"
-            )
+        accuracy = _percent(voices["speaker_accuracy"])
+        recognized = (
+            f"a classifier of speakers, which never sees an emotion, recognizes {accuracy} of the known voices"
+        )
+        weigh(recognized, "naming the speaker's most common label", voices["label_from_voice"])
 
-    for what, duplicates in (("text", audit["duplicates"]["texts"]), ("recording", audit["duplicates"]["audio"])):
+    for what, key in (("text", "texts"), ("recording", "audio")):
+        duplicates = audit["duplicates"][key]
         count = duplicates and duplicates["exact_rows"] + duplicates["near_rows"]
         if not count:
             continue
@@ -135,30 +128,21 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
         shared = (
             f"{count} of {tests} test rows have a {what} that is in train too ({duplicates['exact_rows']} exactly)"
         )
-
-        if what == "recording":
-            reasons.append(shared)
-        elif duplicates["label_from_text"]["leaks"]:
-            reasons.append(f"{shared}; its label there scores {_score(duplicates['label_from_text'])}")
+        if what == "text":
+            weigh(shared, "its label there", duplicates["label_from_text"])
         else:
-            notes.append(
-                f"{shared}, but its label there is no better than chance ({_score(duplicates['label_from_text'])})"
-            )
+            reasons.append(shared)
 
-    for what, names in (
-        ("ids", audit["label_tokens"]["ids"]),
-        ("file names of the raw corpus", audit["label_tokens"]["file_names"]),
-    ):
+    for what, key, found in (("ids", "ids", reasons), ("file names of the raw corpus", "file_names", notes)):
+        names = audit["label_tokens"][key]
         if names is None or not names["leaks"]:
             continue
 
-        found = [f"{names['word_rows']} of {names['rows']} spell out their label"] if names["word_rows"] else []
-
+        signs = [f"{names['word_rows']} of {names['rows']} spell out their label"] if names["word_rows"] else []
         if names["code_fields"]:
             best = names["code_fields"][0]
-            found.append(f"field {best['field']} alone scores UAR {_percent(best['uar'])}")
-
-        (reasons if what == "ids" else notes).append(f"the {what} carry the label: {' and '.join(found)}")
+            signs.append(f"field {best['field']} alone scores UAR {_percent(best['uar'])}")
+        found.append(f"the {what} carry the label: {' and '.join(signs)}")
 
     spoken = audit["label_tokens"]["texts"]
     if spoken["word_rows"]:
@@ -189,16 +173,8 @@ def render_page(audits: Sequence[Mapping[str, Any]]) -> str:
 
 def _overview(audits: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = ["What scores on test without hearing the emotion (UAR / WF1 in percent; a dash: not to be had).", ""]
-    head = [
-        "split",
-        "test rows",
-        "speaker's label",
-        "dialogue's label",
-        "voice (SVM)",
-        "text's label",
-        "chance UAR",
-        "verdict",
-    ]
+    sources = ["speaker's label", "dialogue's label", "voice (SVM)", "text's label"]
+    head = ["split", "test rows", *sources, "chance UAR", "verdict"]
     rows = []
 
     for audit in audits:
@@ -232,12 +208,12 @@ def shared_rows(audit: Mapping[str, Any]) -> dict[str, float | None]:
     return {what: entry and entry["share_of_test_rows"] for what, entry in found.items()}
 
 
-def merge_folds(audits: Sequence[Mapping[str, Any]], values: Any) -> dict[str, tuple[float, float, float] | None]:
-    """Return mean, minimum and maximum over folds of each entry of `values(audit)`; None if no fold has it."""
+def merge_folds(folds: Sequence[Mapping[str, float | None]]) -> dict[str, tuple[float, float, float] | None]:
+    """Return mean, minimum and maximum over the folds of each entry; None if no fold has it."""
     merged: dict[str, tuple[float, float, float] | None] = {}
 
-    for name in values(audits[0]):
-        numbers = [value for audit in audits if (value := values(audit)[name]) is not None]
+    for name in folds[0]:
+        numbers = [value for fold in folds if (value := fold[name]) is not None]
         merged[name] = (float(np.mean(numbers)), min(numbers), max(numbers)) if numbers else None
 
     return merged
@@ -248,11 +224,9 @@ def _crossing(audit: Mapping[str, Any]) -> list[str]:
 
     for kind, group in audit["groups"].items():
         if group is not None:
-            sizes = ", ".join(f"{count} in {split}" for split, count in group["groups"].items())
-            crossing = ", ".join(
-                f"{len(names)} in {pair.replace('+', ' and ')}" for pair, names in group["crossing"].items()
-            )
-            rows.append([f"{kind}s", sizes, crossing, _percent(group["share_of_test_rows"])])
+            sizes = [f"{count} in {split}" for split, count in group["groups"].items()]
+            shared = [f"{len(names)} in {pair.replace('+', ' and ')}" for pair, names in group["crossing"].items()]
+            rows.append([f"{kind}s", ", ".join(sizes), ", ".join(shared), _percent(group["share_of_test_rows"])])
 
     return ["", markdown_table(["groups", "number", "crossing", "test rows touched"], rows)] if rows else []
 
