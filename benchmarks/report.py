@@ -78,13 +78,16 @@ def markdown(
     lines = [
         "# Benchmark",
         "",
-        "Written by `benchmarks/run.py`. A ratio is theirs / ours, of medians of repeats in turns: more is better.",
+        "Written by `benchmarks/run.py`. Each ratio is theirs / ours, from medians of repeats in turn. "
+        "Higher is better.",
         "",
     ]
     lines += [", ".join(f"{key}: {value}" for key, value in facts.items()) + ".", ""]
 
     if picture:
-        caption = "One row of each kind that compares two times; the table has all rows and their goals."
+        caption = (
+            "The picture has one row of each kind that compares two times; the table has all rows and their goals."
+        )
         lines += [f"![Times faster than the usual way]({picture})", "", caption, ""]
 
     lines.append(markdown_table(["what", "against", "ratio", "goal", "met", "ours", "theirs", "note"], cells))
