@@ -77,7 +77,7 @@ def meld_with_audio(tiny_resd: Path, tmp_path: Path) -> Path:
 
 
 def test_recordings_of_others_are_refused_unless_forced(meld_with_audio, hub):
-    with pytest.raises(CorpusError, match=r"excerpts of a television series.*text only.*--force_audio"):
+    with pytest.raises(CorpusError, match=r"excerpts of a television series.*without audio.*--force_audio"):
         push_corpus(meld_with_audio, "owner/meld")
     assert not hub.repositories
     push_corpus(meld_with_audio, "owner/meld", force_audio=True)
@@ -89,7 +89,7 @@ def test_recordings_of_others_are_refused_unless_forced(meld_with_audio, hub):
 def test_rows_of_unknown_licence_are_not_made_public(tmp_path, write_csv, table_rows, hub):
     write_csv(tmp_path / "talks.csv", table_rows(tmp_path))
     get_corpus("csv").prepare(tmp_path / "talks.csv", tmp_path / "out")
-    with pytest.raises(CorpusError, match="unknown licence"):
+    with pytest.raises(CorpusError, match="unknown license"):
         push_corpus(tmp_path / "out", "owner/talks", private=False)
     with pytest.raises(FileNotFoundError, match=r"no corpus\.json"):
         push_corpus(tmp_path, "owner/talks")

@@ -20,6 +20,7 @@ from bibier_hf.errors import ExportError
 from bibier_hf.export import OnnxModel, OnnxPipeline, export_model
 from bibier_hf.export.folder import quantize_onnx
 from bibier_hf.export.measuring import drift
+from bibier_hf.extras import MissingPackageError
 
 from .conftest import TEMPERATURE
 
@@ -156,7 +157,7 @@ def test_wrong_folders(tmp_path: Path, checkpoint: Path, exported: Path, monkeyp
     with pytest.raises(ExportError, match=r"torch\.export\.load"):
         OnnxPipeline.from_pretrained(tmp_path)
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(ExportError, match=r"bibier-hf\[export\]"):
+    with pytest.raises(MissingPackageError, match=r"bibier-hf\[export\]"):
         OnnxPipeline.from_pretrained(exported)
 
 

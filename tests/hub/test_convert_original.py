@@ -418,7 +418,7 @@ def test_refusals(tmp_path: Path):
         build_model(None, None, convert_fusion(missing, None, 4))
     with pytest.raises(ConversionError, match="BiFormer"):
         convert_fusion(good, "BiMamba", 4)
-    with pytest.raises(ConversionError, match="unknown"):
+    with pytest.raises(ConversionError, match="BiFormr does not match"):
         convert_fusion(good, "BiFormr", 4)
     with pytest.raises(ConversionError, match="num_transformer_heads"):
         convert_fusion(good)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import ExportError
+from ..extras import require
 from ..files import is_vacant, replaced_folder, write_json
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -56,23 +57,26 @@ def export_model(
             of random inputs), `versions`.
 
     Raises:
-        ExportError: the model has no such graph, the graph differs from the model, the folder contains something else,
-            or packages are missing.
+        ExportError: the model has no such graph, the graph differs from the model, or the folder contains something
+            else.
+        MissingPackageError: a package of the extra `export`.
     """
     if format not in FILES:
         raise ExportError(f"format={format!r} is not allowed; it must be one of {', '.join(FILES)}.")
 
     if int8 and format != "onnx":
         raise ExportError(
-            "int8=True needs format='onnx'. In PyTorch, bibier_hf.quantization.int8_copy(model) makes a model with "
-            "int8 layers."
+            "int8=True needs format='onnx'. In PyTorch, bibier_hf.quantization.int8_copy(model) gives int8 layers."
         )
 
     if format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")
 
     folder = Path(output_dir)
-    _refuse_other(folder)
+    if folder.exists() and not (folder / MANIFEST).is_file() and not is_vacant(folder):
+        raise ExportError(
+            f"output_dir: {folder} exists and is not an export, so it is not replaced. Choose another folder."
+        )
 
     with replaced_folder(folder) as part_folder:
         graph = make_graph(model, part)
@@ -80,9 +84,11 @@ def export_model(
         file = part_folder / FILES[format]
 
         if format == "onnx":
+            packages = ("torch", "onnx", "onnxruntime")
             write_onnx(program, graph, file)
             run = onnx_runner(file)
         else:
+            packages = ("torch",)
             # Through memory, because torch's own writer aborts the process on a full disk.
             buffer = io.BytesIO()
             torch.export.save(program, buffer)
@@ -110,10 +116,7 @@ def export_model(
             "longest": dict(zip(model.config.modalities, graph.longest, strict=True)),
             "labels": model.config.label_names,
             "parity": parity,
-            "versions": {
-                name: importlib.import_module(name).__version__
-                for name in ("torch", *(_ONNX if format == "onnx" else ()))
-            },
+            "versions": {name: importlib.import_module(name).__version__ for name in packages},
         }
         model.config.save_pretrained(part_folder)
 
@@ -125,20 +128,6 @@ def export_model(
     return manifest
 
 
-_ONNX = ("onnx", "onnxruntime")
-
-
-def require(*packages: str) -> None:
-    """Raise an ExportError if a package of the extra `export` is missing."""
-    for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ExportError(
-                f"ONNX needs the package {package} ({error}). Install it: pip install 'bibier-hf[export]'."
-            ) from error
-
-
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     """Read the manifest of an export.
 
@@ -148,8 +137,7 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
     path = Path(folder) / MANIFEST
     if not path.is_file():
         raise ExportError(
-            f"{folder} holds no export (it has no {MANIFEST}). Create one: bibier export CHECKPOINT "
-            f"--output_dir {folder}."
+            f"{folder} has no {MANIFEST}. Create an export: bibier export CHECKPOINT --output_dir {folder}."
         )
 
     try:
@@ -162,13 +150,6 @@ def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
         raise ExportError(f"{path} has no {', '.join(sorted(missing))}. Export the model again.")
 
     return manifest
-
-
-def _refuse_other(folder: Path) -> None:
-    if folder.exists() and not (folder / MANIFEST).is_file() and not is_vacant(folder):
-        raise ExportError(
-            f"output_dir: {folder} exists and is not an export, so it is not replaced. Choose another folder."
-        )
 
 
 def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) -> None:

@@ -3,7 +3,6 @@ processor)."""
 
 import copy
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import nn
@@ -128,8 +127,7 @@ class WholeGraph(Graph):
     """Output of the processor -> logits.
 
     Inputs: `input_values` (B, S) or `input_features` (B, F, M), `audio_attention_mask`; `input_ids`,
-        `text_attention_mask`
-    (B, T). Padding is on the right; audio is at most `max_window_s` long.
+    `text_attention_mask` (B, T). Padding is on the right; audio is at most `max_window_s` long.
 
     Raises:
         ExportError: a backbone is missing or not mask-safe.
@@ -143,16 +141,13 @@ class WholeGraph(Graph):
             backbone = model.streams[modality].backbone
             if backbone is None:
                 raise ExportError(
-                    f"part='whole': the model has no {modality} backbone, so nothing turns raw {modality} into "
-                    "features. "
-                    "Use part='features'."
+                    f"part='whole': the model has no {modality} backbone for raw {modality}. Use part='features'."
                 )
             if runs_in_equal_lengths(backbone):
                 raise ExportError(
                     f"part='whole': the {modality} backbone '{backbone.config.model_type}' mixes padding into its "
                     "features, so it runs in groups of equal length, which one graph cannot do. Use part='features' "
-                    "and "
-                    "compute the features in PyTorch."
+                    "and compute the features in PyTorch."
                 )
 
     @property
@@ -170,17 +165,14 @@ class WholeGraph(Graph):
 
     def _example_values(self, name: str, batch: int, length: int, generator: torch.Generator) -> torch.Tensor:
         if name == "input_ids":
-            return torch.randint(
-                3,
-                min(259, self.model.config.modality_configs["text"].vocab_size),
-                (batch, length),
-                generator=generator,
-            )
+            ids = min(259, self.model.config.modality_configs["text"].vocab_size)
+            return torch.randint(3, ids, (batch, length), generator=generator)
 
         if name == "input_values":
             return torch.randn(batch, length, generator=generator)
 
-        bands = spectral_bands(self.model.streams["audio"].require_backbone().config)
+        config = self.model.streams["audio"].require_backbone().config
+        bands = config.num_mel_bins if config.model_type == "whisper" else config.feature_projection_input_dim
 
         return torch.randn(batch, length, bands, generator=generator)
 
@@ -190,10 +182,8 @@ class WholeGraph(Graph):
 
         if self.audio_backbone is not None:  # one window
             config = self.audio_backbone.config
-            steps = int(
-                self.model.config.modality_configs["audio"].max_window_s
-                * SPECTRAL_INPUT_RATES.get(config.model_type, SAMPLING_RATE)
-            )
+            rate = SPECTRAL_INPUT_RATES.get(config.model_type, SAMPLING_RATE)
+            steps = int(self.model.config.modality_configs["audio"].max_window_s * rate)
             positions = 2 * config.max_source_positions - _WHISPER_MARGIN if config.model_type == "whisper" else steps
             longest["audio"] = min(steps, positions)
 
@@ -236,11 +226,6 @@ class WholeGraph(Graph):
         features, kept = text_states(stream.require_backbone(), input_ids, lengths.clamp(min=1), stream.config.layer)
 
         return features, kept & (lengths > 0).unsqueeze(1)
-
-
-def spectral_bands(config: Any) -> int:
-    """Return the width M of `input_features`."""
-    return config.num_mel_bins if config.model_type == "whisper" else config.feature_projection_input_dim
 
 
 def refuse_untraceable(model: BiBiERForEmotionClassification) -> None:

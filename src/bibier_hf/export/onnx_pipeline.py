@@ -7,13 +7,14 @@ from typing import Any
 import torch
 
 from ..errors import ExportError
+from ..extras import require
 from ..model.backbones_bibier import kept_first
 from ..model.configuration_bibier import MODALITIES, TASK, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification, BiBiEROutput
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.validation_bibier import one_line
-from .folder import onnx_session, read_manifest, require
+from .folder import onnx_session, read_manifest
 
 _RAW_INPUTS = {
     "audio": (("input_values", "input_features"), "audio_attention_mask"),
@@ -29,8 +30,8 @@ class OnnxModel:
         backbones: for a graph over features (`--part features`): a model whose backbones compute them from raw inputs.
 
     Raises:
-        ExportError: the export is missing or damaged, has other labels than the graph, or ONNX Runtime is not
-            installed.
+        ExportError: the export is missing or damaged, or has other labels than the graph.
+        MissingPackageError: ONNX Runtime is not installed.
     """
 
     main_input_name = "input_values"
@@ -43,9 +44,8 @@ class OnnxModel:
         self.manifest = read_manifest(folder)
         if self.manifest["format"] != "onnx":
             raise ExportError(
-                f"{folder} holds a torch.export graph. Load it with "
-                f"torch.export.load({str(Path(folder) / self.manifest['file'])!r}), "
-                "or export with --format onnx."
+                f"{folder} holds a torch.export graph. Load it with torch.export.load("
+                f"{str(Path(folder) / self.manifest['file'])!r}), or export with --format onnx."
             )
 
         self.config = BiBiERConfig.from_pretrained(folder)
@@ -134,9 +134,8 @@ class OnnxModel:
             fed |= {name: values.numpy(), mask_name: mask.long().numpy()}
 
         values = map(torch.from_numpy, self.session.run(None, fed))
-        outputs: dict[str, Any] = dict(zip(self.manifest["outputs"], values, strict=True))
 
-        return BiBiEROutput(**outputs)
+        return BiBiEROutput(**dict(zip(self.manifest["outputs"], values, strict=True)))
 
     def _features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Run raw inputs through the backbones."""
@@ -152,8 +151,7 @@ class OnnxModel:
             if self.backbones is None:
                 raise ExportError(
                     f"This graph reads {modality}_features, not raw {modality}. Pass backbones=..., a model that "
-                    "computes them, or export with "
-                    "--part whole."
+                    "computes them, or export with --part whole."
                 )
 
             with torch.no_grad():
@@ -191,8 +189,7 @@ def _check_cpu(device: Any) -> None:
     """Refuse devices other than the CPU, in all forms of `pipeline(device=...)`; None and -1 mean the CPU."""
     if device not in (None, -1) and (isinstance(device, int) or torch.device(device).type != "cpu"):
         raise ExportError(
-            f"device={device!r} is not allowed; the graph runs on the CPU. Leave device out, or use the torch "
-            "pipeline."
+            f"device={device!r}: the graph runs on the CPU. Leave device out, or use the torch pipeline."
         )
 
 
@@ -232,7 +229,8 @@ class OnnxPipeline(AudioTextEmotionPipeline):
             options: arguments of the pipeline (`top_k`, `batch_size`, ...).
 
         Raises:
-            ExportError: there is no ONNX export, ONNX Runtime is not installed, or a device other than the CPU.
+            ExportError: there is no ONNX export, or a device other than the CPU.
+            MissingPackageError: ONNX Runtime is not installed.
         """
         model = OnnxModel(folder, backbones)
         return cls(model=model, processor=BiBiERProcessor.from_pretrained(folder), task=TASK, **options)

@@ -84,16 +84,13 @@ def read_weights(path: str | Path) -> Weights:
     if isinstance(content, dict) and "model_state_dict" in content:
         content = content["model_state_dict"]
 
-    if (
-        not isinstance(content, dict)
-        or not content
-        or not all(isinstance(value, torch.Tensor) for value in content.values())
-    ):
+    tensors = content if isinstance(content, dict) else {}
+    if not tensors or not all(isinstance(value, torch.Tensor) for value in tensors.values()):
         raise ConversionError(
             f"'{path}' does not contain a state dict (names to tensors, bare or under 'model_state_dict')."
         )
 
-    return dict(content)
+    return dict(tensors)
 
 
 def convert_audio_head(weights: Weights) -> Part:
@@ -101,7 +98,7 @@ def convert_audio_head(weights: Weights) -> Part:
     names = {"input_proj": "bibier.audio.encoder.input_proj", "fc": "audio_head.linear"}
     taken = _Renamer(weights, "audio head")
 
-    for key in taken.names():
+    for key in list(taken.left):
         module, _, rest = key.partition(".")
         if module in names:
             taken.rename(key, f"{names[module]}.{rest}")
@@ -123,32 +120,16 @@ def convert_text_head(weights: Weights) -> Part:
     """Convert the text model `Mamba` to a `mamba` text encoder without projection and outer norms."""
     taken = _Renamer(weights, "text head")
 
-    for key in taken.names():
-        if match := re.fullmatch(r"layers\.(\d+)\.1\.weight", key):
-            taken.rename(key, f"bibier.text.encoder.layers.{match[1]}.norm.weight")
-        elif key.startswith("fc_out."):
+    for key in list(taken.left):
+        if key.startswith("fc_out."):
             taken.rename(key, f"text_head.linear.{key.removeprefix('fc_out.')}")
 
-    layers = taken.count(r"layers\.(\d+)\.")
+    layer = "bibier.text.encoder.layers.{}"
+    options = taken.mamba_blocks("layers", block=f"{layer}.block", norm=f"{layer}.norm")
 
-    for layer in range(layers):
-        taken.mamba_block(f"layers.{layer}.0.", f"bibier.text.encoder.layers.{layer}.block.")
-
-    size = taken.shape("layers.0.0.in_proj.weight")[1]
-    inner, states, kernel, rank = taken.mamba_sizes("layers.0.0.")
-    options = {
-        "encoder": "mamba",
-        "feature_size": size,
-        "hidden_size": size,
-        "num_hidden_layers": layers,
-        "input_projection": False,
-        "mamba_expand": inner / size,
-        "mamba_state_size": states,
-        "mamba_conv_kernel": kernel,
-        "mamba_dt_rank": rank,
-    }
-
-    return taken.part(options)
+    return taken.part(
+        options | {"encoder": "mamba", "feature_size": options["hidden_size"], "input_projection": False}
+    )
 
 
 def convert_fusion(weights: Weights, variant: str | None = None, num_transformer_heads: int | None = None) -> Part:
@@ -160,9 +141,6 @@ def convert_fusion(weights: Weights, variant: str | None = None, num_transformer
         num_transformer_heads: heads of the cross-modal attention; needed for every variant that has it.
     """
     found = infer_variant(weights)
-
-    if variant is not None and variant not in VARIANTS:
-        raise ConversionError(f"--variant {variant} is unknown. Allowed: {', '.join(VARIANTS)}.")
 
     if variant is not None and variant != found:
         raise ConversionError(f"--variant {variant} does not match the file, whose keys are those of {found}.")
@@ -178,7 +156,7 @@ def convert_fusion(weights: Weights, variant: str | None = None, num_transformer
     if with_logits:
         taken.rename("pred_fusion.weights", "mixture.weights")
 
-    for key in taken.names():
+    for key in list(taken.left):
         if key.startswith("classifier."):
             taken.rename(key, key)
 
@@ -220,14 +198,13 @@ def infer_variant(weights: Weights) -> str:
 def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | None) -> None:
     if heads is None:
         raise ConversionError(
-            "The number of attention heads cannot be read from the weights; pass --num_transformer_heads (published: "
-            "8 "
-            "and 16)."
+            "The number of attention heads cannot be read from the weights; pass --num_transformer_heads "
+            "(published: 8 and 16)."
         )
 
     options["num_attention_heads"] = heads
     options["num_hidden_layers"] = taken.count(r"audio_to_text_attn\.(\d+)\.")
-    options["positional_encoding"] = any(key.endswith("positional_encoding.pe") for key in taken.names())
+    options["positional_encoding"] = any(key.endswith("positional_encoding.pe") for key in list(taken.left))
     parts = {
         "self_attention.": "attention.",
         "feed_forward.": "feed_forward.",
@@ -236,18 +213,16 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
     }
     sides = {"audio_to_text_attn": "audio_layers", "text_to_audio_attn": "text_layers"}
 
-    for key in taken.names():
+    for key in list(taken.left):
         if re.fullmatch(r"(audio|text)_proj\.[01]\.(weight|bias)", key):
             taken.rename(key, f"bibier.fusion.cross_modal.{key}")
         elif key.endswith("positional_encoding.pe"):
-            taken.drop(key)  # a table of sinusoids, computed here
+            taken.take(key)  # a table of sinusoids, computed here
         elif match := re.fullmatch(r"(audio_to_text_attn|text_to_audio_attn)\.(\d+)\.(.+)", key):
             for prefix, ours in parts.items():
                 if match[3].startswith(prefix):
-                    taken.rename(
-                        key,
-                        f"bibier.fusion.cross_modal.{sides[match[1]]}.{match[2]}.{ours}{match[3].removeprefix(prefix)}",
-                    )
+                    layer = f"bibier.fusion.cross_modal.{sides[match[1]]}.{match[2]}"
+                    taken.rename(key, f"{layer}.{ours}{match[3].removeprefix(prefix)}")
 
     if fusion in ("bigraph", "bigatedgraph"):
         _rename_graphs(taken, options, used_outputs=fusion == "bigraph")
@@ -262,7 +237,7 @@ def _rename_former(taken: "_Renamer", options: dict, fusion: str, heads: int | N
     }
     live = {"graph_feat": "nodes_phi", "graph_temp": "nodes_tau", "gated_feat": "gated_phi"}
 
-    for key in taken.names():
+    for key in list(taken.left):
         if fusion in dead and key.startswith(dead[fusion]):
             taken.bury(key)
         elif fusion == "bigatedgraph" and (match := re.fullmatch(r"fc_(graph_feat|graph_temp|gated_feat)\.(.+)", key)):
@@ -273,7 +248,7 @@ def _rename_graphs(taken: "_Renamer", options: dict, used_outputs: bool) -> None
     options["num_graph_heads"] = taken.shape("graph_fusion_feat.gat1.att_src")[1]
     options["seg_len"] = taken.shape("graph_fusion_feat.proj_audio.0.weight")[0]
 
-    for key in taken.names():
+    for key in list(taken.left):
         if not (match := re.fullmatch(r"graph_fusion_(feat|temp)\.(proj_audio|proj_text|gat1|gat2|fc)\.(.+)", key)):
             continue
         pool = {"feat": "phi", "temp": "tau"}[match[1]]
@@ -292,20 +267,11 @@ def _rename_gates(taken: "_Renamer", options: dict) -> None:
 
 
 def _rename_bimamba(taken: "_Renamer", options: dict) -> None:
-    options["num_hidden_layers"] = taken.count(r"mamba_blocks\.(\d+)\.")
-
-    for key in taken.names():
+    for key in list(taken.left):
         if re.fullmatch(r"(audio_proj|text_proj|fusion_proj)\.[01]\.(weight|bias)", key):
             taken.rename(key, f"bibier.fusion.{key}")
-        elif match := re.fullmatch(r"mamba_blocks\.(\d+)\.1\.weight", key):
-            taken.rename(key, f"bibier.fusion.norms.{match[1]}.weight")
 
-    for layer in range(options["num_hidden_layers"]):
-        taken.mamba_block(f"mamba_blocks.{layer}.0.", f"bibier.fusion.blocks.{layer}.")
-
-    inner, states, kernel, rank = taken.mamba_sizes("mamba_blocks.0.0.")
-    options["mamba_expand"] = inner / options["hidden_size"]
-    options.update(mamba_state_size=states, mamba_conv_kernel=kernel, mamba_dt_rank=rank)
+    options |= taken.mamba_blocks("mamba_blocks", block="bibier.fusion.blocks.{}", norm="bibier.fusion.norms.{}")
 
 
 class _Renamer:
@@ -315,9 +281,6 @@ class _Renamer:
         self.all, self.left, self.name = weights, dict(weights), name
         self.done: Weights = {}
         self.dead: list[str] = []
-
-    def names(self) -> list[str]:
-        return list(self.left)
 
     def shape(self, key: str) -> torch.Size:
         if key not in self.all:
@@ -331,56 +294,68 @@ class _Renamer:
         found = {int(match[1]) for key in self.all if (match := re.match(pattern, key))}
         if found != set(range(len(found))) or not found:
             raise ConversionError(
-                f"{self.name}: layers {sorted(found)} were found under '{pattern}'; they must be numbered from 0 "
-                "without a gap."
+                f"{self.name}: '{pattern}' has the layers {sorted(found)}; they must be numbered from 0 without a gap."
             )
 
         return len(found)
 
-    def _take(self, key: str) -> torch.Tensor:
+    def take(self, key: str) -> torch.Tensor:
         self.shape(key)
         return self.left.pop(key)
 
     def rename(self, key: str, ours: str, change: Callable[[torch.Tensor], torch.Tensor] | None = None) -> None:
-        tensor = self._take(key)
+        tensor = self.take(key)
         self.done[ours] = (tensor if change is None else change(tensor)).float().contiguous()
-
-    def drop(self, key: str) -> None:
-        self._take(key)
 
     def bury(self, key: str) -> None:
         """Drop a parameter that the published code saves but never uses."""
-        self._take(key)
+        self.take(key)
         self.dead.append(key)
 
+    def mamba_blocks(self, theirs: str, block: str, norm: str) -> dict:
+        """Rename numbered Mamba blocks and their norms, and return the options that their sizes give.
+
+        Args:
+            theirs: name of the list of (block, norm).
+            block, norm: our names, with {} for the number.
+        """
+        layers = self.count(rf"{theirs}\.(\d+)\.")
+        inner, states = self.shape(f"{theirs}.0.0.A")
+        size = self.shape(f"{theirs}.0.0.in_proj.weight")[1]
+        options = {
+            "hidden_size": size,
+            "num_hidden_layers": layers,
+            "mamba_expand": inner / size,
+            "mamba_state_size": states,
+            "mamba_conv_kernel": self.shape(f"{theirs}.0.0.conv.weight")[-1],
+            "mamba_dt_rank": self.shape(f"{theirs}.0.0.s_D.0.weight")[0],
+        }
+        for layer in range(layers):
+            self.mamba_block(f"{theirs}.{layer}.0.", f"{block.format(layer)}.")
+            self.rename(f"{theirs}.{layer}.1.weight", f"{norm.format(layer)}.weight")
+
+        return options
+
     def mamba_block(self, theirs: str, ours: str) -> None:
-        """Merge the published code's three projections of the scan's input into one."""
-        self.rename(f"{theirs}in_proj.weight", f"{ours}in_proj.weight")
-        self.rename(f"{theirs}out_proj.weight", f"{ours}out_proj.weight")
-        scan = f"{ours}forward_ssm."
+        """Rename one block, and merge the published code's three projections of the scan's input into one."""
+        names = {
+            "in_proj.weight": "in_proj.weight",
+            "out_proj.weight": "out_proj.weight",
+            "conv.weight": "forward_ssm.conv1d.weight",
+            "conv.bias": "forward_ssm.conv1d.bias",
+            "A": "forward_ssm.A",
+            "D": "forward_ssm.D",
+            "s_D.1.weight": "forward_ssm.dt_proj.weight",
+        }
+        for key, name in names.items():
+            self.rename(f"{theirs}{key}", f"{ours}{name}")
 
-        for key, name in (
-            ("conv.weight", "conv1d.weight"),
-            ("conv.bias", "conv1d.bias"),
-            ("A", "A"),
-            ("D", "D"),
-            ("s_D.1.weight", "dt_proj.weight"),
-        ):
-            self.rename(f"{theirs}{key}", f"{scan}{name}")
-
-        projections = [self._take(f"{theirs}{key}.weight") for key in ("s_D.0", "s_B", "s_C")]
-        self.done[f"{scan}x_proj.weight"] = torch.cat(projections).float()
-
-    def mamba_sizes(self, theirs: str) -> tuple[int, int, int, int]:
-        """Return (inner size, states, kernel, dt rank)."""
-        inner, states = self.shape(f"{theirs}A")
-        return inner, states, self.shape(f"{theirs}conv.weight")[-1], self.shape(f"{theirs}s_D.0.weight")[0]
+        projections = [self.take(f"{theirs}{key}.weight") for key in ("s_D.0", "s_B", "s_C")]
+        self.done[f"{ours}forward_ssm.x_proj.weight"] = torch.cat(projections).float()
 
     def part(self, options: dict) -> Part:
         if self.left:
-            raise ConversionError(
-                f"{self.name}: keys that this variant does not have: {', '.join(sorted(self.left))}."
-            )
+            raise ConversionError(f"{self.name}: keys that do not belong to it: {', '.join(sorted(self.left))}.")
 
         return Part(self.done, options, self.dead)
 
@@ -409,9 +384,7 @@ def build_model(
         )
 
     options: dict = {"original_behavior": True, **(fusion.options if fusion else {})}
-    options["modalities"] = (
-        ["audio", "text"] if fusion is not None else [name for name, head in heads.items() if head is not None]
-    )
+    options["modalities"] = [name for name, head in heads.items() if fusion or head]
 
     for modality, head in heads.items():
         fused = options.get(f"{modality}_config", {"encoder": "none"})
@@ -419,8 +392,7 @@ def build_model(
         width = None if head is None else head.options["hidden_size"]
         if width is not None and fused.get("feature_size", width) != width:
             raise ConversionError(
-                f"The {modality} head gives frames of width {width}, but the fusion model reads "
-                f"{fused['feature_size']}."
+                f"The {modality} head gives frames of width {width}; the fusion model reads {fused['feature_size']}."
             )
 
     # With backbones the widths of the features are checked against theirs.
@@ -433,8 +405,7 @@ def build_model(
 
     weights = {name: tensor for part in parts for name, tensor in part.weights.items()}
     result = model.load_state_dict(weights, strict=False)
-    beside = (".missing", ".backbone.")
-    missing = [name for name in result.missing_keys if not any(part in name for part in beside)]
+    missing = [name for name in result.missing_keys if ".missing" not in name and ".backbone." not in name]
     if missing or result.unexpected_keys:
         raise ConversionError(f"Weights that do not fit: missing {missing}, left over {result.unexpected_keys}.")
 

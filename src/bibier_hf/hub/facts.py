@@ -25,11 +25,6 @@ class Licensing:
     sources: dict[str, str | None]
 
     @property
-    def known(self) -> bool:
-        """Whether every license is known."""
-        return None not in self.sources.values()
-
-    @property
     def non_commercial(self) -> list[str]:
         """The sources that forbid commercial use."""
         table = facts()["licenses"]
@@ -43,11 +38,10 @@ class Licensing:
 
         If no single license includes the others, it is `other`, with a `license_name`.
         """
-        if not self.known:
-            return {}
-
         table = facts()["licenses"]
         licenses = set(self.sources.values())
+        if None in licenses:
+            return {}
 
         for license in licenses & table.keys():
             if licenses <= {license, *table[license].get("includes", ())}:

@@ -42,31 +42,28 @@ def push_command(kind: str, path: str | os.PathLike, repo_id: str, private: bool
     return shlex.join(["bibier", "push", kind, os.fspath(path), repo_id, *([] if private else ["--public"])])
 
 
-def open_repository(repo_id: str, *, private: bool = True, token: str | None = None) -> None:
+def open_repository(repo_id: str, *, private: bool = True) -> None:
     """Make sure that a model can be pushed: create its repository if needed, and check its visibility.
 
     Args:
         repo_id: `owner/name`.
         private: who may see it. An existing repository must match.
-        token: of the Hub; None: the token of the login.
 
     Raises:
         PushError: no token, no permission, an invalid name, an existing repository with a different visibility, or no
             answer.
     """
-    api = HfApi(token=token)
-
     with _told_errors(repo_id, ""):
-        _open(api, repo_id, "model", private, None)
+        _open(HfApi(), repo_id, "model", private, None)
 
 
-def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True) -> str:
     """Push a trained model: weights, processor, code, results, pictures, adapters, and the card with its final id.
 
     Args:
         folder: the output of a run, or any folder of `save_pretrained` with your own `README.md`. A card that you
             edited is pushed with the id in place of its placeholder; an unedited one is rendered again.
-        repo_id, private, token: see [`open_repository`].
+        repo_id, private: see [`open_repository`].
 
     Returns:
         URL of the commit.
@@ -88,27 +85,18 @@ def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True,
         )
 
     files |= {name: content.encode() for name, content in _model_texts(folder, files, repo_id).items()}
-    command = push_command("model", folder, repo_id, private)
+    message = f"Model from {folder.resolve().name}"
 
-    return _push(
-        files, repo_id, "model", private, f"Model from {folder.resolve().name}", command, token, replaced=WEIGHTS
-    )
+    return _push(files, repo_id, "model", private, message, folder, replaced=WEIGHTS)
 
 
-def push_corpus(
-    folder: str | os.PathLike,
-    repo_id: str,
-    *,
-    private: bool = True,
-    force_audio: bool = False,
-    token: str | None = None,
-) -> str:
+def push_corpus(folder: str | os.PathLike, repo_id: str, *, private: bool = True, force_audio: bool = False) -> str:
     """Push a prepared corpus with its card. Its Parquet files are uploaded unchanged, so the hashes in `corpus.json`
     hold.
 
     Args:
         folder: written by `bibier prepare` (or `Corpus.prepare`).
-        repo_id, private, token: see [`open_repository`].
+        repo_id, private: see [`open_repository`].
         force_audio: push recordings that others must not publish (MELD) anyway, for those who have the right to.
 
     Returns:
@@ -123,31 +111,29 @@ def push_corpus(
     info = corpus_facts(folder)
     if info["with_audio"] and info["not_to_rehost"] and not force_audio:
         raise CorpusError(
-            f"The recordings of '{info['name']}' must not be published: {info['not_to_rehost']}. Either "
-            "prepare the corpus without audio (its license still applies to the text), or, if you have the right to "
-            "publish them, pass --force_audio."
+            f"The recordings of '{info['name']}' must not be published: {info['not_to_rehost']}. Prepare the corpus "
+            "without audio (its license still applies to the text), or pass --force_audio if you may publish them."
         )
 
     if not private and UNKNOWN_LICENSE in info["license"]:
         raise CorpusError(
-            "Rows of unknown licence are not made public. Prepare the corpus with its licence, or publish it "
-            "privately."
+            "Rows of unknown license are not made public. Prepare the corpus with its license, or push it privately."
         )
 
     names = [INFO_FILE, *(entry["file"] for entry in info["splits"].values())]
     files = {name: folder / name for name in names} | {CARD_FILE: str(render_dataset_card(info, repo_id)).encode()}
-    command = push_command("dataset", folder, repo_id, private) + (" --force_audio" if force_audio else "")
     message = f"{info['title']}: {info['rows']} rows"
+    flags = " --force_audio" if force_audio else ""
 
-    return _push(files, repo_id, "dataset", private, message, command, token, replaced=("*.parquet",))
+    return _push(files, repo_id, "dataset", private, message, folder, flags, replaced=("*.parquet",))
 
 
-def push_labels(path: str | os.PathLike, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+def push_labels(path: str | os.PathLike, repo_id: str, *, private: bool = True) -> str:
     """Push a table of soft labels with its card.
 
     Args:
         path: written by `bibier label corpus`.
-        repo_id, private, token: see [`open_repository`].
+        repo_id, private: see [`open_repository`].
 
     Returns:
         URL of the commit.
@@ -159,17 +145,16 @@ def push_labels(path: str | os.PathLike, repo_id: str, *, private: bool = True, 
     path = Path(path)
     info = label_facts(path)
     files = {path.name: path, CARD_FILE: str(render_labels_card(info, repo_id)).encode()}
-    command = push_command("dataset", path, repo_id, private)
 
-    return _push(files, repo_id, "dataset", private, f"Soft labels: {info['report']['rows']} rows", command, token)
+    return _push(files, repo_id, "dataset", private, f"Soft labels: {info['report']['rows']} rows", path)
 
 
-def push_space(folder: str | os.PathLike, repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+def push_space(folder: str | os.PathLike, repo_id: str, *, private: bool = True) -> str:
     """Push a prepared folder as a Space.
 
     Args:
         folder: contains the application and a `README.md` whose metadata names the `sdk`.
-        repo_id, private, token: see [`open_repository`].
+        repo_id, private: see [`open_repository`].
 
     Returns:
         URL of the commit.
@@ -191,9 +176,8 @@ def push_space(folder: str | os.PathLike, repo_id: str, *, private: bool = True,
         for path in sorted(folder.rglob("*"))
         if path.is_file() and not set(path.relative_to(folder).parts) & set(_NOT_OF_A_SPACE)
     }
-    command = push_command("space", folder, repo_id, private)
 
-    return _push(files, repo_id, "space", private, f"Space from {folder.resolve().name}", command, token, sdk=sdk)
+    return _push(files, repo_id, "space", private, f"Space from {folder.resolve().name}", folder, sdk=sdk)
 
 
 def _model_texts(folder: Path, names: Mapping[str, object], repo_id: str) -> dict[str, str]:
@@ -224,13 +208,14 @@ def _push(
     repo_type: str,
     private: bool,
     message: str,
-    command: str,
-    token: str | None,
+    path: Path,
+    flags: str = "",
     replaced: Sequence[str] = (),
     sdk: str | None = None,
 ) -> str:
-    """Commit `files`, and delete files of an earlier push that match `replaced`. `command` repeats the push."""
-    api = HfApi(token=token)
+    """Commit `files`, and delete files of an earlier push that match `replaced`."""
+    api = HfApi()
+    command = push_command(repo_type, path, repo_id, private) + flags
 
     with _told_errors(repo_id, f" Local files are unchanged. To continue: {command}"):
         _open(api, repo_id, repo_type, private, sdk)
@@ -251,8 +236,7 @@ def _fits(name: str, pattern: str) -> bool:
 def _open(api: HfApi, repo_id: str, repo_type: str, private: bool, sdk: str | None) -> None:
     if not (api.token or get_token()):
         raise PushError(
-            f"'{repo_id}' cannot be pushed: there is no token for the Hub. Log in with `hf auth login`, or set "
-            "HF_TOKEN."
+            f"'{repo_id}' cannot be pushed: there is no token for the Hub. Run `hf auth login`, or set HF_TOKEN."
         )
 
     if not api.repo_exists(repo_id, repo_type=repo_type):
@@ -263,8 +247,7 @@ def _open(api: HfApi, repo_id: str, repo_type: str, private: bool, sdk: str | No
     if found != private:
         there, wanted = ("private", "public") if found else ("public", "private")
         raise PushError(
-            f"'{repo_id}' exists and is {there}, but {wanted} was requested. Change that in its settings, or choose "
-            "another name."
+            f"'{repo_id}' exists and is {there}, but {wanted} was requested. Change its settings, or the name."
         )
 
 
