@@ -42,8 +42,8 @@ def run(hub: HubServer, repository: Path, home: Path, *command: str) -> subproce
 
 @pytest.mark.slow
 def test_a_corpus_is_pushed_privately_and_comes_back(hub, repository, prepared, tmp_path):
-    recipe = str(repository / "recipes" / "push.py")
-    done = run(hub, repository, tmp_path / "one", recipe, "dataset", str(prepared), "owner/resd-bibier")
+    command = ("-m", "bibier_cli", "push", "dataset", str(prepared), "owner/resd-bibier")
+    done = run(hub, repository, tmp_path / "one", *command)
     assert done.returncode == 0, done.stderr
     assert "Pushed privately: http://127.0.0.1" in done.stdout
     stored = hub.repositories["datasets/owner/resd-bibier"]
@@ -83,7 +83,7 @@ def test_recordings_of_others_are_refused_unless_forced(meld_with_audio, hub):
     push_corpus(meld_with_audio, "owner/meld", force_audio=True)
     stored = hub.repositories["datasets/owner/meld"]
     assert stored.private
-    assert "Mind the recordings:** its clips are excerpts" in stored.files["README.md"].decode()
+    assert "Note on the recordings:** its clips are excerpts" in stored.files["README.md"].decode()
 
 
 def test_rows_of_unknown_licence_are_not_made_public(tmp_path, write_csv, table_rows, hub):

@@ -263,7 +263,7 @@ def test_an_address_that_cannot_be_read_is_shown_without_its_password(url):
     [
         ({"dialect": "vlm"}, "allowed: vllm, openai"),
         ({"base_urls": "http://x/v1"}, "pass a list"),
-        ({"base_url": ["http://x/v1"]}, "no option base_url.*base_urls"),
+        ({"base_url": ["http://x/v1"]}, "unexpected keyword argument 'base_url'.*base_urls"),
         ({"base_urls": ["http://x:port/v1"]}, "is not a valid address"),
         ({"base_urls": []}, "pass a list"),
         ({"concurrency": 0}, "at least 1"),

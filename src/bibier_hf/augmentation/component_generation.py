@@ -93,9 +93,7 @@ def generate_components(
         conversation = [conversation[0], {"role": "assistant", "content": answer}, {"role": "user", "content": reply}]
 
     listed = "\n".join(f"  {fault}" for fault in faults)
-    raise ComponentError(
-        f"{language}/{emotion}: {attempts} answers, none without faults. Those of the last one:\n{listed}"
-    )
+    raise ComponentError(f"{language}/{emotion}: {attempts} answers with faults. Those of the last one:\n{listed}")
 
 
 def read_answer(answer: str, name: str) -> tuple[Components | None, list[str]]:

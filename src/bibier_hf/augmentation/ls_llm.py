@@ -19,6 +19,7 @@ labels are kept so that training can use the distribution itself (the published 
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import KW_ONLY, asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -37,7 +38,7 @@ from ..model.labels_bibier import EMOTIONS
 from ..soft_labels import DistributionError, finish_distribution
 from .ls_llm_answers import DISTRIBUTION_FORM, PARSERS, AnswerError
 from .ls_llm_prompts import PromptTemplate, load_prompt
-from .ls_llm_store import AnswerStore, open_store, request_key
+from .ls_llm_store import AnswerStore, request_key
 
 WAYS = ("generate", "score")
 DEFAULT_PROMPTS = {
@@ -140,9 +141,8 @@ class LLMLabelSmoothing:
         """Turn `text`, `label`, `language` of a batch into `soft_label` (None for a failed row), `label_status`,
         `label_raw`, `label_reason`, `label_attempts`, and the columns of [`provenance`]."""
         rows = self.label(batch["text"], batch["label"], batch["language"])
-        columns: dict[str, list[Any]] = {
-            "soft_label": [None if row.probabilities is None else row.probabilities.tolist() for row in rows]
-        }
+        columns: dict[str, list[Any]] = {}
+        columns["soft_label"] = [None if row.probabilities is None else row.probabilities.tolist() for row in rows]
         for name in ("status", "raw", "reason", "attempts"):
             columns[f"label_{name}"] = [getattr(row, name) for row in rows]
         for name, value in self.provenance().items():
@@ -176,7 +176,7 @@ class LLMLabelSmoothing:
 
         rows = list(zip(texts, names, languages, strict=True))
         conversations = [self.prompt.messages(*row) for row in rows]
-        with open_store(self.store) as store:
+        with closing(AnswerStore(self.store)) as store:
             if self.way == "generate":
                 outcomes = self._generated(conversations, store)
             else:
@@ -229,11 +229,8 @@ class LLMLabelSmoothing:
             if attempt:
                 temperature = max(sampling.temperature, self.retry_temperature)
                 sampling = replace(sampling, temperature=temperature, seed=sampling.seed + attempt)
-            request = {
-                "way": "generate",
-                "sampling": asdict(sampling),
-                "structure": None if structure is None else asdict(structure),
-            }
+            form = None if structure is None else asdict(structure)
+            request = {"way": "generate", "sampling": asdict(sampling), "structure": form}
             ask = partial(self.backend.generate, sampling=sampling, structure=structure)
             description = f"Retry {attempt}" if attempt else "Labeling"
             answers = self._answers([conversations[row] for row in waiting], request, ask, store, description)

@@ -8,8 +8,7 @@ new parser needs no new answers. Transport errors are not kept, so those rows ar
 import hashlib
 import json
 import sqlite3
-from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,9 +67,7 @@ class AnswerStore:
         return found
 
     def put(self, key: str, answer: Answer) -> None:
-        """Keep an answer; answers with an error are refused."""
-        if answer.error is not None:
-            raise ValueError(f"An answer with an error is not kept: {answer.error}")
+        """Keep an answer without an error."""
         scores = None if answer.log_probabilities is None else json.dumps(answer.log_probabilities)
         row = (key, answer.text, scores, answer.finish_reason, answer.prompt_tokens, answer.new_tokens)
         self._connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)", row)
@@ -80,13 +77,3 @@ class AnswerStore:
 
     def close(self) -> None:
         self._connection.close()
-
-
-@contextmanager
-def open_store(path: str | Path | None) -> Generator[AnswerStore]:
-    """Open an [`AnswerStore`], and close it at the end."""
-    store = AnswerStore(path)
-    try:
-        yield store
-    finally:
-        store.close()

@@ -128,7 +128,7 @@ class StackedDataSampling(Section):
             draw: number of the draw.
             parts: (N,) part of each row; clips of different parts are never stacked together. None: one part.
         """
-        stock = _Stock.of(dataset, self.same_speaker, parts)
+        stock = _Stock(dataset, self.same_speaker, parts)
         target, gap = round(self.target_s * SAMPLING_RATE), round(self.gap_s * SAMPLING_RATE)
         limit = math.inf if self.max_s is None else round(self.max_s * SAMPLING_RATE)
 
@@ -254,7 +254,6 @@ class _StackedRow:
         }
 
 
-@dataclass(frozen=True)
 class _Stock:
     """The clips that may be stacked, by group, sorted by length.
 
@@ -264,26 +263,19 @@ class _Stock:
         position: row -> its place in its group.
     """
 
-    ids: Sequence[str]
-    lengths: Sequence[int]
-    groups: Mapping[int, tuple[list[int], list[int]]]
-    position: Mapping[int, int]
-
-    @classmethod
-    def of(cls, dataset: Dataset, same_speaker: bool, parts: Sequence[int] | np.ndarray | None = None) -> "_Stock":
-        columns = dataset.select_columns(
-            ["id", "corpus", "split", "language", "label", "speaker", "duration_s"]
-        ).to_dict()
-        ids = columns["id"]
+    def __init__(self, dataset: Dataset, same_speaker: bool, parts: Sequence[int] | np.ndarray | None) -> None:
+        names = ["id", "corpus", "split", "language", "label", "speaker", "duration_s"]
+        columns = dataset.select_columns(names).to_dict()
+        self.ids = ids = columns["id"]
         if len(splits := set(columns["split"])) > 1:
             raise ValueError(
-                f"SDS stacks one split at a time, or test clips would leak into train; these rows are from "
-                f"{sorted(splits)}."
+                f"SDS stacks one split at a time, or test clips would leak into train; these are from {sorted(splits)}."
             )
         if len(set(ids)) < len(ids):
             raise ValueError("SDS: two rows have the same id. Draws depend on the ids, so they must be unique.")
 
-        lengths = [round(duration * SAMPLING_RATE) if duration else 0 for duration in columns["duration_s"]]
+        durations = columns["duration_s"]
+        self.lengths = lengths = [round(duration * SAMPLING_RATE) if duration else 0 for duration in durations]
         keys = zip(columns["corpus"], columns["language"], columns["label"], columns["speaker"], strict=True)
         members: dict[tuple, list[int]] = defaultdict(list)
         for row, (corpus, language, label, speaker) in enumerate(keys):
@@ -291,14 +283,13 @@ class _Stock:
                 part = None if parts is None else int(parts[row])
                 members[part, corpus, language, label, speaker if same_speaker else None].append(row)
 
-        groups, position = {}, {}
+        self.groups: dict[int, tuple[list[int], list[int]]] = {}
+        self.position: dict[int, int] = {}
         for rows in members.values():
             rows.sort(key=lambda row: (lengths[row], ids[row]))
             group = (rows, [lengths[row] for row in rows])
             for place, row in enumerate(rows):
-                groups[row], position[row] = group, place
-
-        return cls(ids, lengths, groups, position)
+                self.groups[row], self.position[row] = group, place
 
     def has_partner(self, row: int, longest: float) -> bool:
         """Tell whether its group has another clip of at most `longest` samples."""

@@ -18,7 +18,6 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from itertools import product
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from ..errors import UserError
@@ -27,8 +26,8 @@ from ..model.labels_bibier import EMOTIONS
 LANGUAGES = ("en", "ru")
 
 SOUND_TAGS = frozenset(
-    "laughs,clears throat,sighs,gasps,coughs,singing,sings,mumbles,beep,groans,sniffs,claps,screams,inhales,exhales,applause,burps,humming,"
-    "sneezes,chuckle,whistles".split(",")
+    "laughs,clears throat,sighs,gasps,coughs,singing,sings,mumbles,beep,groans,sniffs,claps,screams,inhales,exhales,"
+    "applause,burps,humming,sneezes,chuckle,whistles".split(",")
 )
 """The published list of tags, which some synthesizers perform when in parentheses: "(sighs)"."""
 
@@ -40,15 +39,13 @@ _PLACEHOLDER = re.compile(r"\{([^{}]*)\}")
 _WORD = re.compile(r"\w+(?:['\u2019-]\w+)*")
 _GLUED = re.compile(r"[\w'\u2019}-]\{|\}[\w'\u2019{-]")
 
-PUBLISHED_SIZES: Mapping[str, tuple[int, int | None]] = MappingProxyType(
-    {
-        "subjects": (60, 100),
-        "verbs": (60, 100),
-        "interjections": (20, 40),
-        "contexts": (60, 100),
-        "templates": (5, None),
-    }
-)
+PUBLISHED_SIZES: Mapping[str, tuple[int, int | None]] = {
+    "subjects": (60, 100),
+    "verbs": (60, 100),
+    "interjections": (20, 40),
+    "contexts": (60, 100),
+    "templates": (5, None),
+}
 """Entries of each kind in the published schema: (fewest, most); None for no limit."""
 
 PUBLISHED_WORDS = (5, 20)
@@ -93,20 +90,15 @@ class Components:
                 tags = [tag[1:-1] for tag in _TAG.findall(entry)]
                 if tags and kind not in ("interjections", "contexts"):
                     faults.append(f"{kind}: {entry!r} has a sound tag; only interjections and contexts may")
-                faults += [
-                    f"{kind}: unknown sound tag ({tag}); allowed: {', '.join(sorted(SOUND_TAGS))}"
-                    for tag in tags
-                    if tag not in SOUND_TAGS
-                ]
+                for tag in set(tags) - SOUND_TAGS:
+                    faults.append(f"{kind}: unknown sound tag ({tag}); allowed: {', '.join(sorted(SOUND_TAGS))}")
                 if len(tags) > 1:
                     faults.append(f"{kind}: {entry!r} has more than one sound tag")
 
         for template in self.templates:
             names = _PLACEHOLDER.findall(template)
             if unknown := sorted(set(names) - PLACEHOLDERS.keys()):
-                faults.append(
-                    f"templates: {template!r} has the unknown placeholders {unknown}; allowed: {{s}} {{v}} {{i}} {{c}}"
-                )
+                faults.append(f"templates: {template!r} has the unknown placeholders {unknown}; allowed: s, v, i, c")
             if not names or len(set(names)) < len(names):
                 faults.append(f"templates: {template!r} must have placeholders, each at most once")
 
@@ -147,14 +139,18 @@ class Components:
     def combinations(self) -> Iterator[str]:
         """Iterate over every utterance that `draw` can give; combinations that read the same are repeated."""
         for template in self.templates:
-            names = _PLACEHOLDER.findall(template)
-            for entries in product(*(getattr(self, PLACEHOLDERS[name]) for name in names)):
-                parts = dict(zip(names, entries, strict=True))
+            choices = self._choices(template)
+            for entries in product(*choices.values()):
+                parts = dict(zip(choices, entries, strict=True))
                 if all(name in parts and _TAG.search(parts[name]) for name in ("i", "c")):
                     for stripped in ("c", "i"):
                         yield self.fill(template, **{**parts, stripped: strip_sound_tags(parts[stripped])})
                 else:
                     yield self.fill(template, **parts)
+
+    def _choices(self, template: str) -> dict[str, tuple[str, ...]]:
+        """Return the entries for each placeholder of a template."""
+        return {name: getattr(self, PLACEHOLDERS[name]) for name in _PLACEHOLDER.findall(template)}
 
     def word_range(self, template: str) -> tuple[int, int]:
         """Return (fewest, most) words of the utterances of a template.
@@ -164,10 +160,7 @@ class Components:
         punctuation, which separates words too. So the shortest and the longest parts give tight bounds.
         """
         own = count_words(_PLACEHOLDER.sub(" ", template))
-        counts = [
-            [count_words(entry) for entry in getattr(self, PLACEHOLDERS[name])]
-            for name in _PLACEHOLDER.findall(template)
-        ]
+        counts = [list(map(count_words, entries)) for entries in self._choices(template).values()]
         return own + sum(map(min, counts)), own + sum(map(max, counts))
 
     def without_sound_tags(self) -> "Components":
@@ -180,11 +173,7 @@ class Components:
 
     def upper_bound(self) -> int:
         """Return the number of combinations; two of them may read the same."""
-        total = 0
-        for template in self.templates:
-            names = _PLACEHOLDER.findall(template)
-            total += math.prod(len(getattr(self, PLACEHOLDERS[name])) for name in names)
-        return total
+        return sum(math.prod(map(len, self._choices(template).values())) for template in self.templates)
 
     def possible(self) -> int:
         """Return the number of different utterances: exact up to 200,000 combinations, an upper bound beyond."""

@@ -226,7 +226,7 @@ class FeatureStore:
             "checksums": torch.tensor([_checksum(row) for row in values], dtype=torch.int64),
             "values": torch.cat(values),
         }
-        table = _table_checksum(tensors["keys"], tensors["offsets"], tensors["checksums"])
+        table = _checksum(tensors["keys"], tensors["offsets"], tensors["checksums"])
         path = self.folder / f"{hashlib.blake2b(b''.join(keys), digest_size=_KEY_BYTES).hexdigest()}.safetensors"
 
         def write(unfinished: Path) -> None:
@@ -240,11 +240,8 @@ class FeatureStore:
         shards = {}
         for path in self._shard_paths():
             shard = _Shard(path)
-            shards[path.name] = {
-                "rows": len(shard.keys),
-                "steps": int(shard.offsets[-1]),
-                "bytes": path.stat().st_size,
-            }
+            steps = int(shard.offsets[-1])
+            shards[path.name] = {"rows": len(shard.keys), "steps": steps, "bytes": path.stat().st_size}
         totals = {name: sum(shard[name] for shard in shards.values()) for name in ("rows", "steps", "bytes")}
         write_json(self.folder / MANIFEST_FILE, {"recipe": self.recipe, "total": totals, "shards": shards})
 
@@ -275,18 +272,10 @@ def _batches(
         yield batch
 
 
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    return tensor.contiguous().view(torch.uint8).numpy().data
-
-
-def _checksum(row: torch.Tensor) -> int:
-    return zlib.crc32(_bytes(row))
-
-
-def _table_checksum(*tensors: torch.Tensor) -> int:
+def _checksum(*tensors: torch.Tensor) -> int:
     value = 0
     for tensor in tensors:
-        value = zlib.crc32(_bytes(tensor), value)
+        value = zlib.crc32(tensor.contiguous().view(torch.uint8).numpy().data, value)
     return value
 
 
@@ -304,7 +293,7 @@ class _Shard:
         try:
             file = safe_open(self.path, "pt")
             tables = {name: file.get_tensor(name) for name in ("keys", "offsets", "checksums")}
-            sound = int(file.metadata()["table"]) == _table_checksum(*tables.values())
+            sound = int(file.metadata()["table"]) == _checksum(*tables.values())
         except PermissionError as error:
             raise FeatureStoreError(
                 f"{self.path} cannot be read (permission denied). Change its permissions. {_OTHER_PLACE}"

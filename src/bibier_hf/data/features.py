@@ -285,10 +285,8 @@ class InputExtractor:
 
             chosen = [by_length[place] for place in np.unique(np.linspace(0, len(by_length) - 1, rows).astype(int))]
             stored = self.stores[modality].rows([keys[modality][position] for position in chosen])
-            exact = torch.cat(
-                [self._compute(modality, dataset, [position], torch.float32)[0] for position in chosen]
-            ).double()
-            drift[modality] = difference(torch.cat(list(stored)).double(), exact)
+            exact = [self._compute(modality, dataset, [position], torch.float32)[0] for position in chosen]
+            drift[modality] = difference(torch.cat(list(stored)).double(), torch.cat(exact).double())
 
         return drift
 
@@ -357,11 +355,8 @@ def tokenizer_hash(tokenizer: Any) -> str:
         rules = json.loads(tokenizer.backend_tokenizer.to_str())
         # These depend on the last call, not on the tokenizer.
         rules |= {"padding": None, "truncation": None}
-    content = [
-        type(tokenizer).__name__,
-        rules,
-        {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-    ]
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    content = [type(tokenizer).__name__, rules, special]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 

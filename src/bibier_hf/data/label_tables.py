@@ -211,11 +211,8 @@ def attach_soft_labels(splits: DatasetDict, table: LabelTable) -> tuple[DatasetD
     )
 
     features = train.features
-    train = (
-        train.remove_columns("soft_label")
-        .add_column("soft_label", column, feature=features["soft_label"])
-        .select_columns(list(features))
-    )
+    rest = train.remove_columns("soft_label")
+    train = rest.add_column("soft_label", column, feature=features["soft_label"]).select_columns(list(features))
     return DatasetDict({**splits, "train": train}), facts
 
 

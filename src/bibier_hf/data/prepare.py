@@ -137,13 +137,8 @@ class Corpus:
         transcriber = as_transcriber(asr)
 
         with locked(output_dir, left="The folder is unchanged."):
-            return write_corpus(
-                self.read(data_dir, **complete),
-                self._facts(complete, data_dir),
-                self.features,
-                output_dir,
-                transcriber,
-            )
+            clips = self.read(data_dir, **complete)
+            return write_corpus(clips, self._facts(complete, data_dir), self.features, output_dir, transcriber)
 
     def load(
         self,
@@ -222,8 +217,7 @@ class Corpus:
 
         if transcriber is not None and (stored := info["asr"] and info["asr"]["model"]) != dict(transcriber.facts):
             raise CorpusError(
-                f"{folder} was prepared with asr={stored}, but {dict(transcriber.facts)} was requested. Prepare it "
-                "again."
+                f"{folder} was prepared with asr={stored}, not {dict(transcriber.facts)}. Prepare it again."
             )
 
     def _facts(self, options: Mapping[str, Any], data_dir: Path | str | None) -> dict[str, Any]:
@@ -272,7 +266,12 @@ def write_corpus(
     if not clips:
         raise CorpusError("The corpus has no clips.")
 
-    _check_replaceable(output_dir)
+    if output_dir.is_file():
+        raise CorpusError(f"{output_dir} is a file. Choose a folder.")
+    if output_dir.is_dir() and not (output_dir / INFO_FILE).is_file() and not is_vacant(output_dir):
+        raise CorpusError(
+            f"{output_dir} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder."
+        )
     check_clips(clips)
 
     with replaced_folder(output_dir) as new:
@@ -367,8 +366,7 @@ def _read_audio(clip: Clip) -> tuple[dict[str, Any] | None, float | None, str | 
         if isinstance(clip.audio, Path):
             samples = decode_audio(clip.audio, channel=clip.channel, refuse_silence=True)
         else:
-            made = {"array": clip.audio(), "sampling_rate": SAMPLING_RATE}
-            samples = decode_audio(made, refuse_silence=True)
+            samples = decode_audio(clip.audio(), sampling_rate=SAMPLING_RATE, refuse_silence=True)
     except (AudioError, OSError) as error:
         return None, None, f"{clip.where or clip.id}: {error}"
 
@@ -418,17 +416,6 @@ def _to_row(clip: Clip, corpus: str, audio: dict[str, Any] | None, duration_s: f
     }
 
 
-def _check_replaceable(folder: Path) -> None:
-    if folder.is_dir() and not (folder / INFO_FILE).is_file() and not is_vacant(folder):
-        raise CorpusError(
-            f"{folder} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder, or empty "
-            "this one."
-        )
-
-    if folder.exists() and not folder.is_dir():
-        raise CorpusError(f"{folder} is a file. Choose a folder.")
-
-
 def read_info(folder: str | os.PathLike) -> dict[str, Any]:
     """Read the `corpus.json` of a prepared folder.
 
@@ -455,9 +442,7 @@ def read_info(folder: str | os.PathLike) -> dict[str, Any]:
 
     splits = info.get("splits")
     if not isinstance(splits, dict) or not all(map(_is_split, splits.values())):
-        raise CorpusError(
-            f"{path} is damaged (it does not say which files hold its splits). Prepare the corpus again."
-        )
+        raise CorpusError(f"{path} is damaged (it does not name the files of its splits). Prepare the corpus again.")
 
     return info
 

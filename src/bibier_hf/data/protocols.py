@@ -76,11 +76,8 @@ def apply_protocol(
             f"({len(splits)} clips)."
         )
 
-    pooled = (
-        pooled.remove_columns("split")
-        .add_column("split", splits, feature=pooled.features["split"])
-        .select_columns(list(COLUMNS))
-    )
+    feature = pooled.features["split"]
+    pooled = pooled.remove_columns("split").add_column("split", splits, feature=feature).select_columns(list(COLUMNS))
     assigned = np.array(splits)
 
     return DatasetDict({split: pooled.select(np.flatnonzero(assigned == split)) for split in SPLITS})
@@ -306,7 +303,6 @@ def _check_stacked(splits: Sequence[str], rows: Mapping[str, list]) -> None:
 
     if crossing := sorted(name for name, found in home.items() if len(found) > 1):
         raise ProtocolError(
-            f"{len(crossing)} clips, such as {crossing[:3]}, are in more than one split, by themselves or inside "
-            "stacked "
-            "rows. Split the recorded corpus, and stack its train split after that (augmentation.sds of a run)."
+            f"{len(crossing)} clips, such as {crossing[:3]}, are in more than one split, by themselves or in stacked "
+            "rows. Split the recorded corpus first, and then stack its train split (augmentation.sds of a run)."
         )

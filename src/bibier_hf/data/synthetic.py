@@ -67,8 +67,7 @@ class SyntheticRows(Section):
         if others := set(rows["source"]) - {"synthetic"}:
             raise ArgumentError(
                 f"augmentation.synthetic.path: {self.path} holds rows that are {' and '.join(sorted(others))}, not "
-                "synthetic. "
-                "Give them as a separate corpus, which a protocol then splits."
+                "synthetic. Give them as a separate corpus, which a protocol then splits."
             )
         languages = set(train["language"])
         available: dict[str, list[int]] = {label: [] for label in EMOTIONS}
@@ -90,9 +89,8 @@ class SyntheticRows(Section):
         used = Counter(EMOTIONS[label] for label in selected["label"])
         corpus = train["corpus"][0]
         for name, value in (("corpus", corpus), ("split", "train")):
-            selected = selected.remove_columns(name).add_column(
-                name, [value] * len(selected), feature=rows.features[name]
-            )
+            column = [value] * len(selected)
+            selected = selected.remove_columns(name).add_column(name, column, feature=rows.features[name])
         counts = {label: {"available": len(members), "used": used[label]} for label, members in available.items()}
         return selected.select_columns(list(COLUMNS)).cast(train.features), counts
 

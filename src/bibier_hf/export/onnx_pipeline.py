@@ -134,8 +134,9 @@ class OnnxModel:
             fed |= {name: values.numpy(), mask_name: mask.long().numpy()}
 
         values = map(torch.from_numpy, self.session.run(None, fed))
+        outputs: dict[str, Any] = dict(zip(self.manifest["outputs"], values, strict=True))
 
-        return BiBiEROutput(**dict(zip(self.manifest["outputs"], values, strict=True)))
+        return BiBiEROutput(**outputs)
 
     def _features(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Run raw inputs through the backbones."""

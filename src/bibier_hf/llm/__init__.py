@@ -15,20 +15,14 @@ This package does not import the model, so it also works with the older transfor
 
 import importlib
 import inspect
-import pkgutil
 from typing import Any
 
 from .base import Answer, LLMBackend, LLMError, Prompt, Sampling, Structure
 
 __all__ = ["BACKENDS", "Answer", "LLMBackend", "LLMError", "Prompt", "Sampling", "Structure", "get_backend"]
 
-BACKENDS = tuple(
-    module.name.removesuffix("_backend")
-    for module in pkgutil.iter_modules(__path__)
-    if module.name.endswith("_backend")
-)
-"""Names of the back ends. Each is a module NAME_backend.py with one subclass of `LLMBackend`, imported on first
-use."""
+BACKENDS = {"openai": "OpenAIBackend", "transformers": "TransformersBackend", "vllm": "VLLMBackend"}
+"""Name of each back end -> its class, in the module NAME_backend.py, which is imported on first use."""
 
 
 def get_backend(name: str, model: str, **options: Any) -> LLMBackend:
@@ -45,22 +39,11 @@ def get_backend(name: str, model: str, **options: Any) -> LLMBackend:
     if name not in BACKENDS:
         raise LLMError(f"Unknown language model back end {name!r}. Allowed: {', '.join(BACKENDS)}.")
 
-    module = importlib.import_module(f".{name}_backend", __name__)
-    (backend,) = (
-        found
-        for found in vars(module).values()
-        if isinstance(found, type) and issubclass(found, LLMBackend) and found.__module__ == module.__name__
-    )
-    parameters = inspect.signature(backend).parameters
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    unknown = sorted(options.keys() - parameters.keys())
-
-    if unknown and not takes_any:
-        # The message shows names only, because a value may be a secret.
-        allowed = ", ".join(sorted(parameters.keys() - {"model"}))
-        raise LLMError(f"The back end {name!r} has no option {', '.join(unknown)}. Allowed: {allowed}.")
+    backend = getattr(importlib.import_module(f".{name}_backend", __name__), BACKENDS[name])
 
     try:
         return backend(model, **options)
     except TypeError as error:
-        raise LLMError(f"The back end {name!r} cannot use {', '.join(sorted(options))}: {error}") from error
+        # The message shows names only, because a value may be a secret.
+        _, *allowed = inspect.signature(backend).parameters
+        raise LLMError(f"Options of the back end {name!r}: {error}. Allowed: {', '.join(allowed)}.") from error

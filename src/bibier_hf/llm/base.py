@@ -61,10 +61,6 @@ class Structure:
     regex: str | None = None
     json_schema: Mapping[str, Any] | None = None
 
-    def __post_init__(self) -> None:
-        if self.regex is None and self.json_schema is None:
-            raise LLMError("A structure needs a regex or a JSON schema.")
-
     @property
     def preferred(self) -> dict[str, Any]:
         """The argument of vLLM's structured outputs."""
@@ -324,9 +320,5 @@ def _collect(answers: Iterator[tuple[int, Answer]], count: int, on_answer: OnAns
         if on_answer is not None:
             on_answer(index, answer)
         collected[index] = answer
-
-    missing = [index for index in range(count) if index not in collected]
-    if missing:
-        raise LLMError(f"No answer to {len(missing)} of {count} prompts; the first is number {missing[0]}.")
 
     return [collected[index] for index in range(count)]

@@ -16,6 +16,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
+from ..extras import require
 from ..text import valid_text
 from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, Structure
 
@@ -79,9 +80,9 @@ class OpenAIBackend(LLMBackend):
         if concurrency < 1 or max_attempts < 1:
             raise LLMError("concurrency and max_attempts must be at least 1.")
 
-        given = [base_urls] if isinstance(base_urls, str) else list(base_urls)
-        if isinstance(base_urls, str) or not given or not all(_is_http(url) for url in given):
-            shown = ", ".join(public_url(str(url)) for url in given) or "none"
+        given = [base_urls] if isinstance(base_urls, str) else [str(url) for url in base_urls]
+        if isinstance(base_urls, str) or not given or not all(url.startswith(("http:", "https:")) for url in given):
+            shown = ", ".join(map(public_url, given)) or "none"
             raise LLMError(f"base_urls: pass a list of addresses such as http://localhost:8000/v1, not {shown}.")
 
         self._access = {public_url(url): _read_access(url) for url in given}
@@ -103,16 +104,15 @@ class OpenAIBackend(LLMBackend):
 
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         if self.dialect != "vllm":
-            raise LLMError(
-                "Only a vLLM server can score answers (dialect='vllm'). With other servers, use generate instead."
-            )
+            raise LLMError("Only vLLM's server scores answers (dialect='vllm'). With others, use generate.")
 
         self._connect()
-        bodies = [{"model": self.model, "prompt": text, "add_special_tokens": False} for text in texts]
+        body = {"model": self.model, "add_special_tokens": False}
 
-        return [
-            self._request_root("tokenize", body, lambda reply: tuple(map(int, reply["tokens"]))) for body in bodies
-        ]
+        def read(reply: Mapping[str, Any]) -> tuple[int, ...]:
+            return tuple(map(int, reply["tokens"]))
+
+        return [self._request_root("tokenize", body | {"prompt": text}, read) for text in texts]
 
     def close(self) -> None:
         for client in vars(self).pop("_clients", {}).values():
@@ -151,22 +151,15 @@ class OpenAIBackend(LLMBackend):
             if node
         }
 
+        common = {"model": self.model, "max_tokens": 1, "temperature": 0, **_NO_THINKING}
+        common |= {"logprobs": True, "return_tokens_as_token_ids": True}
+
         def ask(conversation: list[Message], stop: threading.Event) -> Answer:
             of_node = {}
             usage: dict[str, Any] = {}
 
             for node, children in trie.nodes.items():
-                body = {
-                    "model": self.model,
-                    "messages": conversation,
-                    "max_tokens": 1,
-                    "temperature": 0,
-                    "logprobs": True,
-                    "logprob_token_ids": list(children),
-                    "return_tokens_as_token_ids": True,
-                    **_NO_THINKING,
-                }
-
+                body = common | {"messages": conversation, "logprob_token_ids": list(children)}
                 if node:
                     body["messages"] = [*conversation, {"role": "assistant", "content": beginnings[node]}]
                     body |= {"add_generation_prompt": False, "continue_final_message": True}
@@ -175,11 +168,8 @@ class OpenAIBackend(LLMBackend):
                 of_node[node] = reply.pop("scores")
                 usage = usage or reply
 
-            return Answer(
-                log_probabilities=trie.log_probabilities(of_node),
-                prompt_tokens=usage["prompt_tokens"],
-                new_tokens=len(of_node),
-            )
+            scored = trie.log_probabilities(of_node)
+            return Answer(log_probabilities=scored, prompt_tokens=usage["prompt_tokens"], new_tokens=len(of_node))
 
         return self._concurrently(ask, conversations)
 
@@ -192,10 +182,7 @@ class OpenAIBackend(LLMBackend):
             return {}
 
         if structure.json_schema is None:
-            raise LLMError(
-                "An OpenAI server only accepts JSON schemas; this structure is a regular expression. Use "
-                "dialect='vllm'."
-            )
+            raise LLMError("An OpenAI server only accepts JSON schemas. Use dialect='vllm' for a regular expression.")
 
         schema = {"name": "answer", "strict": True, "schema": dict(structure.json_schema)}
 
@@ -298,10 +285,8 @@ class OpenAIBackend(LLMBackend):
                 faults.append(fault)
 
         if unreachable == self.max_attempts:
-            raise LLMError(
-                f"No server answers: {faults[-1]}. Tried {unreachable} times: {', '.join(self.base_urls)}. Start one, "
-                "or fix base_urls."
-            )
+            tried = f"Tried {unreachable} times: {', '.join(self.base_urls)}"
+            raise LLMError(f"No server answers: {faults[-1]}. {tried}. Start one, or fix base_urls.")
 
         raise _RequestError(f"{self.max_attempts} attempts: {'; '.join(dict.fromkeys(faults))}")
 
@@ -329,10 +314,8 @@ class OpenAIBackend(LLMBackend):
         if "_clients" in vars(self):
             return
 
-        try:
-            import openai
-        except ImportError as error:
-            raise LLMError("The back end 'openai' needs the package openai: pip install 'bibier-hf[llm]'") from error
+        require("openai")
+        import openai
 
         key = self._key()
         self._turns = itertools.count()
@@ -456,10 +439,6 @@ def public_url(url: str) -> str:
     return re.sub(r"[?#].*", "", re.sub(r"^(\w+://)?.*@", r"\1", url)).rstrip("/")
 
 
-def _is_http(url: Any) -> bool:
-    return isinstance(url, str) and url.startswith(("http://", "https://"))
-
-
 def _read_access(url: str) -> _Access:
     try:
         parts = urlsplit(url)
@@ -467,10 +446,8 @@ def _read_access(url: str) -> _Access:
         if "@" in parts.path:
             raise ValueError("an @ after the host")
     except ValueError as error:
-        raise LLMError(
-            f"base_urls: {public_url(url)!r} is not a valid address. In a user's name or password, write / as %2F and "
-            "@ as %40."
-        ) from error
+        hint = "In a user's name or password, write / as %2F and @ as %40."
+        raise LLMError(f"base_urls: {public_url(url)!r} is not a valid address. {hint}") from error
 
     basic = base64.b64encode(f"{user}:{password}".encode()).decode() if user or password else ""
     query = tuple(parse_qsl(parts.query))

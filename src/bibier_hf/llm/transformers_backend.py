@@ -40,9 +40,6 @@ class TransformersBackend(LLMBackend):
     ) -> None:
         super().__init__(model, revision)
 
-        if dtype not in ("float32", "bfloat16", "float16", "auto"):
-            raise LLMError(f"dtype={dtype!r}; allowed: float32, bfloat16, float16, auto.")
-
         if batch_size < 1:
             raise LLMError(f"batch_size={batch_size}; it must be at least 1.")
 
@@ -87,15 +84,13 @@ class TransformersBackend(LLMBackend):
             for row, index in enumerate(rows):
                 new = output[row, inputs["input_ids"].shape[1] :].tolist()
                 length = next((position for position, token in enumerate(new) if token in stops), None)
-                yield (
-                    index,
-                    Answer(
-                        text=tokenizer.decode(new[:length], skip_special_tokens=True),
-                        finish_reason="length" if length is None else "stop",
-                        prompt_tokens=int(inputs["attention_mask"][row].sum()),
-                        new_tokens=len(new) if length is None else length + 1,
-                    ),
+                answer = Answer(
+                    text=tokenizer.decode(new[:length], skip_special_tokens=True),
+                    finish_reason="length" if length is None else "stop",
+                    prompt_tokens=int(inputs["attention_mask"][row].sum()),
+                    new_tokens=len(new) if length is None else length + 1,
                 )
+                yield index, answer
 
     def _score(self, conversations: Sequence[list[Message]], trie: ChoiceTrie) -> Iterator[tuple[int, Answer]]:
         _, model = self._load()
@@ -121,22 +116,15 @@ class TransformersBackend(LLMBackend):
                     logits_to_keep=1,
                 )
                 scores: dict[tuple[int, ...], list[list[float]]] = {(): _scores(output.logits[:, -1], trie.nodes[()])}
-                inner = [node for node in trie.nodes if node]
-                if inner:
+                if inner := [node for node in trie.nodes if node]:
                     scores |= _score_inner_nodes(model, output.past_key_values, mask, inner, trie)
 
             for row, index in enumerate(rows):
                 of_node = {
                     node: dict(zip(children, scores[node][row], strict=True)) for node, children in trie.nodes.items()
                 }
-                yield (
-                    index,
-                    Answer(
-                        log_probabilities=trie.log_probabilities(of_node),
-                        prompt_tokens=int(mask[row].sum()),
-                        new_tokens=0,
-                    ),
-                )
+                scored = trie.log_probabilities(of_node)
+                yield index, Answer(log_probabilities=scored, prompt_tokens=int(mask[row].sum()), new_tokens=0)
 
     def _prompts(self, conversations: Sequence[list[Message]]) -> list[list[int]]:
         tokenizer, _ = self._load()
@@ -167,10 +155,9 @@ class TransformersBackend(LLMBackend):
     def _load(self) -> tuple[Any, Any]:
         if "_model" not in vars(self):
             try:
-                tokenizer = AutoTokenizer.from_pretrained(self.model, revision=self._asked_revision or "main")
-                model = AutoModelForCausalLM.from_pretrained(
-                    self.model, revision=self._asked_revision or "main", dtype=self.dtype
-                )
+                revision = self._asked_revision or "main"
+                tokenizer = AutoTokenizer.from_pretrained(self.model, revision=revision)
+                model = AutoModelForCausalLM.from_pretrained(self.model, revision=revision, dtype=self.dtype)
             except (OSError, ValueError) as error:
                 raise LLMError(f"transformers cannot load the language model {self.model}: {error}") from error
 

@@ -10,20 +10,9 @@ from typing import Any
 from .base import Answer, ChoiceTrie, LLMBackend, LLMError, Message, Sampling, Structure, chat_token_ids
 
 RESOURCE_OPTIONS = frozenset(
-    {
-        "block_size",
-        "cpu_offload_gb",
-        "disable_log_stats",
-        "distributed_executor_backend",
-        "download_dir",
-        "enforce_eager",
-        "gpu_memory_utilization",
-        "max_num_batched_tokens",
-        "max_num_seqs",
-        "pipeline_parallel_size",
-        "swap_space",
-        "tensor_parallel_size",
-    }
+    "block_size cpu_offload_gb disable_log_stats distributed_executor_backend download_dir enforce_eager "
+    "gpu_memory_utilization max_num_batched_tokens max_num_seqs pipeline_parallel_size swap_space "
+    "tensor_parallel_size".split()
 )
 """Arguments of `vllm.LLM` that change memory and speed, but not the result. Any other one, such as `quantization` or
 `kv_cache_dtype`, may change an answer."""
@@ -91,15 +80,13 @@ class VLLMBackend(LLMBackend):
             outputs = self._llm.generate(prompts, parameters, use_tqdm=False)
             for index, output in enumerate(outputs, start):
                 (completion,) = output.outputs
-                yield (
-                    index,
-                    Answer(
-                        text=completion.text,
-                        finish_reason=completion.finish_reason,
-                        prompt_tokens=len(output.prompt_token_ids),
-                        new_tokens=len(completion.token_ids),
-                    ),
+                answer = Answer(
+                    text=completion.text,
+                    finish_reason=completion.finish_reason,
+                    prompt_tokens=len(output.prompt_token_ids),
+                    new_tokens=len(completion.token_ids),
                 )
+                yield index, answer
 
     def _score(self, conversations: Sequence[list[Message]], trie: ChoiceTrie) -> Iterator[tuple[int, Answer]]:
         self._load()
@@ -123,14 +110,8 @@ class VLLMBackend(LLMBackend):
                 for node in nodes:
                     scores = next(outputs).outputs[0].logprobs[0]
                     of_node[node] = {token: scores[token].logprob for token in trie.nodes[node]}
-                yield (
-                    index,
-                    Answer(
-                        log_probabilities=trie.log_probabilities(of_node),
-                        prompt_tokens=len(prompt["prompt_token_ids"]),
-                        new_tokens=len(nodes),
-                    ),
-                )
+                scored, length = trie.log_probabilities(of_node), len(prompt["prompt_token_ids"])
+                yield index, Answer(log_probabilities=scored, prompt_tokens=length, new_tokens=len(nodes))
 
     def _prompts(self, conversations: Sequence[list[Message]]) -> list[dict[str, list[int]]]:
         tokenizer = self._llm.get_tokenizer()

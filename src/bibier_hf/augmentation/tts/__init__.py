@@ -53,10 +53,8 @@ def get_tts(name: str = "espeak", **options: Any) -> TextToSpeech:
     module, attribute = TTS_BACKENDS[name]
     backend = getattr(importlib.import_module(module, __name__), attribute)
 
-    signature = inspect.signature(backend)
     try:
-        signature.bind(**options)
+        return backend(**options)
     except TypeError as error:
-        allowed = ", ".join(signature.parameters)
+        allowed = ", ".join(inspect.signature(backend).parameters)
         raise SynthesisError(f"Options of the speech back end {name!r}: {error}. Allowed: {allowed}.") from error
-    return backend(**options)

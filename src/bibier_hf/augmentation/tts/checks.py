@@ -9,6 +9,7 @@ from pydantic import Field
 
 from ...asr import WHISPER, SpeechRecognizer
 from ...commandline import Section
+from ...extras import require
 from ...model.audio_bibier import SAMPLING_RATE
 from ..tug import strip_sound_tags
 from .base import Utterance
@@ -84,13 +85,11 @@ def word_error_rate(reference: str, heard: str) -> float:
     and ё versus е do not count.
 
     Raises:
-        ImportError: the package jiwer is not installed.
+        MissingPackageError: jiwer is not installed.
         ValueError: a reference without words.
     """
-    try:
-        import jiwer
-    except ImportError as error:
-        raise ImportError("Word error rates need the package jiwer: pip install 'bibier-hf[tts]'") from error
+    require("jiwer")
+    import jiwer
 
     words = [
         " ".join(re.findall(r"\w+", text.lower().replace("ё", "е").replace("'", ""))) for text in (reference, heard)

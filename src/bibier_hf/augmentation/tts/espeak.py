@@ -48,9 +48,8 @@ class EspeakTextToSpeech(TextToSpeech):
     @property
     def variants(self) -> tuple[str, ...]:
         """Voice variants (`f3`, `m1`, `Andrea`, ...) that may follow the "+" of a voice."""
-        return tuple(
-            sorted(path.name for path in (_espeak_files().data / "voices" / "!v").iterdir() if " " not in path.name)
-        )
+        folder = _espeak_files().data / "voices" / "!v"
+        return tuple(sorted(path.name for path in folder.iterdir() if " " not in path.name))
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -60,9 +59,7 @@ class EspeakTextToSpeech(TextToSpeech):
         """Speak one utterance; a voice is `<accent>` or `<accent>+<variant>`, such as `en-gb+f2` or `ru+m3`."""
         text, language = utterance.text, utterance.language
         if language not in self._DEFAULT_VOICES:
-            raise SynthesisError(
-                f"espeak: the language {language!r} is not supported here. Allowed: {', '.join(self._DEFAULT_VOICES)}."
-            )
+            raise SynthesisError(f"espeak: unknown language {language!r}. Allowed: {', '.join(self._DEFAULT_VOICES)}.")
 
         voice = utterance.voice or self._DEFAULT_VOICES[language]
         accent, _, variant = voice.partition("+")
@@ -126,7 +123,7 @@ def _remove(folder: AbstractContextManager, owner: int) -> None:
 _AUDIO_OUTPUT_SYNCHRONOUS = 2
 _INITIALIZE_DONT_EXIT = 0x8000
 _CHARS_UTF8 = 1
-_RATE, _VOLUME, _PITCH, _RANGE = 1, 2, 3, 4
+_PARAMETERS = {"rate_wpm": 1, "volume": 2, "pitch": 3, "pitch_range": 4}
 _SYNTH_CALLBACK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.POINTER(ctypes.c_short), ctypes.c_int, ctypes.c_void_p)
 
 
@@ -168,13 +165,8 @@ def _speak(files: _EspeakFiles, text: str, voice: str, prosody: Prosody, seed: i
             library.espeak_SetSynthCallback(callback)
             library.espeak_ng_SetRandSeed(seed)
             _check(library.espeak_SetVoiceByName(voice.encode()), f"the voice {voice!r} is not known")
-            for parameter, value in (
-                (_RATE, prosody.rate_wpm),
-                (_VOLUME, prosody.volume),
-                (_PITCH, prosody.pitch),
-                (_RANGE, prosody.pitch_range),
-            ):
-                _check(library.espeak_SetParameter(parameter, value, 0), f"{prosody} was refused")
+            for name, parameter in _PARAMETERS.items():
+                _check(library.espeak_SetParameter(parameter, getattr(prosody, name), 0), f"{prosody} was refused")
             encoded = text.encode()
             statuses = [
                 library.espeak_Synth(encoded, len(encoded) + 1, 0, 0, 0, _CHARS_UTF8, None, None),

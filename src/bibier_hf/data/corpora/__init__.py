@@ -92,8 +92,7 @@ def get_corpus(name: str) -> Corpus:
 
     raise CorpusError(
         f"Unknown corpus {name!r}.{did_you_mean(name, CORPORA)} Allowed: {', '.join(CORPORA)} ('csv' reads any table "
-        "of "
-        "audio, text and label), or the path of a Python file that defines CORPUS."
+        "of audio, text and label), or the path of a Python file that defines CORPUS."
     )
 
 

@@ -13,8 +13,9 @@
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ COLUMNS = (
     "source",
 )
 GROUP_BY = ("auto", "speaker", "dialogue", "none")
+_Translate = Callable[[Any], str | None]
 _SPLIT_ALIASES = {"val": "dev", "valid": "dev", "validation": "dev"}
 
 
@@ -83,7 +85,8 @@ def read_csv(
     table = find_table(data_dir)
     folder = Path.cwd() if is_stream(table) else table.parent
     rows = read_table(table)
-    translate = _Labels(read_label_map(label_map) or {})
+    given = read_label_map(label_map) or {}
+    translate = partial(_translate, label_map={name.strip().lower(): to for name, to in given.items()} | given)
     columns = tuple(dict.fromkeys(column for row in rows for column in row.values))
     _check_columns(table, columns, ignore_columns, language)
 
@@ -172,8 +175,7 @@ def find_table(data_dir: Path) -> Path:
     if len(found) != 1:
         there = ", ".join(path.name for path in tables) or "none"
         raise CorpusError(
-            f"{data_dir} must hold exactly one table ({', '.join(TABLE_SUFFIXES)}) or be the path of one; found: "
-            f"{there}."
+            f"{data_dir} must be a table ({', '.join(TABLE_SUFFIXES)}) or hold exactly one; found: {there}."
         )
 
     return found[0]
@@ -264,19 +266,14 @@ def _read_label_file(path: Path) -> Mapping[str, str | None]:
     return {row.text("label"): row.text("emotion") for row in rows}
 
 
-class _Labels:
-    """Map the labels of a table to emotions, by the user's mapping and then by the common aliases."""
+def _translate(name: Any, label_map: Mapping[str, str | None]) -> str | None:
+    """Map a label of a table to an emotion, by the user's mapping and then by the common aliases; None omits the
+    row."""
+    for key in (name, name.strip().lower() if isinstance(name, str) else name):
+        if key in label_map:
+            return label_map[key]
 
-    def __init__(self, label_map: Mapping[str, str | None]):
-        self._map = {name.strip().lower(): emotion for name, emotion in label_map.items()} | dict(label_map)
-
-    def __call__(self, name: str) -> str | None:
-        """Return the emotion, or None to omit the row."""
-        for key in (name, name.strip().lower() if isinstance(name, str) else name):
-            if key in self._map:
-                return self._map[key]
-
-        return normalize_label(name)
+    return normalize_label(name)
 
 
 def _label_remedy(unknown: Mapping[str, str]) -> str:
@@ -300,7 +297,7 @@ def _misfit(row: Row) -> str | None:
     return None
 
 
-def _read_label(row: Row, translate: _Labels) -> tuple[str | None, list[float] | None]:
+def _read_label(row: Row, translate: _Translate) -> tuple[str | None, list[float] | None]:
     """Return (label, seven probabilities or None). Without a label, the row is omitted.
 
     A row with only a soft label gets the most probable label.
@@ -324,13 +321,12 @@ def _read_label(row: Row, translate: _Labels) -> tuple[str | None, list[float] |
     return EMOTIONS[probabilities.index(best)], probabilities
 
 
-def _read_distribution(row: Row, soft: Any, translate: _Labels) -> list[float]:
+def _read_distribution(row: Row, soft: Any, translate: _Translate) -> list[float]:
     if not isinstance(soft, Mapping):
         # Published tables use at least two orders, so a list without names cannot be trusted.
         raise CorpusError(
             f'{row.where}: the soft label must name its emotions: {{"anger": 0.7, ...}}, or be in seven columns with '
-            "these "
-            "names"
+            "these names"
         )
 
     values = dict.fromkeys(EMOTIONS, 0.0)
