@@ -246,7 +246,7 @@ def test_what_a_command_does_wrong_is_said(program):
         get_tts("command", template="mytts {text} {output} {speed}")
     with pytest.raises(SynthesisError, match="unexpected keyword argument 'model'"):
         get_tts("command", template="mytts {text} {output}", model="x")
-    with pytest.raises(SynthesisError, match="missing a required argument: 'template'"):
+    with pytest.raises(SynthesisError, match="missing 1 required positional argument: 'template'"):
         get_tts("command")
 
 

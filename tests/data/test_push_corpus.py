@@ -61,7 +61,7 @@ def test_a_corpus_is_pushed_privately_and_comes_back(hub, repository, prepared, 
     assert facts["row"]["id"].startswith("resd-")
     assert facts["row"]["text"].startswith("Ну, «ёлка»")
     # the same again, publicly: it is private there, and stays so
-    refused = run(hub, repository, tmp_path / "one", recipe, "dataset", str(prepared), "owner/resd-bibier", "--public")
+    refused = run(hub, repository, tmp_path / "one", *command, "--public")
     assert refused.returncode == 2
     assert "exists and is private, but public was requested" in refused.stderr
     assert stored.private

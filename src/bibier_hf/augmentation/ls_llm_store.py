@@ -67,7 +67,9 @@ class AnswerStore:
         return found
 
     def put(self, key: str, answer: Answer) -> None:
-        """Keep an answer without an error."""
+        """Keep an answer; answers with an error are refused."""
+        if answer.error is not None:
+            raise ValueError(f"An answer with an error is not kept: {answer.error}")
         scores = None if answer.log_probabilities is None else json.dumps(answer.log_probabilities)
         row = (key, answer.text, scores, answer.finish_reason, answer.prompt_tokens, answer.new_tokens)
         self._connection.execute("INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?)", row)
