@@ -10,9 +10,11 @@ from datasets import Dataset
 from transformers import AutoConfig, AutoModel, ByT5Tokenizer, Wav2Vec2FeatureExtractor
 
 from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
+from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.feature_store import FeatureStore, StoredRows, row_key
 from bibier_hf.data.features import InputDataset, InputSpec
 from bibier_hf.training.arguments import run_arguments
+from bibier_hf.training.rows import RunInputs
 from bibier_hf.training.trainer import BiBiERTrainer
 
 from ..conftest import both, features_of, merged
@@ -22,6 +24,11 @@ SPECS = {
     "audio": InputSpec("audio_features", "audio_features_mask", WIDTH, "float32", from_backbone=True),
     "text": InputSpec("text_features", "text_features_mask", WIDTH, "float32", from_backbone=True),
 }
+
+
+def run_inputs(train: InputDataset, dev: InputDataset) -> RunInputs:
+    """Rows of features; dev is also test."""
+    return RunInputs([train], dev, dev, FeatureCollator(SPECS))
 
 
 @pytest.fixture
@@ -95,8 +102,8 @@ def make_trainer(feature_model, feature_rows, processor, tmp_path):
             "soft_labels": soft_labels,
         }
         run = run_arguments(content | options)
-        train, dev = feature_rows(rows, 0), feature_rows(14, 1)
-        return BiBiERTrainer(run, model if model is not None else feature_model(), processor, [train], dev)
+        data = run_inputs(feature_rows(rows, 0), feature_rows(14, 1))
+        return BiBiERTrainer(run, model if model is not None else feature_model(), data, processor)
 
     return build
 

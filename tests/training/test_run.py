@@ -15,6 +15,7 @@ from transformers import pipeline
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
 from bibier_hf.commands.evaluate import EvaluateArguments, _calibrate, evaluate_checkpoint
 from bibier_hf.data.mixture import AugmentationArguments, CorpusArguments, load_corpora
+from bibier_hf.data.reader import InputReader
 from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.calibration import fit_temperature
 from bibier_hf.evaluation.metrics import classification_metrics
@@ -23,11 +24,13 @@ from bibier_hf.evaluation.results import RunResults
 from bibier_hf.files import WriteError, filled_folder
 from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.augmentation import AugmentedCorpus
-from bibier_hf.training.fit import build_model, make_extractor, make_inputs
+from bibier_hf.training.build import build_model
+from bibier_hf.training.rows import RunInputs
 from bibier_hf.training.run import calibration_facts, run_training
 from bibier_hf.training.trainer import BiBiERTrainer
 
 from ..conftest import merged
+from .conftest import run_inputs
 
 
 @pytest.fixture
@@ -291,11 +294,11 @@ def test_numbers_of_another_corpus_are_not_added_to_the_results(finished, write_
 
 def test_a_model_of_text_hears_no_noise(small_run, tiny_options, corpus_table, tmp_path):
     run = small_run(model=tiny_options | {"modalities": ["text"]})
-    model, processor = build_model(run, 42)
+    model, processor = build_model(run)
     model.save_pretrained(tmp_path / "text")
     processor.save_pretrained(tmp_path / "text")
     arguments = [str(tmp_path / "text"), "--corpus", "csv", "--data_dir", str(corpus_table)]
-    with pytest.raises(ArgumentError, match="reads text alone, which noise does not touch"):
+    with pytest.raises(ArgumentError, match="reads only text, which has no noise"):
         evaluate_checkpoint(EvaluateArguments.from_command_line([*arguments, "--noise_snr_db", "[0]"]))
 
 
@@ -429,7 +432,7 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
     }
     run = small_run(**options, num_train_epochs=1)
     run_training(run)
-    before, _ = build_model(run, 42)
+    before, _ = build_model(run)
     after = load_file(Path(run.output_dir) / "model.safetensors")
     steps = {name: (after[name] - value).abs().max().item() for name, value in before.state_dict().items()}
     assert {name for name, step in steps.items() if step == 0} >= {
@@ -441,7 +444,7 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
         ArgumentError,
         match=r"frozen: no parameter's name begins with 'nothing'\. They begin with .*bibier\.audio\.backbone\.",
     ):
-        build_model(small_run(frozen=["nothing"]), 42)
+        build_model(small_run(frozen=["nothing"]))
 
 
 @pytest.mark.parametrize(
@@ -460,18 +463,18 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
 )
 def test_a_model_that_cannot_be_built_is_an_error_of_the_run(small_run, values, message):
     with pytest.raises(ArgumentError, match=message):  # which commands print without a traceback
-        build_model(small_run(**values), 42)
+        build_model(small_run(**values))
 
 
 def test_a_run_hands_the_trainer_what_it_was_asked_for(small_run):
     run = small_run(
         backbone_learning_rate=3e-5, patience=4, optimizer="sgd", scheduler="onecycle", corpus_balanced_sampling=True
     )
-    model, processor = build_model(run, 42)
+    model, processor = build_model(run)
     corpora = load_corpora(run.corpora)
-    augmented = [AugmentedCorpus(rows, AugmentationArguments()) for rows in corpora.values()]
-    data = make_inputs(augmented, model, processor, run.feature_cache)
-    trainer = BiBiERTrainer(run, model, processor, data.train, data.dev)
+    reader = InputReader(model, processor, run.feature_cache)
+    train, dev, test = AugmentedCorpus(corpora["small"], AugmentationArguments()).inputs(reader.inputs)
+    trainer = BiBiERTrainer(run, model, RunInputs([train], dev, test, reader.collator), processor)
     assert trainer.run.backbone_learning_rate == 3e-5
     assert trainer.early_stopping.early_stopping_patience == 4
     assert (trainer.run.scheduler, trainer.optimizer_cls_and_kwargs[0]) == ("onecycle", torch.optim.SGD)
@@ -486,7 +489,7 @@ def test_a_run_hands_the_trainer_what_it_was_asked_for(small_run):
 
 def test_batches_are_grouped_by_length_if_asked_for(small_run, feature_model, feature_rows):
     rows = feature_rows()
-    trainer = BiBiERTrainer(small_run(group_by_length=True), feature_model(), None, [rows], feature_rows(14, 1))
+    trainer = BiBiERTrainer(small_run(group_by_length=True), feature_model(), run_inputs(rows, feature_rows(14, 1)))
     np.testing.assert_array_equal(trainer.train_lengths, rows.lengths)
 
 
@@ -494,7 +497,8 @@ def test_batches_are_grouped_by_length_if_asked_for(small_run, feature_model, fe
 def test_class_weights_follow_the_draws(small_run, feature_model, feature_rows, balanced):
     """Corpus `a` is twice as large as `b`: with balanced draws a sample of `b` counts twice."""
     model, rows = feature_model(), feature_rows(22)
-    trainer = BiBiERTrainer(small_run(corpus_balanced_sampling=balanced), model, None, [rows], feature_rows(14, 1))
+    data = run_inputs(rows, feature_rows(14, 1))
+    trainer = BiBiERTrainer(small_run(corpus_balanced_sampling=balanced), model, data)
     corpora = np.array(rows.metadata["corpus"])
     sizes = {name: (corpora == name).sum() for name in ("a", "b")}
     draws = np.array([len(rows) / 2 / sizes[name] if balanced else 1.0 for name in corpora])
@@ -507,22 +511,22 @@ def test_class_weights_follow_the_draws(small_run, feature_model, feature_rows, 
 def test_options_of_the_cache_reach_the_stores(small_run, tmp_path):
     cache = {"directory": str(tmp_path / "stores"), "dtype": "float16", "compute_dtype": "int8", "batch_size": 3}
     run = small_run(feature_cache=cache)
-    model, processor = build_model(run, 42)
-    extractor = make_extractor(model, processor, run.feature_cache)
+    model, processor = build_model(run)
+    extractor = InputReader(model, processor, run.feature_cache).extractor
     assert extractor.stores["audio"].folder.parent == tmp_path / "stores"
     assert extractor.stores["audio"].dtype == torch.float16
     assert (extractor.compute_dtype, extractor.batch_size) == (torch.int8, 3)
 
 
 def test_the_same_seed_gives_the_same_model_and_another_another(small_run):
-    models = [build_model(small_run(), seed)[0].state_dict() for seed in (1, 1, 2)]
+    models = [build_model(small_run(seed=seed))[0].state_dict() for seed in (1, 1, 2)]
     assert all(torch.equal(models[0][name], models[1][name]) for name in models[0])
     assert any(not torch.equal(models[0][name], models[2][name]) for name in models[0])
 
 
 def test_the_processor_reads_texts_as_the_run_says(small_run, tiny_options):
     _, processor = build_model(
-        small_run(text_prefix="query: ", model=merged(tiny_options, {"text_config": {"max_tokens": 9}})), 42
+        small_run(text_prefix="query: ", model=merged(tiny_options, {"text_config": {"max_tokens": 9}}))
     )
     assert processor.text_prefix == "query: "
     assert processor.max_text_tokens == 9

@@ -25,7 +25,7 @@ from bibier_hf.training.rows import SoftTargets, StoredDraws, TrainingRows
 from bibier_hf.training.run import run_training
 from bibier_hf.training.trainer import BiBiERTrainer
 
-from .conftest import SPECS
+from .conftest import SPECS, run_inputs
 
 
 def targets(data, epoch=0, **options):
@@ -101,7 +101,7 @@ def test_the_dev_loss_knows_gold_labels_alone(feature_model, feature_rows, tmp_p
     dev = feature_rows(14, 1)
     assert any(soft is not None for soft in dev.metadata["soft_label"])
     model = feature_model(unimodal_loss_weight=0.0)
-    trainer = BiBiERTrainer(run, model, None, [feature_rows(24, 0)], dev)
+    trainer = BiBiERTrainer(run, model, run_inputs(feature_rows(24, 0), dev))
     found = trainer.evaluate()["eval_loss"]
     batch = FeatureCollator(SPECS)(dev.__getitems__(range(14)))
     with torch.no_grad():
@@ -147,7 +147,7 @@ def test_options_of_soft_labels_reach_the_training_set(
 ):
     content = {"corpora": [{"name": "a"}], "output_dir": str(tmp_path), "use_cpu": True, "soft_labels": True}
     trainer = BiBiERTrainer(
-        run_arguments(content | options), feature_model(), None, [feature_rows()], feature_rows(14, 1)
+        run_arguments(content | options), feature_model(), run_inputs(feature_rows(), feature_rows(14, 1))
     )
     assert getattr(trainer.train_dataset.soft_targets, attribute) == value
     assert "target" not in trainer.eval_dataset[0]

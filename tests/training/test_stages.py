@@ -16,8 +16,9 @@ from bibier_hf.data.feature_store import StoredRows
 from bibier_hf.data.features import InputDataset, input_specs
 from bibier_hf.errors import ArgumentError
 from bibier_hf.training import stages
-from bibier_hf.training.arguments import STAGES, run_arguments, stage_run
+from bibier_hf.training.arguments import STAGES, run_arguments
 from bibier_hf.training.output import STAGES_FOLDER
+from bibier_hf.training.rows import RunInputs
 from bibier_hf.training.run import run_training
 from bibier_hf.training.stages import (
     assign_folds,
@@ -31,6 +32,7 @@ from bibier_hf.training.stages import (
 from bibier_hf.training.trainer import BiBiERTrainer
 
 from ..conftest import both, merged
+from .conftest import SPECS
 
 
 class Killed(Exception):
@@ -199,11 +201,15 @@ def stage(tmp_path):
     return build
 
 
+def audio_inputs(train: InputDataset, dev: InputDataset) -> RunInputs:
+    return RunInputs([train], dev, dev, FeatureCollator({"audio": SPECS["audio"]}))
+
+
 def logits_of(stage, model, train, dev, folds) -> np.ndarray:
     """Out-of-fold logits of the training rows that have audio."""
     head = unimodal_model(model, "audio", seed=0)
     rows, own = with_modality(train, "audio_features"), folds[train.columns["audio_features"].present]
-    logits = out_of_fold_logits(stage, head, None, rows, with_modality(dev, "audio_features"), own)
+    logits = out_of_fold_logits(stage, head, audio_inputs(rows, with_modality(dev, "audio_features")), own)
     return torch.stack(list(logits)).numpy()
 
 
@@ -330,13 +336,13 @@ def test_no_row_gets_logits_from_an_encoder_that_saw_one_of_its_clips(
         speaker_of.update((row["id"], row["speaker"]) for row in rows)
         return merged
 
-    def fake_training(stage, head, processor, train, dev, test=None, title=""):
-        trained[Path(stage.output_dir).name] = list(train.metadata["id"])
+    def fake_training(stage, head, data, title="", scored=()):
+        trained[Path(stage.output_dir).name] = list(data.train[0].metadata["id"])
         return {}
 
-    def watched_logits(stage, head, processor, data):
+    def watched_logits(stage, head, collator, data):
         answered[Path(stage.output_dir).name] = list(data.metadata["id"])
-        return stored_logits(stage, head, processor, data)
+        return stored_logits(stage, head, collator, data)
 
     monkeypatch.setattr(StackedDataSampling, "merge", watched_merge)
     monkeypatch.setattr(stages, "train_stage", fake_training)
@@ -375,9 +381,12 @@ def test_a_corpus_that_is_stacked_already_has_no_out_of_fold_logits(feature_mode
 @pytest.mark.slow
 def test_in_sample_logits_are_those_of_the_final_encoder(staged_run, monkeypatch):
     columns = []
-    monkeypatch.setattr(
-        stages, "BiBiERTrainer", lambda *args: columns.append(list(args[3][0].columns)) or BiBiERTrainer(*args)
-    )
+
+    def watched(stage, head, data, **options):
+        columns.append(list(data.train[0].columns))
+        return BiBiERTrainer(stage, head, data, **options)
+
+    monkeypatch.setattr(stages, "BiBiERTrainer", watched)
     results = run_training(staged_run(stages={"logits": "in_sample"}, model={"add_unimodal_logits": True}))
     assert columns == [["audio_features"], ["text_features"]]  # no folds
     assert results.stages["logits"] == "in_sample"
@@ -452,7 +461,7 @@ def test_a_killed_run_goes_on_where_it_was(staged_run, tmp_path, monkeypatch, af
     assert trained == order[:after]
     folder = Path(staged_run().output_dir)
     monkeypatch.setattr(BiBiERTrainer, "train", recorded)
-    with pytest.raises(ArgumentError, match="checkpoints or stages of a run that did not finish"):
+    with pytest.raises(ArgumentError, match="checkpoints or stages of an unfinished run"):
         run_training(staged_run(model=model))
     resumed = run_training(staged_run(model=model, resume_from_checkpoint=True))
     assert trained == order
@@ -464,16 +473,16 @@ def test_a_killed_run_goes_on_where_it_was(staged_run, tmp_path, monkeypatch, af
 def test_a_stage_of_other_arguments_is_not_taken_over(stage, feature_model, feature_rows):
     arguments, rows = stage(), with_modality(feature_rows(14, 0), "audio_features")
     head = unimodal_model(feature_model(), "audio", seed=0)
-    facts = train_stage(arguments, head, None, rows, rows)
+    facts = train_stage(arguments, head, audio_inputs(rows, rows))
     weights = {name: value.clone() for name, value in head.state_dict().items()}
     again = unimodal_model(feature_model(), "audio", seed=1)
-    assert train_stage(arguments, again, None, rows, rows) == facts
+    assert train_stage(arguments, again, audio_inputs(rows, rows)) == facts
     assert_equal(again.state_dict(), weights)
     other = stage(output_dir=arguments.output_dir, learning_rate=1e-3)
     with pytest.raises(ArgumentError, match="was finished with other values of learning_rate"):
-        train_stage(other, again, None, rows, rows)
+        train_stage(other, again, audio_inputs(rows, rows))
     with pytest.raises(ArgumentError, match="was finished with other values of corpora"):
-        train_stage(arguments, again, None, rows.select(range(3)), rows)
+        train_stage(arguments, again, audio_inputs(rows.select(range(3)), rows))
 
 
 def test_a_modality_that_nobody_has_is_named(stage, feature_model, feature_rows):
@@ -481,7 +490,7 @@ def test_a_modality_that_nobody_has_is_named(stage, feature_model, feature_rows)
     empty = StoredRows([], np.full((14, 2), -1), torch.zeros(0, 6))
     nobody = with_modality(InputDataset(rows.metadata, {"audio_features": empty}), "audio_features")
     with pytest.raises(ArgumentError, match="has no samples"):
-        train_stage(stage(), unimodal_model(feature_model(), "audio", seed=0), None, nobody, rows)
+        train_stage(stage(), unimodal_model(feature_model(), "audio", seed=0), audio_inputs(nobody, rows))
 
 
 def test_stages_take_their_own_values_of_the_keys_of_a_run(small_run):
@@ -489,11 +498,11 @@ def test_stages_take_their_own_values_of_the_keys_of_a_run(small_run):
         learning_rate=1e-3,
         stages={"plan": "two_stage", "audio": {"learning_rate": 1e-2, "optimizer": "adam"}, "fusion": {"patience": 3}},
     )
-    audio, text, fusion = (stage_run(run, stage, f"somewhere/{stage}") for stage in STAGES)
+    audio, text, fusion = (run.stage_runs[stage] for stage in STAGES)
     assert (audio.training["learning_rate"], audio.optimizer, audio.patience) == (1e-2, "adam", 10)
     assert (text.training["learning_rate"], text.optimizer, text.patience) == (1e-3, "adamw", 10)
     assert (fusion.training["learning_rate"], fusion.optimizer, fusion.patience) == (1e-3, "adamw", 3)
-    assert fusion.output_dir == "somewhere/fusion"
+    assert (audio.output_dir, fusion.output_dir) == (f"{run.output_dir}/stages/audio", run.output_dir)
     assert run_arguments(run.dump()).stages == run.stages
 
 
@@ -508,7 +517,7 @@ def test_stages_take_their_own_values_of_the_keys_of_a_run(small_run):
         ),
         (
             {"stages": {"plan": "two_stage", "text": {"corpora": []}}},
-            r"stages\.text\.corpora: holds for the whole run",
+            r"stages\.text\.corpora: applies to the whole run",
         ),
         ({"stages": {"plan": "two_stage", "text": {"learning_rate": "fast"}}}, r"stages\.text: learning_rate: "),
         ({"stages": {"plan": "two_stage"}, "refit_on_dev": True}, "refit_on_dev: not with two stages"),

@@ -247,7 +247,7 @@ def test_a_resume_without_the_best_checkpoint_is_refused(make_trainer):
     best = Path(trainer.state.best_model_checkpoint)
     assert best.name == "checkpoint-3"
     shutil.rmtree(best)
-    with pytest.raises(ValueError, match="best checkpoint of the run so far"):
+    with pytest.raises(ValueError, match="best checkpoint so far"):
         make_trainer(num_train_epochs=3, learning_rate=1e-12).train(resume_from_checkpoint=True)
 
 

@@ -21,6 +21,7 @@ from ..commandline import load_yaml
 from ..data.collator import RawCollator
 from ..data.features import InputDataset, content_hash
 from ..data.mixture import FeatureCacheArguments, load_corpora, protocol_facts
+from ..data.reader import InputReader
 from ..errors import ArgumentError
 from ..evaluation.calibration import CALIBRATION_METRICS, fit_temperature
 from ..evaluation.noise import NoiseKind, noisy_inputs
@@ -41,7 +42,6 @@ from ..hub.cards import CARD_FILE, write_model_card
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE
-from ..training.fit import inputs_of_split, make_collator
 from .checkpoint import CheckpointOptions, load_checkpoint
 from .common import to_json
 from .corpora import CorpusOptions
@@ -175,8 +175,8 @@ def _evaluate(
         )
     _refuse_to_overwrite(Path(arguments.output_dir), arguments.split, protocol)
 
-    dataset = inputs_of_split(splits, arguments.split, model, processor, arguments.feature_cache)
-    collator = make_collator(model, processor, arguments.feature_cache)
+    reader = InputReader(model, processor, arguments.feature_cache)
+    dataset, collator = reader.split(splits, arguments.split), reader.collator
     folder, split = Path(arguments.output_dir), arguments.split
 
     logits = predict_logits(model, dataset, collator, arguments.batch_size)

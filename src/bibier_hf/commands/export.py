@@ -92,16 +92,16 @@ def compare_answers(
 ) -> Any:
     """[`Drift`][bibier_hf.export.measuring.Drift] of the export on a split of the corpus, one utterance at a time."""
     from ..data.mixture import FeatureCacheArguments, load_corpora
+    from ..data.reader import InputReader
     from ..evaluation.prediction import predict_logits
-    from ..training.fit import inputs_of_split, make_collator
 
     exported = OnnxModel(folder, backbones=model)
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")
-    dataset = inputs_of_split(load_corpora([corpus]), split, model, processor, cache)
-    collator = make_collator(model, processor, cache)
+    reader = InputReader(model, processor, cache)
+    dataset = reader.split(load_corpora([corpus]), split)
 
     exact, logits = (
-        predict_logits(which, dataset, collator, batch_size=1)  # ty: ignore[invalid-argument-type] - called alike
+        predict_logits(which, dataset, reader.collator, batch_size=1)  # ty: ignore[invalid-argument-type] - called alike
         for which in (model, exported)
     )
     return drift(logits, exact)

@@ -2,7 +2,6 @@
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import set_seed
 from datasets import concatenate_datasets
 from pydantic import Field
 
@@ -10,10 +9,11 @@ from ..commandline import section_help
 from ..data.feature_store import Extraction
 from ..data.features import InputExtractor
 from ..data.mixture import load_corpora
+from ..data.reader import InputReader
 from ..errors import ArgumentError
 from ..memory import keep_freed_memory
 from ..training.arguments import RunArguments, RunFile
-from ..training.fit import build_model, make_extractor
+from ..training.build import build_model
 
 _KEYS = ("  --audio_", "  --text_", "  --feature_cache.")
 
@@ -54,12 +54,12 @@ def extract(arguments: ExtractArguments) -> None:
     if run.keep_freed_memory:
         keep_freed_memory()
     state = PartialState(cpu=not torch.cuda.is_available())
-    set_seed(run.training.get("seed", 42))
 
     with state.main_process_first():  # it prepares and fetches what the others then find
         splits = load_corpora(run.corpora)
-        model, processor = build_model(run, run.training.get("seed", 42))
-    extractor = make_extractor(model.to(state.device), processor, run.feature_cache)
+        model, processor = build_model(run)
+    extractor = InputReader(model.to(state.device), processor, run.feature_cache).extractor
+    assert extractor is not None  # the cache is enabled
 
     for name, corpus in splits.items():
         rows = [rows.select_columns(["audio", "text", "duration_s"]) for rows in corpus.values()]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from datasets import DatasetDict
+from datasets import DatasetDict, concatenate_datasets
 from pydantic import Field
 
 from ..augmentation.sds import StackedDataSampling
@@ -103,3 +103,11 @@ def protocol_facts(corpus: CorpusArguments, splits: DatasetDict) -> dict[str, An
         facts["fold"] = corpus.fold
 
     return facts | {"split_seed": corpus.split_seed, "samples": {split: len(rows) for split, rows in splits.items()}}
+
+
+def data_facts(splits: DatasetDict) -> dict[str, Any]:
+    """Return languages, sources, licenses and hours of a corpus."""
+    rows = concatenate_datasets(list(splits.values()))
+    facts: dict[str, Any] = {name: sorted(set(rows[name])) for name in ("language", "source", "license")}
+    seconds = sum(duration or 0.0 for duration in rows["duration_s"])
+    return facts | {"hours": round(seconds / 3600, 2)}

@@ -47,6 +47,7 @@ from ..run_files import find_run_file
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 
 RUN_FILE = "run.yaml"
+STAGES_FOLDER = "stages"
 
 OUTPUT_FIELDS = (
     "output_dir",
@@ -237,6 +238,26 @@ class RunArguments(Section):
     hub_model_id: str | None = Field(None, description="owner/name on the Hub, created if needed")
     hub_private_repo: bool = Field(True, description="false: public")
     training: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def seed(self) -> int:
+        """Seed of the initial weights and of every draw."""
+        return self.training.get("seed", TRAINING_FIELDS["seed"].default)
+
+    @functools.cached_property
+    def stage_runs(self) -> dict[str, Self]:
+        """stage -> its arguments: those of the run, overridden by the keys of the stage.
+
+        Raises:
+            ArgumentError: a key that a stage cannot change, or an unknown key or wrong value.
+        """
+        folder = Path(self.output_dir)
+        folders = {
+            "audio": folder / STAGES_FOLDER / "audio",
+            "text": folder / STAGES_FOLDER / "text",
+            "fusion": folder,
+        }
+        return {stage: _stage_run(self, stage, str(folders[stage])) for stage in STAGES}
 
     def training_arguments(self, **overrides: Any) -> TrainingArguments:
         """Return the arguments of the Trainer.
@@ -451,6 +472,8 @@ def run_arguments(content: dict[str, Any]) -> RunArguments:
     own = {key: value for key, value in content.items() if key in OWN_FIELDS}
     run = checked_section(RunArguments, own | {"training": training})
     _refuse_contradictions(run)
+    if run.stages.plan == "two_stage":
+        _ = run.stage_runs  # whose arguments are checked here, too
     return run
 
 
@@ -472,21 +495,11 @@ _SHARED_BY_STAGES = frozenset(
 )
 
 
-def stage_run(run: RunArguments, stage: str, output_dir: str | Path) -> RunArguments:
-    """Return the arguments of one stage: those of the run, overridden by the keys of the stage.
-
-    Args:
-        run: with `stages`.
-        stage: one of `STAGES`.
-        output_dir: the stage's folder.
-
-    Raises:
-        ArgumentError: a key that a stage cannot change, or an unknown key or wrong value.
-    """
+def _stage_run(run: RunArguments, stage: str, output_dir: str) -> RunArguments:
     own = getattr(run.stages, stage)
     if shared := sorted(_SHARED_BY_STAGES & own.keys()):
         raise ArgumentError(f"stages.{stage}.{shared[0]}: applies to the whole run; give it on the top level.")
-    content = run.dump() | own | {"output_dir": str(output_dir), "resume_from_checkpoint": False, "overwrite": False}
+    content = run.dump() | own | {"output_dir": output_dir, "resume_from_checkpoint": False, "overwrite": False}
     content.pop("stages")
     try:
         return run_arguments(content)
@@ -515,10 +528,6 @@ def _refuse_contradictions(run: RunArguments) -> None:
         problems += _stage_problems(run)
     if problems:
         raise ArgumentError("\n".join(problems))
-
-    if run.stages.plan == "two_stage":
-        for stage in STAGES:
-            stage_run(run, stage, run.output_dir)
 
 
 def _trainer_problems(run: RunArguments) -> Iterator[str]:

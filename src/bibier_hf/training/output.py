@@ -9,13 +9,12 @@ from ..errors import ArgumentError
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..hub.cards import CARD_FILE
 from ..hub.eval_results import EVAL_RESULTS_FOLDER
-from .arguments import RUN_FILE, RunArguments
+from .arguments import RUN_FILE, STAGES_FOLDER, RunArguments
 from .checkpoints import STAGING_FOLDER, last_whole_checkpoint, list_checkpoints
 
 logger = logging.get_logger(__name__)
 
 REFIT_FOLDER = "refit"
-STAGES_FOLDER = "stages"
 
 _WRITTEN_BY_RUNS = (
     RESULTS_FILE,  # first: without it the folder counts as unfinished

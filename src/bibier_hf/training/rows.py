@@ -15,6 +15,7 @@ from datasets import Dataset, concatenate_datasets
 from torch.utils.data import Dataset as TorchDataset
 
 from ..augmentation.sds import StackedDataSampling
+from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset
 from ..model.labels_bibier import EMOTIONS
 from ..soft_labels import blend_with_gold
@@ -36,6 +37,23 @@ class RowSource(Protocol):
     def fetch(self, indices: Sequence[int], epoch: int) -> list[dict[str, Any]]:
         """Return some rows of an epoch, in the form of [`~bibier_hf.data.features.InputDataset`]."""
         ...
+
+
+@dataclass(frozen=True)
+class RunInputs:
+    """What a model reads in a run, over all corpora.
+
+    Attributes:
+        train: rows of each corpus, which [`TrainingRows`] joins.
+        dev: rows to select a checkpoint on.
+        test: rows to score.
+        collator: turns rows into a batch.
+    """
+
+    train: Sequence[RowSource]
+    dev: InputDataset
+    test: InputDataset
+    collator: FeatureCollator | RawCollator
 
 
 class StoredDraws:

@@ -3,17 +3,19 @@
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import DatasetDict, concatenate_datasets
+from datasets import concatenate_datasets
 from transformers import TrainerCallback
 
 from ..data.features import DATA_COLUMNS, InputDataset, content_hash
 from ..data.label_tables import attach_label_tables
-from ..data.mixture import load_corpora, protocol_facts
+from ..data.mixture import data_facts, load_corpora, protocol_facts
+from ..data.reader import InputReader
 from ..data.schema import SPLITS
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.report import Predictions, environment, write_split_report
@@ -26,15 +28,15 @@ from ..kernels import load_kernels
 from ..memory import keep_freed_memory
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from .arguments import RUN_FILE, RunArguments, stage_run
+from .arguments import RUN_FILE, RunArguments
 from .augmentation import AugmentedCorpus
+from .build import build_model
 from .checkpoints import last_whole_checkpoint
-from .fit import build_model, make_inputs
 from .logit_adjustment import adjustment_facts, shift_classifiers
 from .lora import LoraAdapters
 from .output import REFIT_FOLDER, claim_output
 from .progress import without_bars
-from .rows import fixed_rows
+from .rows import RunInputs, fixed_rows
 from .stages import frozen_encoders, plan_folds, train_encoders
 from .trainer import BiBiERTrainer
 
@@ -137,23 +139,28 @@ class Run:
         with self.args.main_process_first(desc="loading corpora and backbones"):
             tables = [corpus.label_tables for corpus in corpora]
             self.recorded, self.label_facts = attach_label_tables(load_corpora(corpora), tables)
-            self.model, self.processor = build_model(self.arguments, self.args.seed)
+            self._build_model()
             self.folds, self.fold_facts = plan_folds(self.arguments, self.model, self.recorded)
             self.augmented = {
                 name: AugmentedCorpus(rows, corpus.augmentation, self.folds.get(name))
                 for corpus, (name, rows) in zip(corpora, self.recorded.items(), strict=True)
             }
 
-        self.adapters = LoraAdapters(self.model, self.arguments.lora)
-        self.model.to(self.args.device)
         self.seconds.lap("load")
 
         self._read_inputs()
         self.seconds.lap("features")
 
+    def _build_model(self) -> None:
+        self.model, self.processor = build_model(self.arguments)
+        self.adapters = LoraAdapters(self.model, self.arguments.lora)
+        self.model.to(self.args.device)
+
     def _read_inputs(self) -> None:
-        corpora = self.augmented.values()
-        self.data = make_inputs(corpora, self.model, self.processor, self.arguments.feature_cache)
+        reader = InputReader(self.model, self.processor, self.arguments.feature_cache)
+        read = [corpus.inputs(reader.inputs) for corpus in self.augmented.values()]
+        train, dev, test = zip(*read, strict=True)
+        self.data = RunInputs(train, InputDataset.concatenate(dev), InputDataset.concatenate(test), reader.collator)
 
     @contextmanager
     def encoders_trained(self) -> Generator[None]:
@@ -163,24 +170,24 @@ class Run:
             return
 
         folds = np.concatenate([corpus.folds for corpus in self.augmented.values()]) if self.folds else None
-        facts, logits = train_encoders(self.arguments, self.model, self.processor, self.data, folds)
+        facts, logits = train_encoders(self.arguments, self.model, self.data, folds)
         self.stages = facts | self.fold_facts
         self.seconds.lap("encoders")
 
         with frozen_encoders(self.model):
             self._read_inputs()  # features of the trained backbones
-            self.data = self.data._replace(train=[fixed_rows(self.data.train).with_columns(logits)])
+            self.data = replace(self.data, train=[fixed_rows(self.data.train).with_columns(logits)])
             yield
 
     def fit(self) -> None:
         """Train, with dev to select a checkpoint on."""
         arguments, title, resume = self.arguments, "training", self.arguments.resume_from_checkpoint
         if self.stages is not None:
-            arguments, title = stage_run(arguments, "fusion", arguments.output_dir), "fusion (stage 3 of 3)"
-            # A run may have been stopped before its last stage began.
-            resume = resume and (resume is not True or last_whole_checkpoint(arguments.output_dir) is not None)
+            arguments, title = arguments.stage_runs["fusion"], "fusion (stage 3 of 3)"
+        if resume is True:  # if the last stage of the run had begun
+            resume = last_whole_checkpoint(arguments.output_dir) or False
 
-        self.trainer = BiBiERTrainer(arguments, self.model, self.processor, self.data.train, self.data.dev, title)
+        self.trainer = BiBiERTrainer(arguments, self.model, self.data, self.processor, title)
         self.trainer.train(resume_from_checkpoint=resume)
         self.model = self.trainer.model
         self.selection = self.trainer.selection()
@@ -202,14 +209,13 @@ class Run:
         if not self.arguments.refit_on_dev:
             return
 
-        self.model, _ = build_model(self.arguments, self.args.seed)
-        self.adapters = LoraAdapters(self.model, self.arguments.lora)
+        self._build_model()
         folder = Path(self.arguments.output_dir) / REFIT_FOLDER
         self.trainer = BiBiERTrainer(
             self.arguments,
             self.model,
+            replace(self.data, train=[*self.data.train, self.data.dev]),
             self.processor,
-            [*self.data.train, self.data.dev],
             title="refit on train + dev",
             output_dir=str(folder),
             eval_strategy="no",
@@ -217,8 +223,7 @@ class Run:
             save_strategy="epoch",
         )
         self.trainer.add_callback(_StopAfter(self.selection["epoch"]))
-        resume = bool(self.arguments.resume_from_checkpoint) and last_whole_checkpoint(folder) is not None
-        self.trainer.train(resume_from_checkpoint=resume)
+        self.trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
         self.model = self.trainer.model
         self.seconds.lap("refit")
 
@@ -232,10 +237,9 @@ class Run:
 
     def write(self) -> None:
         """Write model, processor, predictions, pictures, results and card; all of them appear at once."""
-        model_facts = self._model_facts()  # before adapters are merged
+        self.results = self._results()  # before adapters are merged
         self.adapters.finish()
         self.model.config.temperature = self.temperature
-        self.results = self._results(model_facts)
 
         if self.args.should_save:
             with filled_folder(self.arguments.output_dir, last=RESULTS_FILE) as folder, without_bars():
@@ -259,9 +263,8 @@ class Run:
         """Id on the Hub in the process that pushes; None if nothing is pushed."""
         return self.arguments.hub_model_id if self.arguments.push_to_hub and self.args.should_save else None
 
-    def _model_facts(self) -> dict[str, Any]:
+    def _model_facts(self, public: dict[str, Any]) -> dict[str, Any]:
         model, config = self.model, self.model.config
-        public = self.arguments.public_dump()
         facts: dict[str, Any] = {}
         for modality, part in config.modality_configs.items():
             training = "frozen" if part.freeze_backbone else "trained"
@@ -280,14 +283,15 @@ class Run:
             "trained_parameters": model.num_parameters(only_trainable=True),
         }
 
-    def _results(self, model_facts: dict[str, Any]) -> RunResults:
+    def _results(self) -> RunResults:
+        config = self.arguments.public_dump()
         uncalibrated = {
             split: answers.calibration_by_corpus(calibrated=False) for split, answers in self.predictions.items()
         }
         splits = {name: corpus.splits for name, corpus in self.augmented.items()}
         rows = concatenate_datasets([corpus[split] for corpus in splits.values() for split in SPLITS])
         results = RunResults(
-            model=model_facts,
+            model=self._model_facts(config),
             protocol={
                 name: protocol_facts(corpus, rows)
                 for corpus, (name, rows) in zip(self.arguments.corpora, splits.items(), strict=True)
@@ -299,9 +303,9 @@ class Run:
             date=datetime.now(UTC).date().isoformat(),
             seed=self.args.seed,
             command=self.command,
-            config=self.arguments.public_dump(),
+            config=config,
             data_hash=content_hash(rows, DATA_COLUMNS),
-            data={name: _data_facts(corpus) for name, corpus in self.recorded.items()},
+            data={name: data_facts(corpus) for name, corpus in self.recorded.items()},
             augmentation={name: corpus.facts for name, corpus in self.augmented.items() if corpus.facts},
             soft_labels=self.label_facts,
             seconds=self.seconds.total,
@@ -335,14 +339,6 @@ def calibration_facts(
     fit = fit_temperature(logits, dev.labels, dev.metadata["corpus"])
     fitted_on = "dev, answered by the selected checkpoint" + (" before the refit" if arguments.refit_on_dev else "")
     return {"temperature": fit.temperature, "fitted_on": fitted_on, "samples": len(dev), "note": fit.note}
-
-
-def _data_facts(splits: DatasetDict) -> dict[str, Any]:
-    """Return languages, sources, licenses and hours of a corpus."""
-    rows = concatenate_datasets(list(splits.values()))
-    facts: dict[str, Any] = {name: sorted(set(rows[name])) for name in ("language", "source", "license")}
-    seconds = sum(duration or 0.0 for duration in rows["duration_s"])
-    return facts | {"hours": round(seconds / 3600, 2)}
 
 
 class _StopAfter(TrainerCallback):

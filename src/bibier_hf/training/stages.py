@@ -16,8 +16,9 @@ import copy
 import json
 import shutil
 from collections import Counter
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +29,9 @@ from safetensors.torch import load_file
 from transformers import set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-from ..data.collator import UNIMODAL_LOGITS
+from ..data.collator import UNIMODAL_LOGITS, FeatureCollator
 from ..data.feature_store import FeatureStore, StoredRows
-from ..data.features import InputDataset, input_specs
+from ..data.features import InputDataset
 from ..data.protocols import connected_groups, stratified_group_split
 from ..errors import ArgumentError
 from ..evaluation.report import Predictions
@@ -38,14 +39,11 @@ from ..files import write_json
 from ..model.configuration_bibier import MODALITIES
 from ..model.hashing_bibier import weights_hash
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..model.processing_bibier import BiBiERProcessor
-from .arguments import RunArguments, stage_run
+from .arguments import RunArguments
 from .augmentation import unstacked_train
 from .checkpoints import last_whole_checkpoint, list_checkpoints
-from .fit import RunInputs, make_collator
-from .output import STAGES_FOLDER
 from .progress import without_bars
-from .rows import fixed_rows
+from .rows import RunInputs, fixed_rows
 from .trainer import BiBiERTrainer
 
 STAGE_FILE = "stage.json"
@@ -53,18 +51,13 @@ _GROUPINGS = (("dialogue", "speaker"), ("dialogue",), ("speaker",))
 
 
 def train_encoders(
-    run: RunArguments,
-    model: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
-    data: RunInputs,
-    folds: np.ndarray | None = None,
+    run: RunArguments, model: BiBiERForEmotionClassification, data: RunInputs, folds: np.ndarray | None = None
 ) -> tuple[dict[str, Any], dict[str, StoredRows]]:
     """Stage 1: train the encoders and the backbones that are not frozen, and copy them into `model`.
 
     Args:
         run: with `stages`.
         model: the bimodal model; gets the trained weights.
-        processor: its processor.
         data: train, dev and test.
         folds: (N,) fold of each training sample, from [`plan_folds`]; None: no out-of-fold logits.
 
@@ -75,25 +68,24 @@ def train_encoders(
     Raises:
         ArgumentError: no training sample has a modality, or a stage was finished with other arguments.
     """
-    folder = Path(run.output_dir) / STAGES_FOLDER
-    seed = run.training_arguments().seed
     facts: dict[str, Any] = {"logits": run.stages.logits if _mixes_unimodal_logits(model) else "not used"}
     logits = {}
-    splits = {"train": fixed_rows(data.train), "dev": data.dev, "test": data.test}
-    for modality in MODALITIES:
-        head = unimodal_model(model, modality, seed)
-        column = input_specs(head, processor)[modality].name
-        rows = {split: with_modality(split_rows, column) for split, split_rows in splits.items()}
-        stage = stage_run(run, modality, folder / modality)
+    assert isinstance(data.collator, FeatureCollator)  # two stages read stored features
+    train = fixed_rows(data.train)
+    for number, modality in enumerate(MODALITIES, 1):
+        stage, spec = run.stage_runs[modality], data.collator.specs[modality]
+        own, dev, test = (with_modality(rows, spec.name) for rows in (train, data.dev, data.test))
+        rows = RunInputs([own], dev, test, FeatureCollator({modality: spec}))
         if folds is not None:
-            is_there = splits["train"].columns[column].present
-            held_out = out_of_fold_logits(stage, head, processor, rows["train"], rows["dev"], folds[is_there])
-            logits[UNIMODAL_LOGITS[modality]] = held_out.spread(np.flatnonzero(is_there), len(folds))
-            head = unimodal_model(model, modality, seed)
-        title = f"encoder {modality} (stage {1 + MODALITIES.index(modality)} of 3)"
-        outcome = train_stage(stage, head, processor, **rows, title=title)
+            places = np.flatnonzero(train.columns[spec.name].present)
+            held_out = out_of_fold_logits(stage, unimodal_model(model, modality, run.seed), rows, folds[places])
+            logits[UNIMODAL_LOGITS[modality]] = held_out.spread(places, len(folds))
+
+        head = unimodal_model(model, modality, run.seed)
+        outcome = train_stage(stage, head, rows, title=f"encoder {modality} (stage {number} of 3)")
         facts[modality] = {key: value for key, value in outcome.items() if key != "arguments"}
         _take_over(model, head, modality)
+
     return facts, logits
 
 
@@ -142,34 +134,32 @@ def with_modality(data: InputDataset, column: str) -> InputDataset:
 def train_stage(
     stage: RunArguments,
     head: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
-    train: InputDataset,
-    dev: InputDataset,
-    test: InputDataset | None = None,
+    data: RunInputs,
     title: str = "encoder",
+    scored: Sequence[str] = ("dev", "test"),
 ) -> dict[str, Any]:
     """Train a model of one modality and select it on dev, or load it if it is finished.
 
     Args:
         stage: arguments; `output_dir` is the folder of the stage.
         head: the model, changed in place.
-        processor: its processor.
-        train, dev, test: rows that have the modality; without `test` only dev is scored.
+        data: rows that have the modality.
         title: what is trained, for the progress display.
+        scored: splits to score.
 
     Returns:
-        the content of `stage.json`: `arguments`, `samples`, `selection`, and `metrics` on dev and test.
+        the content of `stage.json`: `arguments`, `samples`, `selection`, and `metrics` of the scored splits.
 
     Raises:
         ArgumentError: there are no rows, or the stage was finished with other arguments.
     """
     folder, arguments = Path(stage.output_dir), stage.public_dump()
-    given = {"train": train, "dev": dev} | ({} if test is None else {"test": test})
-    samples = {split: len(rows) for split, rows in given.items()}
+    samples = {"train": len(fixed_rows(data.train)), "dev": len(data.dev), "test": len(data.test)}
     if not all(samples.values()):
         raise ArgumentError(
             f"stages: '{folder.name}' has no samples to train, select or score it on ({samples}). Train jointly."
         )
+
     if (folder / STAGE_FILE).is_file():
         facts = json.loads((folder / STAGE_FILE).read_text(encoding="utf-8"))
         changed = sorted(key for key, value in arguments.items() if facts["arguments"].get(key) != value)
@@ -180,13 +170,15 @@ def train_stage(
             )
         head.load_state_dict(load_file(folder / SAFE_WEIGHTS_NAME))
         return facts
-    trainer = BiBiERTrainer(stage, head, processor, [train], dev, title)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder) is not None)
+
+    trainer = BiBiERTrainer(stage, head, data, title=title)
+    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
     facts = {"arguments": arguments, "samples": samples, "selection": trainer.selection(), "metrics": {}}
-    for split, rows in given.items():
-        if split != "train":
-            predictions = Predictions.from_logits(rows.metadata, trainer.predict_logits(rows, split))
-            facts["metrics"][split] = predictions.metrics_by_corpus()
+    for split in scored:
+        rows = getattr(data, split)
+        predictions = Predictions.from_logits(rows.metadata, trainer.predict_logits(rows, split))
+        facts["metrics"][split] = predictions.metrics_by_corpus()
+
     if trainer.is_world_process_zero():
         with without_bars():
             trainer.model.save_pretrained(folder)
@@ -198,68 +190,51 @@ def train_stage(
 
 
 def out_of_fold_logits(
-    stage: RunArguments,
-    head: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
-    train: InputDataset,
-    dev: InputDataset,
-    folds: np.ndarray,
+    stage: RunArguments, head: BiBiERForEmotionClassification, data: RunInputs, folds: np.ndarray
 ) -> StoredRows:
     """Compute the logits of each training sample with a model that has not seen its fold.
 
     Args:
         stage: arguments of the stage; fold k is trained in `<output_dir>-fold-<k>`.
         head: a new model of the modality; every fold starts from its weights.
-        processor: its processor.
-        train: N samples that have the modality.
-        dev: rows to select the model of each fold on.
+        data: N samples that have the modality, and rows to select the model of each fold on.
         folds: (N,) fold of each sample.
 
     Returns:
         (N,) rows of 7 logits.
     """
-    initial = copy.deepcopy(head.state_dict())
+    initial, train = copy.deepcopy(head.state_dict()), fixed_rows(data.train)
     (modality,) = head.config.modalities
     numbers = np.unique(folds).tolist()
     parts, indices = [], []
-    for fold in numbers:
+    for number, fold in enumerate(numbers, 1):
         head.load_state_dict(initial)
         fold_stage = stage.model_copy(update={"output_dir": f"{stage.output_dir}-fold-{fold}"})
-        others = train.select(np.flatnonzero(folds != fold))
-        title = f"encoder {modality}, fold {numbers.index(fold) + 1} of {len(numbers)}"
-        train_stage(fold_stage, head, processor, others, dev, title=title)
+        others = replace(data, train=[train.select(np.flatnonzero(folds != fold))])
+        title = f"encoder {modality}, fold {number} of {len(numbers)}"
+        train_stage(fold_stage, head, others, title, scored=["dev"])
 
         indices.append(np.flatnonzero(folds == fold))
-        parts.append(_stored_logits(fold_stage, head, processor, train.select(indices[-1])))
+        parts.append(_stored_logits(fold_stage, head, data.collator, train.select(indices[-1])))
 
     return StoredRows.concatenate(parts).spread(np.concatenate(indices), len(train))
 
 
 def _stored_logits(
-    stage: RunArguments, head: BiBiERForEmotionClassification, processor: BiBiERProcessor, data: InputDataset
+    stage: RunArguments, head: BiBiERForEmotionClassification, collator: Callable, data: InputDataset
 ) -> StoredRows:
     """Compute the logits of every row, or read them from a store that is named after the weights of the model."""
     (modality,) = head.config.modalities
     (inputs,) = data.columns.values()
-    store = FeatureStore(
-        Path(stage.output_dir) / "logits",
-        f"{modality}_logits",
-        {"head": weights_hash(head)},
-        None,
-        torch.float32,
-        4096,
-    )
-    collator = make_collator(head, processor, stage.feature_cache)
+    recipe, folder = {"head": weights_hash(head)}, Path(stage.output_dir) / "logits"
+    store = FeatureStore(folder, f"{modality}_logits", recipe, None, torch.float32, 4096)
     head.eval()
 
     @torch.inference_mode()
     def compute(positions: list[int]) -> list[torch.Tensor]:
         batch = collator(data.__getitems__(positions))
-        return list(
-            head(**{name: values.to(head.device) for name, values in batch.items() if name != "labels"})
-            .logits.float()
-            .cpu()
-        )
+        del batch["labels"]
+        return list(head(**{name: values.to(head.device) for name, values in batch.items()}).logits.float().cpu())
 
     store.extract(inputs.keys, [len(row) for row in inputs], compute, stage.feature_cache.batch_size)
     return store.rows(inputs.keys)
@@ -295,8 +270,7 @@ def plan_folds(
             )
         train[name] = unstacked_train(rows, corpus.augmentation).select_columns(columns)
     dev = concatenate_datasets([rows["dev"].select_columns(columns) for rows in corpora.values()])
-    seed = run.training_arguments().seed
-    folds, facts = assign_folds(concatenate_datasets(list(train.values())), dev, run.stages.folds, seed)
+    folds, facts = assign_folds(concatenate_datasets(list(train.values())), dev, run.stages.folds, run.seed)
     ends = np.cumsum([len(rows) for rows in train.values()])
     return dict(zip(train, np.split(folds, ends[:-1]), strict=True)), {"folds": facts}
 

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections import defaultdict
 from collections.abc import Generator, Sequence, Sized
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,17 +26,18 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, IntervalStrategy, 
 from transformers.utils import logging
 
 from ..data.features import InputDataset
+from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS, SELECTION_FORMULA, SELECTION_METRIC, grouped_metrics, mean_over_groups
+from ..model.encoders_bibier import StatisticsPooling
 from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.sequence_bibier import finite_logits
 from .arguments import RunArguments
 from .checkpoints import STAGING_FOLDER, checkpoint_problems, last_whole_checkpoint, remove_staging
-from .fit import fit_statistics, make_collator
 from .optimization import create_published_scheduler, decay_parameter_names, optimizer_cls_and_kwargs
 from .progress import Progress, without_bars
-from .rows import RowSource, SoftTargets, TrainingRows
+from .rows import RunInputs, SoftTargets, TrainingRows
 from .samplers import EpochSampler, class_weights, corpus_weights
 
 logger = logging.get_logger(__name__)
@@ -61,9 +63,8 @@ class BiBiERTrainer(Trainer):
     Args:
         run: the arguments of the run.
         model: gets the class weights and the feature statistics of the training rows.
+        data: rows to train on, and dev to select a checkpoint on.
         processor: saved with every checkpoint.
-        sources: training rows of each corpus.
-        dev: rows to select a checkpoint on; without them the trainer neither evaluates nor selects.
         title: what is trained, for the progress display.
         overrides: fields of [`~transformers.TrainingArguments`] that differ from those of the run.
     """
@@ -75,15 +76,14 @@ class BiBiERTrainer(Trainer):
         self,
         run: RunArguments,
         model: BiBiERForEmotionClassification,
-        processor: BiBiERProcessor,
-        sources: Sequence[RowSource],
-        dev: InputDataset | None = None,
+        data: RunInputs,
+        processor: BiBiERProcessor | None = None,
         title: str = "training",
         **overrides: Any,
     ):
         args = run.training_arguments(**overrides)
         targets = SoftTargets(run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
-        train = TrainingRows(sources, targets if run.soft_labels else None)
+        train = TrainingRows(data.train, targets if run.soft_labels else None)
         corpora = list(train.metadata["corpus"])
         balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
 
@@ -104,10 +104,10 @@ class BiBiERTrainer(Trainer):
         super().__init__(
             model=model,
             args=args,
-            data_collator=make_collator(model, processor, run.feature_cache),
+            data_collator=data.collator,
             train_dataset=train,
-            eval_dataset=dev,
-            compute_metrics=None if dev is None else self._score,
+            eval_dataset=data.dev,
+            compute_metrics=self._score,
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(run.optimizer, args),
         )
 
@@ -116,7 +116,7 @@ class BiBiERTrainer(Trainer):
         self.remove_callback(PrinterCallback)
         self.add_callback(self.progress)
         self.early_stopping = None
-        if dev is not None and run.patience is not None:
+        if run.patience is not None and args.eval_strategy != IntervalStrategy.NO:
             self.early_stopping = EarlyStoppingCallback(run.patience)
             self.add_callback(self.early_stopping)
         self.add_callback(_Bookkeeping(self))
@@ -273,7 +273,7 @@ class BiBiERTrainer(Trainer):
 
     # Checkpoints
 
-    def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any):
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, **kwargs: Any):
         """As in transformers, but `resume_from_checkpoint=True` takes the last complete checkpoint.
 
         Raises:
@@ -407,6 +407,39 @@ class _Bookkeeping(TrainerCallback):
         evaluated = any(f"eval_{SELECTION_METRIC}" in entry for entry in state.log_history)
         if ended and not evaluated and args.eval_strategy != IntervalStrategy.NO:
             control.should_evaluate = control.should_save = True
+
+
+def fit_statistics(model: BiBiERForEmotionClassification, train: TrainingRows) -> None:
+    """Standardize the statistics of encoders that pool them ([`~bibier_hf.model.encoders_bibier.StatisticsPooling`])
+    over the training set.
+
+    Raises:
+        ArgumentError: no features are stored, because the backbone is trained or the feature cache is off.
+    """
+    for modality, stream in model.streams.items():
+        encoder, name = stream.encoder, f"{modality}_features"
+        pools = encoder is not None and any(isinstance(module, StatisticsPooling) for module in encoder.modules())
+        if not pools or stream.config.freeze_encoder:
+            continue
+
+        found: dict[StatisticsPooling, list[torch.Tensor]] = defaultdict(list)
+        for index in range(len(train)):
+            row = train[index]
+            if name not in row:
+                option = "statistics" if encoder.statistics is not None else "cepstrum"
+                raise ArgumentError(
+                    f"model.{modality}_config.{option} needs stored features of a frozen backbone. Leave feature_cache "
+                    f"enabled and model.{modality}_config.freeze_backbone true, or leave it out."
+                )
+            if len(row[name]):
+                features = row[name].unsqueeze(0)
+                mask = torch.ones(features.shape[:2], dtype=torch.bool)
+                for pooling, part in encoder.pooled_parts(features):
+                    found[pooling].append(pooling.statistics(part, mask))
+
+        for pooling, rows in found.items():
+            statistics = torch.cat(rows)
+            pooling.fit(statistics.mean(0), statistics.std(0, correction=0))
 
 
 def _module(name: str) -> str:

@@ -1,0 +1,61 @@
+"""The model of a run, before training."""
+
+from collections.abc import Sequence
+
+from transformers import set_seed
+
+from ..errors import ArgumentError
+from ..model.configuration_bibier import EMBEDDED, MODALITIES
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+from .arguments import RunArguments
+
+
+def build_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+    """Build a new model and its processor, with the same weights in every process and after every resume.
+
+    Args:
+        run: with backbones, model options and seed.
+
+    Raises:
+        ArgumentError: model options are unknown or contradict each other, or a backbone cannot be used.
+    """
+    set_seed(run.seed)
+    read = run.model.get("modalities") or MODALITIES
+    audio = run.audio_backbone if "audio" in read else None
+    text = run.text_backbone if "text" in read else None
+    revisions = {"audio_revision": run.audio_revision, "text_revision": run.text_revision}
+
+    try:
+        model = BiBiERForEmotionClassification.from_backbones(audio, text, **revisions, **run.model)
+    except ValueError as error:
+        raise ArgumentError(str(error)) from error
+    except OSError as error:
+        raise ArgumentError(
+            f"audio_backbone {audio!r} or text_backbone {text!r} cannot be loaded; each is a Hub id, a folder with a "
+            f"config.json, or {EMBEDDED!r}: {error}"
+        ) from error
+    _freeze(model, run.frozen)
+
+    # The processor always handles both modalities; the unused one costs nothing.
+    processor = BiBiERProcessor.from_backbones(
+        audio or EMBEDDED,
+        text or EMBEDDED,
+        **revisions,
+        max_text_tokens=model.config.modality_configs["text"].max_tokens,
+        max_window_s=model.config.modality_configs["audio"].max_window_s,
+        text_prefix=run.text_prefix,
+    )
+    return model, processor
+
+
+def _freeze(model: BiBiERForEmotionClassification, prefixes: Sequence[str]) -> None:
+    for prefix in prefixes:
+        parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
+        if not parameters:
+            parts = sorted({".".join(name.split(".")[:4]) for name, _ in model.named_parameters()})
+            raise ArgumentError(
+                f"frozen: no parameter's name begins with '{prefix}'. They begin with {', '.join(parts)}."
+            )
+        for parameter in parameters:
+            parameter.requires_grad_(False)
