@@ -245,7 +245,7 @@ class RunArguments(Section):
         return self.training.get("seed", TRAINING_FIELDS["seed"].default)
 
     @functools.cached_property
-    def stage_runs(self) -> dict[str, Self]:
+    def stage_runs(self) -> dict[str, "RunArguments"]:
         """stage -> its arguments: those of the run, overridden by the keys of the stage.
 
         Raises:
