@@ -48,6 +48,10 @@ _REPLACED = ".replaced"
 _POLL_S = 0.2
 
 
+Remark = str | Callable[..., str]
+"""A sentence, or a function that makes it."""
+
+
 class WriteError(UserError, OSError):
     """A file or folder that cannot be written. The message says which one, what is left and how to go on."""
 
@@ -60,9 +64,7 @@ class LockedError(UserError, RuntimeError):
 
 
 def write_atomically(
-    path: str | os.PathLike,
-    write: Callable[[Path], Any],
-    left: str | Callable[[], str] = "An earlier file of that name is unchanged.",
+    path: str | os.PathLike, write: Callable[[Path], Any], left: Remark = "An earlier file of that name is unchanged."
 ) -> None:
     """Let `write` fill a file in a scratch folder, then move it into place in one step.
 
@@ -295,12 +297,7 @@ _descriptors: set[int] = set()
 
 @contextmanager
 def locked(
-    path: str | os.PathLike,
-    *,
-    left: str | Callable[[], str] = "",
-    file: bool = False,
-    wait: bool = False,
-    reading: bool = False,
+    path: str | os.PathLike, *, left: Remark = "", file: bool = False, wait: bool = False, reading: bool = False
 ) -> Generator[None]:
     """Be the only process that writes a folder. Write errors within the block become a [`WriteError`].
 
@@ -356,9 +353,7 @@ def _acquire(path: Path, is_file: bool, wait: bool, reading: bool) -> _Lock:
                 folder.mkdir(parents=True, exist_ok=True)
             except _Held as error:
                 if not wait:
-                    raise LockedError(
-                        f"{path} is being written by {error}. Wait until it ends, or choose another place."
-                    ) from error
+                    raise LockedError(f"{path} is being written by {error}. Wait, or choose another place.") from error
 
                 if not told:
                     logger.warning(f"Waiting for {error}, which writes {path}.")
@@ -521,7 +516,7 @@ def describe_write_error(error: BaseException) -> str | None:
 
 
 @contextmanager
-def write_errors(path: str | os.PathLike, left: str | Callable[[], str] = "") -> Generator[None]:
+def write_errors(path: str | os.PathLike, left: Remark = "") -> Generator[None]:
     """Turn write errors within the block into a one-line [`WriteError`].
 
     Args:
@@ -560,9 +555,7 @@ def as_write_error(error: BaseException, path: str | os.PathLike | None, meaning
 
 
 @contextmanager
-def locked_by_first_process(
-    path: str | os.PathLike, left: str | Callable[[], str] = "", file: bool = False
-) -> Generator[None]:
+def locked_by_first_process(path: str | os.PathLike, left: Remark = "", file: bool = False) -> Generator[None]:
     """Like [`locked`], for several processes of one launcher: the first takes the lock for all."""
     first = int(os.environ.get("RANK", "0")) == 0
 
@@ -570,9 +563,7 @@ def locked_by_first_process(
         yield
 
 
-def writes(
-    folder: Callable[..., str | os.PathLike | None], left: str | Callable[..., str] = "", file: bool = False
-) -> Callable:
+def writes(folder: Callable[..., str | os.PathLike | None], left: Remark = "", file: bool = False) -> Callable:
     """Decorator that runs a function under [`locked_by_first_process`].
 
     Args:

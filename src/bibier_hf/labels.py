@@ -23,9 +23,8 @@ LABEL_ALIASES = MappingProxyType(
 )
 """Names used by other corpora -> one of EMOTIONS. `calm` (RAVDESS) is left out on purpose: it is not one of the seven."""
 
-ALLOWED_LABELS = (
-    f"{', '.join(EMOTIONS)}; also {', '.join(f'{name} (= {label})' for name, label in LABEL_ALIASES.items())}"
-)
+_ALSO = ", ".join(f"{name} (= {label})" for name, label in LABEL_ALIASES.items())
+ALLOWED_LABELS = f"{', '.join(EMOTIONS)}; also {_ALSO}"
 """The allowed names in one line, for messages."""
 
 LABEL_SUGGESTIONS = MappingProxyType(

@@ -62,8 +62,7 @@ def int8_copy(module: Module) -> Module:
     if "fbgemm" not in torch.backends.quantized.supported_engines or not hasattr(torch, "quantize_per_channel"):
         raise ArgumentError(
             f"int8 runs on x86 CPUs, through FBGEMM, which torch {torch.__version__} does not include here. Use "
-            "float32 "
-            "or bfloat16."
+            "float32 or bfloat16."
         )
 
     quantized = copy.deepcopy(module).eval().requires_grad_(False)
@@ -89,9 +88,8 @@ def _packed(weight: torch.Tensor, scales: torch.Tensor) -> torch.ScriptObject:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*quantized tensor creation functions")
-            quantized = torch.quantize_per_channel(
-                weight, scales, torch.zeros(len(scales), dtype=torch.long), 0, torch.qint8
-            )
+            zeros = torch.zeros(len(scales), dtype=torch.long)
+            quantized = torch.quantize_per_channel(weight, scales, zeros, 0, torch.qint8)
         return torch.ops.quantized.linear_prepack(quantized, None)
     finally:
         torch.backends.quantized.engine = engine

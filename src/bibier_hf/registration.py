@@ -20,8 +20,7 @@ class _NoDefaultModel(dict):
 
     def __contains__(self, key: object) -> bool:
         raise ValueError(
-            f"No checkpoint is published yet, so pipeline({TASK!r}) has no default model. Train one (accelerate "
-            "launch recipes/train.py) "
+            f"No checkpoint is published yet, so pipeline({TASK!r}) has no default model. Train one (bibier train) "
             f"and pass its folder, or pass any BiBiER checkpoint: pipeline({TASK!r}, model=...)."
         )
 

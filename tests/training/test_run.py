@@ -287,7 +287,7 @@ def test_numbers_of_another_corpus_are_not_added_to_the_results(finished, write_
         "--add_to_results",
         "true",
     ]
-    with pytest.raises(ArgumentError, match="of other corpora or another protocol than the run"):
+    with pytest.raises(ArgumentError, match="the run has other corpora or another protocol"):
         evaluate_checkpoint(EvaluateArguments.from_command_line(arguments))
     assert RunResults.load(Path(run.output_dir) / "results.json") == results
 

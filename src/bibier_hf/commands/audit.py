@@ -68,9 +68,8 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
         splits = corpus.split(rows)
         name, protocol = splits["train"]["corpus"][0], protocol_facts(corpus, splits)
         title = f"{name}, {corpus.protocol}" + (f", fold {corpus.fold}" if "fold" in protocol else "")
-        audit = audit_splits(
-            splits, heard, file_names, arguments.text_similarity, arguments.audio_similarity, arguments.seed
-        )
+        thresholds = arguments.text_similarity, arguments.audio_similarity
+        audit = audit_splits(splits, heard, file_names, *thresholds, arguments.seed)
         audits.append({"title": title, "corpus": name, "protocol": protocol} | audit)
     results = {
         "verdict": {"leaks": any(audit["verdict"]["leaks"] for audit in audits)},
@@ -103,9 +102,8 @@ def _draw(audits: Sequence[Mapping[str, Any]], path: Path, title: str) -> None:
     for protocol in dict.fromkeys(audit["protocol"]["name"] for audit in audits):
         folds = [audit for audit in audits if audit["protocol"]["name"] == protocol]
         name = protocol + (f" (mean and range of {len(folds)} folds)" if len(folds) > 1 else "")
-        uars = [
-            {what: entry["uar"] if entry else None for what, entry in label_sources(fold).items()} for fold in folds
-        ]
+        sources = [label_sources(fold) for fold in folds]
+        uars = [{what: told["uar"] if told else None for what, told in each.items()} for each in sources]
         series[name] = (merge_folds(uars), merge_folds([shared_rows(fold) for fold in folds]))
 
     chances = [entry["chance_uar"] for audit in audits for entry in label_sources(audit).values() if entry]

@@ -1,7 +1,7 @@
 """`bibier augment`: stacked corpora, template utterances, pages to listen to, components by a language model."""
 
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -14,7 +14,7 @@ from ..augmentation.preview import render_preview
 from ..augmentation.sds import StackedDataSampling
 from ..augmentation.tts import TTS_BACKENDS, get_tts
 from ..augmentation.tts.checks import SpeechChecks
-from ..augmentation.tug import LANGUAGES, PUBLISHED_SIZES, Components, TemplateUtteranceGeneration, load_components
+from ..augmentation.tug import LANGUAGES, PUBLISHED_SIZES, TemplateUtteranceGeneration, load_components
 from ..commandline import Section
 from ..data.corpora import get_corpus
 from ..data.mixture import CorpusArguments, load_corpora
@@ -91,9 +91,7 @@ class TugArguments(_AugmentOptions, CorpusOptions):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if (self.count is not None) + (self.counts is not None) + bool(self.corpora) != 1:
-            raise ArgumentError(
-                "Give one of --count N, --counts.EMOTION N and --corpus NAME (whose classes are then balanced)."
-            )
+            raise ArgumentError("Give one of --count N, --counts.EMOTION N, --corpus NAME (to balance its classes).")
         return self
 
 
@@ -105,9 +103,7 @@ class PreviewArguments(_AugmentOptions):
     """
 
     augmented: str = Field(description="folder that `augment sds` or `augment tug` wrote")
-    data_dir: str | None = Field(
-        None, description="of a stacked corpus: the folder that it was made from, raw or prepared"
-    )
+    data_dir: str | None = Field(None, description="folder that a stacked corpus was made from, raw or prepared")
     output: str = Field("outputs/preview.html", description="the page")
     count: int = Field(12, ge=1, description="augmented rows to show")
     seed: int = Field(42, ge=0, description="seed of the choice")
@@ -188,7 +184,11 @@ def _reader_options(source: CorpusArguments, corpus: Corpus) -> dict[str, Any]:
 def utter(arguments: TugArguments) -> None:
     """Write template utterances."""
     counts = _utterance_counts(arguments)
-    tug = TemplateUtteranceGeneration(arguments.seed, _own_components(arguments.components, counts))
+    components = None
+    if arguments.components is not None:
+        wanted = [(emotion, language) for language in counts for emotion, count in counts[language].items() if count]
+        components = {pair: load_components(*pair, arguments.components) for pair in wanted}
+    tug = TemplateUtteranceGeneration(arguments.seed, components)
 
     speaks = arguments.tts != NO_SPEECH
     voices = arguments.voices or (ESPEAK_VOICES if arguments.tts == "espeak" else None)
@@ -254,9 +254,9 @@ def write_components(arguments: ComponentsArguments) -> None:
     """Ask for the components of each emotion and language that do not exist yet."""
     prompt = load_prompt(arguments.prompt)
     train = _load(arguments.corpora)["train"]
-    texts: dict[tuple[str, str], list[str]] = {}
+    texts = defaultdict(list)
     for row in train.select_columns(["language", "label", "text"]):
-        texts.setdefault((row["language"], EMOTIONS[row["label"]]), []).append(row["text"])
+        texts[row["language"], EMOTIONS[row["label"]]].append(row["text"])
 
     ask = language_model(arguments)
     for language in arguments.languages:
@@ -266,7 +266,7 @@ def write_components(arguments: ComponentsArguments) -> None:
                 print(f"{path}: exists already")
                 continue
 
-            examples = draw_examples(texts.get((language, emotion), []), arguments.examples, arguments.seed)
+            examples = draw_examples(texts[language, emotion], arguments.examples, arguments.seed)
             components = generate_components(ask, emotion, language, examples, prompt, arguments.attempts)
             write_json(path, {kind: list(getattr(components, kind)) for kind in PUBLISHED_SIZES})
             print(f"{path}: {components.possible()} utterances possible")
@@ -275,9 +275,7 @@ def write_components(arguments: ComponentsArguments) -> None:
 def language_model(arguments: ComponentsArguments) -> Ask:
     """The model as a function of a conversation."""
     backend = get_backend(arguments.llm, arguments.model, **arguments.llm_options)
-    sampling = Sampling(
-        temperature=arguments.temperature, seed=arguments.seed, max_new_tokens=arguments.max_new_tokens
-    )
+    sampling = Sampling(**arguments.model_dump(include={"temperature", "seed", "max_new_tokens"}))
 
     def ask(conversation: Sequence[Mapping[str, str]]) -> str:
         (answer,) = backend.generate([conversation], sampling)
@@ -295,9 +293,9 @@ def _utterance_counts(arguments: TugArguments) -> dict[str, dict[str, int]]:
         return {language: by_emotion for language in arguments.languages or LANGUAGES}
 
     train = _load(arguments.corpora)["train"]
-    labels: dict[str, list[str]] = {}
+    labels = defaultdict(list)
     for language, label in zip(train["language"], train["label"], strict=True):
-        labels.setdefault(language, []).append(EMOTIONS[label])
+        labels[language].append(EMOTIONS[label])
 
     if others := sorted(set(arguments.languages or ()) - set(labels)):
         raise ArgumentError(f"languages: the corpus has no {', '.join(others)}; it has {', '.join(sorted(labels))}.")
@@ -308,17 +306,3 @@ def _utterance_counts(arguments: TugArguments) -> dict[str, dict[str, int]]:
     for language, by_emotion in counts.items():
         print(f"{language}: {dict(Counter(labels[language]))} -> {by_emotion} utterances more")
     return counts
-
-
-def _own_components(
-    folder: str | None, counts: Mapping[str, Mapping[str, int]]
-) -> dict[tuple[str, str], Components] | None:
-    if folder is None:
-        return None
-    wanted = [
-        (emotion, language)
-        for language, by_emotion in counts.items()
-        for emotion, count in by_emotion.items()
-        if count
-    ]
-    return {pair: load_components(*pair, folder) for pair in wanted}

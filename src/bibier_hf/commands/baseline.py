@@ -41,23 +41,15 @@ class BaselineArguments(CorpusOptions):
     Writes results.json, predictions and confusion matrices.
     """
 
-    baseline: Annotated[Literal[BASELINES], Positional("BASELINE")] = Field(
-        description="one of " + ", ".join(BASELINES)
-    )
+    baseline: Annotated[Literal[BASELINES], Positional("BASELINE")] = Field(description=", ".join(BASELINES))
     output_dir: str = Field(description="folder of results.json and predictions; default: outputs/baseline-<name>")
     class_weights: Literal["balanced", "none"] = Field("balanced", description="weights of the classes in training")
-    strengths: list[float] | None = Field(
-        None, description="values of C to choose from on dev; null: those of the baseline"
-    )
-    refit_on_dev: bool = Field(
-        True, description="train again on train + dev with what dev chose, before test is scored"
-    )
+    strengths: list[float] | None = Field(None, description="values of C to try on dev; null: those of the baseline")
+    refit_on_dev: bool = Field(True, description="train again on train + dev with what dev chose, before scoring test")
     parts: list[Literal[tuple(MODALITY)]] = Field(
         ["mfcc_svm", "tfidf_logreg"], min_length=2, max_length=2, description="the two baselines of late_fusion"
     )
-    fusion_weight: float | None = Field(
-        0.5, ge=0, le=1, description="weight of the first part in late_fusion; null: chosen on dev"
-    )
+    fusion_weight: float | None = Field(0.5, ge=0, le=1, description="weight of the first part; null: chosen on dev")
     audio_backbone: str | None = Field(None, description="speech model of pooled_audio_logreg: Hub id or folder")
     audio_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     audio_layer: int = Field(-1, ge=-1, description="hidden state to pool; -1: the output")

@@ -24,9 +24,7 @@ class CheckpointOptions(Section):
     """Which trained model a command uses."""
 
     checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(description="folder or Hub id of a trained model")
-    backbone_dir: str | None = Field(
-        None, description="folder with local copies of backbones that the checkpoint only names"
-    )
+    backbone_dir: str | None = Field(None, description="folder with copies of backbones that a checkpoint only names")
 
 
 def load_checkpoint(
@@ -65,9 +63,7 @@ def load_pipeline(
             TASK, model=model, processor=processor, **options
         )
     except OSError as error:
-        raise ArgumentError(
-            f"asr: {asr} is not a speech recognition model that can be loaded: {one_line(error)}"
-        ) from error
+        raise ArgumentError(f"asr: {asr} is not a loadable speech recognition model: {one_line(error)}") from error
     except ValueError as error:  # the language, or a recognizer with its own code
         raise ArgumentError(one_line(error)) from error
 

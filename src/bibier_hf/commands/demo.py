@@ -49,9 +49,7 @@ class DemoArguments(CheckpointOptions):
         if self.asr_language is not None and self.asr is None:
             raise ArgumentError("asr_language: give the recognizer, too: --asr MODEL.")
         if self.trust_remote_code and (self.backbone_dir or self.asr_language):
-            raise ArgumentError(
-                "trust_remote_code: does not go with --backbone_dir and --asr_language. Leave one out."
-            )
+            raise ArgumentError("trust_remote_code: does not go with --backbone_dir or --asr_language. Leave one out.")
         if self.checkpoint == QUICKSTART and not Path(self.checkpoint).is_dir():
             raise ArgumentError(
                 f"There is no checkpoint at {self.checkpoint}. Train it in a few minutes (make quickstart, or bibier "

@@ -23,9 +23,7 @@ class DescribeArguments(Section):
       bibier describe recipes/resd.yaml
     """
 
-    source: Annotated[str, Positional("SOURCE")] = Field(
-        description="a checkpoint (folder or Hub id), or a run file (.yaml)"
-    )
+    source: Annotated[str, Positional("SOURCE")] = Field(description="checkpoint (folder, Hub id) or run file (.yaml)")
 
 
 def load_config(source: str | Path) -> BiBiERConfig:
@@ -38,9 +36,8 @@ def load_config(source: str | Path) -> BiBiERConfig:
         from ..training.arguments import read_run
 
         run = read_run(source)
-        return BiBiERConfig.from_backbones(
-            run.audio_backbone, run.text_backbone, run.audio_revision, run.text_revision, **run.model
-        )
+        backbones = run.audio_backbone, run.text_backbone, run.audio_revision, run.text_revision
+        return BiBiERConfig.from_backbones(*backbones, **run.model)
     return load_checkpoint_config(str(source))
 
 
@@ -91,10 +88,8 @@ def _fusion(config: BiBiERConfig) -> str:
     if config.fusion == "late":
         return "late: learned weights over the unimodal logits"
 
-    text = (
-        f"{config.fusion}, {config.num_hidden_layers} layers of width H = {config.hidden_size}, L = {config.seg_len}"
-    )
-    return text + ("" if config.fusion == "bimamba" else f", {config.num_attention_heads} heads")
+    size = f"{config.num_hidden_layers} layers of width H = {config.hidden_size}, L = {config.seg_len}"
+    return f"{config.fusion}, {size}" + ("" if config.fusion == "bimamba" else f", {config.num_attention_heads} heads")
 
 
 def _parameter_table(config: BiBiERConfig) -> list[str]:

@@ -2,11 +2,9 @@
 
 import json
 import math
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +35,7 @@ from ..evaluation.report import (
     write_split_report,
 )
 from ..evaluation.results import RESULTS_FILE, EvaluationResults, ResultsError, RunResults
-from ..files import write_atomically, write_json, writes
+from ..files import write_json, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -158,43 +156,38 @@ def _changed_checkpoint(arguments: EvaluateArguments, *_: Any) -> str | None:
 def _evaluate(
     arguments: EvaluateArguments, model: BiBiERForEmotionClassification, processor: BiBiERProcessor
 ) -> EvaluationResults:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).eval()
-
+    model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     if arguments.noise_snr_db and "audio" not in model.config.modalities:
         raise ArgumentError("noise_snr_db: the checkpoint reads only text, which has no noise. Leave it out.")
 
+    folder, checkpoint, split = Path(arguments.output_dir), Path(arguments.checkpoint), arguments.split
     splits = load_corpora(arguments.corpora)
     protocol = {
         name: protocol_facts(corpus, rows)
         for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)
     }
-    if arguments.add_to_results and RunResults.load(Path(arguments.checkpoint) / RESULTS_FILE).protocol != protocol:
-        raise ArgumentError(
-            "add_to_results: this evaluation is of other corpora or another protocol than the run. Leave it out."
-        )
-    _refuse_to_overwrite(Path(arguments.output_dir), arguments.split, protocol)
+    run = RunResults.load(checkpoint / RESULTS_FILE) if arguments.add_to_results else None
+    if run is not None and run.protocol != protocol:
+        raise ArgumentError("add_to_results: the run has other corpora or another protocol. Leave it out.")
+    _refuse_to_overwrite(folder, split, protocol)
 
     reader = InputReader(model, processor, arguments.feature_cache)
-    dataset, collator = reader.split(splits, arguments.split), reader.collator
-    folder, split = Path(arguments.output_dir), arguments.split
-
+    dataset, collator = reader.split(splits, split), reader.collator
     logits = predict_logits(model, dataset, collator, arguments.batch_size)
-    note = _calibrate(arguments.checkpoint, model, logits, dataset, split) if arguments.calibrate else None
-    temperature = model.config.temperature
+    fitted = {}
+    if arguments.calibrate:
+        fitted = {"fitted_on": split, "note": _calibrate(arguments.checkpoint, model, logits, dataset, split)}
 
+    temperature = model.config.temperature
     predictions = Predictions.from_logits(dataset.metadata, logits, temperature)
     write_split_report(predictions, split, folder)
 
+    uncalibrated = {split: predictions.calibration_by_corpus(calibrated=False)}
     results = EvaluationResults(
-        checkpoint=Path(arguments.checkpoint).name if os.path.isdir(arguments.checkpoint) else arguments.checkpoint,
+        checkpoint=checkpoint.name if checkpoint.is_dir() else arguments.checkpoint,
         protocol=protocol,
         data_hash={name: content_hash(rows[split]) for name, rows in splits.items()},
-        calibration={
-            "temperature": temperature,
-            "uncalibrated": {split: predictions.calibration_by_corpus(calibrated=False)},
-            **({"fitted_on": split, "note": note} if arguments.calibrate else {}),
-        },
+        calibration={"temperature": temperature, "uncalibrated": uncalibrated} | fitted,
         **environment(),
     )
     results.add_split(split, predictions)
@@ -202,10 +195,9 @@ def _evaluate(
     if arguments.modalities or arguments.noise_snr_db:
         found = robustness(arguments, model, processor, splits, dataset, collator)
         results = replace(results, **found)
-        if arguments.add_to_results:  # keeps other splits
-            run = RunResults.load(Path(arguments.checkpoint) / RESULTS_FILE)
-            merged = {key: getattr(run, key) | numbers for key, numbers in found.items()}
-            _rewrite_run(arguments.checkpoint, replace(run, **merged))
+        if run is not None:  # keeps other splits
+            run = RunResults.load(checkpoint / RESULTS_FILE)  # as `calibrate` has left it
+            _rewrite_run(checkpoint, replace(run, **{key: getattr(run, key) | found[key] for key in found}))
 
     results.write(folder / f"evaluation_{split}.json")
     return results
@@ -217,28 +209,27 @@ def _calibrate(
     """Fit the temperature to these logits (N, 7) of a split, and store it in the model and its checkpoint; returns a note
     for the report."""
     fit = fit_temperature(logits, dataset.labels, dataset.metadata["corpus"])
-    if (Path(checkpoint) / RESULTS_FILE).is_file():
+    folder, before = Path(checkpoint), model.config.temperature
+    if (folder / RESULTS_FILE).is_file():
         calibration = {"temperature": fit.temperature, "fitted_on": f"{split}, after training", "note": fit.note}
-        _recalibrate_run(checkpoint, model.config.temperature, calibration | {"samples": len(dataset)})
+        _recalibrate_run(folder, before, calibration | {"samples": len(dataset)})
 
     model.config.temperature = fit.temperature
-    file = Path(checkpoint) / CONFIG_NAME
-    config = json.loads(file.read_text(encoding="utf-8"))
-    write_json(file, config | {"temperature": fit.temperature})
+    config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
+    write_json(folder / CONFIG_NAME, config | {"temperature": fit.temperature})
     return fit.note
 
 
-def _recalibrate_run(checkpoint: str, before: float, calibration: dict[str, Any]) -> None:
+def _recalibrate_run(folder: Path, before: float, calibration: dict[str, Any]) -> None:
     """Recompute the results, predictions, pictures and card of a training run for another temperature.
 
     Numbers that the stored predictions cannot give are removed, as they would be those of the old temperature.
 
     Args:
-        checkpoint: folder of the run.
+        folder: of the run.
         before: temperature of the stored predictions.
         calibration: the new `temperature`, with what it was fitted on.
     """
-    folder = Path(checkpoint)
     results = RunResults.load(folder / RESULTS_FILE)
     for split, by_corpus in results.metrics.items():
         file = folder / f"predictions_{split}.parquet"
@@ -253,13 +244,13 @@ def _recalibrate_run(checkpoint: str, before: float, calibration: dict[str, Any]
             for numbers in by_corpus.values():
                 for name in CALIBRATION_METRICS:
                     numbers.pop(name, None)
+
     results.calibration |= calibration
-    _rewrite_run(checkpoint, replace(results, modalities={}, noise={}, noise_audio={}, noise_settings={}))
+    _rewrite_run(folder, replace(results, modalities={}, noise={}, noise_audio={}, noise_settings={}))
 
 
-def _rewrite_run(checkpoint: str, results: RunResults) -> None:
+def _rewrite_run(folder: Path, results: RunResults) -> None:
     """Write the results of a training run, and its card."""
-    folder = Path(checkpoint)
     results.write(folder / RESULTS_FILE)
     if (folder / CARD_FILE).is_file():
         write_model_card(results, folder / CARD_FILE)
@@ -285,55 +276,47 @@ def robustness(
         `modalities.{split}.{corpus}.{both, audio, text}`, and with noise also `noise.{split}.{corpus}.{snr_db}` (clean
         text), `noise_audio` (audio alone) and `noise_settings.{split}`. Draws `noise_<split>_<corpus>.png`.
     """
-    split, temperature, conditions = arguments.split, model.config.temperature, conditions_of(model)
-    try:
-        rows = complete_rows(splits, split, model.config.modalities)
-    except ValueError as error:
-        raise ArgumentError(f"modalities, noise_snr_db: {error} Leave that corpus out.") from error
+    split, conditions = arguments.split, conditions_of(model)
+    rows = complete_rows(splits, split, model.config.modalities)
 
     def score(data: InputDataset, collate: Any, wanted: list[str], name: str) -> dict[str, dict[str, Any]]:
-        """condition -> corpus -> metrics"""
-        logits = predict_conditions(model, data, collate, arguments.batch_size, wanted, name)
-        answers = {
-            condition: Predictions.from_logits(data.metadata, values, temperature)
-            for condition, values in logits.items()
-        }
-        return {condition: predictions.metrics_by_corpus() for condition, predictions in answers.items()}
+        """corpus -> condition -> metrics"""
+        scores: dict[str, dict[str, Any]] = {corpus: {} for corpus in splits}
+        for condition, logits in predict_conditions(model, data, collate, arguments.batch_size, wanted, name).items():
+            predictions = Predictions.from_logits(data.metadata, logits, model.config.temperature)
+            for corpus, metrics in predictions.metrics_by_corpus().items():
+                scores[corpus][condition] = metrics
+        return scores
 
     clean = score(dataset.select(rows), collator, conditions, "Missing modalities")
-    found: dict[str, Any] = {
-        "modalities": {split: {corpus: {name: clean[name][corpus] for name in conditions} for corpus in splits}}
-    }
+    found: dict[str, Any] = {"modalities": {split: clean}}
     if not arguments.noise_snr_db:
         return found
 
-    noisy: dict[str, dict[str, dict[str, Any]]] = {}
+    heard = [condition for condition in conditions if condition != "text"]
+    noisy = {}
     for snr_db in arguments.noise_snr_db:
-        try:
-            data = noisy_inputs(splits, split, rows, snr_db, arguments.noise, arguments.noise_seed)
-        except ValueError as error:
-            raise ArgumentError(f"noise: {error}") from error
-        heard = [condition for condition in conditions if condition != "text"]
-        noisy[f"{snr_db:g}"] = score(data, RawCollator(processor), heard, f"{snr_db:g} dB")
+        data = noisy_inputs(splits, split, rows, snr_db, arguments.noise, arguments.noise_seed)
+        noisy[snr_db] = score(data, RawCollator(processor), heard, f"{snr_db:g} dB")
 
-    keys = {"noise": conditions[0]} | ({"noise_audio": "audio"} if len(conditions) > 1 else {})
-    for key, condition in keys.items():
+    for key, condition in zip(("noise", "noise_audio"), heard, strict=False):
         found[key] = {
             split: {
-                corpus: {level: numbers[condition][corpus] for level, numbers in noisy.items()} for corpus in splits
+                corpus: {f"{snr_db:g}": scores[corpus][condition] for snr_db, scores in noisy.items()}
+                for corpus in splits
             }
         }
-
     found["noise_settings"] = {split: {"kind": arguments.noise, "seed": arguments.noise_seed}}
-    for corpus in splits:
+
+    for corpus, of_clean in clean.items():
+        levels = {math.inf: of_clean} | {snr_db: scores[corpus] for snr_db, scores in noisy.items()}
         curves = {
-            _GIVEN[condition]: {math.inf: clean[condition][corpus]["uar"]}
-            | {float(level): numbers[condition][corpus]["uar"] for level, numbers in noisy.items()}
-            for condition in keys.values()
+            _GIVEN[condition]: {snr_db: scores[condition]["uar"] for snr_db, scores in levels.items()}
+            for condition in heard
         }
-        levels = {_GIVEN["text"]: clean["text"][corpus]["uar"]} if "text" in clean else {}
-        draw = partial(plot_noise, curves, levels, title=f"{corpus}, {split}", noise=arguments.noise)
-        write_atomically(Path(arguments.output_dir) / f"noise_{split}_{corpus}.png", draw)
+        lines = {_GIVEN["text"]: of_clean["text"]["uar"]} if "text" in of_clean else {}
+        path = Path(arguments.output_dir) / f"noise_{split}_{corpus}.png"
+        plot_noise(curves, lines, path, f"{corpus}, {split}", arguments.noise)
     return found
 
 
@@ -342,9 +325,7 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
     if len({f"{level:g}" for level in levels}) < len(levels) or not all(abs(level) <= 100 for level in levels):
         raise ArgumentError(f"noise_snr_db: {levels} is not allowed; give each level once, in dB, from -100 to 100.")
     if arguments.calibrate and arguments.split == "test":
-        raise ArgumentError(
-            "calibrate: a temperature fitted on test would make the scores on test meaningless. Give --split dev."
-        )
+        raise ArgumentError("calibrate: fitting on test would make its scores meaningless. Give --split dev.")
     if arguments.calibrate and not (Path(arguments.checkpoint) / CONFIG_NAME).is_file():
         raise ArgumentError(
             f"calibrate: {arguments.checkpoint} is not a folder with a {CONFIG_NAME}, where the temperature is kept."
@@ -355,9 +336,7 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
     if not (arguments.modalities or levels):
         raise ArgumentError("add_to_results: there is nothing to add. Give --modalities or --noise_snr_db.")
     if not (Path(arguments.checkpoint) / RESULTS_FILE).is_file():
-        raise ArgumentError(
-            f"add_to_results: {arguments.checkpoint} holds no {RESULTS_FILE} of a training run. Leave it out."
-        )
+        raise ArgumentError(f"add_to_results: {arguments.checkpoint} holds no {RESULTS_FILE} of a run. Leave it out.")
 
 
 def evaluate(arguments: EvaluateArguments) -> None:

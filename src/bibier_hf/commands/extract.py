@@ -30,9 +30,7 @@ class ExtractArguments(RunFile):
     The options below matter to the features; a run file may hold all the others.
     """
 
-    drift: int = Field(
-        0, ge=0, description="compare this many stored rows per corpus with float32, one clip at a time"
-    )
+    drift: int = Field(0, ge=0, description="compare this many stored rows per corpus with float32, one clip a time")
 
     @classmethod
     def option_help(cls) -> list[str]:

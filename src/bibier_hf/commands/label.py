@@ -135,9 +135,7 @@ class ReportArguments(Section):
       bibier label report outputs/resd_labels.parquet --compare PATH/TO/other.csv
     """
 
-    table: Annotated[str, Positional("TABLE")] = Field(
-        description="table of `bibier label corpus`, or a published one"
-    )
+    table: Annotated[str, Positional("TABLE")] = Field(description="table of `bibier label corpus`, or published one")
     compare: str | None = Field(None, description="another table of labels for the same rows")
     json_file: str | None = Field(None, alias="json", description="file for the figures")
     plots: str | None = Field(None, description="folder for the pictures")
@@ -151,18 +149,13 @@ def label_corpus(arguments: LabelArguments) -> None:
         raise ArgumentError(f"output: {output} must end in .csv or .parquet.")
 
     rows = arguments.rows(arguments.split, arguments.limit)
-    sampling = replace(
-        DEFAULT_SAMPLING,
-        temperature=arguments.temperature,
-        seed=arguments.seed,
-        max_new_tokens=arguments.max_new_tokens,
-    )
+    chosen = arguments.model_dump(include={"temperature", "seed", "max_new_tokens"})
     smooth = LLMLabelSmoothing(
         arguments.language_model(),
         way=arguments.way,
         prompt=load_prompt(arguments.prompt or DEFAULT_PROMPTS[arguments.way, not arguments.hide_label]),
         parser=arguments.parser,
-        sampling=sampling,
+        sampling=replace(DEFAULT_SAMPLING, **chosen),
         retries=arguments.retries,
         calibrate=arguments.calibration,
         gold_weight=arguments.gold_weight,
@@ -210,18 +203,12 @@ def recognize_corpus(arguments: RecognizeArguments) -> None:
     _check_some_succeeded(len(rows), failed, "No report was written.")
 
     uniform = [1 / len(EMOTIONS)] * len(EMOTIONS)
-    predictions = Predictions(
-        ids=list(rows["id"]),
-        corpora=list(rows["corpus"]),
-        languages=list(rows["language"]),
-        labels=np.asarray(rows["label"]),
-        probabilities=np.array([uniform if soft is None else soft for soft in labelled["soft_label"]]),
-    )
+    answers = [uniform if soft is None else soft for soft in labelled["soft_label"]]
+    predictions = Predictions.of_rows(rows, np.array(answers))
     name = recognize.backend.public_model
     write_split_report(predictions, split, folder, name)
-    results = RecognitionResults(
-        recognizer=recognize.provenance() | {"shots": arguments.shots}, failed=failed, **environment()
-    )
+    recognizer = recognize.provenance() | {"shots": arguments.shots}
+    results = RecognitionResults(recognizer=recognizer, failed=failed, **environment())
     results.add_split(split, predictions)
     results.write(folder / f"recognition_{split}.json")
 

@@ -51,18 +51,14 @@ class PredictArguments(CheckpointOptions):
     )
     text: str | None = Field(None, description="what is said in each of the clips, or a text without a clip")
     demo: bool = Field(False, description="an English and a Russian test clip of the embedded corpus")
-    top_k: int | None = Field(
-        None, ge=1, description="emotions to show, best first; null: 3, and all with --json and in files"
-    )
+    top_k: int | None = Field(None, ge=1, description="emotions to show; null: 3, all with --json and in files")
     threshold: float | None = Field(None, ge=0, le=1, description="answer unsure if the best score is lower")
     channel: int | None = Field(None, ge=0, description="channel (from 0) of each recording; null: the mean of all")
     asr: str | None = Field(None, description="speech recognizer for clips without text: Hub id or folder")
     asr_language: str | None = Field(None, description="what is spoken, such as ru; small recognizers guess badly")
     chunk_length_s: float | None = Field(None, description="cut long recordings into windows of this many seconds")
     hop_length_s: float | None = Field(None, description="from one window's start to the next; null: chunk_length_s")
-    segmentation: Literal["fixed", "energy"] | None = Field(
-        None, description="fixed (windows), or energy (where somebody speaks)"
-    )
+    segmentation: Literal["fixed", "energy"] | None = Field(None, description="fixed (windows) or energy (speech)")
     merge: bool = Field(False, description="join neighboring windows with the same best emotion")
     output: str | None = Field(
         None, description=f"file for the timeline of one recording: {', '.join(TIMELINE_FORMATS)}"
@@ -78,15 +74,11 @@ class PredictArguments(CheckpointOptions):
 
         if not self.windows:
             if self.output is not None:
-                raise ArgumentError(
-                    "output: is for a timeline; give --chunk_length_s, such as 4, or --segmentation energy as well."
-                )
+                raise ArgumentError("output: needs a timeline; give --chunk_length_s 4 or --segmentation energy.")
             return self
 
         if self.text or self.demo:
-            raise ArgumentError(
-                "text, demo: a text without timestamps cannot be aligned with windows. Leave it out, or use --asr."
-            )
+            raise ArgumentError("text, demo: a text without timestamps cannot be aligned with windows. Use --asr.")
         if self.output is None:
             return self
         if len(self.inputs) != 1 or self.inputs[0] == STDIN or Path(self.inputs[0]).is_dir():

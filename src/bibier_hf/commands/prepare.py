@@ -27,9 +27,7 @@ class PrepareArguments(Section):
     Each corpus has its own options, which --help after its name lists.
     """
 
-    reader: Annotated[str, Positional("CORPUS")] = Field(
-        description=f"{', '.join(CORPORA)}, or the Python file that defines one"
-    )
+    reader: Annotated[str, Positional("CORPUS")] = Field(description=f"{', '.join(CORPORA)}, or a Python file")
     source: str | None = Field(None, description="the raw corpus: a folder or a file")
     output_dir: str = Field(description="folder for the Parquet files; a prepared corpus in it is replaced")
     asr: str | None = Field(

@@ -18,9 +18,7 @@ class PushArguments(Section):
     kind: ClassVar[str] = ""
 
     path: Annotated[str, Positional("PATH")] = Field(description="what to push")
-    repo_id: Annotated[str, Positional("OWNER/NAME")] = Field(
-        description="repository on the Hub; created if it does not exist"
-    )
+    repo_id: Annotated[str, Positional("OWNER/NAME")] = Field(description="repository on the Hub; created if needed")
     public: bool = Field(False, description="make a new repository public")
 
     def after_interrupt(self) -> str:

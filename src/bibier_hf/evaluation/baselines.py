@@ -13,11 +13,10 @@ Late fusion is the weighted mean of the probabilities of two of them ([`fuse`]).
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from numpy.typing import ArrayLike
 from scipy.special import softmax
 from sklearn.exceptions import ConvergenceWarning
@@ -38,26 +37,22 @@ from .audit.give_away import majority_labels
 from .audit.groups import speaker_classifier
 from .metrics import classification_metrics
 
-MODALITY = MappingProxyType(
-    {
-        "mfcc_svm": "audio",
-        "tfidf_logreg": "text",
-        "pooled_audio_logreg": "audio",
-        "pooled_text_logreg": "text",
-        "who_speaks": "audio",
-    }
-)
+MODALITY: Mapping[str, str] = {
+    "mfcc_svm": "audio",
+    "tfidf_logreg": "text",
+    "pooled_audio_logreg": "audio",
+    "pooled_text_logreg": "text",
+    "who_speaks": "audio",
+}
 """Baseline -> modality that it needs."""
 
-STRENGTHS = MappingProxyType(
-    {
-        "mfcc_svm": (0.3, 1.0, 3.0, 10.0, 30.0),
-        "tfidf_logreg": (0.3, 1.0, 3.0, 10.0, 30.0),
-        "pooled_audio_logreg": (0.001, 0.01, 0.1, 1.0),
-        "pooled_text_logreg": (0.001, 0.01, 0.1, 1.0),
-        "who_speaks": (0.01,),
-    }
-)
+STRENGTHS: Mapping[str, Sequence[float]] = {
+    "mfcc_svm": (0.3, 1.0, 3.0, 10.0, 30.0),
+    "tfidf_logreg": (0.3, 1.0, 3.0, 10.0, 30.0),
+    "pooled_audio_logreg": (0.001, 0.01, 0.1, 1.0),
+    "pooled_text_logreg": (0.001, 0.01, 0.1, 1.0),
+    "who_speaks": (0.01,),
+}
 """Baseline -> values of C (inverse regularization) to choose from on dev."""
 
 FUSION_WEIGHTS = tuple(round(0.1 * step, 1) for step in range(11))
@@ -100,17 +95,12 @@ def corpus_features(
             raise BaselineError(
                 f"{name} needs {modality} in every row; {missing} of {len(rows)} rows of {split} have none."
             )
-    if name == "tfidf_logreg":
-        return {
-            identity: text for rows in corpus.values() for identity, text in zip(rows["id"], rows["text"], strict=True)
-        }
+
     if pooled is not None:
         return pooled(corpus)
-    return {
-        identity: row
-        for rows in corpus.values()
-        for identity, row in zip(rows["id"], corpus_functionals(rows), strict=True)
-    }
+    rows = concatenate_datasets(list(corpus.values()))
+    values = rows["text"] if name == "tfidf_logreg" else corpus_functionals(rows)
+    return dict(zip(rows["id"], values, strict=True))
 
 
 def pooled_features(
@@ -129,9 +119,9 @@ def pooled_features(
     sources: dict[str, Any] = {modality: backbone, f"{modality}_revision": revision}
     options = {f"{modality}_config": {"layer": layer, "freeze_backbone": True}}
     model = BiBiERForEmotionClassification.from_backbones(**sources, **{other: None}, modalities=[modality], **options)
-    processor = BiBiERProcessor.from_backbones(
-        **sources, max_text_tokens=model.config.modality_configs["text"].max_tokens
-    )
+    max_tokens = model.config.modality_configs["text"].max_tokens
+    processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=max_tokens)
+
     pooled = {}
     for inputs in InputExtractor(model, processor, **cache).inputs(corpus).values():
         for row, identity in enumerate(inputs.metadata["id"]):
@@ -164,33 +154,27 @@ def run_baseline(
         BaselineError: `who_speaks` needs named speakers.
     """
     rows = {split: [features[identity] for identity in splits[split]["id"]] for split in SPLITS}
-    values = {split: found if isinstance(found[0], str) else np.stack(found) for split, found in rows.items()}
+    values = {split: np.array(found, object if name == "tfidf_logreg" else None) for split, found in rows.items()}
     labels = {split: np.asarray(splits[split]["label"]) for split in SPLITS}
-    speakers = {split: _speakers(splits[split]) for split in ("train", "dev")} if name == "who_speaks" else {}
+    speakers = {split: _speakers(splits[split]) for split in ("train", "dev")} if name == "who_speaks" else None
+
+    def fitted(strength: float, parts: Sequence[str]) -> Callable[[Any], np.ndarray]:
+        """Train on some of the splits."""
+        inputs, classes = (np.concatenate([column[split] for split in parts]) for column in (values, labels))
+        named = None if speakers is None else np.concatenate([speakers[split] for split in parts])
+        return _fit(_new_model(name, strength, class_weights, seed), inputs, classes, named)
+
     tried = []
     for strength in strengths or STRENGTHS[name]:
-        model = _new_model(name, strength, class_weights, seed)
-        answers = _fit(model, values["train"], labels["train"], speakers.get("train"))
-        probabilities = answers(values["dev"])
-        tried.append(
-            (classification_metrics(labels["dev"], probabilities.argmax(1))["mean"], strength, answers, probabilities)
-        )
-    score, strength, answers, dev = max(
-        tried, key=lambda entry: entry[0]
-    )  # of equal ones the first, which is the most regularised
+        answers = fitted(strength, ["train"])
+        dev = answers(values["dev"])
+        tried.append((classification_metrics(labels["dev"], dev.argmax(1))["mean"], strength, answers, dev))
+
+    # Of equal ones the first, which is the most regularized.
+    score, strength, answers, dev = max(tried, key=lambda entry: entry[0])
     if refit_on_dev:
-        both = (
-            values["train"] + values["dev"]
-            if isinstance(values["train"], list)
-            else np.concatenate([values["train"], values["dev"]])
-        )
-        named = np.concatenate([speakers["train"], speakers["dev"]]) if speakers else None
-        answers = _fit(
-            _new_model(name, strength, class_weights, seed),
-            both,
-            np.concatenate([labels["train"], labels["dev"]]),
-            named,
-        )
+        answers = fitted(strength, ["train", "dev"])
+
     return Outcome({"dev": dev, "test": answers(values["test"])}, {"C": strength, "dev_score": score})
 
 
@@ -221,9 +205,8 @@ def _new_model(name: str, strength: float, class_weights: str, seed: int) -> Pip
     if name == "who_speaks":
         return speaker_classifier().set_params(svc__C=strength)
     if name == "mfcc_svm":
-        return make_pipeline(
-            StandardScaler(), SVC(C=strength, class_weight=weights, break_ties=True, random_state=seed)
-        )
+        machine = SVC(C=strength, class_weight=weights, break_ties=True, random_state=seed)
+        return make_pipeline(StandardScaler(), machine)
     if name == "tfidf_logreg":
         words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
         characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), sublinear_tf=True)

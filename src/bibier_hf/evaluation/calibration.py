@@ -133,14 +133,11 @@ def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) ->
 
     bounds = (float(np.log(LOWEST_TEMPERATURE)), float(np.log(HIGHEST_TEMPERATURE)))
     temperature = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
-    at_bound = next(
-        (bound for bound in (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE) if abs(temperature / bound - 1) < 1e-3), None
-    )
-    if at_bound is None:
-        return TemperatureFit(temperature)
-    return TemperatureFit(
-        temperature, f"the likelihood still grows at {at_bound:g}, the end of the range that is searched"
-    )
+    for bound in (LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE):
+        if abs(temperature / bound - 1) < 1e-3:
+            return TemperatureFit(temperature, f"the likelihood still grows at {bound:g}, the end of the range")
+
+    return TemperatureFit(temperature)
 
 
 def _checked(labels: ArrayLike, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

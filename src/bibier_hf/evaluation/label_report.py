@@ -150,9 +150,9 @@ def _scored(table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _plot_means(labels: np.ndarray, probabilities: np.ndarray, path: Path, title: str) -> None:
-    means = np.array(
-        [probabilities[labels == index].mean(axis=0) if (labels == index).any() else np.zeros(7) for index in range(7)]
-    )
+    means = np.zeros((len(EMOTIONS), len(EMOTIONS)))
+    for index in np.unique(labels):
+        means[index] = probabilities[labels == index].mean(axis=0)
     cells = np.reshape([f"{mean:.3f}" for mean in means.flat], means.shape)
     axes = {"xlabel": "mean probability given to", "ylabel": "gold label", "title": title}
     plot_shares(means, cells, EMOTIONS, path, "mean probability", axes)

@@ -97,14 +97,10 @@ def mean_over_groups(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
 def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1:
-        raise ValueError(
-            f"Labels of shape {labels.shape} and predictions of shape {predictions.shape}: both must be (N,)."
-        )
+        raise ValueError(f"Labels {labels.shape} and predictions {predictions.shape}: both must be (N,).")
     if len(labels) == 0:
         raise ValueError("There are no samples to score.")
     for what, values in (("label", labels), ("prediction", predictions)):
         if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= len(EMOTIONS):
-            raise ValueError(
-                f"A {what} must be a class index from 0 to {len(EMOTIONS) - 1}, in the order {', '.join(EMOTIONS)}."
-            )
+            raise ValueError(f"A {what} must be a class index from 0 to {len(EMOTIONS) - 1}: {', '.join(EMOTIONS)}.")
     return labels, predictions

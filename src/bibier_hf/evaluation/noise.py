@@ -4,6 +4,7 @@ Noise is added to the waveform, before the backbone, from a separate generator f
 do not change it, and every level scales the same noise.
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
@@ -11,6 +12,7 @@ import numpy as np
 from datasets import DatasetDict
 
 from ..data.features import InputDataset, raw_inputs
+from ..errors import ArgumentError
 from ..model.audio_bibier import SAMPLING_RATE, decode_audio
 from ..sampling import seeded_hash
 
@@ -30,7 +32,7 @@ class NoisyInputs(InputDataset):
         seed: of the draws.
 
     Raises:
-        ValueError: babble in a corpus with fewer than two recordings.
+        ArgumentError: babble in a corpus with fewer than two recordings.
     """
 
     def __init__(self, clean: InputDataset, snr_db: float, kind: NoiseKind = "white", seed: int = 0):
@@ -39,17 +41,15 @@ class NoisyInputs(InputDataset):
         self.kind = kind
         self.seed = seed
         self._ids, self._corpora = list(clean.metadata["id"]), list(clean.metadata["corpus"])
-        self._recordings: dict[str, list[int]] = {}
+        self._recordings: dict[str, list[int]] = defaultdict(list)
 
         for index, (corpus, duration) in enumerate(zip(self._corpora, clean.metadata["duration_s"], strict=True)):
             if duration is not None:
-                self._recordings.setdefault(corpus, []).append(index)
+                self._recordings[corpus].append(index)
 
         few = [corpus for corpus, rows in self._recordings.items() if len(rows) < 2]
         if kind == "babble" and few:
-            raise ValueError(
-                f"Babble is made of other clips of a corpus, and {', '.join(few)} has one clip. Take white noise."
-            )
+            raise ArgumentError(f"noise: babble needs other clips; {', '.join(few)} has only one. Take white noise.")
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = super().__getitems__(indices)
@@ -57,10 +57,8 @@ class NoisyInputs(InputDataset):
         for index, row in zip(indices, rows, strict=True):
             if row["audio"] is not None:
                 clip = decode_audio(row["audio"])
-                row["audio"] = {
-                    "array": mix(clip, self._noise(index, len(clip)), self.snr_db),
-                    "sampling_rate": SAMPLING_RATE,
-                }
+                noisy = mix(clip, self._noise(index, len(clip)), self.snr_db)
+                row["audio"] = {"array": noisy, "sampling_rate": SAMPLING_RATE}
 
         return rows
 
@@ -72,9 +70,8 @@ class NoisyInputs(InputDataset):
             return generator.standard_normal(length)
 
         # Sorted by id, so that the order of the rows does not matter.
-        others = sorted(
-            (row for row in self._recordings[self._corpora[index]] if row != index), key=self._ids.__getitem__
-        )
+        recordings = sorted(self._recordings[self._corpora[index]], key=self._ids.__getitem__)
+        others = [row for row in recordings if row != index]
         noise = np.zeros(length)
 
         for place in generator.choice(len(others), min(BABBLE_VOICES, len(others)), replace=False):

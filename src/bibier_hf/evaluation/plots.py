@@ -31,9 +31,7 @@ def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "")
     """
     matrix = np.asarray(matrix)
     if matrix.shape != (len(EMOTIONS), len(EMOTIONS)):
-        raise ValueError(
-            f"A confusion matrix over {len(EMOTIONS)} classes must be square of that size, not {matrix.shape}."
-        )
+        raise ValueError(f"A matrix of {len(EMOTIONS)} classes must be square of that size, not {matrix.shape}.")
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
 

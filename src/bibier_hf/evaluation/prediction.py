@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from transformers.utils import logging
 
 from ..data.features import InputDataset
+from ..errors import ArgumentError
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.sequence_bibier import finite_logits
@@ -23,6 +24,8 @@ logger = logging.get_logger(__name__)
 
 CONDITIONS = {"both": MODALITIES, "audio": ("audio",), "text": ("text",)}
 """Condition -> modalities that the model gets."""
+
+Batch = dict[str, torch.Tensor]
 
 _MODALITY_OF_INPUT = {"input_values": "audio", "input_features": "audio", "input_ids": "text"}
 
@@ -37,7 +40,7 @@ def complete_rows(splits: Mapping[str, DatasetDict], split: str, modalities: Seq
     """Return the positions of the rows that have all these modalities, in the joined split of all corpora.
 
     Raises:
-        ValueError: a corpus has no such rows.
+        ArgumentError: a corpus has no such rows.
     """
     positions, start = [], 0
     for corpus, rows in ((corpus, parts[split]) for corpus, parts in splits.items()):
@@ -47,7 +50,8 @@ def complete_rows(splits: Mapping[str, DatasetDict], split: str, modalities: Seq
         }
         found = np.flatnonzero(np.all([has[modality] for modality in modalities], axis=0))
         if len(found) == 0:
-            raise ValueError(f"No row of {corpus}, {split}, has {' and '.join(modalities)}.")
+            missing = f"No row of {corpus}, {split}, has {' and '.join(modalities)}."
+            raise ArgumentError(f"modalities, noise_snr_db: {missing} Leave that corpus out.")
         positions.append(start + found)
         start += len(rows)
     return np.concatenate(positions)
@@ -107,9 +111,7 @@ def _modality(name: str) -> str:
     return _MODALITY_OF_INPUT.get(name) or name.split("_")[0]
 
 
-def _with_audio_features(
-    model: BiBiERForEmotionClassification, batch: dict[str, torch.Tensor]
-) -> dict[str, torch.Tensor]:
+def _with_audio_features(model: BiBiERForEmotionClassification, batch: Batch) -> Batch:
     """Replace raw audio by features, so that the backbone runs once for all conditions."""
     raw = next((batch[name] for name in ("input_values", "input_features") if name in batch), None)
     if raw is None or "audio" not in model.config.modalities:

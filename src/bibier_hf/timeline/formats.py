@@ -41,9 +41,8 @@ def to_rttm(result: Mapping[str, Any], name: str) -> str:
     lines = []
     for chunk in result["chunks"]:
         (start, end), best = chunk["timestamp"], chunk["emotions"][0]
-        lines.append(
-            f"SPEAKER {recording} 1 {start:.3f} {end - start:.3f} <NA> <NA> {best['label']} {best['score']:.4f} <NA>\n"
-        )
+        times, emotion = f"{start:.3f} {end - start:.3f}", f"{best['label']} {best['score']:.4f}"
+        lines.append(f"SPEAKER {recording} 1 {times} <NA> <NA> {emotion} <NA>\n")
     return "".join(lines)
 
 

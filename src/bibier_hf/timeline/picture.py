@@ -31,13 +31,11 @@ def draw_timeline(result: Mapping[str, Any], path: str | Path, title: str = "") 
         axes.axhline(floor, color=FAINT, linewidth=0.8, zorder=1)
         axes.fill_between(curves.times, floor, floor + scale * values, color=color, alpha=0.3, linewidth=0)
         strongest = scale * curves.where_strongest(label)
-        axes.fill_between(
-            curves.times, floor, floor + strongest, where=strongest > 0, color=color, linewidth=0, zorder=3
-        )
+        solid = strongest > 0
+        axes.fill_between(curves.times, floor, floor + strongest, solid, color=color, linewidth=0, zorder=3)
         if label in means:
-            axes.annotate(
-                f"{means[label]:.0%}", (1.01, floor + 0.3), xycoords=axes.get_yaxis_transform(), color=INK, fontsize=10
-            )
+            mean = f"{means[label]:.0%}"
+            axes.annotate(mean, (1.01, floor + 0.3), xycoords=axes.get_yaxis_transform(), color=INK, fontsize=10)
 
     if curves.values:
         axes.set_xlim(curves.times[0], curves.times[-1])

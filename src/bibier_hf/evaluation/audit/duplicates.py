@@ -67,9 +67,8 @@ def hear(rows: Dataset) -> dict[str, HeardClip]:
     for name, samples in zip(rows["id"], decoded_clips(rows), strict=True):
         if samples is not None:
             mel = log_mel(samples)
-            heard[name] = HeardClip(
-                hashlib.sha256(samples.tobytes()).hexdigest(), mfcc_functionals(mel), fingerprint(mel)
-            )
+            digest = hashlib.sha256(samples.tobytes()).hexdigest()
+            heard[name] = HeardClip(digest, mfcc_functionals(mel), fingerprint(mel))
 
     return heard
 
@@ -113,13 +112,7 @@ def audit_texts(splits: DatasetDict, threshold: float = TEXT_SIMILARITY, seed: i
     from_text = give_away([text or None for text in train], labels["train"], keys, labels["test"], seed)
     from_text.pop("known_rows")
 
-    return {
-        "exact_rows": exact,
-        "near_rows": len(found) - exact,
-        "share_of_test_rows": len(found) / len(test),
-        "pairs": _pairs(splits, found),
-        "label_from_text": from_text,
-    }
+    return _facts(splits, found, exact, len(test)) | {"label_from_text": from_text}
 
 
 def _similar_texts(
@@ -201,31 +194,20 @@ def audit_audio(
         split: [(row, heard[name]) for row, name in enumerate(splits[split]["id"]) if name in heard]
         for split in ("train", "test")
     }
-    if not clips["train"] or not clips["test"]:
-        return {"exact_rows": 0, "near_rows": 0, "share_of_test_rows": 0.0, "pairs": []}
-
     digests = {clip.digest: row for row, clip in reversed(clips["train"])}
     found = {row: (digests[clip.digest], 1.0) for row, clip in clips["test"] if clip.digest in digests}
     exact = len(found)
     rest = [(row, clip) for row, clip in clips["test"] if row not in found]
-    if rest:
-        prints = {
-            "train": [clip.fingerprint for _, clip in clips["train"]],
-            "test": [clip.fingerprint for _, clip in rest],
-        }
-        for (row, clip), candidates in zip(rest, _most_similar(prints["train"], prints["test"]), strict=True):
-            score, place = max(
-                (fingerprint_similarity(prints["train"][place], clip.fingerprint), place) for place in candidates
-            )
+    if rest and clips["train"]:
+        train = [clip.fingerprint for _, clip in clips["train"]]
+        nearest = _most_similar(train, [clip.fingerprint for _, clip in rest])
+        for (row, clip), candidates in zip(rest, nearest, strict=True):
+            matches = [(fingerprint_similarity(train[place], clip.fingerprint), place) for place in candidates]
+            score, place = max(matches)
             if score >= threshold:
                 found[row] = (clips["train"][place][0], score)
 
-    return {
-        "exact_rows": exact,
-        "near_rows": len(found) - exact,
-        "share_of_test_rows": len(found) / len(clips["test"]),
-        "pairs": _pairs(splits, found),
-    }
+    return _facts(splits, found, exact, len(clips["test"]) or 1)
 
 
 def _most_similar(train: Sequence[np.ndarray], test: Sequence[np.ndarray]) -> np.ndarray:
@@ -257,8 +239,8 @@ def _search_vectors(prints: Sequence[np.ndarray], shift: int) -> np.ndarray:
     return normalize(vectors.reshape(len(prints), -1))
 
 
-def _pairs(splits: DatasetDict, found: dict[int, tuple[int, float]]) -> list[dict[str, Any]]:
-    """Return the pairs by id, most similar first."""
+def _facts(splits: DatasetDict, found: dict[int, tuple[int, float]], exact: int, tested: int) -> dict[str, Any]:
+    """Count the rows that were found, and list the pairs by id, most similar first."""
     train, test = (splits[split].select_columns(["id", "label"]).to_dict() for split in ("train", "test"))
     pairs = [
         {
@@ -270,4 +252,9 @@ def _pairs(splits: DatasetDict, found: dict[int, tuple[int, float]]) -> list[dic
         for row, (other, similarity) in found.items()
     ]
 
-    return sorted(pairs, key=lambda pair: (-pair["similarity"], pair["test"]))
+    return {
+        "exact_rows": exact,
+        "near_rows": len(found) - exact,
+        "share_of_test_rows": len(found) / tested,
+        "pairs": sorted(pairs, key=lambda pair: (-pair["similarity"], pair["test"])),
+    }

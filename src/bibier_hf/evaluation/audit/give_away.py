@@ -46,9 +46,7 @@ def answer_by_key(
     (fallback,) = majority_labels([0] * len(np.asarray(train_labels)), train_labels).values()
     known = np.array([key is not None and key in table for key in test_keys], dtype=bool)
 
-    return np.array(
-        [table[key] if is_known else fallback for key, is_known in zip(test_keys, known, strict=True)]
-    ), known
+    return np.array([table.get(key, fallback) for key in test_keys]), known
 
 
 def score_answers(labels: ArrayLike, answers: ArrayLike, seed: int = 0) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def audit_voices(splits: DatasetDict, functionals: dict[str, np.ndarray], seed: 
     truth = speakers["test"][heard["test"]]
     known = np.isin(truth.astype(str), names) & np.array([name is not None for name in truth])
     label_of = majority_labels(names.tolist(), labels["train"][learned])
+    answers = [label_of[name] for name in taken_for.tolist()]
     (commonest,) = np.unique(names)[[np.unique(names, return_counts=True)[1].argmax()]]
 
     return {
@@ -78,9 +79,7 @@ def audit_voices(splits: DatasetDict, functionals: dict[str, np.ndarray], seed: 
         "known_rows": int(known.sum()),
         "speaker_accuracy": float((taken_for == truth)[known].mean()) if known.any() else None,
         "chance_speaker_accuracy": float((truth == commonest)[known].mean()) if known.any() else None,
-        "label_from_voice": score_answers(
-            labels["test"][heard["test"]], [label_of[name] for name in taken_for.tolist()], seed
-        ),
+        "label_from_voice": score_answers(labels["test"][heard["test"]], answers, seed),
     }
 
 

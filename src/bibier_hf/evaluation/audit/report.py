@@ -114,9 +114,7 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
     voices = audit["who_speaks"]
     if voices is not None and voices["known_rows"]:
         accuracy = _percent(voices["speaker_accuracy"])
-        recognized = (
-            f"a classifier of speakers, which never sees an emotion, recognizes {accuracy} of the known voices"
-        )
+        recognized = f"a classifier of speakers that sees no emotion recognizes {accuracy} of the known voices"
         weigh(recognized, "naming the speaker's most common label", voices["label_from_voice"])
 
     for what, key in (("text", "texts"), ("recording", "audio")):
@@ -146,9 +144,7 @@ def judge(audit: Mapping[str, Any]) -> dict[str, Any]:
 
     spoken = audit["label_tokens"]["texts"]
     if spoken["word_rows"]:
-        notes.append(
-            f"{spoken['word_rows']} of {spoken['english_rows']} English test texts hold a word for their own label"
-        )
+        notes.append(f"{spoken['word_rows']} of {spoken['english_rows']} English test texts name their own label")
 
     return {"leaks": bool(reasons), "reasons": reasons, "notes": notes}
 
