@@ -110,14 +110,7 @@ def run(command: str, arguments: Sequence[str]) -> int:
     function = f"bibier_hf.commands.{COMMANDS[command][0]}" if command in COMMANDS else command
     usage = f"bibier {command}" if command in COMMANDS else f"python {os.path.basename(sys.argv[0])}"
     try:
-        try:
-            runner = importlib.import_module("bibier_hf.commands.common")
-        except Exception as error:  # the kernels are loaded when the package is imported
-            if not any(kind.__name__ == "UserError" for kind in type(error).__mro__):
-                raise
-            print(f"error: {error}", file=sys.stderr)
-            return EXIT_USER_ERROR
-
+        runner = importlib.import_module("bibier_hf.commands.common")
         exit_code = runner.run_command(usage, function, list(arguments))
         if sys.stdout is not None:
             sys.stdout.flush()
@@ -128,6 +121,11 @@ def run(command: str, arguments: Sequence[str]) -> int:
     except BrokenPipeError:  # `bibier predict ... | head`: the reader has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_BROKEN_PIPE
+    except Exception as error:  # the kernels are loaded when the package is imported
+        if not any(kind.__name__ == "UserError" for kind in type(error).__mro__):
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
 
 
 def _find_obstacle() -> str | None:

@@ -554,12 +554,15 @@ def as_write_error(error: BaseException, path: str | os.PathLike | None, meaning
     return found
 
 
+def is_main_process() -> bool:
+    """Whether this is the first of the processes that a launcher started."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 @contextmanager
 def locked_by_first_process(path: str | os.PathLike, left: Remark = "", file: bool = False) -> Generator[None]:
     """Like [`locked`], for several processes of one launcher: the first takes the lock for all."""
-    first = int(os.environ.get("RANK", "0")) == 0
-
-    with locked(path, left=left, file=file) if first else write_errors(path, left):
+    with locked(path, left=left, file=file) if is_main_process() else write_errors(path, left):
         yield
 
 

@@ -63,7 +63,7 @@ def load_pipeline(
             TASK, model=model, processor=processor, **options
         )
     except OSError as error:
-        raise ArgumentError(f"asr: {asr} is not a loadable speech recognition model: {one_line(error)}") from error
+        raise ArgumentError(f"asr: {asr} is not a speech recognition model to load: {one_line(error)}") from error
     except ValueError as error:  # the language, or a recognizer with its own code
         raise ArgumentError(one_line(error)) from error
 

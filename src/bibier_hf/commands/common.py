@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import typing
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -19,7 +19,7 @@ from .. import HAS_MODEL
 from ..commandline import HELP_FLAGS, Section, help_text
 from ..errors import UserError
 from ..extras import missing_package
-from ..files import as_write_error, describe_write_error
+from ..files import as_write_error, describe_write_error, is_main_process
 from ..model.audio_bibier import AudioError
 
 USER_ERRORS: tuple[type[Exception], ...] = (UserError, AudioError, FileNotFoundError)
@@ -39,7 +39,6 @@ EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
 
 _ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-
 
 _EXIT_CODES = "Exit codes: 0 done, 2 something you can fix (one line says what), 130 interrupted."
 
@@ -61,36 +60,21 @@ def run_command(usage: str, function: str, arguments: Sequence[str]) -> int:
             command; it returns an exit code, or None for 0.
         arguments: the command line.
     """
-    exit_code: int | None = None
     options: Section | None = None
-
-    def call() -> None:
-        nonlocal exit_code, options
-        module, _, name = function.partition(":")
-        command = getattr(importlib.import_module(module), name)
-        section = next(iter(typing.get_type_hints(command).values())).for_command_line(arguments)
-
-        if any(argument in HELP_FLAGS for argument in arguments):
-            print(f"{help_text(usage, section)}\n\n{_EXIT_CODES}")
-            return
-
-        options = section.from_command_line(arguments)
-        exit_code = command(options)
-
-    def interrupted() -> str:
-        remark = options.after_interrupt() if options is not None else ""
-        return f"Interrupted. {remark}".strip()
-
-    return guarded(call, interrupted) or exit_code or 0
-
-
-def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambda: "Interrupted.") -> int:
-    """Call `function`, and report what a user can fix, or how to continue after Ctrl-C; returns the exit code."""
     # Code of a checkpoint is refused, without a question on stdout.
     dynamic_module_utils.TIME_OUT_REMOTE_CODE = 0  # ty: ignore[invalid-assignment]
     try:
         with _signals_raised():
-            function()
+            module, _, name = function.partition(":")
+            command = getattr(importlib.import_module(module), name)
+            section = next(iter(typing.get_type_hints(command).values())).for_command_line(arguments)
+
+            if any(argument in HELP_FLAGS for argument in arguments):
+                print(f"{help_text(usage, section)}\n\n{_EXIT_CODES}")
+                return 0
+
+            options = section.from_command_line(arguments)
+            return command(options) or 0
     except USER_ERRORS as error:
         return _report(error)
     except ModuleNotFoundError as error:
@@ -103,7 +87,8 @@ def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambd
             raise
         return _report(UserError(f"{error.object}: a library needs this name to be UTF-8. Rename it."))
     except KeyboardInterrupt as error:
-        print(f"\n{interrupted()}", file=sys.stderr)
+        remark = "" if options is None else options.after_interrupt()
+        print(f"\nInterrupted. {remark}".rstrip(), file=sys.stderr)
         return getattr(error, "exit_code", EXIT_INTERRUPTED)
     except Exception as error:
         if isinstance(error, ValueError) and "trust_remote_code" in str(error):
@@ -112,7 +97,6 @@ def guarded(function: Callable[[], None], interrupted: Callable[[], str] = lambd
         if meaning is None:
             raise
         return _report(as_write_error(error, None, meaning))
-    return 0
 
 
 def _report(error: Exception) -> int:
@@ -156,8 +140,3 @@ def to_json(value: Any, **options: Any) -> str:
     """JSON for stdout; in ASCII unless the stream writes UTF-8."""
     encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
     return json.dumps(value, ensure_ascii=encoding.lower() not in ("utf-8", "utf8"), **options)
-
-
-def is_main_process() -> bool:
-    """Whether this is the first of the processes that a launcher started."""
-    return int(os.environ.get("RANK", "0")) == 0

@@ -5,10 +5,9 @@ from typing import Annotated
 from pydantic import Field
 
 from ..commandline import Positional, section_help
-from ..files import locked_by_first_process
+from ..files import is_main_process, locked_by_first_process
 from ..training.arguments import RunFile
 from ..training.study import StudyArguments, comparison_table, plan_runs, read_study, run_study, write_comparison
-from .common import is_main_process
 
 
 class StudyCommand(RunFile):

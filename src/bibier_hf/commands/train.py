@@ -10,10 +10,10 @@ from pydantic import Field
 
 from ..commandline import Positional, shown
 from ..evaluation.report import metrics_table, recall_table
+from ..files import is_main_process
 from ..training.arguments import OUTPUT_FIELDS, RunFile
 from ..training.output import last_progress
 from ..training.run import run_training
-from .common import is_main_process
 
 
 class TrainArguments(RunFile):

@@ -97,7 +97,9 @@ def mean_over_groups(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
 def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     if labels.shape != predictions.shape or labels.ndim != 1:
-        raise ValueError(f"Labels {labels.shape} and predictions {predictions.shape}: both must be (N,).")
+        raise ValueError(
+            f"Labels and predictions must have the shape (N,), not {labels.shape} and {predictions.shape}."
+        )
     if len(labels) == 0:
         raise ValueError("There are no samples to score.")
     for what, values in (("label", labels), ("prediction", predictions)):

@@ -49,7 +49,7 @@ class NoisyInputs(InputDataset):
 
         few = [corpus for corpus, rows in self._recordings.items() if len(rows) < 2]
         if kind == "babble" and few:
-            raise ArgumentError(f"noise: babble needs other clips; {', '.join(few)} has only one. Take white noise.")
+            raise ArgumentError(f"noise: babble needs other clips; {', '.join(few)} has one clip. Take white noise.")
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         rows = super().__getitems__(indices)
