@@ -214,5 +214,5 @@ def test_what_is_allowed_lists_the_options_of_that_configuration_alone():
     with pytest.raises(ValueError, match="Allowed: ") as whole:
         BiBiERConfig(colour=1)
     allowed = str(whole.value).partition("Allowed: ")[2].rstrip(".").split(", ")
-    assert {"audio_config", "fusion", "id2label", "num_labels"} <= set(allowed)
-    assert not {"problem_type", "return_dict"} & set(allowed)
+    assert {"audio_config", "fusion", "id2label", "num_labels", "problem_type"} <= set(allowed)
+    assert not {"return_dict"} & set(allowed)

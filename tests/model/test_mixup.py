@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
-from bibier_hf.model.modeling_bibier import soft_cross_entropy
+from bibier_hf.model.losses_bibier import soft_cross_entropy
 from bibier_hf.model.sequence_bibier import Mixup, masked_quantiles
 
 from ..conftest import both, features_of, merged

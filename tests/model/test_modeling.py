@@ -13,7 +13,8 @@ from torch.nn import functional as F
 from transformers import AutoConfig, AutoModel, Trainer, TrainingArguments
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification, BiBiERProcessor
-from bibier_hf.model.modeling_bibier import BiBiERModel, soft_cross_entropy
+from bibier_hf.model.losses_bibier import soft_cross_entropy
+from bibier_hf.model.modeling_bibier import BiBiERModel
 
 from ..conftest import both, features_of, merged
 

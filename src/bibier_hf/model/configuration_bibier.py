@@ -22,6 +22,13 @@ MODALITIES = ("audio", "text")
 ENCODERS = ("mamba", "transformer", "lstm", "frame_mlp", "none")
 FUSIONS = ("late", "biformer", "bigraph", "bigated", "bigatedgraph", "bimamba")
 
+SINGLE_LABEL, MULTI_LABEL, REGRESSION = PROBLEM_TYPES = (
+    "single_label_classification",
+    "multi_label_classification",
+    "regression",
+)
+"""Values of `problem_type`, as transformers names them."""
+
 ORIGINAL_BEHAVIOR = {
     "unmasked": "padding takes part in attention, pooling and resampling, so a result depends on its batch",
     "own_value": "a modality attends to its own values; the other affects only the weights; both get one length",
@@ -316,6 +323,14 @@ class BiBiERConfig(CheckedConfig):
         unimodal_loss_weight (`float`, *optional*, defaults to 0.3): Weight of each unimodal loss, relative to the
             fused one.
         class_weights (`list[float]`, *optional*): Weight of each class in the loss, in label order. None: all one.
+        problem_type (`str`, *optional*, defaults to `"single_label_classification"`): What the labels are.
+            `"single_label_classification"`: one class for each sample (softmax). `"multi_label_classification"`:
+            several at once, or none (sigmoid). `"regression"`: values, such as valence and arousal; the loss is one
+            minus the concordance correlation coefficient.
+        thresholds (`list[float]`, *optional*): The score from which each label of `"multi_label_classification"` counts
+            as present, in label order (fitted on dev). None: 0.5.
+        label_ranges (`list[list[float]]`, *optional*): Lowest and highest value of each target of `"regression"`, in
+            label order. The pipeline clips its values to them. None: any value.
         initializer_range (`float`, *optional*, defaults to 0.02): Standard deviation of the initial step that replaces
             a missing modality.
 
@@ -365,6 +380,8 @@ class BiBiERConfig(CheckedConfig):
     modality_dropout: float | int = 0.1
     unimodal_loss_weight: float | int = 0.3
     class_weights: list[float | int] | None = None
+    thresholds: list[float | int] | None = None
+    label_ranges: list[list[float | int]] | None = None
     initializer_range: float | int = 0.02
 
     def __post_init__(self, **kwargs):
@@ -381,6 +398,8 @@ class BiBiERConfig(CheckedConfig):
 
         if self.id2label is None and "num_labels" not in kwargs:
             self.id2label = dict(enumerate(EMOTIONS))
+        if self.problem_type is None:
+            self.problem_type = SINGLE_LABEL
         label2id = self.label2id
         super().__post_init__(**kwargs)
         check_labels(self, label2id)
@@ -471,8 +490,32 @@ class BiBiERConfig(CheckedConfig):
                 0 <= weight < math.inf for weight in self.class_weights
             )
             self.require(fits, "class_weights", f"{self.num_labels} numbers >= 0, one per label")
+        self._refuse_problem()
         for modality in self.modalities:
             self._refuse_modality(self.modality_configs[modality])
+
+    def _refuse_problem(self) -> None:
+        """Check the options that belong to one `problem_type`."""
+        count, kind = self.num_labels, self.problem_type
+        self.require(kind in PROBLEM_TYPES, "problem_type", f"one of {', '.join(PROBLEM_TYPES)}")
+        if kind == REGRESSION:
+            self.require(self.temperature == 1, "temperature", "1.0 with problem_type='regression'")
+        if self.thresholds is not None:
+            fits = len(self.thresholds) == count and all(0 <= value <= 1 for value in self.thresholds)
+            self.require(
+                kind == MULTI_LABEL and fits,
+                "thresholds",
+                f"{count} numbers from 0 to 1, one per label, with problem_type='{MULTI_LABEL}', or None",
+            )
+        if self.label_ranges is not None:
+            fits = len(self.label_ranges) == count and all(
+                len(bounds) == 2 and -math.inf < bounds[0] < bounds[1] < math.inf for bounds in self.label_ranges
+            )
+            self.require(
+                kind == REGRESSION and fits,
+                "label_ranges",
+                f"{count} pairs [low, high], one per label, with problem_type='{REGRESSION}', or None",
+            )
 
     def _refuse_modality(self, config: ModalityConfig) -> None:
         """Check a modality that the model reads."""

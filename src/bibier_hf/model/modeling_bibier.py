@@ -1,4 +1,4 @@
-"""BiBiER: bilingual bimodal emotion recognition, from speech and text to seven emotions.
+"""BiBiER: bilingual bimodal emotion recognition, from speech and text to emotions.
 
 Paper: Ryumina et al., "BiBiER: A Bilingual Bimodal Emotion Recognition Method with Improved Generalization through
     Data Augmentation",
@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Any, Self, SupportsIndex
 import torch
 from huggingface_hub import snapshot_download
 from torch import Tensor, nn
-from torch.nn import functional as F
 from transformers import initialization as init
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.modeling_utils import PreTrainedModel
@@ -42,6 +41,7 @@ from .encoders_bibier import StatisticsPooling
 from .fusion_bibier import FUSIONS, Classifier, GraphAttention, LogitMixture, UnevenLayerNorm
 from .hashing_bibier import is_hashed, model_digest
 from .importing_bibier import make_importable
+from .losses_bibier import checked_targets, make_loss
 from .mamba_bibier import SelectiveSSM
 from .pipeline_bibier import register_task
 from .sequence_bibier import Dropout, Mixup, Recorder
@@ -172,6 +172,9 @@ class BiBiERPreTrainedModel(PreTrainedModel):
                 init.normal_(module.missing, std=self.config.initializer_range)
         elif isinstance(module, BiBiERForEmotionClassification):
             init.copy_(module.trained_labels, encoded_labels(self.config).to(module.trained_labels.device))
+            if module.config.label_ranges is not None:
+                for layer in module.output_layers():
+                    init.copy_(layer.bias, module.first_values().to(layer.bias))
         else:
             super()._init_weights(module)
 
@@ -663,9 +666,14 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         self.trained_labels = expected
         for module in self.output_layers():
             nn.init.xavier_uniform_(module.weight)
-            nn.init.zeros_(module.bias)
+            module.bias.data.copy_(self.first_values())
         if self.mixture is not None:
             nn.init.uniform_(self.mixture.weights)
+
+    def first_values(self) -> Tensor:
+        """Return the outputs before training, (K,): the middle of each range of a regression, or else zero."""
+        ranges = self.config.label_ranges or [[0.0, 0.0]] * self.config.num_labels
+        return torch.tensor(ranges, dtype=torch.float32).mean(1)
 
     def output_layers(self) -> list[nn.Linear]:
         """Return the last linear layer, with a row per label, of each unimodal head and of the classifier."""
@@ -725,7 +733,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             text_features, text_features_mask: likewise, (B, T_t, D_t) and (B, T_t).
             audio_logits, text_logits: (B, K), used instead of those of the model's own encoders. If features are given
                 as well, they determine which samples have the modality.
-            labels: hard, integers (B,), or soft, (B, K) with rows that sum to one.
+            labels: by `config.problem_type`: classes, integers (B,), or soft, (B, K) with rows that sum to one; several
+                labels at once, (B, K) from 0 to 1; values of a regression, (B, K).
             num_items_in_batch: samples in the whole (global) batch, by which the summed loss is divided; None: B.
             attention_mask: mask of the only raw input, under the name that the unimodal pipelines of transformers
                 (`"audio-classification"`, `"text-classification"`) use.
@@ -835,17 +844,16 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         num_items_in_batch: Tensor | int | None,
         mixup: Mixup | None,
     ) -> Tensor:
-        targets = _as_distribution(labels, logits.shape[0], logits.shape[1]).to(logits.device)
+        targets = checked_targets(labels, logits.shape[0], self.config).to(logits.device)
         if mixup is not None:
             targets = mixup(targets)  # (B, K)
-        given = self.config.class_weights
-        weights = None if given is None else torch.tensor(given, device=logits.device)
 
-        loss = soft_cross_entropy(logits, targets, weights).sum()
+        loss_of = make_loss(self.config, logits.device)
+        everybody = torch.ones(logits.shape[0], dtype=torch.bool, device=logits.device)
+        loss = loss_of(logits, targets, everybody)
         for head in heads:
             if head.logits is not None and self.config.unimodal_loss_weight > 0:
-                unimodal = (soft_cross_entropy(head.logits, targets, weights) * head.present).sum()
-                loss = loss + self.config.unimodal_loss_weight * unimodal
+                loss = loss + self.config.unimodal_loss_weight * loss_of(head.logits, targets, head.present)
         return loss / (len(logits) if num_items_in_batch is None else num_items_in_batch)
 
 
@@ -885,46 +893,6 @@ def _checkpoint_folder(name: str | os.PathLike, adapted: list[str], **fetch: Any
         return os.fspath(name)
     adapters = [f"{ADAPTER_FOLDER.format(modality)}/*" for modality in adapted]
     return snapshot_download(os.fspath(name), allow_patterns=adapters, **fetch)
-
-
-def soft_cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-    """Cross entropy of each sample with a soft target: -sum_c w_c q_c log p_c.
-
-    Args:
-        logits: (B, K).
-        targets: q, (B, K), rows sum to one; one-hot for hard labels.
-        weights: w, (K,).
-
-    Returns:
-        (B,), float32
-    """
-    log_p = F.log_softmax(logits.float(), dim=-1)
-    targets = targets.float() if weights is None else targets.float() * weights
-    return -(targets * log_p).sum(-1)
-
-
-def _as_distribution(labels: Tensor, batch: int, classes: int) -> Tensor:
-    """Convert hard labels (B,) or soft ones (B, K) to (B, K)."""
-    checked = not torch.compiler.is_compiling()
-    if labels.dim() == 1 and len(labels) == batch and not labels.is_floating_point():
-        if checked and ((labels < 0) | (labels >= classes)).any():
-            raise ValueError(
-                f"Hard labels must be in 0..{classes - 1}, got {sorted(set(labels.tolist()) - set(range(classes)))}."
-            )
-        return F.one_hot(labels.long(), classes).float()
-
-    if labels.shape == (batch, classes) and labels.is_floating_point():
-        sums = labels.float().sum(-1)
-        if checked and not ((labels >= 0).all() and torch.allclose(sums, torch.ones_like(sums), atol=1e-3)):
-            raise ValueError(
-                "Soft labels must be distributions: no value below zero or NaN, and rows that sum to one."
-            )
-        return labels
-
-    raise ValueError(
-        f"labels have the shape {tuple(labels.shape)} and the dtype {labels.dtype}; "
-        f"allowed are integers ({batch},) or floats ({batch}, {classes})."
-    )
 
 
 BiBiERConfig.register_for_auto_class()

@@ -11,6 +11,8 @@ from typing import Any, ClassVar
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, logging
 
+from .labels_bibier import label_key
+
 logger = logging.get_logger(__name__)
 
 _MOST_LAYERS = 1_000
@@ -114,7 +116,7 @@ class CheckedConfig(PreTrainedConfig):
         if unknown:
             allowed = known - _names(PreTrainedConfig)
             if not self.path(""):
-                allowed |= {"id2label", "label2id", "num_labels"}
+                allowed |= {"id2label", "label2id", "num_labels", "problem_type"}
             hints = [f"'{key}'{self._did_you_mean(key, allowed)}" for key in unknown]
             raise ValueError(
                 f"{self.path('') or type(self).__name__} has no option {', '.join(hints)}. "
@@ -171,46 +173,60 @@ def check_labels(config: PreTrainedConfig, label2id: dict | None) -> None:
     """Derive `label2id`, and refuse labels that do not name each output once."""
     id2label = config.id2label or {}
     names = [id2label.get(index) for index in range(len(id2label))]
-    named = all(isinstance(name, str) and name for name in names)
+    named = all(label_key(name) for name in names)
     config.require(
-        bool(names) and named and len(set(names)) == len(names),
+        bool(names) and named and len({label_key(name) for name in names}) == len(names),
         "id2label",
-        "a distinct name for each of 0, 1, 2, ...",
+        "a distinct name for each of 0, 1, 2, ... (case and surrounding spaces do not count)",
     )
     config.label2id = {str(name): index for index, name in enumerate(names)}
     if label2id and label2id != config.label2id:
         raise ValueError(f"label2id={label2id} contradicts id2label={config.id2label}. Leave label2id out.")
 
 
-def _with_labels(config_dict: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Move the labels of `new` to a copy of `config_dict`.
+_OF_THE_LABELS = {"class_weights": None, "temperature": 1.0, "thresholds": None, "label_ranges": None}
+"""Options that belong to the labels and the problem type -> their defaults."""
 
-    If they differ from those before, class weights and temperature are reset, because they belong to the old labels.
+
+def _with_labels(config_dict: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Move the labels and the problem type of `new` to a copy of `config_dict`.
+
+    If they differ from those before, the options that belong to the old ones are reset.
     """
-    new_labels = {key: new[key] for key in ("id2label", "label2id", "num_labels") if new.get(key) is not None}
+    new_labels = _changed_labels(config_dict, new)
+    if new.get("problem_type") not in (None, config_dict.get("problem_type") or "single_label_classification"):
+        new_labels["problem_type"] = new.pop("problem_type")
     if not new_labels:
         return config_dict
-    for key in new_labels:
-        del new[key]
 
-    before = config_dict.get("id2label")
-    if new_labels.keys() == {"num_labels"} and before is not None and new_labels["num_labels"] == len(before):
-        return config_dict
-    if new_labels.keys() == {"label2id"}:
-        new_labels["id2label"] = {index: name for name, index in new_labels["label2id"].items()}
-    after = new_labels.get("id2label")
-    if after is not None:
-        count = new_labels.pop("num_labels", len(after))
-        if count != len(after):
-            raise CheckpointError(f"num_labels={count} contradicts id2label={after}. Leave num_labels out.")
-        if before is not None and _by_index(after) == _by_index(before):
-            return config_dict
-
-    config_dict = {key: value for key, value in config_dict.items() if key not in ("id2label", "label2id")}
-    reset = [key for key in ("class_weights", "temperature") if config_dict.pop(key, None) not in (None, 1.0)]
+    if new_labels.keys() & {"id2label", "num_labels"}:
+        config_dict = {key: value for key, value in config_dict.items() if key not in ("id2label", "label2id")}
+    reset = [key for key, default in _OF_THE_LABELS.items() if config_dict.get(key) not in (None, default)]
     if reset:
         logger.warning(f"The labels are new, so {' and '.join(reset)} of the old ones are reset.")
-    return config_dict | new_labels
+
+    kept = {key: value for key, value in config_dict.items() if key not in _OF_THE_LABELS}
+    given = {key: new.pop(key) for key in _OF_THE_LABELS if key in new}
+    return kept | given | new_labels
+
+
+def _changed_labels(config_dict: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
+    """Remove the labels from `new`; return them if they differ from those of `config_dict`."""
+    labels = {key: new.pop(key) for key in ("id2label", "label2id", "num_labels") if new.get(key) is not None}
+    before = config_dict.get("id2label")
+    if labels.keys() == {"num_labels"} and before is not None and labels["num_labels"] == len(before):
+        return {}
+    if labels.keys() == {"label2id"}:
+        labels["id2label"] = {index: name for name, index in labels["label2id"].items()}
+
+    after = labels.get("id2label")
+    if after is None:
+        return labels
+
+    count = labels.pop("num_labels", len(after))
+    if count != len(after):
+        raise CheckpointError(f"num_labels={count} contradicts id2label={after}. Leave num_labels out.")
+    return {} if before is not None and _by_index(after) == _by_index(before) else labels
 
 
 def _by_index(id2label: dict) -> dict[int, str]:
