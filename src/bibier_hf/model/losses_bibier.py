@@ -19,7 +19,7 @@ def make_loss(config: BiBiERConfig, device: torch.device) -> Callable[[Tensor, T
     sample contributes the loss of its batch: accumulated over several batches, each counts by its size.
     """
     given = config.class_weights
-    weights = torch.ones(config.num_labels, device=device) if given is None else torch.tensor(given, device=device)
+    weights = torch.ones(len(config.label_names), device=device) if given is None else torch.tensor(given, device=device)
 
     if config.problem_type == REGRESSION:
         return lambda logits, targets, present: ccc_loss(logits, targets, weights, present) * present.sum()
@@ -106,7 +106,7 @@ def checked_targets(labels: Tensor, batch: int, config: BiBiERConfig) -> Tensor:
     Raises:
         ValueError: a wrong shape, or values that are no such labels.
     """
-    count, kind = config.num_labels, config.problem_type
+    count, kind = len(config.label_names), config.problem_type
     checked = not torch.compiler.is_compiling()
     if kind == SINGLE_LABEL:
         return _as_distribution(labels, batch, count, checked)

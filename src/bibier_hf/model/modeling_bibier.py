@@ -672,7 +672,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
 
     def first_values(self) -> Tensor:
         """Return the outputs before training, (K,): the middle of each range of a regression, or else zero."""
-        ranges = self.config.label_ranges or [[0.0, 0.0]] * self.config.num_labels
+        ranges = self.config.label_ranges or [[0.0, 0.0]] * len(self.config.label_names)
         return torch.tensor(ranges, dtype=torch.float32).mean(1)
 
     def output_layers(self) -> list[nn.Linear]:
