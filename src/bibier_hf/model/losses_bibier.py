@@ -18,8 +18,8 @@ def make_loss(config: BiBiERConfig, device: torch.device) -> Callable[[Tensor, T
     It returns the sum over the samples that are present. The concordance belongs to a batch, not to a sample, so each
     sample contributes the loss of its batch: accumulated over several batches, each counts by its size.
     """
-    given = config.class_weights
-    weights = torch.ones(len(config.label_names), device=device) if given is None else torch.tensor(given, device=device)
+    given = config.class_weights or [1.0] * len(config.label_names)
+    weights = torch.tensor(given, dtype=torch.float32, device=device)
 
     if config.problem_type == REGRESSION:
         return lambda logits, targets, present: ccc_loss(logits, targets, weights, present) * present.sum()
