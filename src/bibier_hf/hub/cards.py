@@ -73,7 +73,7 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         pictures: files in the folder of the card; those of `PICTURES` are shown.
     """
     languages = sorted({language for data in results.data.values() for language in data["language"]})
-    modalities = results.config["model"].get("modalities") or list(MODALITIES)
+    modalities = results.model.get("modalities") or results.config["model"].get("modalities") or list(MODALITIES)
     backbones = {modality: results.model[f"{modality}_backbone"] for modality in modalities}
     licensing = model_licensing(
         results.data, {modality: name for modality, name in backbones.items() if name != EMBEDDED}

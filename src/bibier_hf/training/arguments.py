@@ -184,6 +184,9 @@ class RunArguments(Section):
     text_prefix: str | None = Field(
         None, description="prefix of every text; null: the one that the text backbone was trained with"
     )
+    init_from: str | None = Field(
+        None, description="trained checkpoint to start from, with its backbones and options: folder or Hub id"
+    )
     model: dict[str, Any] = Field(default_factory=dict, description="fields of BiBiERConfig, e.g. model.hidden_size")
     frozen: list[str] = Field(
         default_factory=list, description="parameters that are not trained, by the beginning of their names"
@@ -303,7 +306,7 @@ class RunArguments(Section):
             hide_folder(corpus["augmentation"]["sds"] or {}, "asr_model")
             names = [Path(table).name for table in arguments.label_tables]
             corpus["labels"] = names if isinstance(arguments.labels, list) else names[0] if names else None
-        for name in ("audio_backbone", "text_backbone"):
+        for name in ("audio_backbone", "text_backbone", "init_from"):
             hide_folder(content, name)
         return content
 
@@ -489,7 +492,7 @@ def _dotted(model: dict[str, Any]) -> Iterator[str]:
 # Stages cannot change data, model or output.
 _SHARED_BY_STAGES = frozenset(
     """
-    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix model calibrate
+    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix init_from model calibrate
     logit_adjustment feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
     """.split()
 )
@@ -555,7 +558,10 @@ def _trainer_problems(run: RunArguments) -> Iterator[str]:
 
 
 def _run_problems(run: RunArguments) -> Iterator[str]:
-    for modality in run.lora.backbones if run.lora else ():
+    for modality in MODALITIES if run.init_from else ():
+        if getattr(run, f"{modality}_backbone") != EMBEDDED:
+            yield f"{modality}_backbone: init_from brings its own backbones. Leave out one of them."
+    for modality in run.lora.backbones if run.lora and not run.init_from else ():
         if getattr(run, f"{modality}_backbone") == EMBEDDED:
             yield (
                 f"lora.backbones: the embedded {modality} backbone is trained from scratch; LoRA adapts a pretrained "

@@ -6,13 +6,15 @@ from transformers import set_seed
 
 from ..errors import ArgumentError
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
+from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RunArguments
+from .initial import load_initial
 
 
 def build_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
-    """Build a new model and its processor, with the same weights in every process and after every resume.
+    """Build a new model (or load the one of `init_from`) and its processor, with the same weights in every process and after every resume.
 
     Args:
         run: with backbones, model options and seed.
@@ -21,6 +23,11 @@ def build_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBi
         ArgumentError: model options are unknown or contradict each other, or a backbone cannot be used.
     """
     set_seed(run.seed)
+    if run.init_from is not None:
+        model, processor = load_initial(run, EMOTIONS)
+        _freeze(model, run.frozen)
+        return model, processor
+
     read = run.model.get("modalities") or MODALITIES
     audio = run.audio_backbone if "audio" in read else None
     text = run.text_backbone if "text" in read else None

@@ -270,13 +270,17 @@ class Run:
             training = "frozen" if part.freeze_backbone else "trained"
             if self.arguments.lora and modality in self.arguments.lora.backbones:
                 training = f"LoRA, rank {self.arguments.lora.r}"
+            name = public[f"{modality}_backbone"]
+            if public["init_from"]:
+                name = part.backbone_id or public["init_from"]
             facts |= {
-                f"{modality}_backbone": public[f"{modality}_backbone"],
+                f"{modality}_backbone": name,
                 f"{modality}_backbone_training": training,
                 f"{modality}_encoder": part.encoder,
             }
 
         return facts | {
+            "modalities": list(config.modalities),
             "fusion": config.fusion,
             "labels": list(EMOTIONS),
             "parameters": model.num_parameters(),
