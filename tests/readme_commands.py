@@ -210,9 +210,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier study resd_grouped --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | dialogue_grouped |"
     ),
-    ("bibier study meld_labels --data_dir PATH/TO/meld --corpora.0.labels PATH/TO/Qwen3-4B_emotions_meld_1.csv"): Run(
-        slow=True, append=f"{E5} {ONE_EPOCH}", expect="| soft | official |"
-    ),
+    (
+        "bibier study meld_labels --data_dir PATH/TO/meld --corpora.0.label_table PATH/TO/Qwen3-4B_emotions_meld_1.csv"
+    ): Run(slow=True, append=f"{E5} {ONE_EPOCH}", expect="| soft | official |"),
     "bibier study resd_augmentation --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only base {WHISPER_E5} {ONE_EPOCH}", expect="| base | official |"
     ),
@@ -296,7 +296,7 @@ for _table in PUBLISHED_TABLES:
         ),
         (
             "bibier train RUN.yaml --data_dir PATH/TO/CORPUS --soft_labels true "
-            f"--corpora.0.labels outputs/labels/{_table}"
+            f"--corpora.0.label_table outputs/labels/{_table}"
         ): Run(
             slow=True,
             replace={"RUN.yaml": f"recipes/{_run_file}.yaml", "PATH/TO/CORPUS": _folder},

@@ -1,8 +1,11 @@
 """The labels, and how names used by other corpora map to them."""
 
 import difflib
+from collections.abc import Iterable, Sequence
 from types import MappingProxyType
+from typing import Any
 
+from .errors import UserError
 from .model.labels_bibier import EMOTIONS
 
 LABEL_ALIASES = MappingProxyType(
@@ -21,11 +24,7 @@ LABEL_ALIASES = MappingProxyType(
         "enthusiasm": "surprise",
     }
 )
-"""Names used by other corpora -> one of EMOTIONS. `calm` (RAVDESS) is left out on purpose: it is not one of the seven."""
-
-_ALSO = ", ".join(f"{name} (= {label})" for name, label in LABEL_ALIASES.items())
-ALLOWED_LABELS = f"{', '.join(EMOTIONS)}; also {_ALSO}"
-"""The allowed names in one line, for messages."""
+"""Names used by other corpora -> one of the seven. `calm` (RAVDESS) is left out on purpose: it is none of them."""
 
 LABEL_SUGGESTIONS = MappingProxyType(
     {
@@ -70,36 +69,103 @@ user's decision, made in a label map."""
 
 
 class UnknownLabelError(ValueError):
-    """A label that is neither in EMOTIONS nor in LABEL_ALIASES."""
+    """A name that is neither a label nor an alias of one."""
 
 
-def normalize_label(name: str) -> str:
-    """Return the emotion for any known spelling of it; case and surrounding spaces do not matter.
+class LabelSetError(UserError, ValueError):
+    """Names that cannot be a label set."""
+
+
+def checked_labels(names: Iterable[str] | None) -> tuple[str, ...]:
+    """Check a label set; None is the default, the seven emotions.
+
+    Names are kept as written, but two that differ only in case or surrounding spaces are the same name.
+
+    Raises:
+        LabelSetError: fewer than two names, an empty name, or the same name twice.
+    """
+    if names is None:
+        return EMOTIONS
+
+    labels = tuple(names)
+    keys = [label_key(name) for name in labels]
+    if len(labels) < 2:
+        raise LabelSetError(f"labels: {list(labels)} is too small; a label set has at least two names.")
+    if not all(keys):
+        raise LabelSetError(f"labels: name {keys.index('') + 1} of {list(labels)} is empty. Remove or name it.")
+
+    for name, key in zip(labels, keys, strict=True):
+        if (first := labels[keys.index(key)]) is not name and keys.count(key) > 1:
+            raise LabelSetError(
+                f"labels: {first!r} and {name!r} are the same name, since case and surrounding spaces do not count. "
+                "Remove one."
+            )
+
+    return labels
+
+
+def label_key(name: Any) -> str:
+    """Return the form in which names are compared: without case and surrounding spaces.
+
+    Raises:
+        LabelSetError: not a text. (YAML reads `yes`, `no` and numbers as something else.)
+    """
+    if not isinstance(name, str):
+        raise LabelSetError(f"labels: {name!r} is not a text. Put it in quotes.")
+
+    return name.strip().casefold()
+
+
+def normalize_label(name: str, labels: Sequence[str] | None = None) -> str:
+    """Return the label that a name means: the one with that name, or the one that it is an alias of.
+
+    Case and surrounding spaces do not matter. A label comes before an alias: in a set with `enthusiasm`, that name is
+    no alias of `surprise`.
+
+    Args:
+        name: as a corpus writes it.
+        labels: the label set; None: the seven emotions.
 
     Raises:
         UnknownLabelError: any other name; the message lists the allowed ones.
     """
     if not isinstance(name, str):
         raise UnknownLabelError(
-            f"Unknown label {name!r}. A label is a name; for distributions use soft labels. Allowed: {ALLOWED_LABELS}."
+            f"Unknown label {name!r}. A label is a name; for distributions use soft labels. Allowed: "
+            f"{allowed_labels(labels)}."
         )
 
-    key = name.strip().lower()
-    label = LABEL_ALIASES.get(key, key)
-    if label in EMOTIONS:
+    key = label_key(name)
+    by_key = {label_key(label): label for label in checked_labels(labels)}
+    if label := by_key.get(key) or by_key.get(LABEL_ALIASES.get(key, "")):
         return label
 
-    close = suggest_label(key)
+    close = suggest_label(key, labels)
     hint = f" Did you mean '{close}'?" if close else ""
-    raise UnknownLabelError(f"Unknown label {name!r}.{hint} Allowed: {ALLOWED_LABELS}.")
+    raise UnknownLabelError(f"Unknown label {name!r}.{hint} Allowed: {allowed_labels(labels)}.")
 
 
-def suggest_label(name: str) -> str | None:
+def suggest_label(name: str, labels: Sequence[str] | None = None) -> str | None:
     """Return the label that `name` may mean, or None without a good guess."""
-    key = name.strip().lower()
-    if key in LABEL_SUGGESTIONS:
+    key = label_key(name)
+    meant = dict(_aliases(labels)) | {label_key(label): label for label in checked_labels(labels)}
+    if LABEL_SUGGESTIONS.get(key) in meant.values():
         return LABEL_SUGGESTIONS[key]
 
     # The cutoff keeps "fru" from suggesting "fearful".
-    close = difflib.get_close_matches(key, [*EMOTIONS, *LABEL_ALIASES], n=1, cutoff=0.75)
-    return LABEL_ALIASES.get(close[0], close[0]) if close else None
+    close = difflib.get_close_matches(key, meant, n=1, cutoff=0.75)
+    return meant[close[0]] if close else None
+
+
+def allowed_labels(labels: Sequence[str] | None = None) -> str:
+    """Return the labels and their aliases in one line, for messages."""
+    aliases = ", ".join(f"{name} (= {label})" for name, label in _aliases(labels))
+    names = ", ".join(checked_labels(labels))
+
+    return f"{names}; also {aliases}" if aliases else names
+
+
+def _aliases(labels: Sequence[str] | None) -> list[tuple[str, str]]:
+    """The aliases of these labels; a name that is a label itself is none."""
+    by_key = {label_key(label): label for label in checked_labels(labels)}
+    return [(name, by_key[label]) for name, label in LABEL_ALIASES.items() if label in by_key and name not in by_key]

@@ -138,7 +138,7 @@ def test_labels_of_another_corpus_are_translated(tmp_path, form):
     if form == "csv":
         given = str(tmp_path / "map.csv")
         rows = [f"{name};{emotion or ''}" for name, emotion in IEMOCAP.items()]
-        (tmp_path / "map.csv").write_text("\n".join(["label;emotion", *rows]) + "\n")
+        (tmp_path / "map.csv").write_text("\n".join(["from;to", *rows]) + "\n")
     clips = read_csv(tmp_path / "t.csv", label_map=given)
     assert [(clip.text, clip.label) for clip in clips if not clip.left_out] == [
         ("a", "anger"),
@@ -178,7 +178,7 @@ def test_an_unknown_label_comes_with_a_label_map_to_begin_with(tmp_path):
         ("[1", "invalid JSON"),
         ("[1]", "must be an object"),
         ('{"ang": ', "invalid JSON"),
-        ("a,b\n1,2\n", "columns label and emotion"),
+        ("a,b\n1,2\n", "columns from and to"),
     ],
 )
 def test_label_maps_that_are_none_are_refused(tmp_path, content, message):
@@ -223,7 +223,7 @@ def test_a_table_from_a_pipe_and_from_excel(tmp_path, monkeypatch):
     [
         ({"speeker": "a"}, {}, r"unknown column 'speeker'\. Did you mean speaker\?"),
         ({"file_name": "a"}, {}, "unknown column 'file_name'"),
-        ({"anger": "0.5", "sad": "0.5"}, {}, "soft labels need all seven"),
+        ({"anger": "0.5", "sad": "0.5"}, {}, "soft labels need all 7"),
         ({"language": None}, {}, "no column 'language'.*language='en'"),
         ({"label": None}, {}, "no column 'label'"),
         ({"audio": None, "text": None}, {}, "neither a column 'audio' nor a column 'text'"),
@@ -300,7 +300,7 @@ def test_soft_labels_by_name(tmp_path, write_csv):
 @pytest.mark.parametrize(
     ("soft", "message"),
     [
-        ([0.1] * 7, "must name its emotions"),
+        ([0.1] * 7, "must name its labels"),
         ({"calm": 1.0}, "Unknown label 'calm'"),
         ({"anger": -0.5, "sad": 1.5}, "at least 0"),
         ({"anger": 0.0}, "not all 0"),

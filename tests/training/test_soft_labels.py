@@ -260,7 +260,9 @@ def test_a_run_trains_on_a_table(labelled_corpus, corpus_table, tmp_path, tiny_o
     _, path = labelled_corpus
     content = {
         "output_dir": str(tmp_path / "soft"),
-        "corpora": [{"name": "csv", "data_dir": str(corpus_table), "labels": str(path), "augmentation": augmentation}],
+        "corpora": [
+            {"name": "csv", "data_dir": str(corpus_table), "label_table": str(path), "augmentation": augmentation}
+        ],
         "soft_labels": True,
         "smoothing_probability": 0.5,
         "gold_weight": 0.2,
@@ -273,12 +275,12 @@ def test_a_run_trains_on_a_table(labelled_corpus, corpus_table, tmp_path, tiny_o
     (facts,) = results.soft_labels.values()
     assert (facts["soft"], facts["hard"]) == (7, 7)
     text = json.dumps(json.loads((tmp_path / "soft" / "results.json").read_text()))
-    assert results.config["corpora"][0]["labels"] == "labels.csv"
+    assert results.config["corpora"][0]["label_table"] == "labels.csv"
     assert str(tmp_path) not in text
     run = run_arguments(content)
-    run.corpora[0].labels = [str(path), str(tmp_path / "others.csv")]
-    assert run.corpora[0].label_tables == run.corpora[0].labels
-    assert run.public_dump()["corpora"][0]["labels"] == ["labels.csv", "others.csv"]
+    run.corpora[0].label_table = [str(path), str(tmp_path / "others.csv")]
+    assert run.corpora[0].label_tables == run.corpora[0].label_table
+    assert run.public_dump()["corpora"][0]["label_table"] == ["labels.csv", "others.csv"]
     with pytest.raises(ArgumentError, match="soft_labels is false"):
         run_arguments(content | {"soft_labels": False})
     with pytest.raises(ArgumentError, match="label_smoothing_mode"):

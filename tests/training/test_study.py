@@ -135,7 +135,7 @@ def test_finished_runs_are_kept_and_must_be_the_same(study_file, monkeypatch):
 @pytest.mark.parametrize("path", sorted((RECIPES / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_the_repository_can_be_planned(path: Path):
     study = read_study(path)
-    labels = {"corpora.0.labels": "t.csv"} if "labels" in path.stem else {}
+    labels = {"corpora.0.label_table": "t.csv"} if "labels" in path.stem else {}
     assert plan_runs(study, {"data_dir": "data"} | labels)
 
 

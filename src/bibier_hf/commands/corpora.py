@@ -13,7 +13,7 @@ SHORT = {"corpus": "name"} | {name: name for name in CorpusArguments.model_field
 """Key -> field of `corpora.0` that it is short for."""
 
 
-_OF_TRAINING = ("  --labels", "  --augmentation")
+_OF_TRAINING = ("  --label_table", "  --augmentation")
 
 
 class CorpusOptions(Section):

@@ -90,7 +90,7 @@ class LabelArguments(LabelOptions):
           --base_url http://gpu1:8000/v1 --base_url http://gpu2:8000/v1 --output meld_labels.parquet
 
     The default back end, vLLM, needs its own environment (constraints-vllm.txt). A killed run continues with the same
-    command. To train on the labels: --corpora.0.labels TABLE --soft_labels true.
+    command. To train on the labels: --corpora.0.label_table TABLE --soft_labels true.
     """
 
     output: str = Field(description="table to write, .csv or .parquet")

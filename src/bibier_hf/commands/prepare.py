@@ -10,7 +10,8 @@ from pydantic import Field, create_model
 
 from ..commandline import HELP_FLAGS, Positional, Section
 from ..data.corpora import CORPORA, get_corpus
-from ..data.prepare import Corpus, describe_counts, describe_remarks
+from ..data.mixture import LABEL_COLUMN_HELP, LABEL_MAP_HELP, LABELS_HELP
+from ..data.prepare import LABEL_OPTIONS, Corpus, describe_counts, describe_remarks
 
 
 class PrepareArguments(Section):
@@ -30,6 +31,9 @@ class PrepareArguments(Section):
     reader: Annotated[str, Positional("CORPUS")] = Field(description=f"{', '.join(CORPORA)}, or a Python file")
     source: str | None = Field(None, description="the raw corpus: a folder or a file")
     output_dir: str = Field(description="folder for the Parquet files; a prepared corpus in it is replaced")
+    labels: list[str] | None = Field(None, description=LABELS_HELP)
+    label_map: dict[str, str | None] | str | None = Field(None, description=LABEL_MAP_HELP)
+    label_column: str | None = Field(None, description=LABEL_COLUMN_HELP)
     asr: str | None = Field(
         None, description="speech recognizer for missing transcripts: Hub id or folder, such as openai/whisper-base"
     )
@@ -50,7 +54,7 @@ def with_reader_options(corpus: Corpus) -> type[PrepareArguments]:
     parameters = inspect.signature(corpus.read).parameters
     fields: dict[str, Any] = {}
 
-    for name, default in corpus.complete_options({}).items():
+    for name, default in corpus.own_options.items():
         value = list(default) if isinstance(default, tuple) else default
         description = explained.get(name, "") or name
         fields[name] = (_option_type(parameters[name].annotation), Field(value, description=description))
@@ -78,7 +82,7 @@ def prepare(arguments: PrepareArguments) -> None:
     Raises:
         FileNotFoundError, CorpusError, AudioError: a corpus that is missing or cannot be used.
     """
-    options = arguments.model_dump(exclude=set(PrepareArguments.model_fields))
+    options = arguments.model_dump(exclude=set(PrepareArguments.model_fields) - set(LABEL_OPTIONS))
     corpus = get_corpus(arguments.reader)
     info = corpus.prepare(arguments.source, arguments.output_dir, asr=arguments.asr, **options)
 

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from ..model.audio_bibier import printable
-from ..model.labels_bibier import EMOTIONS
 from .schema import SOURCES, SPLITS
 from .tables import CorpusError, option_forms, raise_faults
 
@@ -27,11 +26,11 @@ class Clip:
     Args:
         id: unique name that does not reveal the label (see `neutral_id`).
         split: one of `SPLITS`.
-        label: one of `EMOTIONS`.
+        label: one of the label set.
         audio: path of the recording, a function that returns 16 kHz float32 samples, or None for a text-only row.
         channel: channel (from 0) of the recording at that path; None: the mean of all.
         text: transcript; "" for an audio-only row.
-        soft_label: seven probabilities in the order of `EMOTIONS`.
+        soft_label: a probability for each label, in the order of the set.
         where: place for messages, such as `metadata.csv line 7`.
         audio_key: with a function as audio, a full description of its result; when it changes, caches are rebuilt.
         remarks: what was done to the row or is known about it; `corpus.json` counts each remark.
@@ -119,8 +118,8 @@ def raise_count_faults(faults: list[str]) -> None:
     raise_faults(faults, "The counts differ from the published ones", remedy)
 
 
-def check_clips(clips: Sequence[Clip]) -> None:
-    """Check everything that can be checked before audio is read.
+def check_clips(clips: Sequence[Clip], labels: Sequence[str]) -> None:
+    """Check everything that can be checked before audio is read, against a label set.
 
     Raises:
         CorpusError: lists every clip with an unknown split, label, language or source, without audio and text, with a
@@ -136,8 +135,8 @@ def check_clips(clips: Sequence[Clip]) -> None:
 
         if clip.split not in SPLITS:
             faults.append(f"{name}: unknown split {clip.split!r}; allowed: {', '.join(SPLITS)}")
-        if clip.label not in EMOTIONS:
-            faults.append(f"{name}: unknown label {clip.label!r}; allowed: {', '.join(EMOTIONS)}")
+        if clip.label not in labels:
+            faults.append(f"{name}: unknown label {clip.label!r}; allowed: {', '.join(labels)}")
         if clip.source not in SOURCES:
             faults.append(f"{name}: unknown source {clip.source!r}; allowed: {', '.join(SOURCES)}")
         if not (clip.language.isascii() and clip.language.islower() and 2 <= len(clip.language) <= 3):
@@ -145,9 +144,9 @@ def check_clips(clips: Sequence[Clip]) -> None:
 
         if clip.audio is None and not clip.text:
             faults.append(f"{name}: neither audio nor text")
-        if clip.soft_label is not None and not _is_distribution(clip.soft_label):
+        if clip.soft_label is not None and not _is_distribution(clip.soft_label, len(labels)):
             faults.append(
-                f"{name}: the soft label {list(clip.soft_label)} is not {len(EMOTIONS)} probabilities with the sum 1"
+                f"{name}: the soft label {list(clip.soft_label)} is not {len(labels)} probabilities with the sum 1"
             )
 
         if isinstance(clip.audio, Path) and not clip.audio.is_file():
@@ -159,8 +158,8 @@ def check_clips(clips: Sequence[Clip]) -> None:
     raise_faults(faults, "The corpus cannot be prepared", remedy)
 
 
-def _is_distribution(values: Sequence[float]) -> bool:
-    return len(values) == len(EMOTIONS) and min(values) >= 0 and abs(sum(values) - 1) < 1e-4
+def _is_distribution(values: Sequence[float], size: int) -> bool:
+    return len(values) == size and min(values) >= 0 and abs(sum(values) - 1) < 1e-4
 
 
 def clips_fingerprint(clips: Iterable[Clip]) -> str:

@@ -187,7 +187,7 @@ def attach_soft_labels(splits: DatasetDict, table: LabelTable) -> tuple[DatasetD
     found = sum(soft is not None for soft in column)
     if not found:
         raise CorpusError(
-            f"labels: none of the {len(soft_labels)} ids in {table.name} (such as {next(iter(soft_labels), 'none')}) "
+            f"label_table: none of the {len(soft_labels)} ids in {table.name} (such as {next(iter(soft_labels), 'none')}) "
             f"belongs to a training row (such as {ids[0]}). Does the table belong to this corpus?"
         )
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from datasets import DatasetDict, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from pydantic import Field
 
 from ..augmentation.sds import StackedDataSampling
@@ -12,6 +12,14 @@ from ..errors import ArgumentError
 from .corpora import load_corpus
 from .protocols import apply_protocol
 from .synthetic import SyntheticRows
+
+LABELS_HELP = "label set, in the order of the model's outputs; null: the seven emotions, or what the corpus brings"
+LABEL_MAP_HELP = (
+    "labels of the corpus -> labels of the set, null to leave these rows out; or a JSON, YAML or CSV (from,to) file"
+)
+LABEL_COLUMN_HELP = (
+    "column of the label, in a table or a corpus that has several (meld: Sentiment, ravdess: intensity)"
+)
 
 
 class Stacking(StackedDataSampling):
@@ -40,16 +48,25 @@ class CorpusArguments(Section):
     fold: int = Field(0, ge=0, description="test fold of grouped protocols")
     split_seed: int = Field(42, ge=0, description="seed of the dev split, if the corpus has none")
     dev_share: float = Field(0.12, gt=0, lt=1, description="share of train that becomes dev, if the corpus has none")
-    labels: str | Annotated[list[str], Field(min_length=1)] | None = Field(
+    label_map: dict[str, str | None] | str | None = Field(None, description=LABEL_MAP_HELP)
+    label_column: str | None = Field(None, description=LABEL_COLUMN_HELP)
+    label_table: str | Annotated[list[str], Field(min_length=1)] | None = Field(
         None,
         description="table of soft labels for the training rows, joined by id, or a list of tables to average; see soft_labels",
     )
     options: dict[str, Any] = Field(default_factory=dict, description="options of the loader of this corpus")
     augmentation: AugmentationArguments = Field(default_factory=AugmentationArguments)
 
-    def load(self) -> DatasetDict:
-        """Load the corpus with its own splits."""
-        return load_corpus(self.name, self.data_dir, **self.options)
+    def load(self, labels: Sequence[str] | None = None) -> DatasetDict:
+        """Load the corpus with its own splits, in a label set; None: the one that it brings."""
+        return load_corpus(
+            self.name,
+            self.data_dir,
+            labels=labels,
+            label_map=self.label_map,
+            label_column=self.label_column,
+            **self.options,
+        )
 
     def split(self, rows: DatasetDict) -> DatasetDict:
         """Arrange the rows of the corpus into train, dev and test."""
@@ -57,8 +74,8 @@ class CorpusArguments(Section):
 
     @property
     def label_tables(self) -> list[str]:
-        """The tables of `labels` as a list."""
-        return [self.labels] if isinstance(self.labels, str) else self.labels or []
+        """The tables of `label_table` as a list."""
+        return [self.label_table] if isinstance(self.label_table, str) else self.label_table or []
 
 
 class FeatureCacheArguments(Section):
@@ -78,22 +95,39 @@ class FeatureCacheArguments(Section):
     batch_size: int = Field(16, ge=1, description="clips per batch")
 
 
-def load_corpora(corpora: Sequence[CorpusArguments]) -> dict[str, DatasetDict]:
+def load_corpora(corpora: Sequence[CorpusArguments], labels: Sequence[str] | None = None) -> dict[str, DatasetDict]:
     """Load corpora and split them; return train, dev and test by the name of the corpus, in the given order.
 
+    Args:
+        corpora: to load.
+        labels: the label set of all of them; None: what they bring, which must be the same.
+
     Raises:
-        ArgumentError: two corpora have the same name, under which results are kept.
+        ArgumentError: two corpora have the same name, under which results are kept, or different label sets.
+        CorpusError, LabelSetError: a corpus or a label set that cannot be used.
     """
-    splits = {}
+    splits: dict[str, DatasetDict] = {}
     for corpus in corpora:
-        rows = corpus.split(corpus.load())
+        rows = corpus.split(corpus.load(labels))
         name = rows["train"]["corpus"][0]
         if name in splits:
             raise ArgumentError(
                 f"corpora: '{name}' is given twice, but results are kept by the name of the corpus. Leave one out."
             )
         splits[name] = rows
+
+    sets = {name: label_names(rows) for name, rows in splits.items()}
+    if len(set(sets.values())) > 1:
+        shown = "; ".join(f"{name}: {', '.join(found)}" for name, found in sets.items())
+        raise ArgumentError(f"labels: the corpora bring different label sets ({shown}). Name one set for all of them.")
+
     return splits
+
+
+def label_names(rows: Dataset | DatasetDict) -> tuple[str, ...]:
+    """Return the label set of rows in the common schema."""
+    split = next(iter(rows.values())) if isinstance(rows, DatasetDict) else rows
+    return tuple(split.features["label"].names)
 
 
 def protocol_facts(corpus: CorpusArguments, splits: DatasetDict) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, DatasetDict, Features, Value
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Value
 from datasets.exceptions import DatasetGenerationError
 from datasets.utils import tqdm
 from huggingface_hub.constants import HF_HOME
@@ -30,11 +30,13 @@ from huggingface_hub.constants import HF_HOME
 from ..asr import Transcriber, as_transcriber
 from ..files import describe_write_error, is_vacant, locked, replaced_folder, write_json
 from ..flac import encode_flac
+from ..labels import checked_labels
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
-from ..model.labels_bibier import EMOTIONS
 from ..text import did_you_mean
 from .clips import Clip, check_clips, clips_fingerprint
-from .schema import FEATURES, SPLITS
+from .label_maps import LabelReader, read_label_map, relabeled_clips, relabeled_rows
+from .schema import SPLITS
+from .schema import features as schema_features
 from .tables import CorpusError, raise_faults
 
 INFO_FILE = "corpus.json"
@@ -45,6 +47,9 @@ rebuilt."""
 CACHE_VARIABLE = "BIBIER_CACHE"
 TRANSCRIPT_SOURCE = "text_source"
 """Column of a corpus prepared with ASR: whether the text comes from the "corpus" or from "asr"."""
+
+LABEL_OPTIONS = ("labels", "label_map", "label_column")
+"""Options that every corpus has: the label set, a mapping to it, and the column to read."""
 
 ROWS_PER_GROUP = 128
 """Rows per Parquet row group, which are in memory at once: about 10 MB of FLAC for utterances."""
@@ -67,7 +72,8 @@ class Corpus:
             that name takes precedence.
         column: `(options, data_dir) -> value of the column corpus`, if it is not `name`.
         not_to_rehost: why others must not publish the recordings; "" if they may.
-        resolve: option -> function from what a user passes, such as a file, to the value that is used and stored.
+        labels: label set that the corpus brings; None: the seven emotions.
+        label_columns: other columns that can be the label, such as a sentiment -> the labels that they bring.
     """
 
     name: str
@@ -81,35 +87,73 @@ class Corpus:
     on_hub: bool = False
     column: Callable[[Mapping[str, Any], Path | str | None], str] | None = None
     not_to_rehost: str = ""
-    resolve: Mapping[str, Callable[[Any], Any]] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
+    label_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def features(self, labels: Sequence[str] | None = None) -> Features:
+        """The common schema with a label set (default: that of the corpus), followed by the columns of the corpus."""
+        return Features({**schema_features(labels or self.labels), **self.extra_features})
 
     @property
-    def features(self) -> Features:
-        """The common schema, followed by the columns of the corpus."""
-        return Features({**FEATURES, **self.extra_features})
+    def own_options(self) -> dict[str, Any]:
+        """The options of the reader, with their defaults."""
+        return {
+            name: parameter.default
+            for name, parameter in inspect.signature(self.read).parameters.items()
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in LABEL_OPTIONS
+        }
 
     def complete_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the options of the reader with defaults filled in.
+        """Return the options of the reader with defaults filled in, and those of the labels that are given.
 
         Raises:
             TypeError: the reader has no such option.
+            LabelSetError, CorpusError: labels, a mapping or a column that cannot be used.
         """
-        known = {
-            name: parameter.default
-            for name, parameter in inspect.signature(self.read).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY
-        }
+        known = self.own_options
+        of_labels = {name: options[name] for name in LABEL_OPTIONS if options.get(name) is not None}
+        options = {name: value for name, value in options.items() if name not in LABEL_OPTIONS}
 
         for name in options:
             if name not in known:
                 raise TypeError(
                     f"The corpus '{self.name}' has no option {name!r}.{did_you_mean(name, known)} "
-                    f"Allowed: {', '.join(known) or 'none'}."
+                    f"Allowed: {', '.join([*known, *LABEL_OPTIONS])}."
                 )
 
-        complete = {**known, **options}
+        if "label_map" in of_labels:
+            of_labels["label_map"] = read_label_map(of_labels["label_map"], self.label_set(of_labels))
+        if "labels" in of_labels:
+            of_labels["labels"] = list(checked_labels(of_labels["labels"]))
 
-        return complete | {name: function(complete[name]) for name, function in self.resolve.items()}
+        return known | options | of_labels
+
+    def label_set(self, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Return the label set of these options: the given one, that of the chosen column, or that of the corpus.
+
+        Raises:
+            LabelSetError: names that cannot be a label set.
+        """
+        brought = self.label_columns.get(options.get("label_column") or "", self.labels)
+        return checked_labels(options.get("labels") or brought)
+
+    def read_clips(self, source: Path | str | None, options: Mapping[str, Any]) -> list[Clip]:
+        """Read the corpus, with labels of the label set.
+
+        Raises:
+            CorpusError: see [`prepare`].
+        """
+        parameters = inspect.signature(self.read).parameters
+        if "label_column" in options and "label_column" not in parameters:
+            raise CorpusError(f"label_column={options['label_column']!r}: '{self.name}' has one label. Leave it out.")
+
+        labels = self.label_set(options)
+        given = {**options, "labels": labels}
+        clips = self.read(source, **{name: value for name, value in given.items() if name in parameters})
+        if "labels" in parameters:
+            return clips
+
+        return relabeled_clips(clips, LabelReader(labels, options.get("label_map")))
 
     def prepare(
         self,
@@ -126,7 +170,8 @@ class Corpus:
             output_dir: a new or empty folder, or a prepared corpus, which is replaced.
             asr: fills in missing transcripts: id or folder of a speech recognition model, or a `Transcriber`. The
                 column `text_source` then says where each text comes from. None leaves these rows without text.
-            options: options of the reader.
+            options: options of the reader, and of the labels: `labels`, the label set (default: the seven emotions or
+                what the corpus brings), `label_map` ([`read_label_map`]) and `label_column`.
 
         Raises:
             FileNotFoundError: `source` does not exist.
@@ -137,8 +182,9 @@ class Corpus:
         transcriber = as_transcriber(asr)
 
         with locked(output_dir, left="The folder is unchanged."):
-            clips = self.read(data_dir, **complete)
-            return write_corpus(clips, self._facts(complete, data_dir), self.features, output_dir, transcriber)
+            clips = self.read_clips(data_dir, complete)
+            columns = self.features(self.label_set(complete))
+            return write_corpus(clips, self._facts(complete, data_dir), columns, output_dir, transcriber)
 
     def load(
         self,
@@ -157,15 +203,19 @@ class Corpus:
             cache_dir: default: the environment variable BIBIER_CACHE, otherwise `bibier_hf` in the Hugging Face home.
             asr, options: as in `prepare`. With a prepared folder, they must match those it was prepared with.
         """
-        complete = self.complete_options(options)
         transcriber = as_transcriber(asr)
+        options = {name: value for name, value in options.items() if name not in LABEL_OPTIONS or value is not None}
 
         if data_dir is not None and (Path(data_dir) / INFO_FILE).is_file():
-            self._check_prepared(Path(data_dir), {name: complete[name] for name in options}, transcriber)
-            return load_prepared(data_dir)
+            if not options.keys().isdisjoint(LABEL_OPTIONS):
+                options = {"labels": read_info(data_dir)["labels"]} | options
+            complete = self.complete_options(options)
+            return self._load_prepared(Path(data_dir), {name: complete[name] for name in options}, transcriber)
+
+        complete = self.complete_options(options)
 
         source = self._check_source(data_dir)
-        clips = self.read(source, **complete)
+        clips = self.read_clips(source, complete)
         facts = self._facts(complete, source)
 
         if self.has_source or data_dir is None:
@@ -176,7 +226,7 @@ class Corpus:
         if not (target / INFO_FILE).is_file():
             with locked(target, wait=True):  # several training processes may come at once
                 if not (target / INFO_FILE).is_file():
-                    write_corpus(clips, facts, self.features, target, transcriber)
+                    write_corpus(clips, facts, self.features(self.label_set(complete)), target, transcriber)
 
         return load_prepared(target)
 
@@ -202,12 +252,18 @@ class Corpus:
         hub = ", and not the id of a data set on the Hub (owner/name)" if self.on_hub else ""
         raise FileNotFoundError(f"No corpus at '{source}'{hub}. Get '{self.name}' from {self.homepage}.")
 
-    def _check_prepared(self, folder: Path, options: Mapping[str, Any], transcriber: Transcriber | None) -> None:
+    def _load_prepared(self, folder: Path, options: Mapping[str, Any], transcriber: Transcriber | None) -> DatasetDict:
+        """Load a prepared folder; another label set and a first mapping are applied to its rows."""
         info = read_info(folder)
         if info["reader"] != self.name:
             raise CorpusError(f"{folder} holds the prepared corpus '{info['reader']}', not '{self.name}'.")
 
-        for name, value in options.items():
+        given = dict(options)
+        labels, late_map = given.pop("labels", None), None
+        if not info["options"].get("label_map"):
+            late_map = given.pop("label_map", None)
+
+        for name, value in given.items():
             stored = info["options"].get(name)
             if json.loads(json.dumps(value)) != stored:
                 raise CorpusError(
@@ -219,6 +275,15 @@ class Corpus:
             raise CorpusError(
                 f"{folder} was prepared with asr={stored}, not {dict(transcriber.facts)}. Prepare it again."
             )
+
+        splits = load_prepared(folder)
+        if labels is None and late_map is None:
+            return splits
+
+        reader = LabelReader(labels or info["labels"], late_map)
+        relabeled = {split: relabeled_rows(rows, reader) for split, rows in splits.items()}
+
+        return DatasetDict({split: rows for split, rows in relabeled.items() if len(rows)})
 
     def _facts(self, options: Mapping[str, Any], data_dir: Path | str | None) -> dict[str, Any]:
         return {
@@ -272,7 +337,7 @@ def write_corpus(
         raise CorpusError(
             f"{output_dir} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder."
         )
-    check_clips(clips)
+    check_clips(clips, features["label"].names)
 
     with replaced_folder(output_dir) as new:
         info = _write_files(clips, facts, features, new, transcriber) | {"remarks": dict(sorted(remarks.items()))}
@@ -287,6 +352,7 @@ def _write_files(
     faults: list[str] = []
     splits: dict[str, Any] = {}
     filled = Counter()
+    names = features["label"].names
 
     if transcriber is not None:
         features = Features({**features, TRANSCRIPT_SOURCE: Value("string")})
@@ -317,7 +383,7 @@ def _write_files(
                         if fault:
                             faults.append(fault)
 
-                        rows.append(_to_row(clip, facts["name"], audio, duration_s))
+                        rows.append(_to_row(clip, names, facts["name"], audio, duration_s))
 
                     if faults:
                         continue
@@ -330,7 +396,7 @@ def _write_files(
             labels = Counter(clip.label for clip in chosen)
             splits[split] = {
                 "rows": len(chosen),
-                "labels": {label: labels[label] for label in EMOTIONS},
+                "labels": {label: labels[label] for label in names},
                 "hours": round(seconds / 3600, 4),
                 "file": path.name,
             }
@@ -349,6 +415,7 @@ def _write_files(
         "asr": None
         if transcriber is None
         else {"model": dict(transcriber.facts), "filled": filled["text"], "no_speech": filled[""]},
+        "labels": list(names),
         "license": sorted({clip.license for clip in clips}),
         "source": sorted({clip.source for clip in clips}),
         "language": sorted({clip.language for clip in clips}),
@@ -397,7 +464,9 @@ def _fill_texts(rows: list[dict[str, Any]], transcriber: Transcriber) -> Counter
     return counts
 
 
-def _to_row(clip: Clip, corpus: str, audio: dict[str, Any] | None, duration_s: float | None) -> dict[str, Any]:
+def _to_row(
+    clip: Clip, names: Sequence[str], corpus: str, audio: dict[str, Any] | None, duration_s: float | None
+) -> dict[str, Any]:
     return {
         "id": clip.id,
         "corpus": corpus,
@@ -405,7 +474,7 @@ def _to_row(clip: Clip, corpus: str, audio: dict[str, Any] | None, duration_s: f
         "audio": audio,
         "text": clip.text,
         "language": clip.language,
-        "label": EMOTIONS.index(clip.label),
+        "label": names.index(clip.label),
         "soft_label": None if clip.soft_label is None else list(clip.soft_label),
         "speaker": clip.speaker,
         "dialogue": clip.dialogue,
@@ -497,13 +566,16 @@ def _read_split(path: Path, rows: int) -> Dataset:
     if len(split) != rows:
         raise CorpusError(f"{path} has {len(split)} rows, expected {rows}. {again}")
 
-    expected = {name: kind for name, kind in FEATURES.items() if split.features.get(name) != kind}
+    label = split.features.get("label")
+    wanted = schema_features(label.names if isinstance(label, ClassLabel) else None)
+    expected = {name: kind for name, kind in wanted.items() if split.features.get(name) != kind}
     if expected:
         raise CorpusError(f"{path} has no columns {', '.join(expected)} of the expected types. {again}")
 
     least, most = pc.call_function("min_max", [split.data.column("label")]).as_py().values()
-    if least is not None and not 0 <= least <= most < len(EMOTIONS):
-        raise CorpusError(f"{path} has labels from {least} to {most}, allowed are 0..{len(EMOTIONS) - 1}. {again}")
+    count = len(wanted["label"].names)
+    if least is not None and not 0 <= least <= most < count:
+        raise CorpusError(f"{path} has labels from {least} to {most}, allowed are 0..{count - 1}. {again}")
 
     return split
 

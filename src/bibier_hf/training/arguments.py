@@ -38,10 +38,11 @@ from ..commandline import (
     unknown_key,
     validated,
 )
-from ..data.mixture import CorpusArguments, FeatureCacheArguments
+from ..data.mixture import LABELS_HELP, CorpusArguments, FeatureCacheArguments
 from ..data.synthetic import Share
 from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_FORMULA, SELECTION_METRIC
+from ..labels import LabelSetError, checked_labels
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, MODALITY_CONFIGS, BiBiERConfig
 from ..run_files import find_run_file
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
@@ -68,7 +69,7 @@ RESERVED = {
     "lr_scheduler_kwargs": "use `scheduler`",
     "metric_for_best_model": _SELECTION,
     "greater_is_better": _SELECTION,
-    "label_smoothing_factor": "uniform smoothing is not supported; give soft labels (`corpora.0.labels`) and set "
+    "label_smoothing_factor": "uniform smoothing is not supported; give soft labels (`corpora.0.label_table`) and set "
     "`soft_labels: true`",
     "label_names": "the labels are always called `labels`",
     "remove_unused_columns": "the collator hands the model what it needs",
@@ -170,6 +171,7 @@ class RunArguments(Section):
     """A run. What goes to [`~transformers.TrainingArguments`] is kept in `training`."""
 
     corpora: list[CorpusArguments] = Field(min_length=1, description="corpora to train, select and test on")
+    labels: list[str] | None = Field(None, description=LABELS_HELP)
     output_dir: str = Field(
         description="folder for checkpoints, model and results; default outputs/<name of the YAML>"
     )
@@ -304,8 +306,10 @@ class RunArguments(Section):
             corpus.pop("data_dir")
             hide_folder(corpus["augmentation"]["synthetic"] or {}, "path")
             hide_folder(corpus["augmentation"]["sds"] or {}, "asr_model")
+            if isinstance(arguments.label_map, str) and os.path.isfile(arguments.label_map):
+                corpus["label_map"] = Path(arguments.label_map).name
             names = [Path(table).name for table in arguments.label_tables]
-            corpus["labels"] = names if isinstance(arguments.labels, list) else names[0] if names else None
+            corpus["label_table"] = names if isinstance(arguments.label_table, list) else names[0] if names else None
         for name in ("audio_backbone", "text_backbone", "init_from"):
             hide_folder(content, name)
         return content
@@ -492,7 +496,7 @@ def _dotted(model: dict[str, Any]) -> Iterator[str]:
 # Stages cannot change data, model or output.
 _SHARED_BY_STAGES = frozenset(
     """
-    corpora data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix init_from model calibrate
+    corpora labels data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix init_from model calibrate
     logit_adjustment feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
     """.split()
 )
@@ -558,6 +562,10 @@ def _trainer_problems(run: RunArguments) -> Iterator[str]:
 
 
 def _run_problems(run: RunArguments) -> Iterator[str]:
+    try:
+        checked_labels(run.labels)
+    except LabelSetError as error:
+        yield str(error)
     for modality in MODALITIES if run.init_from else ():
         if getattr(run, f"{modality}_backbone") != EMBEDDED:
             yield f"{modality}_backbone: init_from brings its own backbones. Leave out one of them."
@@ -569,8 +577,8 @@ def _run_problems(run: RunArguments) -> Iterator[str]:
             )
     if run.refit_on_dev and run.scheduler == PLATEAU:
         yield "refit_on_dev: the scheduler 'plateau' needs a dev set, and a refit has none. Choose another one."
-    if not run.soft_labels and any(corpus.labels for corpus in run.corpora):
-        yield "corpora: `labels` is given, but soft_labels is false. Set it to true, or leave `labels` out."
+    if not run.soft_labels and any(corpus.label_table for corpus in run.corpora):
+        yield "corpora: `label_table` is given, but soft_labels is false. Set it to true, or leave `label_table` out."
     if run.push_to_hub and run.hub_model_id is None:
         yield "hub_model_id: is missing. Say where to push to: --hub_model_id OWNER/NAME."
     if run.overwrite and run.resume_from_checkpoint:

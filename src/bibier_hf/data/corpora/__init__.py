@@ -10,8 +10,6 @@ caching, protocols, speech recognition for missing transcripts, publishing and t
 
     from bibier_hf.data.clips import Clip, neutral_id
     from bibier_hf.data.prepare import Corpus
-    from bibier_hf.labels import normalize_label
-
     def read(data_dir: Path, *, language: str = "en") -> list[Clip]:
         '''Files called SPEAKER_EMOTION_NUMBER.wav.
 
@@ -22,9 +20,8 @@ caching, protocols, speech recognition for missing transcripts, publishing and t
         for path in sorted(data_dir.glob("*.wav")):
             speaker, emotion, number = path.stem.split("_")
             split = "test" if speaker == "s3" else "train"
-            label = normalize_label(emotion)
             clips.append(
-                Clip(neutral_id("mine", path.stem), split, label, language, audio=path, speaker=speaker,
+                Clip(neutral_id("mine", path.stem), split, emotion, language, audio=path, speaker=speaker,
                 where=path.name)
             )
         return clips
@@ -38,7 +35,8 @@ The path of that file can then be used wherever a corpus is named:
     bibier prepare my_corpus.py --source path/to/recordings --output_dir data/mine
 
 `register_corpus(CORPUS)` gives it a name of its own in the running program; in the package itself, a module in this
-folder that ends in `CORPUS = ...` is found by itself. Keyword-only arguments of `read` are its options, with their
+folder that ends in `CORPUS = ...` is found by itself. The label is what the corpus writes: common code looks it up in
+the label set (`labels`, by default the seven emotions, or `Corpus(labels=...)`), after a `label_map`. Keyword-only arguments of `read` are its options, with their
 lines in `Args:` as help.
 """
 
@@ -46,6 +44,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +52,7 @@ from datasets import DatasetDict
 
 from ...asr import Transcriber
 from ...text import did_you_mean
+from ..label_maps import LabelMap
 from ..prepare import Corpus
 from ..tables import CorpusError
 
@@ -118,6 +118,9 @@ def load_corpus(
     *,
     cache_dir: str | os.PathLike | None = None,
     asr: str | Transcriber | None = None,
+    labels: Sequence[str] | None = None,
+    label_map: LabelMap | str | None = None,
+    label_column: str | None = None,
     **options: Any,
 ) -> DatasetDict:
     """Load a corpus in the common schema.
@@ -129,6 +132,10 @@ def load_corpus(
         cache_dir: location of that cache; default: the environment variable BIBIER_CACHE, otherwise `bibier_hf` in the
             Hugging Face home.
         asr: id or folder of a speech recognition model that fills in missing transcripts.
+        labels: the label set; None: what the corpus brings, usually the seven emotions.
+        label_map: labels of the corpus -> labels of the set, or None to leave these rows out; or a file
+            ([`~bibier_hf.data.label_maps.read_label_map`]).
+        label_column: column of the label, in corpora that have several.
         options: options of the corpus's reader, such as `enthusiasm="exclude"`.
 
     Returns:
@@ -137,6 +144,8 @@ def load_corpus(
     Raises:
         FileNotFoundError: there is nothing at `data_dir`.
         CorpusError: an unknown name, or an unusable corpus; every fault is listed.
+        LabelSetError: names that cannot be a label set.
         TypeError: the reader has no such option.
     """
-    return get_corpus(name).load(data_dir, cache_dir=cache_dir, asr=asr, **options)
+    of_labels = {"labels": labels, "label_map": label_map, "label_column": label_column}
+    return get_corpus(name).load(data_dir, cache_dir=cache_dir, asr=asr, **of_labels, **options)

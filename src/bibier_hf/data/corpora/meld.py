@@ -12,15 +12,15 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
 
 from ...files import locked, write_bytes
-from ...labels import UnknownLabelError, normalize_label
-from ...model.labels_bibier import EMOTIONS
+from ...labels import EMOTIONS, UnknownLabelError, normalize_label
 from ..archives import SourceFile, is_archive, walk_files
 from ..clips import Clip, check_counts, with_context
+from ..label_maps import LabelMap, LabelReader, relabeled_clips
 from ..prepare import FORMAT_VERSION, Corpus, cache_folder
 from ..tables import CorpusError, Row, option_forms, raise_faults, read_table
 from ..text import mend_text
@@ -37,6 +37,10 @@ OFFICIAL_COUNTS = {
 
 TABLES = {f"{split}_sent_emo.csv": split for split in OFFICIAL_COUNTS}
 CLIP_FOLDERS = {"train_splits": "train", "dev_splits_complete": "dev", "output_repeated_splits_test": "test"}
+
+SENTIMENTS = ("negative", "neutral", "positive")
+LABEL_COLUMNS: dict[str, tuple[str, ...] | None] = {"Emotion": None, "Sentiment": SENTIMENTS}
+"""What can be the label -> the label set that it brings; None: the seven emotions."""
 
 UNDECODABLE, OUTLIER = "the clip cannot be decoded", "the clip is cut wrongly"
 KNOWN_FAULTS = {
@@ -71,6 +75,9 @@ def read_meld(
     undecodable: str = "text_only",
     outliers: str = "keep",
     strict_counts: bool = True,
+    labels: Sequence[str] | None = None,
+    label_map: LabelMap | None = None,
+    label_column: str = "Emotion",
 ) -> list[Clip]:
     """Read MELD from the official archive, or from a folder with its unpacked content: nested archives or their
     folders.
@@ -94,7 +101,9 @@ def read_meld(
             audio, "drop" omits it. Any other undecodable clip is an error.
         outliers: what to do with the three clips that are known to be cut wrongly (41 to 305 s for a few words):
             "keep", "text_only" or "drop".
-        strict_counts: require the published counts per split and label; False for a part of the corpus.
+        strict_counts: require the published counts per split and emotion; False for a part of the corpus.
+        labels, label_map: see [`~bibier_hf.data.label_maps.LabelReader`].
+        label_column: `"Emotion"`, or `"Sentiment"`: negative, neutral or positive.
 
     Raises:
         CorpusError: no tables or clips, rows or counts that are not from MELD, missing or undecodable clips (all are
@@ -110,6 +119,9 @@ def read_meld(
                 f"{name}={chosen[name]!r} applies to clips, but text_only=True reads none. Remove one of the two."
             )
 
+    if label_column not in LABEL_COLUMNS:
+        raise CorpusError(f"label_column={label_column!r}; allowed: {', '.join(LABEL_COLUMNS)}.")
+
     tables, audio = _find_source(data_dir, text_only)
     rows = _read_tables(data_dir, tables)
 
@@ -121,6 +133,7 @@ def read_meld(
 
     faults: list[str] = []
     clips = []
+    written = {}
 
     for split, row in rows:
         try:
@@ -128,6 +141,7 @@ def read_meld(
         except (UnknownLabelError, CorpusError) as error:
             faults.append(f"{row.where}: {error}")
             continue
+        written[clip.id] = row.text(label_column)
         clips.append(
             clip if text_only else _with_audio(clip, name, audio.get(name, "there is no such clip"), chosen, faults)
         )
@@ -141,7 +155,10 @@ def read_meld(
 
     clips.sort(key=lambda clip: [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", clip.id)])
 
-    return with_context(clips, context)
+    clips = [replace(clip, label=written[clip.id]) for clip in clips]
+    reader = LabelReader(labels or LABEL_COLUMNS[label_column], label_map)
+
+    return with_context(relabeled_clips(clips, reader), context)
 
 
 def meld_id(split: str, name: str) -> str:
@@ -340,6 +357,7 @@ CORPUS = Corpus(
     homepage="https://github.com/declare-lab/MELD",
     hub_id="declare-lab/MELD",
     license=LICENSE,
+    label_columns={"Sentiment": SENTIMENTS},
     read=read_meld,
     not_to_rehost="its clips are excerpts of a television series, whose rights are not the authors' of the corpus to give; the GPL-3.0 of "
     "the annotation does not cover them",

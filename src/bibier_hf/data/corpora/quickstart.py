@@ -21,7 +21,7 @@ from typing import Any
 
 from ...augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody
 from ...augmentation.tug import TemplateUtteranceGeneration, load_components
-from ...model.labels_bibier import EMOTIONS
+from ...labels import EMOTIONS
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..schema import SPLITS

@@ -5,16 +5,19 @@ License: CC BY-NC-SA 4.0, not for commercial use. Source: https://zenodo.org/rec
 (Audio_Speech_Actors_01-24.zip)
 
 Every actor speaks the same two sentences in every emotion, so the text does not reveal the label. The eighth emotion,
-`calm`, is not one of the seven and is omitted, which leaves 52 clips per actor. Song recordings and videos are omitted
+`calm`, is none of the seven: it is omitted, which leaves 52 clips per actor, unless the label set has it. Song recordings and videos are omitted
 as well.
 """
 
 import re
 from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from ...model.labels_bibier import EMOTIONS
+from ...labels import EMOTIONS
 from ..clips import Clip, neutral_id, raise_count_faults
+from ..label_maps import LabelMap, LabelReader, relabeled_clips
 from ..prepare import Corpus
 from ..tables import CorpusError, Row, raise_faults, read_table
 
@@ -27,6 +30,11 @@ SPEECH_AUDIO = (3, 1)
 CLIPS_PER_EMOTION = {emotion: 4 if emotion == "neutral" else 8 for emotion in EMOTIONS}
 """Of each actor: 52 in all, plus 8 of `calm` unless they were removed before."""
 
+INTENSITIES = ("normal", "strong")
+LABEL_COLUMNS: dict[str, tuple[str, ...] | None] = {"emotion": None, "intensity": INTENSITIES}
+"""What can be the label -> the label set that it brings; None: the seven emotions."""
+
+NO_INTENSITY = "left out: neutral speech has only one intensity"
 NOT_SPEECH = "left out: song or video"
 CALM = "left out: calm is none of the seven emotions"
 
@@ -35,7 +43,14 @@ _NAME = re.compile(r"(\d\d)-(\d\d)-(0[1-8])-(0[12])-(0[12])-(0[12])-(\d\d)")
 _AUDIO_SUFFIXES = (".wav", ".flac")
 
 
-def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
+def read_ravdess(
+    data_dir: Path,
+    *,
+    strict_counts: bool = True,
+    labels: Sequence[str] | None = None,
+    label_map: LabelMap | None = None,
+    label_column: str = "emotion",
+) -> list[Clip]:
     """Read RAVDESS in one of two layouts.
 
     * original: `Actor_01/03-01-06-01-02-01-12.wav`, at any depth; actors 1 to 16 are train, 17 to 20 dev, 21 to 24
@@ -48,11 +63,16 @@ def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
         data_dir: the folder.
         strict_counts: require the published 4 neutral clips and 8 of each other emotion from every actor that is
             present; False for a part.
+        labels, label_map: see [`~bibier_hf.data.label_maps.LabelReader`]. `calm` is kept where one of them has it.
+        label_column: `"emotion"`, or `"intensity"`: normal or strong, of all clips but the neutral ones, which have none.
 
     Raises:
         CorpusError: an unknown layout, names or labels that are not from RAVDESS, an actor in two splits, or different
             counts.
     """
+    if label_column not in LABEL_COLUMNS:
+        raise CorpusError(f"label_column={label_column!r}; allowed: {', '.join(LABEL_COLUMNS)}.")
+
     table = data_dir / "metadata.csv"
     found: list[tuple[Row | None, Path]]
     if table.is_file():
@@ -61,6 +81,9 @@ def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
     else:
         found = [(None, path) for path in _find_files(data_dir)]
 
+    reader = LabelReader(labels or LABEL_COLUMNS[label_column], label_map)
+    keeps_calm = label_column == "intensity" or "calm" in reader.labels or reader.maps_any(["calm"])
+    intensities = {}
     clips = []
     faults = []
 
@@ -71,12 +94,16 @@ def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
             faults.append(f"{where}: '{path.name}' is not a RAVDESS name such as 03-01-06-01-02-01-12.wav")
             continue
 
-        modality, channel, code, _, sentence, _, actor = map(int, match.groups())
+        modality, channel, code, intensity, sentence, _, actor = map(int, match.groups())
         emotion = EMOTION_CODES[code]
         if row and not _agrees(row, emotion, SENTENCES[sentence]):
             faults.append(f"{where}: '{row.text('emotion')}', '{row.text('text')}' contradict the name '{path.name}'")
 
-        left_out = NOT_SPEECH if (modality, channel) != SPEECH_AUDIO else CALM if emotion == "calm" else ""
+        left_out = ""
+        if (modality, channel) != SPEECH_AUDIO:
+            left_out = NOT_SPEECH
+        elif emotion == "calm" and not keeps_calm:
+            left_out = CALM
         clips.append(
             Clip(
                 id=ravdess_id(path.stem),
@@ -93,13 +120,25 @@ def read_ravdess(data_dir: Path, *, strict_counts: bool = True) -> list[Clip]:
             )
         )
 
+        intensities[clips[-1].id] = INTENSITIES[intensity - 1]
+
     faults += _misplaced_actors(clips)
     raise_faults(faults, f"{data_dir} does not look like RAVDESS")
 
     if strict_counts:
         _check_actors(clips)
 
-    return sorted(clips, key=lambda clip: clip.id)
+    if label_column == "intensity":
+        clips = [_with_intensity(clip, intensities[clip.id]) for clip in clips]
+
+    return relabeled_clips(sorted(clips, key=lambda clip: clip.id), reader)
+
+
+def _with_intensity(clip: Clip, intensity: str) -> Clip:
+    if clip.label == "neutral" and not clip.left_out:
+        return replace(clip, label=intensity, left_out=True, remarks=(NO_INTENSITY,))
+
+    return replace(clip, label=intensity)
 
 
 def ravdess_id(name: str) -> str:
@@ -181,5 +220,6 @@ CORPUS = Corpus(
     title="RAVDESS: Ryerson Audio-Visual Database of Emotional Speech and Song, speech",
     homepage="https://zenodo.org/records/1188976",
     license=LICENSE,
+    label_columns={"intensity": INTENSITIES},
     read=read_ravdess,
 )

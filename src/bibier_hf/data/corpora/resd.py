@@ -10,17 +10,18 @@ errors.
 
 import re
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 from datasets import Audio, Dataset, Value, load_dataset
 
-from ...labels import UnknownLabelError, normalize_label
+from ...labels import EMOTIONS, UnknownLabelError, normalize_label
 from ...model.audio_bibier import decode_audio
-from ...model.labels_bibier import EMOTIONS
 from ..clips import Clip, check_counts, neutral_id
+from ..label_maps import LabelMap, LabelReader, relabeled_clips
 from ..prepare import Corpus
 from ..tables import CorpusError, Row, raise_faults, read_table
 
@@ -51,7 +52,14 @@ _AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _FOLD_OF_DIALOGUE = {dialogue: fold for fold, dialogues in enumerate(OFFICIAL_FOLDS) for dialogue in dialogues}
 
 
-def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_counts: bool = True) -> list[Clip]:
+def read_resd(
+    data_dir: Path | str,
+    *,
+    enthusiasm: str = "surprise",
+    strict_counts: bool = True,
+    labels: Sequence[str] | None = None,
+    label_map: LabelMap | None = None,
+) -> list[Clip]:
     """Read RESD in any of its layouts.
 
     * `metadata.csv` with `file_name, text, emotion, split` (optionally `orig_name`) and paths relative to the folder;
@@ -67,8 +75,10 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
     Args:
         data_dir: the folder, or an id on the Hub.
         enthusiasm: RESD has enthusiasm instead of surprise. `"surprise"` counts it as surprise, like the published
-            system; `"keep"` also stores it in a column `original_label`; `"exclude"` omits these 198 clips.
+            system, unless the label set has it; `"keep"` also stores it in a column `original_label`; `"exclude"`
+            omits these 198 clips.
         strict_counts: require the published counts per split and label; False for a part of the corpus.
+        labels, label_map: see [`~bibier_hf.data.label_maps.LabelReader`].
 
     Raises:
         CorpusError: an unknown layout, names or labels that are not from RESD, missing files, or different counts.
@@ -88,7 +98,7 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
             continue
 
         try:
-            label = normalize_label(emotion)
+            normalize_label(emotion)
         except UnknownLabelError as error:
             faults.append(f"{row.where}: {error}")
             continue
@@ -106,7 +116,7 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
             Clip(
                 id=resd_id(name),
                 split=split,
-                label=label,
+                label=emotion,
                 language="ru",
                 audio=audio,
                 text=row.text("text"),
@@ -125,11 +135,11 @@ def read_resd(data_dir: Path | str, *, enthusiasm: str = "surprise", strict_coun
         expected = OFFICIAL_COUNTS
         if enthusiasm == "exclude":
             expected = {split: {**row, "surprise": 0} for split, row in expected.items()}
-        check_counts(clips, expected)
+        check_counts([replace(clip, label=normalize_label(clip.label)) for clip in clips], expected)
 
     # Sorted by id, so that layout and order of the tables do not matter, and neighbors reveal nothing about each
     # other.
-    return sorted(clips, key=lambda clip: clip.id)
+    return relabeled_clips(sorted(clips, key=lambda clip: clip.id), LabelReader(labels, label_map))
 
 
 def resd_id(name: str) -> str:

@@ -4,46 +4,33 @@
 |---|---|---|
 | `audio` | this or `text` | path relative to the table's folder (or absolute) |
 | `text` | this or `audio` | transcript |
-| `label` | unless soft | one of the seven emotions or a known alias, in any case; other labels need a `label_map` |
-| `anger` ... `surprise` | no | seven probabilities (or votes) by name; in JSON lines also `"soft_label": {"anger": 0.7, ...}` |
+| `label` | unless soft | a name of the label set (default: the seven emotions) or a known alias, in any case; others need a `label_map` |
+| `anger` ... `surprise` | no | probabilities (or votes) of all labels by name; in JSON lines also `"soft_label": {"anger": 0.7, ...}` |
 | `split` | no | `train`, `dev` (also `val`, `valid`, `validation`) or `test`; in all rows or in none |
 | `language`, `speaker`, `dialogue`, `id`, `license`, `source` | no | as in the common schema |
+
+`label_column` reads the label from another column.
 """
 
-import json
 import math
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...labels import ALLOWED_LABELS, UnknownLabelError, normalize_label, suggest_label
-from ...model.labels_bibier import EMOTIONS
+from ...labels import UnknownLabelError
 from ...text import did_you_mean
 from ..clips import Clip, neutral_id
+from ..label_maps import LabelMap, LabelReader, label_remedy, left_out_remark, unknown_faults
 from ..prepare import Corpus
 from ..protocols import connected_groups, stratified_group_split
 from ..schema import SPLITS
 from ..tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, option_forms, raise_faults, read_number, read_table
 
-COLUMNS = (
-    "audio",
-    "text",
-    "label",
-    "soft_label",
-    *EMOTIONS,
-    "split",
-    "language",
-    "speaker",
-    "dialogue",
-    "id",
-    "license",
-    "source",
-)
+OTHER_COLUMNS = ("soft_label", "split", "language", "speaker", "dialogue", "id", "license", "source")
+"""Columns next to audio, text and label."""
+
 GROUP_BY = ("auto", "speaker", "dialogue", "none")
-_Translate = Callable[[Any], str | None]
 _SPLIT_ALIASES = {"val": "dev", "valid": "dev", "validation": "dev"}
 
 
@@ -59,7 +46,9 @@ def read_csv(
     seed: int = 42,
     ignore_columns: Sequence[str] = (),
     channel: int | None = None,
-    label_map: Mapping[str, str | None] | str | None = None,
+    labels: Sequence[str] | None = None,
+    label_map: LabelMap | str | None = None,
+    label_column: str = "label",
 ) -> list[Clip]:
     """Read a table of utterances.
 
@@ -75,8 +64,10 @@ def read_csv(
         dev_share, test_share, seed: of that split.
         ignore_columns: columns to ignore. Any other unknown column is an error, as it may be misspelled.
         channel: use this channel (from 0) of multichannel recordings; None: their mean.
-        label_map: labels of the table -> emotions, such as `{"ang": "anger", "xxx": null}`, where null omits these
-            rows; or a JSON file with that mapping, or a CSV file with the columns `label` and `emotion`.
+        labels: the label set; None: the seven emotions.
+        label_map: labels of the table -> labels of the set, such as `{"ang": "anger", "xxx": null}`, where null omits
+            these rows; or a JSON or YAML file with that mapping, or a CSV file with the columns `from` and `to`.
+        label_column: column of the label.
 
     Raises:
         CorpusError: unknown columns, labels or splits, rows with neither audio nor text, or unreadable values, with
@@ -85,10 +76,12 @@ def read_csv(
     table = find_table(data_dir)
     folder = Path.cwd() if is_stream(table) else table.parent
     rows = read_table(table)
-    given = read_label_map(label_map) or {}
-    translate = partial(_translate, label_map={name.strip().lower(): to for name, to in given.items()} | given)
+    translate = LabelReader(labels, label_map)
+    known = tuple(dict.fromkeys(("audio", "text", label_column, "label", *OTHER_COLUMNS)))
+    # A label that is called like a column can have no column of probabilities.
+    soft_columns = translate.labels if set(known).isdisjoint(translate.labels) else ()
     columns = tuple(dict.fromkeys(column for row in rows for column in row.values))
-    _check_columns(table, columns, ignore_columns, language)
+    _check_columns(table, columns, (*known, *soft_columns), soft_columns, label_column, ignore_columns, language)
 
     if group_by not in GROUP_BY:
         raise CorpusError(f"group_by={group_by!r}; allowed: {', '.join(GROUP_BY)}.")
@@ -101,7 +94,7 @@ def read_csv(
     clips = []
 
     for row in rows:
-        if misfit := _misfit(row):
+        if misfit := _misfit(row, {*known, *soft_columns}):
             faults.append(misfit)
             continue
 
@@ -117,9 +110,9 @@ def read_csv(
             faults.append(f"{row.where}: the id '{row.text('id')}' is already in {ids[row.text('id')]}")
 
         try:
-            label, soft_label = _read_label(row, translate)
+            label, soft_label = _read_label(row, label_column, soft_columns, translate)
         except UnknownLabelError:
-            unknown.setdefault(row.text("label"), row.where)
+            unknown.setdefault(row.text(label_column), row.where)
             continue
         except CorpusError as error:
             faults.append(str(error))
@@ -137,7 +130,7 @@ def read_csv(
                 split=split,
                 label=label or "",
                 left_out=label is None,
-                remarks=() if label else (f"left out: the label {row.text('label')!r}",),
+                remarks=() if label else (left_out_remark(row.text(label_column)),),
                 language=(row.text("language") or language or "").lower(),
                 audio=audio,
                 channel=channel,
@@ -151,8 +144,8 @@ def read_csv(
             )
         )
 
-    faults += [f"{where}: unknown label {label!r} (first of its kind)" for label, where in unknown.items()]
-    raise_faults(faults, f"{table} cannot be used", _label_remedy(unknown) if unknown else "")
+    faults += unknown_faults(unknown)
+    raise_faults(faults, f"{table} cannot be used", label_remedy(unknown, translate.labels) if unknown else "")
     clips = _with_ids(clips, corpus, folder)
 
     if "split" in columns:
@@ -185,110 +178,42 @@ def _default_name(table: Path) -> str:
     return table.absolute().parent.name if table.stem == "metadata" else table.stem
 
 
-def _check_columns(table: Path, columns: Sequence[str], ignored: Sequence[str], language: str | None) -> None:
+def _check_columns(
+    table: Path,
+    columns: Sequence[str],
+    known: Sequence[str],
+    soft_columns: Sequence[str],
+    label_column: str,
+    ignored: Sequence[str],
+    language: str | None,
+) -> None:
     faults = []
 
     for column in columns:
-        if column not in COLUMNS and column not in ignored:
-            faults.append(f"unknown column {column!r}.{did_you_mean(column, COLUMNS)}")
+        if column not in known and column not in ignored:
+            faults.append(f"unknown column {column!r}.{did_you_mean(column, known)}")
 
     if "audio" not in columns and "text" not in columns:
         faults.append("neither a column 'audio' nor a column 'text'")
 
-    present = [emotion for emotion in EMOTIONS if emotion in columns]
-    if present and len(present) < len(EMOTIONS):
-        faults.append(f"the columns {present} without the other emotions; soft labels need all seven")
+    present = [label for label in soft_columns if label in columns]
+    if present and len(present) < len(soft_columns):
+        faults.append(f"the columns {present} without the other labels; soft labels need all {len(soft_columns)}")
 
-    if not {"label", "soft_label", *present} & set(columns):
-        faults.append("no column 'label' (nor soft labels)")
+    if not {label_column, "soft_label", *present} & set(columns):
+        faults.append(f"no column {label_column!r} (nor soft labels)")
 
     if "language" not in columns and language is None:
         faults.append(f"no column 'language'; add one, or set it for all rows: {option_forms('language', 'en')}")
 
-    remedy = (
-        f"Allowed columns: {', '.join(COLUMNS)}. Rename them, or list columns to skip in the option ignore_columns."
-    )
+    remedy = f"Allowed columns: {', '.join(known)}. Rename them, or list columns to skip in the option ignore_columns."
     raise_faults(faults, f"The columns of {table} do not match", remedy)
 
 
-def read_label_map(given: Mapping[str, str | None] | str | Path | None) -> dict[str, str | None] | None:
-    """Return a mapping of labels to full names of emotions, given as a mapping, as JSON, or as a file.
-
-    Raises:
-        CorpusError: an unreadable file, or a value that is not an emotion.
-    """
-    if given is None:
-        return None
-
-    if not isinstance(given, Mapping):
-        text = os.fspath(given)
-        given = _read_label_json(text, "") if text.lstrip().startswith("{") else _read_label_file(Path(text))
-
-    mapped: dict[str, str | None] = {}
-
-    for name, emotion in given.items():
-        try:
-            mapped[str(name)] = None if emotion in (None, "") else normalize_label(emotion)
-        except UnknownLabelError as error:
-            raise CorpusError(f"label_map: {name!r}: {error}") from error
-
-    return mapped
-
-
-def _read_label_json(text: str, where: str) -> Mapping[str, str | None]:
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise CorpusError(f"label_map: {where}this is invalid JSON ({error}).") from error
-
-    if not isinstance(content, dict):
-        raise CorpusError(f'label_map: {where}this must be an object such as {{"ang": "anger"}}.')
-
-    return content
-
-
-def _read_label_file(path: Path) -> Mapping[str, str | None]:
-    if not path.is_file():
-        raise CorpusError(
-            f'label_map: there is no file {path}. Give a .json or .csv file, or JSON such as {{"ang": "anger"}}.'
-        )
-
-    if path.suffix.lower() == ".json":
-        try:
-            return _read_label_json(path.read_text(encoding="utf-8-sig"), f"{path}: ")
-        except UnicodeDecodeError as error:
-            raise CorpusError(f"label_map: {path} is not UTF-8. Save it again as UTF-8.") from error
-
-    rows = read_table(path)
-    if set(rows[0].values) != {"label", "emotion"}:
-        raise CorpusError(f"label_map: {path} must have the columns label and emotion, not {list(rows[0].values)}.")
-
-    return {row.text("label"): row.text("emotion") for row in rows}
-
-
-def _translate(name: Any, label_map: Mapping[str, str | None]) -> str | None:
-    """Map a label of a table to an emotion, by the user's mapping and then by the common aliases; None omits the
-    row."""
-    for key in (name, name.strip().lower() if isinstance(name, str) else name):
-        if key in label_map:
-            return label_map[key]
-
-    return normalize_label(name)
-
-
-def _label_remedy(unknown: Mapping[str, str]) -> str:
-    example = json.dumps({name: suggest_label(name) for name in list(unknown)[:12]}, ensure_ascii=False)
-    return (
-        f"Allowed labels: {ALLOWED_LABELS}.\nOther labels need a label map: --label_map FILE.json with {example} or "
-        "what you find right (to train or evaluate: --corpora.0.options.label_map FILE.json); null leaves such rows "
-        "out."
-    )
-
-
-def _misfit(row: Row) -> str | None:
+def _misfit(row: Row, known: Collection[str]) -> str | None:
     """Return what is wrong with a cell, such as a list in a line of JSON."""
     for column in row.values:
-        if column in COLUMNS and column != "soft_label":
+        if column in known and column != "soft_label":
             try:
                 row.text(column)
             except CorpusError as error:
@@ -297,48 +222,49 @@ def _misfit(row: Row) -> str | None:
     return None
 
 
-def _read_label(row: Row, translate: _Translate) -> tuple[str | None, list[float] | None]:
-    """Return (label, seven probabilities or None). Without a label, the row is omitted.
+def _read_label(
+    row: Row, label_column: str, soft_columns: Sequence[str], translate: LabelReader
+) -> tuple[str | None, list[float] | None]:
+    """Return (label, its probabilities or None). Without a label, the row is omitted.
 
     A row with only a soft label gets the most probable label.
     """
     soft = row.values.get("soft_label")
     if soft in (None, ""):
-        soft = {emotion: row.values[emotion] for emotion in EMOTIONS if row.text(emotion)} or None
+        soft = {name: row.values[name] for name in soft_columns if row.text(name)} or None
 
     if soft is None:
-        return translate(row.text("label")), None
+        return translate(row.text(label_column)), None
 
     probabilities = _read_distribution(row, soft, translate)
 
-    if row.text("label"):
-        return translate(row.text("label")), probabilities
+    if row.text(label_column):
+        return translate(row.text(label_column)), probabilities
 
     best = max(probabilities)
     if probabilities.count(best) > 1:
         raise CorpusError(f"{row.where}: no label, and the soft label has no single maximum")
 
-    return EMOTIONS[probabilities.index(best)], probabilities
+    return translate.labels[probabilities.index(best)], probabilities
 
 
-def _read_distribution(row: Row, soft: Any, translate: _Translate) -> list[float]:
+def _read_distribution(row: Row, soft: Any, translate: LabelReader) -> list[float]:
     if not isinstance(soft, Mapping):
         # Published tables use at least two orders, so a list without names cannot be trusted.
         raise CorpusError(
-            f'{row.where}: the soft label must name its emotions: {{"anger": 0.7, ...}}, or be in seven columns with '
-            "these names"
+            f'{row.where}: the soft label must name its labels: {{"anger": 0.7, ...}}, or be in columns with these names'
         )
 
-    values = dict.fromkeys(EMOTIONS, 0.0)
+    values = dict.fromkeys(translate.labels, 0.0)
 
     for name, value in soft.items():
         try:
             number = read_number(value) if isinstance(value, str) else float(value)
-            emotion = translate(name)
+            label = translate(name)
         except (TypeError, ValueError, OverflowError) as error:
             raise CorpusError(f"{row.where}: the soft label of {name!r} is {value!r:.80} ({error})") from error
-        if emotion is not None:
-            values[emotion] += number
+        if label is not None:
+            values[label] += number
 
     highest = max(values.values())
     if not all(map(math.isfinite, values.values())) or min(values.values()) < 0 or highest <= 0:
@@ -397,7 +323,6 @@ def _with_splits(
 CORPUS = Corpus(
     name="csv",
     title="A table of utterances",
-    resolve={"label_map": read_label_map},
     homepage="a table of your own",
     license="as its rows say",
     read=read_csv,
