@@ -326,7 +326,7 @@ def test_a_folder_stands_for_its_only_table(tmp_path, write_csv, table_rows):
     write_csv(folder / "notes.csv", table_rows(folder))
     assert load_corpus("csv", folder)["train"]["corpus"][0] == "talks"
     (folder / "metadata.csv").rename(folder / "more.csv")
-    with pytest.raises(CorpusError, match=r"exactly one table.*found: more\.csv, notes\.csv"):
+    with pytest.raises(CorpusError, match=r"hold exactly one; found: more\.csv, notes\.csv"):
         load_corpus("csv", folder)
 
 
