@@ -11,6 +11,7 @@ EXTRAS = {
     "cuda": ["kernels"],
     "demo": ["gradio"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
+    "excel": ["openpyxl"],
 }
 """Extra -> modules that it installs."""
 
