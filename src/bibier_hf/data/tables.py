@@ -300,12 +300,11 @@ def _separator(header: str, path: Path) -> str:
 def _read_xlsx(path: Path, sheet: str | None) -> tuple[list[Row], list[str]]:
     require("openpyxl")
     import openpyxl
-    from openpyxl.utils.exceptions import InvalidFileException
 
     try:
         with open(path, "rb") as file:
             book = openpyxl.load_workbook(file, data_only=True)
-    except (InvalidFileException, BadZipFile, KeyError, ValueError) as error:
+    except (BadZipFile, KeyError, ValueError) as error:
         raise CorpusError(f"{path} is not a readable .xlsx workbook ({error}). Save it again.") from error
 
     filled = {
