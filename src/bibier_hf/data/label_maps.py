@@ -205,8 +205,9 @@ def _read_file(path: Path) -> Mapping[str, str | None]:
             f"label_map: there is no file {path}. Give a .json, .yaml or .csv file, or JSON such as {_EXAMPLE}."
         )
 
-    if path.suffix.lower() not in TABLE_SUFFIXES:
-        kind = "JSON" if path.suffix.lower() == ".json" else "YAML"
+    suffix = path.suffix.lower()
+    if suffix == ".json" or suffix not in TABLE_SUFFIXES:
+        kind = "JSON" if suffix == ".json" else "YAML"
         try:
             return _read_text(path.read_text(encoding="utf-8-sig"), f"{path}: ", kind)
         except UnicodeDecodeError as error:
