@@ -11,7 +11,7 @@ import torch
 from transformers import AutoConfig
 
 from .errors import ArgumentError
-from .llm.base import resolve_revision
+from .llm.base import public_name, resolve_revision
 from .model.audio_bibier import SAMPLING_RATE
 from .model.words_bibier import load_asr, whisper_language
 
@@ -65,13 +65,8 @@ class SpeechRecognizer:
                 f"({error}). Give a Hub id such as {WHISPER}, or a folder."
             ) from error
 
-        folder = Path(self.model)
-        local = folder.is_dir()
-        return {
-            "name": folder.resolve().name if local else self.model,
-            "revision": resolve_revision(self.model) if local else config._commit_hash,
-            "batch_size": self.batch_size,
-        }
+        revision = resolve_revision(self.model) if Path(self.model).is_dir() else config._commit_hash
+        return {"name": public_name(self.model), "revision": revision, "batch_size": self.batch_size}
 
     def __call__(self, clips: Sequence[np.ndarray], language: str) -> list[str]:
         """Transcribe clips, in order, without surrounding blanks.
@@ -95,10 +90,8 @@ class SpeechRecognizer:
             options: dict[str, Any] = {"batch_size": 1 if long else self.batch_size}
             if recognize.type == "seq2seq_whisper":
                 greedy = {"num_beams": 1, "do_sample": False}
-                options |= {
-                    "generate_kwargs": greedy | whisper_language(recognize, language),
-                    "return_timestamps": long,
-                }
+                generate_kwargs = greedy | whisper_language(recognize, language)
+                options |= {"generate_kwargs": generate_kwargs, "return_timestamps": long}
             results = recognize(inputs, **options)
             texts |= {index: result["text"].strip() for index, result in zip(chosen, results, strict=True)}
 

@@ -155,7 +155,7 @@ def test_a_stacked_row_is_not_parted_from_its_clips():
         [row | {"components": part} for row, part in zip(corpus["train"], parts, strict=True)],
         features=extended["dev"].features,
     )
-    with pytest.raises(ProtocolError, match=f"1 clips, such as .*{in_dev}.* inside stacked rows"):
+    with pytest.raises(ProtocolError, match=f"1 clips, such as .*{in_dev}.* in stacked rows"):
         apply_protocol(DatasetDict(extended))
 
 

@@ -46,8 +46,7 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
         for component in row.get("components") or []:
             if recorded is None or component["id"] not in places:
                 raise ValueError(
-                    f"{row['id']} contains {component['id']}, which is not among the recorded rows. Give the corpus "
-                    "that was stacked."
+                    f"{row['id']}: {component['id']} is not among the recorded rows. Give the corpus that was stacked."
                 )
             part = recorded[places[component["id"]]]
             parts.append(_shown(part) | {"offset_s": component["offset_s"]})

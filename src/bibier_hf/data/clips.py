@@ -133,12 +133,9 @@ def check_clips(clips: Sequence[Clip], labels: Sequence[str]) -> None:
             faults.append(f"{name}: the id '{clip.id}' is also that of {seen[clip.id].where or 'another row'}")
         seen.setdefault(clip.id, clip)
 
-        if clip.split not in SPLITS:
-            faults.append(f"{name}: unknown split {clip.split!r}; allowed: {', '.join(SPLITS)}")
-        if clip.label not in labels:
-            faults.append(f"{name}: unknown label {clip.label!r}; allowed: {', '.join(labels)}")
-        if clip.source not in SOURCES:
-            faults.append(f"{name}: unknown source {clip.source!r}; allowed: {', '.join(SOURCES)}")
+        for kind, allowed in (("split", SPLITS), ("label", labels), ("source", SOURCES)):
+            if (value := getattr(clip, kind)) not in allowed:
+                faults.append(f"{name}: unknown {kind} {value!r}; allowed: {', '.join(allowed)}")
         if not (clip.language.isascii() and clip.language.islower() and 2 <= len(clip.language) <= 3):
             faults.append(f"{name}: the language {clip.language!r} is not an ISO 639 code such as en or ru")
 

@@ -14,7 +14,7 @@ Choices depend on hashes of ids and seeds, so the order of rows does not matter.
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -86,14 +86,14 @@ def apply_protocol(
 def _official(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) -> list[str]:
     if fold != 0:
         raise ProtocolError(
-            f"fold={fold}, but the official protocol has one split only. Leave fold out, or use {_names(GROUPED_BY)}."
+            f"fold={fold}, but the official protocol has one split only. Leave fold out, or use {' or '.join(GROUPED_BY)}."
         )
 
     present = set(rows["split"])
     if not {"train", "test"} <= present:
         raise ProtocolError(
             f"The official protocol needs a train and a test split; the corpus has {', '.join(sorted(present))}. "
-            f"Use a protocol that makes its own: {_names(GROUPED_BY)}. (A table without a column 'split' is split "
+            f"Use a protocol that makes its own: {' or '.join(GROUPED_BY)}. (A table without a column 'split' is split "
             "when it is prepared.)"
         )
 
@@ -141,10 +141,6 @@ def _grouped(protocol: str, rows: Mapping[str, list], fold: int, seed: int, dev_
     named = {fold: "test", (fold + 1) % NUM_FOLDS: "dev"}
 
     return [named.get(number, "train") for number in folds]
-
-
-def _names(protocols: Iterable[str]) -> str:
-    return " or ".join(f"'{protocol}'" for protocol in protocols)
 
 
 GROUPED_BY: Mapping[str, str] = {"dialogue_grouped": "dialogue", "speaker_independent": "speaker"}

@@ -67,11 +67,9 @@ class OnnxModel:
         except Exception as error:  # ONNX Runtime's errors share no other base class
             raise ExportError(f"{self.file} cannot be loaded ({one_line(error)}). Export the model again.") from error
 
-        names = (
-            [entry.name for entry in self.session.get_inputs()],
-            [entry.name for entry in self.session.get_outputs()],
-        )
-        if names != (self.manifest["inputs"], self.manifest["outputs"]):
+        inputs = [entry.name for entry in self.session.get_inputs()]
+        outputs = [entry.name for entry in self.session.get_outputs()]
+        if (inputs, outputs) != (self.manifest["inputs"], self.manifest["outputs"]):
             raise ExportError(f"{self.file} is not the graph that export.json describes. Export the model again.")
 
     def __getstate__(self) -> dict[str, Any]:

@@ -79,12 +79,16 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         results.data, {modality: name for modality, name in backbones.items() if name != EMBEDDED}
     )
     title = f"BiBiER {results.model['fusion'] if len(modalities) > 1 else modalities[0]} ({', '.join(results.data)})"
+    tags = ["speech-emotion-recognition" if "audio" in modalities else "emotion-recognition"]
+    if len(modalities) > 1:
+        tags.append("multimodal")
+
     card_data = ModelCardData(
         language=languages,
         **licensing.metadata,
         library_name="transformers",
         pipeline_tag=_hub_task(modalities),
-        tags=[TASK, *_tags(modalities), "bibier"],
+        tags=[TASK, *tags, "bibier"],
         base_model=[name for name in backbones.values() if "/" in name] or None,
         datasets=list(filter(None, map(hub_dataset, results.data))) or None,
         metrics=["recall", "accuracy", "f1"],
@@ -153,13 +157,6 @@ def _hub_task(modalities: Sequence[str]) -> str:
     return "audio-classification" if "audio" in modalities else "text-classification"
 
 
-def _tags(modalities: Sequence[str]) -> list[str]:
-    return [
-        "speech-emotion-recognition" if "audio" in modalities else "emotion-recognition",
-        *["multimodal"] * (len(modalities) > 1),
-    ]
-
-
 def _eval_results(results: RunResults, modalities: Sequence[str]) -> list[EvalResult]:
     """Return an entry for each corpus and metric, for the model index of the Hub, in percent."""
     return [
@@ -202,9 +199,8 @@ def _augmentation_text(entry: dict[str, Any]) -> str:
     parts = []
     if "sds" in entry:
         sds = entry["sds"]
-        draws = {1: "drawn once", "every_epoch": "a new draw in every epoch"}.get(
-            sds["draws"], f"{sds['draws']} draws in turn"
-        )
+        known = {1: "drawn once", "every_epoch": "a new draw in every epoch"}
+        draws = known.get(sds["draws"], f"{sds['draws']} draws in turn")
         parts.append(f"{sds['stacked']} of {sds['rows']} rows stacked from clips of the same label ({draws})")
     if "synthetic" in entry:
         parts.append(f"{sum(counts['used'] for counts in entry['synthetic'].values())} synthetic utterances added")
@@ -214,14 +210,9 @@ def _augmentation_text(entry: dict[str, Any]) -> str:
 def _backbone_facts(name: str, results: RunResults, modality: str) -> dict[str, Any]:
     """Describe a backbone and its encoder, which has no blocks if its number of layers is 0."""
     model = results.model
-    url = f"https://huggingface.co/{name}" if "/" in name else None
-    shown = (
-        "a small one, trained from scratch with the rest"
-        if name == EMBEDDED
-        else f"[`{name}`]({url})"
-        if url
-        else f"`{name}`"
-    )
+    shown = f"[`{name}`](https://huggingface.co/{name})" if "/" in name else f"`{name}`"
+    if name == EMBEDDED:
+        shown = "a small one, trained from scratch with the rest"
     encoder = model.get(f"{modality}_encoder")
     if results.config.get("model", {}).get(f"{modality}_config", {}).get("num_hidden_layers") == 0:
         encoder = "pooled over time"

@@ -13,7 +13,7 @@ from ..data.prepare import describe_remarks, load_prepared, read_info
 from ..data.schema import COLUMNS
 from ..data.tables import read_table
 from ..evaluation.label_report import describe_labels, report_text
-from .facts import corpus_licensing, facts, hub_dataset, template
+from .facts import Licensing, facts, hub_dataset, license_id, template
 
 PLACEHOLDER_DATASET = "OWNER/NAME"
 """Placeholder in the usage example until a data set has an id on the Hub."""
@@ -47,21 +47,17 @@ def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> Dat
         repo_id: id on the Hub, for the usage example. Without it, the card of a corpus that others must not publish
             only says where to get it.
     """
-    licensing = corpus_licensing(info["license"])
+    licensing = Licensing({f"rows ({text})": license_id(text) for text in info["license"]})
     link_only = repo_id is None and bool(info["not_to_rehost"])
     with_audio = info["with_audio"]
     data_files = [{"split": split, "path": entry["file"]} for split, entry in info["splits"].items()]
+    synthetic = ["synthetic"] if "synthetic" in info["source"] else []
     card_data = DatasetCardData(
         language=info["language"],
         **licensing.metadata,
         pretty_name=info["title"],
         task_categories=[*(["audio-classification"] if with_audio else []), "text-classification"],
-        tags=[
-            "emotion-recognition",
-            "speech-emotion-recognition",
-            *(["synthetic"] if "synthetic" in info["source"] else []),
-            "bibier",
-        ],
+        tags=["emotion-recognition", "speech-emotion-recognition", *synthetic, "bibier"],
         configs=None if link_only else [{"config_name": "default", "data_files": data_files}],
     )
 

@@ -27,11 +27,11 @@ def render_eval_results(results: RunResults, model_id: str | None = None) -> dic
         results: of the run.
         model_id: Hub id, to name its `results.json` as the source.
     """
-    source = (
-        {"source_url": f"https://huggingface.co/{model_id}/blob/main/{RESULTS_FILE}", "source_name": RESULTS_FILE}
-        if model_id
-        else {}
-    )
+    source = {}
+    if model_id:
+        url = f"https://huggingface.co/{model_id}/blob/main/{RESULTS_FILE}"
+        source = {"source_url": url, "source_name": RESULTS_FILE}
+
     rendered = {}
     for corpus, metrics in results.metrics["test"].items():
         dataset_id = hub_dataset(corpus)

@@ -1,6 +1,5 @@
 """Facts for cards: licenses of corpora and backbones, what follows from them, and the law (`facts.yaml`)."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -90,11 +89,6 @@ def license_id(text: str) -> str | None:
     name = text.strip().lower().replace(" ", "-")
 
     return name if name in facts()["licenses"] else text
-
-
-def corpus_licensing(licenses: Iterable[str]) -> Licensing:
-    """Return the licensing of a corpus from the licenses of its rows."""
-    return Licensing({f"rows ({text})": license_id(text) for text in licenses})
 
 
 def model_licensing(data: dict[str, dict[str, Any]], backbones: dict[str, str]) -> Licensing:

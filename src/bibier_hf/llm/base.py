@@ -206,7 +206,7 @@ class LLMBackend(ABC):
     @property
     def public_model(self) -> str:
         """The model's name without the folders of this machine."""
-        return Path(self.model).resolve().name if os.path.isdir(self.model) else self.model
+        return public_name(self.model)
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in vars(self).items() if key not in self._live}
@@ -256,6 +256,11 @@ class ChoiceTrie:
         return tuple(
             float(sum(of_node[path[:depth]][token] for depth, token in enumerate(path))) for path in self.paths
         )
+
+
+def public_name(model: str) -> str:
+    """Return a Hub id, or the last part of the path of a folder."""
+    return Path(model).resolve().name if os.path.isdir(model) else model
 
 
 def resolve_revision(model: str, revision: str | None = None) -> str | None:

@@ -15,11 +15,10 @@ import importlib
 import inspect
 from typing import Any
 
-from .base import DEFAULT_PROSODY, EMOTION_PROSODY, Prosody, SynthesisError, TextToSpeech, Utterance
+from .base import EMOTION_PROSODY, Prosody, SynthesisError, TextToSpeech, Utterance
 from .espeak import EspeakTextToSpeech
 
 __all__ = [
-    "DEFAULT_PROSODY",
     "EMOTION_PROSODY",
     "TTS_BACKENDS",
     "EspeakTextToSpeech",

@@ -46,17 +46,15 @@ class Prosody:
 
 DEFAULT_PROSODY = Prosody()
 
-EMOTION_PROSODY: Mapping[str, Prosody] = MappingProxyType(
-    {
-        "anger": Prosody(rate_wpm=215, pitch=34, pitch_range=85, volume=85),
-        "disgust": Prosody(rate_wpm=132, pitch=24, pitch_range=60, volume=58),
-        "fear": Prosody(rate_wpm=235, pitch=80, pitch_range=22, volume=48),
-        "happy": Prosody(rate_wpm=190, pitch=70, pitch_range=90, volume=70),
-        "neutral": Prosody(rate_wpm=165, pitch=48, pitch_range=38, volume=62),
-        "sad": Prosody(rate_wpm=112, pitch=36, pitch_range=12, volume=40),
-        "surprise": Prosody(rate_wpm=150, pitch=92, pitch_range=99, volume=72),
-    }
-)
+EMOTION_PROSODY: Mapping[str, Prosody] = {
+    "anger": Prosody(rate_wpm=215, pitch=34, pitch_range=85, volume=85),
+    "disgust": Prosody(rate_wpm=132, pitch=24, pitch_range=60, volume=58),
+    "fear": Prosody(rate_wpm=235, pitch=80, pitch_range=22, volume=48),
+    "happy": Prosody(rate_wpm=190, pitch=70, pitch_range=90, volume=70),
+    "neutral": Prosody(rate_wpm=165, pitch=48, pitch_range=38, volume=62),
+    "sad": Prosody(rate_wpm=112, pitch=36, pitch_range=12, volume=40),
+    "surprise": Prosody(rate_wpm=150, pitch=92, pitch_range=99, volume=72),
+}
 """Follows common findings on vocal affect: arousal raises rate, pitch, range and loudness; sadness and disgust lower
 them."""
 

@@ -3,18 +3,15 @@
 Tested with a small random model; not run with a large one (Dia needs a GPU).
 """
 
-import os
 import re
 from collections.abc import Mapping
 from functools import cached_property
-from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import torch
 
-from ...llm.base import resolve_revision
+from ...llm.base import public_name, resolve_revision
 from ...model.audio_bibier import AudioError, decode_audio
 from ...sampling import seeded_hash
 from ..tug import SOUND_TAGS, clean_utterance, strip_sound_tags
@@ -25,15 +22,13 @@ DIA = "nari-labs/Dia-1.6B-0626"
 
 _TAG = re.compile(r"\(([^()]*)\)")
 
-SOUND_TAG_SPELLINGS: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {
-        "dia": {tag: f"({tag})" for tag in sorted(SOUND_TAGS)},  # the published list is Dia's own
-        "bark": {tag: f"[{tag}]" for tag in ("laughs", "sighs", "gasps", "clears throat")} | {"chuckle": "[laughter]"},
-    }
-)
+SOUND_TAG_SPELLINGS: Mapping[str, Mapping[str, str]] = {
+    "dia": {tag: f"({tag})" for tag in sorted(SOUND_TAGS)},  # the published list is Dia's own
+    "bark": {tag: f"[{tag}]" for tag in ("laughs", "sighs", "gasps", "clears throat")} | {"chuckle": "[laughter]"},
+}
 """Model type -> its spelling of the sound tags that it performs; other tags are left out."""
 
-GENERATION_DEFAULTS: Mapping[str, Mapping[str, Any]] = MappingProxyType({"dia": {"max_new_tokens": 1720}})
+GENERATION_DEFAULTS: Mapping[str, Mapping[str, Any]] = {"dia": {"max_new_tokens": 1720}}
 """Model type -> arguments of `generate` that speech needs: by default Dia (86 tokens per second) stops after three
 seconds."""
 
@@ -86,10 +81,9 @@ class TransformersTextToSpeech(TextToSpeech):
 
     @property
     def settings(self) -> dict[str, Any]:
-        model = Path(self.model).resolve().name if os.path.isdir(self.model) else self.model
         names = ("seed", "dtype", "speaker", "sound_tags", "generate_kwargs", "forward_params")
         own = {name: getattr(self, name) for name in names}
-        return {"backend": "transformers", "model": model, "revision": self._weights, **own}
+        return {"backend": "transformers", "model": public_name(self.model), "revision": self._weights, **own}
 
     @cached_property
     def _weights(self) -> str | None:
@@ -130,5 +124,5 @@ class TransformersTextToSpeech(TextToSpeech):
             return decode_audio(np.atleast_1d(spoken["audio"]), sampling_rate=spoken["sampling_rate"])
         except AudioError as error:
             raise SynthesisError(
-                f"transformers: {self.model} gave no audio for {utterance.text!r}: {error}"
+                f"transformers: no audio from {self.model} for {utterance.text!r}: {error}"
             ) from error
