@@ -285,22 +285,26 @@ def read_value(text: str, annotation: Any) -> Any:
 
 def field_type(key: str, section: type[BaseModel]) -> Any:
     """Type of a dotted key; None if it is unknown, or within a mapping of any values."""
-    annotation: Any = section
+    field = _find_field(key, section)
+    return field.annotation if field else None
+
+
+def _find_field(key: str, section: type[BaseModel]) -> FieldInfo | None:
+    """The field of a dotted key; None if it is unknown, or within a mapping of any values."""
+    inner: type[BaseModel] | None = section
+    field = None
     parts = key.split(".")
 
     while parts:
-        if not (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
-            return None
-        fields = fields_by_key(annotation)
-        if parts[0] not in fields:
+        field = fields_by_key(inner).get(parts.pop(0)) if inner else None
+        if field is None:
             return None
 
-        annotation = fields[parts.pop(0)].annotation
-        if typing.get_origin(annotation) is list and parts:
+        if typing.get_origin(field.annotation) is list and parts:
             parts.pop(0)
-        annotation = (_inner_section(annotation) if parts else None) or annotation
+        inner = _inner_section(field.annotation)
 
-    return annotation
+    return field
 
 
 def _inner_section(annotation: Any) -> type[Section] | None:
@@ -402,19 +406,11 @@ def _explain(problem: dict[str, Any], section: type[Section]) -> str:
         return unknown_key(place[-1], fields_by_key(inner), "".join(f"{part}." for part in place[:-1]))
 
     if problem["type"] == "missing":
-        description = _description(key, section)
-        return f"{key}: is missing ({description})." if description else f"{key}: is missing."
+        field = _find_field(key, section)
+        return f"{key}: is missing ({field.description})." if field and field.description else f"{key}: is missing."
 
     value = problem["input"]
     return f"{key}: {problem['msg']}, got {value!r} ({type(value).__name__})."
-
-
-def _description(key: str, section: type[Section]) -> str | None:
-    """The description of a dotted key."""
-    *above, last = key.split(".")
-    inner = _inner_section(field_type(".".join(above), section)) if above else section
-    field = fields_by_key(inner).get(last) if inner else None
-    return field.description if field else None
 
 
 def unknown_key(key: str, known: Iterable[str], prefix: str = "") -> str:

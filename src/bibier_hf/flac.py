@@ -2,19 +2,16 @@
 
 import io
 from collections.abc import Mapping
-from types import MappingProxyType
 
 import numpy as np
 import soundfile
 
 from .model.audio_bibier import SAMPLING_RATE
 
-SOURCE_MARKS: Mapping[str, str] = MappingProxyType(
-    {
-        "synthetic": "Synthetic speech, not a recording of a person.",
-        "stacked": "Several utterances one after the other, not one recording.",
-    }
-)
+SOURCE_MARKS: Mapping[str, str] = {
+    "synthetic": "Synthetic speech, not a recording of a person.",
+    "stacked": "Several utterances one after the other, not one recording.",
+}
 """Value of the schema's column `source` -> what the file itself says in its comment (Vorbis comment `COMMENT`)."""
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from scipy.special import entr
 
 from ..data.label_tables import LabelTable
 from ..data.tables import CorpusError
@@ -100,8 +101,7 @@ def _mean_by_emotion(values: np.ndarray, labels: np.ndarray) -> dict[str, float]
 def entropy_bits(probabilities: np.ndarray) -> np.ndarray:
     """Return the entropies (N,) of distributions (N, 7). Negative values count as zero."""
     clipped = np.clip(probabilities, 0, None)
-    clipped = clipped / clipped.sum(axis=1, keepdims=True)
-    return -(clipped * np.log2(np.where(clipped > 0, clipped, 1))).sum(axis=1)
+    return entr(clipped / clipped.sum(axis=1, keepdims=True)).sum(axis=1) / np.log(2)
 
 
 def write_label_plots(table: LabelTable, directory: str | Path) -> list[Path]:
