@@ -1,7 +1,7 @@
 """The command `bibier`.
 
-A package beside `bibier_hf`, because importing that one loads PyTorch: the list of commands, the version and a misspelled
-command are answered without it.
+A package of its own, because importing `bibier_hf` loads PyTorch, which the list of commands, the version, and a
+misspelled command do not need.
 """
 
 import difflib

@@ -59,7 +59,7 @@ def test_the_card_states_the_facts(results, tmp_path):
         "## Intended use",
         "| corpus resd | MIT |",
         "| text backbone intfloat/multilingual-e5-small | MIT |",
-        "| audio backbone whisper-base | not known to this card |",
+        "| audio backbone whisper-base | unknown |",
     ):
         assert fact in card.text, fact
     assert str(tmp_path) not in str(card)
@@ -157,7 +157,7 @@ def test_a_late_fusion_of_pooled_features_claims_no_blocks(results):
     results.model["fusion"] = "late"
     results.config["model"] = {"audio_config": {"num_hidden_layers": 0}}
     text = render_model_card(results).text
-    assert "learned weights over their answers (`late`)" in text
+    assert "a learned weighting of their predictions (`late`)" in text
     assert "cross-modal" not in text
     (audio,) = [line for line in text.splitlines() if line.startswith("| audio |")]
     (other,) = [line for line in text.splitlines() if line.startswith("| text |")]

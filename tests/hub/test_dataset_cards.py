@@ -81,7 +81,7 @@ def test_text_alone_and_synthetic_rows(info):
     info |= {"speech": {"backend": "espeak", "seed": 0}}
     text = render_dataset_card(info).text
     assert (
-        "**Synthetic.** No person said any of this: the sentences come from templates and are spoken by a synthesizer."
+        "**Synthetic.** Nobody said any of this: the sentences come from templates and are spoken by a synthesizer."
         in text
     )
     assert 'spoken by a synthesizer (`{"backend": "espeak", "seed": 0}`)' in text

@@ -49,7 +49,7 @@ def test_data_sets_say_what_they_are():
     assert "https://huggingface.co/datasets/declare-lab/MELD" in text
     for name, language in (("tug-en", "en"), ("tug-ru", "ru")):
         metadata, text = card_of(name)
-        assert text.lstrip().startswith("# Template utterances\n\n**Synthetic.** No person said any of this")
+        assert text.lstrip().startswith("# Template utterances\n\n**Synthetic.** Nobody said any of this")
         assert metadata["language"] == [language]
         assert "synthetic" in metadata["tags"]
     metadata, text = card_of("ravdess")

@@ -103,7 +103,7 @@ def test_adapters_and_local_backbones_go_along_without_their_folders(small_run, 
     card = files["README.md"].decode()
     assert "LoRA adapters lie beside the backbones (`text_adapter`)" in card
     assert "| audio | `speech` | frozen | `mamba` |" in card
-    assert "| audio backbone speech | not known to this card |" in card
+    assert "| audio backbone speech | unknown |" in card
     loaded_by_id(hub, "owner/adapted", Path(run.output_dir), tmp_path, clip)
 
 

@@ -36,10 +36,10 @@ class AuditArguments(CorpusOptions):
 
     output_dir: str = Field("outputs/audit", description="folder of audit.json, audit.md and the pictures")
     text_similarity: float = Field(
-        TEXT_SIMILARITY, gt=0, le=1, description="similarity from which two texts count as near duplicates"
+        TEXT_SIMILARITY, gt=0, le=1, description="lowest similarity of texts that count as near duplicates"
     )
     audio_similarity: float = Field(
-        AUDIO_SIMILARITY, gt=0, le=1, description="similarity from which two clips count as one recording"
+        AUDIO_SIMILARITY, gt=0, le=1, description="lowest similarity of clips that count as one recording"
     )
     seed: int = Field(0, ge=0, description="seed of the p-values")
     fail_on_leak: bool = Field(False, description=f"exit with {EXIT_LEAK} if a split leaks")

@@ -16,7 +16,7 @@ class ConvertArguments(Section):
       bibier convert --audio_head best_audio_model_2.pt --output_dir outputs/published_audio
       bibier convert --audio_head A.pt --text_head T.pth --fusion F.pt --num_transformer_heads 8 --output_dir OUT
 
-    All three parts together give the whole system. The fusion alone reads encoded frames, a head alone backbone features.
+    All three parts together are the whole system. A fusion alone takes encoded frames, a head alone backbone features.
     """
 
     output_dir: str = Field(description="folder of the checkpoint")
@@ -27,7 +27,7 @@ class ConvertArguments(Section):
         None, description=f"class of the fusion model: {', '.join(VARIANTS)}; null: found from its keys"
     )
     num_transformer_heads: int | None = Field(
-        None, ge=1, description="heads of the cross-modal attention, which the weights do not show"
+        None, ge=1, description="heads of the cross-modal attention, which the weights do not tell"
     )
     audio_backbone: str = Field(AUDIO_BACKBONE, description="speech backbone of the whole system: Hub id or folder")
     text_backbone: str = Field(TEXT_BACKBONE, description="text backbone of the whole system: Hub id or folder")

@@ -27,13 +27,13 @@ class DemoArguments(CheckpointOptions):
     checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(
         QUICKSTART, description="folder or Hub id of a trained model"
     )
-    host: str = Field("127.0.0.1", description="address to listen at")
-    port: int | None = Field(None, ge=1, le=65_535, description="port; null: the first free one from 7860 on")
-    asr: str | None = Field(None, description="speech recognizer that fills in a missing text: Hub id or folder")
-    asr_language: str | None = Field(None, description="what is spoken, such as ru; null: the recognizer guesses")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int | None = Field(None, ge=1, le=65_535, description="port; null: the first free one, starting at 7860")
+    asr: str | None = Field(None, description="speech recognizer that fills in missing text: Hub id or folder")
+    asr_language: str | None = Field(None, description="spoken language, such as ru; null: the recognizer guesses")
     trust_remote_code: bool = Field(False, description="run the Python code that comes with the checkpoint")
     space: str | None = Field(None, description="folder to write a Space into, instead of serving")
-    model_id: str | None = Field(None, description="checkpoint of that Space on the Hub: OWNER/NAME")
+    model_id: str | None = Field(None, description="checkpoint on the Hub that the Space shows: OWNER/NAME")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

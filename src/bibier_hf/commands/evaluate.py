@@ -48,7 +48,7 @@ _GIVEN = {"both": "speech and text", "audio": "speech alone", "text": "text alon
 
 
 class EvaluateArguments(CheckpointOptions, CorpusOptions):
-    """Score a checkpoint on a split of a corpus, by default on what it was trained on.
+    """Score a checkpoint on a split of a corpus, by default the one that it was trained on.
 
     Examples:
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --json | jq .metrics

@@ -31,13 +31,13 @@ class ExportArguments(CheckpointOptions):
     output_dir: str = Field(description="a new folder, or an earlier export to replace")
     format: Literal["onnx", "torch"] = Field("onnx", description="onnx, or torch (torch.export)")
     part: Literal["features", "whole"] = Field(
-        "features", description="features: everything above the backbones; whole: all that follows the processor"
+        "features", description="features: everything after the backbones; whole: everything after the processor"
     )
     int8: bool = Field(False, description="also write the ONNX graph with linear layers in dynamic int8")
-    corpus: str | None = Field(None, description="compare answers with the model's on this corpus")
+    corpus: str | None = Field(None, description="also compare predictions with the model's on this corpus")
     data_dir: str | None = Field(None, description="folder or file of that corpus")
     split: Literal["train", "dev", "test"] = Field("test", description="split of that corpus")
-    latency: bool = Field(False, description="measure torch, torch.export, ONNX Runtime and int8")
+    latency: bool = Field(False, description="measure the latency of torch, torch.export, ONNX Runtime, and int8")
 
     @model_validator(mode="after")
     def _check(self) -> Self:

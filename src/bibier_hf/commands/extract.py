@@ -26,8 +26,8 @@ class ExtractArguments(RunFile):
       bibier extract --corpora.0.name resd --data_dir PATH/TO/resd --feature_cache.dtype float16 --drift 16
       accelerate launch --config_file recipes/accelerate_configs/multi_gpu.yaml -m bibier_cli extract resd
 
-    `bibier train` with the same keys finds the features. After a kill, the same command continues.
-    The options below matter to the features; a run file may hold all the others.
+    `bibier train` with the same keys finds the features. If the command is killed, run it again to continue.
+    Only the options below affect the features; the run file may contain others.
     """
 
     drift: int = Field(0, ge=0, description="compare this many stored rows per corpus with float32, one clip a time")

@@ -7,7 +7,7 @@ from ..kernels import build, kernels_wanted, library_path
 class KernelsArguments(Section):
     """Compile the CPU kernels of the Mamba blocks now, and print where the library is.
 
-    Training and extraction compile them when they start; BIBIER_KERNEL=torch turns the kernels off.
+    Training compiles them when it starts; BIBIER_KERNEL=torch turns the kernels off.
     """
 
 

@@ -29,7 +29,7 @@ from ..model.labels_bibier import EMOTIONS
 class LabelOptions(Section):
     """A corpus, and a language model to ask about it."""
 
-    corpus: str = Field(description="corpus by its name; csv for any table")
+    corpus: str = Field(description="name of the corpus; csv for any table")
     data_dir: str | None = Field(None, description="its folder or file, raw or prepared")
     options: dict[str, Any] = Field({}, description="options of its loader, such as --options.text_only")
     limit: int | None = Field(None, ge=1, description="only the first rows")
@@ -41,7 +41,9 @@ class LabelOptions(Section):
     prompt: str | None = Field(
         None, description=f"template file, or one of the package's: {', '.join(sorted(DEFAULT_PROMPTS.values()))}"
     )
-    calibration: bool = Field(True, description="way score: correct for words that the model prefers in any case")
+    calibration: bool = Field(
+        True, description="with --way score: correct for words that the model prefers whatever the text"
+    )
     seed: int = Field(42, ge=0, description="seed of sampling and of the examples")
     store: str | None = Field(None, description="file of answers, from which a killed run continues")
 
@@ -89,8 +91,8 @@ class LabelArguments(LabelOptions):
       bibier label corpus --corpus meld --data_dir PATH/TO/meld --options.text_only --backend openai
           --base_url http://gpu1:8000/v1 --base_url http://gpu2:8000/v1 --output meld_labels.parquet
 
-    The default back end, vLLM, needs its own environment (constraints-vllm.txt). A killed run continues with the same
-    command. To train on the labels: --corpora.0.label_table TABLE --soft_labels true.
+    The default back end, vLLM, needs its own environment (constraints-vllm.txt). If the command is killed,
+    run it again to continue. To train on the labels: --corpora.0.label_table TABLE --soft_labels true.
     """
 
     output: str = Field(description="table to write, .csv or .parquet")
@@ -99,7 +101,7 @@ class LabelArguments(LabelOptions):
     hide_label: bool = Field(False, description="do not state the gold label in the prompt")
     parser: Literal[tuple(PARSERS)] = Field("strict", description="strict, or as tolerant as the published code")
     gold_weight: float | None = Field(
-        None, description="share of the gold label mixed in; more if it would not be highest otherwise"
+        None, description="share of the gold label to mix in; increased where it would not be the most likely"
     )
     temperature: float = Field(DEFAULT_SAMPLING.temperature, ge=0, description="0: greedy")
     max_new_tokens: int = Field(DEFAULT_SAMPLING.max_new_tokens, ge=1, description="longest answer")

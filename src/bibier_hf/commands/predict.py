@@ -43,19 +43,21 @@ class PredictArguments(CheckpointOptions):
       bibier predict outputs/resd talk.wav --segmentation energy --merge --asr openai/whisper-base --asr_language ru
 
     Answers go to stdout, progress and messages to stderr.
-    Exit code 1: an input failed; the others are answered.
+    Exit code 1: an input failed; the others were processed.
     """
 
     inputs: Annotated[list[str], Positional("AUDIO|FOLDER|URL|-")] = Field(
         [], description="recordings; - reads paths from stdin, one per line"
     )
-    text: str | None = Field(None, description="what is said in each of the clips, or a text without a clip")
-    demo: bool = Field(False, description="an English and a Russian test clip of the embedded corpus")
+    text: str | None = Field(None, description="what is said in each of the clips, or text without a clip")
+    demo: bool = Field(False, description="predict an English and a Russian clip of the quickstart corpus")
     top_k: int | None = Field(None, ge=1, description="emotions to show; null: 3, all with --json and in files")
     threshold: float | None = Field(None, ge=0, le=1, description="answer unsure if the best score is lower")
     channel: int | None = Field(None, ge=0, description="channel (from 0) of each recording; null: the mean of all")
     asr: str | None = Field(None, description="speech recognizer for clips without text: Hub id or folder")
-    asr_language: str | None = Field(None, description="what is spoken, such as ru; small recognizers guess badly")
+    asr_language: str | None = Field(
+        None, description="spoken language, such as ru; small recognizers are bad at guessing it"
+    )
     chunk_length_s: float | None = Field(None, description="cut long recordings into windows of this many seconds")
     hop_length_s: float | None = Field(None, description="from one window's start to the next; null: chunk_length_s")
     segmentation: Literal["fixed", "energy"] | None = Field(None, description="fixed (windows) or energy (speech)")

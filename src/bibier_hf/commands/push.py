@@ -49,7 +49,7 @@ class PushDatasetArguments(PushArguments):
     """
 
     kind = "dataset"
-    force_audio: bool = Field(False, description="also recordings that you may not publish (MELD)")
+    force_audio: bool = Field(False, description="also push recordings that you may not publish (MELD)")
 
 
 class PushSpaceArguments(PushArguments):

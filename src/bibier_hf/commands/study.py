@@ -18,11 +18,11 @@ class StudyCommand(RunFile):
       bibier study resd_augmentation --data_dir PATH/TO/resd --only base,sds
       bibier study my_study.yaml --report
 
-    Every other option is one of `bibier train` and goes to every run. Finished runs are kept.
+    All other options are those of `bibier train` and apply to every run. Finished runs are kept.
     """
 
     run_file: Annotated[str, Positional("STUDY")] = Field(  # ty: ignore[incompatible-mutable-override]
-        description="study (YAML): its path, or the name of one of the package, such as resd_grouped"
+        description="study (YAML): its path, or the name of one that comes with the package, such as resd_grouped"
     )
     only: list[str] = Field([], description="variants to run: --only base,sds; all by default")
     report: bool = Field(False, description="train nothing; compare the runs that are finished")

@@ -17,7 +17,7 @@ from ..training.run import run_training
 
 
 class TrainArguments(RunFile):
-    """Train a model, select it on dev, score it once on test, and write model, results and card.
+    """Train a model, select it on dev, score it once on test, and write the model, its results, and its card.
 
     Examples:
       bibier train
@@ -25,11 +25,12 @@ class TrainArguments(RunFile):
       bibier train my_run.yaml --model.dropout 0.2 --resume_from_checkpoint true
       accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd
 
-    The run file gives the values, and the command line overrides them. Dots lead into nested keys.
+    The command line overrides the run file. Use dots for nested keys.
     """
 
     run_file: Annotated[str, Positional("RUN")] = Field(  # ty: ignore[incompatible-mutable-override]
-        "quickstart", description="run file (YAML): its path, or the name of one of the package, such as resd"
+        "quickstart",
+        description="run file (YAML): its path, or the name of one that comes with the package, such as resd",
     )
 
     def after_interrupt(self) -> str:

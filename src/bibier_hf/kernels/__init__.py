@@ -6,7 +6,7 @@ otherwise computes the same in plain PyTorch, so it needs neither this package n
 soon as `bibier_hf` is imported.
 
     import bibier_hf                    loads the kernels if they are already built
-    load_kernels(build_missing=True)    builds them if needed; called by training, extraction and the benchmark
+    load_kernels(build_missing=True)    builds them if needed; called by training and the benchmark
     bibier kernels                      builds them and prints the path of the library
 
 `BIBIER_KERNEL=torch` turns them off. If they cannot be built, a warning says why, once, and plain PyTorch is used.

@@ -154,7 +154,7 @@ class StagesArguments(Section):
     )
     logits: Literal["out_of_fold", "in_sample"] = Field(
         "out_of_fold",
-        description="unimodal logits of the training set in stage 2: from encoders that have not seen the sample, or that have",
+        description="unimodal logits of the training set in stage 2: from encoders that have not seen the sample, or from those that have",
     )
     folds: int = Field(5, ge=2, description="number of parts of the training set for out_of_fold")
     audio: dict[str, Any] = Field(
@@ -207,7 +207,7 @@ class RunArguments(Section):
     group_by_length: bool = Field(False, description="batches of clips of similar length")
     soft_labels: bool = Field(False, description="train on soft labels, in rows that have one")
     smoothing_probability: float = Field(
-        1.0, ge=0, le=1, description="share of these rows that use it, drawn again in each epoch"
+        1.0, ge=0, le=1, description="share of these rows that use their soft label, drawn again in each epoch"
     )
     label_smoothing_mode: Literal["soft", "argmax"] = Field(
         "soft", description="train on the distribution or, as published, on its arg-max"
@@ -219,7 +219,7 @@ class RunArguments(Section):
         10, ge=1, description="stop after this many evaluations without a better dev score; null: never"
     )
     refit_on_dev: bool = Field(
-        False, description="after selection, train a new model on train + dev for as many epochs"
+        False, description="after selection, train a new model on train + dev for the selected number of epochs"
     )
     logit_adjustment: Literal["dev"] | Annotated[float, Field(ge=-1, le=1)] | None = Field(
         None,
@@ -388,7 +388,7 @@ class RunFile(Section):
     """A run file, and dotted keys that override it."""
 
     run_file: Annotated[str | None, Positional("RUN")] = Field(
-        None, description="run file (YAML): its path, or the name of one of the package, such as resd"
+        None, description="run file (YAML): its path, or the name of one that comes with the package, such as resd"
     )
     overrides: dict[str, Any] = Field(default_factory=dict)
 
