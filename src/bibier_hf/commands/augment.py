@@ -14,6 +14,7 @@ from ..augmentation.preview import render_preview
 from ..augmentation.sds import StackedDataSampling
 from ..augmentation.tts import TTS_BACKENDS, get_tts
 from ..augmentation.tts.checks import SpeechChecks
+from ..augmentation.tts.corpus import Failure, speak_all
 from ..augmentation.tug import LANGUAGES, PUBLISHED_SIZES, TemplateUtteranceGeneration, load_components
 from ..commandline import Section
 from ..data.corpora import get_corpus
@@ -197,17 +198,24 @@ def utter(arguments: TugArguments) -> None:
 
     utterances = plan_utterances(counts, tug, voices if speaks else None, arguments.name)
     speech_dir = Path(arguments.output_dir).with_name(f"{Path(arguments.output_dir).name}.speech")
-    info, failures = write_utterances(
+    files: Mapping[str, Path | None] = {utterance.id: None for utterance in utterances}
+    failures: list[Failure] = []
+    speech = None
+    if speaks:
+        tts = get_tts(arguments.tts, **arguments.tts_options)
+        speech = tts.settings
+        checks, attempts, batch_size = arguments.checks, arguments.attempts, arguments.batch_size
+        files, failures = speak_all(utterances, tts, speech_dir, checks, attempts, batch_size)
+
+    info = write_utterances(
         utterances,
+        files,
         arguments.output_dir,
-        get_tts(arguments.tts, **arguments.tts_options) if speaks else None,
         name=arguments.name,
         license=arguments.license or ("MIT" if arguments.tts in ("espeak", NO_SPEECH) else "unknown"),
         options={"seed": arguments.seed, "counts": counts},
-        checks=arguments.checks,
-        speech_dir=speech_dir,
-        attempts=arguments.attempts,
-        batch_size=arguments.batch_size,
+        speech=speech,
+        left_out=[{"id": each.utterance.id, "text": each.utterance.text, "reason": each.reason} for each in failures],
     )
     if speaks and not arguments.keep_speech:
         shutil.rmtree(speech_dir)

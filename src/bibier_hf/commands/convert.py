@@ -5,7 +5,10 @@ from typing import Literal
 from pydantic import Field
 
 from ..commandline import Section
-from ..hub.convert_original import AUDIO_BACKBONE, TEXT_BACKBONE, VARIANTS, convert_files
+from ..files import filled_folder
+from ..hub import convert_original as original
+from ..hub.convert_original import AUDIO_BACKBONE, TEXT_BACKBONE, UNCUT, VARIANTS, build_model, read_weights
+from ..model.processing_bibier import BiBiERProcessor
 
 
 class ConvertArguments(Section):
@@ -34,8 +37,24 @@ class ConvertArguments(Section):
 
 
 def convert(arguments: ConvertArguments) -> None:
-    """Convert the files."""
-    dead = convert_files(**arguments.model_dump())
-    if dead:
+    """Convert the files into a `save_pretrained` folder."""
+    audio, text, fusion = arguments.audio_head, arguments.text_head, arguments.fusion
+    variant, heads = arguments.variant, arguments.num_transformer_heads
+
+    with filled_folder(arguments.output_dir) as new:
+        parts = (
+            original.convert_audio_head(read_weights(audio)) if audio else None,
+            original.convert_text_head(read_weights(text)) if text else None,
+            original.convert_fusion(read_weights(fusion), variant, heads) if fusion else None,
+        )
+        backbones = None if None in parts else (arguments.audio_backbone, arguments.text_backbone)
+        model = build_model(*parts, backbones=backbones)
+
+        if backbones is not None:
+            BiBiERProcessor.from_backbones(*backbones, max_text_tokens=UNCUT).save_pretrained(new)
+
+        model.save_pretrained(new)
+
+    if dead := [key for part in parts if part is not None for key in part.dead]:
         print(f"Left out {len(dead)} parameters that the original saves but never uses: {', '.join(dead)}")
     print(f"Written to {arguments.output_dir}")

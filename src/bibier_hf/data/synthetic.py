@@ -14,9 +14,7 @@ from datasets import Dataset, DatasetDict, Features
 from pydantic import Field
 
 from ..augmentation.sds import COMPONENTS
-from ..augmentation.tts import EMOTION_PROSODY, TextToSpeech, Utterance
-from ..augmentation.tts.checks import SpeechChecks
-from ..augmentation.tts.corpus import Failure, speak_all
+from ..augmentation.tts import EMOTION_PROSODY, Utterance
 from ..augmentation.tug import TemplateUtteranceGeneration
 from ..commandline import Section
 from ..errors import ArgumentError
@@ -145,44 +143,30 @@ def plan_utterances(
 
 def write_utterances(
     utterances: Sequence[Utterance],
+    files: Mapping[str, Path | None],
     output_dir: str | os.PathLike,
-    tts: TextToSpeech | None,
     *,
-    name: str = "tug",
-    license: str = "unknown",
-    options: Mapping[str, Any] | None = None,
-    checks: SpeechChecks | None = None,
-    speech_dir: str | os.PathLike | None = None,
-    attempts: int = 3,
-    batch_size: int = 32,
-) -> tuple[dict[str, Any], list[Failure]]:
-    """Speak utterances and write them as the train split of a prepared corpus with the source `synthetic`.
+    name: str,
+    license: str,
+    **facts: Any,
+) -> dict[str, Any]:
+    """Write utterances as the train split of a prepared corpus with the source `synthetic`.
 
     Args:
         utterances: utterances with ids and emotions ([`plan_utterances`]).
+        files: id -> speech ([`~bibier_hf.augmentation.tts.corpus.speak_all`]), or None for a text-only row. Utterances
+            that are missing here are left out.
         output_dir: folder of the corpus.
-        tts: speech back end; None for text-only rows.
         name: value of the column `corpus`.
         license: license of every row.
-        options: how the utterances were made, for `corpus.json`.
-        checks, attempts, batch_size: see [`~bibier_hf.augmentation.tts.corpus.speak_all`].
-        speech_dir: where speech is kept until the corpus is written, so that an interrupted run can continue; default:
-            next to `output_dir`.
+        facts: how the utterances were made, for `corpus.json`.
 
     Returns:
-        the content of `corpus.json`, whose `left_out` lists what could not be spoken, and the same as objects.
+        the content of `corpus.json`.
 
     Raises:
-        SynthesisError: nothing could be spoken.
         CorpusError: a folder with other content.
     """
-    output_dir = Path(output_dir)
-    failures: list[Failure] = []
-    files: Mapping[str, Path | None] = {utterance.id: None for utterance in utterances}
-    if tts is not None:
-        speech_dir = Path(speech_dir) if speech_dir is not None else output_dir.with_name(f"{output_dir.name}.speech")
-        files, failures = speak_all(utterances, tts, speech_dir, checks, attempts, batch_size)
-
     clips = [
         Clip(
             id=utterance.id,
@@ -199,20 +183,14 @@ def write_utterances(
         for utterance in utterances
         if utterance.id in files
     ]
-    facts = {
+    facts |= {
         "name": name,
         "reader": "tug",
         "title": "Template utterances",
         "homepage": "made by this package",
         "not_to_rehost": "",
-        "options": dict(options or {}),
-        "speech": None if tts is None else tts.settings,
-        "left_out": [
-            {"id": failure.utterance.id, "text": failure.utterance.text, "reason": failure.reason}
-            for failure in failures
-        ],
     }
-    return write_corpus(clips, facts, FEATURES, output_dir), failures
+    return write_corpus(clips, facts, FEATURES, output_dir)
 
 
 def write_stacked(splits: DatasetDict, facts: Mapping[str, Any], output_dir: str | os.PathLike) -> dict[str, Any]:

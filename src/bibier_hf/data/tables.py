@@ -408,7 +408,6 @@ def raise_faults(faults: list[str], heading: str, remedy: str = "", shown: int =
 
 def option_forms(name: str, value: Any) -> str:
     """How to pass an option of a reader: in Python, to `bibier prepare`, and to every other command."""
-    flag = f"--{name} {value}" if not isinstance(value, bool) else f"--{name}" if value else f"--no-{name}"
-    nested = f"--corpora.0.options.{name} {str(value).lower() if isinstance(value, bool) else value}"
+    shown = str(value).lower() if isinstance(value, bool) else value
 
-    return f"{name}={value!r} (to prepare: {flag}; to train or evaluate: {nested})"
+    return f"{name}={value!r} (to prepare: --{name} {shown}; to train or evaluate: --corpora.0.options.{name} {shown})"

@@ -22,11 +22,9 @@ from pathlib import Path
 import torch
 
 from ..errors import UserError
-from ..files import filled_folder
 from ..model.backbones_bibier import load_backbone
 from ..model.configuration_bibier import MODALITIES, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..model.processing_bibier import BiBiERProcessor
 
 AUDIO_BACKBONE = "audeering/wav2vec2-large-robust-12-ft-emotion-msp-dim"
 TEXT_BACKBONE = "jinaai/jina-embeddings-v3-hf"
@@ -410,41 +408,3 @@ def build_model(
         raise ConversionError(f"Weights that do not fit: missing {missing}, left over {result.unexpected_keys}.")
 
     return model.eval()
-
-
-def convert_files(
-    output_dir: str | Path,
-    audio_head: str | Path | None = None,
-    text_head: str | Path | None = None,
-    fusion: str | Path | None = None,
-    variant: str | None = None,
-    num_transformer_heads: int | None = None,
-    audio_backbone: str = AUDIO_BACKBONE,
-    text_backbone: str = TEXT_BACKBONE,
-) -> list[str]:
-    """Convert files into a `save_pretrained` folder (module docstring).
-
-    Args:
-        output_dir: folder to write.
-        audio_head, text_head, fusion: the files; any of them.
-        variant, num_transformer_heads: those of [`convert_fusion`].
-        audio_backbone, text_backbone: Hub ids or folders of the backbones of the whole system.
-
-    Returns:
-        the dead parameters, by their original names.
-    """
-    with filled_folder(output_dir) as new:
-        parts = (
-            convert_audio_head(read_weights(audio_head)) if audio_head else None,
-            convert_text_head(read_weights(text_head)) if text_head else None,
-            convert_fusion(read_weights(fusion), variant, num_transformer_heads) if fusion else None,
-        )
-        backbones = None if None in parts else (audio_backbone, text_backbone)
-        model = build_model(*parts, backbones=backbones)
-
-        if backbones is not None:
-            BiBiERProcessor.from_backbones(*backbones, max_text_tokens=UNCUT).save_pretrained(new)
-
-        model.save_pretrained(new)
-
-    return [key for part in parts if part is not None for key in part.dead]
