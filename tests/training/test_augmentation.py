@@ -63,7 +63,9 @@ def synthetic(tmp_path) -> Path:
 
 
 def augment(splits, **content) -> AugmentedCorpus:
-    return AugmentedCorpus(splits, checked_section(AugmentationArguments, content))
+    corpus = AugmentedCorpus(splits, checked_section(AugmentationArguments, content))
+    corpus.stack()
+    return corpus
 
 
 def test_nothing_is_done_unless_it_is_asked_for(splits):

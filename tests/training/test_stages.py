@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from safetensors.torch import load_file
 
 from bibier_hf import BiBiERForEmotionClassification
@@ -14,9 +14,11 @@ from bibier_hf.augmentation.sds import StackedDataSampling
 from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.feature_store import StoredRows
 from bibier_hf.data.features import InputDataset, input_specs
+from bibier_hf.data.mixture import AugmentationArguments
 from bibier_hf.errors import ArgumentError
 from bibier_hf.training import stages
 from bibier_hf.training.arguments import STAGES, run_arguments
+from bibier_hf.training.augmentation import AugmentedCorpus
 from bibier_hf.training.output import STAGES_FOLDER
 from bibier_hf.training.rows import RunInputs
 from bibier_hf.training.run import run_training
@@ -208,9 +210,11 @@ def audio_inputs(train: InputDataset, dev: InputDataset) -> RunInputs:
 def logits_of(stage, model, train, dev, folds) -> np.ndarray:
     """Out-of-fold logits of the training rows that have audio."""
     head = unimodal_model(model, "audio", seed=0)
-    rows, own = with_modality(train, "audio_features"), folds[train.columns["audio_features"].present]
-    logits = out_of_fold_logits(stage, head, audio_inputs(rows, with_modality(dev, "audio_features")), own)
-    return torch.stack(list(logits)).numpy()
+    inputs = audio_inputs(with_modality(train, "audio_features"), with_modality(dev, "audio_features"))
+    places = np.flatnonzero(train.columns["audio_features"].present)
+    logits = out_of_fold_logits(stage, head, inputs, folds, places)
+    assert len(logits) == len(train)
+    return torch.stack(list(logits.select(places))).numpy()
 
 
 def relabelled(data: InputDataset, rows: np.ndarray) -> InputDataset:
@@ -373,9 +377,10 @@ def test_no_row_gets_logits_from_an_encoder_that_saw_one_of_its_clips(
 def test_a_corpus_that_is_stacked_already_has_no_out_of_fold_logits(feature_model, staged_run):
     rows = Dataset.from_dict({"source": ["recorded", "stacked"]})
     run = staged_run()
+    corpus = AugmentedCorpus(DatasetDict({"train": rows, "dev": rows}), AugmentationArguments())
     with pytest.raises(ArgumentError, match="'small' holds stacked clips"):
-        plan_folds(run, feature_model(add_unimodal_logits=True), {"small": {"train": rows, "dev": rows}})
-    assert plan_folds(run, feature_model(), {"small": {"train": rows, "dev": rows}}) == ({}, {})
+        plan_folds(run, feature_model(add_unimodal_logits=True), {"small": corpus})
+    assert plan_folds(run, feature_model(), {"small": corpus}) == ({}, {})
 
 
 @pytest.mark.slow

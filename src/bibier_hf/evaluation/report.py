@@ -162,8 +162,12 @@ def write_split_report(predictions: Predictions, split: str, directory: str | Pa
         plot_reliability(bins, directory / f"reliability_{split}_{corpus}.png", f"{title or corpus}, {split}")
 
 
-def metrics_table(metrics: dict[str, dict[str, float]], head: str = "corpus") -> str:
-    """Return a Markdown table in percent, one row per group."""
+def metrics_table(
+    metrics: dict[str, dict[str, float]], head: str = "corpus", mean: dict[str, float] | None = None
+) -> str:
+    """Return a Markdown table in percent, one row per group; below several groups, their mean if given."""
+    if mean is not None and len(metrics) > 1:
+        metrics = metrics | {"mean": mean}
     names = (*METRICS, "mean")
     rows = [[group, *(percent(values[name]) for name in names)] for group, values in metrics.items()]
 

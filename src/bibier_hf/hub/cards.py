@@ -8,7 +8,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.metrics import METRICS
 from ..evaluation.report import metrics_table, recall_table
-from ..evaluation.results import RESULTS_FILE, EvaluationResults, Metrics, RunResults
+from ..evaluation.results import RESULTS_FILE, EvaluationResults, RunResults
 from ..files import write_atomically
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
 from ..model.modeling_bibier import ADAPTER_FOLDER
@@ -78,6 +78,7 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
     licensing = model_licensing(
         results.data, {modality: name for modality, name in backbones.items() if name != EMBEDDED}
     )
+    licenses = {source: licensing.describe(source) for source in licensing.sources}
     title = f"BiBiER {results.model['fusion'] if len(modalities) > 1 else modalities[0]} ({', '.join(results.data)})"
     tags = ["speech-emotion-recognition" if "audio" in modalities else "emotion-recognition"]
     if len(modalities) > 1:
@@ -113,10 +114,12 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         augmentation={name: _augmentation_text(entry) for name, entry in results.augmentation.items()},
         synthetic=sorted(name for name, data in results.data.items() if "synthetic" in data["source"]),
         resd_official=results.protocol.get("resd", {}).get("name") == "official",
-        metrics_tables={split: metrics_table(_with_mean(results, split)) for split in ("test", "dev")},
+        calibration_table=_calibration_table(test),
+        metrics_tables={
+            split: metrics_table(results.metrics[split], mean=results.metrics_mean[split]) for split in ("test", "dev")
+        },
         language_table=metrics_table(results.metrics_by_language["test"], head="language"),
         recall_table=recall_table(test),
-        calibration_table=_calibration_table(test),
         input_tables={
             name: metrics_table(table, head="input") for name, table in results.modalities.get("test", {}).items()
         },
@@ -130,7 +133,7 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
             for file, caption in PICTURES.items()
             if file.format(name) in pictures
         },
-        licenses={source: licensing.describe(source) for source in licensing.sources},
+        licenses=licenses,
         non_commercial=licensing.non_commercial,
         ai_act=facts()["ai_act"],
     )
@@ -145,11 +148,6 @@ def write_model_card(results: RunResults, path: str | Path, model_id: str = PLAC
 def protocol_text(protocol: dict[str, Any]) -> str:
     """Describe a protocol of `results.json`, with its fold."""
     return f"{protocol['name']} protocol" + (f", fold {protocol['fold']}" if "fold" in protocol else "")
-
-
-def _with_mean(results: RunResults, split: str) -> dict[str, Metrics]:
-    metrics = results.metrics[split]
-    return metrics if len(metrics) == 1 else metrics | {"mean": results.metrics_mean[split]}
 
 
 def _hub_task(modalities: Sequence[str]) -> str:

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
-from ..augmentation.sds import StackedDataSampling
 from ..data.features import InputDataset
-from ..data.mixture import AugmentationArguments, Stacking
+from ..data.mixture import AugmentationArguments
 from ..data.schema import COLUMNS
 from .rows import FreshDraws, RowSource, StoredDraws
 
@@ -21,67 +20,70 @@ MakeInputs = Callable[[DatasetDict], Mapping[str, InputDataset]]
 
 
 class AugmentedCorpus:
-    """A corpus whose train split is augmented.
+    """A corpus whose train split is augmented: [`stack`][AugmentedCorpus.stack] it, then read its inputs.
+
+    Args:
+        rows: train, dev and test under their protocol.
+        arguments: what to do.
+
+    Raises:
+        ArgumentError: synthetic rows that cannot be used.
+        FileNotFoundError: no synthetic corpus at its path.
 
     Attributes:
-        splits: train, dev and test. With several draws, or one in each epoch, train holds the rows to draw from.
+        splits: train, dev and test. With several draws, or one in each epoch, train holds the rows to draw from: the
+            recorded rows, then the synthetic ones.
         facts: what was done, for the report: counts of `sds` (of the first draw) and of `synthetic`.
         folds: (N,) fold of each train row, if folds were given; else None.
     """
 
-    def __init__(self, rows: DatasetDict, arguments: AugmentationArguments, folds: np.ndarray | None = None):
+    def __init__(self, rows: DatasetDict, arguments: AugmentationArguments):
+        self.facts: dict[str, Any] = {}
+        self.folds: np.ndarray | None = None
+        self._sds = arguments.sds if arguments.sds is not None and arguments.sds.share else None
+        self._recorded = rows["train"]
+        self._synthetic: list[Dataset] = []
+        self._stacked: list[Dataset] = []
+        self._places: list[list[int]] = []
+
+        if arguments.synthetic is not None:
+            synthetic, self.facts["synthetic"] = arguments.synthetic.choose(rows["train"])
+            self._synthetic = [synthetic]
+
+        self.splits = DatasetDict(rows | {"train": concatenate_datasets([self._recorded, *self._synthetic])})
+
+    def stack(self, folds: np.ndarray | None = None) -> None:
         """Make the draws that do not depend on the epoch.
 
         Args:
-            rows: train, dev and test under their protocol.
-            arguments: what to do; with folds a single draw.
-            folds: fold of each row of [`unstacked_train`]. Clips of different folds are never stacked together, so that
-                a fold that is held out is held out with every clip in it. None: no folds.
-
-        Raises:
-            ArgumentError: synthetic rows that cannot be used.
-            FileNotFoundError: no synthetic corpus at its path.
+            folds: fold of each train row, with a single draw. Clips of different folds are never stacked together, so
+                that a fold that is held out is held out with every clip in it. None: no folds.
         """
-        train = rows["train"]
-        self.facts: dict[str, Any] = {}
         self.folds = folds
-        self._stacked: list[Dataset] = []
-        self._places: list[list[int]] = []
-        self._fresh: StackedDataSampling | None = None
-        self._recorded = len(train)
+        sds, recorded = self._sds, self._recorded
+        if sds is None:
+            return
 
-        if arguments.sds is not None and arguments.sds.share:
-            train = self._stack(train, arguments.sds)
-
-        if arguments.synthetic is not None:
-            synthetic, self.facts["synthetic"] = arguments.synthetic.choose(train)
-            train = concatenate_datasets([train, synthetic])
-
-        self.splits = DatasetDict(rows | {"train": train})
-
-    def _stack(self, train: Dataset, sds: Stacking) -> Dataset:
-        """Return the recorded rows, stacked if there is one draw, and keep what later epochs need."""
-        folds = None if self.folds is None else self.folds[: len(train)]
-        plan = sds.plan(train, parts=folds)
+        parts = None if folds is None else folds[: len(recorded)]
+        plan = sds.plan(recorded, parts=parts)
         self.facts["sds"] = dict(plan.report) | {"draws": sds.draws}
-
         if sds.draws == "every_epoch":
-            self._fresh = sds
-            return train
+            return
 
         if sds.draws > 1:
             for draw in range(sds.draws):
-                plan = sds.plan(train, draw)
-                self._stacked.append(sds.stacked_rows(train, plan, draw).select_columns(list(COLUMNS)))
-                self._places.append(sds.places(len(train), plan))
-            return train
+                plan = sds.plan(recorded, draw)
+                self._stacked.append(sds.stacked_rows(recorded, plan, draw).select_columns(list(COLUMNS)))
+                self._places.append(sds.places(len(recorded), plan))
+            return
 
-        if self.folds is not None and folds is not None:
+        if folds is not None:
             # A stacked row is in the fold of its first clip, as are all its clips.
-            first_clips = np.array([*range(len(train)), *plan.components])
-            own = folds[first_clips[sds.places(len(train), plan)]]
-            self.folds = np.concatenate([own, self.folds[len(train) :]])
-        return sds(train, parts=folds).select_columns(list(COLUMNS))
+            first_clips = np.array([*range(len(recorded)), *plan.components])
+            own = folds[first_clips[sds.places(len(recorded), plan)]]
+            self.folds = np.concatenate([own, folds[len(recorded) :]])
+        stacked = sds(recorded, parts=parts).select_columns(list(COLUMNS))
+        self.splits["train"] = concatenate_datasets([stacked, *self._synthetic])
 
     def inputs(self, make_inputs: MakeInputs) -> tuple[RowSource, InputDataset, InputDataset]:
         """Return what the model reads of train, dev and test.
@@ -95,26 +97,20 @@ class AugmentedCorpus:
 
         if self._stacked:
             train = self._stored_draws(computed["train"], [computed[name] for name in names])
-        elif self._fresh is not None:
-            train = FreshDraws(self.splits["train"], self._recorded, self._fresh)
+        elif self._sds is not None and self._sds.draws == "every_epoch":
+            train = FreshDraws(self.splits["train"], len(self._recorded), self._sds)
 
         return train, computed["dev"], computed["test"]
 
     def _stored_draws(self, train: InputDataset, stacked: Sequence[InputDataset]) -> StoredDraws:
         """Return the draws over a pool of all rows: recorded, synthetic, then the stacked rows of each draw."""
-        synthetic = list(range(self._recorded, len(train)))
+        recorded = len(self._recorded)
+        synthetic = list(range(recorded, len(train)))
         orders, start = [], len(train)
         for order, rows in zip(self._places, stacked, strict=True):
             # Places count the recorded rows first and then this draw's stacked ones.
-            shift = start - self._recorded
-            orders.append([place if place < self._recorded else place + shift for place in order] + synthetic)
+            shift = start - recorded
+            orders.append([place if place < recorded else place + shift for place in order] + synthetic)
             start += len(rows)
 
         return StoredDraws(InputDataset.concatenate([train, *stacked]), orders)
-
-
-def unstacked_train(rows: DatasetDict, arguments: AugmentationArguments) -> Dataset:
-    """Return the train rows before anything is stacked: the recorded rows, then the synthetic ones."""
-    if arguments.synthetic is None:
-        return rows["train"]
-    return concatenate_datasets([rows["train"], arguments.synthetic.choose(rows["train"])[0]])

@@ -5,7 +5,7 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from tqdm.auto import tqdm
-from transformers import TrainerState
+from transformers import TrainerState, TrainingArguments
 from transformers.trainer_callback import ProgressCallback
 from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
@@ -24,17 +24,15 @@ class Progress(ProgressCallback):
 
     Args:
         title: what is trained, such as `encoder audio (stage 1 of 3)`.
-        bars: show bars where stderr is a terminal.
 
     Attributes:
         split: what answers are computed for, the name of the bar.
     """
 
-    def __init__(self, title: str, bars: bool = True):
+    def __init__(self, title: str):
         super().__init__()
         self.title = title
         self.split = "dev"
-        self._no_bars = not (bars and sys.stderr.isatty())
         self._train_loss: float | None = None
 
     def on_train_begin(self, args, state, control, **kwargs):
@@ -47,7 +45,7 @@ class Progress(ProgressCallback):
         say(f"{self.title}: up to {epochs} ({state.max_steps} steps){resumed}")
         if args.eval_strategy != IntervalStrategy.NO:
             say(TABLE_HEAD)
-        self.training_bar = self._bar(state.max_steps, initial=state.global_step)
+        self.training_bar = _bar(args, state.max_steps, initial=state.global_step)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if self.training_bar is not None:
@@ -58,7 +56,7 @@ class Progress(ProgressCallback):
             return
 
         if self.prediction_bar is None:
-            self.prediction_bar = self._bar(len(eval_dataloader), desc=self.split)
+            self.prediction_bar = _bar(args, len(eval_dataloader), desc=self.split)
         self.prediction_bar.update(1)
 
     def on_log(self, args, state, control, logs=None, **kwargs):
@@ -69,8 +67,10 @@ class Progress(ProgressCallback):
         if self.training_bar is not None and metrics is not None:  # in the main process, while training
             say(table_line(state, self._train_loss, metrics))
 
-    def _bar(self, total: int, **options) -> tqdm:
-        return tqdm(total=total, leave=False, dynamic_ncols=True, disable=self._no_bars, **options)
+
+def _bar(args: TrainingArguments, total: int, **options) -> tqdm:
+    disable = bool(args.disable_tqdm) or not sys.stderr.isatty()
+    return tqdm(total=total, leave=False, dynamic_ncols=True, disable=disable, **options)
 
 
 def table_line(state: TrainerState, train_loss: float | None, metrics: dict[str, float]) -> str:

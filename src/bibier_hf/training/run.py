@@ -94,6 +94,7 @@ class Run:
     Attributes:
         arguments: of the run.
         args: those of the trainer.
+        config: the arguments in the report, without folders of this machine.
         recorded: corpus -> its splits, before augmentation.
         augmented: corpus -> its splits with their augmentation.
         model, processor: the model in training, and its processor.
@@ -110,6 +111,7 @@ class Run:
     def __init__(self, arguments: RunArguments, command: str | None = None):
         self.arguments = arguments
         self.command = command
+        self.config = arguments.public_dump()
         self.args = arguments.training_arguments()
         self.seconds = _Seconds()
         self.predictions: dict[str, Predictions] = {}
@@ -140,11 +142,13 @@ class Run:
             tables = [corpus.label_tables for corpus in corpora]
             self.recorded, self.label_facts = attach_label_tables(load_corpora(corpora), tables)
             self._build_model()
-            self.folds, self.fold_facts = plan_folds(self.arguments, self.model, self.recorded)
             self.augmented = {
-                name: AugmentedCorpus(rows, corpus.augmentation, self.folds.get(name))
+                name: AugmentedCorpus(rows, corpus.augmentation)
                 for corpus, (name, rows) in zip(corpora, self.recorded.items(), strict=True)
             }
+            self.folds, self.fold_facts = plan_folds(self.arguments, self.model, self.augmented)
+            for name, corpus in self.augmented.items():
+                corpus.stack(self.folds.get(name))
 
         self.seconds.lap("load")
 
@@ -263,16 +267,16 @@ class Run:
         """Id on the Hub in the process that pushes; None if nothing is pushed."""
         return self.arguments.hub_model_id if self.arguments.push_to_hub and self.args.should_save else None
 
-    def _model_facts(self, public: dict[str, Any]) -> dict[str, Any]:
+    def _model_facts(self) -> dict[str, Any]:
         model, config = self.model, self.model.config
         facts: dict[str, Any] = {}
         for modality, part in config.modality_configs.items():
             training = "frozen" if part.freeze_backbone else "trained"
             if self.arguments.lora and modality in self.arguments.lora.backbones:
                 training = f"LoRA, rank {self.arguments.lora.r}"
-            name = public[f"{modality}_backbone"]
-            if public["init_from"]:
-                name = part.backbone_id or public["init_from"]
+            name = self.config[f"{modality}_backbone"]
+            if self.config["init_from"]:
+                name = part.backbone_id or self.config["init_from"]
             facts |= {
                 f"{modality}_backbone": name,
                 f"{modality}_backbone_training": training,
@@ -288,14 +292,13 @@ class Run:
         }
 
     def _results(self) -> RunResults:
-        config = self.arguments.public_dump()
         uncalibrated = {
             split: answers.calibration_by_corpus(calibrated=False) for split, answers in self.predictions.items()
         }
         splits = {name: corpus.splits for name, corpus in self.augmented.items()}
         rows = concatenate_datasets([corpus[split] for corpus in splits.values() for split in SPLITS])
         results = RunResults(
-            model=self._model_facts(config),
+            model=self._model_facts(),
             protocol={
                 name: protocol_facts(corpus, rows)
                 for corpus, (name, rows) in zip(self.arguments.corpora, splits.items(), strict=True)
@@ -307,9 +310,9 @@ class Run:
             date=datetime.now(UTC).date().isoformat(),
             seed=self.args.seed,
             command=self.command,
-            config=config,
-            data_hash=content_hash(rows, DATA_COLUMNS),
+            config=self.config,
             data={name: data_facts(corpus) for name, corpus in self.recorded.items()},
+            data_hash=content_hash(rows, DATA_COLUMNS),
             augmentation={name: corpus.facts for name, corpus in self.augmented.items() if corpus.facts},
             soft_labels=self.label_facts,
             seconds=self.seconds.total,

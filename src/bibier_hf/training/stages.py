@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, DatasetDict, concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from safetensors.torch import load_file
 from transformers import set_seed
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -40,7 +40,7 @@ from ..model.configuration_bibier import MODALITIES
 from ..model.hashing_bibier import weights_hash
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RunArguments
-from .augmentation import unstacked_train
+from .augmentation import AugmentedCorpus
 from .checkpoints import last_whole_checkpoint, list_checkpoints
 from .progress import without_bars
 from .rows import RunInputs, fixed_rows
@@ -76,12 +76,11 @@ def train_encoders(
         stage, spec = run.stage_runs[modality], data.collator.specs[modality]
         own, dev, test = (with_modality(rows, spec.name) for rows in (train, data.dev, data.test))
         rows = RunInputs([own], dev, test, FeatureCollator({modality: spec}))
+        head = unimodal_model(model, modality, run.seed)
         if folds is not None:
             places = np.flatnonzero(train.columns[spec.name].present)
-            held_out = out_of_fold_logits(stage, unimodal_model(model, modality, run.seed), rows, folds[places])
-            logits[UNIMODAL_LOGITS[modality]] = held_out.spread(places, len(folds))
+            logits[UNIMODAL_LOGITS[modality]] = out_of_fold_logits(stage, head, rows, folds, places)
 
-        head = unimodal_model(model, modality, run.seed)
         outcome = train_stage(stage, head, rows, title=f"encoder {modality} (stage {number} of 3)")
         facts[modality] = {key: value for key, value in outcome.items() if key != "arguments"}
         _take_over(model, head, modality)
@@ -190,34 +189,41 @@ def train_stage(
 
 
 def out_of_fold_logits(
-    stage: RunArguments, head: BiBiERForEmotionClassification, data: RunInputs, folds: np.ndarray
+    stage: RunArguments,
+    head: BiBiERForEmotionClassification,
+    data: RunInputs,
+    folds: np.ndarray,
+    places: np.ndarray,
 ) -> StoredRows:
     """Compute the logits of each training sample with a model that has not seen its fold.
 
     Args:
         stage: arguments of the stage; fold k is trained in `<output_dir>-fold-<k>`.
-        head: a new model of the modality; every fold starts from its weights.
-        data: N samples that have the modality, and rows to select the model of each fold on.
-        folds: (N,) fold of each sample.
+        head: a new model of the modality; every fold starts from its weights, which it has again afterwards.
+        data: M samples that have the modality, and rows to select the model of each fold on.
+        folds: (N,) fold of each sample of the training set.
+        places: (M,) places of the samples in the training set.
 
     Returns:
-        (N,) rows of 7 logits.
+        (N,) rows of 7 logits, missing for samples without the modality.
     """
     initial, train = copy.deepcopy(head.state_dict()), fixed_rows(data.train)
     (modality,) = head.config.modalities
-    numbers = np.unique(folds).tolist()
-    parts, indices = [], []
+    own = folds[places]
+    numbers = np.unique(own).tolist()
+    parts = []
     for number, fold in enumerate(numbers, 1):
-        head.load_state_dict(initial)
         fold_stage = stage.model_copy(update={"output_dir": f"{stage.output_dir}-fold-{fold}"})
-        others = replace(data, train=[train.select(np.flatnonzero(folds != fold))])
+        others = replace(data, train=[train.select(np.flatnonzero(own != fold))])
         title = f"encoder {modality}, fold {number} of {len(numbers)}"
         train_stage(fold_stage, head, others, title, scored=["dev"])
 
-        indices.append(np.flatnonzero(folds == fold))
-        parts.append(_stored_logits(fold_stage, head, data.collator, train.select(indices[-1])))
+        held_out = train.select(np.flatnonzero(own == fold))
+        parts.append(_stored_logits(fold_stage, head, data.collator, held_out))
+        head.load_state_dict(initial)
 
-    return StoredRows.concatenate(parts).spread(np.concatenate(indices), len(train))
+    by_fold = places[np.argsort(own, kind="stable")]
+    return StoredRows.concatenate(parts).spread(by_fold, len(folds))
 
 
 def _stored_logits(
@@ -241,19 +247,18 @@ def _stored_logits(
 
 
 def plan_folds(
-    run: RunArguments, model: BiBiERForEmotionClassification, corpora: Mapping[str, DatasetDict]
+    run: RunArguments, model: BiBiERForEmotionClassification, corpora: Mapping[str, AugmentedCorpus]
 ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """Draw the folds of a run whose fusion reads out-of-fold logits. They are drawn before stacking, because a stacked
     row can be held out only together with all its clips.
 
     Args:
-        run: its `stages`, `corpora` and seed.
+        run: its `stages` and seed.
         model: tells whether the fusion reads unimodal logits.
-        corpora: splits of each corpus, before augmentation.
+        corpora: corpora, before they are stacked.
 
     Returns:
-        corpus -> fold of each row of [`~bibier_hf.training.augmentation.unstacked_train`], and `{"folds": ...}` for
-        the report; both are empty if nothing is held out.
+        corpus -> fold of each train row, and `{"folds": ...}` for the report; both are empty if nothing is held out.
 
     Raises:
         ArgumentError: the training set has too few groups, or already holds stacked clips.
@@ -262,14 +267,14 @@ def plan_folds(
         return {}, {}
     columns = ["id", "corpus", "label", "dialogue", "speaker"]
     train = {}
-    for corpus, (name, rows) in zip(run.corpora, corpora.items(), strict=True):
-        if "stacked" in rows["train"]["source"]:
+    for name, corpus in corpora.items():
+        if "stacked" in corpus.splits["train"]["source"]:
             raise ArgumentError(
                 f"stages.logits: the corpus '{name}' holds stacked clips, so parts of it cannot be held out. Train on "
                 "the recorded corpus with augmentation.sds, or set stages.logits to in_sample."
             )
-        train[name] = unstacked_train(rows, corpus.augmentation).select_columns(columns)
-    dev = concatenate_datasets([rows["dev"].select_columns(columns) for rows in corpora.values()])
+        train[name] = corpus.splits["train"].select_columns(columns)
+    dev = concatenate_datasets([corpus.splits["dev"].select_columns(columns) for corpus in corpora.values()])
     folds, facts = assign_folds(concatenate_datasets(list(train.values())), dev, run.stages.folds, run.seed)
     ends = np.cumsum([len(rows) for rows in train.values()])
     return dict(zip(train, np.split(folds, ends[:-1]), strict=True)), {"folds": facts}

@@ -111,7 +111,7 @@ class BiBiERTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(run.optimizer, args),
         )
 
-        self.progress = Progress(title, bars=not args.disable_tqdm)
+        self.progress = Progress(title)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.progress)
