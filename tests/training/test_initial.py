@@ -39,7 +39,7 @@ def starting_from(checkpoint: str, **keys):
 
 def test_all_weights_are_those_of_the_checkpoint(trained):
     folder = trained(temperature=2.0, class_weights=[2.0] + [1.0] * 6)
-    model, processor = build_model(starting_from(folder))
+    model, processor, _ = build_model(starting_from(folder))
     expected = BiBiERForEmotionClassification.from_pretrained(folder).state_dict()
     assert all(torch.equal(expected[name], value) for name, value in model.state_dict().items())
     assert model.config.temperature == 1
@@ -73,7 +73,7 @@ def test_other_labels_get_new_classifiers_and_keep_the_rest(trained, labels, cap
 def test_free_options_of_the_run_replace_those_of_the_checkpoint(trained):
     folder = trained()
     options = {"dropout": 0.4, "audio_config": {"freeze_encoder": True}, "hidden_size": 16}
-    model, _ = build_model(starting_from(folder, model=options, frozen=["bibier.fusion"]))
+    model, *_ = build_model(starting_from(folder, model=options, frozen=["bibier.fusion"]))
     assert model.config.dropout == 0.4
     assert model.config.audio_config.freeze_encoder
     free = {name for name, parameter in model.named_parameters() if parameter.requires_grad}

@@ -14,7 +14,6 @@ from bibier_hf.training.logit_adjustment import (
     adjustment_facts,
     best_strength,
     class_log_prior,
-    shift_classifiers,
     strength_scores,
     strengths_to_try,
 )
@@ -102,7 +101,7 @@ def test_the_shift_moves_every_answer_by_the_same(feature_model, options):
     with torch.inference_mode():
         before = model(**inputs)
         alone = model(text_features=inputs["text_features"])
-        shift_classifiers(model, shift.tolist())
+        model.shift_logits(shift.tolist())
         torch.testing.assert_close(model(**inputs).logits, before.logits + shift, atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(
             model(text_features=inputs["text_features"]).logits, alone.logits + shift, atol=1e-5, rtol=1e-5

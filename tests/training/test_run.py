@@ -294,7 +294,7 @@ def test_numbers_of_another_corpus_are_not_added_to_the_results(finished, write_
 
 def test_a_model_of_text_hears_no_noise(small_run, tiny_options, corpus_table, tmp_path):
     run = small_run(model=tiny_options | {"modalities": ["text"]})
-    model, processor = build_model(run)
+    model, processor, _ = build_model(run)
     model.save_pretrained(tmp_path / "text")
     processor.save_pretrained(tmp_path / "text")
     arguments = [str(tmp_path / "text"), "--corpus", "csv", "--data_dir", str(corpus_table)]
@@ -432,7 +432,7 @@ def test_frozen_parameters_stay_and_backbones_have_a_learning_rate_of_their_own(
     }
     run = small_run(**options, num_train_epochs=1)
     run_training(run)
-    before, _ = build_model(run)
+    before, *_ = build_model(run)
     after = load_file(Path(run.output_dir) / "model.safetensors")
     steps = {name: (after[name] - value).abs().max().item() for name, value in before.state_dict().items()}
     assert {name for name, step in steps.items() if step == 0} >= {
@@ -470,7 +470,7 @@ def test_a_run_hands_the_trainer_what_it_was_asked_for(small_run):
     run = small_run(
         backbone_learning_rate=3e-5, patience=4, optimizer="sgd", scheduler="onecycle", corpus_balanced_sampling=True
     )
-    model, processor = build_model(run)
+    model, processor, _ = build_model(run)
     corpora = load_corpora(run.corpora)
     reader = InputReader(model, processor, run.feature_cache)
     train, dev, test = AugmentedCorpus(corpora["small"], AugmentationArguments()).inputs(reader.inputs)
@@ -511,7 +511,7 @@ def test_class_weights_follow_the_draws(small_run, feature_model, feature_rows, 
 def test_options_of_the_cache_reach_the_stores(small_run, tmp_path):
     cache = {"directory": str(tmp_path / "stores"), "dtype": "float16", "compute_dtype": "int8", "batch_size": 3}
     run = small_run(feature_cache=cache)
-    model, processor = build_model(run)
+    model, processor, _ = build_model(run)
     extractor = InputReader(model, processor, run.feature_cache).extractor
     assert extractor.stores["audio"].folder.parent == tmp_path / "stores"
     assert extractor.stores["audio"].dtype == torch.float16
@@ -525,7 +525,7 @@ def test_the_same_seed_gives_the_same_model_and_another_another(small_run):
 
 
 def test_the_processor_reads_texts_as_the_run_says(small_run, tiny_options):
-    _, processor = build_model(
+    _, processor, _ = build_model(
         small_run(text_prefix="query: ", model=merged(tiny_options, {"text_config": {"max_tokens": 9}}))
     )
     assert processor.text_prefix == "query: "

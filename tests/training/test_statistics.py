@@ -26,7 +26,7 @@ def test_the_statistics_of_the_training_set_are_in_the_checkpoint(small_run, tin
     )
     run_training(run)
     weights = load_file(f"{run.output_dir}/model.safetensors")
-    model, processor = build_model(run)
+    model, processor, _ = build_model(run)
     rows = InputReader(model, processor, run.feature_cache).split(load_corpora(run.corpora), "train")
     clips = [row["audio_features"].double().numpy() for row in (rows[index] for index in range(len(rows)))]
     levels = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -76,7 +76,7 @@ def test_the_cepstrum_is_standardised_trained_and_saved(small_run, tiny_options,
     model = AutoModelForAudioClassification.from_pretrained(run.output_dir).eval()
     assert model.config.audio_config.feature_size == 8 + 16
     assert model.bibier.audio.encoder.statistics is None
-    before, processor = build_model(run)
+    before, processor, _ = build_model(run)
     rows = InputReader(before, processor, run.feature_cache).split(load_corpora(run.corpora), "train")
     means = torch.stack([rows[index]["audio_features"][:, 8:].mean(0) for index in range(len(rows))])
     torch.testing.assert_close(model.bibier.audio.encoder.cepstrum.mean[:16], means.mean(0), atol=1e-4, rtol=1e-4)

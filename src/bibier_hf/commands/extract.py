@@ -55,7 +55,7 @@ def extract(arguments: ExtractArguments) -> None:
 
     with state.main_process_first():  # it prepares and fetches what the others then find
         splits = load_corpora(run.corpora)
-        model, processor = build_model(run)
+        model, processor, _ = build_model(run)
     extractor = InputReader(model.to(state.device), processor, run.feature_cache).extractor
     assert extractor is not None  # the cache is enabled
 

@@ -16,7 +16,7 @@ batch.
 
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self, SupportsIndex
@@ -681,6 +681,15 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         if self.classifier is not None:
             layers.append(self.classifier[-1])  # ty: ignore[invalid-argument-type] - its last layer is linear
         return layers
+
+    @torch.no_grad()
+    def shift_logits(self, shift: Sequence[float]) -> None:
+        """Add `shift` (K,) to the logits of the fusion and of each modality, for good.
+
+        A mixture weighs them by weights that sum to one for each class, so its logits move by the same amount.
+        """
+        for layer in self.output_layers():
+            layer.bias.add_(torch.tensor(shift, dtype=layer.bias.dtype, device=layer.bias.device))
 
     def _unimodal_head(self, stream: ModalityStream) -> UnimodalHead | None:
         return None if stream.encoder is None else UnimodalHead(stream, len(self.config.label_names))

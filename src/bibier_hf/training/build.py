@@ -1,7 +1,5 @@
 """The model of a run, before training."""
 
-from collections.abc import Sequence
-
 from transformers import set_seed
 
 from ..errors import ArgumentError
@@ -11,23 +9,37 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RunArguments
 from .initial import load_initial
+from .lora import LoraAdapters
 
 
-def build_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
-    """Build a new model (or load the one of `init_from`) and its processor, with the same weights in every process and after every resume.
+def build_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor, LoraAdapters]:
+    """Build a new model (or load the one of `init_from`), its processor, and its adapters, which are none without LoRA.
+
+    The weights are the same in every process and after every resume.
 
     Args:
-        run: with backbones, model options and seed.
+        run: with backbones, model options, adapters and seed.
 
     Raises:
         ArgumentError: model options are unknown or contradict each other, or a backbone cannot be used.
     """
     set_seed(run.seed)
-    if run.init_from is not None:
-        model, processor = load_initial(run, EMOTIONS)
-        _freeze(model, run.frozen)
-        return model, processor
+    model, processor = _new_model(run) if run.init_from is None else load_initial(run, EMOTIONS)
 
+    for prefix in run.frozen:
+        parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
+        if not parameters:
+            parts = sorted({".".join(name.split(".")[:4]) for name, _ in model.named_parameters()})
+            raise ArgumentError(
+                f"frozen: no parameter's name begins with '{prefix}'. They begin with {', '.join(parts)}."
+            )
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+
+    return model, processor, LoraAdapters(model, run.lora)
+
+
+def _new_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
     read = run.model.get("modalities") or MODALITIES
     audio = run.audio_backbone if "audio" in read else None
     text = run.text_backbone if "text" in read else None
@@ -42,7 +54,6 @@ def build_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBi
             f"audio_backbone {audio!r} or text_backbone {text!r} cannot be loaded; each is a Hub id, a folder with a "
             f"config.json, or {EMBEDDED!r}: {error}"
         ) from error
-    _freeze(model, run.frozen)
 
     # The processor always handles both modalities; the unused one costs nothing.
     processor = BiBiERProcessor.from_backbones(
@@ -54,15 +65,3 @@ def build_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBi
         text_prefix=run.text_prefix,
     )
     return model, processor
-
-
-def _freeze(model: BiBiERForEmotionClassification, prefixes: Sequence[str]) -> None:
-    for prefix in prefixes:
-        parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
-        if not parameters:
-            parts = sorted({".".join(name.split(".")[:4]) for name, _ in model.named_parameters()})
-            raise ArgumentError(
-                f"frozen: no parameter's name begins with '{prefix}'. They begin with {', '.join(parts)}."
-            )
-        for parameter in parameters:
-            parameter.requires_grad_(False)

@@ -13,13 +13,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
 
 from ..data.features import InputDataset
 from ..evaluation.metrics import grouped_metrics, mean_over_groups
 from ..model.labels_bibier import EMOTIONS
-from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RunArguments
 from .rows import TrainingRows
 from .samplers import class_counts, class_weight_exponent, corpus_weights
@@ -124,13 +122,3 @@ def best_strength(scores: dict[float, float]) -> float:
         if np.isclose(mean, means.max(), rtol=0, atol=1e-12)
     ]
     return min(best, key=abs)
-
-
-@torch.no_grad()
-def shift_classifiers(model: BiBiERForEmotionClassification, shift: Sequence[float]) -> None:
-    """Add `shift` (K,) to the logits of the fusion and of each modality.
-
-    A mixture weighs them by weights that sum to one for each class, so its logits move by the same amount.
-    """
-    for layer in model.output_layers():
-        layer.bias.add_(torch.tensor(shift, dtype=layer.bias.dtype, device=layer.bias.device))

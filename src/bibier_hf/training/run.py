@@ -32,8 +32,7 @@ from .arguments import RUN_FILE, RunArguments
 from .augmentation import AugmentedCorpus
 from .build import build_model
 from .checkpoints import last_whole_checkpoint
-from .logit_adjustment import adjustment_facts, shift_classifiers
-from .lora import LoraAdapters
+from .logit_adjustment import adjustment_facts
 from .output import REFIT_FOLDER, claim_output
 from .progress import without_bars
 from .rows import RunInputs, fixed_rows
@@ -141,7 +140,7 @@ class Run:
         with self.args.main_process_first(desc="loading corpora and backbones"):
             tables = [corpus.label_tables for corpus in corpora]
             self.recorded, self.label_facts = attach_label_tables(load_corpora(corpora), tables)
-            self._build_model()
+            self.model, self.processor, self.adapters = build_model(self.arguments)
             self.augmented = {
                 name: AugmentedCorpus(rows, corpus.augmentation)
                 for corpus, (name, rows) in zip(corpora, self.recorded.items(), strict=True)
@@ -155,13 +154,8 @@ class Run:
         self._read_inputs()
         self.seconds.lap("features")
 
-    def _build_model(self) -> None:
-        self.model, self.processor = build_model(self.arguments)
-        self.adapters = LoraAdapters(self.model, self.arguments.lora)
-        self.model.to(self.args.device)
-
     def _read_inputs(self) -> None:
-        reader = InputReader(self.model, self.processor, self.arguments.feature_cache)
+        reader = InputReader(self.model.to(self.args.device), self.processor, self.arguments.feature_cache)
         read = [corpus.inputs(reader.inputs) for corpus in self.augmented.values()]
         train, dev, test = zip(*read, strict=True)
         self.data = RunInputs(train, InputDataset.concatenate(dev), InputDataset.concatenate(test), reader.collator)
@@ -188,10 +182,10 @@ class Run:
         arguments, title, resume = self.arguments, "training", self.arguments.resume_from_checkpoint
         if self.stages is not None:
             arguments, title = arguments.stage_runs["fusion"], "fusion (stage 3 of 3)"
-        if resume is True:  # if the last stage of the run had begun
-            resume = last_whole_checkpoint(arguments.output_dir) or False
 
         self.trainer = BiBiERTrainer(arguments, self.model, self.data, self.processor, title)
+        if resume is True:  # unless the run was stopped before its last stage
+            resume = self.trainer.last_checkpoint
         self.trainer.train(resume_from_checkpoint=resume)
         self.model = self.trainer.model
         self.selection = self.trainer.selection()
@@ -213,7 +207,7 @@ class Run:
         if not self.arguments.refit_on_dev:
             return
 
-        self._build_model()
+        self.model, self.processor, self.adapters = build_model(self.arguments)
         folder = Path(self.arguments.output_dir) / REFIT_FOLDER
         self.trainer = BiBiERTrainer(
             self.arguments,
@@ -227,14 +221,14 @@ class Run:
             save_strategy="epoch",
         )
         self.trainer.add_callback(_StopAfter(self.selection["epoch"]))
-        self.trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+        self.trainer.train(resume_from_checkpoint=self.trainer.last_checkpoint)
         self.model = self.trainer.model
         self.seconds.lap("refit")
 
     def test(self) -> None:
         """Score test, once."""
         if self.adjustment is not None:
-            shift_classifiers(self.model, self.adjustment["shift"])
+            self.model.shift_logits(self.adjustment["shift"])
         logits = self.trainer.predict_logits(self.data.test, "test")
         self.predictions["test"] = Predictions.from_logits(self.data.test.metadata, logits, self.temperature)
         self.seconds.lap("test")

@@ -41,7 +41,7 @@ from ..model.hashing_bibier import weights_hash
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RunArguments
 from .augmentation import AugmentedCorpus
-from .checkpoints import last_whole_checkpoint, list_checkpoints
+from .checkpoints import list_checkpoints
 from .progress import without_bars
 from .rows import RunInputs, fixed_rows
 from .trainer import BiBiERTrainer
@@ -171,7 +171,7 @@ def train_stage(
         return facts
 
     trainer = BiBiERTrainer(stage, head, data, title=title)
-    trainer.train(resume_from_checkpoint=last_whole_checkpoint(folder))
+    trainer.train(resume_from_checkpoint=trainer.last_checkpoint)
     facts = {"arguments": arguments, "samples": samples, "selection": trainer.selection(), "metrics": {}}
     for split in scored:
         rows = getattr(data, split)

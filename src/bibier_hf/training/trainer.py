@@ -281,7 +281,7 @@ class BiBiERTrainer(Trainer):
         """
         checkpoint: str | Path | None = None
         if resume_from_checkpoint is True:
-            checkpoint = last_whole_checkpoint(self.run_dir)
+            checkpoint = self.last_checkpoint
             if checkpoint is None:
                 raise ValueError(
                     f"{self.args.output_dir} holds no complete checkpoint to resume from. Leave resume_from_checkpoint "
@@ -304,6 +304,11 @@ class BiBiERTrainer(Trainer):
         """`args.output_dir`, which transformers always sets."""
         assert self.args.output_dir is not None
         return Path(self.args.output_dir)
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The last complete checkpoint of the run; None before the first one."""
+        return last_whole_checkpoint(self.run_dir)
 
     def _stay_stopped(self, checkpoint: str | Path) -> None:
         """Train no further if the run was killed after its patience had run out, but before it ended."""
