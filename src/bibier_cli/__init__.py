@@ -1,6 +1,6 @@
 """The command `bibier`.
 
-A package of its own, because importing `bibier_hf` loads PyTorch, which the list of commands, the version, and a
+A separate package, because importing `bibier_hf` loads PyTorch, which the list of commands, the version, and a
 misspelled command do not need.
 """
 
