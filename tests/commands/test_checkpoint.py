@@ -248,7 +248,9 @@ def test_labels_that_were_changed_in_memory_do_not_load_again(checkpoint: Path, 
     model.config.id2label = {index: name for index, name in enumerate("abcdefg")}
     model.config.label2id = None
     model.save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="labels a, b, c, d, e, f, g; the weights were trained with"):
+    with pytest.raises(
+        CheckpointError, match="has the labels a, b, c, d, e, f, g, but the weights were trained with other"
+    ):
         BiBiERForEmotionClassification.from_pretrained(tmp_path)
 
 
