@@ -2,7 +2,7 @@
 
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import Any, Literal, Self
 
 import torch
 from pydantic import Field, model_validator
@@ -15,9 +15,6 @@ from ..export.onnx_pipeline import OnnxModel
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .checkpoint import CheckpointOptions, load_checkpoint
-
-if TYPE_CHECKING:
-    from ..data.mixture import CorpusArguments
 
 
 class ExportArguments(CheckpointOptions):
@@ -74,31 +71,25 @@ def export(arguments: ExportArguments) -> None:
     if arguments.int8:
         print(f"in int8, on the same random inputs: {parity['int8']['largest_difference']:.1e}")
     if arguments.corpus is not None:
-        from ..data.mixture import CorpusArguments
-
-        corpus = CorpusArguments(name=arguments.corpus, data_dir=arguments.data_dir)
-        answers = compare_answers(model, processor, arguments.output_dir, corpus, arguments.split)
+        answers = compare_answers(model, processor, arguments.corpus, arguments)
         print(f"{arguments.corpus}, {arguments.split}, {answers}")
     if arguments.latency:
         print(f"\n{latency_of(make_graph(model, arguments.part))}")
 
 
 def compare_answers(
-    model: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
-    folder: str,
-    corpus: "CorpusArguments",
-    split: str,
+    model: BiBiERForEmotionClassification, processor: BiBiERProcessor, corpus: str, arguments: ExportArguments
 ) -> Any:
     """[`Drift`][bibier_hf.export.measuring.Drift] of the export on a split of the corpus, one utterance at a time."""
-    from ..data.mixture import FeatureCacheArguments, load_corpora
+    from ..data.mixture import CorpusArguments, FeatureCacheArguments, load_corpora
     from ..data.reader import InputReader
     from ..evaluation.prediction import predict_logits
 
-    exported = OnnxModel(folder, backbones=model)
+    exported = OnnxModel(arguments.output_dir, backbones=model)
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")
     reader = InputReader(model, processor, cache)
-    dataset = reader.split(load_corpora([corpus]), split)
+    source = CorpusArguments(name=corpus, data_dir=arguments.data_dir)
+    dataset = reader.split(load_corpora([source]), arguments.split)
 
     exact, logits = (
         predict_logits(which, dataset, reader.collator, batch_size=1)  # ty: ignore[invalid-argument-type] - called alike

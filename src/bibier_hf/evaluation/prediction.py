@@ -57,7 +57,6 @@ def complete_rows(splits: Mapping[str, DatasetDict], split: str, modalities: Seq
     return np.concatenate(positions)
 
 
-@torch.inference_mode()
 def predict_logits(
     model: BiBiERForEmotionClassification,
     dataset: InputDataset,
