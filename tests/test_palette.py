@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bibier_hf import EMOTIONS
-from bibier_hf.model.pipeline_bibier import UNSURE
+from bibier_hf.model.answers_bibier import UNSURE
 from bibier_hf.palette import EMOTION_COLORS, SERIES_COLORS, UNSURE_COLOR, emotion_color
 
 # Linear RGB as it is seen with a kind of color blindness (Machado et al., 2009, severity 1).

@@ -34,13 +34,14 @@ def emotion_color(label: str) -> str:
     """The color of a label as `#rrggbb`.
 
     A label that is none of the seven gets a muted color that depends on its name alone, so that it is the same
-    wherever it is drawn.
+    wherever it is drawn. Case and surrounding spaces do not matter.
     """
-    if label in EMOTION_COLORS:
-        return EMOTION_COLORS[label]
-    if label == "unsure":
+    key = label.strip().casefold()
+    if key in EMOTION_COLORS:
+        return EMOTION_COLORS[key]
+    if key == "unsure":
         return UNSURE_COLOR
 
-    hue = zlib.crc32(label.encode()) / 2**32
+    hue = zlib.crc32(key.encode()) / 2**32
     red, green, blue = colorsys.hls_to_rgb(hue, 0.55, 0.3)
     return f"#{round(255 * red):02x}{round(255 * green):02x}{round(255 * blue):02x}"

@@ -13,8 +13,8 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 REMOTE = (
-    "audio backbones batching configuration containers decoding encoders ffmpeg fusion hashing importing labels losses mamba "
-    "modeling pipeline processing segments sequence sources streams timeline validation words"
+    "answers audio backbones batching configuration containers decoding encoders ffmpeg fusion hashing importing labels losses "
+    "mamba modeling pipeline processing segments sequence sources streams timeline validation words"
 ).split()
 ALLOWED_IMPORTS = {"torch", "numpy", "transformers", "huggingface_hub"}
 

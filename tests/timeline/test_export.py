@@ -69,7 +69,7 @@ def test_csv(tmp_path: Path):
         assert (float(row["start"]), float(row["end"])) == chunk["timestamp"]
         assert (row["label"], float(row["score"])) == tuple(chunk["emotions"][0].values())
         assert row["text"] == (chunk["text"] or "")
-        assert {label: float(row[label]) for label in EMOTIONS} == {
+        assert {label: float(row[f"p_{label}"]) for label in EMOTIONS} == {
             entry["label"]: entry["score"] for entry in chunk["emotions"]
         }
 
@@ -125,7 +125,7 @@ def test_every_form_of_nothing_and_of_the_best_label_alone(tmp_path: Path):
         assert save_timeline(best, tmp_path / f"best{suffix}").stat().st_size > 0
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
     with (tmp_path / "best.csv").open(encoding="utf-8", newline="") as file:
-        assert next(csv.DictReader(file))["sad"] == ""
+        assert next(csv.DictReader(file))["p_sad"] == ""
 
 
 def test_refusals_leave_what_was_there(tmp_path: Path):
@@ -195,11 +195,13 @@ def test_curves_of_overlaps_gaps_doubts_and_nothing():
 
 
 def test_a_model_with_other_labels_has_columns_for_them(tmp_path: Path):
-    path = save_timeline({"chunks": [chunk(0, 4, calm=0.8, sad=0.2)]}, tmp_path / "talk.csv")
-    with path.open(encoding="utf-8", newline="") as file:
-        row = next(csv.DictReader(file))
-    assert list(row)[5:] == [*EMOTIONS, "calm"]
-    assert (row["calm"], row["sad"], row["happy"]) == ("0.8", "0.2", "")
+    result = {"chunks": [chunk(0, 4, calm=0.8, sad=0.2)]}
+    for labels, columns in ((None, ["sad", "calm"]), (["calm", "happy", "sad"], ["calm", "happy", "sad"])):
+        path = save_timeline(result, tmp_path / "talk.csv", labels=labels)
+        with path.open(encoding="utf-8", newline="") as file:
+            row = next(csv.DictReader(file))
+        assert list(row)[5:] == [f"p_{label}" for label in columns]
+        assert (row["p_calm"], row["p_sad"], row.get("p_happy", "")) == ("0.8", "0.2", "")
 
 
 def test_times():

@@ -12,9 +12,9 @@ from tqdm.auto import tqdm
 from ..commandline import Positional
 from ..errors import ArgumentError
 from ..files import WriteError
+from ..model.answers_bibier import UNSURE
 from ..model.audio_bibier import AudioError
 from ..model.labels_bibier import EMOTIONS
-from ..model.pipeline_bibier import UNSURE
 from ..model.timeline_bibier import TimelineOptions
 from ..timeline import TIMELINE_FORMATS, save_timeline
 from .checkpoint import CheckpointOptions, load_pipeline

@@ -94,13 +94,14 @@ class Answer:
     """What is shown.
 
     Args:
-        scores: label -> probability; for a long recording the mean over time.
+        scores: label -> probability, or value of a regression; for a long recording the mean over time.
         by_modality: "audio" and "text" -> label -> probability, by the model's own head for each; empty unless the
             model has both heads and got both a voice and words.
         windows: windows of a long recording, as in the pipeline's chunks.
         chunks: the same, with neighbors of the same best label joined.
         recording: facts of the recording; None without one.
         text_unused: a text came with a long recording, where it is not known when its words are said.
+        problem_type: of the model, as transformers names it.
     """
 
     scores: dict[str, float]
@@ -109,6 +110,12 @@ class Answer:
     chunks: list[dict[str, Any]] = field(default_factory=list)
     recording: Recording | None = None
     text_unused: bool = False
+    problem_type: str = "single_label_classification"
+
+    @property
+    def has_values(self) -> bool:
+        """Whether the scores are values of a regression, not probabilities."""
+        return self.problem_type == "regression"
 
 
 class RefusedInput(ValueError):
@@ -160,12 +167,14 @@ def analyze(
         message = str(error) if audio is None else str(error).replace(os.fspath(audio), Path(audio).name)
         raise RefusedInput(texts.unreadable.format(message=message)) from error
 
+    kind = pipe.model.config.problem_type
     return Answer(
-        as_scores(code.mean_emotions(windows)),
+        as_scores(pipe.mean(windows)),
         windows=windows,
-        chunks=code.merge_chunks(windows),
+        chunks=windows if kind == "regression" else code.merge_chunks(windows),
         recording=recording,
         text_unused=bool(text),
+        problem_type=kind,
     )
 
 
@@ -213,12 +222,13 @@ def _answer_to_clip(pipe: Any, sample: dict[str, Any], recording: Recording | No
 
     config = pipe.model.config
     heads = {"audio": outputs[-1].audio_logits, "text": outputs[-1].text_logits}
+    kind = config.problem_type
     trained = config.unimodal_loss_weight > 0 or config.add_unimodal_logits or config.fusion == "late"
     # The logits of a modality that is missing are zeros.
     if not trained or any(logits is None or not logits.any() for logits in heads.values()):
-        return Answer(scores, recording=recording)
+        return Answer(scores, recording=recording, problem_type=kind)
     by_modality = {name: as_scores(pipe.postprocess({"logits": logits})) for name, logits in heads.items()}
-    return Answer(scores, by_modality, recording=recording)
+    return Answer(scores, by_modality, recording=recording, problem_type=kind)
 
 
 def as_scores(emotions: list[dict[str, Any]]) -> dict[str, float]:

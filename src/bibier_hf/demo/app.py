@@ -21,7 +21,7 @@ from transformers import Pipeline, pipeline
 from ..palette import emotion_color
 from .analysis import QUIET_PEAK, Answer, Limits, ModelFacts, RefusedInput, analyze
 from .texts import LANGUAGE_NAMES, TEXTS, Texts
-from .timeline_view import STYLE, download_links, timeline_bands, timeline_table
+from .timeline_view import MOST_LABELS, STYLE, download_links, timeline_bands, timeline_table, value_list
 
 try:
     import fcntl
@@ -127,7 +127,14 @@ class _Page:
                 with gr.Column():
                     self._place_inputs(texts)
                 with gr.Column():
-                    self.bars = gr.Label(label=texts.result, elem_classes=["bars", "together"])
+                    has_values = pipe.model.config.problem_type == "regression"
+                    self.bars = gr.Label(
+                        label=texts.result,
+                        num_top_classes=MOST_LABELS,
+                        visible=not has_values,
+                        elem_classes=["bars", "together"],
+                    )
+                    self.values = gr.HTML(visible=has_values)
                     with gr.Row(visible=False, elem_classes="alone") as self.alone:
                         panel: dict[str, Any] = {"num_top_classes": 3, "elem_classes": "bars", "min_width": 200}
                         self.voice = gr.Label(label=texts.voice, **panel)
@@ -189,7 +196,7 @@ class _Page:
         return examples.dataset
 
     def _connect(self, app: gr.Blocks) -> None:
-        result = [self.bars, self.alone, self.voice, self.words, self.timeline, self.bands, self.table]
+        result = [self.bars, self.alone, self.voice, self.words, self.timeline, self.bands, self.table, self.values]
         translated: list[Any] = [self.style, self.introduction, self.model, self.audio, self.text, self.button]
         translated += [self.timeline_title, self.notice, *([self.examples] if self.examples else [])]
         # One visitor at a time: the model uses every core there is.
@@ -237,12 +244,15 @@ class _Page:
         return {**self.show(found, texts), self.last: found}
 
     def show(self, found: Answer, texts: Texts) -> dict[Any, Any]:
+        names = texts.names(found.scores)
+
         def named(scores: dict[str, float]) -> dict[str, float]:
-            return {texts.emotion(label): score for label, score in scores.items()}
+            return {} if found.has_values else {names[label]: score for label, score in scores.items()}
 
         return {
             self.bars: named(found.scores),
-            self.alone: gr.update(visible=bool(found.by_modality)),
+            self.values: value_list(found, texts),
+            self.alone: gr.update(visible=bool(found.by_modality) and not found.has_values),
             self.voice: named(found.by_modality.get("audio", {})),
             self.words: named(found.by_modality.get("text", {})),
             self.timeline: gr.update(visible=bool(found.windows)),
@@ -285,8 +295,8 @@ def page_style(labels: Sequence[str], texts: Texts) -> str:
     """The part of the style that depends on the model and the language: the colors of the bars, and captions that
     Gradio does not let us translate."""
     rules = [
-        f'[data-testid="{texts.emotion(label)}-confidence-set"] {{ --stat-background-fill: {emotion_color(label)}; }}'
-        for label in labels
+        f'[data-testid="{name}-confidence-set"] {{ --stat-background-fill: {emotion_color(label)}; }}'
+        for label, name in texts.names(labels).items()
         if not set(label) & set('"<>\\')
     ]
     for source, caption in (("Upload file", texts.upload), ("Record audio", texts.microphone)):

@@ -14,7 +14,6 @@ from packaging.version import Version
 
 from ..errors import ArgumentError
 from ..files import is_vacant, replaced_folder
-from ..model.labels_bibier import EMOTIONS
 from .examples import write_examples
 
 PAGE_FILES = (
@@ -113,7 +112,6 @@ def _write_files(folder: Path, model_id: str) -> None:
         card_data,
         template_str=(files("bibier_hf.demo") / "templates" / "space_card.md").read_text(encoding="utf-8"),
         model_id=model_id,
-        emotions=EMOTIONS,
         gradio_version=version("gradio"),
     )
     card.save(folder / "README.md")

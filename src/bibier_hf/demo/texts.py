@@ -1,6 +1,8 @@
 """What the page says, in English and in Russian: `texts_en.json` and `texts_ru.json`."""
 
 import json
+from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,7 +50,12 @@ class Texts:
 
     def emotion(self, label: str) -> str:
         """The name of a label; one that is none of the seven is shown as it is."""
-        return self.emotions.get(label, label)
+        return self.emotions.get(label.strip().casefold(), label)
+
+    def names(self, labels: Collection[str]) -> dict[str, str]:
+        """Labels -> their names, each a different one: labels of the same name are shown as they are."""
+        counts = Counter(self.emotion(label) for label in labels)
+        return {label: self.emotion(label) if counts[self.emotion(label)] == 1 else label for label in labels}
 
     def number(self, value: float) -> str:
         """A number with one decimal place."""

@@ -6,7 +6,7 @@ import html
 import numpy as np
 
 from ..palette import emotion_color
-from ..timeline.formats import clock, smooth_curves, to_csv, to_srt
+from ..timeline.formats import clock, smooth_curves, stretched, to_csv, to_srt
 from .analysis import Answer
 from .texts import Texts
 
@@ -19,6 +19,7 @@ STYLE = """
 .bands .axis span { position: absolute; top: 4px; transform: translateX(-50%); white-space: nowrap; }
 .bands .axis span:first-child { transform: none; }
 .bands .axis span[style*="left: 100"] { transform: translateX(-100%); }
+.values { display: grid; grid-template-columns: max-content 1fr; gap: 6px 24px; padding: 12px; font-size: 18px; }
 .downloads { display: flex; flex-wrap: wrap; gap: 8px; margin-top: 16px; }
 .downloads a { padding: 6px 14px; border: 1px solid var(--border-color-primary); border-radius: 6px; font-size: 14px;
   background: var(--background-fill-primary); color: var(--body-text-color) !important; text-decoration: none; }
@@ -27,12 +28,17 @@ STYLE = """
 _POINTS = 480
 """Of each curve."""
 
+MOST_LABELS = 12
+"""Bars and bands that are shown; the files to download have all labels."""
+
 _STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 1200)
 _MOST_TICKS = 7
 
 
 def timeline_bands(answer: Answer, texts: Texts) -> str:
     """HTML: a band per emotion, the most frequent first, with its mean, above a time axis; "" without a timeline.
+
+    The values of a regression are bands from the lowest to the highest of each, in label order.
 
     Args:
         answer: to a long recording.
@@ -44,17 +50,25 @@ def timeline_bands(answer: Answer, texts: Texts) -> str:
     first, last = curves.times[0], curves.times[-1]
     rows = []
 
-    for label in sorted(curves.values, key=lambda label: -answer.scores[label]):
-        curve, name = curves.values[label], html.escape(texts.emotion(label))
+    names, form = texts.names(answer.scores), "{:.2f}" if answer.has_values else "{:.0%}"
+    labels = (
+        list(answer.scores) if answer.has_values else sorted(answer.scores, key=lambda label: -answer.scores[label])
+    )
+
+    for label in labels[:MOST_LABELS]:
+        curve, name = curves.values[label], html.escape(names[label])
         peak = int(curve.argmax())
+        layers = [(stretched(curve), 0.3)]
+        if not answer.has_values:
+            layers = [(curve / curves.highest, 0.3), (curves.where_strongest(label) / curves.highest, 1)]
         areas = "".join(
-            f'<polygon points="{_outline(values / curves.highest)}" fill="{emotion_color(label)}" opacity="{opacity}"/>'
-            for values, opacity in ((curve, 0.3), (curves.where_strongest(label), 1))
+            f'<polygon points="{_outline(values)}" fill="{emotion_color(label)}" opacity="{opacity}"/>'
+            for values, opacity in layers
         )
         rows.append(
             f'<span>{name}</span><svg viewBox="0 0 {_POINTS} 100" preserveAspectRatio="none" role="img">'
-            f"<title>{name}: {curve[peak]:.0%} ({clock(round(curves.times[peak]))})</title>{areas}</svg>"
-            f"<b>{answer.scores[label]:.0%}</b>"
+            f"<title>{name}: {form.format(curve[peak])} ({clock(round(curves.times[peak]))})</title>{areas}</svg>"
+            f"<b>{form.format(answer.scores[label])}</b>"
         )
 
     ticks = "".join(
@@ -64,6 +78,15 @@ def timeline_bands(answer: Answer, texts: Texts) -> str:
     return f'<div class="bands">{"".join(rows)}<div class="axis">{ticks}</div></div>'
 
 
+def value_list(answer: Answer, texts: Texts) -> str:
+    """HTML: the values of a regression, by name; "" for probabilities, which are bars."""
+    if not answer.has_values:
+        return ""
+    names = texts.names(answer.scores)
+    rows = [f"<span>{html.escape(names[label])}</span><b>{value:.2f}</b>" for label, value in answer.scores.items()]
+    return f'<div class="values">{"".join(rows)}</div>'
+
+
 def axis_times(first: float, last: float) -> list[float]:
     """Round times from the first to the last second, a handful of them."""
     step = next((step for step in _STEPS_S if (last - first) / step <= _MOST_TICKS), _STEPS_S[-1])
@@ -71,27 +94,31 @@ def axis_times(first: float, last: float) -> list[float]:
 
 
 def timeline_table(answer: Answer, texts: Texts) -> dict[str, list]:
-    """Headers and rows of the table: from, to, emotion, probability; words if speech recognition heard any."""
-    rows = []
+    """Headers and rows of the table: from, to, emotion, probability (of a regression, its values); words if speech
+    recognition heard any."""
+    names, rows = texts.names(answer.scores), []
     for chunk in answer.chunks:
-        best = chunk["emotions"][0]
-        start, end = chunk["timestamp"]
-        rows.append(
-            [clock(start), clock(end), texts.emotion(best["label"]), f"{best['score']:.0%}", chunk.get("text") or ""]
-        )
+        shown = [f"{entry['score']:.2f}" for entry in chunk["emotions"]]
+        if not answer.has_values:
+            best = chunk["emotions"][0]
+            shown = [names[best["label"]], f"{best['score']:.0%}"]
+        rows.append([*map(clock, chunk["timestamp"]), *shown, chunk.get("text") or ""])
 
-    columns = 5 if any(row[-1] for row in rows) else 4
-    return {"headers": texts.columns[:columns], "data": [row[:columns] for row in rows]}
+    start, end, *classes, words = texts.columns
+    headers = [start, end, *(names.values() if answer.has_values else classes), words]
+    columns = len(headers) if any(row[-1] for row in rows) else len(headers) - 1
+    return {"headers": headers[:columns], "data": [row[:columns] for row in rows]}
 
 
 def download_links(answer: Answer, texts: Texts) -> str:
     """HTML: the timeline as subtitles and as a table, inside of the page, so that no file is left on the server."""
     if answer.recording is None or not answer.chunks:
         return ""
-    result, name = {"chunks": answer.chunks}, answer.recording.name
+    name, kind = answer.recording.name, {"problem_type": answer.problem_type}
+    subtitles = to_srt(kind | {"chunks": answer.chunks}, name, texts.names(answer.scores))
     links = (
-        _link(texts.subtitles, f"{name}.srt", to_srt(result, name, texts.emotions)),
-        _link(texts.table, f"{name}.csv", to_csv({"chunks": answer.windows}, name)),
+        _link(texts.subtitles, f"{name}.srt", subtitles),
+        _link(texts.table, f"{name}.csv", to_csv(kind | {"chunks": answer.windows}, name)),
     )
     return f'<div class="downloads">{"".join(links)}</div>'
 

@@ -14,9 +14,10 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from transformers.pipelines.pt_utils import PipelineDataset, PipelineIterator
 from transformers.utils import logging
 
+from .answers_bibier import AnswerLabels
 from .audio_bibier import AudioError, AudioStream, as_many, decode_audio, is_bare_samples, is_file
 from .batching_bibier import OrderedAnswers
-from .configuration_bibier import TASK
+from .configuration_bibier import REGRESSION, TASK
 from .hashing_bibier import hashed_state, is_hashed
 from .importing_bibier import make_importable
 from .processing_bibier import BiBiERProcessor
@@ -26,16 +27,12 @@ from .timeline_bibier import (
     Emotions,
     TimelineOptions,
     TimelineSession,
-    mean_emotions,
     merge_chunks,
 )
 from .validation_bibier import check_whole
 from .words_bibier import load_asr
 
 logger = logging.get_logger(__name__)
-
-UNSURE = "unsure"
-"""Label that comes first if the best score is below the threshold."""
 
 _AUDIO_KEYS = ("array", "raw", "waveform", "bytes", "path")
 _RATE_KEYS = ("sampling_rate", "sample_rate")
@@ -59,6 +56,11 @@ class AudioTextEmotionPipeline(Pipeline):
         top_k: number of labels to return, best first; None: all.
         threshold: between 0 and 1. If the best score is below it, the list starts with
             `{"label": "unsure", "score": best score}`; the labels follow (`top_k` counts only those). None: never.
+            Of several labels at once: the score from which each is `present`, instead of `config.thresholds`.
+        labels: names of the labels to choose from; the scores of the others are left out, and the rest sums to one.
+            Case and surrounding spaces do not matter.
+        label_map: `{new name: [labels to merge]}`, whose probabilities are added; labels that are not listed stay as
+            they are. With `labels` as well, those are names after merging.
         sampling_rate: Hz of bare arrays.
         channel: use this channel (from 0) of recordings with one speaker per channel; None: the mean of all.
         asr: an `automatic-speech-recognition` pipeline or a model id; it transcribes audio that comes without text.
@@ -80,9 +82,17 @@ class AudioTextEmotionPipeline(Pipeline):
 
     Returns:
         `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one.
-        They are calibrated: the logits are divided by `config.temperature` first. For a recording in chunks, this is
-        the mean over time; overlapping windows share the time they have in common. With `return_timestamps=True` it is
-        `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`.
+        They are calibrated: the logits are divided by `config.temperature` first. By `config.problem_type`:
+
+        * `single_label_classification`: as above.
+        * `multi_label_classification`: `{"label": str, "score": float, "present": bool}`. Each score is a probability
+          of its own, and `present` says whether it reaches the label's threshold.
+        * `regression`: `{"label": name, "score": value}` in label order, clipped to `config.label_ranges`.
+
+        For a recording in chunks, this is the mean over time; overlapping windows share the time they have in common.
+        With `return_timestamps=True` it is
+        `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`;
+        of a regression also `"problem_type": "regression"`.
         A chunk's emotions equal those of the same stretch, cut out and passed to the pipeline by itself. If nothing is
         louder than the background, both lists are empty.
 
@@ -140,8 +150,33 @@ class AudioTextEmotionPipeline(Pipeline):
                 "A timeline needs chunks: pass chunk_length_s=4, segmentation='energy' or segments=[(start, end), "
                 "...]."
             )
-        batch_size, preprocess, _ = self._session_arguments(kwargs)
-        return self._start(options, batch_size, preprocess)
+        self._refuse_merging_values(options)
+        batch_size, preprocess, choice = self._session_arguments(kwargs)
+        return self._start(options, batch_size, preprocess, choice)
+
+    def mean(self, chunks: Sequence[Mapping[str, Any]], **choice: Any) -> Emotions:
+        """Average the emotions of chunks over time, as the pipeline does for a recording.
+
+        Args:
+            chunks: of a session, with the scores of all labels.
+            choice: `top_k`, `threshold`, `labels` and `label_map` of the call; None: those of the pipeline.
+        """
+        labels, choice = self._answer_labels({**self._postprocess_params, **_given(choice)})
+        return labels.choose(labels.mean(chunks), **choice)
+
+    def timeline(self, chunks: Sequence[Mapping[str, Any]], **choice: Any) -> dict[str, Any]:
+        """Return the timeline of chunks, as the pipeline does with `return_timestamps=True`.
+
+        Args:
+            chunks, choice: as in [`mean`].
+        """
+        labels, chosen = self._answer_labels({**self._postprocess_params, **_given(choice)})
+        timeline = {
+            "emotions": self.mean(chunks, **choice),
+            "chunks": [{**chunk, "emotions": labels.choose(chunk["emotions"], **chosen)} for chunk in chunks],
+        }
+        is_regression = self.model.config.problem_type == REGRESSION
+        return timeline | ({"problem_type": REGRESSION} if is_regression else {})
 
     def _timeline_options(self, kwargs: dict[str, Any]) -> TimelineOptions:
         """Remove the arguments for chunks from those of a call."""
@@ -164,11 +199,25 @@ class AudioTextEmotionPipeline(Pipeline):
         preprocess, _, postprocess = self._sanitize_parameters(**kwargs)
         return batch_size, {**self._preprocess_params, **preprocess}, {**self._postprocess_params, **postprocess}
 
+    def _refuse_merging_values(self, options: TimelineOptions) -> None:
+        if options.merge and self.model.config.problem_type == REGRESSION:
+            raise ValueError(
+                "merge joins chunks with the same best label, but this model predicts values. Leave it out."
+            )
+
     def _start(
-        self, options: TimelineOptions, batch_size: int, preprocess: dict[str, Any], timed_texts: Any = None
+        self,
+        options: TimelineOptions,
+        batch_size: int,
+        preprocess: dict[str, Any],
+        choice: dict[str, Any],
+        timed_texts: Any = None,
     ) -> TimelineSession:
+        # All of them; `top_k` and `threshold` choose from the merged chunks and from their mean.
+        labels = {name: choice[name] for name in ("labels", "label_map") if name in choice}
+
         def classify(chunks: list[dict]) -> list[Emotions]:
-            return list(self.get_iterator(chunks, 0, batch_size, {"decoded": True}, {}, {}))
+            return list(self.get_iterator(chunks, 0, batch_size, {"decoded": True}, {}, labels))
 
         return TimelineSession(classify, options, batch_size, preprocess.get("asr"), timed_texts)
 
@@ -190,7 +239,8 @@ class AudioTextEmotionPipeline(Pipeline):
                 "transcript as text."
             )
 
-        session = self._start(options, batch_size, preprocess, None if isinstance(text, str) else text)
+        self._refuse_merging_values(options)
+        session = self._start(options, batch_size, preprocess, choice, None if isinstance(text, str) else text)
         stream = AudioStream(audio, preprocess.get("sampling_rate"), channel=preprocess.get("channel"))
         chunks: list[dict] = []
         with logging.tqdm(desc="Timeline", unit="s", leave=False, disable=None) as progress:
@@ -204,15 +254,9 @@ class AudioTextEmotionPipeline(Pipeline):
         if chunks:  # silence without chunks gets no emotion, which is right
             stream.refuse_silence()
 
-        emotions = choose(mean_emotions(chunks), **choice)
-        if not options.return_timestamps:
-            return emotions
-        if options.merge:
-            chunks = merge_chunks(chunks)
-        return {
-            "emotions": emotions,
-            "chunks": [{**chunk, "emotions": choose(chunk["emotions"], **choice)} for chunk in chunks],
-        }
+        if options.return_timestamps:
+            return self.timeline(merge_chunks(chunks) if options.merge else chunks, **choice)
+        return self.mean(chunks, **choice)
 
     def _sanitize_parameters(
         self,
@@ -222,6 +266,8 @@ class AudioTextEmotionPipeline(Pipeline):
         asr_language: str | None = None,
         threshold: float | None = None,
         channel: int | None = None,
+        labels: Any = None,
+        label_map: Any = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if "stride_length_s" in unknown:
@@ -233,7 +279,8 @@ class AudioTextEmotionPipeline(Pipeline):
         if unknown:
             raise TypeError(
                 f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "
-                "Allowed: asr, asr_language, batch_size, channel, num_workers, sampling_rate, threshold, top_k, "
+                "Allowed: asr, asr_language, batch_size, channel, label_map, labels, num_workers, sampling_rate, "
+                "threshold, top_k, "
                 f"{', '.join(TIMELINE_ARGUMENTS)}."
             )
         check_whole("top_k", top_k, otherwise=", or None for all labels")
@@ -246,8 +293,18 @@ class AudioTextEmotionPipeline(Pipeline):
             )
 
         preprocess = {"sampling_rate": sampling_rate, "channel": channel, "asr": _as_asr(asr, asr_language)}
-        postprocess = {"top_k": top_k, "threshold": threshold}
-        return _given(preprocess), {}, _given(postprocess)
+        postprocess = _given({"top_k": top_k, "threshold": threshold, "labels": labels, "label_map": label_map})
+        if self.model.config.problem_type == REGRESSION and postprocess.keys() & {"top_k", "threshold"}:
+            raise ValueError("top_k and threshold rank classes, but this model predicts values. Leave them out.")
+        self._answer_labels({**getattr(self, "_postprocess_params", {}), **postprocess})  # refuses unknown names early
+        return _given(preprocess), {}, postprocess
+
+    def _answer_labels(self, choice: Mapping[str, Any]) -> tuple[AnswerLabels, dict[str, Any]]:
+        """Return the labels of an answer, and the other arguments of a choice."""
+        others = dict(choice)
+        labels, label_map = others.pop("labels", None), others.pop("label_map", None)
+        config: Any = self.model.config
+        return AnswerLabels.of(config, labels, label_map), others
 
     def get_iterator(
         self,
@@ -308,9 +365,8 @@ class AudioTextEmotionPipeline(Pipeline):
         return {"logits": finite_logits(self.model(**model_inputs).logits)}
 
     def postprocess(self, model_outputs: dict[str, torch.Tensor], **choice: Any) -> Emotions:
-        scores = (model_outputs["logits"].float() / self.model.config.temperature).softmax(-1).flatten()
-        names, order = self.model.config.label_names, scores.argsort(descending=True, stable=True).tolist()
-        return choose([{"label": names[index], "score": scores[index].item()} for index in order], **choice)
+        labels, choice = self._answer_labels(choice)
+        return labels.choose(labels.scores(model_outputs["logits"].flatten()), **choice)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "call_count": 0}
@@ -324,14 +380,6 @@ class AudioTextEmotionPipeline(Pipeline):
         """Save model, processor and their code, for `pipeline(model=folder, trust_remote_code=True)`."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
-
-
-def choose(emotions: Emotions, top_k: int | None = None, threshold: float | None = None) -> Emotions:
-    """Select what to return of the scores of all labels, best first."""
-    chosen = emotions[:top_k]
-    if threshold is not None and chosen and chosen[0]["score"] < threshold:
-        chosen = [{"label": UNSURE, "score": chosen[0]["score"]}, *chosen]
-    return chosen
 
 
 class _Rows(Dataset):

@@ -20,7 +20,7 @@ LONGEST_SPEECH_S = 15.0
 """Maximum seconds in a segment of `segmentation="energy"`, unless `chunk_length_s` is given."""
 
 Emotions = list[dict[str, Any]]
-"""[{"label": str, "score": float}, ...], best first."""
+"""[{"label": str, "score": float}, ...], best first; the values of a regression are in label order."""
 
 
 @dataclass(frozen=True)

@@ -22,44 +22,64 @@ def to_json(result: Mapping[str, Any], name: str) -> str:
     return json.dumps(result, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def to_csv(result: Mapping[str, Any], name: str) -> str:
-    labels = list(dict.fromkeys([*EMOTION_COLORS, *labels_of(result["chunks"])]))
+def to_csv(result: Mapping[str, Any], name: str, labels: Sequence[str] | None = None) -> str:
+    """Table; `labels` are those of the columns, in order. None: those in the result."""
+    chunks, values = result["chunks"], is_regression(result)
+    labels = labels_of(chunks) if labels is None else labels
     file = io.StringIO(newline="")
     writer = csv.writer(file)
-    writer.writerow(["start", "end", "label", "score", "text", *labels])
+    facts = ["text"] if values else ["label", "score", "text"]
+    prefix = "value_" if values else "p_"
+    writer.writerow(["start", "end", *facts, *(prefix + label for label in labels)])
 
-    for chunk in result["chunks"]:
-        best, scores = chunk["emotions"][0], scores_of(chunk)
-        row = [*chunk["timestamp"], best["label"], best["score"], chunk.get("text") or ""]
+    for chunk in chunks:
+        scores, named = scores_of(chunk), named_entries(chunk)
+        answer = ["; ".join(entry["label"] for entry in named), named[0]["score"] if named else ""]
+        row = [*chunk["timestamp"], *([] if values else answer), chunk.get("text") or ""]
         writer.writerow([*row, *(scores.get(label, "") for label in labels)])
 
     return file.getvalue()
 
 
 def to_rttm(result: Mapping[str, Any], name: str) -> str:
-    recording = "_".join(name.split())
+    if is_regression(result):
+        raise ValueError("An RTTM file holds labels, but this timeline has values. Write .csv, .json, .srt or .png.")
+
+    recording = _one_field(name)
     lines = []
     for chunk in result["chunks"]:
-        (start, end), best = chunk["timestamp"], chunk["emotions"][0]
-        times, emotion = f"{start:.3f} {end - start:.3f}", f"{best['label']} {best['score']:.4f}"
-        lines.append(f"SPEAKER {recording} 1 {times} <NA> <NA> {emotion} <NA>\n")
+        start, end = chunk["timestamp"]
+        for entry in named_entries(chunk):
+            label = _one_field(entry["label"])
+            lines.append(
+                f"SPEAKER {recording} 1 {start:.3f} {end - start:.3f} <NA> <NA> {label} {entry['score']:.4f} <NA>\n"
+            )
     return "".join(lines)
+
+
+def _one_field(text: str) -> str:
+    return "_".join(text.split())
 
 
 def to_srt(result: Mapping[str, Any], name: str, translations: Mapping[str, str] | None = None) -> str:
     """Subtitles; `translations` are the names of the labels in the language of the viewer."""
     chunks, cues = result["chunks"], []
     for index, chunk in enumerate(chunks):
-        (start, end), best = chunk["timestamp"], chunk["emotions"][0]
+        start, end = chunk["timestamp"]
         if index + 1 < len(chunks):
             end = min(end, chunks[index + 1]["timestamp"][0])
         if end <= start:  # two segments start together: the later one is shown
             continue
 
-        label = (translations or {}).get(best["label"], best["label"])
-        lines = [f"{label} {best['score']:.0%}", *(chunk.get("text") or "").split("\n")]
-        time = f"{_srt_time(start)} --> {_srt_time(end)}"
-        cues.append("\n".join([str(len(cues) + 1), time, *filter(str.strip, lines)]) + "\n")
+        entries = chunk["emotions"] if is_regression(result) else named_entries(chunk)
+        form = "{} {:.2f}" if is_regression(result) else "{} {:.0%}"
+        shown = [
+            form.format((translations or {}).get(entry["label"], entry["label"]), entry["score"]) for entry in entries
+        ]
+        lines = [line for line in [", ".join(shown), *(chunk.get("text") or "").split("\n")] if line.strip()]
+        if lines:
+            time = f"{_srt_time(start)} --> {_srt_time(end)}"
+            cues.append("\n".join([str(len(cues) + 1), time, *lines]) + "\n")
 
     return "\n".join(cues)
 
@@ -130,6 +150,17 @@ def smooth_curves(chunks: Chunks, points: int = 400) -> Curves:
     return Curves(times, dict(zip(labels, values.T, strict=True)), np.array(strongest))
 
 
+def is_regression(result: Mapping[str, Any]) -> bool:
+    """Whether a timeline holds values, not probabilities."""
+    return result.get("problem_type") == "regression"
+
+
+def named_entries(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """What a chunk is called: its best label, or each that is `present` where there may be several at once."""
+    entries = chunk["emotions"]
+    return [entry for entry in entries if entry["present"]] if "present" in entries[0] else entries[:1]
+
+
 def labels_of(chunks: Chunks) -> list[str]:
     """The labels that chunks hold scores of: the emotions in the order of the palette, then others by name."""
     found = {label for chunk in chunks for label in scores_of(chunk)}
@@ -139,6 +170,12 @@ def labels_of(chunks: Chunks) -> list[str]:
 def scores_of(chunk: Mapping[str, Any]) -> dict[str, float]:
     """label -> score; "unsure", which the pipeline puts first below its threshold, is not one of the labels."""
     return {entry["label"]: entry["score"] for entry in chunk["emotions"] if entry["label"] != "unsure"}
+
+
+def stretched(values: np.ndarray) -> np.ndarray:
+    """Values from their lowest to their highest as 0 to 1; constant ones as one half."""
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.full_like(values, 0.5)
 
 
 def clock(seconds: float) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 
 from ..model.audio_bibier import AudioError, Mixer, StreamResampler, as_frames
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
-from ..model.timeline_bibier import TimelineSession, mean_emotions
+from ..model.timeline_bibier import TimelineSession
 
 
 class LiveEmotion:
@@ -19,7 +19,8 @@ class LiveEmotion:
         pipe: the pipeline.
         channel: use this channel (from 0) instead of the mean of all.
         options: the pipeline's arguments for chunks: `chunk_length_s`, `hop_length_s`, `segmentation`, `segments`;
-            also `batch_size`, and `asr`, which transcribes blocks of up to 30 s, so chunks wait for their words.
+            also `labels` and `label_map`, `batch_size`, and `asr`, which transcribes blocks of up to 30 s, so chunks
+            wait for their words.
 
     Examples:
         >>> live = LiveEmotion(pipe, chunk_length_s=4, hop_length_s=2)  # doctest: +SKIP
@@ -31,6 +32,8 @@ class LiveEmotion:
 
     def __init__(self, pipe: AudioTextEmotionPipeline, channel: int | None = None, **options: Any):
         self._mixer = Mixer("<live>", channel)
+        self._pipe = pipe
+        self._labels = {name: options[name] for name in ("labels", "label_map") if name in options}
         self._session: TimelineSession = pipe.start_timeline(**options)
         self._resampler: StreamResampler | None = None
         self._closed = False
@@ -70,7 +73,7 @@ class LiveEmotion:
     @property
     def timeline(self) -> dict[str, Any]:
         """Everything so far, in the form that the pipeline returns."""
-        return {"emotions": mean_emotions(self._chunks), "chunks": list(self._chunks)}
+        return self._pipe.timeline(self._chunks, **self._labels)
 
     def _keep(self, chunks: list[dict]) -> list[dict]:
         self._chunks += chunks

@@ -9,18 +9,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from ..palette import FAINT, INK, emotion_color
-from .formats import clock, smooth_curves
+from .formats import clock, is_regression, smooth_curves
 
 
 def draw_timeline(result: Mapping[str, Any], path: str | Path, title: str = "") -> None:
     """Draw a band per emotion over time, as high as its smoothed probability and solid where it is the strongest.
+
+    The values of a regression are curves, each from its lowest to its highest.
 
     Args:
         result: a timeline.
         path: picture to write; the suffix selects the format.
         title: line above the picture.
     """
-    curves = smooth_curves(result["chunks"], points=1200)
+    curves, regression = smooth_curves(result["chunks"], points=1200), is_regression(result)
     means = {entry["label"]: entry["score"] for entry in result.get("emotions", [])}
     count = max(1, len(curves.values))
     figure = Figure(figsize=(11, 1.2 + 0.5 * count), layout="constrained")
@@ -50,6 +52,7 @@ def draw_timeline(result: Mapping[str, Any], path: str | Path, title: str = "") 
     axes.set_axisbelow(True)
     axes.xaxis.set_major_locator(MaxNLocator(12, steps=[1, 1.5, 2, 3, 6, 10]))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: clock(seconds)))
-    axes.set_xlabel("time (min:s); solid where the emotion is the strongest", color=INK)
+    reading = "each from its lowest to its highest" if regression else "solid where the emotion is the strongest"
+    axes.set_xlabel(f"time (min:s); {reading}", color=INK)
     axes.set_title(title, loc="left", color=INK)
     figure.savefig(path, dpi=150)
