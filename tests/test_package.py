@@ -42,7 +42,7 @@ refused_script("dataset_scripts/prepare_csv.py", "--help", package="datasets", e
 import evaluate
 from bibier_hf.evaluation.metrics import METRIC_MODULE
 from bibier_hf.hub.cards import write_model_card
-from bibier_hf.training.arguments import parse_run_arguments
+from bibier_hf.training.arguments import RunFile
 
 assert evaluate.load(str(METRIC_MODULE)).compute(references=[0, 1], predictions=[0, 0])["uar"] == 0.5
 lines = [f",{label} {split},{label},{split},en" for label in bibier_hf.EMOTIONS for split in ("train", "dev", "test")]

@@ -7,7 +7,7 @@ import pytest
 from bibier_hf import BiBiERConfig
 from bibier_hf.errors import ArgumentError
 from bibier_hf.run_files import find_run_file
-from bibier_hf.training.arguments import parse_run_arguments
+from bibier_hf.training.arguments import RunFile
 
 from ..conftest import features_of, merged
 
@@ -16,7 +16,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
 def test_run_file(path: Path):
-    run = parse_run_arguments([str(path)])
+    run = RunFile.from_command_line([str(path)]).run
     assert Path(run.output_dir).name.startswith(path.stem.split("_")[0])
     BiBiERConfig(**merged(features_of(audio=1024, text=1024), {"audio_config": {"cepstrum_size": 80}}, run.model))
     run.training_arguments(use_cpu=True)

@@ -10,7 +10,7 @@ from bibier_hf import run_files
 from bibier_hf.commandline import load_yaml
 from bibier_hf.commands.train import TrainArguments
 from bibier_hf.errors import ArgumentError
-from bibier_hf.training.arguments import TRAINING_FIELDS, parse_run_arguments, run_arguments
+from bibier_hf.training.arguments import TRAINING_FIELDS, RunFile, run_arguments
 
 BASE = """
 corpora:
@@ -31,7 +31,7 @@ def run_file(tmp_path) -> Path:
 
 
 def parse(run_file, *arguments):
-    return parse_run_arguments([str(run_file), *arguments])
+    return RunFile.from_command_line([str(run_file), *arguments]).run
 
 
 def test_the_file_gives_the_values(run_file):
@@ -173,7 +173,7 @@ def test_a_file_that_is_no_run_is_refused(tmp_path, content, message):
 
 def test_a_missing_file_and_missing_corpora_are_named(tmp_path):
     with pytest.raises(ArgumentError, match="There is no run file"):
-        parse_run_arguments([str(tmp_path / "nothing.yaml")])
+        _ = RunFile.from_command_line([str(tmp_path / "nothing.yaml")]).run
     with pytest.raises(ArgumentError, match="corpora: is missing"):
         run_arguments({"output_dir": "x"})
 
@@ -187,7 +187,7 @@ def test_the_default_file_is_used_without_a_first_argument(run_file, monkeypatch
 def test_the_written_run_reads_back_the_same(run_file, tmp_path):
     run = parse(run_file, "--corpora.0.options.enthusiasm", "exclude", "--scheduler", "huggingface_linear")
     (tmp_path / "again.yaml").write_text(run.to_yaml())
-    again = parse_run_arguments([str(tmp_path / "again.yaml")])
+    again = RunFile.from_command_line([str(tmp_path / "again.yaml")]).run
     assert again.dump() == run.dump()
     assert again.training_arguments().to_dict().keys() == run.training_arguments().to_dict().keys()
 
@@ -235,7 +235,7 @@ def test_help_lists_every_key(capsys):
 
 @pytest.mark.parametrize("name", ["quickstart.yaml", "resd.yaml"])
 def test_the_recipes_are_valid(repository, name):
-    run = parse_run_arguments([str(repository / "recipes" / name)])
+    run = RunFile.from_command_line([str(repository / "recipes" / name)]).run
     assert run.output_dir == f"outputs/{Path(name).stem}"
 
 

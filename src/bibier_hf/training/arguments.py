@@ -50,14 +50,7 @@ from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 RUN_FILE = "run.yaml"
 STAGES_FOLDER = "stages"
 
-OUTPUT_FIELDS = (
-    "output_dir",
-    "resume_from_checkpoint",
-    "overwrite",
-    "push_to_hub",
-    "hub_model_id",
-    "hub_private_repo",
-)
+OUTPUT_FIELDS = tuple("output_dir resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo".split())
 """Where results go. The results themselves do not depend on these."""
 
 _SELECTION = f"checkpoints are always selected by the {SELECTION_FORMULA}"
@@ -331,19 +324,13 @@ TRAINING_FIELDS = {
     for field in dataclasses.fields(TrainingArguments)
     if field.init and field.name not in (*RESERVED, *OWN_FIELDS)
 }
-_BOUNDS = {
-    **dict.fromkeys(
-        ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"), Field(ge=1)
-    ),
-    **dict.fromkeys(
-        ("num_train_epochs", "learning_rate", "adam_epsilon", "eval_steps", "save_steps", "logging_steps"), Field(gt=0)
-    ),
-    **dict.fromkeys(
-        ("warmup_steps", "weight_decay", "max_grad_norm", "eval_delay", "seed", "data_seed", "dataloader_num_workers"),
-        Field(ge=0),
-    ),
-    **dict.fromkeys(("adam_beta1", "adam_beta2"), Field(ge=0, lt=1)),
-}
+_BOUNDED = (
+    (Field(ge=1), "per_device_train_batch_size per_device_eval_batch_size gradient_accumulation_steps"),
+    (Field(gt=0), "num_train_epochs learning_rate adam_epsilon eval_steps save_steps logging_steps"),
+    (Field(ge=0), "warmup_steps weight_decay max_grad_norm eval_delay seed data_seed dataloader_num_workers"),
+    (Field(ge=0, lt=1), "adam_beta1 adam_beta2"),
+)
+_BOUNDS: dict[str, Any] = {name: bound for bound, names in _BOUNDED for name in names.split()}
 """Values that the Trainer takes without a word, and fails on later."""
 
 _TRAINING_FIELD_TYPES = {
@@ -432,15 +419,6 @@ def read_run(file: str | Path | None, overrides: Mapping[str, Any] = MappingProx
         set_key(content, key, value)
 
     return run_arguments(content)
-
-
-def parse_run_arguments(arguments: Sequence[str]) -> RunArguments:
-    """Read the run of a command line: `RUN [--key value] ...`.
-
-    Raises:
-        ArgumentError: see [`read_run`].
-    """
-    return RunFile.from_command_line(arguments).run
 
 
 def expand_data_dir(content: dict[str, Any]) -> dict[str, Any]:

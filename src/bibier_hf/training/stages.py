@@ -189,11 +189,7 @@ def train_stage(
 
 
 def out_of_fold_logits(
-    stage: RunArguments,
-    head: BiBiERForEmotionClassification,
-    data: RunInputs,
-    folds: np.ndarray,
-    places: np.ndarray,
+    stage: RunArguments, head: BiBiERForEmotionClassification, data: RunInputs, folds: np.ndarray, places: np.ndarray
 ) -> StoredRows:
     """Compute the logits of each training sample with a model that has not seen its fold.
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import (
     EarlyStoppingCallback,
@@ -205,11 +204,7 @@ class BiBiERTrainer(Trainer):
             batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
             steps_per_epoch = max(1, samples // batch if self.args.dataloader_drop_last else -(-samples // batch))
             self.lr_scheduler = create_published_scheduler(
-                self.run.scheduler,
-                optimizer,
-                self.args.learning_rate,
-                num_training_steps,
-                steps_per_epoch,
+                self.run.scheduler, optimizer, self.args.learning_rate, num_training_steps, steps_per_epoch
             )
             self._created_lr_scheduler = self.lr_scheduler is not None
         return super().create_scheduler(num_training_steps, optimizer)
@@ -335,7 +330,7 @@ class BiBiERTrainer(Trainer):
         # The Trainer has recorded the path of the best checkpoint in the staging folder.
         if self.state.best_model_checkpoint == str(staging / name):
             self.state.best_model_checkpoint = str(final)
-        self._wait_for_everyone()
+        self.accelerator.wait_for_everyone()
         if self.args.should_save:
             self.state.save_to_json(str(staging / name / TRAINER_STATE_NAME))
             if final.exists():  # from an earlier run that was resumed before this step
@@ -347,7 +342,7 @@ class BiBiERTrainer(Trainer):
                 save_total_limit=self.args.save_total_limit,
                 best_model_checkpoint=self.state.best_model_checkpoint,
             )
-        self._wait_for_everyone()
+        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         super()._save(output_dir, state_dict)
@@ -356,10 +351,6 @@ class BiBiERTrainer(Trainer):
 
     def _get_output_dir(self, trial) -> str:
         return super()._get_output_dir(trial) if self._staging is None else str(self._staging)
-
-    def _wait_for_everyone(self) -> None:
-        if self.args.world_size > 1:
-            dist.barrier()
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """Refuse a checkpoint that restores the model only in part; transformers would continue with a warning.
