@@ -1,9 +1,7 @@
-"""Soft labels: distributions over the seven emotions, in the order of `EMOTIONS`."""
+"""Soft labels: distributions over a label set, in label order."""
 
 import numpy as np
 from numpy.typing import ArrayLike
-
-from .model.labels_bibier import EMOTIONS
 
 UNITS = 100_000
 """Published probabilities have five decimals: whole multiples of one part in this many."""
@@ -14,22 +12,22 @@ class DistributionError(ValueError):
 
 
 def finish_distribution(values: ArrayLike, gold: int | None = None, gold_weight: float | None = None) -> np.ndarray:
-    """Turn seven numbers into a distribution (7,) of five decimals that sum to exactly one.
+    """Turn a number for each label into a distribution (K,) of five decimals that sum to exactly one.
 
     Negative numbers count as zero. The rest is normalized, mixed with the gold label and rounded; the largest number
     absorbs the rounding error. The published code adds jitter to break ties, which made zeros negative; this does not.
 
     Args:
-        values: (7,) in the order of `EMOTIONS`.
+        values: (K,) in label order.
         gold: index of the gold label.
         gold_weight: as for [`blend_with_gold`].
 
     Raises:
-        DistributionError: not seven finite numbers, or none above zero.
+        DistributionError: numbers that are not finite, or none above zero.
     """
     clipped = np.clip(np.asarray(values, dtype=np.float64), 0, None)
-    if clipped.shape != (len(EMOTIONS),) or not np.isfinite(clipped).all() or clipped.max() <= 0:
-        raise DistributionError("seven finite numbers are needed, at least one of them above zero")
+    if clipped.ndim != 1 or not np.isfinite(clipped).all() or clipped.max() <= 0:
+        raise DistributionError("finite numbers are needed, at least one of them above zero")
 
     if not np.isfinite(clipped.sum()):
         clipped = clipped / clipped.max()
@@ -53,7 +51,7 @@ def blend_with_gold(probabilities: np.ndarray, gold: int | None, gold_weight: fl
     """Return `(1 - w) probabilities + w one_hot(gold)`, with the gold label highest.
 
     Args:
-        probabilities: (7,), sum one.
+        probabilities: (K,), sum one.
         gold: index of the gold label.
         gold_weight: smallest w, in [0, 1]; w grows where the gold label would not be highest. None: no blending.
     """

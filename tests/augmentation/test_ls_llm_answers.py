@@ -163,6 +163,6 @@ def test_the_gold_weight_is_a_floor():
 
 
 def test_numbers_that_are_no_distribution():
-    for values in ([0] * 7, [-1] * 7, [np.nan] * 7, [1, 1]):
+    for values in ([0] * 7, [-1] * 7, [np.nan] * 7, [[1, 1]]):
         with pytest.raises(DistributionError):
             finish_distribution(values)

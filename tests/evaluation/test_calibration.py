@@ -5,11 +5,13 @@ import math
 
 import numpy as np
 import pytest
+from datasets import ClassLabel, Dataset
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from scipy.special import softmax
 
+from bibier_hf import EMOTIONS
 from bibier_hf.evaluation.calibration import (
     HIGHEST_TEMPERATURE,
     LOWEST_PROBABILITY,
@@ -141,18 +143,23 @@ def test_what_cannot_be_fitted_is_said():
     assert "the end of the range" in wrong.note
 
 
+def as_rows(columns: dict) -> Dataset:
+    return Dataset.from_dict(columns).cast_column("label", ClassLabel(names=list(EMOTIONS)))
+
+
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.floats(0.05, 20))
 def test_no_temperature_changes_an_answer(seed, temperature):
     logits = np.random.default_rng(seed).normal(scale=4, size=(20, 7)).astype(np.float32)
     columns = {"id": list("x" * 20), "corpus": ["x"] * 20, "language": ["en"] * 20, "label": [0] * 20}
-    predictions = Predictions.from_logits(columns, logits, temperature)
+    predictions = Predictions.from_logits(as_rows(columns), logits, temperature)
     np.testing.assert_array_equal(predictions.predictions, logits.argmax(1))
 
 
 def test_predictions_know_what_they_were_before():
     logits, labels = drawn(40, 3.0)
     columns = {"id": list("x" * 40), "corpus": ["x", "y"] * 20, "language": ["en"] * 40, "label": labels}
+    columns = as_rows(columns)
     plain, calibrated = Predictions.from_logits(columns, logits), Predictions.from_logits(columns, logits, 3.0)
     assert (
         calibrated.calibration_by_corpus(calibrated=False)
@@ -181,7 +188,7 @@ def test_pictures_can_be_read(tmp_path):
         "speech and text": {math.inf: 0.7, 20.0: 0.6, 0.0: 0.3},
         "speech alone": {math.inf: 0.6, 20.0: 0.5, 0.0: 0.2},
     }
-    plot_noise(curves, {"text alone": 0.4}, tmp_path / "noise.png", "x")
+    plot_noise(curves, {"text alone": 0.4}, 7, tmp_path / "noise.png", "x")
     for name in ("reliability", "noise"):
         with Image.open(tmp_path / f"{name}.png") as image:
             image.load()

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from bibier_hf import EMOTIONS
 from bibier_hf.evaluation.metrics import (
     METRICS,
     classification_metrics,
@@ -39,11 +40,11 @@ def test_a_class_that_is_never_predicted_counts_zero():
 
 def test_confusion_matrix_and_recalls_cover_all_classes():
     labels, predictions = [ANGER, ANGER, HAPPY], [ANGER, FEAR, HAPPY]
-    matrix = confusion_matrix(labels, predictions)
+    matrix = confusion_matrix(labels, predictions, 7)
     assert matrix.shape == (7, 7)
     assert matrix[ANGER, FEAR] == 1
     assert matrix.sum() == 3
-    recalls = recall_per_class(labels, predictions)
+    recalls = recall_per_class(labels, predictions, EMOTIONS)
     assert recalls["anger"] == 0.5
     assert recalls["happy"] == 1.0
     assert recalls["disgust"] is None
@@ -65,11 +66,15 @@ def test_groups_count_the_same_whatever_their_size():
     [
         ([], [], "no samples"),
         ([0, 1], [0], "shape"),
-        ([7], [0], "class index from 0 to 6"),
-        ([0], [-1], "class index from 0 to 6"),
+        ([0], [-1], "class index"),
         ([0.5], [0], "class index"),
     ],
 )
 def test_what_is_no_prediction_is_refused(labels, predictions, message):
     with pytest.raises(ValueError, match=message):
         classification_metrics(np.array(labels, dtype=type(labels[0]) if labels else int), predictions)
+
+
+def test_a_class_outside_the_label_set_is_refused():
+    with pytest.raises(ValueError, match="class indices from 0 to 6"):
+        confusion_matrix([7], [0], 7)

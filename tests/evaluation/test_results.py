@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from bibier_hf import EMOTIONS
 from bibier_hf.evaluation.report import Predictions, environment
 from bibier_hf.evaluation.results import EvaluationResults, ResultsError, RunResults
 
@@ -20,7 +21,9 @@ def test_a_split_adds_the_metrics_of_corpora_languages_and_their_mean(results):
     probabilities = np.full((4, 7), 0.1)
     probabilities[[0, 1, 2, 3], [0, 0, 3, 3]] = 0.4
     corpora, languages = ["x", "x", "x", "y"], ["en", "ru", "ru", "ru"]
-    results.add_split("test", Predictions(list("abcd"), corpora, languages, np.array([0, 3, 3, 0]), probabilities))
+    results.add_split(
+        "test", Predictions(list("abcd"), corpora, languages, np.array([0, 3, 3, 0]), probabilities, EMOTIONS)
+    )
 
     metrics = results.metrics["test"]
     assert metrics["x"]["war"] == pytest.approx(2 / 3)

@@ -279,7 +279,7 @@ def test_collating_pads_and_masks_by_hand():
 def test_soft_labels_fall_back_to_the_hard_one():
     soft = [0.5, 0.5, 0, 0, 0, 0, 0]
     rows = [{"label": 1, "soft_label": soft}, {"label": 2, "soft_label": None}]
-    targets = [{"target": SoftTargets().target(row, "a", epoch=0)} for row in rows]
+    targets = [{"target": SoftTargets(7).target(row, "a", epoch=0)} for row in rows]
     assert collate_labels(targets).tolist() == [soft, [0, 0, 1, 0, 0, 0, 0]]
     assert collate_labels(rows).tolist() == [1, 2]
 

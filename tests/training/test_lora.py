@@ -38,9 +38,9 @@ def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_p
         trained, loaded = (
             pq.read_table(path / "predictions_test.parquet") for path in (folder, tmp_path / f"{save}-scores")
         )
-        predictions[save] = torch.tensor([trained[name].to_pylist() for name in EMOTIONS])
+        predictions[save] = torch.tensor([trained[f"p_{name}"].to_pylist() for name in EMOTIONS])
         torch.testing.assert_close(
-            torch.tensor([loaded[name].to_pylist() for name in EMOTIONS]), predictions[save], atol=1e-5, rtol=0
+            torch.tensor([loaded[f"p_{name}"].to_pylist() for name in EMOTIONS]), predictions[save], atol=1e-5, rtol=0
         )
     torch.testing.assert_close(predictions["merged"], predictions["adapter"])
 

@@ -55,7 +55,7 @@ def test_a_run_leaves_a_model_and_a_report(finished, corpus_table, tmp_path):
 
     table = pq.read_table(folder / "predictions_test.parquet")
     assert table.num_rows == 7
-    assert sum(table[name][0].as_py() for name in EMOTIONS) == pytest.approx(1)
+    assert sum(table[f"p_{name}"][0].as_py() for name in EMOTIONS) == pytest.approx(1)
     assert (folder / "confusion_matrix_test_small.png").is_file()
     assert not [path.name for path in folder.iterdir() if path.name.startswith(".") and path.name != ".eval_results"]
 
@@ -81,7 +81,7 @@ def test_the_temperature_is_fitted_on_dev_and_stored(finished):
     before, after = calibration["uncalibrated"]["dev"]["small"], results.metrics["dev"]["small"]
     assert after["nll"] < before["nll"]
     table = pq.read_table(folder / "predictions_dev.parquet").to_pylist()
-    assert after["nll"] == pytest.approx(-sum(math.log(row[row["label"]]) for row in table) / 7)
+    assert after["nll"] == pytest.approx(-sum(math.log(row[f"p_{row['label']}"]) for row in table) / 7)
     assert {path.name for path in folder.glob("reliability_*.png")} == {
         "reliability_dev_small.png",
         "reliability_test_small.png",

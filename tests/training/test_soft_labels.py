@@ -36,7 +36,7 @@ def targets(data, epoch=0, **options):
 
 
 def smoothed(data, **options):
-    return TrainingRows([data], SoftTargets(**options))
+    return TrainingRows([data], SoftTargets(7, **options))
 
 
 def labels_of(rows):
@@ -162,11 +162,11 @@ def test_draws_follow_from_seed_epoch_and_id_alone(feature_rows):
     # The order of the rows does not matter.
     order = np.random.default_rng(0).permutation(len(data))
     assert torch.equal(targets(data.select(order), probability=0.5, seed=1), epochs[0][order])
-    rarely = SoftTargets(probability=0.3, seed=7)
+    rarely = SoftTargets(7, probability=0.3, seed=7)
     shares = [np.mean([rarely.draws_soft(f"row{row}", epoch) for row in range(2000)]) for epoch in range(3)]
     assert all(abs(share - 0.3) < 0.05 for share in shares)
-    assert not any(SoftTargets(probability=0.0).draws_soft(str(row), 0) for row in range(100))
-    assert all(SoftTargets(probability=1.0).draws_soft(str(row), 0) for row in range(100))
+    assert not any(SoftTargets(7, probability=0.0).draws_soft(str(row), 0) for row in range(100))
+    assert all(SoftTargets(7, probability=1.0).draws_soft(str(row), 0) for row in range(100))
 
 
 def test_workers_that_live_on_see_the_next_epoch(feature_rows):
@@ -181,7 +181,7 @@ def test_workers_that_live_on_see_the_next_epoch(feature_rows):
 
 def test_rows_that_change_with_the_epoch_do_so_under_their_targets(feature_rows):
     pool = feature_rows(8)
-    rows = TrainingRows([StoredDraws(pool, [[0, 1, 2, 3], [4, 5, 6, 7]])], SoftTargets())
+    rows = TrainingRows([StoredDraws(pool, [[0, 1, 2, 3], [4, 5, 6, 7]])], SoftTargets(7))
     for epoch in range(3):
         rows.set_epoch(epoch)
         own = range(4 * (epoch % 2), 4 * (epoch % 2) + 4)

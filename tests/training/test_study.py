@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import yaml
 
+from bibier_hf import EMOTIONS
 from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.evaluation.report import Predictions, environment
@@ -38,6 +39,7 @@ def finish(run, labels: list[int], answers: list[int]) -> None:
         ["en"] * len(labels),
         np.array(labels),
         probabilities,
+        EMOTIONS,
     )
     for split in ("dev", "test"):
         predictions.save(run.folder / f"predictions_{split}.parquet")

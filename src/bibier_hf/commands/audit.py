@@ -62,7 +62,7 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
     for corpus in arguments.corpora:
         key = repr((corpus.name, corpus.data_dir, sorted(corpus.options.items())))
         if key not in known:
-            known[key] = _read(corpus)
+            known[key] = _read(corpus, arguments.labels)
         rows, heard, file_names = known[key]
 
         splits = corpus.split(rows)
@@ -86,13 +86,16 @@ def run_audit(arguments: AuditArguments) -> dict[str, Any]:
     return results
 
 
-def _read(corpus: CorpusArguments) -> tuple[DatasetDict, dict[str, HeardClip], dict[str, str]]:
+def _read(
+    corpus: CorpusArguments, labels: Sequence[str] | None
+) -> tuple[DatasetDict, dict[str, HeardClip], dict[str, str]]:
     """The corpus, how its recordings sound, and their file names (none for a prepared corpus)."""
-    rows = corpus.load()
+    rows = corpus.load(labels)
     names = {}
     if corpus.data_dir is not None and not (Path(corpus.data_dir) / INFO_FILE).is_file():
         known = get_corpus(corpus.name)
-        clips = known.read(Path(corpus.data_dir), **known.complete_options(corpus.options)) if known.has_source else []
+        options = known.complete_options(corpus.reader_options(labels))
+        clips = known.read_clips(Path(corpus.data_dir), options) if known.has_source else []
         names = {clip.id: clip.audio.stem for clip in clips if isinstance(clip.audio, Path)}
     return rows, hear_corpus(rows), names
 

@@ -19,7 +19,7 @@ from ..augmentation.tug import LANGUAGES, PUBLISHED_SIZES, TemplateUtteranceGene
 from ..commandline import Section
 from ..data.corpora import get_corpus
 from ..data.mixture import CorpusArguments, load_corpora
-from ..data.prepare import INFO_FILE, Corpus, describe_counts, load_prepared, read_info
+from ..data.prepare import INFO_FILE, describe_counts, load_prepared, read_info
 from ..data.synthetic import ESPEAK_VOICES, balancing_counts, plan_utterances, write_stacked, write_utterances
 from ..errors import ArgumentError
 from ..files import write_json, write_text, writes
@@ -135,9 +135,9 @@ class ComponentsArguments(_AugmentOptions, CorpusOptions):
     seed: int = Field(42, ge=0, description="seed of the model and of the choice of examples")
 
 
-def _load(corpora: Sequence[CorpusArguments]) -> DatasetDict:
+def _load(arguments: CorpusOptions) -> DatasetDict:
     """train, dev and test of the only corpus."""
-    (splits,) = load_corpora(corpora).values()
+    (splits,) = load_corpora(arguments.corpora, arguments.labels).values()
     return splits
 
 
@@ -145,7 +145,7 @@ def _load(corpora: Sequence[CorpusArguments]) -> DatasetDict:
 def stack(arguments: StackArguments) -> None:
     """Stack the train split of a corpus and write all three splits."""
     (source,) = arguments.corpora
-    splits = _load(arguments.corpora)
+    splits = _load(arguments)
     plan = arguments.plan(splits["train"], arguments.draw)
     stacked = splits | {"train": arguments(splits["train"], arguments.draw, arguments.num_proc)}
 
@@ -159,7 +159,7 @@ def stack(arguments: StackArguments) -> None:
         "title": f"{corpus.title}, stacked",
         "homepage": corpus.homepage,
         "not_to_rehost": corpus.not_to_rehost,
-        "options": _reader_options(source, corpus),
+        "options": _reader_options(arguments),
         "protocol": source.model_dump(include={"protocol", "fold", "split_seed", "dev_share"}),
         "sds": options | {"draw": arguments.draw, "counts": dict(plan.report)},
     }
@@ -174,11 +174,12 @@ def stack(arguments: StackArguments) -> None:
     print(f"Written to {arguments.output_dir}")
 
 
-def _reader_options(source: CorpusArguments, corpus: Corpus) -> dict[str, Any]:
+def _reader_options(arguments: CorpusOptions) -> dict[str, Any]:
     """The options by which the clips are read from the raw corpus; a prepared corpus keeps its own."""
+    (source,) = arguments.corpora
     if source.data_dir is not None and (Path(source.data_dir) / INFO_FILE).is_file():
         return read_info(source.data_dir)["options"]
-    return corpus.complete_options(source.options)
+    return get_corpus(source.name).complete_options(source.reader_options(arguments.labels))
 
 
 @writes(lambda arguments: arguments.output_dir, left=LEFT)
@@ -261,10 +262,11 @@ def _recorded_rows(arguments: PreviewArguments, info: Mapping[str, Any]) -> Data
 def write_components(arguments: ComponentsArguments) -> None:
     """Ask for the components of each emotion and language that do not exist yet."""
     prompt = load_prompt(arguments.prompt)
-    train = _load(arguments.corpora)["train"]
+    train = _load(arguments)["train"]
+    names = train.features["label"].names
     texts = defaultdict(list)
     for row in train.select_columns(["language", "label", "text"]):
-        texts[row["language"], EMOTIONS[row["label"]]].append(row["text"])
+        texts[row["language"], names[row["label"]]].append(row["text"])
 
     ask = language_model(arguments)
     for language in arguments.languages:
@@ -300,10 +302,11 @@ def _utterance_counts(arguments: TugArguments) -> dict[str, dict[str, int]]:
         by_emotion = arguments.counts or dict.fromkeys(EMOTIONS, arguments.count or 0)
         return {language: by_emotion for language in arguments.languages or LANGUAGES}
 
-    train = _load(arguments.corpora)["train"]
+    train = _load(arguments)["train"]
+    names = train.features["label"].names
     labels = defaultdict(list)
     for language, label in zip(train["language"], train["label"], strict=True):
-        labels[language].append(EMOTIONS[label])
+        labels[language].append(names[label])
 
     if others := sorted(set(arguments.languages or ()) - set(labels)):
         raise ArgumentError(f"languages: the corpus has no {', '.join(others)}; it has {', '.join(sorted(labels))}.")

@@ -98,7 +98,7 @@ def run_baselines(arguments: BaselineArguments) -> BaselineResults:
     features: dict[str, dict[str, Any]] = {}
 
     for corpus in arguments.corpora:
-        rows = corpus.load()
+        rows = corpus.load(arguments.labels)
         splits = corpus.split(rows)
         name, facts = splits["train"]["corpus"][0], protocol_facts(corpus, splits)
         for earlier in protocols.get(name, []):

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from ..commandline import Section, field_type, section_help
-from ..data.mixture import CorpusArguments
+from ..data.mixture import LABELS_HELP, CorpusArguments
 from ..data.protocols import NUM_FOLDS
 from ..errors import ArgumentError
 
@@ -22,6 +22,8 @@ class CorpusOptions(Section):
     corpora: list[CorpusArguments] = Field(
         min_length=1, description="corpora and their splits; --corpus NAME is short for a single one"
     )
+
+    labels: list[str] | None = Field(None, description=LABELS_HELP)
 
     @classmethod
     def key_type(cls, key: str) -> Any:

@@ -161,7 +161,10 @@ def _evaluate(
         raise ArgumentError("noise_snr_db: the checkpoint reads only text, which has no noise. Leave it out.")
 
     folder, checkpoint, split = Path(arguments.output_dir), Path(arguments.checkpoint), arguments.split
-    splits = load_corpora(arguments.corpora)
+    names = tuple(model.config.label_names)
+    if arguments.labels is not None and tuple(arguments.labels) != names:
+        raise ArgumentError(f"labels: the checkpoint has {', '.join(names)}. Leave it out.")
+    splits = load_corpora(arguments.corpora, names)
     protocol = {
         name: protocol_facts(corpus, rows)
         for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)
@@ -316,7 +319,7 @@ def robustness(
         }
         lines = {_GIVEN["text"]: of_clean["text"]["uar"]} if "text" in of_clean else {}
         path = Path(arguments.output_dir) / f"noise_{split}_{corpus}.png"
-        plot_noise(curves, lines, path, f"{corpus}, {split}", arguments.noise)
+        plot_noise(curves, lines, len(model.config.label_names), path, f"{corpus}, {split}", arguments.noise)
     return found
 
 

@@ -8,7 +8,7 @@ from pydantic import Field
 from ..commandline import section_help
 from ..data.feature_store import Extraction
 from ..data.features import InputExtractor
-from ..data.mixture import load_corpora
+from ..data.mixture import label_names, load_corpora
 from ..data.reader import InputReader
 from ..errors import ArgumentError
 from ..memory import keep_freed_memory
@@ -54,8 +54,8 @@ def extract(arguments: ExtractArguments) -> None:
     state = PartialState(cpu=not torch.cuda.is_available())
 
     with state.main_process_first():  # it prepares and fetches what the others then find
-        splits = load_corpora(run.corpora)
-        model, processor, _ = build_model(run)
+        splits = load_corpora(run.corpora, run.labels)
+        model, processor, _ = build_model(run, label_names(next(iter(splits.values()))))
     extractor = InputReader(model.to(state.device), processor, run.feature_cache).extractor
     assert extractor is not None  # the cache is enabled
 

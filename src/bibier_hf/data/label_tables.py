@@ -5,7 +5,7 @@ corpora.
 |---|---|
 | `id` | id of the row in its corpus; published tables have `video_name` instead, which is translated |
 | `label` | gold label; `ground_truth` in published tables |
-| `anger` ... `surprise` | the distribution; empty in a row that failed |
+| `anger` ... `surprise`, or the names of another label set | the distribution; empty in a row that failed |
 | `prediction` | optional: its arg-max, which decides ties; `llm_best_label` in published tables |
 
 Other columns (provenance, raw answers) are ignored.
@@ -25,8 +25,7 @@ import pyarrow.parquet as pq
 from datasets import DatasetDict
 from transformers.utils import logging
 
-from ..labels import normalize_label
-from ..model.labels_bibier import EMOTIONS
+from ..labels import checked_labels, normalize_label
 from ..soft_labels import DistributionError, finish_distribution
 from .corpora.meld import meld_id
 from .corpora.resd import resd_id
@@ -55,8 +54,9 @@ class LabelTable:
         sha256: hash of its content.
         ids: (N,) ids.
         labels: (N,) index of the gold label; -1 if missing.
-        probabilities: (N, 7) in the order of `EMOTIONS`; NaN in rows that failed.
+        probabilities: (N, K) in label order; NaN in rows that failed.
         predictions: (N,) arg-max; the table decides ties; -1 in rows that failed.
+        label_names: the K labels.
     """
 
     name: str
@@ -65,6 +65,7 @@ class LabelTable:
     labels: np.ndarray
     probabilities: np.ndarray
     predictions: np.ndarray
+    label_names: tuple[str, ...] = checked_labels(None)
 
     @property
     def labeled(self) -> np.ndarray:
@@ -72,7 +73,7 @@ class LabelTable:
         return np.logical_not(np.isnan(self.probabilities).any(axis=1))
 
     def soft_labels(self) -> dict[str, np.ndarray]:
-        """Return `{id: (7,)}` for the labeled rows, as distributions: negative numbers count as zero, the sum is one.
+        """Return `{id: (K,)}` for the labeled rows, as distributions: negative numbers count as zero, the sum is one.
 
         Raises:
             CorpusError: rows that cannot be made a distribution.
@@ -89,10 +90,14 @@ class LabelTable:
         return found
 
 
-def read_label_table(path: str | Path) -> LabelTable:
+def read_label_table(path: str | Path, labels: Sequence[str] | None = None) -> LabelTable:
     """Read a table of soft labels: `.csv`, `.tsv`, `.jsonl` or `.parquet`.
 
     Names in published tables become ids: `32_happiness_enthusiasm_h_120` of RESD, `dia0_utt0` of MELD train.
+
+    Args:
+        path: the file.
+        labels: the label set; None: the seven emotions.
 
     Raises:
         FileNotFoundError: no such file.
@@ -104,17 +109,18 @@ def read_label_table(path: str | Path) -> LabelTable:
     if path.is_dir():
         raise CorpusError(f"{path} is a folder, not a table of soft labels.")
 
-    rows = _read_rows(path)
+    label_names = checked_labels(labels)
+    rows = _read_rows(path, label_names)
     own_columns = "id" in rows[0].values
     id_column, label_column, best_column = ("id", "label", "prediction") if own_columns else PUBLISHED_COLUMNS
-    if missing := [name for name in (id_column, label_column, *EMOTIONS) if name not in rows[0].values]:
+    if missing := [name for name in (id_column, label_column, *label_names) if name not in rows[0].values]:
         raise CorpusError(
             f"{path.name} lacks the columns {missing}. A table of soft labels has id (or video_name), label (or "
-            f"ground_truth) and the seven emotions; this one has {list(rows[0].values)}."
+            f"ground_truth) and a column for each label; this one has {list(rows[0].values)}."
         )
 
     ids: dict[str, None] = {}
-    labels, probabilities, predictions, faults = [], [], [], []
+    gold, probabilities, predictions, faults = [], [], [], []
     for row in rows:
         try:
             name = row.text(id_column)
@@ -124,9 +130,9 @@ def read_label_table(path: str | Path) -> LabelTable:
             elif key in ids:
                 faults.append(f"{row.where}: {name!r} is repeated")
             ids[key] = None
-            labels.append(_read_label(row, label_column))
-            probabilities.append(_read_probabilities(row))
-            predictions.append(_highest(probabilities[-1], _read_label(row, best_column)))
+            gold.append(_read_label(row, label_column, label_names))
+            probabilities.append(_read_probabilities(row, label_names))
+            predictions.append(_highest(probabilities[-1], _read_label(row, best_column, label_names)))
         except CorpusError as error:  # names the line
             faults.append(str(error))
         except ValueError as error:
@@ -134,7 +140,8 @@ def read_label_table(path: str | Path) -> LabelTable:
 
     raise_faults(faults, f"{path.name} cannot be used")
     digest = hashlib.sha256(b"" if is_stream(path) else path.read_bytes()).hexdigest()
-    return LabelTable(path.name, digest, tuple(ids), np.array(labels), np.array(probabilities), np.array(predictions))
+    arrays = map(np.array, (gold, probabilities, predictions))
+    return LabelTable(path.name, digest, tuple(ids), *arrays, label_names)
 
 
 def mean_label_table(tables: Sequence[LabelTable]) -> LabelTable:
@@ -158,11 +165,14 @@ def mean_label_table(tables: Sequence[LabelTable]) -> LabelTable:
         for row_id, distribution in table.soft_labels().items():
             found.setdefault(row_id, []).append(distribution)
 
-    nothing = [np.full(len(EMOTIONS), np.nan)]
+    label_names = tables[0].label_names
+    nothing = [np.full(len(label_names), np.nan)]
     probabilities = np.array([np.mean(found.get(row_id, nothing), axis=0) for row_id in gold])
     predictions = np.array([_highest(row, -1) for row in probabilities.tolist()])
     name, digest = ", ".join(table.name for table in tables), ", ".join(table.sha256 for table in tables)
-    return LabelTable(name, digest, tuple(gold), np.array(list(gold.values())), probabilities, predictions)
+    return LabelTable(
+        name, digest, tuple(gold), np.array(list(gold.values())), probabilities, predictions, label_names
+    )
 
 
 def attach_soft_labels(splits: DatasetDict, table: LabelTable) -> tuple[DatasetDict, dict[str, Any]]:
@@ -228,14 +238,15 @@ def attach_label_tables(
     for (name, splits), of_corpus in zip(corpora.items(), paths, strict=True):
         attached[name] = splits
         if of_corpus:
-            table = mean_label_table([read_label_table(path) for path in of_corpus])
+            names = splits["train"].features["label"].names
+            table = mean_label_table([read_label_table(path, names) for path in of_corpus])
             attached[name], facts[name] = attach_soft_labels(splits, table)
 
     return attached, facts
 
 
 def write_label_table(columns: Mapping[str, Sequence[Any]], path: Path) -> None:
-    """Write a table with at least `id`, `label` and the seven emotions, as `.parquet` or `.csv` by its suffix."""
+    """Write a table with at least `id`, `label` and a column for each label, as `.parquet` or `.csv` by its suffix."""
     if path.suffix == ".parquet":
         pq.write_table(pa.table({name: list(values) for name, values in columns.items()}), path)
         return
@@ -253,9 +264,9 @@ def published_id(name: str) -> str:
     return resd_id(name) if _RESD_NAME.fullmatch(name) else name
 
 
-def _read_rows(path: Path) -> list[Row]:
+def _read_rows(path: Path, labels: Sequence[str]) -> list[Row]:
     if path.suffix == ".parquet":
-        values = _read_parquet(path)
+        values = _read_parquet(path, labels)
         rows = [Row(row, f"{path.name} row {number}") for number, row in enumerate(values, 1)]
         if not rows:
             raise CorpusError(f"{path} has no rows.")
@@ -268,9 +279,9 @@ def _read_rows(path: Path) -> list[Row]:
     return read_table(path)
 
 
-def _read_parquet(path: Path) -> list[dict[str, Any]]:
+def _read_parquet(path: Path, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Read the columns that are needed here, unless the file claims too many rows."""
-    needed = {"id", "label", "prediction", *PUBLISHED_COLUMNS, *EMOTIONS}
+    needed = {"id", "label", "prediction", *PUBLISHED_COLUMNS, *labels}
     try:
         with pq.ParquetFile(path) as file:
             chosen = [name for name in file.schema_arrow.names if name in needed]
@@ -283,8 +294,8 @@ def _read_parquet(path: Path) -> list[dict[str, Any]]:
         raise CorpusError(f"{path} is not a readable Parquet file ({error}).") from error
 
 
-def _read_label(row: Row, column: str) -> int:
-    return EMOTIONS.index(normalize_label(row.text(column))) if row.text(column) else -1
+def _read_label(row: Row, column: str, labels: Sequence[str]) -> int:
+    return labels.index(normalize_label(row.text(column), labels)) if row.text(column) else -1
 
 
 def _highest(probabilities: list[float], named: int) -> int:
@@ -295,11 +306,11 @@ def _highest(probabilities: list[float], named: int) -> int:
     return named if named >= 0 and probabilities[named] == highest else probabilities.index(highest)
 
 
-def _read_probabilities(row: Row) -> list[float]:
-    cells = [row.text(name) for name in EMOTIONS]
+def _read_probabilities(row: Row, labels: Sequence[str]) -> list[float]:
+    cells = [row.text(name) for name in labels]
     if not any(cells):
-        return [float("nan")] * len(EMOTIONS)
-    if missing := [name for name, cell in zip(EMOTIONS, cells, strict=True) if not cell]:
+        return [float("nan")] * len(labels)
+    if missing := [name for name, cell in zip(labels, cells, strict=True) if not cell]:
         raise ValueError(f"no number for {', '.join(missing)}")
 
     values = [read_number(cell) for cell in cells]

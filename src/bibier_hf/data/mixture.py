@@ -59,14 +59,12 @@ class CorpusArguments(Section):
 
     def load(self, labels: Sequence[str] | None = None) -> DatasetDict:
         """Load the corpus with its own splits, in a label set; None: the one that it brings."""
-        return load_corpus(
-            self.name,
-            self.data_dir,
-            labels=labels,
-            label_map=self.label_map,
-            label_column=self.label_column,
-            **self.options,
-        )
+        return load_corpus(self.name, self.data_dir, **self.reader_options(labels))
+
+    def reader_options(self, labels: Sequence[str] | None = None) -> dict[str, Any]:
+        """Return the options of the loader, with those of the labels."""
+        of_labels = {"labels": labels, "label_map": self.label_map, "label_column": self.label_column}
+        return {**of_labels, **self.options}
 
     def split(self, rows: DatasetDict) -> DatasetDict:
         """Arrange the rows of the corpus into train, dev and test."""

@@ -123,8 +123,9 @@ class Corpus:
 
         if "label_map" in of_labels:
             of_labels["label_map"] = read_label_map(of_labels["label_map"], self.label_set(of_labels))
-        if "labels" in of_labels:
-            of_labels["labels"] = list(checked_labels(of_labels["labels"]))
+        labels = of_labels.pop("labels", None)
+        if labels is not None and checked_labels(labels) != self.label_set(of_labels):
+            of_labels["labels"] = list(labels)  # what the corpus brings anyway is no option
 
         return known | options | of_labels
 
@@ -204,16 +205,10 @@ class Corpus:
             asr, options: as in `prepare`. With a prepared folder, they must match those it was prepared with.
         """
         transcriber = as_transcriber(asr)
-        options = {name: value for name, value in options.items() if name not in LABEL_OPTIONS or value is not None}
-
         if data_dir is not None and (Path(data_dir) / INFO_FILE).is_file():
-            if not options.keys().isdisjoint(LABEL_OPTIONS):
-                options = {"labels": read_info(data_dir)["labels"]} | options
-            complete = self.complete_options(options)
-            return self._load_prepared(Path(data_dir), {name: complete[name] for name in options}, transcriber)
+            return self._load_prepared(Path(data_dir), options, transcriber)
 
         complete = self.complete_options(options)
-
         source = self._check_source(data_dir)
         clips = self.read_clips(source, complete)
         facts = self._facts(complete, source)
@@ -258,10 +253,12 @@ class Corpus:
         if info["reader"] != self.name:
             raise CorpusError(f"{folder} holds the prepared corpus '{info['reader']}', not '{self.name}'.")
 
-        given = dict(options)
-        labels, late_map = given.pop("labels", None), None
-        if not info["options"].get("label_map"):
-            late_map = given.pop("label_map", None)
+        splits = load_prepared(folder)
+        names = next(iter(splits.values())).features["label"].names
+        labels = checked_labels(options.get("labels") or names)
+        complete = self.complete_options({**options, "labels": labels})
+        given = {name: complete[name] for name in options if name in complete and name != "labels"}
+        late_map = None if info["options"].get("label_map") else given.pop("label_map", None)
 
         for name, value in given.items():
             stored = info["options"].get(name)
@@ -276,11 +273,7 @@ class Corpus:
                 f"{folder} was prepared with asr={stored}, not {dict(transcriber.facts)}. Prepare it again."
             )
 
-        splits = load_prepared(folder)
-        if labels is None and late_map is None:
-            return splits
-
-        reader = LabelReader(labels or info["labels"], late_map)
+        reader = LabelReader(labels, late_map)
         relabeled = {split: relabeled_rows(rows, reader) for split, rows in splits.items()}
 
         return DatasetDict({split: rows for split, rows in relabeled.items() if len(rows)})

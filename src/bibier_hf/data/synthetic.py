@@ -25,6 +25,7 @@ from .clips import Clip, neutral_id
 from .corpora.quickstart import ACCENTS, VARIANTS, vary_prosody
 from .prepare import load_prepared, write_corpus
 from .schema import COLUMNS, FEATURES
+from .schema import features as schema_features
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -204,7 +205,9 @@ def write_stacked(splits: DatasetDict, facts: Mapping[str, Any], output_dir: str
     Raises:
         CorpusError: a folder with other content.
     """
-    features = Features({**FEATURES, "components": COMPONENTS})
+    features = Features(
+        {**schema_features(next(iter(splits.values())).features["label"].names), "components": COMPONENTS}
+    )
     clips = [clip for rows in splits.values() for clip in _clips(rows)]
     return write_corpus(clips, facts, features, output_dir)
 
@@ -216,7 +219,7 @@ def _clips(rows: Dataset) -> list[Clip]:
     for index, row in enumerate(rows.remove_columns("audio")):
         clip = Clip(
             **{name: row[name] for name in kept},
-            label=EMOTIONS[row["label"]],
+            label=rows.features["label"].names[row["label"]],
             audio=None if row["duration_s"] is None else partial(_samples, rows, index),
             audio_key=row["id"],
             extra={"components": row.get("components")},

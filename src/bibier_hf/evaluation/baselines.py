@@ -29,7 +29,6 @@ from sklearn.svm import SVC
 from ..data.features import InputExtractor
 from ..data.schema import SPLITS
 from ..errors import UserError
-from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .acoustics import corpus_functionals
@@ -156,13 +155,14 @@ def run_baseline(
     rows = {split: [features[identity] for identity in splits[split]["id"]] for split in SPLITS}
     values = {split: np.array(found, object if name == "tfidf_logreg" else None) for split, found in rows.items()}
     labels = {split: np.asarray(splits[split]["label"]) for split in SPLITS}
+    num_labels = len(splits["train"].features["label"].names)
     speakers = {split: _speakers(splits[split]) for split in ("train", "dev")} if name == "who_speaks" else None
 
     def fitted(strength: float, parts: Sequence[str]) -> Callable[[Any], np.ndarray]:
         """Train on some of the splits."""
         inputs, classes = (np.concatenate([column[split] for split in parts]) for column in (values, labels))
         named = None if speakers is None else np.concatenate([speakers[split] for split in parts])
-        return _fit(_new_model(name, strength, class_weights, seed), inputs, classes, named)
+        return _fit(_new_model(name, strength, class_weights, seed), inputs, classes, named, num_labels)
 
     tried = []
     for strength in strengths or STRENGTHS[name]:
@@ -214,14 +214,16 @@ def _new_model(name: str, strength: float, class_weights: str, seed: int) -> Pip
     return make_pipeline(StandardScaler(), regression)
 
 
-def _fit(model: Pipeline, values: Any, labels: np.ndarray, speakers: np.ndarray | None) -> Callable[[Any], np.ndarray]:
-    """Fit the model; return a function from N rows to probabilities (N, 7)."""
+def _fit(
+    model: Pipeline, values: Any, labels: np.ndarray, speakers: np.ndarray | None, num_labels: int
+) -> Callable[[Any], np.ndarray]:
+    """Fit the model; return a function from N rows to probabilities (N, num_labels)."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", ConvergenceWarning)  # an unconverged model is not a baseline
         if speakers is not None:
             model.fit(values, speakers)
             label_of = majority_labels(speakers.tolist(), labels)
-            return lambda rows: np.eye(len(EMOTIONS))[[label_of[name] for name in model.predict(rows).tolist()]]
+            return lambda rows: np.eye(num_labels)[[label_of[name] for name in model.predict(rows).tolist()]]
         model.fit(values, labels)
 
     def answer(rows: Any) -> np.ndarray:
@@ -230,7 +232,7 @@ def _fit(model: Pipeline, values: Any, labels: np.ndarray, speakers: np.ndarray 
             if hasattr(model, "predict_proba")
             else _from_margins(model.decision_function(rows))
         )
-        probabilities = np.zeros((len(known), len(EMOTIONS)))
+        probabilities = np.zeros((len(known), num_labels))
         probabilities[:, model.classes_] = known
         return probabilities
 

@@ -20,8 +20,6 @@ from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from ..model.labels_bibier import EMOTIONS
-
 CALIBRATION_METRICS = ("ece", "brier", "nll")
 
 NUM_BINS = 15
@@ -144,8 +142,7 @@ def _checked(labels: ArrayLike, values: np.ndarray) -> tuple[np.ndarray, np.ndar
     labels, values = np.asarray(labels), np.asarray(values)
     if labels.ndim != 1 or values.ndim != 2 or len(labels) != len(values):
         raise ValueError(
-            f"Labels of shape {labels.shape} and values of shape {values.shape}: they must be (N,) and (N, "
-            f"{len(EMOTIONS)})."
+            f"Labels of shape {labels.shape} and values of shape {values.shape}: they must be (N,) and (N, K)."
         )
     if len(labels) == 0:
         raise ValueError("There are no samples to score.")

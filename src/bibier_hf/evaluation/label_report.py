@@ -4,6 +4,7 @@
 label, so it shows how closely a model followed the label, not how well it recognizes emotions.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,6 @@ from scipy.special import entr
 
 from ..data.label_tables import LabelTable
 from ..data.tables import CorpusError
-from ..model.labels_bibier import EMOTIONS
 from ..palette import INK, emotion_color
 from ..tables import markdown_table
 from .metrics import classification_metrics, confusion_matrix, recall_per_class
@@ -28,12 +28,13 @@ def describe_labels(table: LabelTable) -> dict[str, Any]:
 
     Returns:
         `rows, failed, without_gold, uar, war, mf1, wf1, mean, recall, confusion` (rows gold, columns arg-max),
-        `entropy_bits` (`mean, median, max`), `gold_probability` (`mean` and by emotion), `defects` (counts of rows:
+        `entropy_bits` (`mean, median, max`), `gold_probability` (`mean` and by label), `defects` (counts of rows:
         `negative`, `above_one`, `unnormalized`, `equal_values`, `gold_not_highest`, and the share of the last).
 
     Raises:
         CorpusError: the table has no such row.
     """
+    names = table.label_names
     labels, probabilities, predicted = _scored(table)
     entropy = entropy_bits(probabilities)
     gold = probabilities[np.arange(len(labels)), labels]
@@ -46,11 +47,11 @@ def describe_labels(table: LabelTable) -> dict[str, Any]:
         "failed": int((~table.labeled).sum()),
         "without_gold": int((table.labels < 0).sum()),
         **classification_metrics(labels, predicted),
-        "recall": recall_per_class(labels, predicted),
-        "confusion": confusion_matrix(labels, predicted).tolist(),
-        "labels": list(EMOTIONS),
+        "recall": recall_per_class(labels, predicted, names),
+        "confusion": confusion_matrix(labels, predicted, len(names)).tolist(),
+        "labels": list(names),
         "entropy_bits": {name: float(of(entropy)) for name, of in statistics.items()},
-        "gold_probability": _mean_by_emotion(gold, labels),
+        "gold_probability": _mean_by_label(gold, labels, names),
         "defects": {
             "negative": int((probabilities < 0).any(axis=1).sum()),
             "above_one": int((probabilities > 1).any(axis=1).sum()),
@@ -66,8 +67,8 @@ def compare_labels(first: LabelTable, second: LabelTable) -> dict[str, Any]:
     """Compare two sets of labels on the rows that both have.
 
     Returns:
-        `rows`, `agreement` (share of equal arg-max), `jensen_shannon_bits` (`mean`, and by emotion of the gold label),
-        and `mean_difference` (by gold label: mean of the second minus the first, (7,)).
+        `rows`, `agreement` (share of equal arg-max), `jensen_shannon_bits` (`mean`, and by gold label),
+        and `mean_difference` (by gold label: mean of the second minus the first, (K,)).
 
     Raises:
         CorpusError: there are no common rows.
@@ -85,21 +86,21 @@ def compare_labels(first: LabelTable, second: LabelTable) -> dict[str, Any]:
         "tables": [first.name, second.name],
         "rows": len(common),
         "agreement": float((p.argmax(1) == q.argmax(1)).mean()),
-        "jensen_shannon_bits": _mean_by_emotion(divergence, gold),
+        "jensen_shannon_bits": _mean_by_label(divergence, gold, first.label_names),
         "mean_difference": {
-            EMOTIONS[index]: (q - p)[gold == index].mean(axis=0).tolist() for index in np.unique(gold)
+            first.label_names[index]: (q - p)[gold == index].mean(axis=0).tolist() for index in np.unique(gold)
         },
     }
 
 
-def _mean_by_emotion(values: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """The mean of all values, and that of each emotion that occurs."""
-    by_emotion = {EMOTIONS[index]: float(values[labels == index].mean()) for index in np.unique(labels)}
-    return {"mean": float(values.mean())} | by_emotion
+def _mean_by_label(values: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """The mean of all values, and that of each label that occurs."""
+    by_label = {names[index]: float(values[labels == index].mean()) for index in np.unique(labels)}
+    return {"mean": float(values.mean())} | by_label
 
 
 def entropy_bits(probabilities: np.ndarray) -> np.ndarray:
-    """Return the entropies (N,) of distributions (N, 7). Negative values count as zero."""
+    """Return the entropies (N,) of distributions (N, K). Negative values count as zero."""
     clipped = np.clip(probabilities, 0, None)
     return entr(clipped / clipped.sum(axis=1, keepdims=True)).sum(axis=1) / np.log(2)
 
@@ -112,9 +113,10 @@ def write_label_plots(table: LabelTable, directory: str | Path) -> list[Path]:
     uar = classification_metrics(labels, predicted)["uar"]
     title = f"{table.name}\narg-max against gold, UAR {100 * uar:.2f} %"
 
-    plot_confusion_matrix(confusion_matrix(labels, predicted), paths[0], title)
-    _plot_means(labels, probabilities, paths[1], table.name)
-    _plot_entropy(labels, probabilities, paths[2], table.name)
+    names = table.label_names
+    plot_confusion_matrix(confusion_matrix(labels, predicted, len(names)), names, paths[0], title)
+    _plot_means(labels, probabilities, names, paths[1], table.name)
+    _plot_entropy(labels, probabilities, names, paths[2], table.name)
     return paths
 
 
@@ -149,30 +151,30 @@ def _scored(table: LabelTable) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return table.labels[rows], table.probabilities[rows], table.predictions[rows]
 
 
-def _plot_means(labels: np.ndarray, probabilities: np.ndarray, path: Path, title: str) -> None:
-    means = np.zeros((len(EMOTIONS), len(EMOTIONS)))
+def _plot_means(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], path: Path, title: str) -> None:
+    means = np.zeros((len(names), len(names)))
     for index in np.unique(labels):
         means[index] = probabilities[labels == index].mean(axis=0)
     cells = np.reshape([f"{mean:.3f}" for mean in means.flat], means.shape)
     axes = {"xlabel": "mean probability given to", "ylabel": "gold label", "title": title}
-    plot_shares(means, cells, EMOTIONS, path, "mean probability", axes)
+    plot_shares(means, cells, names, names, path, "mean probability", axes)
 
 
-def _plot_entropy(labels: np.ndarray, probabilities: np.ndarray, path: Path, title: str) -> None:
+def _plot_entropy(labels: np.ndarray, probabilities: np.ndarray, names: Sequence[str], path: Path, title: str) -> None:
     entropy = entropy_bits(probabilities)
     present = np.unique(labels)
     figure = Figure(figsize=(7.5, 4.5), layout="constrained")
     axes = figure.subplots()
     boxes = axes.boxplot(
         [entropy[labels == index] for index in present],
-        tick_labels=[EMOTIONS[index] for index in present],
+        tick_labels=[names[index] for index in present],
         showfliers=False,
         patch_artist=True,
         medianprops={"color": INK},
     )
     for index, box in zip(present, boxes["boxes"], strict=True):
-        box.set_facecolor(emotion_color(EMOTIONS[index]))
-    axes.axhline(np.log2(7), linestyle=":", color=INK)
-    axes.annotate("uniform", (0.55, np.log2(7)), va="bottom", fontsize=8, color=INK)
+        box.set_facecolor(emotion_color(names[index]))
+    axes.axhline(np.log2(len(names)), linestyle=":", color=INK)
+    axes.annotate("uniform", (0.55, np.log2(len(names))), va="bottom", fontsize=8, color=INK)
     axes.set(xlabel="gold label", ylabel="entropy in bits", title=title)
     save_figure(figure, path)

@@ -12,13 +12,13 @@ All are computed over a whole group, never averaged over batches, and lie in [0,
 `mean` is the average of the four. A checkpoint is selected by it on dev, averaged over the corpora.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 from sklearn.metrics import confusion_matrix as sklearn_confusion_matrix
 
-from ..model.labels_bibier import EMOTIONS
 from .bibier_metrics.averages import averages
 
 METRICS = ("uar", "war", "mf1", "wf1")
@@ -53,19 +53,22 @@ def classification_metrics(labels: ArrayLike, predictions: ArrayLike) -> dict[st
     return averages(*_checked(labels, predictions))
 
 
-def recall_per_class(labels: ArrayLike, predictions: ArrayLike) -> dict[str, float | None]:
-    """Compute the recall of each emotion; None if it has no samples."""
-    matrix = confusion_matrix(labels, predictions)
+def recall_per_class(labels: ArrayLike, predictions: ArrayLike, names: Sequence[str]) -> dict[str, float | None]:
+    """Compute the recall of each label, by its name; None if it has no samples."""
+    matrix = confusion_matrix(labels, predictions, len(names))
     return {
         name: float(row[index] / row.sum()) if row.sum() else None
-        for index, (name, row) in enumerate(zip(EMOTIONS, matrix, strict=True))
+        for index, (name, row) in enumerate(zip(names, matrix, strict=True))
     }
 
 
-def confusion_matrix(labels: ArrayLike, predictions: ArrayLike) -> np.ndarray:
-    """Count (7, 7) samples by true class (row) and predicted class (column), in label order."""
+def confusion_matrix(labels: ArrayLike, predictions: ArrayLike, num_labels: int) -> np.ndarray:
+    """Count (K, K) samples by true class (row) and predicted class (column), in label order."""
     labels, predictions = _checked(labels, predictions)
-    return sklearn_confusion_matrix(labels, predictions, labels=np.arange(len(EMOTIONS)))
+    if max(labels.max(), predictions.max()) >= num_labels:
+        raise ValueError(f"Labels and predictions must be class indices from 0 to {num_labels - 1}.")
+
+    return sklearn_confusion_matrix(labels, predictions, labels=np.arange(num_labels))
 
 
 def grouped_metrics(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike) -> dict[str, dict[str, float]]:
@@ -103,6 +106,6 @@ def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[np.ndarray, np.
     if len(labels) == 0:
         raise ValueError("There are no samples to score.")
     for what, values in (("label", labels), ("prediction", predictions)):
-        if not np.issubdtype(values.dtype, np.integer) or values.min() < 0 or values.max() >= len(EMOTIONS):
-            raise ValueError(f"A {what} must be a class index from 0 to {len(EMOTIONS) - 1}: {', '.join(EMOTIONS)}.")
+        if not np.issubdtype(values.dtype, np.integer) or values.min() < 0:
+            raise ValueError(f"A {what} must be a class index, from 0.")
     return labels, predictions

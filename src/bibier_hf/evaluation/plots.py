@@ -13,56 +13,66 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 
 from ..files import write_atomically
-from ..model.labels_bibier import EMOTIONS
 from ..palette import ACCENT, FAINT, INK, SERIES_COLORS
 from .calibration import ReliabilityBins
+
+MAX_CELLS = 15
+"""Most rows of a matrix whose cells show their numbers."""
 
 Spread = tuple[float, float, float]
 """Mean, lowest and highest of a number over folds."""
 
 
-def plot_confusion_matrix(matrix: np.ndarray, path: str | Path, title: str = "") -> None:
+def plot_confusion_matrix(matrix: np.ndarray, names: Sequence[str], path: str | Path, title: str = "") -> None:
     """Draw a confusion matrix with the count and the share of the true class in each cell.
 
     Args:
-        matrix: (7, 7) counts, rows = true classes, in label order.
+        matrix: (K, K) counts, rows = true classes, in label order.
+        names: the K labels.
         path: picture to write; the suffix selects the format.
         title: line above the picture.
     """
     matrix = np.asarray(matrix)
-    if matrix.shape != (len(EMOTIONS), len(EMOTIONS)):
-        raise ValueError(f"A matrix of {len(EMOTIONS)} classes must be square of that size, not {matrix.shape}.")
+    if matrix.shape != (len(names), len(names)):
+        raise ValueError(f"A matrix of {len(names)} classes must be square of that size, not {matrix.shape}.")
     totals = matrix.sum(axis=1, keepdims=True)
     shares = np.divide(matrix, totals, out=np.zeros(matrix.shape), where=totals > 0)
 
     counts_and_shares = zip(matrix.flat, shares.flat, strict=True)
     cells = np.reshape([f"{count}\n{share:.0%}" for count, share in counts_and_shares], matrix.shape)
-    rows = [f"{name} ({total})" for name, total in zip(EMOTIONS, totals[:, 0], strict=True)]
+    rows = [f"{name} ({total})" for name, total in zip(names, totals[:, 0], strict=True)]
     labels = {"xlabel": "predicted", "ylabel": "true (samples)", "title": title}
-    plot_shares(shares, cells, rows, path, "share of the true class", labels)
+    plot_shares(shares, cells, rows, names, path, "share of the true class", labels)
 
 
 def plot_shares(
-    shares: np.ndarray, cells: np.ndarray, rows: Sequence[str], path: str | Path, shade: str, labels: dict[str, str]
+    shares: np.ndarray,
+    cells: np.ndarray,
+    rows: Sequence[str],
+    columns: Sequence[str],
+    path: str | Path,
+    shade: str,
+    labels: dict[str, str],
 ) -> None:
-    """Draw shares (7, 7) as shades of blue, each with a text in its `cells` (7, 7); columns are the emotions.
+    """Draw shares (K, K) as shades of blue, each with a text in its `cells` (K, K), unless there are too many to read.
 
     Args:
         shares: in [0, 1].
         cells: texts.
-        rows: names of the rows.
+        rows, columns: names of the rows and of the columns.
         path: picture to write.
         shade: what the shade shows.
         labels: `xlabel`, `ylabel` and `title`.
     """
-    figure = Figure(figsize=(7.5, 6.5), layout="constrained")
+    larger = max(0, len(columns) - MAX_CELLS) * 0.2
+    figure = Figure(figsize=(7.5 + larger, 6.5 + larger), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
-    axes.set_xticks(range(len(EMOTIONS)), EMOTIONS, rotation=45, ha="right")
-    axes.set_yticks(range(len(EMOTIONS)), rows)
+    axes.set_xticks(range(len(columns)), columns, rotation=45, ha="right")
+    axes.set_yticks(range(len(rows)), rows)
     axes.set(**labels)
 
-    for (row, column), share in np.ndenumerate(shares):
+    for (row, column), share in np.ndenumerate(shares) if len(columns) <= MAX_CELLS else ():
         color = "white" if share > 0.5 else INK
         axes.text(column, row, cells[row, column], ha="center", va="center", fontsize=9, color=color)
 
@@ -110,6 +120,7 @@ def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, ti
 def plot_noise(
     curves: Mapping[str, Mapping[float, float]],
     levels: Mapping[str, float],
+    num_labels: int,
     path: str | Path,
     title: str = "",
     noise: str = "white",
@@ -119,6 +130,7 @@ def plot_noise(
     Args:
         curves: inputs of the model -> SNR in dB -> UAR; the value at infinity is that of clean audio.
         levels: inputs that noise does not change -> UAR, drawn as horizontal lines.
+        num_labels: size of the label set, for the level of chance.
         path: picture to write; the suffix selects the format.
         title: line above the picture.
         noise: name of the noise, for the axis.
@@ -132,7 +144,7 @@ def plot_noise(
         axes.plot(places, uars, marker="o", color=_series_color(number), label=name)
     for number, (name, value) in enumerate(levels.items(), start=len(curves)):
         axes.axhline(value, color=_series_color(number), linestyle=":", label=name)
-    axes.axhline(1 / len(EMOTIONS), color="black", linestyle="--", linewidth=1, label="chance")
+    axes.axhline(1 / num_labels, color="black", linestyle="--", linewidth=1, label="chance")
     axes.set_xticks(range(len(ratios)), ["clean" if np.isinf(ratio) else f"{ratio:g} dB" for ratio in ratios])
     axes.set(xlabel=f"signal-to-noise ratio ({noise} noise)", ylabel="UAR", ylim=(0, 1), title=title)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))

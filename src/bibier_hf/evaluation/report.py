@@ -17,13 +17,16 @@ import torch
 from scipy.special import softmax
 
 from ..files import write_atomically
-from ..model.labels_bibier import EMOTIONS
 from ..tables import markdown_table, percent
 from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_bins
 from .metrics import METRICS, classification_metrics, confusion_matrix, grouped_metrics, recall_per_class
 from .plots import plot_confusion_matrix, plot_reliability
 
 VERSIONED_PACKAGES = "bibier-hf torch transformers accelerate datasets scikit-learn numpy soundfile soxr".split()
+
+
+PROBABILITY = "p_"
+"""What the column of a probability begins with, before the name of its label."""
 
 
 @dataclass
@@ -33,8 +36,9 @@ class Predictions:
     Attributes:
         ids, corpora, languages: (N,) strings.
         labels: (N,) class indices.
-        probabilities: (N, 7) in label order.
-        uncalibrated: (N, 7), before temperature scaling; None: the probabilities were not scaled.
+        probabilities: (N, K) in label order.
+        label_names: the K labels.
+        uncalibrated: (N, K), before temperature scaling; None: the probabilities were not scaled.
     """
 
     ids: Sequence[str]
@@ -42,6 +46,7 @@ class Predictions:
     languages: Sequence[str]
     labels: np.ndarray
     probabilities: np.ndarray
+    label_names: Sequence[str]
     uncalibrated: np.ndarray | None = None
 
     def __post_init__(self):
@@ -56,25 +61,28 @@ class Predictions:
 
     @classmethod
     def from_logits(cls, dataset, logits: np.ndarray, temperature: float = 1.0) -> "Predictions":
-        """Build predictions from `logits` (N, 7), divided by `temperature`. `dataset`: as for [`of_rows`]."""
+        """Build predictions from `logits` (N, K), divided by `temperature`. `dataset`: as for [`of_rows`]."""
         logits = np.asarray(logits, dtype=np.float64)
         uncalibrated = None if temperature == 1 else softmax(logits, axis=-1)
         return cls.of_rows(dataset, softmax(logits / temperature, axis=-1), uncalibrated)
 
     @classmethod
     def of_rows(cls, dataset, probabilities: np.ndarray, uncalibrated: np.ndarray | None = None) -> "Predictions":
-        """Build predictions from probabilities (N, 7) for the rows of `dataset`, with `id`, `corpus`, `language` and
-        `label`."""
+        """Build predictions from probabilities (N, K) for the rows of `dataset`, with `id`, `corpus`, `language` and
+        `label`, whose names it knows."""
         ids, corpora, languages = (list(dataset[name]) for name in ("id", "corpus", "language"))
-        return cls(ids, corpora, languages, np.asarray(dataset["label"], dtype=np.int64), probabilities, uncalibrated)
+        labels, names = np.asarray(dataset["label"], dtype=np.int64), dataset.features["label"].names
+        return cls(ids, corpora, languages, labels, probabilities, names, uncalibrated)
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
         """Read a file of [`save`]. It holds the final probabilities only, not the uncalibrated ones."""
         table = pq.read_table(path)
-        rows = {name: table[name].to_pylist() for name in ("id", "corpus", "language", "label")}
-        rows["label"] = [EMOTIONS.index(label) for label in rows["label"]]
-        return cls.of_rows(rows, np.stack([table[name].to_numpy() for name in EMOTIONS], axis=1))
+        ids, corpora, languages, labels = (table[name].to_pylist() for name in ("id", "corpus", "language", "label"))
+        columns = [name for name in table.column_names if name.startswith(PROBABILITY)]
+        names = [name.removeprefix(PROBABILITY) for name in columns]
+        probabilities = np.stack([table[name].to_numpy() for name in columns], axis=1)
+        return cls(ids, corpora, languages, np.array([names.index(label) for label in labels]), probabilities, names)
 
     @classmethod
     def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
@@ -87,6 +95,7 @@ class Predictions:
             languages=[value for part in parts for value in part.languages],
             labels=np.concatenate([part.labels for part in parts]),
             probabilities=np.concatenate([part.probabilities for part in parts]),
+            label_names=parts[0].label_names,
             uncalibrated=np.concatenate(before) if scaled else None,
         )
 
@@ -99,12 +108,12 @@ class Predictions:
         return grouped_metrics(self.labels, self.predictions, self.corpora)
 
     def metrics_by_corpus(self) -> dict[str, dict[str, Any]]:
-        """`{corpus: {uar, war, mf1, wf1, mean, ece, brier, nll, samples, recall: {emotion: ...}}}`"""
+        """`{corpus: {uar, war, mf1, wf1, mean, ece, brier, nll, samples, recall: {label: ...}}}`"""
         metrics: dict[str, dict[str, Any]] = {}
         for corpus, scores in self.by_corpus().items():
             labels, probabilities = self.probabilities_of_corpus(corpus)
             calibration = calibration_metrics(labels, probabilities)
-            recall = recall_per_class(labels, probabilities.argmax(-1))
+            recall = recall_per_class(labels, probabilities.argmax(-1), self.label_names)
             metrics[corpus] = scores | calibration | {"samples": len(labels), "recall": recall}
 
         return metrics
@@ -113,7 +122,7 @@ class Predictions:
         return grouped_metrics(self.labels, self.predictions, self.languages)
 
     def probabilities_of_corpus(self, corpus: str, calibrated: bool = True) -> tuple[np.ndarray, np.ndarray]:
-        """Return labels (n,) and probabilities (n, 7) of one corpus, with or without temperature scaling."""
+        """Return labels (n,) and probabilities (n, K) of one corpus, with or without temperature scaling."""
         rows = np.asarray(self.corpora) == corpus
         probabilities = self.probabilities if calibrated or self.uncalibrated is None else self.uncalibrated
         return np.asarray(self.labels)[rows], np.asarray(probabilities)[rows]
@@ -126,8 +135,9 @@ class Predictions:
         }
 
     def save(self, path: str | Path) -> None:
-        """Write a Parquet table: `id, corpus, language, label, prediction`, and the probability of each emotion."""
-        names = np.asarray(EMOTIONS)
+        """Write a Parquet table: `id, corpus, language, label, prediction`, and the probability of each label as
+        `p_<label>`."""
+        names = np.asarray(self.label_names)
         columns = {
             "id": pa.array(self.ids, pa.string()),
             "corpus": pa.array(self.corpora, pa.string()),
@@ -135,7 +145,8 @@ class Predictions:
             "label": pa.array(names[np.asarray(self.labels)].tolist(), pa.string()),
             "prediction": pa.array(names[self.predictions].tolist(), pa.string()),
         }
-        columns |= {name: pa.array(self.probabilities[:, index], pa.float64()) for index, name in enumerate(EMOTIONS)}
+        for index, name in enumerate(names):
+            columns[PROBABILITY + name] = pa.array(self.probabilities[:, index], pa.float64())
         write_atomically(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
 
 
@@ -149,8 +160,9 @@ def write_split_report(predictions: Predictions, split: str, directory: str | Pa
         predicted = probabilities.argmax(-1)
         uar = classification_metrics(labels, predicted)["uar"]
         heading = f"{title or corpus}, {split}: UAR {100 * uar:.1f} %"
-        matrix = confusion_matrix(labels, predicted)
-        plot_confusion_matrix(matrix, directory / f"confusion_matrix_{split}_{corpus}.png", heading)
+        names = predictions.label_names
+        matrix = confusion_matrix(labels, predicted, len(names))
+        plot_confusion_matrix(matrix, names, directory / f"confusion_matrix_{split}_{corpus}.png", heading)
 
         series = {"before": False, "after temperature scaling": True}
         if predictions.uncalibrated is None:
@@ -175,10 +187,11 @@ def metrics_table(
 
 
 def recall_table(metrics: dict[str, dict]) -> str:
-    """Return a Markdown table of the recall of each emotion in percent, one row per corpus; a dash without samples."""
-    rows = [[corpus, *(percent(values["recall"][name], 1) for name in EMOTIONS)] for corpus, values in metrics.items()]
+    """Return a Markdown table of the recall of each label in percent, one row per corpus; a dash without samples."""
+    names = list(next(iter(metrics.values()))["recall"])
+    rows = [[corpus, *(percent(values["recall"][name], 1) for name in names)] for corpus, values in metrics.items()]
 
-    return markdown_table(["corpus", *EMOTIONS], rows)
+    return markdown_table(["corpus", *names], rows)
 
 
 def calibration_table(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> str:

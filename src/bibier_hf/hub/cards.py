@@ -10,6 +10,7 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.report import metrics_table, recall_table
 from ..evaluation.results import RESULTS_FILE, EvaluationResults, RunResults
 from ..files import write_atomically
+from ..labels import checked_labels
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
 from ..model.modeling_bibier import ADAPTER_FOLDER
 from ..tables import markdown_table, percent
@@ -36,6 +37,9 @@ PROTOCOLS = {
     "speaker_independent": "no speaker of the test set occurs in training",
 }
 """What each protocol separates, in a few words."""
+
+COUNT_WORDS = dict(enumerate("two three four five six seven eight nine ten eleven twelve".split(), start=2))
+"""Numbers that are written as words."""
 
 LATER_EVALUATION = "evaluation/evaluation_test.json"
 
@@ -97,6 +101,7 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         eval_results=_eval_results(results, modalities),
     )
     test = results.metrics["test"]
+    labels = results.model["labels"]
     return ModelCard.from_template(
         card_data,
         template_str=template("model_card"),
@@ -113,6 +118,9 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         protocol_meanings={name: PROTOCOLS.get(protocol["name"]) for name, protocol in results.protocol.items()},
         augmentation={name: _augmentation_text(entry) for name, entry in results.augmentation.items()},
         synthetic=sorted(name for name, data in results.data.items() if "synthetic" in data["source"]),
+        emotions=tuple(labels) == checked_labels(None),
+        classes="emotions" if tuple(labels) == checked_labels(None) else "labels",
+        count=COUNT_WORDS.get(len(labels), str(len(labels))),
         resd_official=results.protocol.get("resd", {}).get("name") == "official",
         calibration_table=_calibration_table(test),
         metrics_tables={

@@ -1,10 +1,12 @@
 """The model of a run, before training."""
 
+from collections.abc import Sequence
+
 from transformers import set_seed
 
 from ..errors import ArgumentError
+from ..labels import checked_labels
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
-from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .arguments import RunArguments
@@ -12,19 +14,23 @@ from .initial import load_initial
 from .lora import LoraAdapters
 
 
-def build_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor, LoraAdapters]:
+def build_model(
+    run: RunArguments, labels: Sequence[str] | None = None
+) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor, LoraAdapters]:
     """Build a new model (or load the one of `init_from`), its processor, and its adapters, which are none without LoRA.
 
     The weights are the same in every process and after every resume.
 
     Args:
         run: with backbones, model options, adapters and seed.
+        labels: of the run; None: the seven emotions.
 
     Raises:
         ArgumentError: model options are unknown or contradict each other, or a backbone cannot be used.
     """
+    labels = checked_labels(labels)
     set_seed(run.seed)
-    model, processor = _new_model(run) if run.init_from is None else load_initial(run, EMOTIONS)
+    model, processor = _new_model(run, labels) if run.init_from is None else load_initial(run, labels)
 
     for prefix in run.frozen:
         parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
@@ -39,14 +45,16 @@ def build_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBi
     return model, processor, LoraAdapters(model, run.lora)
 
 
-def _new_model(run: RunArguments) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+def _new_model(run: RunArguments, labels: Sequence[str]) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
     read = run.model.get("modalities") or MODALITIES
     audio = run.audio_backbone if "audio" in read else None
     text = run.text_backbone if "text" in read else None
     revisions = {"audio_revision": run.audio_revision, "text_revision": run.text_revision}
 
     try:
-        model = BiBiERForEmotionClassification.from_backbones(audio, text, **revisions, **run.model)
+        model = BiBiERForEmotionClassification.from_backbones(
+            audio, text, **revisions, id2label=dict(enumerate(labels)), **run.model
+        )
     except ValueError as error:
         raise ArgumentError(str(error)) from error
     except OSError as error:

@@ -17,7 +17,6 @@ from numpy.typing import ArrayLike
 
 from ..data.features import InputDataset
 from ..evaluation.metrics import grouped_metrics, mean_over_groups
-from ..model.labels_bibier import EMOTIONS
 from .arguments import RunArguments
 from .rows import TrainingRows
 from .samplers import class_counts, class_weight_exponent, corpus_weights
@@ -33,18 +32,18 @@ def adjustment_facts(
 
     Args:
         run: with `logit_adjustment`, `class_weights` and `corpus_balanced_sampling`.
-        logits: (N, 7), logits of the selected checkpoint on dev.
+        logits: (N, K), logits of the selected checkpoint on dev.
         train: the training set, for the shares of the classes.
         dev: the N rows.
 
     Returns:
-        `strength`; `shift`, seven numbers to add to the logits; `chosen_on`; and, if chosen on dev, `dev_scores`: the
+        `strength`; `shift`, a number for each class to add to the logits; `chosen_on`; and, if chosen on dev, `dev_scores`: the
         selection metric for each strength (`{"strength", "score"}`).
     """
     if run.logit_adjustment is None:
         return None
     draws = corpus_weights(train.metadata["corpus"]) if run.corpus_balanced_sampling else None
-    log_prior = class_log_prior(train.labels, len(EMOTIONS), draws)
+    log_prior = class_log_prior(train.labels, logits.shape[1], draws)
     if run.logit_adjustment != "dev":
         return {
             "strength": run.logit_adjustment,

@@ -17,7 +17,6 @@ from torch.utils.data import Dataset as TorchDataset
 from ..augmentation.sds import StackedDataSampling
 from ..data.collator import FeatureCollator, RawCollator
 from ..data.features import InputDataset
-from ..model.labels_bibier import EMOTIONS
 from ..soft_labels import blend_with_gold
 
 
@@ -136,17 +135,19 @@ class SoftTargets:
         mode: `"soft"` or `"argmax"`.
         gold_weight: see [`~bibier_hf.soft_labels.blend_with_gold`]; None mixes nothing in.
         seed: seed of the draws.
+        num_labels: number of classes K.
     """
 
+    num_labels: int
     probability: float = 1.0
     mode: Literal["soft", "argmax"] = "soft"
     gold_weight: float | None = None
     seed: int = 42
 
     def target(self, row: Mapping[str, Any], row_id: str, epoch: int) -> np.ndarray:
-        """Return the distribution (7,) that a row trains on in an epoch."""
+        """Return the distribution (K,) that a row trains on in an epoch."""
         gold, soft = int(row["label"]), row["soft_label"]
-        one_hot = np.eye(len(EMOTIONS))
+        one_hot = np.eye(self.num_labels)
         if soft is None or not self.draws_soft(row_id, epoch):
             return one_hot[gold]
 

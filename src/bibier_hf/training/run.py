@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from ..data.features import DATA_COLUMNS, InputDataset, content_hash
 from ..data.label_tables import attach_label_tables
-from ..data.mixture import data_facts, load_corpora, protocol_facts
+from ..data.mixture import data_facts, label_names, load_corpora, protocol_facts
 from ..data.reader import InputReader
 from ..data.schema import SPLITS
 from ..evaluation.calibration import fit_temperature
@@ -26,7 +26,6 @@ from ..hub.eval_results import write_eval_results
 from ..hub.push import open_repository, push_model
 from ..kernels import load_kernels
 from ..memory import keep_freed_memory
-from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, RunArguments
 from .augmentation import AugmentedCorpus
@@ -139,8 +138,8 @@ class Run:
         # The main process prepares and downloads; the others find it done.
         with self.args.main_process_first(desc="loading corpora and backbones"):
             tables = [corpus.label_tables for corpus in corpora]
-            self.recorded, self.label_facts = attach_label_tables(load_corpora(corpora), tables)
-            self.model, self.processor, self.adapters = build_model(self.arguments)
+            self.recorded, self.label_facts = attach_label_tables(load_corpora(corpora, self.arguments.labels), tables)
+            self.model, self.processor, self.adapters = build_model(self.arguments, self.label_set)
             self.augmented = {
                 name: AugmentedCorpus(rows, corpus.augmentation)
                 for corpus, (name, rows) in zip(corpora, self.recorded.items(), strict=True)
@@ -153,6 +152,11 @@ class Run:
 
         self._read_inputs()
         self.seconds.lap("features")
+
+    @property
+    def label_set(self) -> tuple[str, ...]:
+        """The labels of the corpora."""
+        return label_names(next(iter(self.recorded.values())))
 
     def _read_inputs(self) -> None:
         reader = InputReader(self.model.to(self.args.device), self.processor, self.arguments.feature_cache)
@@ -207,7 +211,7 @@ class Run:
         if not self.arguments.refit_on_dev:
             return
 
-        self.model, self.processor, self.adapters = build_model(self.arguments)
+        self.model, self.processor, self.adapters = build_model(self.arguments, self.label_set)
         folder = Path(self.arguments.output_dir) / REFIT_FOLDER
         self.trainer = BiBiERTrainer(
             self.arguments,
@@ -280,7 +284,7 @@ class Run:
         return facts | {
             "modalities": list(config.modalities),
             "fusion": config.fusion,
-            "labels": list(EMOTIONS),
+            "labels": config.label_names,
             "parameters": model.num_parameters(),
             "trained_parameters": model.num_parameters(only_trainable=True),
         }
@@ -330,7 +334,7 @@ def calibration_facts(
     Args:
         arguments: with `calibrate` and `refit_on_dev`.
         model: the selected checkpoint.
-        logits: (N, 7), its logits on dev.
+        logits: (N, K), its logits on dev.
         dev: the N rows; every corpus has the same weight.
     """
     wanted = not model.config.original_behavior if arguments.calibrate is None else arguments.calibrate

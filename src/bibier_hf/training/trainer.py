@@ -28,7 +28,6 @@ from ..data.features import InputDataset
 from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS, SELECTION_FORMULA, SELECTION_METRIC, grouped_metrics, mean_over_groups
 from ..model.encoders_bibier import StatisticsPooling
-from ..model.labels_bibier import EMOTIONS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.sequence_bibier import finite_logits
@@ -81,16 +80,16 @@ class BiBiERTrainer(Trainer):
         **overrides: Any,
     ):
         args = run.training_arguments(**overrides)
-        targets = SoftTargets(run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
+        num_labels = len(model.config.label_names)
+        smoothing = (run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
+        targets = SoftTargets(num_labels, *smoothing)
         train = TrainingRows(data.train, targets if run.soft_labels else None)
         corpora = list(train.metadata["corpus"])
         balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
 
         fit_statistics(model, train)
         draws = corpus_weights(corpora) if balanced else None
-        model.config.class_weights = class_weights(
-            train.labels, len(EMOTIONS), run.class_weights, sample_weights=draws
-        )
+        model.config.class_weights = class_weights(train.labels, num_labels, run.class_weights, sample_weights=draws)
 
         self.run = run
         self.train_corpora = corpora if balanced else None
@@ -124,7 +123,7 @@ class BiBiERTrainer(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[dict], device: torch.device) -> torch.Tensor | int | None:
         """Count the samples of the global batch. The Trainer counts the numbers in `labels`, and a soft label has
-        seven."""
+        one for each class."""
         one_a_sample = [{"labels": torch.ones(len(batch["labels"]))} for batch in batch_samples if "labels" in batch]
         return super()._get_num_items_in_batch(one_a_sample, device)
 
@@ -216,7 +215,7 @@ class BiBiERTrainer(Trainer):
         return super().prediction_step(model, inputs, prediction_loss_only, [*(ignore_keys or []), *_UNSCORED_OUTPUTS])
 
     def predict_logits(self, dataset, split: str = "dev") -> np.ndarray:
-        """Return the logits (N, 7) of a dataset, in the order of its rows; the same in every process.
+        """Return the logits (N, K) of a dataset, in the order of its rows; the same in every process.
 
         Args:
             dataset: N rows.

@@ -7,8 +7,7 @@ from typing import Any
 from datasets import DatasetDict
 
 from ...data.schema import SPLITS
-from ...labels import LABEL_ALIASES
-from ...model.labels_bibier import EMOTIONS
+from ...labels import LABEL_ALIASES, label_key
 from .give_away import LEAK_P_VALUE, give_away
 
 FIELD_MARGIN = 0.2
@@ -20,10 +19,11 @@ MAXIMUM_FIELDS = 10
 
 EXAMPLES = 5
 
-_SPELLINGS = {
-    index: {name, *(alias for alias, label in LABEL_ALIASES.items() if label == name)}
-    for index, name in enumerate(EMOTIONS)
-}
+
+def _spellings(splits: DatasetDict) -> list[set[str]]:
+    """The words for each label, in label order."""
+    names = map(label_key, splits["test"].features["label"].names)
+    return [{name, *(alias for alias, label in LABEL_ALIASES.items() if label == name)} for name in names]
 
 
 def name_fields(name: str) -> list[str]:
@@ -55,11 +55,12 @@ def audit_names(names: Mapping[str, str], splits: DatasetDict, seed: int = 0) ->
         fields[split] = [name_fields(name) for name, _ in chosen]
         labels[split] = [label for _, label in chosen]
 
+    spellings = _spellings(splits)
     spelt = [
         "_".join(parts)
         for split in SPLITS
         for parts, label in zip(fields[split], labels[split], strict=True)
-        if _SPELLINGS[label] & set(parts)
+        if spellings[label] & set(parts)
     ]
     codes = []
     longest = max((len(parts) for parts in fields["test"]), default=0) if fields["train"] else 0
@@ -88,11 +89,11 @@ def label_words_in_texts(splits: DatasetDict) -> dict[str, int]:
     """Count English test texts with a word for their own label. The speaker says it, so this is not a leak, but useful
     to know.
     """
-    test = splits["test"]
+    test, spellings = splits["test"], _spellings(splits)
     rows = zip(test["text"], test["language"], test["label"], strict=True)
     english: Sequence[tuple[str, int]] = [(text, label) for text, language, label in rows if language == "en" and text]
 
     return {
         "english_rows": len(english),
-        "word_rows": sum(bool(_SPELLINGS[label] & set(name_fields(text))) for text, label in english),
+        "word_rows": sum(bool(spellings[label] & set(name_fields(text))) for text, label in english),
     }
