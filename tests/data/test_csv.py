@@ -118,8 +118,8 @@ def test_unknown_labels_are_listed_with_what_is_allowed(tmp_path, write_csv, tab
         read_csv(tmp_path / "t.csv")
     message = str(error.value)
     assert "(2)" in message
-    assert "line 2: unknown label 'calm'" in message
-    assert "line 5: unknown label ''" in message
+    assert "line 2, column 'label': unknown label 'calm'" in message
+    assert "line 5, column 'label': unknown label ''" in message
     assert "Allowed labels: anger, disgust, fear, happy, neutral, sad, surprise; also" in message
 
 
@@ -383,3 +383,69 @@ def test_the_shares_of_a_table_without_splits(tmp_path, write_csv):
     assert counts["dev"] == pytest.approx(0.12 * 350, abs=7)
     assert counts["test"] == pytest.approx(0.2 * 350, abs=7)
     assert len({(clip.speaker, clip.split) for clip in clips}) == 7 * 25  # speakers are whole
+
+
+OWN_NAMES = {
+    "label_column": "эмоция",
+    "audio_column": "файл",
+    "text_column": ["corrected", "asr"],
+    "speaker_column": "актёр",
+    "dialogue_column": "scene",
+    "language_column": "язык",
+    "split_column": "part",
+    "id_column": "n",
+}
+
+
+def test_columns_of_any_name(tmp_path, write_tone):
+    """As Excel saves it on a Russian system."""
+    write_tone(tmp_path / "a.wav")
+    lines = [
+        "n;файл;corrected;asr;эмоция;актёр;scene;язык;part;label",
+        "1;a.wav;Да!;да;Joy;Анна;s1;ru;train;unused",
+        "2;;;Нет;sad;Олег;s1;ru;test;unused",
+    ]
+    (tmp_path / "t.csv").write_bytes("\r\n".join(lines).encode("cp1251"))
+    with pytest.raises(CorpusError, match=r"line 1; as cp1251 it is 'n;файл;.*--encoding cp1251"):
+        read_csv(tmp_path / "t.csv", **OWN_NAMES)
+    first, second = read_csv(tmp_path / "t.csv", encoding="cp1251", **OWN_NAMES)
+    assert (first.id, first.audio, first.text, first.label) == ("1", tmp_path / "a.wav", "Да!", "happy")
+    assert (first.speaker, first.dialogue, first.language, first.split) == ("Анна", "s1", "ru", "train")
+    assert (second.audio, second.text, second.label) == (None, "Нет", "sad")
+    info = get_corpus("csv").prepare(tmp_path / "t.csv", tmp_path / "out", encoding="cp1251", **OWN_NAMES)
+    assert info["remarks"] == {"read as CP1251, separated by ';'": 2}
+    assert load_corpus("csv", tmp_path / "out", **OWN_NAMES)["train"][0]["text"] == "Да!"
+
+
+@pytest.mark.parametrize("option", [name for name in OWN_NAMES if name != "text_column"])
+def test_a_column_that_is_not_there_is_one_line(tmp_path, option):
+    (tmp_path / "t.csv").write_text("text,label,language\na,sad,en\n")
+    with pytest.raises(
+        CorpusError, match=rf"^{option}='labels': .*Did you mean label\? It has text, label, language\.$"
+    ):
+        read_csv(tmp_path / "t.csv", **{option: "labels"})
+
+
+def test_a_transcript_that_is_not_there_is_one_line(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label,language\na,sad,en\n")
+    with pytest.raises(CorpusError, match=r"^text_column='words': .* It has text, label, language\.$"):
+        read_csv(tmp_path / "t.csv", text_column=["text", "words"])
+
+
+def test_faults_name_the_line_and_the_column(tmp_path):
+    lines = [{"words": "a", "mood": "calm"}, {"words": ["a"], "mood": "sad"}, {"words": "b", "mood": 1.5}]
+    (tmp_path / "t.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(CorpusError) as caught:
+        read_csv(tmp_path / "t.jsonl", language="en", text_column="words", label_column="mood")
+    for message in (
+        "t.jsonl line 1, column 'mood': unknown label 'calm'",
+        "t.jsonl line 2: 'words' is [\"a\"]",
+        "t.jsonl line 3, column 'mood': unknown label '1.5'",
+    ):
+        assert message in str(caught.value)
+
+
+def test_columns_that_nobody_named_come_with_the_option_that_skips_them(tmp_path):
+    (tmp_path / "t.csv").write_text("text,label,camera,take\na,sad,left,1\n")
+    with pytest.raises(CorpusError, match="--ignore_columns camera,take"):
+        read_csv(tmp_path / "t.csv", language="en")

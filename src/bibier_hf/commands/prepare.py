@@ -60,7 +60,7 @@ def with_reader_options(corpus: Corpus) -> type[PrepareArguments]:
         fields[name] = (_option_type(parameters[name].annotation), Field(value, description=description))
 
     if corpus.has_source:
-        hub = ", or the id of its data set on the Hub" if corpus.on_hub else ""
+        hub = f", or the id of {'its' if corpus.hub_id else 'a'} data set on the Hub" if corpus.on_hub else ""
         fields["source"] = (str, Field(description=f"the raw corpus ({corpus.homepage}){hub}"))
     return create_model("PrepareArguments", __base__=PrepareArguments, __doc__=PrepareArguments.__doc__, **fields)
 

@@ -229,7 +229,7 @@ class Corpus:
         if not self.has_source:
             return None
 
-        if source is None and self.on_hub:
+        if source is None and self.hub_id and self.on_hub:
             return self.hub_id
 
         if source is None:

@@ -165,7 +165,7 @@ def _read_text(
     except LookupError as error:
         raise CorpusError(f"encoding={encoding!r}: {error}. Use a name such as cp1251.") from error
     except UnicodeError as error:
-        raise CorpusError(f"{path} is not {used.upper()} ({_place_of(error, path, used)})") from error
+        raise CorpusError(f"{path} is not {used.upper()} ({_place_of(error, path, used)}") from error
 
 
 def _encoding(path: Path, start: bytes, given: str | None) -> str:

@@ -1,41 +1,53 @@
-"""Any corpus as a table: a CSV, TSV or JSON Lines file of `audio, text, label`, one row per utterance.
+"""Any corpus as a table of `audio, text, label`, one row per utterance: CSV, TSV, JSON, Excel, Parquet, or a data set.
 
 | column | required | meaning |
 |---|---|---|
-| `audio` | this or `text` | path relative to the table's folder (or absolute) |
+| `audio` | this or `text` | path relative to the table's folder (or absolute), or https URL, or the file itself (Parquet) |
 | `text` | this or `audio` | transcript |
 | `label` | unless soft | a name of the label set (default: the seven emotions) or a known alias, in any case; others need a `label_map` |
 | `anger` ... `surprise` | no | probabilities (or votes) of all labels by name; in JSON lines also `"soft_label": {"anger": 0.7, ...}` |
 | `split` | no | `train`, `dev` (also `val`, `valid`, `validation`) or `test`; in all rows or in none |
 | `language`, `speaker`, `dialogue`, `id`, `license`, `source` | no | as in the common schema |
 
-`label_column` reads the label from another column.
+Options such as `label_column` name the columns that are called otherwise. A folder for each label is a table as well.
 """
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ...labels import UnknownLabelError
 from ...text import did_you_mean
 from ..clips import Clip, neutral_id
+from ..downloads import download_all
 from ..label_maps import LabelMap, LabelReader, label_remedy, left_out_remark, unknown_faults
-from ..prepare import Corpus
+from ..prepare import Corpus, cache_folder
 from ..protocols import connected_groups, stratified_group_split
-from ..schema import SPLITS
-from ..tables import TABLE_SUFFIXES, CorpusError, Row, is_stream, option_forms, raise_faults, read_number, read_table
+from ..table_sources import SPLIT_NAMES, FoundRow, StoredAudio, read_source, source_name
+from ..tables import CorpusError, Row, option_forms, raise_faults, read_number
 
-OTHER_COLUMNS = ("soft_label", "split", "language", "speaker", "dialogue", "id", "license", "source")
-"""Columns next to audio, text and label."""
-
+COLUMNS = (
+    "audio",
+    "text",
+    "label",
+    "soft_label",
+    "split",
+    "language",
+    "speaker",
+    "dialogue",
+    "id",
+    "license",
+    "source",
+)
 GROUP_BY = ("auto", "speaker", "dialogue", "none")
-_SPLIT_ALIASES = {"val": "dev", "valid": "dev", "validation": "dev"}
+_URL = re.compile(r"https?://", re.IGNORECASE)
 
 
 def read_csv(
-    data_dir: Path,
+    data_dir: Path | str,
     *,
     corpus: str | None = None,
     language: str | None = None,
@@ -49,11 +61,24 @@ def read_csv(
     labels: Sequence[str] | None = None,
     label_map: LabelMap | str | None = None,
     label_column: str = "label",
+    audio_column: str = "audio",
+    text_column: Sequence[str] = ("text",),
+    speaker_column: str = "speaker",
+    dialogue_column: str = "dialogue",
+    language_column: str = "language",
+    split_column: str = "split",
+    id_column: str = "id",
+    encoding: str | None = None,
+    separator: Literal["comma", "semicolon", "tab", "pipe"] | None = None,
+    sheet: str | None = None,
+    subset: str | None = None,
 ) -> list[Clip]:
     """Read a table of utterances.
 
     Args:
-        data_dir: the file, or a folder with exactly one table (or one named `metadata`).
+        data_dir: a file; a folder with exactly one table (or one named `metadata`), or one for each split; a folder
+            with a folder of recordings for each label; a data set written by `save_to_disk`; or (str) the id of a data
+            set on the Hub.
         corpus: value of the column `corpus`; None: the name of the file (or of the folder, if the file is named
             `metadata`).
         language: of all rows, if the table has no such column.
@@ -68,158 +93,220 @@ def read_csv(
         label_map: labels of the table -> labels of the set, such as `{"ang": "anger", "xxx": null}`, where null omits
             these rows; or a JSON or YAML file with that mapping, or a CSV file with the columns `from` and `to`.
         label_column: column of the label.
+        audio_column: column of the recording; a column `file_name` needs no option.
+        text_column: columns of the transcript; of several, the first that is not empty counts.
+        speaker_column, dialogue_column, language_column, split_column, id_column: name of that column.
+        encoding: of a text file, such as cp1251; None: UTF-8, or what the byte order mark names.
+        separator: of the cells; None: the only one in the header.
+        sheet: of an Excel workbook; None: the only one with rows.
+        subset: of a data set on the Hub.
 
     Raises:
         CorpusError: unknown columns, labels or splits, rows with neither audio nor text, or unreadable values, with
             their lines.
     """
-    table = find_table(data_dir)
-    folder = Path.cwd() if is_stream(table) else table.parent
-    rows = read_table(table)
-    translate = LabelReader(labels, label_map)
-    known = tuple(dict.fromkeys(("audio", "text", label_column, "label", *OTHER_COLUMNS)))
-    # A label that is called like a column can have no column of probabilities.
-    soft_columns = translate.labels if set(known).isdisjoint(translate.labels) else ()
-    columns = tuple(dict.fromkeys(column for row in rows for column in row.values))
-    _check_columns(table, columns, (*known, *soft_columns), soft_columns, label_column, ignore_columns, language)
-
     if group_by not in GROUP_BY:
         raise CorpusError(f"group_by={group_by!r}; allowed: {', '.join(GROUP_BY)}.")
 
-    corpus = corpus or _default_name(table)
+    found = read_source(data_dir, subset, encoding=encoding, separator=separator, sheet=sheet)
+    columns = tuple(dict.fromkeys(column for each in found for column in each.row.values))
+    if audio_column == "audio" and "audio" not in columns and "file_name" in columns:  # as `datasets` calls it
+        audio_column = "file_name"
+
+    names = {
+        "audio": audio_column,
+        "label": label_column,
+        "speaker": speaker_column,
+        "dialogue": dialogue_column,
+        "language": language_column,
+        "split": split_column,
+        "id": id_column,
+        "license": "license",
+        "source": "source",
+    }
+    texts = (text_column,) if isinstance(text_column, str) else tuple(text_column)
+    translate = LabelReader(labels, label_map)
+    known = tuple(dict.fromkeys((*texts, *names.values(), *COLUMNS)))
+    # A label that is called like a column can have no column of probabilities.
+    soft_columns = translate.labels if set(known).isdisjoint(translate.labels) else ()
+    _check_named_columns(data_dir, columns, names, texts)
+    _check_columns(data_dir, columns, (*known, *soft_columns), soft_columns, names, texts, ignore_columns, language)
+
+    has_split = split_column in columns
+    if any(each.split for each in found):
+        if has_split:
+            raise CorpusError(
+                f"{data_dir} names splits twice: by files or folders, and in the column {split_column!r}."
+            )
+        has_split = True
+
+    downloads = _download(found, audio_column)
+    corpus = corpus or source_name(data_dir)
     faults: list[str] = []
     unknown: dict[str, str] = {}
     ids: dict[str, str] = {}
     recordings: dict[Path, str] = {}
     clips = []
+    keys = []
 
-    for row in rows:
-        if misfit := _misfit(row, {*known, *soft_columns}):
-            faults.append(misfit)
+    for each in found:
+        row = each.row
+        stored = row.values.get(audio_column)
+        try:
+            cells = _read_cells(row, names, texts)
+            if isinstance(stored, StoredAudio):
+                audio, name = replace(stored, channel=channel), row.where
+            else:
+                audio, name = _locate_audio(cells["audio"], each, downloads)
+        except CorpusError as error:
+            faults.append(str(error))
             continue
 
-        audio = folder / row.text("audio") if row.text("audio") else None
-        if audio is None and not row.text("text"):
+        if audio is None and not cells["text"]:
             faults.append(f"{row.where}: neither audio nor text")
             continue
 
-        if audio is not None and recordings.setdefault(audio, row.where) != row.where:
-            faults.append(f"{row.where}: the recording {row.text('audio')} is already in {recordings[audio]}")
+        if isinstance(audio, Path) and recordings.setdefault(audio, row.where) != row.where:
+            faults.append(f"{row.where}: the recording {cells['audio']} is already in {recordings[audio]}")
 
-        if ids.setdefault(row.text("id"), row.where) != row.where and row.text("id"):
-            faults.append(f"{row.where}: the id '{row.text('id')}' is already in {ids[row.text('id')]}")
+        if ids.setdefault(cells["id"], row.where) != row.where and cells["id"]:
+            faults.append(f"{row.where}: the id '{cells['id']}' is already in {ids[cells['id']]}")
 
         try:
             label, soft_label = _read_label(row, label_column, soft_columns, translate)
         except UnknownLabelError:
-            unknown.setdefault(row.text(label_column), row.where)
+            unknown.setdefault(cells["label"], f"{row.where}, column {label_column!r}")
             continue
         except CorpusError as error:
             faults.append(str(error))
             continue
 
-        split = _SPLIT_ALIASES.get(row.text("split").lower(), row.text("split").lower())
-        if "split" in columns and split not in SPLITS:
-            faults.append(
-                f"{row.where}: the split is {row.text('split')!r}; allowed: {', '.join((*SPLITS, *_SPLIT_ALIASES))}"
-            )
+        split = each.split or SPLIT_NAMES.get(cells["split"].lower(), "")
+        if has_split and not split:
+            faults.append(f"{row.where}: the split is {cells['split']!r}; allowed: {', '.join(SPLIT_NAMES)}")
 
+        read_as = (row.read_as,) if row.read_as else ()
+        keys.append(name)
         clips.append(
             Clip(
-                id=row.text("id"),  # missing ids are filled in below
+                id=cells["id"],  # missing ids are filled in below
                 split=split,
                 label=label or "",
                 left_out=label is None,
-                remarks=() if label else (left_out_remark(row.text(label_column)),),
-                language=(row.text("language") or language or "").lower(),
+                remarks=read_as if label else (left_out_remark(cells["label"]),),
+                language=(cells["language"] or language or "").lower(),
                 audio=audio,
+                audio_key=stored.key if isinstance(stored, StoredAudio) else "",
                 channel=channel,
-                text=row.text("text"),
-                speaker=row.text("speaker") or None,
-                dialogue=row.text("dialogue") or None,
+                text=cells["text"],
+                speaker=cells["speaker"] or None,
+                dialogue=cells["dialogue"] or None,
                 soft_label=soft_label,
-                source=row.text("source") or "recorded",
-                license=row.text("license") or license,
+                source=cells["source"] or "recorded",
+                license=cells["license"] or license,
                 where=row.where,
             )
         )
 
     faults += unknown_faults(unknown)
-    raise_faults(faults, f"{table} cannot be used", label_remedy(unknown, translate.labels) if unknown else "")
-    clips = _with_ids(clips, corpus, folder)
+    raise_faults(faults, f"{data_dir} cannot be used", label_remedy(unknown, translate.labels) if unknown else "")
+    clips = _with_ids(clips, corpus, keys)
 
-    if "split" in columns:
+    if has_split:
         return clips
 
     left_out = [clip for clip in clips if clip.left_out]
     kept = [clip for clip in clips if not clip.left_out]
+    kinds = [kind for kind in ("speaker", "dialogue") if names[kind] in columns]
 
-    return left_out + _with_splits(kept, columns, group_by, {"dev": dev_share, "test": test_share}, seed)
-
-
-def find_table(data_dir: Path) -> Path:
-    """Return the table at a path: the file itself, the only table in a folder, or the one named `metadata`."""
-    if data_dir.is_file() or is_stream(data_dir):
-        return data_dir
-
-    tables = sorted(path for path in data_dir.iterdir() if path.suffix.lower() in TABLE_SUFFIXES)
-    named = [path for path in tables if path.stem == "metadata"]
-    found = tables if len(tables) == 1 else named
-    if len(found) != 1:
-        there = ", ".join(path.name for path in tables) or "none"
-        raise CorpusError(
-            f"{data_dir} must be a table ({', '.join(TABLE_SUFFIXES)}) or hold exactly one; found: {there}."
-        )
-
-    return found[0]
+    return left_out + _with_splits(kept, kinds, group_by, {"dev": dev_share, "test": test_share}, seed)
 
 
-def _default_name(table: Path) -> str:
-    return table.absolute().parent.name if table.stem == "metadata" else table.stem
+def _check_named_columns(
+    source: Path | str, columns: Sequence[str], names: Mapping[str, str], texts: Sequence[str]
+) -> None:
+    """Refuse a column that an option names and the table does not have."""
+    named = [(kind, column) for kind, column in names.items() if kind != column]
+    named += [("text", column) for column in texts if column != "text"]
+
+    for kind, column in named:
+        if column not in columns:
+            raise CorpusError(
+                f"{kind}_column={column!r}: {source} has no such column.{did_you_mean(column, columns)} "
+                f"It has {', '.join(columns)}."
+            )
 
 
 def _check_columns(
-    table: Path,
+    source: Path | str,
     columns: Sequence[str],
     known: Sequence[str],
     soft_columns: Sequence[str],
-    label_column: str,
+    names: Mapping[str, str],
+    texts: Sequence[str],
     ignored: Sequence[str],
     language: str | None,
 ) -> None:
-    faults = []
+    unknown = [column for column in columns if column not in known and column not in ignored]
+    faults = [f"unknown column {column!r}.{did_you_mean(column, known)}" for column in unknown]
 
-    for column in columns:
-        if column not in known and column not in ignored:
-            faults.append(f"unknown column {column!r}.{did_you_mean(column, known)}")
-
-    if "audio" not in columns and "text" not in columns:
-        faults.append("neither a column 'audio' nor a column 'text'")
+    if not {names["audio"], *texts} & set(columns):
+        faults.append(f"neither a column {names['audio']!r} nor a column {texts[0]!r}")
 
     present = [label for label in soft_columns if label in columns]
     if present and len(present) < len(soft_columns):
         faults.append(f"the columns {present} without the other labels; soft labels need all {len(soft_columns)}")
 
-    if not {label_column, "soft_label", *present} & set(columns):
-        faults.append(f"no column {label_column!r} (nor soft labels)")
+    if not {names["label"], "soft_label", *present} & set(columns):
+        faults.append(f"no column {names['label']!r} (nor soft labels)")
 
-    if "language" not in columns and language is None:
+    if names["language"] not in columns and language is None:
         faults.append(f"no column 'language'; add one, or set it for all rows: {option_forms('language', 'en')}")
 
-    remedy = f"Allowed columns: {', '.join(known)}. Rename them, or list columns to skip in the option ignore_columns."
-    raise_faults(faults, f"The columns of {table} do not match", remedy)
+    remedy = (
+        f"Allowed columns: {', '.join(known)}. Rename them, name yours (such as --label_column NAME), or list columns to "
+        f"skip in the option ignore_columns: --ignore_columns {','.join(unknown) or 'NAME,NAME'}."
+    )
+    raise_faults(faults, f"The columns of {source} do not match", remedy)
 
 
-def _misfit(row: Row, known: Collection[str]) -> str | None:
-    """Return what is wrong with a cell, such as a list in a line of JSON."""
-    for column in row.values:
-        if column in known and column != "soft_label":
-            try:
-                row.text(column)
-            except CorpusError as error:
-                return str(error)
+def _read_cells(row: Row, names: Mapping[str, str], texts: Sequence[str]) -> dict[str, str]:
+    """The texts of a row by kind of column.
 
-    return None
+    Raises:
+        CorpusError: a cell that is no text, such as a list in a line of JSON.
+    """
+    cells = {
+        kind: "" if isinstance(row.values.get(column), StoredAudio) else row.text(column)
+        for kind, column in names.items()
+    }
+    written = [row.text(column) for column in texts]
+
+    return cells | {"text": next(filter(None, written), "")}
+
+
+def _download(found: Sequence[FoundRow], column: str) -> dict[str, Path | str]:
+    """Download the recordings that are given by URL."""
+    values = [each.row.values.get(column) for each in found]
+    urls = [value.strip() for value in values if isinstance(value, str) and _URL.match(value.strip())]
+
+    return download_all(urls, cache_folder().parent / "downloads")
+
+
+def _locate_audio(cell: str, found: FoundRow, downloads: Mapping[str, Path | str]) -> tuple[Path | None, str]:
+    """Return the file of a recording, and a name of it that stays the same if the table is moved."""
+    if not cell:
+        return None, ""
+
+    if _URL.match(cell):
+        file = downloads[cell]
+        if isinstance(file, str):
+            raise CorpusError(f"{found.row.where}: {file}")
+        return file, cell
+
+    path = found.folder / cell
+
+    return path, path.relative_to(found.folder).as_posix() if path.is_relative_to(found.folder) else str(path)
 
 
 def _read_label(
@@ -275,19 +362,13 @@ def _read_distribution(row: Row, soft: Any, translate: LabelReader) -> list[floa
     return [value / math.fsum(scaled) for value in scaled]
 
 
-def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
-    """Give rows without an id a `neutral_id`; repeated texts without audio are numbered."""
+def _with_ids(clips: Sequence[Clip], corpus: str, names: Sequence[str]) -> list[Clip]:
+    """Give rows without an id a `neutral_id` by the names of their recordings; repeated texts are numbered."""
     counts: dict[str, int] = {}
     done = []
 
-    for clip in clips:
+    for clip, name in zip(clips, names, strict=True):
         if not clip.id:
-            # Relative to the table, so that a corpus that was moved keeps its ids.
-            name = (
-                clip.audio.relative_to(folder).as_posix()
-                if isinstance(clip.audio, Path) and clip.audio.is_relative_to(folder)
-                else str(clip.audio or "")
-            )
             key = "\n".join((name, clip.text, clip.language))
             counts[key] = counts.get(key, 0) + 1
             clip = replace(clip, id=neutral_id(corpus, f"{key}\n{counts[key]}"))
@@ -297,11 +378,11 @@ def _with_ids(clips: Sequence[Clip], corpus: str, folder: Path) -> list[Clip]:
 
 
 def _with_splits(
-    clips: Sequence[Clip], columns: Sequence[str], group_by: str, shares: Mapping[str, float], seed: int
+    clips: Sequence[Clip], there: Sequence[str], group_by: str, shares: Mapping[str, float], seed: int
 ) -> list[Clip]:
-    kinds = [kind for kind in ("speaker", "dialogue") if kind in columns] if group_by == "auto" else [group_by]
+    kinds = there if group_by == "auto" else [group_by]
 
-    if group_by in ("speaker", "dialogue") and group_by not in columns:
+    if group_by in ("speaker", "dialogue") and group_by not in there:
         raise CorpusError(f"group_by={group_by!r}, but the table has no column {group_by!r}.")
 
     keys = [
@@ -326,5 +407,6 @@ CORPUS = Corpus(
     homepage="a table of your own",
     license="as its rows say",
     read=read_csv,
-    column=lambda options, data_dir: options["corpus"] or _default_name(find_table(Path(data_dir or "."))),
+    on_hub=True,
+    column=lambda options, data_dir: options["corpus"] or source_name(data_dir or Path()),
 )
