@@ -216,7 +216,7 @@ def test_help_names_every_command_and_key(capsys):
 
 
 def test_balancing_counts_by_hand():
-    assert balancing_counts(["sad", "sad", "sad", "fear"]) == {
+    assert balancing_counts(["sad", "sad", "sad", "fear"], EMOTIONS) == {
         label: {"sad": 0, "fear": 2}.get(label, 3) for label in EMOTIONS
     }
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bibier_hf import EMOTIONS
 from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.meld import KNOWN_FAULTS, OFFICIAL_COUNTS, meld_id, read_meld
 from bibier_hf.data.prepare import load_prepared
@@ -71,7 +72,7 @@ def write_tables(folder: Path, write_csv: Callable[..., Path], rows: list[tuple]
                 "Utterance": text,
                 "Speaker": speaker,
                 "Emotion": emotion,
-                "Sentiment": "neutral",
+                "Sentiment": {"joy": "positive", "neutral": "neutral"}.get(emotion, "negative"),
                 "Dialogue_ID": dialogue,
                 "Utterance_ID": utterance,
                 "Season": 3,
@@ -287,6 +288,20 @@ def test_texts_alone_need_no_clips_and_no_ffmpeg(tmp_path, write_csv, monkeypatc
         prepare(tmp_path / "texts", tmp_path / "out", text_only=True, outliers="drop")
     with pytest.raises(CorpusError, match="allowed: keep, text_only, drop"):
         prepare(tmp_path / "texts", tmp_path / "out", outliers="cut")
+
+
+def test_the_sentiment_can_be_the_label(tmp_path, write_csv):
+    write_tables(tmp_path / "texts", write_csv)
+    rows = get_corpus("meld").load(
+        tmp_path / "texts", text_only=True, strict_counts=False, label_column="Sentiment", cache_dir=tmp_path
+    )
+    emotions = load_corpus("meld", tmp_path / "texts", text_only=True, strict_counts=False, cache_dir=tmp_path)
+    for split, found in rows.items():
+        assert found.features["label"].names == ["negative", "neutral", "positive"]
+        names = [EMOTIONS[label] for label in emotions[split]["label"]]
+        assert list(found["label"]) == [{"happy": 2, "neutral": 1}.get(name, 0) for name in names]
+    with pytest.raises(CorpusError, match="allowed: Emotion, Sentiment"):
+        read_meld(tmp_path / "texts", text_only=True, label_column="Mood")
 
 
 def test_the_utterances_before_it_stand_behind_a_text(tmp_path, write_csv):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from bibier_hf import EMOTIONS
 from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.ravdess import EMOTION_CODES, default_split, ravdess_id, read_ravdess
 from bibier_hf.data.prepare import load_prepared
@@ -136,3 +137,23 @@ def test_the_real_corpus_is_prepared_twice_to_the_same_bytes(shared, tmp_path):
         arranged = apply_protocol(corpus, "speaker_independent", fold=fold)
         assert {split: len(dataset) for split, dataset in arranged.items()} == {"train": 624, "dev": 208, "test": 208}
         assert len({(split, speaker) for split, dataset in arranged.items() for speaker in dataset["speaker"]}) == 20
+
+
+def test_calm_is_a_label_of_a_set_that_has_it(original):
+    labels = (*EMOTIONS, "calm")
+    test = load_corpus("ravdess", original, labels=labels)["test"]
+    assert test.features["label"].names == list(labels)
+    assert list(test["label"]).count(labels.index("calm")) == 8
+    assert len(test) == 60
+
+    merged = load_corpus("ravdess", original, label_map={"calm": "neutral"})["test"]
+    assert list(merged["label"]).count(EMOTIONS.index("neutral")) == 12
+
+
+def test_intensity_can_be_the_label(original, tmp_path):
+    info = get_corpus("ravdess").prepare(original, tmp_path / "out", label_column="intensity")
+    assert info["labels"] == ["normal", "strong"]
+    assert info["remarks"]["left out: neutral speech has only one intensity"] == 12
+    assert info["splits"]["test"]["labels"] == {"normal": 28, "strong": 28}
+    with pytest.raises(CorpusError, match="label_column='arousal'; allowed: emotion, intensity"):
+        load_corpus("ravdess", original, label_column="arousal")

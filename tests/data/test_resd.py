@@ -138,6 +138,20 @@ def test_enthusiasm_can_be_kept_apart_or_left_out(tiny_resd):
         read_resd(tiny_resd, enthusiasm="drop")
 
 
+def test_enthusiasm_is_a_label_of_a_set_that_has_it(tiny_resd):
+    labels = (*EMOTIONS, "enthusiasm")
+    splits = load_corpus("resd", tiny_resd, strict_counts=False, labels=labels)
+    seven = load_corpus("resd", tiny_resd, strict_counts=False)
+    for split, rows in splits.items():
+        assert rows.features["label"].names == list(labels)
+        assert labels.index("surprise") not in rows["label"]
+        assert ["surprise" if labels[label] == "enthusiasm" else labels[label] for label in rows["label"]] == [
+            EMOTIONS[label] for label in seven[split]["label"]
+        ]
+    with pytest.raises(CorpusError, match="'resd' has one label"):
+        load_corpus("resd", tiny_resd, strict_counts=False, label_column="mood")
+
+
 def test_other_counts_than_the_published_ones_are_refused(tiny_resd):
     with pytest.raises(
         CorpusError,

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure  # not pyplot, which would choose a back en
 
 from ..flac import encode_flac
 from ..model.audio_bibier import decode_audio
-from ..model.labels_bibier import EMOTIONS
 from ..sampling import sample_by_hash
 
 
@@ -40,6 +39,7 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
     drawn = sample_by_hash(candidates, count, ids.__getitem__, seed)
     places = {} if recorded is None else {name: row for row, name in enumerate(recorded["id"])}
 
+    labels = augmented.features["label"].names
     samples = []
     for row in (augmented[index] for index in drawn):
         parts = []
@@ -49,8 +49,8 @@ def render_preview(augmented: Dataset, recorded: Dataset | None, title: str, cou
                     f"{row['id']}: {component['id']} is not among the recorded rows. Give the corpus that was stacked."
                 )
             part = recorded[places[component["id"]]]
-            parts.append(_shown(part) | {"offset_s": component["offset_s"]})
-        samples.append(_shown(row) | {"parts": parts})
+            parts.append(_shown(part, labels) | {"offset_s": component["offset_s"]})
+        samples.append(_shown(row, labels) | {"parts": parts})
 
     durations = {"after": augmented["duration_s"]}
     if recorded is not None:
@@ -99,13 +99,13 @@ def duration_picture(durations: Mapping[str, Sequence[float | None]]) -> bytes:
     return buffer.getvalue()
 
 
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+def _shown(row: Mapping[str, Any], labels: Sequence[str]) -> dict[str, Any]:
     """Return what the page shows of a row."""
     audio = None
     if row["audio"] is not None:
         audio = _data_uri(encode_flac(decode_audio(row["audio"]), row["source"]), "audio/flac")
     names = ("id", "text", "language", "speaker", "duration_s", "source")
-    return {name: row[name] for name in names} | {"label": EMOTIONS[row["label"]], "audio": audio}
+    return {name: row[name] for name in names} | {"label": labels[row["label"]], "audio": audio}
 
 
 def _data_uri(content: bytes, kind: str) -> str:

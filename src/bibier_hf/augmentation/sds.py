@@ -34,7 +34,6 @@ from ..commandline import Section
 from ..flac import encode_flac
 from ..interrupts import quiet_workers
 from ..model.audio_bibier import SAMPLING_RATE, decode_audio
-from ..model.labels_bibier import EMOTIONS
 from ..sampling import sample_by_hash
 
 COMPONENTS = List({"id": Value("string"), "offset_s": Value("float32"), "duration_s": Value("float32")})
@@ -317,10 +316,11 @@ class _Stock:
 
 
 def _mean_soft_label(rows: Sequence[Mapping[str, Any]], weights: Sequence[float]) -> list[float] | None:
-    if all(row["soft_label"] is None for row in rows):
+    soft = [row["soft_label"] for row in rows if row["soft_label"] is not None]
+    if not soft:
         return None
 
-    hard = np.eye(len(EMOTIONS))
+    hard = np.eye(len(soft[0]))
     labels = [
         hard[row["label"]] if row["soft_label"] is None else np.asarray(row["soft_label"], float) for row in rows
     ]

@@ -310,7 +310,11 @@ def _utterance_counts(arguments: TugArguments) -> dict[str, dict[str, int]]:
 
     if others := sorted(set(arguments.languages or ()) - set(labels)):
         raise ArgumentError(f"languages: the corpus has no {', '.join(others)}; it has {', '.join(sorted(labels))}.")
-    counts = {language: balancing_counts(labels[language]) for language in arguments.languages or sorted(labels)}
+    # The templates know the seven emotions; other labels get no utterances.
+    spoken = [name for name in names if name in EMOTIONS]
+    counts = {
+        language: balancing_counts(labels[language], spoken) for language in arguments.languages or sorted(labels)
+    }
     if not any(any(by_emotion.values()) for by_emotion in counts.values()):
         raise ArgumentError("corpus: its classes are balanced already. Give --count or --counts.EMOTION for more.")
 

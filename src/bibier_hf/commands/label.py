@@ -23,7 +23,6 @@ from ..evaluation.report import Predictions, environment, metrics_table, recall_
 from ..evaluation.results import RecognitionResults
 from ..files import write_atomically, write_json, writes
 from ..llm import BACKENDS, LLMBackend, LLMError, get_backend
-from ..model.labels_bibier import EMOTIONS
 
 
 class LabelOptions(Section):
@@ -204,7 +203,8 @@ def recognize_corpus(arguments: RecognizeArguments) -> None:
     print_failures(rows["id"], labelled["label_status"], labelled["label_reason"])
     _check_some_succeeded(len(rows), failed, "No report was written.")
 
-    uniform = [1 / len(EMOTIONS)] * len(EMOTIONS)
+    names = rows.features["label"].names
+    uniform = [1 / len(names)] * len(names)
     answers = [uniform if soft is None else soft for soft in labelled["soft_label"]]
     predictions = Predictions.of_rows(rows, np.array(answers))
     name = recognize.backend.public_model
@@ -267,7 +267,7 @@ def _examples(arguments: RecognizeArguments) -> tuple[tuple[str, str, str, str],
     labels = np.asarray(train["label"])
 
     drawn = []
-    for index, name in enumerate(EMOTIONS):
+    for index, name in enumerate(train.features["label"].names):
         rows = np.flatnonzero(labels == index)
         if len(rows) < arguments.shots:
             raise ArgumentError(f"shots: train has {len(rows)} utterances of {name}, fewer than {arguments.shots}.")
@@ -280,12 +280,13 @@ def _examples(arguments: RecognizeArguments) -> tuple[tuple[str, str, str, str],
 def _table(rows: Dataset, labelled: dict[str, list]) -> dict[str, list]:
     """Columns of the written table."""
     soft = labelled.pop("soft_label")
+    names = rows.features["label"].names
     return {
         "id": list(rows["id"]),
         "language": list(rows["language"]),
         "text": list(rows["text"]),
-        "label": [EMOTIONS[label] for label in rows["label"]],
-        "prediction": [None if row is None else EMOTIONS[int(np.argmax(row))] for row in soft],
-        **{name: [None if row is None else row[index] for row in soft] for index, name in enumerate(EMOTIONS)},
+        "label": [names[label] for label in rows["label"]],
+        "prediction": [None if row is None else names[int(np.argmax(row))] for row in soft],
+        **{name: [None if row is None else row[index] for row in soft] for index, name in enumerate(names)},
         **{name.removeprefix("label_"): values for name, values in labelled.items()},
     }

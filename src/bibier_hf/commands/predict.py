@@ -14,7 +14,6 @@ from ..errors import ArgumentError
 from ..files import WriteError
 from ..model.answers_bibier import UNSURE
 from ..model.audio_bibier import AudioError
-from ..model.labels_bibier import EMOTIONS
 from ..model.timeline_bibier import TimelineOptions
 from ..timeline import TIMELINE_FORMATS, save_timeline
 from .checkpoint import CheckpointOptions, load_pipeline
@@ -190,10 +189,11 @@ def expand_inputs(inputs: Sequence[str]) -> Iterator[str]:
 
 def demo_samples() -> list[tuple[str, dict[str, Any]]]:
     """One English and one Russian test clip of the embedded corpus, as (description, pipeline input)."""
-    from ..data.corpora.quickstart import demo_clips
+    from ..data.corpora.quickstart import CORPUS, demo_clips
 
+    names = CORPUS.label_set({})
     return [
-        (f"{language}, truth: {EMOTIONS[row['label']]}", {"audio": row["audio"], "text": row["text"]})
+        (f"{language}, truth: {names[row['label']]}", {"audio": row["audio"], "text": row["text"]})
         for language, row in demo_clips().items()
     ]
 

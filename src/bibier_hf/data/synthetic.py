@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Features
@@ -19,10 +19,10 @@ from ..augmentation.tug import TemplateUtteranceGeneration
 from ..commandline import Section
 from ..errors import ArgumentError
 from ..model.audio_bibier import decode_audio
-from ..model.labels_bibier import EMOTIONS
 from ..sampling import sample_by_hash
 from .clips import Clip, neutral_id
 from .corpora.quickstart import ACCENTS, VARIANTS, vary_prosody
+from .label_maps import LabelReader, relabeled_rows
 from .prepare import load_prepared, write_corpus
 from .schema import COLUMNS, FEATURES
 from .schema import features as schema_features
@@ -40,7 +40,7 @@ class SyntheticRows(Section):
     """Synthetic rows to add to the train split of a corpus, such as `bibier augment tug` writes."""
 
     path: str = Field(description="prepared corpus with synthetic rows")
-    ratio: Share | dict[Literal[EMOTIONS], Share] = Field(
+    ratio: Share | dict[str, Share] = Field(
         1.0, description="share of its rows to take: a number, or {label: number} with no rows of the other labels"
     )
     seed: int = Field(42, ge=0, description="seed of the choice")
@@ -55,6 +55,7 @@ class SyntheticRows(Section):
             the rows, as rows of the corpus of `train`, and how many of each label were available and used.
 
         Raises:
+            CorpusError: labels that the corpus does not have.
             ArgumentError: no synthetic rows at `path`, rows that are not synthetic, or none in the languages of the
                 corpus.
             FileNotFoundError: no prepared corpus at `path`.
@@ -62,30 +63,35 @@ class SyntheticRows(Section):
         prepared = load_prepared(self.path)
         if "train" not in prepared:
             raise ArgumentError(f"augmentation.synthetic.path: {self.path} has no train split.")
-        rows = prepared["train"].select_columns(list(COLUMNS))
+        labels = train.features["label"].names
+        rows = relabeled_rows(prepared["train"].select_columns(list(COLUMNS)), LabelReader(labels))
         if others := set(rows["source"]) - {"synthetic"}:
             raise ArgumentError(
                 f"augmentation.synthetic.path: {self.path} holds rows that are {' and '.join(sorted(others))}, not "
                 "synthetic. Give them as a separate corpus, which a protocol then splits."
             )
         languages = set(train["language"])
-        available: dict[str, list[int]] = {label: [] for label in EMOTIONS}
+        available: dict[str, list[int]] = {label: [] for label in labels}
         columns = rows.select_columns(["id", "language", "label"]).to_dict()
         for row, (language, label) in enumerate(zip(columns["language"], columns["label"], strict=True)):
             if language in languages:
-                available[EMOTIONS[label]].append(row)
+                available[labels[label]].append(row)
         if not any(available.values()):
             raise ArgumentError(
                 f"augmentation.synthetic.path: {self.path} holds {', '.join(sorted(set(columns['language'])))}, "
                 f"but the corpus is in {', '.join(sorted(languages))}."
             )
-        ratios = self.ratio if isinstance(self.ratio, dict) else dict.fromkeys(EMOTIONS, self.ratio)
+        ratios = self.ratio if isinstance(self.ratio, dict) else dict.fromkeys(labels, self.ratio)
+        if unknown := [name for name in ratios if name not in labels]:
+            raise ArgumentError(
+                f"augmentation.synthetic.ratio: there is no label {unknown[0]!r}; there are {', '.join(labels)}."
+            )
         chosen = []
         for label, members in available.items():
             wanted = math.floor(ratios.get(label, 0.0) * len(members) + 1e-9)
             chosen += sample_by_hash(members, wanted, columns["id"].__getitem__, self.seed)
         selected = rows.select(sorted(chosen))
-        used = Counter(EMOTIONS[label] for label in selected["label"])
+        used = Counter(labels[label] for label in selected["label"])
         corpus = train["corpus"][0]
         for name, value in (("corpus", corpus), ("split", "train")):
             column = [value] * len(selected)
@@ -94,11 +100,11 @@ class SyntheticRows(Section):
         return selected.select_columns(list(COLUMNS)).cast(train.features), counts
 
 
-def balancing_counts(labels: Iterable[str]) -> dict[str, int]:
-    """Return how many rows each emotion lacks to reach the size of the largest class."""
+def balancing_counts(labels: Iterable[str], names: Iterable[str]) -> dict[str, int]:
+    """Return how many rows each of the label set lacks to reach the size of the largest class."""
     counts = Counter(labels)
     largest = max(counts.values(), default=0)
-    return {emotion: largest - counts[emotion] for emotion in EMOTIONS}
+    return {name: largest - counts[name] for name in names}
 
 
 def plan_utterances(
