@@ -286,6 +286,38 @@ def test_as_a_batched_map():
     assert json.loads(first["label_sampling"])["temperature"] == 0
 
 
+OWN = ("очень плохо", "так себе", "Хорошо")
+
+
+def test_another_label_set_is_generated_in_its_own_words_and_order():
+    answers = {
+        "numbers": ("0.20000, 0.30000, 0.50000", "ok"),
+        "object": ('{"так себе": 0.3, "очень плохо": 0.2, "хорошо": 0.5}', "ok"),
+        "another": ('{"так себе": 0.3, "очень плохо": 0.2, "радость": 0.5}', "failed"),
+        "seven": (GOOD, "failed"),
+    }
+    backend = ScriptedBackend(
+        lambda prompt, _: next(answer for key, (answer, _) in answers.items() if prompt.endswith(key))
+    )
+    rows = label(smoothing(backend, labels=OWN, retries=0), list(answers), "так себе")
+    assert [row.status for row in rows] == [status for _, status in answers.values()]
+    for row in rows[:2]:
+        np.testing.assert_allclose(row.probabilities, [0.2, 0.3, 0.5])
+    prompt, _ = backend.asked[0]
+    assert "these 3 labels" in prompt
+    assert prompt.count(", ".join(OWN)) == 2
+    assert "Label chosen by the annotators: так себе" in prompt
+
+
+def test_labels_of_several_tokens_are_scored():
+    backend = ScriptedBackend(lambda prompt, choices: np.log([0.2, 0.3, 0.5]), single_token=False)
+    smooth = smoothing(backend, labels=OWN, way="score", calibrate=False)
+    (row,) = label(smooth, ["x"], [2])
+    np.testing.assert_allclose(row.probabilities, [0.2, 0.3, 0.5])
+    assert [choices for _, choices in backend.asked] == [OWN]
+    assert smooth.prompt.name == "labels_word_gold"
+
+
 def test_prompts():
     for name in ("distribution", "distribution_gold", "word", "word_gold"):
         prompt = load_prompt(name)

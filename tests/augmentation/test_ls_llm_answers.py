@@ -45,7 +45,7 @@ def test_the_original_parser_is_fooled_where_the_strict_one_refuses():
     assert in_ls_order(parse_original(answer))[0] == 0.1  # the sign is not seen
     with pytest.raises(AnswerError):
         parse_distribution(answer)
-    with pytest.raises(AnswerError, match="no seven decimal numbers"):
+    with pytest.raises(AnswerError, match="no decimal number for each label"):
         parse_leniently("1, 0, 0, 0, 0, 0, 0")
 
 

@@ -31,12 +31,12 @@ from scipy.special import softmax
 from tqdm.auto import tqdm
 
 from ..errors import ArgumentError
+from ..labels import checked_labels
 from ..llm import Answer, LLMBackend, Sampling
 from ..llm.base import Message
 from ..llm.reading import UnfinishedAnswerError
-from ..model.labels_bibier import EMOTIONS
 from ..soft_labels import DistributionError, finish_distribution
-from .ls_llm_answers import DISTRIBUTION_FORM, PARSERS, AnswerError
+from .ls_llm_answers import PARSERS, AnswerError, distribution_form
 from .ls_llm_prompts import PromptTemplate, load_prompt
 from .ls_llm_store import AnswerStore, request_key
 
@@ -48,6 +48,14 @@ DEFAULT_PROMPTS = {
     ("score", True): "word_gold",
     ("score", False): "word",
 }
+
+
+def default_prompt(way: str, states_label: bool, labels: Sequence[str] | None = None) -> str:
+    """Return the name of the package's prompt; that for another label set than the seven emotions names its labels."""
+    name = DEFAULT_PROMPTS[way, states_label]
+    return name if checked_labels(labels) == checked_labels(None) else f"labels_{name}"
+
+
 DEFAULT_SAMPLING = Sampling(max_new_tokens=192)
 NO_CONTENT = "N/A"
 """Replaces the text in the prompt for calibration."""
@@ -58,8 +66,8 @@ class SoftLabel:
     """The result for one row.
 
     Attributes:
-        probabilities: (7,) in the order of `EMOTIONS`, five decimals, sum one; None for a failed row.
-        raw: the last raw answer: a text, or the seven log-probabilities as JSON; None if there is none.
+        probabilities: (K,) in label order, five decimals, sum one; None for a failed row.
+        raw: the last raw answer: a text, or the log-probabilities as JSON; None if there is none.
         reason: why the row failed.
         attempts: number of answers that were read.
     """
@@ -81,8 +89,9 @@ class LLMLabelSmoothing:
 
     Args:
         backend: the language model.
+        labels: the label set; default: the seven emotions.
         way: `"generate"` or `"score"`.
-        prompt: template; default: the package's own for this way that states the gold label.
+        prompt: template; default: the package's own for this way and label set that states the gold label.
         parser: `"strict"`, or `"original"` for the published tolerance.
         structured: make the back end enforce the form of the answer. None: if it can and the parser is strict.
         sampling: how numbers are generated.
@@ -101,6 +110,7 @@ class LLMLabelSmoothing:
 
     backend: LLMBackend
     _: KW_ONLY
+    labels: Sequence[str] = checked_labels(None)
     way: str = "generate"
     prompt: PromptTemplate = None  # ty: ignore[invalid-assignment] - `__post_init__` fills it in
     parser: str = "strict"
@@ -128,8 +138,10 @@ class LLMLabelSmoothing:
         if self.retries < 0:
             raise ArgumentError(f"retries={self.retries}; it must be at least 0.")
 
+        self.labels = checked_labels(self.labels)
         if self.prompt is None:
-            self.prompt = load_prompt(DEFAULT_PROMPTS[self.way, True])
+            self.prompt = load_prompt(default_prompt(self.way, True, self.labels))
+        self.prompt = replace(self.prompt, labels=self.labels)
         if self.structured is None:
             self.structured = self.backend.enforces_structure and self.parser == "strict"
         if self.way == "generate" and self.prompt.examples:
@@ -170,7 +182,7 @@ class LLMLabelSmoothing:
         Raises:
             LLMError: a model that cannot be used, or a server that is gone; earlier answers are in the store.
         """
-        names = [label if label is None or isinstance(label, str) else EMOTIONS[label] for label in labels]
+        names = [label if label is None or isinstance(label, str) else self.labels[label] for label in labels]
         if self.gold_weight is not None and None in names:
             raise ArgumentError("gold_weight: a row has no gold label to mix in.")
 
@@ -212,7 +224,7 @@ class LLMLabelSmoothing:
         if values is None:
             return SoftLabel(None, raw, reason, attempts)
 
-        index = None if gold is None else EMOTIONS.index(gold)
+        index = None if gold is None else self.labels.index(gold)
         try:
             return SoftLabel(finish_distribution(values, index, self.gold_weight), raw, None, attempts)
         except DistributionError as error:
@@ -220,7 +232,7 @@ class LLMLabelSmoothing:
 
     def _generated(self, conversations: Sequence[list[Message]], store: AnswerStore) -> list[tuple]:
         """Return (numbers or None, raw, reason, attempts) for each row."""
-        structure = DISTRIBUTION_FORM if self.structured else None
+        structure = distribution_form(self.labels) if self.structured else None
         outcomes: list[tuple] = [(None, None, None, 0)] * len(conversations)
         waiting = list(range(len(conversations)))
 
@@ -241,7 +253,12 @@ class LLMLabelSmoothing:
                     outcomes[row] = (None, outcomes[row][1], answer.error, attempt)
                     continue
                 try:
-                    outcomes[row] = (PARSERS[self.parser](answer.text or ""), answer.text, None, attempt + 1)
+                    outcomes[row] = (
+                        PARSERS[self.parser](answer.text or "", self.labels),
+                        answer.text,
+                        None,
+                        attempt + 1,
+                    )
                 except UnfinishedAnswerError as error:
                     # No retry: the next answer would be cut off too.
                     reason = f"{error}; raise max_new_tokens ({sampling.max_new_tokens}) or turn thinking off"
@@ -277,20 +294,22 @@ class LLMLabelSmoothing:
 
     def _choices(self) -> list[str]:
         if self.choice_prefix is not None:
-            return [self.choice_prefix + name for name in EMOTIONS]
+            return [self.choice_prefix + name for name in self.labels]
 
-        with_blank = [f" {name}" for name in EMOTIONS]
-        return with_blank if all(len(tokens) == 1 for tokens in self.backend.tokenize(with_blank)) else list(EMOTIONS)
+        with_blank = [f" {name}" for name in self.labels]
+        return (
+            with_blank if all(len(tokens) == 1 for tokens in self.backend.tokenize(with_blank)) else list(self.labels)
+        )
 
     def _bias(
         self, languages: Sequence[str], request: Mapping[str, Any], ask: Callable, store: AnswerStore
     ) -> dict[str, np.ndarray]:
-        """Return the log-probability (7,) of each word before anything is read, by language.
+        """Return the log-probability (K,) of each word before anything is read, by language.
 
-        If the prompt states the gold label, this is the mean over the seven labels: the preference for the stated label
+        If the prompt states the gold label, this is the mean over the labels: the preference for the stated label
         is intended and stays.
         """
-        stated = EMOTIONS if self.prompt.states_label else (None,)
+        stated = self.labels if self.prompt.states_label else (None,)
         prompts = [self.prompt.messages(NO_CONTENT, label, language) for language in languages for label in stated]
         answers = self._answers(prompts, request, ask, store, "Calibrating")
         if errors := [answer.error for answer in answers if answer.error is not None]:

@@ -1,6 +1,7 @@
 """Prompt templates of LS-LLM, versioned by their hash.
 
-A template is a text with `{text}`, and optionally `{label}` and `{language}`. What differs between rows comes last, so
+A template is a text with `{text}`, and optionally `{label}`, `{language}`, `{labels}` (the label set) and `{count}` (its
+size). What differs between rows comes last, so
 that a back end that caches prefixes computes the instructions once.
 """
 
@@ -15,7 +16,7 @@ from ..errors import ArgumentError
 from ..llm.base import Message
 from ..text import LANGUAGE_NAMES
 
-PLACEHOLDERS = ("text", "label", "language")
+PLACEHOLDERS = ("text", "label", "language", "labels", "count")
 
 _PLACEHOLDER = re.compile(r"\{(\w+)\}")
 
@@ -29,6 +30,7 @@ class PromptTemplate:
         name: name of the package's prompt or of the file, for the record.
         examples: `(text, label, language, answer)` of each example of a few-shot prompt, shown as earlier turns of the
             conversation.
+        labels: the label set.
 
     Raises:
         ArgumentError: a template without `{text}`, or with an unknown placeholder.
@@ -37,13 +39,14 @@ class PromptTemplate:
     template: str
     name: str = "prompt"
     examples: tuple[tuple[str, str, str, str], ...] = ()
+    labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         found = set(_PLACEHOLDER.findall(self.template))
         if "text" not in found or not found <= set(PLACEHOLDERS):
             raise ArgumentError(
                 f"The prompt {self.name} has the placeholders {sorted(found)}; needed: {{text}}, allowed too: "
-                f"{{label}} and {{language}}."
+                f"{{label}}, {{language}}, {{labels}} and {{count}}."
             )
 
     @property
@@ -72,6 +75,7 @@ class PromptTemplate:
             )
 
         values = {"text": text, "label": label or "", "language": LANGUAGE_NAMES.get(language, language)}
+        values |= {"labels": ", ".join(self.labels), "count": str(len(self.labels))}
         return _PLACEHOLDER.sub(lambda match: values[match[1]], self.template)
 
 

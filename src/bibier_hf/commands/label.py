@@ -11,12 +11,13 @@ import numpy as np
 from datasets import Dataset
 from pydantic import Field
 
-from ..augmentation.ls_llm import DEFAULT_PROMPTS, DEFAULT_SAMPLING, WAYS, LLMLabelSmoothing
+from ..augmentation.ls_llm import DEFAULT_PROMPTS, DEFAULT_SAMPLING, WAYS, LLMLabelSmoothing, default_prompt
 from ..augmentation.ls_llm_answers import PARSERS
 from ..augmentation.ls_llm_prompts import load_prompt
 from ..commandline import Positional, Section
 from ..data.corpora import load_corpus
 from ..data.label_tables import read_label_table, write_label_table
+from ..data.mixture import LABEL_COLUMN_HELP, LABEL_MAP_HELP, LABELS_HELP
 from ..errors import ArgumentError
 from ..evaluation.label_report import compare_labels, describe_labels, report_text, write_label_plots
 from ..evaluation.report import Predictions, environment, metrics_table, recall_table, write_split_report
@@ -31,6 +32,9 @@ class LabelOptions(Section):
     corpus: str = Field(description="name of the corpus; csv for any table")
     data_dir: str | None = Field(None, description="its folder or file, raw or prepared")
     options: dict[str, Any] = Field({}, description="options of its loader, such as --options.text_only")
+    labels: list[str] | None = Field(None, description=LABELS_HELP)
+    label_map: dict[str, str | None] | str | None = Field(None, description=LABEL_MAP_HELP)
+    label_column: str | None = Field(None, description=LABEL_COLUMN_HELP)
     limit: int | None = Field(None, ge=1, description="only the first rows")
     backend: Literal[tuple(BACKENDS)] = Field("vllm", description=f"where the model runs: {', '.join(BACKENDS)}")
     model: str = Field("Qwen/Qwen3-4B", description="Hub id or folder, or the name that a server knows")
@@ -62,7 +66,12 @@ class LabelOptions(Section):
 
     def rows(self, split: str, limit: int | None = None) -> Dataset:
         """The rows of a split, without audio. Rows without text cannot be asked about, and are left out."""
-        splits = load_corpus(self.corpus, self.data_dir, **self.options)
+        of_labels: dict[str, Any] = {
+            "labels": self.labels,
+            "label_map": self.label_map,
+            "label_column": self.label_column,
+        }
+        splits = load_corpus(self.corpus, self.data_dir, **of_labels, **self.options)
         if split not in splits:
             raise ArgumentError(f"split: the corpus {self.corpus} has {', '.join(map(str, splits))}, not {split!r}.")
 
@@ -137,6 +146,7 @@ class ReportArguments(Section):
     """
 
     table: Annotated[str, Positional("TABLE")] = Field(description="table of `bibier label corpus`, or published one")
+    labels: list[str] | None = Field(None, description=LABELS_HELP)
     compare: str | None = Field(None, description="another table of labels for the same rows")
     json_file: str | None = Field(None, alias="json", description="file for the figures")
     plots: str | None = Field(None, description="folder for the pictures")
@@ -150,11 +160,13 @@ def label_corpus(arguments: LabelArguments) -> None:
         raise ArgumentError(f"output: {output} must end in .csv or .parquet.")
 
     rows = arguments.rows(arguments.split, arguments.limit)
+    names = rows.features["label"].names
     chosen = arguments.model_dump(include={"temperature", "seed", "max_new_tokens"})
     smooth = LLMLabelSmoothing(
         arguments.language_model(),
+        labels=names,
         way=arguments.way,
-        prompt=load_prompt(arguments.prompt or DEFAULT_PROMPTS[arguments.way, not arguments.hide_label]),
+        prompt=load_prompt(arguments.prompt or default_prompt(arguments.way, not arguments.hide_label, names)),
         parser=arguments.parser,
         sampling=replace(DEFAULT_SAMPLING, **chosen),
         retries=arguments.retries,
@@ -183,11 +195,13 @@ def recognize_corpus(arguments: RecognizeArguments) -> None:
     """Classify the rows and write the report."""
     split, folder = arguments.split, Path(arguments.output_dir)
     rows = arguments.rows(split, arguments.limit)
+    names = rows.features["label"].names
     examples = _examples(arguments) if arguments.shots else ()
     recognize = LLMLabelSmoothing(
         arguments.language_model(),
+        labels=names,
         way=arguments.way,
-        prompt=load_prompt(arguments.prompt or DEFAULT_PROMPTS[arguments.way, False], examples),
+        prompt=load_prompt(arguments.prompt or default_prompt(arguments.way, False, names), examples),
         sampling=replace(DEFAULT_SAMPLING, seed=arguments.seed),
         calibrate=arguments.calibration,
         store=arguments.answers,
@@ -203,7 +217,6 @@ def recognize_corpus(arguments: RecognizeArguments) -> None:
     print_failures(rows["id"], labelled["label_status"], labelled["label_reason"])
     _check_some_succeeded(len(rows), failed, "No report was written.")
 
-    names = rows.features["label"].names
     uniform = [1 / len(names)] * len(names)
     answers = [uniform if soft is None else soft for soft in labelled["soft_label"]]
     predictions = Predictions.of_rows(rows, np.array(answers))
@@ -222,12 +235,14 @@ def recognize_corpus(arguments: RecognizeArguments) -> None:
 
 def report_labels(arguments: ReportArguments) -> None:
     """Print the figures; write JSON and pictures on request."""
-    table = read_label_table(arguments.table)
+    table = read_label_table(arguments.table, arguments.labels)
     numbers = describe_labels(table)
     print(report_text(numbers))
 
     if arguments.compare:
-        comparison = numbers["comparison"] = compare_labels(table, read_label_table(arguments.compare))
+        comparison = numbers["comparison"] = compare_labels(
+            table, read_label_table(arguments.compare, arguments.labels)
+        )
         agreement = 100 * comparison["agreement"]
         divergence = comparison["jensen_shannon_bits"]["mean"]
         print(f"\nagainst {comparison['tables'][1]}: {comparison['rows']} rows in common")
