@@ -167,6 +167,12 @@ COMMANDS: dict[str, Run | Skip] = {
     ),
     "bibier kernels": Run(),
     # docs/model.md
+    "bibier adapt outputs/resd my_corpus.csv --options.language en --output_dir outputs/adapted": Run(
+        expect="cross-validated answers (5 folds over speakers)"
+    ),
+    "bibier adapt outputs/resd --corpus resd --data_dir PATH/TO/resd --clips_per_label 16 --output_dir outputs/sixteen": Run(
+        slow=True, expect="cross-validated"
+    ),
     "bibier describe outputs/resd": Run(expect="biformer"),
     (
         "bibier convert --fusion F.pt --variant BiGraphFormer --num_transformer_heads 4 --output_dir outputs/converted"

@@ -20,6 +20,7 @@ MISSING = {
     "describe": ["nowhere"],
     "demo": ["nowhere"],
     "export": ["nowhere", "--output_dir", "out"],
+    "adapt": ["nowhere", "nowhere.csv", "--output_dir", "out"],
     "audit": ["--corpus", "csv", "--data_dir", "nowhere.csv"],
     "augment sds": ["--corpus", "csv", "--data_dir", "nowhere.csv", "--output_dir", "out"],
     "augment tug": ["--corpus", "csv", "--data_dir", "nowhere.csv", "--output_dir", "out"],

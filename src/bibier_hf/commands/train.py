@@ -56,14 +56,15 @@ def train(arguments: TrainArguments) -> None:
 def public_command(run_file: str, overrides: Mapping[str, Any]) -> str:
     """The command line for a card, without folders of this machine and without where the output goes."""
     launched = os.path.basename(sys.argv[0]) == "train.py"
-    words = ["accelerate launch recipes/train.py" if launched else "bibier train", _public(run_file)]
+    words = ["accelerate launch recipes/train.py" if launched else "bibier train", public_value(run_file)]
 
     for key, value in overrides.items():
         if key not in OUTPUT_FIELDS:
-            words += [f"--{key}", _public(shown(value))]
+            words += [f"--{key}", public_value(shown(value))]
     return " ".join(words)
 
 
-def _public(value: str) -> str:
+def public_value(value: str) -> str:
+    """A value of a command line for a card: quoted, and without a folder of this machine."""
     private = os.path.isabs(value) or value.startswith(("..", "~"))
     return "PATH" if private else shlex.quote(value)

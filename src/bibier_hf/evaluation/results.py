@@ -17,7 +17,7 @@ RESULTS_FILE = "results.json"
 Metrics = dict[str, Any]
 """`uar`, `war`, `mf1`, `wf1` and `mean`; for a corpus also `ece`, `brier`, `nll`, `samples` and `recall` per emotion."""
 
-_ON_REQUEST = ("calibration", "modalities", "noise", "noise_audio", "noise_settings")
+_ON_REQUEST = ("adaptation", "calibration", "modalities", "noise", "noise_audio", "noise_settings")
 """Left out of the file where they were not measured."""
 
 
@@ -110,6 +110,7 @@ class RunResults(ModelResults):
         selection: which checkpoint was selected, by what, and the history of dev.
         stages: facts of stage 1 of a training in two stages.
         logit_adjustment: strength and shift, if asked for.
+        adaptation: of `bibier adapt`: clips of each label, intervals of the scores, and warnings.
         date: of the end of the run.
         command: the command line.
         config: the arguments of the run, without folders of this machine.
@@ -125,6 +126,7 @@ class RunResults(ModelResults):
     selection: dict[str, Any]
     stages: dict[str, Any] | None = None
     logit_adjustment: dict[str, Any] | None = None
+    adaptation: dict[str, Any] | None = None
     date: str | None = None
     seed: int
     command: str | None = None

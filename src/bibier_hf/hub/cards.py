@@ -100,7 +100,8 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         model_name=title,
         eval_results=_eval_results(results, modalities),
     )
-    test = results.metrics["test"]
+    scored = "test" if "test" in results.metrics else "dev"
+    test = results.metrics[scored]
     labels = results.model["labels"]
     return ModelCard.from_template(
         card_data,
@@ -124,9 +125,10 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         resd_official=results.protocol.get("resd", {}).get("name") == "official",
         calibration_table=_calibration_table(test),
         metrics_tables={
-            split: metrics_table(results.metrics[split], mean=results.metrics_mean[split]) for split in ("test", "dev")
+            split: metrics_table(results.metrics[split], mean=results.metrics_mean[split]) for split in results.metrics
         },
-        language_table=metrics_table(results.metrics_by_language["test"], head="language"),
+        language_table=metrics_table(results.metrics_by_language[scored], head="language"),
+        scored=scored,
         recall_table=recall_table(test),
         input_tables={
             name: metrics_table(table, head="input") for name, table in results.modalities.get("test", {}).items()
@@ -176,7 +178,7 @@ def _eval_results(results: RunResults, modalities: Sequence[str]) -> list[EvalRe
             metric_name=METRIC_TITLES[name],
             metric_value=round(100 * metrics[name], 2),
         )
-        for corpus, metrics in results.metrics["test"].items()
+        for corpus, metrics in results.metrics.get("test", {}).items()
         for name in METRICS
     ]
 

@@ -33,7 +33,7 @@ def render_eval_results(results: RunResults, model_id: str | None = None) -> dic
         source = {"source_url": url, "source_name": RESULTS_FILE}
 
     rendered = {}
-    for corpus, metrics in results.metrics["test"].items():
+    for corpus, metrics in results.metrics.get("test", {}).items():
         dataset_id = hub_dataset(corpus)
         if dataset_id is None:
             continue

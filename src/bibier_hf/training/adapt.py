@@ -1,0 +1,387 @@
+"""Adapting a trained model to other labels with a few clips of each.
+
+The model stays frozen. What reaches its last linear layers is computed once for every clip, and a logistic regression
+over these numbers, on standardized values, becomes the weights of these layers:
+
+    frozen model -> input of the last layers (N, D) -> standardize -> logistic regression
+                                                       \\------ folded into the last layers
+
+So the result is an ordinary checkpoint, whose logits are the decision function of the regression.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import log_softmax
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from ..data.features import InputDataset
+from ..errors import ArgumentError
+from ..evaluation.audit.give_away import answer_by_key, score_answers
+from ..evaluation.calibration import fit_temperature
+from ..model.configuration_bibier import SINGLE_LABEL
+from ..model.fusion_bibier import LogitMixture
+from ..model.modeling_bibier import BiBiERForEmotionClassification, encoded_labels
+
+STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
+"""Values of C (inverse regularization) to choose from."""
+
+MOST_FOLDS = 5
+
+LEAST_SCALE = 1e-3
+"""Lower bound of the deviation of a value, relative to the largest one."""
+
+_TRIES = 20
+"""Draws of folds by speaker, until each of them trains on every label."""
+
+Folds = list[tuple[np.ndarray, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """What an adaptation chose, and its answers to clips that it did not learn from.
+
+    Attributes:
+        classifier: fitted on all training clips.
+        strength: the chosen C.
+        logits: (M, K), before temperature scaling: cross-validated ones of the training clips, or those of dev.
+        temperature: fitted to these logits.
+        folds: number of folds; 0: dev was given.
+        by_speaker: whether no speaker is in two folds.
+        note: why the temperature may not be the best one, if so.
+        warnings: what makes the scores doubtful, one line each.
+    """
+
+    classifier: Pipeline
+    strength: float
+    logits: np.ndarray
+    temperature: float
+    folds: int
+    by_speaker: bool
+    note: str | None
+    warnings: list[str]
+
+    def decisions(self, model: BiBiERForEmotionClassification, states: "States") -> np.ndarray:
+        """Return the decision function (N, K) for the states of other clips; the logits of the model."""
+        return decisions(self.classifier, _joined(model, states))
+
+
+@dataclass(frozen=True)
+class States:
+    """What reaches the last linear layers of a model, for N clips.
+
+    Attributes:
+        values: name of the layer (`audio`, `text`, `classifier`) -> (N, D).
+        present: name -> bool (N,), which clips have the modality.
+    """
+
+    values: dict[str, np.ndarray]
+    present: dict[str, np.ndarray]
+
+
+def adapt_model(
+    model: BiBiERForEmotionClassification,
+    train: States,
+    labels: np.ndarray,
+    speakers: Sequence[str | None],
+    dev: tuple[States, np.ndarray] | None = None,
+    most_folds: int = MOST_FOLDS,
+    seed: int = 42,
+) -> Adaptation:
+    """Fit the last layers of a model, and its temperature.
+
+    Args:
+        model: with these labels ([`replace_labels`]); the weights of its last layers change, the rest does not.
+        train: of N clips, from [`pooled_states`].
+        labels: (N,) indices of their classes, in the order of the model's labels.
+        speakers: (N,) names, None where unknown.
+        dev: states and labels of other clips to choose C and the temperature on; None: cross-validation.
+        most_folds: number of folds, if there are enough clips and speakers.
+        seed: of folds and solver.
+
+    Raises:
+        ArgumentError: too few clips of a label, or a model without classifiers of its own.
+    """
+    names = model.config.label_names
+    _require_clips(labels, names, least=1 if dev else 2)
+    warnings = speaker_warnings(labels, speakers, names, seed)
+    values = _joined(model, train)
+
+    by_speaker = False
+    if dev is None:
+        folds, by_speaker, remarks = make_folds(labels, speakers, names, most_folds, seed)
+        warnings += remarks
+        answers, truth = {}, labels
+        for strength in STRENGTHS:
+            answers[strength] = np.empty((len(labels), len(names)))
+            for learned, asked in folds:
+                classifier = _fit(values[learned], labels[learned], strength, seed)
+                answers[strength][asked] = decisions(classifier, values[asked])
+    else:
+        folds, truth, asked = [], dev[1], _joined(model, dev[0])
+        answers = {strength: decisions(_fit(values, labels, strength, seed), asked) for strength in STRENGTHS}
+
+    losses = {strength: _balanced_loss(logits, truth) for strength, logits in answers.items()}
+    strength = min(losses, key=losses.__getitem__)  # of equal ones the first, which is the most regularized
+    fit = fit_temperature(answers[strength], truth, np.zeros(len(truth)))
+
+    classifier = _fit(values, labels, strength, seed)
+    _fold_in(model, classifier, train, labels, strength, seed)
+    model.config.temperature = fit.temperature
+    return Adaptation(
+        classifier, strength, answers[strength], fit.temperature, len(folds), by_speaker, fit.note, warnings
+    )
+
+
+def replace_labels(model: BiBiERForEmotionClassification, names: Sequence[str]) -> None:
+    """Give a model other labels, with new last layers, whose weights are random."""
+    config = model.config
+    config.id2label, config.label2id = dict(enumerate(names)), {name: index for index, name in enumerate(names)}
+    config.problem_type = SINGLE_LABEL
+    config.class_weights = config.thresholds = config.label_ranges = None
+
+    for head in model.heads.values():
+        if head is not None:
+            head.linear = nn.Linear(head.linear.in_features, len(names))
+    if model.classifier is not None:
+        model.classifier[-1] = nn.Linear(model.config.classifier_size, len(names))
+    if model.mixture is not None:
+        model.mixture = LogitMixture(len(model.mixture.weights), len(names))
+    model.trained_labels = encoded_labels(config)
+    model.to(model.device)
+
+
+@torch.inference_mode()
+def pooled_states(
+    model: BiBiERForEmotionClassification, dataset: InputDataset, collator: Any, batch_size: int = 16
+) -> States:
+    """Compute what reaches the last linear layers of a model.
+
+    Args:
+        model: in evaluation mode.
+        dataset: N rows.
+        collator: for these rows.
+        batch_size: rows per batch, of similar length.
+
+    Raises:
+        ArgumentError: a model without classifiers of its own.
+    """
+    layers = _last_layers(model)
+    values = {name: np.zeros((len(dataset), layer.in_features), np.float32) for name, layer in layers.items()}
+    present = {name: np.zeros(len(dataset), bool) for name in layers}
+    rows: list[int] = []
+
+    def keep_pooled(name: str):
+        def hook(module: nn.Module, inputs: tuple) -> None:
+            (encoded,) = inputs
+            values[name][rows] = encoded.pooled.float().cpu().numpy()
+            present[name][rows] = encoded.present.cpu().numpy()
+
+        return hook
+
+    def keep_input(module: nn.Module, inputs: tuple) -> None:
+        values["classifier"][rows] = inputs[0].float().cpu().numpy()
+        present["classifier"][rows] = True
+
+    hooks = [
+        head.register_forward_pre_hook(keep_pooled(name)) for name, head in model.heads.items() if head is not None
+    ]
+    if "classifier" in layers:
+        hooks.append(layers["classifier"].register_forward_pre_hook(keep_input))
+
+    order = np.argsort(-dataset.lengths, kind="stable")
+    size = 1 if model.config.depends_on_batch else batch_size
+    batches = [part.tolist() for part in np.array_split(order, -(-len(order) // size))]
+    loader = DataLoader(dataset, batch_sampler=batches, collate_fn=collator)
+    try:
+        for rows[:], batch in zip(batches, tqdm(loader, desc="Pooled states", unit="batch"), strict=True):
+            model(**{name: tensor.to(model.device) for name, tensor in batch.items() if name != "labels"})
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return States(values, present)
+
+
+def make_folds(
+    labels: np.ndarray, speakers: Sequence[str | None], names: Sequence[str], most: int = MOST_FOLDS, seed: int = 42
+) -> tuple[Folds, bool, list[str]]:
+    """Draw folds, stratified by label and by speaker where speakers are known. Every fold trains on every label.
+
+    Args:
+        labels: (N,) indices of the classes.
+        speakers: (N,) names, None where unknown; a clip of an unknown speaker is a group of its own.
+        names: of the classes.
+        most: number of folds, if there are enough clips and speakers.
+        seed: of the draw.
+
+    Returns:
+        the folds, whether they separate speakers, and what was given up, one line each.
+    """
+    counts = Counter(labels.tolist())
+    rarest = min(counts, key=counts.__getitem__)
+    remarks = []
+    known = any(name is not None for name in speakers)
+    groups = np.array([f"speaker {name}" if name is not None else f"clip {row}" for row, name in enumerate(speakers)])
+    per_label = {label: len(set(groups[labels == label])) for label in counts}
+    fewest = min(per_label, key=per_label.__getitem__)
+
+    count = min(most, counts[rarest], per_label[fewest] if known else most)
+    for attempt in range(_TRIES if known and count > 1 else 0):
+        splitter = StratifiedGroupKFold(count, shuffle=True, random_state=seed + attempt)
+        folds = list(splitter.split(labels, labels, groups))
+        if all(len(asked) and set(labels[learned]) == set(counts) for learned, asked in folds):
+            if count < most:
+                limits = {
+                    f"{names[fewest]} has {per_label[fewest]} speakers": per_label[fewest],
+                    f"{names[rarest]} has {counts[rarest]} clips": counts[rarest],
+                }
+                remarks.append(f"{count} folds instead of {most}: {min(limits, key=limits.__getitem__)}.")
+            return folds, True, remarks
+
+    if known:
+        remarks.append(
+            f"The folds share speakers, because {names[fewest]} has {per_label[fewest]} of them: the scores do not show "
+            "how well the model does on new speakers."
+        )
+    count = min(most, counts[rarest])
+    if count < most:
+        remarks.append(f"{count} folds instead of {most}: {names[rarest]} has {counts[rarest]} clips.")
+    folds = list(StratifiedKFold(count, shuffle=True, random_state=seed).split(labels, labels))
+    return folds, False, remarks
+
+
+def speaker_warnings(
+    labels: np.ndarray, speakers: Sequence[str | None], names: Sequence[str], seed: int = 42
+) -> list[str]:
+    """Return a warning if the speaker of a clip gives its label away, as the audit of a corpus finds it: by the most
+    frequent label of the same speaker's other clips."""
+    keys = np.array(speakers, dtype=object)
+    if len(set(speakers) - {None}) < 2:
+        return []
+
+    answers = np.empty_like(labels)
+    folds = min(MOST_FOLDS, *Counter(labels.tolist()).values())
+    if folds < 2:
+        return []
+    for learned, asked in StratifiedKFold(folds, shuffle=True, random_state=seed).split(labels, labels):
+        answers[asked], _ = answer_by_key(keys[learned].tolist(), labels[learned], keys[asked].tolist())
+
+    found = score_answers(labels, answers, seed)
+    if not found["leaks"]:
+        return []
+    return [
+        f"Speakers are confounded with labels: the speaker alone predicts the label with UAR {100 * found['uar']:.1f} % "
+        f"(chance {100 * found['chance_uar']:.1f} %), so the model may learn who speaks instead of {', '.join(names)}."
+    ]
+
+
+def decisions(classifier: Pipeline, values: np.ndarray) -> np.ndarray:
+    """Return the decision function (N, K); of two classes, half of it for one and against the other."""
+    found = classifier.decision_function(values)
+    return np.stack([-found / 2, found / 2], axis=1) if found.ndim == 1 else found
+
+
+def _require_clips(labels: np.ndarray, names: Sequence[str], least: int) -> None:
+    counts = Counter(labels.tolist())
+    few = {name: counts[index] for index, name in enumerate(names) if counts[index] < least}
+    if few:
+        shown = ", ".join(f"{name} {count}" for name, count in few.items())
+        raise ArgumentError(f"label: each label needs {least} clips or more; {shown}. Add clips, or leave it out.")
+
+
+def _fit(values: np.ndarray, labels: np.ndarray, strength: float, seed: int) -> Pipeline:
+    scaler = StandardScaler().fit(values)
+    # Of a value that hardly varies, only noise would be left.
+    scaler.scale_ = np.maximum(scaler.scale_, LEAST_SCALE * scaler.scale_.max())
+    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=5000, random_state=seed)
+    return make_pipeline(scaler, regression.fit(scaler.transform(values), labels))
+
+
+def _balanced_loss(logits: np.ndarray, labels: np.ndarray) -> float:
+    """Return the negative log-likelihood, averaged within each class and then over the classes."""
+    losses = -log_softmax(logits, axis=1)[np.arange(len(labels)), labels]
+    return float(np.mean([losses[labels == label].mean() for label in np.unique(labels)]))
+
+
+def _last_layers(model: BiBiERForEmotionClassification) -> dict[str, nn.Linear]:
+    """Return the last linear layers by name; those of the modalities first."""
+    layers = {name: head.linear for name, head in model.heads.items() if head is not None}
+    if model.classifier is not None:
+        layers["classifier"] = model.output_layers()[-1]
+    lacking = [name for name in model.config.modalities if model.mixture is not None and name not in layers]
+    if lacking or not layers:
+        raise ArgumentError(
+            f"checkpoint: it has no classifier of its own for {' and '.join(lacking or model.config.modalities)} "
+            "(encoder: none), so there is nothing to adapt. Adapt another checkpoint."
+        )
+    return layers
+
+
+def _counted_layers(model: BiBiERForEmotionClassification) -> list[str]:
+    """Return the layers whose outputs make the logits of the model."""
+    names = list(_last_layers(model))
+    return ["classifier"] if model.mixture is None and "classifier" in names else names
+
+
+def _joined(model: BiBiERForEmotionClassification, states: States) -> np.ndarray:
+    """Return (N, D), in which the logits of the model are linear.
+
+    A mixture with equal weights averages over the layers of the present modalities; absent ones count nothing.
+    """
+    names = _counted_layers(model)
+    present = np.stack([states.present[name] for name in names], axis=1)  # (N, M)
+    shares = present / present.sum(1, keepdims=True)
+    return np.concatenate([states.values[name] * shares[:, [place]] for place, name in enumerate(names)], axis=1)
+
+
+@torch.no_grad()
+def _fold_in(
+    model: BiBiERForEmotionClassification,
+    classifier: Pipeline,
+    train: States,
+    labels: np.ndarray,
+    strength: float,
+    seed: int,
+) -> None:
+    """Write the regression into the last layers. Classifiers of one modality that do not count for the logits get a
+    regression of their own, over the clips that have the modality."""
+    layers, counted = _last_layers(model), _counted_layers(model)
+    weight, bias = _as_linear(classifier)
+    sizes = [layers[name].in_features for name in counted]
+    for name, part in zip(counted, np.split(weight, np.cumsum(sizes)[:-1], axis=1), strict=True):
+        _set_layer(layers[name], part, bias)
+    if model.mixture is not None:
+        model.mixture.weights.zero_()  # equal shares
+
+    for name in layers.keys() - set(counted):
+        has = train.present[name]
+        if set(labels[has]) == set(labels):
+            own = _fit(train.values[name][has], labels[has], strength, seed)
+            _set_layer(layers[name], *_as_linear(own))
+        else:
+            _set_layer(layers[name], np.zeros_like(layers[name].weight.cpu()), np.zeros(len(bias)))
+
+
+def _as_linear(classifier: Pipeline) -> tuple[np.ndarray, np.ndarray]:
+    """Return weight (K, D) and bias (K,) of scaler and regression in one."""
+    scaler, regression = classifier[0], classifier[-1]
+    weight, bias = regression.coef_, regression.intercept_
+    if len(weight) == 1:
+        weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+    weight = weight / scaler.scale_
+    return weight, bias - weight @ scaler.mean_
+
+
+def _set_layer(layer: nn.Linear, weight: np.ndarray, bias: np.ndarray) -> None:
+    layer.weight.copy_(torch.from_numpy(np.asarray(weight)))
+    layer.bias.copy_(torch.from_numpy(np.asarray(bias)))
