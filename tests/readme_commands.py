@@ -55,6 +55,10 @@ E5 = "--text_backbone {backbones}/e5-small"
 
 TRAIN_RESD = "bibier train resd --data_dir PATH/TO/resd"
 PREPARE_OWN = "bibier prepare csv --source my_corpus.csv --output_dir data/mine --corpus mine --language en"
+PREPARE_SURVEY = (
+    "bibier prepare csv --source my_survey.csv --output_dir data/survey --language ru --encoding cp1251 "
+    "--label_column emotion --text_column corrected,asr"
+)
 STACK = "bibier augment sds --corpus resd --data_dir data/resd --output_dir outputs/resd-sds"
 WRITE_SPACE = "bibier demo --space outputs/space --model_id OWNER/NAME"
 LABEL = "bibier label corpus --corpus resd --data_dir data/resd"
@@ -93,6 +97,7 @@ COMMANDS: dict[str, Run | Skip] = {
     (
         "accelerate launch recipes/train.py recipes/resd.yaml --data_dir PATH/TO/resd --output_dir outputs/resd-launched"
     ): Run(slow=True, append=ONE_EPOCH, expect="| resd |"),
+    PREPARE_SURVEY: Run(expect="70 x read as CP1251, separated by ';'"),
     PREPARE_OWN: Run(slow=True, expect="Written to data/mine"),
     "bibier train resd --corpora.0.name csv --data_dir data/mine --output_dir outputs/mine": Run(
         slow=True, append=ONE_EPOCH, after=PREPARE_OWN, expect="| mine |"

@@ -102,7 +102,7 @@ class Workspace:
         return programs
 
     def _write_own_corpus(self, clip: Callable[[float, int], np.ndarray]) -> None:
-        """`my_corpus.csv` with `recordings/`, and the documentation's `my_corpus.py`, which reads PATH/TO/recordings"""
+        """`my_corpus.csv` with `recordings/`, the same sentences as Excel saves them, and the documentation's `my_corpus.py`, which reads PATH/TO/recordings"""
         recordings = self.folder / "recordings"
         (self.folder / "PATH" / "TO").mkdir(parents=True)
         recordings.mkdir()
@@ -121,6 +121,8 @@ class Workspace:
                 }
             )
         _write_csv(self.folder / "my_corpus.csv", rows)
+        survey = [f";Фраза {number}.;{EMOTIONS[number % 7]}" for number in range(70)]
+        (self.folder / "my_survey.csv").write_text("\n".join(["corrected;asr;emotion", *survey]), encoding="cp1251")
         (self.folder / "my_corpus.py").write_text(own_corpus_code(), encoding="utf-8")
 
     def _write_resd(self, clip: Callable[[float, int], np.ndarray]) -> None:

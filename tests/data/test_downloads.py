@@ -1,6 +1,6 @@
 from functools import partial
 
-import httpx
+import httpx2
 import pytest
 
 from bibier_hf.data import downloads
@@ -21,12 +21,12 @@ def site(tmp_path, write_tone, monkeypatch):
     def answer(request):
         asked.append(request.url.path)
         if request.url.path == "/down.wav":
-            raise httpx.ConnectError("no route")
+            raise httpx2.ConnectError("no route")
         if request.url.path == "/moved.wav":
-            return httpx.Response(302, headers={"location": "http://example.org/a.wav"})
-        return httpx.Response(200 if request.url.path.endswith("a.wav") else 404, content=content)
+            return httpx2.Response(302, headers={"location": "http://example.org/a.wav"})
+        return httpx2.Response(200 if request.url.path.endswith("a.wav") else 404, content=content)
 
-    monkeypatch.setattr(downloads, "get_session", partial(httpx.Client, transport=httpx.MockTransport(answer)))
+    monkeypatch.setattr(downloads, "get_session", partial(httpx2.Client, transport=httpx2.MockTransport(answer)))
 
     return asked
 
