@@ -111,15 +111,15 @@ def _read_folder(source: Path, options: Mapping[str, Any]) -> list[FoundRow]:
     if not all(splits):
         if tables:
             raise CorpusError(
-                f"{source} must be a table ({', '.join(SOURCE_SUFFIXES)}), hold one for each split, or hold exactly one; "
-                f"found: {', '.join(path.name for path in tables)}."
+                f"{source} must be a table ({', '.join(SOURCE_SUFFIXES)}), hold one for each split, or hold exactly "
+                f"one; found: {', '.join(path.name for path in tables)}."
             )
         return list(_read_label_folders(source, folders))
 
     if not parts:
         raise CorpusError(
-            f"{source} must be a table ({', '.join(SOURCE_SUFFIXES)}), hold a folder for each label, or hold exactly one; "
-            "found: none."
+            f"{source} must be a table ({', '.join(SOURCE_SUFFIXES)}), hold a folder for each label, or hold exactly "
+            "one; found: none."
         )
 
     rows = [

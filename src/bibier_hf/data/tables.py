@@ -110,8 +110,8 @@ def read_table(
 
     Raises:
         FileNotFoundError: there is no such file.
-        CorpusError: another suffix or encoding, no rows, missing columns, or lines that do not match the header; all of
-            them are named.
+        CorpusError: another suffix or encoding, no rows, missing columns, or lines that do not match the header; all
+            of them are named.
         MissingPackageError: a workbook, and the extra `excel` is not installed.
     """
     suffix = path.suffix.lower()

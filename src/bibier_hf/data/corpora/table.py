@@ -264,8 +264,8 @@ def _check_columns(
         faults.append(f"no column 'language'; add one, or set it for all rows: {option_forms('language', 'en')}")
 
     remedy = (
-        f"Allowed columns: {', '.join(known)}. Rename them, name yours (such as --label_column NAME), or list columns to "
-        f"skip in the option ignore_columns: --ignore_columns {','.join(unknown) or 'NAME,NAME'}."
+        f"Allowed columns: {', '.join(known)}. Rename them, name yours (such as --label_column NAME), or list columns "
+        f"to skip in the option ignore_columns: --ignore_columns {','.join(unknown) or 'NAME,NAME'}."
     )
     raise_faults(faults, f"The columns of {source} do not match", remedy)
 
@@ -339,7 +339,8 @@ def _read_distribution(row: Row, soft: Any, translate: LabelReader) -> list[floa
     if not isinstance(soft, Mapping):
         # Published tables use at least two orders, so a list without names cannot be trusted.
         raise CorpusError(
-            f'{row.where}: the soft label must name its labels: {{"anger": 0.7, ...}}, or be in columns with these names'
+            f'{row.where}: the soft label must name its labels: {{"anger": 0.7, ...}}, or be in columns with these '
+            "names"
         )
 
     values = dict.fromkeys(translate.labels, 0.0)
