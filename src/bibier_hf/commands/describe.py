@@ -10,7 +10,7 @@ from torch import nn
 from transformers import PreTrainedConfig
 
 from ..commandline import Positional, Section
-from ..model.configuration_bibier import ORIGINAL_BEHAVIOR, BiBiERConfig, ModalityConfig
+from ..model.configuration_bibier import ORIGINAL_BEHAVIOR, SINGLE_LABEL, BiBiERConfig, ModalityConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .checkpoint import load_config as load_checkpoint_config
 
@@ -50,6 +50,8 @@ def summary(source: str | Path) -> str:
     """About thirty lines of plain text on the model of [`load_config`]."""
     config = load_config(source)
     lines = [f"BiBiER, {_kind(config)}: {source}", "", f"labels    {', '.join(config.label_names)}"]
+    if config.problem_type != SINGLE_LABEL:
+        lines.append(f"answers   {config.problem_type}")
     for modality in config.modalities:
         part = config.modality_configs[modality]
         lines.append(f"{modality:<9} {_backbone(part)} -> {_encoder(config, part)}")

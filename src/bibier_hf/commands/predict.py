@@ -12,8 +12,9 @@ from tqdm.auto import tqdm
 from ..commandline import Positional
 from ..errors import ArgumentError
 from ..files import WriteError
-from ..model.answers_bibier import UNSURE
+from ..model.answers_bibier import UNSURE, AnswerLabels
 from ..model.audio_bibier import AudioError
+from ..model.configuration_bibier import REGRESSION
 from ..model.timeline_bibier import TimelineOptions
 from ..timeline import TIMELINE_FORMATS, save_timeline
 from .checkpoint import CheckpointOptions, load_pipeline
@@ -38,6 +39,8 @@ class PredictArguments(CheckpointOptions):
       bibier predict outputs/resd recordings/ other.flac --json > answers.jsonl
       find recordings -name '*.wav' | bibier predict outputs/resd - --json
       bibier predict outputs/resd --text "I can't believe it!"
+      bibier predict outputs/resd clip.wav --labels anger,neutral
+      bibier predict outputs/resd clip.wav --label_map "{positive: [happy, surprise], negative: [anger, sad]}"
       bibier predict outputs/resd talk.wav --chunk_length_s 4 --hop_length_s 2 --output talk.srt
       bibier predict outputs/resd talk.wav --segmentation energy --merge --asr openai/whisper-base --asr_language ru
 
@@ -52,6 +55,10 @@ class PredictArguments(CheckpointOptions):
     demo: bool = Field(False, description="predict an English and a Russian clip of the quickstart corpus")
     top_k: int | None = Field(None, ge=1, description="emotions to show; null: 3, all with --json and in files")
     threshold: float | None = Field(None, ge=0, le=1, description="answer unsure if the best score is lower")
+    labels: list[str] | None = Field(None, description="choose from these labels; null: all")
+    label_map: dict[str, list[str] | str] | None = Field(
+        None, description="labels to merge, by their new name: {positive: [happy, surprise]}"
+    )
     channel: int | None = Field(None, ge=0, description="channel (from 0) of each recording; null: the mean of all")
     asr: str | None = Field(None, description="speech recognizer for clips without text: Hub id or folder")
     asr_language: str | None = Field(
@@ -106,14 +113,16 @@ def predict(arguments: PredictArguments) -> int:
     """
     samples = read_samples(arguments)
     pipe = load_pipeline(arguments.checkpoint, arguments.backbone_dir, arguments.asr, arguments.asr_language)
-    show = show_json if arguments.as_json else partial(show_text, top_k=arguments.top_k)
+    labels = answer_labels(pipe, arguments)
+    shown = len(labels) if pipe.model.config.problem_type == REGRESSION else arguments.top_k
+    show = show_json if arguments.as_json else partial(show_text, top_k=shown)
     single = isinstance(samples, list) and len(samples) < 2
     count = failed = 0
 
     for name, sample in tqdm(samples, desc="Predicting", unit="input", disable=single):
         count += 1
         try:
-            answer = answer_sample(pipe, sample, arguments)
+            answer = answer_sample(pipe, sample, arguments, labels)
         except WriteError:  # not the fault of the input
             raise
         except (AudioError, OSError) as error:
@@ -133,19 +142,38 @@ def predict(arguments: PredictArguments) -> int:
     return EXIT_INPUT_FAILED if failed else 0
 
 
-def answer_sample(pipe: Any, sample: dict[str, Any], arguments: PredictArguments) -> dict[str, Any]:
+def answer_labels(pipe: Any, arguments: PredictArguments) -> list[str]:
+    """The labels of the answers, in order.
+
+    Raises:
+        ArgumentError: options that do not go with the model.
+    """
+    try:
+        labels = AnswerLabels.of(pipe.model.config, arguments.labels, arguments.label_map)
+    except ValueError as error:
+        raise ArgumentError(str(error)) from error
+
+    ranking = [name for name in ("top_k", "threshold", "merge") if getattr(arguments, name)]
+    if ranking and pipe.model.config.problem_type == REGRESSION:
+        raise ArgumentError(f"{', '.join(ranking)}: ranks labels, but this model predicts values. Leave it out.")
+    return list(labels.groups)
+
+
+def answer_sample(
+    pipe: Any, sample: dict[str, Any], arguments: PredictArguments, labels: Sequence[str]
+) -> dict[str, Any]:
     """`{"emotions": [{"label", "score"}, ...]}`, with windows also `"chunks"`. Writes the timeline if there is to be one.
 
     Raises:
         AudioError, OSError: an input that cannot be used.
     """
-    options = {"top_k": arguments.top_k, "threshold": arguments.threshold, "channel": arguments.channel}
+    options = {name: getattr(arguments, name) for name in ("top_k", "threshold", "channel", "labels", "label_map")}
     if not arguments.windows:
         return {"emotions": pipe(sample, **options)}
 
     answer = pipe(sample, **options, **arguments.windows)
     if arguments.output is not None:
-        save_timeline(answer, arguments.output, name=Path(sample["audio"]).stem)
+        save_timeline(answer, arguments.output, name=Path(sample["audio"]).stem, labels=labels)
     return answer
 
 
@@ -217,6 +245,8 @@ def show_text(name: str, sample: dict[str, Any], answer: dict[str, Any], top_k: 
 
 
 def show_emotions(emotions: Sequence[dict[str, Any]], top_k: int | None) -> str:
-    """`happy 0.62, surprise 0.20`; `unsure` comes before them and is not counted."""
+    """`happy 0.62, surprise 0.20`; `unsure` comes before them and is not counted. Labels that are present have a `+`."""
     shown = (top_k or SHOWN_EMOTIONS) + (bool(emotions) and emotions[0]["label"] == UNSURE)
-    return ", ".join(f"{entry['label']} {entry['score']:.2f}" for entry in emotions[:shown])
+    return ", ".join(
+        f"{entry['label']} {entry['score']:.2f}{'+' if entry.get('present') else ''}" for entry in emotions[:shown]
+    )
