@@ -54,6 +54,10 @@ WHISPER_E5 = "--audio_backbone {backbones}/whisper-base --text_backbone {backbon
 E5 = "--text_backbone {backbones}/e5-small"
 
 TRAIN_RESD = "bibier train resd --data_dir PATH/TO/resd"
+TRAIN_CALLS = (
+    "bibier train quickstart --corpora.0.name csv --data_dir calls.csv --corpora.0.label_column mood "
+    "--labels calm,annoyed,furious --output_dir outputs/calls"
+)
 PREPARE_OWN = "bibier prepare csv --source my_corpus.csv --output_dir data/mine --corpus mine --language en"
 PREPARE_SURVEY = (
     "bibier prepare csv --source my_survey.csv --output_dir data/survey --language ru --encoding cp1251 "
@@ -113,6 +117,10 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier audit --corpus my_corpus.py --data_dir PATH/TO/recordings --protocol speaker_independent": Run(
         slow=True, expect="## mine, speaker_independent"
     ),
+    # docs/your_labels.md
+    TRAIN_CALLS: Run(slow=True, append=ONE_EPOCH, expect="| calls |"),
+    "bibier evaluate outputs/calls": Run(slow=True, after=TRAIN_CALLS, expect="| corpus | calm | annoyed | furious |"),
+    "docs/your_labels.md, Python block 1": Run(slow=True, after=TRAIN_CALLS, expect="furious"),
     # docs/adding_a_fusion.md
     "docs/adding_a_fusion.md, Python block 1": Skip("tests/test_docs.py builds a model with it"),
     "python -m pytest -q tests/model/test_fusion.py tests/model/test_family.py": Skip("tests of this suite"),

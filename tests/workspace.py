@@ -102,8 +102,8 @@ class Workspace:
         return programs
 
     def _write_own_corpus(self, clip: Callable[[float, int], np.ndarray]) -> None:
-        """`my_corpus.csv` with `recordings/`, `my_survey.csv` as Excel saves it, and the documentation's `my_corpus.py`,
-        which reads PATH/TO/recordings."""
+        """`my_corpus.csv` and `calls.csv` with `recordings/`, `my_survey.csv` as Excel saves it, and the documentation's
+        `my_corpus.py`, which reads PATH/TO/recordings."""
         recordings = self.folder / "recordings"
         (self.folder / "PATH" / "TO").mkdir(parents=True)
         recordings.mkdir()
@@ -124,6 +124,13 @@ class Workspace:
         _write_csv(self.folder / "my_corpus.csv", rows)
         survey = [f";Фраза {number}.;{EMOTIONS[number % 7]}" for number in range(70)]
         (self.folder / "my_survey.csv").write_text("\n".join(["corrected;asr;emotion", *survey]), encoding="cp1251")
+        moods = {"neutral": "calm", "happy": "calm", "sad": "annoyed", "disgust": "annoyed"}
+        calls = [
+            {name: row[name] for name in ("audio", "text", "speaker")}
+            | {"mood": moods.get(row["label"], "furious"), "language": "en"}
+            for row in rows
+        ]
+        _write_csv(self.folder / "calls.csv", calls)
         (self.folder / "my_corpus.py").write_text(own_corpus_code(), encoding="utf-8")
 
     def _write_resd(self, clip: Callable[[float, int], np.ndarray]) -> None:
