@@ -126,7 +126,7 @@ def test_a_long_recording(checkpoint, tmp_path, clip):
     assert [chunk["timestamp"] for chunk in answer["chunks"]] == [[0.0, 2.0], [1.5, 3.5], [3.0, 5.0]]
     with open(tmp_path / "talk.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [float(row["anger"]) for row in rows] == [
+    assert [float(row["p_anger"]) for row in rows] == [
         entry["score"] for chunk in answer["chunks"] for entry in chunk["emotions"] if entry["label"] == "anger"
     ]
     done = bibier(*arguments, "--output", tmp_path / "talk.srt")

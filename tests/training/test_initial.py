@@ -100,7 +100,8 @@ def test_contradictions_are_told_in_one_line(trained, tmp_path):
 
 def test_a_run_starts_from_a_checkpoint(small_run, trained, tmp_path):
     folder = trained("first", audio_config={"backbone": None}, modalities=["text"])
-    run = small_run(init_from=folder, model={}, num_train_epochs=1)
+    labels = list(EMOTIONS[::-1])
+    run = small_run(init_from=folder, labels=labels, model={}, num_train_epochs=1)
     rows = [line for line in (tmp_path / "corpus" / "small.csv").read_text(encoding="utf-8").splitlines()]
     (tmp_path / "corpus" / "small.csv").write_text(
         "\n".join(line for line in rows if ",," not in line), encoding="utf-8"
@@ -110,6 +111,7 @@ def test_a_run_starts_from_a_checkpoint(small_run, trained, tmp_path):
     assert results.config["init_from"] == "first"  # without the folders of this machine
     assert results.model["text_backbone"] == "first"
     assert results.model["modalities"] == ["text"]
+    assert results.model["labels"] == labels
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "started from the checkpoint `first`" in card
-    assert BiBiERForEmotionClassification.from_pretrained(tmp_path / "out").config.modalities == ["text"]
+    assert BiBiERForEmotionClassification.from_pretrained(tmp_path / "out").config.label_names == labels
