@@ -6,6 +6,7 @@ from types import MappingProxyType
 from typing import Any
 
 from .errors import UserError
+from .model import labels_bibier
 from .model.labels_bibier import EMOTIONS
 
 LABEL_ALIASES = MappingProxyType(
@@ -113,7 +114,7 @@ def label_key(name: Any) -> str:
     if not isinstance(name, str):
         raise LabelSetError(f"labels: {name!r} is not a text. Put it in quotes.")
 
-    return name.strip().casefold()
+    return labels_bibier.label_key(name)
 
 
 def normalize_label(name: str, labels: Sequence[str] | None = None) -> str:
