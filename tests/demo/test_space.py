@@ -29,7 +29,7 @@ def test_the_folder(tmp_path):
     assert (card.data.sdk, card.data.sdk_version, card.data.app_file) == ("gradio", version("gradio"), "app.py")
     assert card.data.models == ["owner/name"]
     assert len(card.data.short_description) <= 60  # the Hub allows no more
-    for part in ("`owner/name`", "AI Act", "surprise", f"gradio=={version('gradio')}"):
+    for part in ("`owner/name`", "AI Act", "card lists its labels", f"gradio=={version('gradio')}"):
         assert part in card.text
     pins = dict(line.split("==") for line in (folder / "requirements.txt").read_text().splitlines())
     assert tuple(pins) == REQUIREMENTS
