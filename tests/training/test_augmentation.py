@@ -164,6 +164,8 @@ def test_synthetic_rows_are_a_share_of_each_class(splits, synthetic):
     assert len(set(added["id"])) == 7
     again = augment(splits, synthetic={"path": str(synthetic), "ratio": ratio, "seed": 2}).splits["train"]
     assert {*again["id"]} != {*corpus.splits["train"]["id"]}
+    with pytest.raises(ArgumentError, match=r"synthetic\.ratio: there is no label 'joy'; there are anger, "):
+        augment(splits, synthetic={"path": str(synthetic), "ratio": {"joy": 0.5}})
     # a higher ratio takes the same rows and more
     more = augment(splits, synthetic={"path": str(synthetic), "ratio": 0.9, "seed": 1}).splits["train"]
     assert {name for name in added["id"] if "sad" in name} < set(more["id"])
@@ -193,7 +195,7 @@ def test_synthetic_rows_that_cannot_be_used_are_refused(splits, synthetic, tmp_p
             r"corpora\.0\.augmentation\.sds\.shore: unknown key. Did you mean corpora\.0\.augmentation\.sds\.share\?",
         ),
         ({"synthetic": {"ratio": 1.5}}, r"corpora\.0\.augmentation\.synthetic\.ratio"),
-        ({"synthetic": {"ratio": {"joy": 0.5}}}, r"corpora\.0\.augmentation\.synthetic\.ratio"),
+        ({"synthetic": {"ratio": {"joy": 1.5}}}, r"corpora\.0\.augmentation\.synthetic\.ratio"),
     ],
 )
 def test_mistakes_in_the_run_file_name_their_key(small_run, augmentation, message):
