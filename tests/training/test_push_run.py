@@ -101,7 +101,7 @@ def test_adapters_and_local_backbones_go_along_without_their_folders(small_run, 
     assert {"text_adapter/adapter_model.safetensors", "text_adapter/adapter_config.json"} <= set(files)
     assert_nothing_of_this_machine(files, tmp_path)
     card = files["README.md"].decode()
-    assert "LoRA adapters lie beside the backbones (`text_adapter`)" in card
+    assert "LoRA adapters are stored next to the backbones (`text_adapter`)" in card
     assert "| audio | `speech` | frozen | `mamba` |" in card
     assert "| audio backbone speech | unknown |" in card
     loaded_by_id(hub, "owner/adapted", Path(run.output_dir), tmp_path, clip)
