@@ -168,6 +168,12 @@ COMMANDS: dict[str, Run | Skip] = {
     # docs/export.md
     "bibier export outputs/quickstart --output_dir outputs/quickstart-onnx --part whole": Run(slow=True),
     # docs/inference.md
+    "docs/inference.md, Python block 2": Run(),
+    "bibier predict outputs/resd clip.wav --labels anger,neutral": Run(expect="neutral"),
+    (
+        'bibier predict outputs/resd clip.wav --label_map "{positive: [happy, surprise], negative: [anger, disgust, fear, '
+        'sad]}"'
+    ): Run(expect="negative"),
     "bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --calibrate true": Run(
         slow=True, after=TRAIN_RESD, expect="| resd |"
     ),

@@ -34,7 +34,7 @@ PROGRAMS = {
 }
 """Programs that an installation provides, as arguments of this Python."""
 
-CLONE = ("recipes", "dataset_scripts", "src", "constraints.txt", "pyproject.toml")
+CLONE = ("recipes", "dataset_scripts", "benchmarks", "tools", "src", "constraints.txt", "pyproject.toml")
 PUBLISHED_TABLES = {
     "resd": ("Qwen3-4B_emotions_resd_1.csv", "Phi-4-mini-instruct_emotions_resd_1.csv"),
     "meld": ("Qwen3-4B_emotions_meld_1.csv",),

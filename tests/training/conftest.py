@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from transformers import AutoConfig, AutoModel, ByT5Tokenizer, Wav2Vec2FeatureExtractor
 
 from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification
@@ -69,7 +69,7 @@ def feature_rows(tmp_path):
                 "soft_label": [None if values is None else values.tolist() for values in soft],
                 "duration_s": [0.0 if values is None else len(values) for values in values_of["audio_features"]],
             }
-        )
+        ).cast_column("label", ClassLabel(names=list(EMOTIONS)))
         return InputDataset(metadata, {name: stored(name, seed, values) for name, values in values_of.items()})
 
     def stored(name: str, seed: int, values: list[torch.Tensor | None]) -> StoredRows:

@@ -221,7 +221,7 @@ def relabelled(data: InputDataset, rows: np.ndarray) -> InputDataset:
     """The same rows, some of them with another label."""
     labels = np.where(rows, (data.labels + 1) % 7, data.labels)
     columns = data.metadata.to_dict() | {"label": labels.tolist()}
-    return InputDataset(Dataset.from_dict(columns), data.columns)
+    return InputDataset(Dataset.from_dict(columns, data.metadata.features), data.columns)
 
 
 def test_logits_come_from_models_that_did_not_see_the_fold(stage, feature_model, feature_rows):
