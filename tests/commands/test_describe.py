@@ -36,6 +36,10 @@ def test_a_run_file(repository: Path):
         assert "mamba" in described(repository / "recipes" / f"{name}.yaml")
 
 
+def test_a_run_file_by_name(repository: Path):
+    assert described("resd").splitlines()[1:] == described(repository / "recipes" / "resd.yaml").splitlines()[1:]
+
+
 @pytest.mark.parametrize(
     ("options", "parts"),
     [

@@ -12,6 +12,7 @@ from transformers import PreTrainedConfig
 from ..commandline import Positional, Section
 from ..model.configuration_bibier import ORIGINAL_BEHAVIOR, SINGLE_LABEL, BiBiERConfig, ModalityConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..run_files import FOLDER
 from .checkpoint import load_config as load_checkpoint_config
 
 
@@ -21,18 +22,23 @@ class DescribeArguments(Section):
     Examples:
       bibier describe outputs/resd
       bibier describe recipes/resd.yaml
+      bibier describe resd
     """
 
-    source: Annotated[str, Positional("SOURCE")] = Field(description="checkpoint (folder, Hub id) or run file (.yaml)")
+    source: Annotated[str, Positional("SOURCE")] = Field(
+        description="checkpoint (folder, Hub id) or run file (path or name)"
+    )
 
 
 def load_config(source: str | Path) -> BiBiERConfig:
-    """The configuration of a checkpoint (folder or Hub id) or of a run file (`.yaml`). No weights are read.
+    """The configuration of a checkpoint (folder or Hub id) or of a run file (path or name). No weights are
+    read.
 
     Raises:
         ArgumentError: an invalid run file, or a checkpoint that does not exist or is damaged.
     """
-    if Path(source).suffix in (".yaml", ".yml"):
+    is_name = not Path(source).exists() and (FOLDER / f"{source}.yaml").is_file()
+    if is_name or Path(source).suffix in (".yaml", ".yml"):
         from ..training.arguments import read_run
 
         run = read_run(source)
