@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from bibier_hf.data.disturbances import mix
 from bibier_hf.data.features import InputDataset, raw_inputs
-from bibier_hf.evaluation.noise import NoisyInputs, mix
+from bibier_hf.evaluation.noise import NoisyInputs
 from bibier_hf.model.audio_bibier import decode_audio
 
 

@@ -9,16 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 
+from ..data.disturbances import disturb
 from ..data.features import InputDataset, raw_inputs
 from ..errors import ArgumentError
 from ..model.audio_bibier import SAMPLING_RATE, decode_audio
-from ..sampling import seeded_hash
 
 NoiseKind = Literal["white", "babble"]
-
-BABBLE_VOICES = 6
 
 
 class NoisyInputs(InputDataset):
@@ -57,42 +55,31 @@ class NoisyInputs(InputDataset):
         for index, row in zip(indices, rows, strict=True):
             if row["audio"] is not None:
                 clip = decode_audio(row["audio"])
-                noisy = mix(clip, self._noise(index, len(clip)), self.snr_db)
+                noisy = disturb(
+                    clip, SAMPLING_RATE, f"{self.kind}:{self.snr_db}", self.seed, self._ids[index], self._voices(index)
+                )
                 row["audio"] = {"array": noisy, "sampling_rate": SAMPLING_RATE}
 
         return rows
 
-    def _noise(self, index: int, length: int) -> np.ndarray:
-        seed = int.from_bytes(seeded_hash(self.seed, self._ids[index])[:8], "little")
-        generator = np.random.default_rng(seed)
-
-        if self.kind == "white":
-            return generator.standard_normal(length)
-
-        # Sorted by id, so that the order of the rows does not matter.
+    def _voices(self, index: int) -> "Voices":
+        """The other recordings of the corpus, sorted by id, so that the order of the rows does not matter."""
         recordings = sorted(self._recordings[self._corpora[index]], key=self._ids.__getitem__)
-        others = [row for row in recordings if row != index]
-        noise = np.zeros(length)
-
-        for place in generator.choice(len(others), min(BABBLE_VOICES, len(others)), replace=False):
-            voice = decode_audio(self.rows[others[place]]["audio"]).astype(np.float64)
-            power = np.mean(np.square(voice))
-            if power > 0:
-                noise += np.resize(np.roll(voice, generator.integers(len(voice))), length) / np.sqrt(power)
-
-        return noise
+        return Voices(self.rows, [row for row in recordings if row != index])
 
 
-def mix(clip: np.ndarray, noise: np.ndarray, snr_db: float) -> np.ndarray:
-    """Add noise (S,) to a clip (S,) so that 10 log10(clip power / noise power) = `snr_db`; float32, not clipped.
+class Voices(Sequence[np.ndarray]):
+    """Some rows of a data set as samples, decoded on access."""
 
-    If the clip or the noise has no power, the clip is returned unchanged.
-    """
-    power, noise_power = np.mean(np.square(clip, dtype=np.float64)), np.mean(np.square(noise, dtype=np.float64))
-    if power == 0 or noise_power == 0:
-        return clip
+    def __init__(self, rows: Dataset, places: Sequence[int]):
+        self.rows = rows
+        self.places = places
 
-    return (clip + noise * np.sqrt(power / noise_power / 10 ** (snr_db / 10))).astype(np.float32)
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> np.ndarray:  # ty: ignore[incompatible-method-override] - no slices
+        return decode_audio(self.rows[self.places[index]]["audio"])
 
 
 def noisy_inputs(
