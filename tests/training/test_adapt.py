@@ -15,8 +15,14 @@ from bibier_hf.evaluation.bootstrap import bootstrap_intervals
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.evaluation.prediction import predict_logits
 from bibier_hf.training.adapt import (
+    DEFAULT_STRENGTH,
+    STRENGTHS,
     States,
+    _as_linear,
+    _fit_path,
     adapt_model,
+    choose_in_parts,
+    cross_validate,
     decisions,
     make_folds,
     pooled_states,
@@ -122,9 +128,66 @@ def test_separable_labels_are_recovered(audio_model, count):
 def test_dev_replaces_the_cross_validation(audio_model):
     train, labels = _separable(4)
     dev = _separable(6, seed=1)
-    adaptation = adapt_model(audio_model, train, labels, [None] * 12, dev)
+    adaptation = adapt_model(audio_model, train, labels, [None] * 12, (*dev, [None] * 18))
     assert adaptation.folds == 0
     assert adaptation.logits.shape == (18, 3)
+    assert len(adaptation.strengths) == 5
+
+
+def test_no_fold_is_answered_with_what_it_has_chosen():
+    train, labels = _separable(10)
+    values = train.values["audio"] + np.random.default_rng(2).standard_normal((30, 16))
+    folds, *_ = make_folds(labels, [None] * 30, LABELS)
+    honest = cross_validate(values, labels, folds, seed=0)
+    assert len(honest.strengths) == 5
+
+    for fold, (_, asked) in enumerate(folds):
+        changed = labels.copy()
+        changed[asked] = (changed[asked] + 1) % 3
+        found = cross_validate(values, changed, folds, seed=0)
+        assert found.strengths[fold] == honest.strengths[fold]
+        assert np.array_equal(found.logits[asked], honest.logits[asked])
+        assert np.array_equal(found.temperatures[asked], honest.temperatures[asked])
+        assert not np.array_equal(found.logits, honest.logits)
+
+
+def test_no_part_of_dev_is_answered_with_what_it_has_chosen():
+    labels, speakers = np.arange(40) % 3, [f"s{row % 8}" for row in range(40)]
+    noise = np.random.default_rng(0).standard_normal((len(STRENGTHS), 40, 3)) + np.eye(3)[labels]
+    answers = dict(zip(STRENGTHS, noise, strict=True))
+    honest = choose_in_parts(answers, labels, speakers)
+    assert len(honest.strengths) == 5
+
+    changed = labels.copy()
+    part = [row for row in range(40) if speakers[row] == "s0"]
+    changed[part] = (changed[part] + 1) % 3
+    found = choose_in_parts(answers, changed, speakers)
+    assert np.array_equal(found.logits[part], honest.logits[part])
+    assert np.array_equal(found.temperatures[part], honest.temperatures[part])
+
+    alone = choose_in_parts({strength: each[:1] for strength, each in answers.items()}, labels[:1], [None])
+    assert alone.strengths == [alone.strength]
+
+
+@pytest.mark.parametrize(("count", "speakers"), [(2, None), (3, None), (20, 2)])
+def test_few_folds_choose_from_what_they_have(audio_model, count, speakers):
+    train, labels = _separable(count)
+    names = [f"s{row % speakers}" if speakers else None for row in range(len(labels))]
+    adaptation = adapt_model(audio_model, train, labels, names)
+    assert adaptation.folds == len(adaptation.strengths) == min(count, speakers or count)
+    assert set(adaptation.strengths) <= set(STRENGTHS)
+    if count == 2:  # nothing to choose by
+        assert adaptation.strength == DEFAULT_STRENGTH
+
+
+def test_more_values_than_clips_are_the_same_regression():
+    values, labels = np.random.default_rng(0).standard_normal((12, 40)), np.arange(12) % 3
+    for strength, classifier in _fit_path(values, labels, seed=0):
+        scaled = StandardScaler().fit_transform(values)
+        plain = LogisticRegression(C=strength, class_weight="balanced", tol=1e-6, max_iter=5000).fit(scaled, labels)
+        assert np.allclose(decisions(classifier, values), plain.decision_function(scaled), atol=0.1)
+        weight, bias = _as_linear(classifier)
+        assert np.allclose(values @ weight.T + bias, decisions(classifier, values))
 
 
 def test_two_classes_share_the_decision_function():

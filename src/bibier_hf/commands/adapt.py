@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 from pydantic import Field
+from scipy.special import softmax
 from transformers.utils import CONFIG_NAME
 
 from ..commandline import Positional, shown
@@ -28,9 +29,11 @@ from ..files import filled_folder, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..hub.eval_results import write_eval_results
 from ..labels import label_key
+from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..tables import markdown_table, percent
 from ..training.adapt import MOST_FOLDS, Adaptation, adapt_model, pooled_states, replace_labels
+from ..training.build import model_facts
 from .checkpoint import CheckpointOptions, load_checkpoint
 from .corpora import CorpusOptions
 from .train import public_value
@@ -80,8 +83,7 @@ class AdaptArguments(CheckpointOptions, CorpusOptions):
 def run_adaptation(arguments: AdaptArguments, command: str | None = None) -> RunResults:
     """Adapt the checkpoint and write the new one with its `results.json`, card and answers.
 
-    The answers that the model was chosen by (cross-validated ones, or those to dev) count as `dev`; those to the rows
-    of a split `test` as `test`.
+    Cross-validated answers, or those to dev, count as `dev`; those to the rows of a split `test` as `test`.
 
     Raises:
         ArgumentError: a checkpoint or labels that cannot be used, too few clips, or a folder with results.
@@ -110,24 +112,29 @@ def run_adaptation(arguments: AdaptArguments, command: str | None = None) -> Run
 
     truth = {split: np.asarray(rows["label"]) for split, rows in splits.items()}
     speakers = splits["train"]["speaker"]
-    dev = (states["dev"], truth["dev"]) if arguments.dev else None
+    dev = (states["dev"], truth["dev"], list(splits["dev"]["speaker"])) if arguments.dev else None
     adaptation = adapt_model(
         model, states["train"], truth["train"], list(speakers), dev, arguments.folds, arguments.seed
     )
     answered = {"dev": splits["dev" if arguments.dev else "train"]}
-    logits = {"dev": adaptation.logits}
+    scaled = softmax(adaptation.logits / adaptation.temperatures[:, None], axis=1)
+    predictions = {"dev": Predictions.of_rows(answered["dev"], scaled, softmax(adaptation.logits, axis=1))}
     if "test" in splits:
-        answered["test"], logits["test"] = splits["test"], adaptation.decisions(model, states["test"])
-
-    predictions = {
-        split: Predictions.from_logits(rows, logits[split], adaptation.temperature) for split, rows in answered.items()
-    }
+        answered["test"], logits = splits["test"], adaptation.decisions(model, states["test"])
+        predictions["test"] = Predictions.from_logits(splits["test"], logits, adaptation.temperature)
     uncalibrated = {split: answers.calibration_by_corpus(calibrated=False) for split, answers in predictions.items()}
 
+    source = Path(arguments.checkpoint)
+    source = source.resolve().name if source.is_dir() else arguments.checkpoint
+    trained = sum(layer.weight.numel() + layer.bias.numel() for layer in model.output_layers())
     results = RunResults(
-        model=_model_facts(model, arguments.checkpoint),
+        model={"adapted_from": source} | model_facts(model, dict.fromkeys(MODALITIES, (source, "frozen")), trained),
         protocol={answered["dev"]["corpus"][0]: _protocol(corpus, splits, arguments.dev)},
-        selection={"metric": "negative log-likelihood, balanced over the labels", "C": adaptation.strength},
+        selection={
+            "metric": "negative log-likelihood, balanced over the labels",
+            "C": adaptation.strength,
+            "C_by_fold": adaptation.strengths,
+        },
         calibration={
             "temperature": adaptation.temperature,
             "fitted_on": _described(adaptation),
@@ -249,25 +256,6 @@ def _require_modality(splits: DatasetDict, model: BiBiERForEmotionClassification
                 f"checkpoint: it reads only {modality}, which {missing} of {len(rows)} rows of {split} do not have. "
                 "Leave these rows out, or adapt another checkpoint."
             )
-
-
-def _model_facts(model: BiBiERForEmotionClassification, checkpoint: str) -> dict[str, Any]:
-    config = model.config
-    source = Path(checkpoint).resolve().name if Path(checkpoint).is_dir() else checkpoint
-    facts: dict[str, Any] = {"adapted_from": source}
-    for modality, part in config.modality_configs.items():
-        facts |= {
-            f"{modality}_backbone": part.backbone_id or source,
-            f"{modality}_backbone_training": "frozen",
-            f"{modality}_encoder": part.encoder,
-        }
-    return facts | {
-        "modalities": list(config.modalities),
-        "fusion": config.fusion,
-        "labels": config.label_names,
-        "parameters": model.num_parameters(),
-        "trained_parameters": sum(layer.weight.numel() + layer.bias.numel() for layer in model.output_layers()),
-    }
 
 
 def _protocol(corpus: CorpusArguments, splits: DatasetDict, dev: bool) -> dict[str, Any]:

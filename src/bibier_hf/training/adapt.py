@@ -7,18 +7,26 @@ over these numbers, on standardized values, becomes the weights of these layers:
                                                        \\------ folded into the last layers
 
 So the result is an ordinary checkpoint, whose logits are the decision function of the regression.
+
+The cross-validation that scores it is nested. The strength of the regression and the temperature for a fold are chosen
+without the fold:
+
+    for each pair of folds: learn from the others with every strength, and answer both
+    for each fold: choose by the answers to the other folds of models that have not seen it, learn from them, answer it
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import torch
 from scipy.special import log_softmax
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GroupKFold, StratifiedGroupKFold, StratifiedKFold
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -36,6 +44,9 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification, encoded_labe
 STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0, 10.0)
 """Values of C (inverse regularization) to choose from."""
 
+DEFAULT_STRENGTH = 0.01
+"""Value of C where there are too few clips to choose it."""
+
 MOST_FOLDS = 5
 
 LEAST_SCALE = 1e-3
@@ -46,29 +57,45 @@ _TRIES = 20
 
 Folds = list[tuple[np.ndarray, np.ndarray]]
 
+Answers = Mapping[float, np.ndarray]
+"""Strength -> logits (n, K)."""
+
 
 @dataclass(frozen=True)
-class Adaptation:
-    """What an adaptation chose, and its answers to clips that it did not learn from.
+class Choice:
+    """What was chosen, and answers to clips that neither the model nor the choice has seen.
+
+    Attributes:
+        strength: C of the model.
+        temperature: of the model.
+        note: why the temperature may not be the best one, if so.
+        logits: (M, K), before temperature scaling: cross-validated ones of the training clips, or those of dev.
+        strengths: C for each of their folds, chosen without the fold.
+        temperatures: (M,), each fitted without the fold of the clip.
+    """
+
+    strength: float
+    temperature: float
+    note: str | None
+    logits: np.ndarray
+    strengths: list[float]
+    temperatures: np.ndarray
+
+
+@dataclass(frozen=True)
+class Adaptation(Choice):
+    """An adapted model, and how good it is.
 
     Attributes:
         classifier: fitted on all training clips.
-        strength: the chosen C.
-        logits: (M, K), before temperature scaling: cross-validated ones of the training clips, or those of dev.
-        temperature: fitted to these logits.
-        folds: number of folds; 0: dev was given.
+        folds: number of folds of the training clips; 0: dev was given.
         by_speaker: whether no speaker is in two folds.
-        note: why the temperature may not be the best one, if so.
         warnings: what makes the scores doubtful, one line each.
     """
 
     classifier: Pipeline
-    strength: float
-    logits: np.ndarray
-    temperature: float
     folds: int
     by_speaker: bool
-    note: str | None
     warnings: list[str]
 
     def decisions(self, model: BiBiERForEmotionClassification, states: "States") -> np.ndarray:
@@ -94,7 +121,7 @@ def adapt_model(
     train: States,
     labels: np.ndarray,
     speakers: Sequence[str | None],
-    dev: tuple[States, np.ndarray] | None = None,
+    dev: tuple[States, np.ndarray, Sequence[str | None]] | None = None,
     most_folds: int = MOST_FOLDS,
     seed: int = 42,
 ) -> Adaptation:
@@ -105,7 +132,7 @@ def adapt_model(
         train: of N clips, from [`pooled_states`].
         labels: (N,) indices of their classes, in the order of the model's labels.
         speakers: (N,) names, None where unknown.
-        dev: states and labels of other clips to choose C and the temperature on; None: cross-validation.
+        dev: states, labels and speakers of other clips to choose C and the temperature on; None: cross-validation.
         most_folds: number of folds, if there are enough clips and speakers.
         seed: of folds and solver.
 
@@ -121,26 +148,110 @@ def adapt_model(
     if dev is None:
         folds, by_speaker, remarks = make_folds(labels, speakers, names, most_folds, seed)
         warnings += remarks
-        answers, truth = {}, labels
-        for strength in STRENGTHS:
-            answers[strength] = np.empty((len(labels), len(names)))
-            for learned, asked in folds:
-                classifier = _fit(values[learned], labels[learned], strength, seed)
-                answers[strength][asked] = decisions(classifier, values[asked])
+        chosen = cross_validate(values, labels, folds, seed)
     else:
-        folds, truth, asked = [], dev[1], _joined(model, dev[0])
-        answers = {strength: decisions(_fit(values, labels, strength, seed), asked) for strength in STRENGTHS}
+        folds, asked = [], _joined(model, dev[0])
+        answers = {strength: decisions(fitted, asked) for strength, fitted in _fit_path(values, labels, seed)}
+        chosen = choose_in_parts(answers, dev[1], dev[2])
 
-    losses = {strength: _balanced_loss(logits, truth) for strength, logits in answers.items()}
-    strength = min(losses, key=losses.__getitem__)  # of equal ones the first, which is the most regularized
-    fit = fit_temperature(answers[strength], truth, np.zeros(len(truth)))
-
-    classifier = _fit(values, labels, strength, seed)
-    _fold_in(model, classifier, train, labels, strength, seed)
-    model.config.temperature = fit.temperature
+    classifier = _fit(values, labels, chosen.strength, seed)
+    _fold_in(model, classifier, train, labels, chosen.strength, seed)
+    model.config.temperature = chosen.temperature
     return Adaptation(
-        classifier, strength, answers[strength], fit.temperature, len(folds), by_speaker, fit.note, warnings
+        **vars(chosen), classifier=classifier, folds=len(folds), by_speaker=by_speaker, warnings=warnings
     )
+
+
+def cross_validate(values: np.ndarray, labels: np.ndarray, folds: Folds, seed: int) -> Choice:
+    """Answer each fold with a strength and a temperature that were chosen without it.
+
+    Args:
+        values: (N, D) of the clips.
+        labels: (N,).
+        folds: (rows to learn from, rows to answer), each of which has every label to learn from.
+        seed: of the solver.
+    """
+    inner: list[list[tuple[np.ndarray, Answers]]] = [[] for _ in folds]
+    for learned, asked_of in _inner_splits(labels, folds, seed):
+        fitted = list(_fit_path(values[learned], labels[learned], seed))
+        for fold, asked in asked_of.items():
+            inner[fold].append((asked, {strength: decisions(each, values[asked]) for strength, each in fitted}))
+
+    logits = np.empty((len(labels), int(labels.max()) + 1))
+    strengths, temperatures = [], np.ones(len(labels))
+    for (learned, asked), answers in zip(folds, inner, strict=True):
+        strength, temperature, _ = _choose(*_pooled(answers, labels))
+        strengths.append(strength)
+        temperatures[asked] = temperature
+        logits[asked] = decisions(_fit(values[learned], labels[learned], strength, seed), values[asked])
+
+    strength, *_ = _choose(*_pooled([part for answers in inner for part in answers], labels))
+    fit = fit_temperature(logits, labels, np.zeros(len(labels)))
+    return Choice(strength, fit.temperature, fit.note, logits, strengths, temperatures)
+
+
+def choose_in_parts(answers: Answers, labels: np.ndarray, speakers: Sequence[str | None]) -> Choice:
+    """Choose by answers to dev; report each part of dev with what the other parts chose.
+
+    Args:
+        answers: to the N clips, with every strength.
+        labels: (N,).
+        speakers: (N,), which are in one part; clips where speakers are unknown.
+    """
+    known = len(set(speakers) - {None}) > 1
+    groups = [name if known and name is not None else f"clip {row}" for row, name in enumerate(speakers)]
+    parts: Folds = [(np.arange(len(labels)), np.arange(len(labels)))]
+    if len(set(groups)) > 1:
+        parts = list(GroupKFold(min(MOST_FOLDS, len(set(groups)))).split(labels, labels, groups))
+
+    logits = np.empty_like(answers[STRENGTHS[0]])
+    strengths, temperatures = [], np.ones(len(labels))
+    for others, part in parts:
+        strength, temperature, _ = _choose({each: found[others] for each, found in answers.items()}, labels[others])
+        strengths.append(strength)
+        temperatures[part] = temperature
+        logits[part] = answers[strength][part]
+
+    strength, temperature, note = _choose(answers, labels)
+    return Choice(strength, temperature, note, logits, strengths, temperatures)
+
+
+def _inner_splits(labels: np.ndarray, folds: Folds, seed: int) -> Iterator[tuple[np.ndarray, dict[int, np.ndarray]]]:
+    """Yield (rows to learn from, {fold: rows to choose by for this fold}); the fold itself is in neither.
+
+    A model that learned from all folds but two serves both of them.
+    """
+    everything, classes = np.arange(len(labels)), set(labels)
+    for one, other in combinations(range(len(folds)), 2):
+        rows = {one: folds[other][1], other: folds[one][1]}
+        learned = np.setdiff1d(everything, np.concatenate(list(rows.values())))
+        if set(labels[learned]) == classes:
+            yield learned, rows
+
+    halves = folds if len(folds) == 2 else []  # they leave nothing to learn from: split each half by clips
+    for fold, (half, _) in enumerate(halves):
+        count = min(MOST_FOLDS, *Counter(labels[half].tolist()).values())
+        if count > 1:
+            for learned, asked in StratifiedKFold(count, shuffle=True, random_state=seed).split(half, labels[half]):
+                yield half[learned], {fold: half[asked]}
+
+
+def _pooled(parts: Sequence[tuple[np.ndarray, Answers]], labels: np.ndarray) -> tuple[Answers, np.ndarray]:
+    """Join answers to some rows."""
+    if not parts:
+        return {}, labels[:0]
+    joined = {strength: np.concatenate([answers[strength] for _, answers in parts]) for strength in STRENGTHS}
+    return joined, labels[np.concatenate([rows for rows, _ in parts])]
+
+
+def _choose(answers: Answers, labels: np.ndarray) -> tuple[float, float, str | None]:
+    """Return the strength of the best answers, their temperature, and a note about it; without answers the defaults."""
+    if not len(labels):
+        return DEFAULT_STRENGTH, 1.0, None
+    losses = {strength: _balanced_loss(logits, labels) for strength, logits in answers.items()}
+    strength = min(losses, key=losses.__getitem__)  # of equal ones the first, which is the most regularized
+    fit = fit_temperature(answers[strength], labels, np.zeros(len(labels)))
+    return strength, fit.temperature, fit.note
 
 
 def replace_labels(model: BiBiERForEmotionClassification, names: Sequence[str]) -> None:
@@ -300,11 +411,33 @@ def _require_clips(labels: np.ndarray, names: Sequence[str], least: int) -> None
 
 
 def _fit(values: np.ndarray, labels: np.ndarray, strength: float, seed: int) -> Pipeline:
+    (fitted,) = _fit_path(values, labels, seed, [strength])
+    return fitted[1]
+
+
+def _fit_path(
+    values: np.ndarray, labels: np.ndarray, seed: int, strengths: Sequence[float] = STRENGTHS
+) -> Iterator[tuple[float, Pipeline]]:
+    """Yield (strength, regression) for each strength; each starts from the weights of the one before."""
     scaler = StandardScaler().fit(values)
     # Of a value that hardly varies, only noise would be left.
     scaler.scale_ = np.maximum(scaler.scale_, LEAST_SCALE * scaler.scale_.max())
-    regression = LogisticRegression(C=strength, class_weight="balanced", max_iter=5000, random_state=seed)
-    return make_pipeline(scaler, regression.fit(scaler.transform(values), labels))
+    steps: list[Any] = [scaler]
+    states = scaler.transform(values)
+    if states.shape[1] > len(states):  # a rotation into the space of the clips: the same regression, solved faster
+        steps.append(PCA().fit(states))
+        states = steps[1].transform(states)
+
+    weights = None
+    for strength in strengths:
+        regression = LogisticRegression(
+            C=strength, class_weight="balanced", max_iter=5000, random_state=seed, warm_start=True
+        )
+        if weights is not None:
+            regression.coef_, regression.intercept_ = weights
+        regression.fit(states, labels)
+        weights = regression.coef_, regression.intercept_
+        yield strength, make_pipeline(*steps, regression)
 
 
 def _balanced_loss(logits: np.ndarray, labels: np.ndarray) -> float:
@@ -373,9 +506,12 @@ def _fold_in(
 
 
 def _as_linear(classifier: Pipeline) -> tuple[np.ndarray, np.ndarray]:
-    """Return weight (K, D) and bias (K,) of scaler and regression in one."""
-    scaler, regression = classifier[0], classifier[-1]
+    """Return weight (K, D) and bias (K,) of scaler, rotation and regression in one."""
+    scaler, *rotation, regression = (step for _, step in classifier.steps)
     weight, bias = regression.coef_, regression.intercept_
+    for pca in rotation:
+        weight = weight @ pca.components_
+        bias = bias - weight @ pca.mean_
     if len(weight) == 1:
         weight, bias = np.concatenate([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
     weight = weight / scaler.scale_

@@ -1,6 +1,7 @@
 """The model of a run, before training."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import set_seed
 
@@ -73,3 +74,32 @@ def _new_model(run: RunArguments, labels: Sequence[str]) -> tuple[BiBiERForEmoti
         text_prefix=run.text_prefix,
     )
     return model, processor
+
+
+def model_facts(
+    model: BiBiERForEmotionClassification, backbones: Mapping[str, tuple[str, str]], trained_parameters: int
+) -> dict[str, Any]:
+    """Return what `results.json` says about a model.
+
+    Args:
+        model: the trained model.
+        backbones: modality -> where its backbone came from, unless the configuration names it, and how it was trained.
+        trained_parameters: their number.
+    """
+    config = model.config
+    facts: dict[str, Any] = {}
+    for modality, part in config.modality_configs.items():
+        source, training = backbones[modality]
+        facts |= {
+            f"{modality}_backbone": part.backbone_id or source,
+            f"{modality}_backbone_training": training,
+            f"{modality}_encoder": part.encoder,
+        }
+
+    return facts | {
+        "modalities": list(config.modalities),
+        "fusion": config.fusion,
+        "labels": config.label_names,
+        "parameters": model.num_parameters(),
+        "trained_parameters": trained_parameters,
+    }

@@ -29,7 +29,7 @@ from ..memory import keep_freed_memory
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, RunArguments
 from .augmentation import AugmentedCorpus
-from .build import build_model
+from .build import build_model, model_facts
 from .checkpoints import last_whole_checkpoint
 from .logit_adjustment import adjustment_facts
 from .output import REFIT_FOLDER, claim_output
@@ -265,29 +265,16 @@ class Run:
         """Id on the Hub in the process that pushes; None if nothing is pushed."""
         return self.arguments.hub_model_id if self.arguments.push_to_hub and self.args.should_save else None
 
-    def _model_facts(self) -> dict[str, Any]:
-        model, config = self.model, self.model.config
-        facts: dict[str, Any] = {}
-        for modality, part in config.modality_configs.items():
+    def _backbones(self) -> dict[str, tuple[str, str]]:
+        """Return name and training of the backbone of each modality."""
+        found = {}
+        for modality, part in self.model.config.modality_configs.items():
             training = "frozen" if part.freeze_backbone else "trained"
             if self.arguments.lora and modality in self.arguments.lora.backbones:
                 training = f"LoRA, rank {self.arguments.lora.r}"
-            name = self.config[f"{modality}_backbone"]
-            if self.config["init_from"]:
-                name = part.backbone_id or self.config["init_from"]
-            facts |= {
-                f"{modality}_backbone": name,
-                f"{modality}_backbone_training": training,
-                f"{modality}_encoder": part.encoder,
-            }
+            found[modality] = self.config["init_from"] or self.config[f"{modality}_backbone"], training
 
-        return facts | {
-            "modalities": list(config.modalities),
-            "fusion": config.fusion,
-            "labels": config.label_names,
-            "parameters": model.num_parameters(),
-            "trained_parameters": model.num_parameters(only_trainable=True),
-        }
+        return found
 
     def _results(self) -> RunResults:
         uncalibrated = {
@@ -296,7 +283,7 @@ class Run:
         splits = {name: corpus.splits for name, corpus in self.augmented.items()}
         rows = concatenate_datasets([corpus[split] for corpus in splits.values() for split in SPLITS])
         results = RunResults(
-            model=self._model_facts(),
+            model=model_facts(self.model, self._backbones(), self.model.num_parameters(only_trainable=True)),
             protocol={
                 name: protocol_facts(corpus, rows)
                 for corpus, (name, rows) in zip(self.arguments.corpora, splits.items(), strict=True)
