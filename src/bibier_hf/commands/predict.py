@@ -1,5 +1,6 @@
 """`bibier predict`."""
 
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -11,7 +12,8 @@ from tqdm.auto import tqdm
 
 from ..commandline import Positional
 from ..errors import ArgumentError
-from ..files import WriteError
+from ..files import WriteError, is_main_process
+from ..folders import TABLE_FORMATS, AnswerTable
 from ..model.answers_bibier import UNSURE, AnswerLabels
 from ..model.audio_bibier import AudioError
 from ..model.configuration_bibier import REGRESSION
@@ -41,11 +43,13 @@ class PredictArguments(CheckpointOptions):
       bibier predict outputs/resd --text "I can't believe it!"
       bibier predict outputs/resd clip.wav --labels anger,neutral
       bibier predict outputs/resd clip.wav --label_map "{positive: [happy, surprise], negative: [anger, sad]}"
+      bibier predict outputs/resd recordings/ --output answers.parquet
       bibier predict outputs/resd talk.wav --chunk_length_s 4 --hop_length_s 2 --output talk.srt
       bibier predict outputs/resd talk.wav --segmentation energy --merge --asr openai/whisper-base --asr_language ru
 
-    Answers go to stdout, progress and messages to stderr.
-    Exit code 1: an input failed; the others were processed.
+    Answers go to stdout, progress and messages to stderr. With --output, torchrun or accelerate launch may start this
+    command several times (torchrun --nproc_per_node 4 -m bibier_cli predict ...); the processes share the work.
+    Exit code 1: an input failed; the others were processed. (Under a launcher 0; the file of answers names it.)
     """
 
     inputs: Annotated[list[str], Positional("AUDIO|FOLDER|URL|-")] = Field(
@@ -69,8 +73,11 @@ class PredictArguments(CheckpointOptions):
     segmentation: Literal["fixed", "energy"] | None = Field(None, description="fixed (windows) or energy (speech)")
     merge: bool = Field(False, description="join neighboring windows with the same best emotion")
     output: str | None = Field(
-        None, description=f"file for the timeline of one recording: {', '.join(TIMELINE_FORMATS)}"
+        None,
+        description=f"file for the answers: {', '.join(TABLE_FORMATS)} (a killed command continues where it was); with "
+        f"windows, for the timeline of one recording: {', '.join(TIMELINE_FORMATS)}",
     )
+    batch_size: int = Field(16, ge=1, description="recordings per step, for a file of answers")
     as_json: bool = Field(False, alias="json", description="one JSON object per input and line, on stdout")
 
     @model_validator(mode="after")
@@ -81,8 +88,17 @@ class PredictArguments(CheckpointOptions):
             raise ArgumentError("asr_language: give the recognizer, too, such as --asr openai/whisper-base.")
 
         if not self.windows:
-            if self.output is not None:
-                raise ArgumentError("output: needs a timeline; give --chunk_length_s 4 or --segmentation energy.")
+            if self.output is None:
+                return self
+            if Path(self.output).suffix.lower() not in TABLE_FORMATS:
+                raise ArgumentError(
+                    f"output: a file of answers ends in one of {', '.join(TABLE_FORMATS)}; for a timeline, give "
+                    "--chunk_length_s 4 or --segmentation energy."
+                )
+            if self.demo or not self.inputs:
+                raise ArgumentError(
+                    "output: holds answers to recordings. Give audio files or a folder, or use --json."
+                )
             return self
 
         if self.text or self.demo:
@@ -114,6 +130,9 @@ def predict(arguments: PredictArguments) -> int:
     samples = read_samples(arguments)
     pipe = load_pipeline(arguments.checkpoint, arguments.backbone_dir, arguments.asr, arguments.asr_language)
     labels = answer_labels(pipe, arguments)
+    if arguments.output is not None and not arguments.windows:
+        return write_answers(arguments, pipe, labels, [sample["audio"] for _, sample in samples])
+
     shown = len(labels) if pipe.model.config.problem_type == REGRESSION else arguments.top_k
     show = show_json if arguments.as_json else partial(show_text, top_k=shown)
     single = isinstance(samples, list) and len(samples) < 2
@@ -140,6 +159,26 @@ def predict(arguments: PredictArguments) -> int:
     if failed:
         print(f"{failed} of {count} inputs failed.", file=sys.stderr)
     return EXIT_INPUT_FAILED if failed else 0
+
+
+def write_answers(arguments: PredictArguments, pipe: Any, labels: Sequence[str], recordings: Sequence[str]) -> int:
+    """Write the answers to recordings as a table; returns the exit code."""
+    assert arguments.output is not None
+    options = {name: getattr(arguments, name) for name in ("top_k", "threshold", "labels", "label_map")}
+    table = AnswerTable(
+        Path(arguments.output),
+        pipe,
+        labels,
+        arguments.text or None,
+        arguments.channel,
+        arguments.batch_size,
+        {name: value for name, value in options.items() if value is not None},
+    )
+    failed = table.write(recordings)
+    if is_main_process():
+        print(f"{arguments.output}: {len(recordings)} rows" + (f", {failed} with an error." if failed else "."))
+    launched = "RANK" in os.environ  # a launcher would report a crash, and end the others
+    return EXIT_INPUT_FAILED if failed and not launched else 0
 
 
 def answer_labels(pipe: Any, arguments: PredictArguments) -> list[str]:

@@ -1,0 +1,33 @@
+"""Rows of `bibier predict FOLDER --output FILE`: a table of answers against the bare pipeline."""
+
+import tempfile
+from pathlib import Path
+
+import soundfile
+import torch
+
+from bibier_hf.folders import AnswerTable
+from measuring import Row, compare
+from serving_rows import RATE, RESD_SECONDS, pipe
+
+
+def folder(count: int = 1000) -> Row:
+    """A table may take at most 1.15 times as long as the pipeline's answers alone."""
+    generator = torch.Generator().manual_seed(1)
+    quantiles = torch.tensor(RESD_SECONDS)
+    position = torch.rand(count, generator=generator) * (len(quantiles) - 1)
+    seconds = torch.lerp(quantiles[position.long()], quantiles[position.long() + 1], position % 1)
+
+    with tempfile.TemporaryDirectory() as name:
+        paths = [str(Path(name) / f"{number:05}.flac") for number in range(count)]
+        for path, length in zip(paths, seconds.tolist(), strict=True):
+            soundfile.write(path, 0.1 * torch.randn(int(RATE * length), generator=generator).numpy(), RATE)
+        pipe()(paths[:16], batch_size=16)
+
+        table = AnswerTable(Path(name) / "answers.parquet", pipe(), pipe().model.config.label_names)
+        run = (lambda: table.write(paths)), (lambda: pipe()(paths, batch_size=table.batch_size))
+        note = f"{count} FLAC files as long as clips of RESD, to Parquet; batch_size={table.batch_size}"
+        return compare("folder", "the pipeline's answers alone", 1 / 1.15, *run, note=note, warm_up=False)
+
+
+FULL_ROWS = {"folder": folder}
