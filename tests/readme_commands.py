@@ -180,7 +180,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "find recordings -name '*.wav' | bibier predict outputs/resd - --json": Run(
         slow=True, expect='{"input": "recordings/'
     ),
-    "bibier predict outputs/resd recordings/ --output answers.parquet": Run(slow=True, expect="answers.parquet: 70 rows."),
+    "bibier predict outputs/resd recordings/ --output answers.parquet": Run(
+        slow=True, expect="answers.parquet: 70 rows."
+    ),
     "torchrun --nproc_per_node 2 -m bibier_cli predict outputs/resd recordings/ --output answers.csv": Run(
         slow=True, expect="answers.csv: 70 rows."
     ),
