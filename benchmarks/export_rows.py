@@ -79,7 +79,7 @@ def int8_backbone(clips: int = 2, seconds: float = 4.0) -> Row:
 
     @torch.inference_mode()
     def features(model: Wav2Vec2Model) -> torch.Tensor:
-        return encode_audio(model, audio, None, layer=-1, max_window_s=30.0)[0]
+        return encode_audio(model, audio, None, layers=[-1], max_window_s=30.0)[0]
 
     exact, quick = features(backbone), features(quantized)
     costs = f"relative drift of the features {(quick - exact).norm() / exact.norm():.1%}"

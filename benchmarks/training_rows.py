@@ -196,12 +196,12 @@ def _extract_into_pickle(
             model.streams["audio"].require_backbone(),
             audio[processor.audio_input_name],
             audio["audio_attention_mask"],
-            -1,
+            [-1],
             model.config.modality_configs["audio"].max_window_s,
         )
         text = processor(text=[row["text"]])
         backbone = model.streams["text"].require_backbone()
-        states, _ = encode_text(backbone, text["input_ids"], text["text_attention_mask"], -1)
+        states, _ = encode_text(backbone, text["input_ids"], text["text_attention_mask"], [-1])
         full = F.pad(states[0], (0, 0, 0, TEXT_LENGTH - states.shape[1]))
         kept.append({"audio": frames[0, mask[0]], "text": full, "label": row["label"]})
 

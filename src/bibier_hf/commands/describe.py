@@ -78,7 +78,7 @@ def _backbone(part: ModalityConfig) -> str:
         return f"features of width {part.feature_size}, given by the caller"
 
     name = part.backbone_id or "weights in the checkpoint"
-    layer = "output" if part.layer == -1 else f"hidden state {part.layer}"
+    layer = ", ".join("output" if layer == -1 else f"hidden state {layer}" for layer in part.layers)
     state = "frozen" if part.freeze_backbone else "trained"
     return f"{part.backbone.model_type} ({name}; {layer}, width {part.feature_size}, {state})"
 
@@ -86,6 +86,8 @@ def _backbone(part: ModalityConfig) -> str:
 def _encoder(config: BiBiERConfig, part: ModalityConfig) -> str:
     if part.encoder == "none":
         return "no encoder"
+    if part.encoder == "statistics":
+        return f"statistics over time, then a layer of width {part.hidden_size}"
 
     text = f"{part.encoder}, {part.num_hidden_layers} layers of width {part.hidden_size}"
     both = part.encoder in ("mamba", "lstm") and not config.reproduces("unidirectional")

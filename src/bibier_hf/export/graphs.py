@@ -216,16 +216,16 @@ class WholeGraph(Graph):
             values = F.pad(values, (0, 0, 0, _WHISPER_MARGIN))
 
         run = audio_states_function(backbone.config, config.cepstrum)
-        features, kept = run(backbone, values, lengths.clamp(min=1), config.layer)
+        features, kept = run(backbone, values, lengths.clamp(min=1), config.layers)
 
-        return features, kept & present.unsqueeze(1)
+        return stream.pool(features, kept & present.unsqueeze(1))
 
     def _encode_text(self, input_ids: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         lengths = mask.sum(1)
         stream = self.model.streams["text"]
-        features, kept = text_states(stream.require_backbone(), input_ids, lengths.clamp(min=1), stream.config.layer)
+        features, kept = text_states(stream.require_backbone(), input_ids, lengths.clamp(min=1), stream.config.layers)
 
-        return features, kept & (lengths > 0).unsqueeze(1)
+        return stream.pool(features, kept & (lengths > 0).unsqueeze(1))
 
 
 def refuse_untraceable(model: BiBiERForEmotionClassification) -> None:

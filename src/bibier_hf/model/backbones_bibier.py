@@ -14,7 +14,7 @@ Audio longer than a window is encoded window by window, as if each window were a
 import inspect
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,7 +104,7 @@ def encode_audio(
     backbone: PreTrainedModel,
     inputs: Tensor,
     mask: Tensor | None,
-    layer: int,
+    layers: Sequence[int],
     max_window_s: float,
     with_cepstrum: bool = False,
 ) -> tuple[Tensor, Tensor]:
@@ -114,7 +114,7 @@ def encode_audio(
         backbone: the speech model.
         inputs: waveforms (B, S) at 16 kHz or spectral frames (B, F, M), padded on the right.
         mask: (B, S) or (B, F), 1 = keep; None: all. A row of zeros has no audio.
-        layer: hidden state to return, -1 for the output.
+        layers: hidden states to return, concatenated in each frame; -1 for the output.
         max_window_s: longer clips are encoded in windows of this many seconds.
         with_cepstrum: whether to append the [`cepstrum`] of the input to the features of each frame (Whisper).
 
@@ -150,10 +150,10 @@ def encode_audio(
     lengths = torch.where(lengths < shortest, 0, lengths).flatten()
 
     run = audio_states_function(config, with_cepstrum)
-    width = config.hidden_size + (config.num_mel_bins if with_cepstrum else 0)
+    width = len(layers) * config.hidden_size + (config.num_mel_bins if with_cepstrum else 0)
     rows = batch if windows == 1 else _WINDOWS_AT_ONCE
     encoded = [
-        _run_present(run, backbone, some_inputs, some_lengths, layer, width)
+        _run_present(run, backbone, some_inputs, some_lengths, layers, width)
         for some_inputs, some_lengths in zip(inputs.split(rows), lengths.split(rows), strict=True)
     ]
 
@@ -164,7 +164,7 @@ def encode_audio(
 
 
 def encode_text(
-    backbone: PreTrainedModel, input_ids: Tensor, mask: Tensor | None, layer: int
+    backbone: PreTrainedModel, input_ids: Tensor, mask: Tensor | None, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
     """Compute the features of a batch of texts: ids (B, T), mask (B, T) -> features (B, T, D), bool mask (B, T).
 
@@ -173,7 +173,8 @@ def encode_text(
     if input_ids.dim() != 2:
         raise ValueError(f"input_ids must have the shape (batch, tokens), got {tuple(input_ids.shape)}.")
     input_ids, mask = kept_first(input_ids, as_mask(mask, input_ids, "text_attention_mask"))
-    return _run_present(text_states, backbone, input_ids, mask.sum(1), layer, backbone.config.hidden_size)
+    width = len(layers) * backbone.config.hidden_size
+    return _run_present(text_states, backbone, input_ids, mask.sum(1), layers, width)
 
 
 def as_mask(mask: Tensor | None, inputs: Tensor, name: str) -> Tensor:
@@ -237,8 +238,8 @@ def runs_in_equal_lengths(backbone: PreTrainedModel) -> bool:
             run, inputs, lengths = _probe(backbone)
             inputs, lengths = inputs.to(device), lengths.to(device)
             short = int(lengths[0])
-            alone, kept = run(backbone, inputs[:1, :short], lengths[:1], -1)
-            padded, padded_kept = run(backbone, inputs, lengths, -1)
+            alone, kept = run(backbone, inputs[:1, :short], lengths[:1], [-1])
+            padded, padded_kept = run(backbone, inputs, lengths, [-1])
     finally:
         for registered, before in hooks:
             registered.update(before)
@@ -280,19 +281,19 @@ def _probe(backbone: PreTrainedModel) -> tuple[Callable, Tensor, Tensor]:
 
 
 def _run_present(
-    run: Callable, backbone: PreTrainedModel, inputs: Tensor, lengths: Tensor, layer: int, width: int
+    run: Callable, backbone: PreTrainedModel, inputs: Tensor, lengths: Tensor, layers: Sequence[int], width: int
 ) -> tuple[Tensor, Tensor]:
     """Call `run` on the non-empty rows, in one padded batch or in groups of equal length; reassemble the results."""
     equal_lengths = runs_in_equal_lengths(backbone)
     if not equal_lengths and bool((lengths > 0).all()):
-        return run(backbone, inputs, lengths, layer)
+        return run(backbone, inputs, lengths, layers)
 
     values, results = lengths.unique().tolist(), []
     groups = [lengths == value for value in values if value > 0] if equal_lengths else [lengths > 0]
     for rows in groups:
         if rows.any():
             longest = int(lengths[rows].max())
-            results.append((rows, *run(backbone, inputs[rows, :longest], lengths[rows], layer)))
+            results.append((rows, *run(backbone, inputs[rows, :longest], lengths[rows], layers)))
 
     frames = max((features.shape[1] for _, features, _ in results), default=1)
     dtype = results[0][1].dtype if results else backbone.dtype
@@ -313,27 +314,31 @@ def _all_kept(mask: Tensor) -> bool:
     return not torch.compiler.is_compiling() and bool(mask.all())
 
 
-def _hidden(outputs, layer: int) -> Tensor:
-    return outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer]
+def _hidden(outputs, layers: Sequence[int]) -> Tensor:
+    """Concatenate the hidden states of `layers`: (B, T, D each)."""
+    states = [outputs.last_hidden_state if layer == -1 else outputs.hidden_states[layer] for layer in layers]
+    return states[0] if len(states) == 1 else torch.cat(states, dim=-1)
 
 
 def audio_states_function(config: PreTrainedConfig, with_cepstrum: bool) -> Callable:
-    """Return the function (backbone, inputs, lengths (B,), layer) -> features (B, T, D), bool mask (B, T)."""
+    """Return the function (backbone, inputs, lengths (B,), layers) -> features (B, T, D), bool mask (B, T)."""
     if with_cepstrum:
         return _whisper_states_and_cepstrum
     return whisper_states if config.model_type == "whisper" else audio_states
 
 
-def audio_states(backbone: PreTrainedModel, inputs: Tensor, lengths: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+def audio_states(
+    backbone: PreTrainedModel, inputs: Tensor, lengths: Tensor, layers: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     mask = _prefix_mask(lengths, inputs.shape[1])
     uniform = _all_kept(mask)
     name = audio_input_name(backbone.config)
     outputs = backbone(
         **{name: inputs.to(backbone.dtype)},
         attention_mask=None if uniform else mask.long(),
-        output_hidden_states=layer != -1,
+        output_hidden_states=list(layers) != [-1],
     )
-    features = _hidden(outputs, layer)
+    features = _hidden(outputs, layers)
     # In this order: a trace cannot compare the length of a waveform.
     if name == "input_values" or features.shape[1] != inputs.shape[1]:
         output_lengths: Any = backbone._get_feat_extract_output_lengths  # all speech backbones have it
@@ -341,20 +346,25 @@ def audio_states(backbone: PreTrainedModel, inputs: Tensor, lengths: Tensor, lay
     return features, _prefix_mask(lengths, features.shape[1])
 
 
-def text_states(backbone: PreTrainedModel, input_ids: Tensor, lengths: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+def text_states(
+    backbone: PreTrainedModel, input_ids: Tensor, lengths: Tensor, layers: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     tokens = input_ids.shape[1]
     shortest = getattr(backbone.config, "downsampling_rate", 1)
     if tokens < shortest:  # CANINE downsamples internally, but not below one step
         input_ids = F.pad(input_ids, (0, shortest - tokens), value=backbone.config.pad_token_id)
     mask = _prefix_mask(lengths, input_ids.shape[1])
-    outputs = backbone(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=layer != -1)
-    return _hidden(outputs, layer)[:, :tokens], mask[:, :tokens]
+    hidden = list(layers) != [-1]
+    outputs = backbone(input_ids=input_ids, attention_mask=mask.long(), output_hidden_states=hidden)
+    return _hidden(outputs, layers)[:, :tokens], mask[:, :tokens]
 
 
-def whisper_states(encoder: "WhisperEncoder", inputs: Tensor, lengths: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+def whisper_states(
+    encoder: "WhisperEncoder", inputs: Tensor, lengths: Tensor, layers: Sequence[int]
+) -> tuple[Tensor, Tensor]:
     """Run Whisper's encoder on as many frames as the clips have.
 
-    Padding is zeroed before each convolution and masked in each attention. Layers above the requested one are skipped.
+    Padding is zeroed before each convolution and masked in each attention. Layers above the requested ones are skipped.
     """
     keep = _prefix_mask(lengths, inputs.shape[1]).unsqueeze(1)  # (B, 1, F)
     x = F.gelu(encoder.conv1(inputs.to(encoder.dtype).transpose(1, 2) * keep)) * keep
@@ -365,16 +375,19 @@ def whisper_states(encoder: "WhisperEncoder", inputs: Tensor, lengths: Tensor, l
     mask = _prefix_mask((lengths + 1) // 2, x.shape[1])
     bias = torch.zeros(mask.shape, dtype=x.dtype, device=x.device).masked_fill(~mask, torch.finfo(x.dtype).min)
     bias = bias[:, None, None].expand(-1, 1, x.shape[1], -1)  # (B, 1, T, T)
-    depth = len(encoder.layers) if layer == -1 else layer
-    for block in encoder.layers[:depth]:
-        x = block(x, None if _all_kept(mask) else bias)
-    return encoder.layer_norm(x) if depth == len(encoder.layers) else x, mask
+    wanted = [len(encoder.layers) if layer == -1 else layer for layer in layers]
+    states = [x]
+    for block in encoder.layers[: max(wanted)]:
+        states.append(block(states[-1], None if _all_kept(mask) else bias))
+    if max(wanted) == len(encoder.layers):
+        states[-1] = encoder.layer_norm(states[-1])
+    return torch.cat([states[layer] for layer in wanted], dim=-1), mask
 
 
 def _whisper_states_and_cepstrum(
-    encoder: "WhisperEncoder", inputs: Tensor, lengths: Tensor, layer: int
+    encoder: "WhisperEncoder", inputs: Tensor, lengths: Tensor, layers: Sequence[int]
 ) -> tuple[Tensor, Tensor]:
-    features, mask = whisper_states(encoder, inputs, lengths, layer)
+    features, mask = whisper_states(encoder, inputs, lengths, layers)
     return torch.cat([features, cepstrum(inputs, lengths).to(features.dtype)], dim=-1), mask
 
 

@@ -19,7 +19,10 @@ DEFAULT_MODEL_ID: str | None = None
 """Hub id for `pipeline("audio-text-emotion")` without a model; None until a checkpoint is published."""
 
 MODALITIES = ("audio", "text")
-ENCODERS = ("mamba", "transformer", "lstm", "frame_mlp", "none")
+NUM_STATISTICS = 7
+"""Mean, standard deviation and five quantiles over time."""
+
+ENCODERS = ("mamba", "transformer", "lstm", "frame_mlp", "statistics", "none")
 FUSIONS = ("late", "biformer", "bigraph", "bigated", "bigatedgraph", "bimamba")
 
 SINGLE_LABEL, MULTI_LABEL, REGRESSION = PROBLEM_TYPES = (
@@ -61,13 +64,14 @@ class ModalityConfig(CheckedConfig):
         adapter_stored (`bool`, *optional*, defaults to `False`): Whether the checkpoint contains a LoRA adapter of the
             backbone. Set by `save_pretrained`.
         freeze_backbone (`bool`, *optional*): Whether to freeze the backbone. None: unless it is the embedded one.
-        layer (`int`, *optional*, defaults to -1): The hidden state of the backbone to use as features: -1 for its
-            output, k >= 0 for the k-th of `hidden_states`.
+        layer (`int` or `list[int]`, *optional*, defaults to -1): The hidden state of the backbone to use as features:
+            -1 for its output, k >= 0 for the k-th of `hidden_states`. Several are concatenated in each frame.
         feature_size (`int`, *optional*): Width of the features. Derived from the backbone if there is one.
         encoder (`str`, *optional*, defaults to `"mamba"`): Architecture of the encoder. `"mamba"`: residual selective
             state-space blocks; `"transformer"`; `"lstm"`; `"frame_mlp"`: a residual perceptron on each frame
-            separately (the published audio head, which is called Mamba there); `"none"`: the fusion reads the features
-            directly.
+            separately (the published audio head, which is called Mamba there); `"statistics"`: statistics over time
+            are the features, one vector per sample instead of one per frame, so that stores are small and training is
+            fast; `"none"`: the fusion reads the features directly.
         freeze_encoder (`bool`, *optional*, defaults to `False`): Whether to freeze the encoder and its unimodal head.
         hidden_size (`int`, *optional*, defaults to 256): Width of the encoder's residual stream.
         num_hidden_layers (`int`, *optional*, defaults to 2): Number of encoder blocks.
@@ -76,7 +80,7 @@ class ModalityConfig(CheckedConfig):
             `hidden_size`. False requires equal widths.
         statistics (`bool`, *optional*, defaults to `False`): Whether the unimodal classifier also reads mean, standard
             deviation and quantiles of the features over time, each standardized over the training set (statistics
-            pooling, as in x-vectors).
+            pooling, as in x-vectors). The encoder `"statistics"` reads nothing else.
         dropout (`float`, *optional*, defaults to 0.1): Dropout rate in the encoder.
         mamba_expand (`float`, *optional*, defaults to 2): Width inside a Mamba block, relative to `hidden_size`
             (0.5 in the published code).
@@ -96,7 +100,7 @@ class ModalityConfig(CheckedConfig):
     backbone_stored: bool = True
     adapter_stored: bool = False
     freeze_backbone: bool | None = None
-    layer: int = -1
+    layer: int | list[int] = -1
     feature_size: int | None = None
     encoder: str = "mamba"
     freeze_encoder: bool = False
@@ -126,6 +130,16 @@ class ModalityConfig(CheckedConfig):
         self._refuse_contradictions()
 
     @property
+    def layers(self) -> list[int]:
+        """The hidden states that make up the features."""
+        return self.layer if isinstance(self.layer, list) else [self.layer]
+
+    @property
+    def frame_size(self) -> int:
+        """Width of one frame, before any statistics over time. Zero without a `feature_size`."""
+        return (self.feature_size or 0) // (NUM_STATISTICS if self.encoder == "statistics" else 1)
+
+    @property
     def widths(self) -> list[int]:
         """Widths of the two parts of a feature frame: what the encoder reads, and the cepstrum after it.
 
@@ -149,7 +163,9 @@ class ModalityConfig(CheckedConfig):
             )
 
         self.feature_size = None
-        width += sum(self.widths[1:])
+        width = len(self.layers) * width + self.extra_width
+        if self.encoder == "statistics":
+            width *= NUM_STATISTICS
         if given not in (None, width):
             raise ValueError(
                 f"{self.path('feature_size')}={given} contradicts the width of the {self.modality} backbone, {width}. "
@@ -157,19 +173,30 @@ class ModalityConfig(CheckedConfig):
             )
         self.feature_size = width
 
+    @property
+    def extra_width(self) -> int:
+        """Width of what follows the backbone's hidden states in each frame."""
+        return 0
+
     def _refuse_contradictions(self) -> None:
         self.require(self.encoder in ENCODERS, "encoder", f"one of {', '.join(ENCODERS)}")
+        if self.encoder == "statistics":
+            self.require(
+                (self.feature_size or 0) % NUM_STATISTICS == 0,
+                "feature_size",
+                f"a multiple of {NUM_STATISTICS}, the number of statistics of each feature",
+            )
         self.check_bounds()
 
         kind = getattr(self.backbone, "model_type", None)
         depth = getattr(self.backbone, "num_hidden_layers", None)
         if depth is not None:
-            self.require(
-                -1 <= self.layer <= depth, "layer", f"-1 (output) or 0..{depth}, the hidden states of '{kind}'"
-            )
+            allowed = f"-1 (output) or 0..{depth}, the hidden states of '{kind}', or a list of different ones"
+            distinct = len(set(self.layers)) == len(self.layers) > 0
+            self.require(distinct and all(-1 <= layer <= depth for layer in self.layers), "layer", allowed)
         if kind == "canine":
             self.require(
-                self.layer == -1, "layer", "-1, because the inner states of 'canine' are downsampled sequences"
+                self.layers == [-1], "layer", "-1, because the inner states of 'canine' are downsampled sequences"
             )
 
         if not self.backbone_stored and (self.backbone is None or self.backbone_id is None):
@@ -219,8 +246,13 @@ class BiBiERAudioConfig(ModalityConfig):
 
     @property
     def widths(self) -> list[int]:
-        extra = self.cepstrum_size or 0 if self.cepstrum else 0
+        # The statistics of both are one vector.
+        extra = 0 if self.encoder == "statistics" else self.extra_width
         return [(self.feature_size or extra) - extra, extra]
+
+    @property
+    def extra_width(self) -> int:
+        return self.cepstrum_size or 0 if self.cepstrum else 0
 
     def _derive_feature_size(self) -> None:
         if self.cepstrum and not isinstance(self.backbone, PreTrainedConfig):
@@ -247,6 +279,10 @@ class BiBiERAudioConfig(ModalityConfig):
         super()._refuse_contradictions()
         if self.encoder == "none":
             self.require(not self.cepstrum, "cepstrum", "False with encoder='none', which cannot read it")
+        if self.encoder == "statistics":
+            self.require(
+                self.crop_frames is None, "crop_frames", "None with encoder='statistics', which has no frames to crop"
+            )
 
 
 @strict

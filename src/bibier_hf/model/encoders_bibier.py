@@ -14,7 +14,7 @@ from torch._higher_order_ops import scan
 from torch.nn import functional as F
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from .configuration_bibier import BiBiERConfig, ModalityConfig
+from .configuration_bibier import NUM_STATISTICS, BiBiERConfig, ModalityConfig
 from .mamba_bibier import RMSNorm, mamba_block
 from .sequence_bibier import (
     Dropout,
@@ -180,15 +180,22 @@ class StatisticsPooling(nn.Module):
     The statistics are mean and standard deviation (Snyder et al., 2018) and five quantiles, F = 7 D numbers. They vary
     far less between clips than features do between frames, so each is standardized over the training set, once [`fit`]
     has been called.
+
+    Args:
+        feature_size: D.
+        size: width of the result.
+        dropout: dropout rate.
+        given: whether it is called with statistics, (B, 1, F), instead of with frames.
     """
 
     QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
     mean: Tensor
     std: Tensor
 
-    def __init__(self, feature_size: int, size: int, dropout: float):
+    def __init__(self, feature_size: int, size: int, dropout: float, given: bool = False):
         super().__init__()
-        inputs = (2 + len(self.QUANTILES)) * feature_size
+        self.given = given
+        inputs = NUM_STATISTICS * feature_size
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("std", torch.ones(inputs))
         self.hidden = nn.Sequential(
@@ -206,6 +213,10 @@ class StatisticsPooling(nn.Module):
         quantiles = masked_quantiles(features, mask, cls.QUANTILES).flatten(1)
         return torch.cat([mean, (variance + 1e-12).sqrt(), quantiles], dim=-1)
 
+    def read(self, features: Tensor, mask: Tensor) -> Tensor:
+        """Return the statistics (B, F) of frames (B, T, D), or those that are given."""
+        return features[:, 0].float() if self.given else self.statistics(features, mask)
+
     def fit(self, mean: Tensor, std: Tensor) -> None:
         """Set the mean and standard deviation of the statistics over the training set, (F,) each."""
         self.mean.copy_(mean)
@@ -213,7 +224,7 @@ class StatisticsPooling(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor, mixup: Mixup | None = None) -> Tensor:
         """(B, T, D), bool mask (B, T) -> (B, size)"""
-        standardized = ((self.statistics(features, mask) - self.mean) / self.std).clamp(-10, 10)
+        standardized = ((self.read(features, mask) - self.mean) / self.std).clamp(-10, 10)
         if mixup is not None:
             standardized = mixup(standardized)
         return self.out(self.hidden(standardized.to(features.dtype)))
@@ -276,3 +287,35 @@ class UnimodalEncoder(nn.Module):
 
         x = self.final_norm(x)
         return x, mask, sum(statistics, masked_mean(x, mask))
+
+
+class StatisticsEncoder(nn.Module):
+    """Statistics over time -> one vector, which is also its only frame.
+
+    Args:
+        config: of the model.
+        modality: of this modality.
+    """
+
+    def __init__(self, config: BiBiERConfig, modality: ModalityConfig):
+        super().__init__()
+        self.statistics = StatisticsPooling(modality.frame_size, modality.hidden_size, modality.dropout, given=True)
+
+    def pooled_parts(self, features: Tensor) -> list[tuple[StatisticsPooling, Tensor]]:
+        """Pair the statistics pooling with features (..., F)."""
+        return [(self.statistics, features)]
+
+    def forward(
+        self, features: Tensor, mask: Tensor, mixup: Mixup | None = None, record: Recorder | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode (B, 1, F), bool mask (B, 1) as [`UnimodalEncoder`] does."""
+        pooled = self.statistics(features, mask, mixup)
+        frames = pooled.unsqueeze(1)
+        if record:
+            record.state(frames)
+        return frames, mask if mixup is None else mixup.present(mask), pooled
+
+
+def build_encoder(config: BiBiERConfig, modality: ModalityConfig) -> UnimodalEncoder | StatisticsEncoder:
+    """Build the encoder of a modality."""
+    return (StatisticsEncoder if modality.encoder == "statistics" else UnimodalEncoder)(config, modality)

@@ -12,7 +12,7 @@ from transformers.modeling_utils import PreTrainedModel
 
 from .backbones_bibier import as_mask, audio_input_name, build_backbone, encode_audio, encode_text, kept_first
 from .configuration_bibier import TASK, BiBiERConfig, ModalityConfig
-from .encoders_bibier import UnimodalEncoder
+from .encoders_bibier import StatisticsPooling, build_encoder
 from .hashing_bibier import weights_hash
 from .sequence_bibier import Mixup, Recorder, masked_mean, random_window
 
@@ -54,7 +54,7 @@ class ModalityStream(nn.Module):
         build = build and modality.backbone is not None and modality.backbone_stored
         self.backbone = self.build_backbone() if build else None
         encodes = self.is_read and modality.encoder != "none"
-        self.encoder = UnimodalEncoder(config, modality) if encodes else None
+        self.encoder = build_encoder(config, modality) if encodes else None
 
         fused = len(config.modalities) == 2 and config.fusion != "late"
         self.missing = nn.Parameter(torch.empty(modality.hidden_size)) if fused else None
@@ -67,7 +67,8 @@ class ModalityStream(nn.Module):
 
     def attach(self, backbone: PreTrainedModel) -> None:
         """Set the backbone, which must have the width that the encoder expects."""
-        width, expected = backbone.config.hidden_size, self.config.widths[0]
+        width = len(self.config.layers) * backbone.config.hidden_size
+        expected = self.config.frame_size - self.config.extra_width
         if width != expected:
             raise ValueError(
                 f"The {self.name} backbone has width {width}, but the {self.name} encoder of this model expects "
@@ -90,7 +91,8 @@ class ModalityStream(nn.Module):
         """What determines the features: the backbone's id and revision (or a hash of its weights), and the layer."""
         source, revision = self.config.backbone_id, self.config.backbone_revision
         name = f"{source}@{revision}" if source and revision else weights_hash(self.require_backbone())
-        return f"{name}#{self.config.layer}"
+        layers = "+".join(map(str, self.config.layers))
+        return f"{name}#{layers}{'+statistics' if self.config.encoder == 'statistics' else ''}"
 
     def frozen_modules(self) -> list[nn.Module]:
         """Return those of backbone and encoder that the configuration freezes."""
@@ -105,7 +107,18 @@ class ModalityStream(nn.Module):
 
     def run_backbone(self, backbone: PreTrainedModel, inputs: Tensor, mask: Tensor | None) -> Features:
         """Compute features with a given copy of the backbone."""
+        return self.pool(*self._frames(backbone, inputs, mask))
+
+    def _frames(self, backbone: PreTrainedModel, inputs: Tensor, mask: Tensor | None) -> Features:
         raise NotImplementedError
+
+    def pool(self, frames: Tensor, mask: Tensor) -> Features:
+        """Turn frames (B, T, D), bool mask (B, T), into features: the same, or their statistics (B, 1, 7 D)."""
+        if self.config.encoder != "statistics":
+            return frames, mask
+        statistics = StatisticsPooling.statistics(frames, mask).unsqueeze(1)
+        present = mask.any(1, keepdim=True)
+        return statistics * present.unsqueeze(-1), present
 
     def features(
         self,
@@ -216,9 +229,9 @@ class AudioStream(ModalityStream):
             return found
         return random_window(*found, self.config.crop_frames)
 
-    def run_backbone(self, backbone: PreTrainedModel, inputs: Tensor, mask: Tensor | None) -> Features:
+    def _frames(self, backbone: PreTrainedModel, inputs: Tensor, mask: Tensor | None) -> Features:
         config = self.config
-        return encode_audio(backbone, inputs, mask, config.layer, config.max_window_s, config.cepstrum)
+        return encode_audio(backbone, inputs, mask, config.layers, config.max_window_s, config.cepstrum)
 
 
 class TextStream(ModalityStream):
@@ -231,8 +244,8 @@ class TextStream(ModalityStream):
         self.config.backbone.vocab_size = self.config.vocab_size  # may have been changed
         return super().build_backbone()
 
-    def run_backbone(self, backbone: PreTrainedModel, inputs: Tensor, mask: Tensor | None) -> Features:
-        return encode_text(backbone, inputs, mask, self.config.layer)
+    def _frames(self, backbone: PreTrainedModel, inputs: Tensor, mask: Tensor | None) -> Features:
+        return encode_text(backbone, inputs, mask, self.config.layers)
 
     def features(self, raw, raw_mask, features, mask, dtype) -> Features | None:
         found = super().features(raw, raw_mask, features, mask, dtype)

@@ -430,7 +430,7 @@ def fit_statistics(model: BiBiERForEmotionClassification, train: TrainingRows) -
                 features = row[name].unsqueeze(0)
                 mask = torch.ones(features.shape[:2], dtype=torch.bool)
                 for pooling, part in encoder.pooled_parts(features):
-                    found[pooling].append(pooling.statistics(part, mask))
+                    found[pooling].append(pooling.read(part, mask))
 
         for pooling, rows in found.items():
             statistics = torch.cat(rows)
