@@ -102,9 +102,9 @@ def test_speech_batch_equals_single(name: str, layer: int):
     for row, n in enumerate(lengths):
         inputs[row, :n], mask[row, :n] = torch.randn(n, *bands), 1
     with torch.no_grad():
-        together, frames = encode_audio(backbone, inputs, mask, layer, 30.0)
+        together, frames = encode_audio(backbone, inputs, mask, [layer], 30.0)
         for row, n in enumerate(lengths):
-            alone, alone_frames = encode_audio(backbone, inputs[row : row + 1, :n], None, layer, 30.0)
+            alone, alone_frames = encode_audio(backbone, inputs[row : row + 1, :n], None, [layer], 30.0)
             assert alone_frames.all()
             assert frames[row].sum() == alone.shape[1] >= 1
             torch.testing.assert_close(together[row, : alone.shape[1]], alone[0], atol=1e-5, rtol=1e-4)
@@ -139,13 +139,13 @@ def test_text_batch_equals_single(name: str, layer: int):
     for row, n in enumerate(lengths):
         ids[row, :n], mask[row, :n] = torch.randint(3, 50, (n,)), 1
     with torch.no_grad():
-        together, kept = encode_text(backbone, ids, mask, layer)
+        together, kept = encode_text(backbone, ids, mask, [layer])
         for row, n in enumerate(lengths):
-            alone, _ = encode_text(backbone, ids[row : row + 1, :n], None, layer)
+            alone, _ = encode_text(backbone, ids[row : row + 1, :n], None, [layer])
             assert kept[row].sum() == n
             torch.testing.assert_close(together[row, :n], alone[0], atol=1e-5, rtol=1e-4)
         padded_on_the_left = torch.cat([ids[1:2, 3:], ids[1:2, :3]], dim=1)
-        left, left_kept = encode_text(backbone, padded_on_the_left, mask[1:2].flip(1), layer)
+        left, left_kept = encode_text(backbone, padded_on_the_left, mask[1:2].flip(1), [layer])
         torch.testing.assert_close(left[:, :3], together[1:2, :3], atol=1e-5, rtol=1e-4)
         assert left_kept.sum() == 3
 
@@ -160,9 +160,9 @@ def test_long_audio_equals_windows_cut_by_hand(name: str):
     for total in (per_second, 2 * per_second, 2 * per_second + shortest - 1, 2 * per_second + 3 * shortest):
         clip = torch.randn(1, total, *bands)
         with torch.no_grad():
-            features, mask = encode_audio(backbone, clip, None, -1, 1.0)
+            features, mask = encode_audio(backbone, clip, None, [-1], 1.0)
             parts = [piece for piece in clip.split(per_second, dim=1) if piece.shape[1] >= shortest]
-            expected = torch.cat([encode_audio(backbone, piece, None, -1, 1.0)[0] for piece in parts], dim=1)
+            expected = torch.cat([encode_audio(backbone, piece, None, [-1], 1.0)[0] for piece in parts], dim=1)
         torch.testing.assert_close(features[mask], expected[0], atol=1e-5, rtol=1e-4)
         assert mask[0, : expected.shape[1]].all()
 
@@ -175,13 +175,13 @@ def test_windows_are_encoded_a_few_at_a_time(name: str, monkeypatch: pytest.Monk
     clips = torch.randn(2, round(5.5 * per_second), *{"whisper": (8,), "wav2vec2-bert": (16,)}.get(name, ()))
     mask = torch.arange(clips.shape[1]) < torch.tensor([[clips.shape[1]], [round(2.3 * per_second)]])
     with torch.no_grad():
-        features, kept = encode_audio(backbone, clips, mask, -1, 0.5)
+        features, kept = encode_audio(backbone, clips, mask, [-1], 0.5)
         rows = []
         run = backbones_bibier._run_present
         monkeypatch.setattr(backbones_bibier, "_run_present", lambda *args: rows.append(len(args[2])) or run(*args))
-        encode_audio(backbone, clips, mask, -1, 0.5)
+        encode_audio(backbone, clips, mask, [-1], 0.5)
         monkeypatch.setattr(backbones_bibier, "_WINDOWS_AT_ONCE", 1000)
-        expected, expected_kept = encode_audio(backbone, clips, mask, -1, 0.5)
+        expected, expected_kept = encode_audio(backbone, clips, mask, [-1], 0.5)
     assert rows == [4, 4, 4, 4, 4, 2, 22]
     torch.testing.assert_close(features[kept], expected[expected_kept], atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(kept.sum(1), expected_kept.sum(1))
@@ -195,9 +195,9 @@ def test_rows_without_audio_are_masked_and_touch_nothing(name: str):
     mask = torch.ones(inputs.shape[:2], dtype=torch.long)
     mask[1] = 0
     with torch.no_grad():
-        features, kept = encode_audio(backbone, inputs, mask, -1, 30.0)
-        alone, _ = encode_audio(backbone, inputs[:1], None, -1, 30.0)
-        nothing, none_kept = encode_audio(backbone, inputs, torch.zeros_like(mask), -1, 30.0)
+        features, kept = encode_audio(backbone, inputs, mask, [-1], 30.0)
+        alone, _ = encode_audio(backbone, inputs[:1], None, [-1], 30.0)
+        nothing, none_kept = encode_audio(backbone, inputs, torch.zeros_like(mask), [-1], 30.0)
     assert kept.any(1).tolist() == [True, False, True]
     assert features.isfinite().all()
     torch.testing.assert_close(features[0], alone[0], atol=1e-5, rtol=1e-4)
@@ -207,7 +207,7 @@ def test_rows_without_audio_are_masked_and_touch_nothing(name: str):
 
 @pytest.mark.parametrize("samples", [1, 399, 400, 401])
 def test_less_than_one_frame_of_waveform_is_one_frame(samples: int):
-    features, mask = encode_audio(speech("wav2vec2/layer"), torch.randn(1, samples), None, -1, 30.0)
+    features, mask = encode_audio(speech("wav2vec2/layer"), torch.randn(1, samples), None, [-1], 30.0)
     assert features.shape[1] == mask.sum() == 1
 
 
@@ -219,8 +219,8 @@ def test_what_stands_in_the_padding_does_not_matter(name: str):
     mask = torch.arange(lengths[-1]) < torch.tensor(lengths).unsqueeze(1)
     silence = noise * mask.reshape(*mask.shape, *(1,) * (noise.dim() - 2))
     with torch.no_grad():
-        features, kept = encode_audio(backbone, noise, mask.long(), -1, 30.0)
-        expected, _ = encode_audio(backbone, silence, mask.long(), -1, 30.0)
+        features, kept = encode_audio(backbone, noise, mask.long(), [-1], 30.0)
+        expected, _ = encode_audio(backbone, silence, mask.long(), [-1], 30.0)
     torch.testing.assert_close(features[kept], expected[kept], atol=1e-5, rtol=0)
 
 
@@ -235,7 +235,7 @@ def test_whisper_equals_transformers_on_a_full_window():
             (0, theirs.hidden_states[0]),
             (1, theirs.hidden_states[1]),
         ]:
-            ours, _ = encode_audio(encoder, mel, None, layer, 30.0)
+            ours, _ = encode_audio(encoder, mel, None, [layer], 30.0)
             torch.testing.assert_close(ours, expected, atol=1e-6, rtol=1e-6)
 
 
@@ -245,26 +245,26 @@ def test_the_cepstrum_is_the_cosine_transform_of_the_bands_averaged_over_pairs_o
     mel = torch.randn(len(lengths), max(lengths), 8)
     mask = (torch.arange(max(lengths)) < torch.tensor(lengths)[:, None]).long()
     encoder.requires_grad_(False)
-    features, kept = encode_audio(encoder, mel, mask, 1, 30.0, with_cepstrum=True)
-    plain, plain_mask = encode_audio(encoder, mel, mask, 1, 30.0)
+    features, kept = encode_audio(encoder, mel, mask, [1], 30.0, with_cepstrum=True)
+    plain, plain_mask = encode_audio(encoder, mel, mask, [1], 30.0)
     assert torch.equal(kept, plain_mask)
     torch.testing.assert_close(features[..., :32], plain)
     for row, length in enumerate(lengths):
         coefficients = dct(mel[row, :length].numpy(), axis=1, norm="ortho")
         expected = [coefficients[start : start + 2].mean(0) for start in range(0, length, 2)]
         np.testing.assert_allclose(features[row, kept[row], 32:], np.reshape(expected, (-1, 8)), atol=1e-5)
-    nothing, none_kept = encode_audio(encoder, mel, torch.zeros_like(mask), 1, 30.0, with_cepstrum=True)
+    nothing, none_kept = encode_audio(encoder, mel, torch.zeros_like(mask), [1], 30.0, with_cepstrum=True)
     assert nothing.shape[-1] == 40
     assert not none_kept.any()
 
 
 def test_shapes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"\(batch, samples\)"):
-        encode_audio(speech("wav2vec2/layer"), torch.randn(1, 50, 8), None, -1, 30.0)
+        encode_audio(speech("wav2vec2/layer"), torch.randn(1, 50, 8), None, [-1], 30.0)
     with pytest.raises(ValueError, match="audio_attention_mask"):
-        encode_audio(speech("wav2vec2/layer"), torch.randn(1, 2_000), torch.ones(1, 1_999), -1, 30.0)
+        encode_audio(speech("wav2vec2/layer"), torch.randn(1, 2_000), torch.ones(1, 1_999), [-1], 30.0)
     with pytest.raises(ValueError, match="input_ids"):
-        encode_text(text_model("bert"), torch.tensor([1, 2]), None, -1)
+        encode_text(text_model("bert"), torch.tensor([1, 2]), None, [-1])
 
 
 def test_weights_hash_names_the_weights():

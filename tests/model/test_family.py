@@ -12,11 +12,12 @@ import torch
 from transformers import AutoModel, AutoProcessor, pipeline
 
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification, BiBiERProcessor
-from bibier_hf.model.configuration_bibier import ENCODERS, FUSIONS, ORIGINAL_BEHAVIOR
+from bibier_hf.model.configuration_bibier import FUSIONS, ORIGINAL_BEHAVIOR
+from bibier_hf.model.encoders_bibier import ENCODER_LAYERS
 
 from ..conftest import both, features_of, merged
 
-TRAINED = [name for name in ENCODERS if name != "none"]
+TRAINED = list(ENCODER_LAYERS)
 BIMODAL = [
     {
         "fusion": fusion,

@@ -45,7 +45,7 @@ def prefix_mask(lengths: list[int], size: int) -> torch.Tensor:
 
 
 def test_the_names_in_the_config_are_those_that_can_be_built():
-    assert (*ENCODER_LAYERS, "none") == ENCODERS
+    assert (*ENCODER_LAYERS, "statistics", "none") == ENCODERS
     assert ("late", *FUSIONS) == FUSION_NAMES
 
 

@@ -148,3 +148,81 @@ def test_a_backbone_that_is_trained_has_no_statistics(small_run, tiny_options):
         ArgumentError, match=r"model\.audio_config\.statistics needs stored features of a frozen backbone"
     ):
         run_training(small_run(model=merged(tiny_options, {"audio_config": {"statistics": True}})))
+
+
+def whisper_model(layer: int | list[int], encoder: str = "statistics", **options) -> BiBiERForEmotionClassification:
+    """A model over a tiny Whisper of 16 bands, with statistics of a text backbone's features."""
+    whisper = WhisperConfig(
+        d_model=16, num_mel_bins=16, encoder_layers=3, encoder_attention_heads=2, encoder_ffn_dim=32,
+        decoder_layers=1, decoder_attention_heads=2, decoder_ffn_dim=32,
+    )  # fmt: skip
+    audio = {"backbone": whisper, "layer": layer, "encoder": encoder, "hidden_size": 8, "freeze_backbone": True}
+    torch.manual_seed(0)
+    return BiBiERForEmotionClassification(BiBiERConfig(audio_config=audio, fusion="late", **options)).eval()
+
+
+@torch.no_grad()
+def test_several_hidden_states_are_concatenated():
+    one, two, both_states = (whisper_model(layer, "none") for layer in (1, -1, [1, -1]))
+    for model in (two, both_states):
+        model.load_state_dict(one.state_dict(), strict=False)
+    mel = torch.randn(2, 40, 16)
+    expected = torch.cat([model.encode_audio(mel)[0] for model in (one, two)], dim=-1)
+    torch.testing.assert_close(both_states.encode_audio(mel)[0], expected)
+    assert both_states.backbone_key("audio").endswith("#1+-1")
+
+
+@pytest.mark.parametrize("layer", [[], [1, 1], [1, 4], [-2]])
+def test_hidden_states_that_do_not_exist_are_refused(layer: list[int]):
+    with pytest.raises(ValueError, match=r"audio_config\.layer=.*0\.\.3.*or a list of different ones"):
+        whisper_model(layer)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("cepstrum", [False, True])
+def test_statistics_as_features(cepstrum: bool, tmp_path: Path):
+    model = whisper_model([1, 3])
+    config = model.config.audio_config
+    assert (config.feature_size, config.frame_size, config.widths) == (7 * 32, 32, [7 * 32, 0])
+    if cepstrum:
+        content = config.to_dict() | {"cepstrum": True, "feature_size": None, "encoder": "statistics"}
+        model = BiBiERForEmotionClassification(BiBiERConfig(audio_config=content, fusion="late")).eval()
+        assert model.config.audio_config.feature_size == 7 * (32 + 16)
+    model.bibier.audio.encoder.statistics.fit(torch.randn(config.feature_size + 7 * 16 * cepstrum), torch.tensor(2.0))
+
+    lengths = [1, 40, 25, 0]
+    mel = torch.randn(4, 40, 16)
+    mask = (torch.arange(40) < torch.tensor(lengths)[:, None]).long()
+    together = model(input_features=mel, audio_attention_mask=mask)
+    for row, length in enumerate(lengths[:3]):
+        alone = model(input_features=mel[row : row + 1, :length])
+        torch.testing.assert_close(alone.audio_logits[0], together.audio_logits[row], atol=1e-5, rtol=0)
+    assert together.audio_logits[3].tolist() == [0.0] * 7
+
+    features, kept = model.encode_audio(mel, mask)
+    assert features.shape == (4, 1, model.config.audio_config.feature_size)
+    assert kept.tolist() == [[True], [True], [True], [False]]
+    stored = model(audio_features=features, audio_features_mask=kept)
+    torch.testing.assert_close(stored.logits, together.logits)
+
+    model.save_pretrained(tmp_path)
+    loaded = BiBiERForEmotionClassification.from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(loaded(input_features=mel, audio_attention_mask=mask).logits, together.logits)
+
+
+def test_statistics_as_features_have_no_frames_to_crop():
+    with pytest.raises(ValueError, match=r"crop_frames=20 is not allowed; it must be None with encoder='statistics'"):
+        BiBiERConfig(audio_config={"encoder": "statistics", "crop_frames": 20})
+
+
+def test_a_run_over_stored_statistics(small_run, tiny_options, backbones):
+    """One vector per clip is stored, standardized over the training set, and learned from with mixup."""
+    options = {"audio_config": {"encoder": "statistics", "layer": [0, -1]}, "fusion": "late", "mixup_alpha": 0.4}
+    run = small_run(**backbones, model=merged(tiny_options, options), num_train_epochs=1)
+    run_training(run)
+    model, processor, _ = build_model(run)
+    rows = InputReader(model, processor, run.feature_cache).split(load_corpora(run.corpora), "train")
+    stored = torch.cat([rows[index]["audio_features"] for index in range(len(rows))])
+    assert stored.shape == (len(rows), model.config.audio_config.feature_size)
+    weights = load_file(f"{run.output_dir}/model.safetensors")
+    torch.testing.assert_close(weights["bibier.audio.encoder.statistics.mean"], stored.mean(0), atol=1e-4, rtol=1e-4)

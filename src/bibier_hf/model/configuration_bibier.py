@@ -163,7 +163,7 @@ class ModalityConfig(CheckedConfig):
             )
 
         self.feature_size = None
-        width = len(self.layers) * width + self.extra_width
+        width = max(len(self.layers), 1) * width + self.extra_width
         if self.encoder == "statistics":
             width *= NUM_STATISTICS
         if given not in (None, width):
