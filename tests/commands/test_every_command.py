@@ -38,6 +38,7 @@ MISSING = {
     "push space": ["nowhere", "owner/name"],
     "study": ["nowhere.yaml"],
     "train": ["nowhere.yaml"],
+    "transfer": ["--corpora", "[{name: csv, data_dir: nowhere.csv, test: [dialogue]}]"],
 }
 """What is not there, for each command that reads something."""
 

@@ -1,6 +1,7 @@
 """Plots of reports."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,23 @@ MAX_CELLS = 15
 
 Spread = tuple[float, float, float]
 """Mean, lowest and highest of a number over folds."""
+
+
+@dataclass(frozen=True)
+class TransferPoint:
+    """One point of [`plot_transfer`].
+
+    Attributes:
+        system: its position in the list of systems.
+        uar, lower, upper: score, and its interval.
+        look: "new" (the corpus was not trained on), "trained on other rows of the corpus", "leaky", or "roles".
+    """
+
+    system: int
+    uar: float
+    lower: float
+    upper: float
+    look: str
 
 
 def plot_confusion_matrix(matrix: np.ndarray, names: Sequence[str], path: str | Path, title: str = "") -> None:
@@ -198,6 +216,55 @@ def plot_leakage(
     handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label=f"chance ({chance_uar:.1%})"))
     figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     figure.suptitle(title)
+    save_figure(figure, path)
+
+
+def plot_transfer(
+    panels: Mapping[str, Sequence[TransferPoint]],
+    systems: Sequence[tuple[str, str]],
+    chance_uar: float,
+    path: str | Path,
+) -> None:
+    """Draw the UAR of each system on each test with its interval. A panel is a test; colors are what a system reads.
+
+    Args:
+        panels: title -> its points.
+        systems: what each reads and what it was trained on, from top to bottom.
+        chance_uar: UAR by chance.
+        path: picture to write; the suffix selects the format.
+    """
+    figure = Figure(figsize=(3.6 * len(panels) + 2.6, 0.34 * len(systems) + 1.9), layout="constrained")
+    reads = list(dict.fromkeys(modality for modality, _ in systems))
+    looks = {
+        "new": {"marker": "o"},
+        "trained on other rows of the corpus": {"marker": "s"},
+        "leaky": {"marker": "x"},
+        "roles": {"marker": "D", "markerfacecolor": "white"},
+    }
+
+    for axes, (title, points) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        for point in points:
+            row = point.system + {"roles": 0.25, "leaky": -0.25}.get(point.look, 0)
+            color = _series_color(reads.index(systems[point.system][0]))
+            axes.plot([point.lower, point.upper], [row, row], color=color, linewidth=1.2)
+            axes.plot(point.uar, row, color=color, linestyle="", markersize=5, **looks[point.look])
+        axes.axvline(chance_uar, color="black", linestyle="--", linewidth=1)
+        axes.set(title=title, xlabel="UAR", xlim=(0, 1))
+        axes.title.set_fontsize(10)
+        axes.xaxis.set_major_formatter(PercentFormatter(1.0))
+        axes.set_yticks(range(len(systems)), [f"{modality}: {trained}" for modality, trained in systems])
+        axes.grid(axis="x", color=FAINT, linewidth=0.5)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_ylim(len(systems) - 0.4, -0.6)
+
+    used = {point.look for points in panels.values() for point in points}
+    handles: list[Any] = [
+        Line2D([], [], color=INK, linestyle="", label=look, **style) for look, style in looks.items() if look in used
+    ]
+    handles.append(Line2D([], [], color="black", linestyle="--", linewidth=1, label=f"chance ({chance_uar:.1%})"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=len(handles), frameon=False)
     save_figure(figure, path)
 
 

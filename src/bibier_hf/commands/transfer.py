@@ -1,0 +1,304 @@
+"""`bibier transfer`."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+from datasets import concatenate_datasets
+from pydantic import Field, model_validator
+
+from ..commandline import Section
+from ..data.corpora import get_corpus, load_corpus
+from ..data.mixture import LABELS_HELP, FeatureCacheArguments, label_names
+from ..errors import ArgumentError
+from ..evaluation.baselines import pooled_features
+from ..evaluation.plots import TransferPoint, plot_transfer
+from ..evaluation.report import environment
+from ..evaluation.transfer import (
+    FAIR,
+    HOLD_OUT_COLUMNS,
+    LEAKY,
+    ROLE,
+    STRENGTHS,
+    Cell,
+    CorpusRows,
+    Sheet,
+    Test,
+    answer_tests,
+    cells_csv,
+    matrix_table,
+    neighbors_table,
+    read_sheets,
+    score_sheet,
+    systems_of,
+    write_sheets,
+)
+from ..files import write_json, write_text, writes
+from ..hub.facts import facts as package_facts
+
+PREDICTIONS_FILE = "predictions.csv.gz"
+FACTS_FILE = "transfer.json"
+
+HoldOut = Literal["dev", "test"] | list[Literal[HOLD_OUT_COLUMNS]]
+
+
+class TransferCorpus(Section):
+    """One corpus of the matrix."""
+
+    name: str = Field(description="name of the corpus, or a Python file that defines one")
+    data_dir: str | None = Field(None, description="folder of the corpus, raw or prepared")
+    options: dict[str, Any] = Field(default_factory=dict, description="options of its loader")
+    splits: list[str] | None = Field(None, description="its own splits to use; null: all of them")
+    modalities: list[Literal["audio", "text"]] = Field(
+        ["audio", "text"], min_length=1, description="what is read of it; leave text out if the sentences are fixed"
+    )
+    test: HoldOut = Field(
+        description="dev or test: a split of its own. Or columns whose values are in train or test, never in both: "
+        f"one or two of {', '.join(HOLD_OUT_COLUMNS)}"
+    )
+    leaky: HoldOut | None = Field(None, description="a test that shares more with train, for comparison; null: none")
+    group: Literal["dialogue", "speaker"] = Field("dialogue", description="column that the bootstrap draws whole")
+
+
+CORPORA: list[dict[str, Any]] = [
+    {"name": "resd", "test": ["dialogue"], "leaky": "test"},
+    {
+        "name": "ravdess",
+        "splits": ["train", "dev"],
+        "modalities": ["audio"],
+        "test": ["speaker", "text"],
+        "leaky": ["speaker"],
+        "group": "speaker",
+    },
+    {
+        "name": "meld",
+        "options": {"text_only": True},
+        "splits": ["train", "dev"],
+        "modalities": ["text"],
+        "test": "dev",
+    },
+]
+"""The matrix without options: RESD, RAVDESS and the text of MELD."""
+
+
+class TransferArguments(Section):
+    """Score what is learned from one corpus on the others: training sets against test sets, speech, text and both.
+
+    Examples:
+      bibier transfer --corpora.0.data_dir PATH/TO/resd --corpora.1.data_dir PATH/TO/ravdess
+          --corpora.2.data_dir PATH/TO/meld
+      bibier transfer --report --output_dir outputs/transfer
+
+    Logistic regression on the mean and deviation of frozen features, with fixed regularization. By default: RESD by
+    dialogues, RAVDESS's actors 1 to 20 by speakers and sentences, and MELD's dev split. Writes predictions.csv.gz,
+    transfer.json, transfer.md, transfer.csv and transfer.png.
+    """
+
+    corpora: list[TransferCorpus] = Field(min_length=1, description="corpora; by default RESD, RAVDESS and MELD")
+    labels: list[str] | None = Field(None, description=LABELS_HELP)
+    output_dir: str = Field("outputs/transfer", description="folder of the predictions, tables and the picture")
+    report: bool = Field(
+        False, description="train nothing; make tables and picture from the predictions in output_dir"
+    )
+    standardize: Literal["corpus", "pooled"] = Field(
+        "corpus",
+        description="corpus: by the mean and deviation of each corpus, also of a new one, without its labels; "
+        "pooled: by those of all training rows",
+    )
+    audio_backbone: str = Field("openai/whisper-base", description="speech model: Hub id or folder")
+    audio_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
+    audio_layer: int = Field(4, ge=-1, description="hidden state to pool; -1: the output")
+    text_backbone: str = Field("intfloat/multilingual-e5-small", description="text model: Hub id or folder")
+    text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
+    text_layer: int = Field(-1, ge=-1, description="hidden state to pool; -1: the output")
+    strengths: dict[str, float] = Field(
+        dict(STRENGTHS), description="C (inverse regularization) of audio and text; never chosen on a test"
+    )
+    seen: dict[str, str] = Field(
+        default_factory=dict, description="corpora that a backbone was trained on -> where that is known from"
+    )
+    feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
+    seed: int = Field(42, ge=0, description="seed of folds and solver")
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
+        return {"corpora": json.loads(json.dumps(CORPORA))}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.report and not any(corpus.data_dir for corpus in self.corpora):
+            raise ArgumentError("corpora: give the folder of each corpus, as in --corpora.0.data_dir PATH/TO/resd.")
+        if missing := {"audio", "text"} - set(self.strengths):
+            raise ArgumentError(f"strengths: needs a value for {missing.pop()}.")
+        return self
+
+
+@writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
+def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, Any]]:
+    """Answer all tests, and write `predictions.csv.gz` and `transfer.json`.
+
+    Returns:
+        the sheets, and the facts that tables need.
+
+    Raises:
+        FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are missing or invalid.
+    """
+    corpora, labels = {}, None
+    facts: dict[str, Any] = {"corpora": {}}
+    for corpus in arguments.corpora:
+        rows = load_corpus(corpus.name, corpus.data_dir, labels=arguments.labels, **corpus.options)
+        rows = type(rows)({split: part for split, part in rows.items() if split in (corpus.splits or rows)})
+        if labels not in (None, label_names(rows)):
+            raise ArgumentError("labels: the corpora bring different label sets. Name one set for all of them.")
+
+        labels = label_names(rows)
+        pooled = concatenate_datasets(list(rows.values()))
+        name = pooled["corpus"][0]
+        features = {modality: _features(arguments, rows, modality, pooled["id"]) for modality in corpus.modalities}
+        names = [name for name in ("id", "speaker", "dialogue", "text", "fold") if name in pooled.column_names]
+        columns = {column: list(pooled[column]) for column in names}
+        columns["split"] = [split for split, part in rows.items() for _ in range(len(part))]
+        languages = "+".join(sorted(set(pooled["language"])))
+        corpora[name] = CorpusRows(name, languages, columns, np.array(pooled["label"]), features)
+        facts["corpora"][name] = _facts(corpus, languages, name, arguments)
+
+    assert labels is not None  # there is a corpus
+    tests = [
+        Test(name, kind, hold_out, corpus.group)
+        for name, corpus in zip(corpora, arguments.corpora, strict=True)
+        for kind, hold_out in ((FAIR, corpus.test), (LEAKY, corpus.leaky))
+        if hold_out is not None
+    ]
+
+    start = time.perf_counter()
+    sheets = answer_tests(corpora, tests, len(labels), arguments.standardize, arguments.strengths, arguments.seed)
+    names = ("standardize", "strengths", "audio_layer", "text_layer", "seed")
+    facts |= {"labels": list(labels)} | {name: getattr(arguments, name) for name in names}
+    facts["backbones"] = {modality: _backbone(arguments, modality) for modality in ("audio", "text")}
+    facts |= {"seconds": round(time.perf_counter() - start, 1)} | environment()
+
+    folder = Path(arguments.output_dir)
+    write_sheets(sheets, labels, folder / PREDICTIONS_FILE)
+    write_json(folder / FACTS_FILE, facts)
+    return sheets, facts
+
+
+def _features(arguments: TransferArguments, rows: Any, modality: str, ids: Sequence[str]) -> np.ndarray:
+    """Pooled features of all rows, in the order of `ids`."""
+    values = rows.values()
+    present = [
+        value is not None if modality == "audio" else bool(value)
+        for part in values
+        for value in _column(part, modality)
+    ]
+    if not all(present):
+        raise ArgumentError(
+            f"corpora: {present.count(False)} of {len(present)} rows have no {modality}. Leave {modality} out of its "
+            "modalities."
+        )
+
+    cache = arguments.feature_cache.model_dump(include={"dtype", "compute_dtype", "batch_size"})
+    source = {name: getattr(arguments, f"{modality}_{name}") for name in ("backbone", "revision", "layer")}
+    found = pooled_features(rows, modality, **source, **cache, cache_dir=arguments.feature_cache.directory)
+    return np.stack([found[identity] for identity in ids])
+
+
+def _column(rows: Any, modality: str) -> Sequence[Any]:
+    return rows["duration_s"] if modality == "audio" else rows["text"]
+
+
+def _facts(corpus: TransferCorpus, language: str, name: str, arguments: TransferArguments) -> dict[str, Any]:
+    """What tables say of a corpus."""
+    seen = {}
+    for modality in corpus.modalities:
+        known = _seen_by(_backbone(arguments, modality))
+        seen[modality] = "yes" if name in arguments.seen else known.get(name, known.get("others", "unknown"))
+    title = get_corpus(corpus.name).title.partition(":")[0].partition(",")[0]
+    tests = {key: _described(getattr(corpus, key)) for key in ("test", "leaky")}
+    return {"title": title, "language": language, **tests, "group": corpus.group, "seen": seen}
+
+
+def _described(hold_out: str | Sequence[str] | None) -> str | None:
+    if hold_out is None or isinstance(hold_out, str):
+        return hold_out and f"{hold_out} split"
+    return "new " + " and ".join({"text": "sentences"}.get(column, f"{column}s") for column in hold_out)
+
+
+def _backbone(arguments: TransferArguments, modality: str) -> str:
+    """The Hub id of a backbone; a folder counts as the published one of its name."""
+    given = getattr(arguments, f"{modality}_backbone")
+    if not Path(given).is_dir():
+        return given
+    name = Path(given).resolve().name
+    return next((known for known in package_facts()["seen"] if known.endswith(name)), name)
+
+
+def _seen_by(backbone: str) -> Mapping[str, str]:
+    return package_facts()["seen"].get(backbone, {})
+
+
+def write_report(folder: Path, sheets: Sequence[Sheet], facts: Mapping[str, Any]) -> str:
+    """Write `transfer.md`, `transfer.csv` and `transfer.png`, and return the page."""
+    scored = [score_sheet(sheet) for sheet in sheets]
+    cells = [cell for found, _ in scored for cell in found]
+    neighbors = [pair for _, pairs in scored for pair in pairs]
+
+    explanation = (
+        "Each cell is UAR with its 95 % interval, and WF1. →: the corpus of the column was not trained on. Bold: the paired "
+        "difference from the best of the column may be 0. Detectable: the smallest difference in UAR that this comparison "
+        "finds with a power of 80 %. Nothing is corrected for the number of comparisons."
+    )
+    known = [
+        f"* {facts['backbones'][modality]} was trained on {_seen_by(facts['backbones'][modality]).get('source', 'unknown data')}."
+        for modality in ("audio", "text")
+    ]
+    page = "\n\n".join(
+        [
+            "# Transfer",
+            explanation,
+            "\n".join(known),
+            matrix_table(cells, facts),
+            "## Neighbors",
+            neighbors_table(neighbors, facts),
+        ]
+    )
+    write_text(folder / "transfer.md", page + "\n")
+    write_text(folder / "transfer.csv", cells_csv(cells, facts))
+    _draw(cells, facts, folder / "transfer.png")
+    return page
+
+
+def _draw(cells: Sequence[Cell], facts: Mapping[str, Any], path: Path) -> None:
+    order = systems_of(cells, list(facts["corpora"]))
+    panels: dict[str, list[TransferPoint]] = {}
+    for cell in cells:
+        corpus = facts["corpora"][cell.corpus]
+        title = f"{corpus['title']} ({corpus['language']})\n{corpus['test']}"
+        look = "roles" if cell.unit == ROLE else cell.kind if cell.kind == LEAKY else "new"
+        if look == "new" and cell.in_corpus:
+            look = "trained on other rows of the corpus"
+        point = TransferPoint(order.index((cell.modality, cell.trained)), *cell.uar, look)
+        panels.setdefault(title, []).append(point)
+    systems = [
+        (modality, " + ".join(facts["corpora"][name]["title"] for name in trained)) for modality, trained in order
+    ]
+    plot_transfer(panels, systems, 1 / len(facts["labels"]), path)
+
+
+def transfer(arguments: TransferArguments) -> None:
+    """Fill the matrix, and print it."""
+    folder = Path(arguments.output_dir)
+    if arguments.report:
+        facts_file = folder / FACTS_FILE
+        if not facts_file.is_file():
+            raise FileNotFoundError(f"No file '{facts_file}'. Run the same command without --report first.")
+        facts = json.loads(facts_file.read_text(encoding="utf-8"))
+        sheets = read_sheets(folder / PREDICTIONS_FILE, facts["labels"])
+    else:
+        sheets, facts = run_transfer(arguments)
+
+    print(write_report(folder, sheets, facts))
+    print(f"\nPredictions, tables and the picture are in {folder} ({facts['seconds']:.0f} s for the classifiers).")
