@@ -247,6 +247,10 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier study resd_augmentation --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only base {WHISPER_E5} {ONE_EPOCH}", expect="| base | official |"
     ),
+    (
+        "bibier transfer --corpora.0.data_dir PATH/TO/resd --corpora.1.data_dir PATH/TO/ravdess "
+        "--corpora.2.data_dir PATH/TO/meld"
+    ): Skip("computes features for minutes; tests/commands/test_transfer.py runs it on small tables"),
     # docs/training.md
     f"{TRAIN_RESD} --corpora.0.protocol dialogue_grouped --corpora.0.fold 0 --output_dir outputs/resd-grouped-0": Run(
         slow=True, append=ONE_EPOCH, expect="| resd |"
