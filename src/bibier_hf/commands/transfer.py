@@ -19,7 +19,6 @@ from ..evaluation.plots import TransferPoint, plot_transfer
 from ..evaluation.report import environment
 from ..evaluation.transfer import (
     FAIR,
-    HOLD_OUT_COLUMNS,
     LEAKY,
     ROLE,
     STRENGTHS,
@@ -42,7 +41,7 @@ from ..hub.facts import facts as package_facts
 PREDICTIONS_FILE = "predictions.csv.gz"
 FACTS_FILE = "transfer.json"
 
-HoldOut = Literal["dev", "test"] | list[Literal[HOLD_OUT_COLUMNS]]
+HoldOut = Literal["dev", "test"] | list[Literal["dialogue", "speaker", "text"]]
 
 
 class TransferCorpus(Section):
@@ -57,7 +56,7 @@ class TransferCorpus(Section):
     )
     test: HoldOut = Field(
         description="dev or test: a split of its own. Or columns whose values are in train or test, never in both: "
-        f"one or two of {', '.join(HOLD_OUT_COLUMNS)}"
+        "one or two of dialogue, speaker, text"
     )
     leaky: HoldOut | None = Field(None, description="a test that shares more with train, for comparison; null: none")
     group: Literal["dialogue", "speaker"] = Field("dialogue", description="column that the bootstrap draws whole")
@@ -157,7 +156,7 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
         labels = label_names(rows)
         pooled = concatenate_datasets(list(rows.values()))
         name = pooled["corpus"][0]
-        features = {modality: _features(arguments, rows, modality, pooled["id"]) for modality in corpus.modalities}
+        features = {str(kind): _features(arguments, rows, kind, pooled["id"]) for kind in corpus.modalities}
         names = [name for name in ("id", "speaker", "dialogue", "text", "fold") if name in pooled.column_names]
         columns = {column: list(pooled[column]) for column in names}
         columns["split"] = [split for split, part in rows.items() for _ in range(len(part))]

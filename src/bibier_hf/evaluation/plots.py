@@ -235,7 +235,7 @@ def plot_transfer(
     """
     figure = Figure(figsize=(3.6 * len(panels) + 2.6, 0.34 * len(systems) + 1.9), layout="constrained")
     reads = list(dict.fromkeys(modality for modality, _ in systems))
-    looks = {
+    looks: dict[str, dict[str, Any]] = {
         "new": {"marker": "o"},
         "trained on other rows of the corpus": {"marker": "s"},
         "leaky": {"marker": "x"},

@@ -34,8 +34,6 @@ UTTERANCE, ROLE = "utterance", "role"
 STRENGTHS = {"audio": 0.003, "text": 0.01}
 """Modality -> C of the logistic regression: fixed, so that nothing is chosen on any test."""
 
-HOLD_OUT_COLUMNS = ("dialogue", "speaker", "text")
-
 Division = tuple[np.ndarray, np.ndarray]
 """Positions of the rows to train on, and of those to answer."""
 
@@ -140,7 +138,9 @@ def _folds(rows: CorpusRows, column: str, seed: int) -> np.ndarray:
         return np.array([names.index(value) for value in values])
 
     shares = {str(number): 1 / NUM_FOLDS for number in range(1, NUM_FOLDS)}
-    return np.array([int(name) for name in stratified_group_split(rows.labels, values, shares, seed, remainder="0")])
+    return np.array(
+        [int(name) for name in stratified_group_split(rows.labels.tolist(), values, shares, seed, remainder="0")]
+    )
 
 
 def training_sets(names: Sequence[str]) -> Iterator[tuple[str, ...]]:
@@ -258,12 +258,13 @@ def _fused(answers: Mapping[str, np.ndarray], corpora: Mapping[str, CorpusRows])
     """Late fusion with equal weights. Each corpus of a training set trains the parts that it can."""
     fused = {}
     for trained in training_sets(list(corpora)):
-        parts = []
-        for modality in ("audio", "text"):
-            readers = [name for name in trained if modality in corpora[name].features]
-            parts.append(answers.get(system_name(modality, readers)))
-        if all(part is not None for part in parts):
-            fused[system_name(BOTH, trained)] = sum(parts) / 2
+        readers = {
+            modality: [name for name in trained if modality in corpora[name].features]
+            for modality in ("audio", "text")
+        }
+        systems = [system_name(modality, names) for modality, names in readers.items()]
+        if all(system in answers for system in systems):
+            fused[system_name(BOTH, trained)] = (answers[systems[0]] + answers[systems[1]]) / 2
     return fused
 
 
@@ -348,7 +349,8 @@ def score_sheet(sheet: Sheet) -> tuple[list[Cell], list[Neighbors]]:
     for name, found in sheet.predictions.items():
         modality, _, trained = name.partition(":")
         intervals = bootstrap_intervals(sheet.labels, found, sheet.groups)
-        uar, wf1 = ((metrics[name][metric], *intervals[metric]) for metric in ("uar", "wf1"))
+        uar = metrics[name]["uar"], intervals["uar"][0], intervals["uar"][1]
+        wf1 = metrics[name]["wf1"], intervals["wf1"][0], intervals["wf1"][1]
         size = len(sheet.labels), len(set(sheet.groups))
         tie = compare(ranked[0], name).tie
         cells.append(Cell(*where, modality, tuple(trained.split("+")), uar, wf1, *size, tie))
