@@ -2,12 +2,12 @@
 
 import torch
 from accelerate import PartialState
-from datasets import concatenate_datasets
 from pydantic import Field
 
 from ..commandline import section_help
+from ..data.disturbances import Voices
 from ..data.feature_store import Extraction
-from ..data.features import InputExtractor
+from ..data.features import InputExtractor, read_columns
 from ..data.mixture import label_names, load_corpora
 from ..data.reader import InputReader
 from ..errors import ArgumentError
@@ -15,7 +15,7 @@ from ..memory import keep_freed_memory
 from ..training.arguments import RunArguments, RunFile
 from ..training.build import build_model
 
-_KEYS = ("  --audio_", "  --text_", "  --feature_cache.")
+_KEYS = ("  --audio_", "  --text_", "  --disturbances", "  --feature_cache.")
 
 
 class ExtractArguments(RunFile):
@@ -60,16 +60,18 @@ def extract(arguments: ExtractArguments) -> None:
     assert extractor is not None  # the cache is enabled
 
     for name, corpus in splits.items():
-        rows = [rows.select_columns(["audio", "text", "duration_s"]) for rows in corpus.values()]
-        pooled = concatenate_datasets(rows)
-        done = extractor.extract(pooled)
+        parts = list(corpus.values())
+        if run.disturbances is not None:
+            parts += run.disturbances.stored_versions(corpus["train"])
+        pooled = read_columns(parts)
+        done = extractor.extract(pooled, voices=Voices(corpus["train"]))
         if not state.is_main_process:
             continue
 
         for modality, extraction in done.items():
             print(f"{name}: {describe_extraction(extractor, modality, extraction)}")
         if arguments.drift:
-            for modality, numbers in extractor.drift(pooled, arguments.drift).items():
+            for modality, numbers in extractor.drift(read_columns(list(corpus.values())), arguments.drift).items():
                 figures = ", ".join(f"{key} {value:.3g}" for key, value in numbers.items())
                 print(f"{name}: {extractor.specs[modality].name} against float32, one clip at a time: {figures}")
 

@@ -23,21 +23,25 @@ audiomentations (0.43.1) has most of these, but needs librosa, and with it numba
 encodes and soxr resamples, which the package needs anyway.
 """
 
+import hashlib
 import io
+import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import soundfile
 import soxr
+from datasets import Dataset, Features, Value
 from pydantic import Field, field_validator
 
 from ..commandline import Section
 from ..errors import ArgumentError
-from ..model.audio_bibier import SAMPLING_RATE
+from ..model.audio_bibier import SAMPLING_RATE, decode_audio
 from ..sampling import seeded_hash
 from ..text import did_you_mean
 
@@ -53,6 +57,9 @@ NARROW_RATE = 8_000
 
 MP3_RATES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 """kbit/s that MP3 allows at 16 kHz (MPEG-2, layer III)."""
+
+DISTURBANCES_VERSION = 1
+"""Bump whenever a disturbance would give other samples; this invalidates stored features of disturbed clips."""
 
 MP3_DELAY = 1105
 """Samples that encoder and decoder add in front, unless the file says so itself, which needs 40 kbit/s."""
@@ -70,6 +77,7 @@ class Kind:
         lowest, highest: limits of the strength; without them there is none.
         drawn: range of strengths that a training draws from, unless the run file gives another.
         values: the only strengths that are allowed; empty: any within the limits.
+        random: whether the result depends on the seed and the id of the clip.
     """
 
     apply: Callable[..., np.ndarray]
@@ -77,6 +85,7 @@ class Kind:
     highest: float | None = None
     drawn: tuple[float, float] | None = None
     values: tuple[int, ...] = ()
+    random: bool = False
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,8 @@ class Step:
         """Draw a strength uniformly from the range, and write it out."""
         if self.low is None or self.high is None:
             return self.name
+        if self.low == self.high:
+            return f"{self.name}:{self.low:g}"
 
         if values := [value for value in KINDS[self.name].values if self.low <= value <= self.high]:
             return f"{self.name}:{generator.choice(values)}"
@@ -315,18 +326,121 @@ def _resized(samples: np.ndarray, length: int) -> np.ndarray:
 
 
 KINDS: Mapping[str, Kind] = {
-    "white": Kind(_white, -10, 100, (5, 30)),
-    "babble": Kind(_babble, -10, 100, (5, 30)),
+    "white": Kind(_white, -10, 100, (5, 30), random=True),
+    "babble": Kind(_babble, -10, 100, (5, 30), random=True),
     "gain": Kind(_gain, -60, 40, (-30, 6)),
     "clip": Kind(_clip, 0, 50, (1, 20)),
     "band8k": Kind(_band8k),
     "g711": Kind(_g711),
     "mp3": Kind(_mp3, 8, 160, (16, 64), MP3_RATES),
     "opus": Kind(_opus, *OPUS_RATES, (8, 32)),
-    "reverb": Kind(_reverb, 0.01, 10, (0.1, 0.8)),
+    "reverb": Kind(_reverb, 0.01, 10, (0.1, 0.8), random=True),
     "speed": Kind(_speed, 0.5, 2, (0.9, 1.1)),
 }
 """Name -> kind, in the order of tables."""
+
+
+# --- rows of a data set ---------------------------------------------------------------------------------------------
+
+NOTE = "disturbance"
+"""Column of rows whose audio is to be disturbed when it is read: `white:20@0`, the disturbance and its seed; or null."""
+
+
+class Voices:
+    """The recordings of one split of a corpus, of which babble is made.
+
+    Args:
+        rows: in the common schema.
+
+    Raises:
+        ValueError: rows of several splits, or of several corpora.
+    """
+
+    def __init__(self, rows: Dataset):
+        for name in ("split", "corpus"):
+            if len(found := set(rows[name])) > 1:
+                raise ValueError(
+                    f"Babble is made of clips of one {name}, or they would leak from one to another; these are from "
+                    f"{', '.join(sorted(found))}."
+                )
+
+        durations = rows["duration_s"]
+        ids = rows["id"]
+        # Sorted by id, so that the order of the rows does not matter.
+        self.places = sorted((place for place, seconds in enumerate(durations) if seconds), key=ids.__getitem__)
+        self.ids = [ids[place] for place in self.places]
+        self.rows = rows
+
+    def others(self, clip: str) -> Sequence[np.ndarray]:
+        """Return the samples of all recordings but one, decoded on access."""
+        return _Samples(self.rows, [place for place, own in zip(self.places, self.ids, strict=True) if own != clip])
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of ids and audio."""
+        digest = hashlib.sha256()
+        for place, clip in zip(self.places, self.ids, strict=True):
+            audio = self.rows[place]["audio"]
+            content = Path(audio["path"]).read_bytes() if audio["bytes"] is None else audio["bytes"]
+            digest.update(clip.encode() + hashlib.sha256(content).digest())
+        return digest.hexdigest()
+
+
+class _Samples(Sequence[np.ndarray]):
+    def __init__(self, rows: Dataset, places: Sequence[int]):
+        self.rows = rows
+        self.places = places
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, index: int) -> np.ndarray:  # ty: ignore[incompatible-method-override] - no slices
+        return decode_audio(self.rows[self.places[index]]["audio"])
+
+
+def with_notes(rows: Dataset, notes: Sequence[str | None]) -> Dataset:
+    """Return rows with the column [`NOTE`]."""
+    kept = rows.remove_columns(NOTE) if NOTE in rows.column_names else rows
+    if not len(kept):  # datasets adds no column to no rows
+        return Dataset.from_dict(
+            {name: [] for name in (*kept.column_names, NOTE)}, Features({**kept.features, NOTE: Value("string")})
+        )
+    return kept.add_column(NOTE, list(notes), feature=Value("string"))
+
+
+def under_condition(rows: Dataset, disturbance: str, seed: int = 0) -> Dataset:
+    """Return rows whose recordings are all disturbed in one way."""
+    return with_notes(rows, [f"{disturbance}@{seed}" if seconds else None for seconds in rows["duration_s"]])
+
+
+def heard(audio: Any, note: str | None, clip: str, voices: Voices | None = None) -> Any:
+    """Return the audio of a row as its note says; unchanged without a note.
+
+    Args:
+        audio: in any form.
+        note: value of [`NOTE`].
+        clip: id of the row.
+        voices: for babble.
+    """
+    if audio is None or note is None:
+        return audio
+
+    disturbance, _, seed = note.partition("@")
+    others = () if voices is None else voices.others(clip)
+    samples = disturb(decode_audio(audio), SAMPLING_RATE, disturbance, seed, clip, others)
+    return {"array": samples, "sampling_rate": SAMPLING_RATE}
+
+
+def note_key(note: str, clip: str, voices: Voices | None = None) -> bytes:
+    """Return what the disturbed audio depends on, apart from the audio of the row."""
+    disturbance, _, seed = note.partition("@")
+    names = [step.name for step in parse(disturbance)]
+    parts = [DISTURBANCES_VERSION, disturbance]
+    if any(KINDS[name].random for name in names):
+        parts += [seed, clip]
+    if "babble" in names and voices is not None:
+        parts.append(voices.fingerprint)
+    return json.dumps(parts).encode()
 
 
 # --- random draws ---------------------------------------------------------------------------------------------------
@@ -379,3 +493,45 @@ class DisturbanceSection(Section):
         """Decide whether a clip is disturbed in an epoch."""
         digest = seeded_hash("disturbed", self.seed, epoch, clip)
         return int.from_bytes(digest[:8], "big") < self.probability * 2**64
+
+    def note(self, clip: str, number: int) -> str:
+        """Return the note ([`NOTE`]) of an epoch or a stored draw."""
+        return f"{self.draw(clip, number)}@{self.seed}/{number}"
+
+    def version(self, clip: str, epoch: int) -> int:
+        """Choose among the stored versions of a clip in an epoch: 0 is the clean one."""
+        if not self.is_disturbed(clip, epoch):
+            return 0
+        digest = seeded_hash("version", self.seed, epoch, clip)
+        return 1 + int.from_bytes(digest[:8], "big") % self.draws
+
+    def stored_versions(self, rows: Dataset) -> list[Dataset]:
+        """Return the rows once for each stored draw, with their notes; text-only rows have none."""
+        ids, durations = rows["id"], rows["duration_s"]
+        rows = rows.flatten_indices()  # once; each column that is added would do it again
+        return [
+            with_notes(
+                rows,
+                [self.note(clip, number) if seconds else None for clip, seconds in zip(ids, durations, strict=True)],
+            )
+            for number in range(1, self.draws + 1)
+        ]
+
+
+@dataclass(frozen=True)
+class Disturber:
+    """Disturbs training rows when they are read.
+
+    Attributes:
+        section: what to draw.
+        voices: corpus -> its training recordings.
+    """
+
+    section: DisturbanceSection
+    voices: Mapping[str, Voices]
+
+    def __call__(self, audio: Any, clip: str, corpus: str, epoch: int) -> Any:
+        """Return the audio of a row in an epoch."""
+        if audio is None or not self.section.is_disturbed(clip, epoch):
+            return audio
+        return heard(audio, self.section.note(clip, epoch), clip, self.voices.get(corpus))

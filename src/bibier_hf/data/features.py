@@ -26,6 +26,7 @@ from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..quantization import cpu_has_bfloat16, int8_copy
+from .disturbances import NOTE, Voices, heard, note_key, with_notes
 from .feature_store import Extraction, FeatureStore, StoredRows, row_key
 from .prepare import cache_folder
 
@@ -99,11 +100,14 @@ class InputDataset(TorchDataset):
     Args:
         rows: N rows in the common schema.
         columns: precomputed inputs, name -> N stored rows ([`InputExtractor`]). Without them each row carries its
-            `audio` and `text`, for [`~bibier_hf.data.collator.RawCollator`].
+            `audio` and `text`, for [`~bibier_hf.data.collator.RawCollator`]; rows with a note
+            ([`~bibier_hf.data.disturbances.NOTE`]) are disturbed as they are read.
+        voices: for babble, in rows without columns.
     """
 
-    def __init__(self, rows: Dataset, columns: Mapping[str, StoredRows] | None = None):
+    def __init__(self, rows: Dataset, columns: Mapping[str, StoredRows] | None = None, voices: Voices | None = None):
         self.rows = rows
+        self.voices = voices
         self.columns = dict(columns or {})
         for name, values in self.columns.items():
             if len(values) != len(rows):
@@ -112,6 +116,8 @@ class InputDataset(TorchDataset):
         self.metadata = rows.remove_columns([name for name in ("audio", "text") if name in rows.column_names])
         self.labels = np.asarray(rows["label"], dtype=np.int64)
         raw = () if self.columns else ("audio", "text")
+        if raw and NOTE in rows.column_names:
+            raw = ("audio", "text", "id", NOTE)
         self._read = rows.select_columns([*raw, "label", "soft_label"])
 
     def __len__(self) -> int:
@@ -122,6 +128,9 @@ class InputDataset(TorchDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[dict[str, Any]]:
         batch = self._read[list(indices)]
+        if NOTE in batch:
+            rows = zip(batch["audio"], batch.pop(NOTE), batch.pop("id"), strict=True)
+            batch["audio"] = [heard(audio, note, clip, self.voices) for audio, note, clip in rows]
 
         return [
             {name: column[index] for name, column in self.columns.items()}
@@ -143,7 +152,7 @@ class InputDataset(TorchDataset):
     def select(self, indices: Sequence[int] | np.ndarray) -> "InputDataset":
         """Return some of the rows."""
         columns = {name: column.select(indices) for name, column in self.columns.items()}
-        return InputDataset(self.rows.select(indices), columns)
+        return InputDataset(self.rows.select(indices), columns, self.voices)
 
     def with_columns(self, columns: Mapping[str, StoredRows]) -> "InputDataset":
         """Return the same rows with additional stored columns."""
@@ -157,10 +166,10 @@ class InputDataset(TorchDataset):
         return cls(rows, columns)
 
 
-def raw_inputs(splits: DatasetDict | Mapping[str, Dataset]) -> dict[str, InputDataset]:
+def raw_inputs(splits: DatasetDict | Mapping[str, Dataset], voices: Voices | None = None) -> dict[str, InputDataset]:
     """Return splits whose audio and text are processed batch by batch, by
     [`~bibier_hf.data.collator.RawCollator`]."""
-    return {str(split): InputDataset(rows) for split, rows in splits.items()}
+    return {str(split): InputDataset(rows, voices=voices) for split, rows in splits.items()}
 
 
 class InputExtractor:
@@ -212,18 +221,26 @@ class InputExtractor:
         # Cached per object, not per class: another extractor may have other weights.
         self._backbone = cache(self._cast_backbone)
 
-    def inputs(self, splits: DatasetDict | Mapping[str, Dataset]) -> dict[str, InputDataset]:
+    def inputs(
+        self, splits: DatasetDict | Mapping[str, Dataset], voices: Voices | None = None
+    ) -> dict[str, InputDataset]:
         """Compute the inputs of splits in the common schema, for [`~bibier_hf.data.collator.FeatureCollator`].
+
+        Rows with a note ([`~bibier_hf.data.disturbances.NOTE`]) are disturbed; the store keeps clean and disturbed
+        clips apart.
+
+        Args:
+            splits: rows by the name of their split.
+            voices: for babble.
 
         Raises:
             AudioError: a clip that cannot be decoded.
             FeatureStoreError: a store that cannot be read or written.
             ValueError: features that are not finite, or that the type cannot hold.
         """
-        names = ["audio", "text", "duration_s"]
-        pooled = concatenate_datasets([rows.select_columns(names) for rows in splits.values()])
-        keys = row_keys(pooled)
-        self.extract(pooled, keys)
+        pooled = read_columns(list(splits.values()))
+        keys = row_keys(pooled, voices)
+        self.extract(pooled, keys, voices)
         columns = {spec.name: self.stores[modality].rows(keys[modality]) for modality, spec in self.specs.items()}
 
         datasets, start = {}, 0
@@ -234,15 +251,19 @@ class InputExtractor:
         return datasets
 
     def extract(
-        self, dataset: Dataset, keys: Mapping[str, Sequence[bytes | None]] | None = None
+        self,
+        dataset: Dataset,
+        keys: Mapping[str, Sequence[bytes | None]] | None = None,
+        voices: Voices | None = None,
     ) -> dict[str, Extraction]:
         """Compute the rows that the stores lack.
 
         Args:
-            dataset: rows with `audio`, `text` and `duration_s`.
+            dataset: rows with `audio`, `text` and `duration_s`, and with notes also `id`.
             keys: their [`row_keys`], if known.
+            voices: for babble.
         """
-        keys = row_keys(dataset) if keys is None else keys
+        keys = row_keys(dataset, voices) if keys is None else keys
         lengths = {
             "audio": [duration or 0.0 for duration in dataset["duration_s"]],
             "text": [len(text or "") for text in dataset["text"]],
@@ -254,7 +275,7 @@ class InputExtractor:
             modality: store.extract(
                 keys[modality],
                 lengths[modality],
-                lambda positions, modality=modality: self._compute(modality, dataset, positions),
+                lambda positions, modality=modality: self._compute(modality, dataset, positions, voices=voices),
                 self.batch_size,
                 limits[modality],
             )
@@ -292,9 +313,18 @@ class InputExtractor:
 
     @torch.no_grad()
     def _compute(
-        self, modality: str, dataset: Dataset, positions: list[int], dtype: torch.dtype | None = None
+        self,
+        modality: str,
+        dataset: Dataset,
+        positions: list[int],
+        dtype: torch.dtype | None = None,
+        voices: Voices | None = None,
     ) -> list[torch.Tensor]:
         batch = dataset[positions]
+        if modality == "audio" and NOTE in batch:
+            rows = zip(batch["audio"], batch[NOTE], batch["id"], strict=True)
+            batch["audio"] = [heard(audio, note, clip, voices) for audio, note, clip in rows]
+
         inputs = self.processor(**{modality: batch[modality]})
         if modality == "text":
             values, mask = inputs["input_ids"], inputs["text_attention_mask"]
@@ -360,11 +390,30 @@ def tokenizer_hash(tokenizer: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def row_keys(dataset: Dataset) -> dict[str, list[bytes | None]]:
-    """Return `{"audio": (N,), "text": (N,)}`: the key of the content of each utterance; None for a missing modality."""
+def read_columns(parts: Sequence[Dataset]) -> Dataset:
+    """Return the columns of all parts that their inputs depend on, with notes if any part has them."""
+    names = ["id", "audio", "text", "duration_s"]
+    if any(NOTE in rows.column_names for rows in parts):
+        parts = [rows if NOTE in rows.column_names else with_notes(rows, [None] * len(rows)) for rows in parts]
+        names.append(NOTE)
+
+    return concatenate_datasets([rows.select_columns(names) for rows in parts])
+
+
+def row_keys(dataset: Dataset, voices: Voices | None = None) -> dict[str, list[bytes | None]]:
+    """Return `{"audio": (N,), "text": (N,)}`: the key of the content of each utterance; None for a missing modality.
+
+    Args:
+        dataset: rows, some of which may be disturbed.
+        voices: for babble.
+    """
     keys: dict[str, list[bytes | None]] = {modality: [] for modality in MODALITIES}
-    for row in _undecoded_rows(dataset, MODALITIES):
-        keys["audio"].append(None if row["audio"] is None else row_key(_audio_bytes(row["audio"])))
+    noted = NOTE in dataset.column_names
+    for row in _undecoded_rows(dataset, (*MODALITIES, "id", NOTE) if noted else MODALITIES):
+        content = None if row["audio"] is None else _audio_bytes(row["audio"])
+        if content is not None and noted and row[NOTE] is not None:
+            content += note_key(row[NOTE], row["id"], voices)
+        keys["audio"].append(None if content is None else row_key(content))
         keys["text"].append(row_key(row["text"].encode()) if row["text"] and row["text"].strip() else None)
     return keys
 

@@ -7,6 +7,7 @@ from datasets import Dataset, DatasetDict
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .collator import FeatureCollator, RawCollator
+from .disturbances import Voices
 from .features import InputDataset, InputExtractor, raw_inputs
 from .mixture import FeatureCacheArguments
 
@@ -41,9 +42,11 @@ class InputReader:
         else:
             self.collator = RawCollator(processor)
 
-    def inputs(self, splits: DatasetDict | Mapping[str, Dataset]) -> dict[str, InputDataset]:
-        """Return what the model reads of each split."""
-        return raw_inputs(splits) if self.extractor is None else self.extractor.inputs(splits)
+    def inputs(
+        self, splits: DatasetDict | Mapping[str, Dataset], voices: Voices | None = None
+    ) -> dict[str, InputDataset]:
+        """Return what the model reads of each split; `voices` are for disturbed rows."""
+        return raw_inputs(splits, voices) if self.extractor is None else self.extractor.inputs(splits, voices)
 
     def split(self, corpora: Mapping[str, DatasetDict], name: str) -> InputDataset:
         """Return what the model reads of one split, over all corpora; nothing is computed for the other splits."""

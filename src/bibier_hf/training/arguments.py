@@ -38,6 +38,7 @@ from ..commandline import (
     unknown_key,
     validated,
 )
+from ..data.disturbances import DisturbanceSection
 from ..data.mixture import LABELS_HELP, CorpusArguments, FeatureCacheArguments
 from ..data.synthetic import Share
 from ..errors import ArgumentError
@@ -220,6 +221,9 @@ class RunArguments(Section):
     )
     calibrate: bool | None = Field(
         None, description="fit the temperature of the pipeline on dev; null: yes, unless model.original_behavior"
+    )
+    disturbances: DisturbanceSection | None = Field(
+        None, description="random noise, rooms, levels and codecs on the training clips; null: none"
     )
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     stages: StagesArguments = Field(default_factory=StagesArguments)
@@ -475,7 +479,7 @@ def _dotted(model: dict[str, Any]) -> Iterator[str]:
 _SHARED_BY_STAGES = frozenset(
     """
     corpora labels data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix init_from model calibrate
-    logit_adjustment feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
+    logit_adjustment disturbances feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
     """.split()
 )
 
@@ -557,6 +561,8 @@ def _run_problems(run: RunArguments) -> Iterator[str]:
         yield "refit_on_dev: the scheduler 'plateau' needs a dev set, and a refit has none. Choose another one."
     if not run.soft_labels and any(corpus.label_table for corpus in run.corpora):
         yield "corpora: `label_table` is given, but soft_labels is false. Set it to true, or leave `label_table` out."
+    if run.disturbances and "audio" not in (run.model.get("modalities") or MODALITIES):
+        yield "disturbances: are for audio, and the model reads only text. Leave them out."
     if run.push_to_hub and run.hub_model_id is None:
         yield "hub_model_id: is missing. Say where to push to: --hub_model_id OWNER/NAME."
     if run.overwrite and run.resume_from_checkpoint:
@@ -582,6 +588,8 @@ def _draw_problems(run: RunArguments) -> Iterator[str]:
 def _stage_problems(run: RunArguments) -> Iterator[str]:
     if not run.feature_cache.enabled:
         yield "stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly."
+    if run.disturbances:
+        yield "disturbances: not with two stages, where stage 1 hands one set of logits to stage 2. Train jointly."
     if run.lora:
         yield "lora: not with two stages, which train the encoders alone. Train jointly, or leave it out."
     if run.refit_on_dev:

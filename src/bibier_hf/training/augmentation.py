@@ -1,6 +1,7 @@
 """Augmentation of the train split of each corpus, between the protocol and the features.
 
-    recorded rows -> SDS: one draw, K draws, or one in each epoch -> synthetic rows are added -> what the trainer reads
+    recorded rows -> SDS: one draw, K draws, or one in each epoch -> synthetic rows are added
+    -> clean and disturbed versions -> what the trainer reads
 
 Dev and test stay as they are.
 """
@@ -11,12 +12,13 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, concatenate_datasets
 
+from ..data.disturbances import DisturbanceSection, Voices
 from ..data.features import InputDataset
 from ..data.mixture import AugmentationArguments
 from ..data.schema import COLUMNS
-from .rows import FreshDraws, RowSource, StoredDraws
+from .rows import DisturbedDraws, FreshDraws, RowSource, StoredDraws
 
-MakeInputs = Callable[[DatasetDict], Mapping[str, InputDataset]]
+MakeInputs = Callable[[Mapping[str, Dataset], Voices | None], Mapping[str, InputDataset]]
 
 
 class AugmentedCorpus:
@@ -85,22 +87,48 @@ class AugmentedCorpus:
         stacked = sds(recorded, parts=parts).select_columns(list(COLUMNS))
         self.splits["train"] = concatenate_datasets([stacked, *self._synthetic])
 
-    def inputs(self, make_inputs: MakeInputs) -> tuple[RowSource, InputDataset, InputDataset]:
+    def inputs(
+        self, make_inputs: MakeInputs, disturbances: DisturbanceSection | None = None
+    ) -> tuple[RowSource, InputDataset, InputDataset]:
         """Return what the model reads of train, dev and test.
 
         Args:
             make_inputs: computes the inputs of named splits, all at once.
+            disturbances: with it, train also has stored disturbed versions, drawn in each epoch.
         """
         names = [f"stacked_{draw}" for draw in range(len(self._stacked))]
-        computed = make_inputs(DatasetDict(self.splits | dict(zip(names, self._stacked, strict=True))))
-        train: RowSource = computed["train"]
+        splits = {str(split): rows for split, rows in self.splits.items()}
+        splits |= dict(zip(names, self._stacked, strict=True))
+        parts = ["train", *names]
+        if disturbances is not None:
+            for part in parts:
+                for number, rows in enumerate(disturbances.stored_versions(splits[part]), 1):
+                    splits[f"{part}_disturbed_{number}"] = rows
 
-        if self._stacked:
-            train = self._stored_draws(computed["train"], [computed[name] for name in names])
-        elif self._sds is not None and self._sds.draws == "every_epoch":
-            train = FreshDraws(self.splits["train"], len(self._recorded), self._sds)
+        computed = make_inputs(splits, self.voices if disturbances is not None else None)
+        train = self._source([computed[part] for part in parts])
+        if disturbances is not None:
+            versions: list[RowSource] = [train]
+            for number in range(1, disturbances.draws + 1):
+                disturbed = [computed[f"{part}_disturbed_{number}"].columns for part in parts]
+                clean = [computed[part].rows for part in parts]
+                versions.append(self._source(list(map(InputDataset, clean, disturbed))))
+            train = DisturbedDraws(versions, disturbances)
 
         return train, computed["dev"], computed["test"]
+
+    @property
+    def voices(self) -> Voices:
+        """The recorded training clips, for babble."""
+        return Voices(self._recorded)
+
+    def _source(self, parts: Sequence[InputDataset]) -> RowSource:
+        """Return the rows to train on: `parts` are train, and the stacked rows of each draw."""
+        if self._stacked:
+            return self._stored_draws(parts[0], parts[1:])
+        if self._sds is not None and self._sds.draws == "every_epoch":
+            return FreshDraws(self.splits["train"], len(self._recorded), self._sds)
+        return parts[0]
 
     def _stored_draws(self, train: InputDataset, stacked: Sequence[InputDataset]) -> StoredDraws:
         """Return the draws over a pool of all rows: recorded, synthetic, then the stacked rows of each draw."""

@@ -16,6 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from ..augmentation.sds import StackedDataSampling
 from ..data.collator import FeatureCollator, RawCollator
+from ..data.disturbances import DisturbanceSection, Disturber
 from ..data.features import InputDataset
 from ..soft_labels import blend_with_gold
 
@@ -47,12 +48,14 @@ class RunInputs:
         dev: rows to select a checkpoint on.
         test: rows to score.
         collator: turns rows into a batch.
+        disturber: disturbs the raw audio of training rows; None: nothing does.
     """
 
     train: Sequence[RowSource]
     dev: InputDataset
     test: InputDataset
     collator: FeatureCollator | RawCollator
+    disturber: Disturber | None = None
 
 
 class StoredDraws:
@@ -75,6 +78,36 @@ class StoredDraws:
     def fetch(self, indices: Sequence[int], epoch: int) -> list[dict[str, Any]]:
         order = self.orders[epoch % len(self.orders)]
         return self.pool.__getitems__([order[index] for index in indices])
+
+
+class DisturbedDraws:
+    """The clean rows or one of their stored disturbed versions, drawn for each row in each epoch.
+
+    Args:
+        versions: the same rows, clean and then disturbed.
+        section: how to draw.
+    """
+
+    def __init__(self, versions: Sequence[RowSource], section: DisturbanceSection):
+        self.versions = versions
+        self.section = section
+        self.metadata = versions[0].metadata
+        self._ids = list(self.metadata["id"])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return self.versions[0].lengths
+
+    def fetch(self, indices: Sequence[int], epoch: int) -> list[dict[str, Any]]:
+        chosen = np.array([self.section.version(self._ids[index], epoch) for index in indices], dtype=np.int64)
+        rows: list[dict[str, Any]] = [{}] * len(indices)
+        for number in np.unique(chosen):
+            places = np.flatnonzero(chosen == number)
+            fetched = self.versions[number].fetch([indices[place] for place in places], epoch)
+            for place, row in zip(places, fetched, strict=True):
+                rows[place] = row
+
+        return rows
 
 
 class FreshDraws:
@@ -166,15 +199,22 @@ class TrainingRows(TorchDataset):
     Args:
         sources: rows of each corpus.
         soft_targets: with it, rows carry their `target` of the epoch; None trains on gold labels.
+        disturber: with it, raw audio is disturbed.
     """
 
-    def __init__(self, sources: Sequence[RowSource], soft_targets: SoftTargets | None = None):
+    def __init__(
+        self,
+        sources: Sequence[RowSource],
+        soft_targets: SoftTargets | None = None,
+        disturber: Disturber | None = None,
+    ):
         self.sources = list(sources)
         self.soft_targets = soft_targets
+        self.disturber = disturber
         self.metadata = concatenate_datasets([source.metadata for source in sources])
         self.labels = np.asarray(self.metadata["label"], dtype=np.int64)
 
-        self._ids = list(self.metadata["id"])
+        self._ids, self._corpora = list(self.metadata["id"]), list(self.metadata["corpus"])
         self._starts = np.cumsum([0, *(len(source.metadata) for source in sources)])
         # In shared memory, so that workers that outlive an epoch see the next one.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
@@ -198,6 +238,10 @@ class TrainingRows(TorchDataset):
             fetched = source.fetch((places[own] - self._starts[number]).tolist(), epoch)
             for place, row in zip(own, fetched, strict=True):
                 rows[place] = row
+
+        if self.disturber is not None:
+            for index, row in zip(indices, rows, strict=True):
+                row["audio"] = self.disturber(row["audio"], self._ids[index], self._corpora[index], epoch)
 
         if self.soft_targets is not None:
             for index, row in zip(indices, rows, strict=True):

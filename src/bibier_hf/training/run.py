@@ -12,6 +12,7 @@ import numpy as np
 from datasets import concatenate_datasets
 from transformers import TrainerCallback
 
+from ..data.disturbances import Disturber
 from ..data.features import DATA_COLUMNS, InputDataset, content_hash
 from ..data.label_tables import attach_label_tables
 from ..data.mixture import data_facts, label_names, load_corpora, protocol_facts
@@ -160,9 +161,16 @@ class Run:
 
     def _read_inputs(self) -> None:
         reader = InputReader(self.model.to(self.args.device), self.processor, self.arguments.feature_cache)
-        read = [corpus.inputs(reader.inputs) for corpus in self.augmented.values()]
+        disturbances = self.arguments.disturbances
+        stored = disturbances if reader.extractor is not None else None
+        read = [corpus.inputs(reader.inputs, stored) for corpus in self.augmented.values()]
         train, dev, test = zip(*read, strict=True)
-        self.data = RunInputs(train, InputDataset.concatenate(dev), InputDataset.concatenate(test), reader.collator)
+
+        disturber = None
+        if disturbances is not None and stored is None:
+            disturber = Disturber(disturbances, {name: corpus.voices for name, corpus in self.augmented.items()})
+        dev, test = InputDataset.concatenate(dev), InputDataset.concatenate(test)
+        self.data = RunInputs(train, dev, test, reader.collator, disturber)
 
     @contextmanager
     def encoders_trained(self) -> Generator[None]:

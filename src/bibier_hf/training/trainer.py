@@ -83,7 +83,7 @@ class BiBiERTrainer(Trainer):
         num_labels = len(model.config.label_names)
         smoothing = (run.smoothing_probability, run.label_smoothing_mode, run.gold_weight, args.seed)
         targets = SoftTargets(num_labels, *smoothing)
-        train = TrainingRows(data.train, targets if run.soft_labels else None)
+        train = TrainingRows(data.train, targets if run.soft_labels else None, data.disturber)
         corpora = list(train.metadata["corpus"])
         balanced = run.corpus_balanced_sampling and len(set(corpora)) > 1
 
