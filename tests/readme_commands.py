@@ -67,6 +67,7 @@ STACK = "bibier augment sds --corpus resd --data_dir data/resd --output_dir outp
 WRITE_SPACE = "bibier demo --space outputs/space --model_id OWNER/NAME"
 LABEL = "bibier label corpus --corpus resd --data_dir data/resd"
 SERVES = Skip("serves until it is interrupted; tests/demo/test_browser.py uses the page")
+SERVED = Skip("needs a server; tests/serve/test_server.py starts one, and runs what the page shows")
 NEEDS_A_LANGUAGE_MODEL = Skip("needs a model of 8 GB; tests/commands/test_label.py labels with other back ends")
 
 PUBLISHED_TABLES = (
@@ -228,6 +229,27 @@ COMMANDS: dict[str, Run | Skip] = {
     ): Run(slow=True, replace={"multi_gpu": "cpu"}, append=WHISPER_E5),
     "python benchmarks/run.py --only extraction_fp32_buckets extraction_bf16_buckets extraction_gemm_share": Run(
         slow=True, expect="extraction_gemm_share"
+    ),
+    # docs/serving.md
+    "pip install -c constraints.txt -e '.[serve]'": Skip(
+        "installs; .ci/run does so on a machine with nothing but Python"
+    ),
+    "bibier serve outputs/quickstart": SERVED,
+    **dict.fromkeys(
+        (
+            ('curl http://127.0.0.1:8000/v1/emotion -F file=@clip.wav -F text="I can\'t believe it!" -F top_k=2'),
+            """curl http://127.0.0.1:8000/v1/emotion --json '{"text": "What a day."}'""",
+            "curl http://127.0.0.1:8000/v1/emotion -F file=@talk.wav -F chunk_length_s=4 -F hop_length_s=2",
+            "docs/serving.md, Python block 1",
+            "docs/serving.md, Python block 2",
+        ),
+        SERVED,
+    ),
+    "docker build -t bibier-serve --target serve .": Skip(
+        "needs Docker; tests/test_repository.py reads the Dockerfile"
+    ),
+    'docker run --rm -p 8000:8000 -e BIBIER_API_KEY -v "$PWD/outputs/quickstart:/model:ro" bibier-serve': Skip(
+        "needs Docker; tests/test_repository.py reads the Dockerfile"
     ),
     # docs/speed.md
     (

@@ -141,8 +141,9 @@ def test_issue_forms(name):
 def test_the_container_is_built_from_what_exists():
     lines = read("Dockerfile").replace("\\\n", " ").splitlines()
     instructions = [line.split(maxsplit=1) for line in lines if re.match(r"[A-Z]+ ", line)]
-    (base,) = (rest for name, rest in instructions if name == "FROM")
-    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+", base), "pin the base image"
+    stages = [rest for name, rest in instructions if name == "FROM"]
+    assert re.fullmatch(r"python:3\.\d+\.\d+-slim-\w+ AS base", stages[0]), "pin the base image"
+    assert stages[1:] == ["base AS serve", "base AS demo"], "the demo is the default"
 
     sources = [word for name, rest in instructions if name == "COPY" for word in rest.split()[:-1]]
     kept = {line[1:] for line in read(".dockerignore").splitlines() if line.startswith("!")}
@@ -152,12 +153,25 @@ def test_the_container_is_built_from_what_exists():
 
     names = [name for name, _ in instructions]
     assert names.index("USER") < names.index("ENTRYPOINT"), "do not serve as root"
-    entry = json.loads(next(rest for name, rest in instructions if name == "ENTRYPOINT"))
-    assert entry[:2] == ["bibier", "demo"]
-    assert next(rest for name, rest in instructions if name == "EXPOSE") == entry[entry.index("--port") + 1]
+    entries = [json.loads(rest) for name, rest in instructions if name == "ENTRYPOINT"]
+    ports = [rest for name, rest in instructions if name == "EXPOSE"]
+    assert [entry[:3] for entry in entries] == [["bibier", "serve", "/model"], ["bibier", "demo", "/model"]]
+    assert ports == [entry[entry.index("--port") + 1] for entry in entries]
+    (check,) = (rest for name, rest in instructions if name == "HEALTHCHECK")
+    assert f":{ports[0]}/health" in check
 
-    (extra,) = re.findall(r"'\.\[(\w+)\]'", read("Dockerfile"))
-    assert extra in PROJECT["project"]["optional-dependencies"]
+    # What a linter would say: known instructions, one CMD or ENTRYPOINT in a stage, no cache of packages in a layer.
+    known = {"FROM", "RUN", "WORKDIR", "COPY", "USER", "EXPOSE", "ENTRYPOINT", "HEALTHCHECK"}
+    assert set(names) == known
+    for _, rest in instructions:
+        if "pip install" in rest:
+            assert "--no-cache-dir" in rest
+        if "apt-get install" in rest:
+            assert "--no-install-recommends" in rest
+            assert "rm -rf /var/lib/apt/lists/*" in rest
+
+    (extras,) = re.findall(r"'\.\[([\w,]+)\]'", read("Dockerfile"))
+    assert set(extras.split(",")) <= set(PROJECT["project"]["optional-dependencies"])
 
 
 # Notebook

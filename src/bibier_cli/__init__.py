@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "predict": ("predict:predict", "predict the emotions of clips, folders, URLs and texts"),
     "describe": ("describe:describe", "show modules, shapes and parameters of a model"),
     "demo": ("demo:demo", "serve a web page with a checkpoint, or write a Space"),
+    "serve": ("serve:serve", "serve a checkpoint over HTTP, and live audio over a WebSocket"),
     "export": ("export:export", "export a checkpoint to ONNX or torch.export"),
     "prepare": ("prepare:prepare", "convert a corpus to Parquet in the common schema"),
     "extract": ("extract:extract", "compute backbone features before training"),

@@ -10,6 +10,7 @@ EXTRAS = {
     "llm": ["openai"],
     "cuda": ["kernels"],
     "demo": ["gradio"],
+    "serve": ["fastapi", "python_multipart", "starlette", "uvicorn", "websockets"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
     "excel": ["openpyxl"],
 }

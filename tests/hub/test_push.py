@@ -61,14 +61,15 @@ def test_a_model_goes_up_whole_and_without_what_is_not_for_others(trained, hub: 
         "added_tokens.json",
         "results.json",
     }
+    served = {"handler.py", "requirements.txt"}  # of an Inference Endpoint
     wanted |= {
         "README.md",
         "confusion_matrix_test_resd.png",
         "text_adapter/adapter_config.json",
         ".eval_results/resd.yaml",
     }
-    assert set(stored.files) == code | wanted
-    for name in set(stored.files) - {"README.md", ".eval_results/resd.yaml"}:
+    assert set(stored.files) == code | wanted | served
+    for name in set(stored.files) - served - {"README.md", ".eval_results/resd.yaml"}:
         assert stored.files[name] == before[name]
     card = stored.files["README.md"].decode()
     assert 'pipeline("audio-text-emotion", model="owner/bibier-small", trust_remote_code=True)' in card

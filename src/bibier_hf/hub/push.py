@@ -34,6 +34,12 @@ WEIGHTS = ("model*.safetensors", "model.safetensors.index.json", "*_adapter/*")
 MODEL_FILES = (*WEIGHTS, "*.json", "*.py", "*.txt", "*.model", "*.png", f"{EVAL_RESULTS_FOLDER}/*.yaml", CARD_FILE)
 """Files of a model's folder to push: weights, configuration, processor, code, results, pictures, card."""
 
+ENDPOINT_FILES: dict[str, str] = {
+    "handler.py": Path(__file__).with_name("handler.py").read_text(encoding="utf-8"),
+    "requirements.txt": "transformers>=5.20,<6\nsoundfile>=0.12\nsoxr>=0.5\n",
+}
+"""What an Inference Endpoint needs to serve a model."""
+
 _NOT_OF_A_SPACE = ("__pycache__", ".git", ".gitattributes", ".cache", ".gradio", ".DS_Store", LOCK_FILE)
 
 
@@ -60,6 +66,8 @@ def open_repository(repo_id: str, *, private: bool = True) -> None:
 def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True) -> str:
     """Push a trained model: weights, processor, code, results, pictures, adapters, and the card with its final id.
 
+    `handler.py` and `requirements.txt` for Inference Endpoints are added unless the folder has its own.
+
     Args:
         folder: the output of a run, or any folder of `save_pretrained` with your own `README.md`. A card that you
             edited is pushed with the id in place of its placeholder; an unedited one is rendered again.
@@ -84,6 +92,7 @@ def push_model(folder: str | os.PathLike, repo_id: str, *, private: bool = True)
             f"'{folder}' holds no trained model: there must be a config.json and a model.safetensors in it."
         )
 
+    files = {name: content.encode() for name, content in ENDPOINT_FILES.items()} | files
     files |= {name: content.encode() for name, content in _model_texts(folder, files, repo_id).items()}
     message = f"Model from {folder.resolve().name}"
 

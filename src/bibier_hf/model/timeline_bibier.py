@@ -118,7 +118,7 @@ class TimelineSession:
         asr: Any = None,
         timed_texts: Sequence[Mapping[str, Any]] | None = None,
     ):
-        self._classify, self._batch_size = classify, batch_size
+        self.classify, self._batch_size = classify, batch_size
         self._segmenter = options.segmenter()
         self._words = self._recognizer = self._asr = None
         if timed_texts is not None:
@@ -155,7 +155,7 @@ class TimelineSession:
         while len(self._waiting) >= (1 if flush else self._batch_size):
             batch, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
             begun = [self._begin(segment) for segment in batch]
-            answers = self._classify(
+            answers = self.classify(
                 [
                     {"audio": segment.samples, "text": chunk["text"]}
                     for segment, chunk in zip(batch, begun, strict=True)

@@ -4,9 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from ..model.audio_bibier import AudioError, Mixer, StreamResampler, as_frames
+from ..model.audio_bibier import SAMPLING_RATE, SILENCE, AudioError, Mixer, StreamResampler, as_frames
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
 from ..model.timeline_bibier import TimelineSession
+
+RECENT_S = 4.0
+"""Seconds that `now` looks back if no length of chunks is given."""
 
 
 class LiveEmotion:
@@ -37,6 +40,8 @@ class LiveEmotion:
         self._session: TimelineSession = pipe.start_timeline(**options)
         self._resampler: StreamResampler | None = None
         self._closed = False
+        self._recent, self._count = np.zeros(0, np.float32), 0
+        self._recent_s = options.get("chunk_length_s") or RECENT_S
         self._chunks: list[dict] = []
 
     def push(self, samples: Any, sampling_rate: int) -> list[dict]:
@@ -58,7 +63,19 @@ class LiveEmotion:
             return []
 
         mono = self._mixer.mix(as_frames(samples, "<live>"))
-        return self._keep(self._session.push(self._resampler.push(mono), flush=True))
+        new = self._resampler.push(mono)
+        self._count += len(new)
+        self._recent = np.concatenate([self._recent, new])[-round(self._recent_s * SAMPLING_RATE) :]
+        return self._keep(self._session.push(new, flush=True))
+
+    def now(self) -> dict[str, Any] | None:
+        """The emotions of the last `chunk_length_s` seconds, without waiting for the end of a chunk and without words:
+        `{"timestamp": (start, end), "emotions": [...]}`. None after less than a quarter of a second, and in silence."""
+        if len(self._recent) < SAMPLING_RATE // 4 or np.ptp(self._recent) < 2 * SILENCE:
+            return None
+        (emotions,) = self._session.classify([{"audio": self._recent, "text": None}])
+        start, end = self._count - len(self._recent), self._count
+        return {"timestamp": (start / SAMPLING_RATE, end / SAMPLING_RATE), "emotions": emotions}
 
     def close(self) -> list[dict]:
         """End the signal; returns the remaining chunks. The last one may be shorter."""

@@ -1,0 +1,231 @@
+"""Put a server under load: requests of several clients at once, live audio at the speed of speech, memory.
+
+    python benchmarks/load_test.py                                  # a small untrained model
+    python benchmarks/load_test.py outputs/resd --requests 500 --clients 8 --json outputs/load.json
+
+It starts `bibier serve` on this machine, and ends it by SIGTERM while requests are being answered. The bare pipeline
+answers the same clips in this process, one at a time and in batches, before the server starts.
+"""
+
+import argparse
+import io
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import psutil
+import soundfile
+
+from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
+from bibier_hf.commands.checkpoint import load_pipeline
+from bibier_hf.files import write_json
+from bibier_hf.serve import LiveClient
+from serving_rows import RATE, RESD_SECONDS
+
+LIVE_S = 20
+"""Length of the live signals in seconds."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Measure, and print a table; returns 1 if a request failed."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("checkpoint", nargs="?", help="folder or Hub id; without it, a small untrained model")
+    parser.add_argument("--requests", type=int, default=500)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--live", type=int, default=2, help="live signals at once")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    options = parser.parse_args(arguments)
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoint = options.checkpoint or _untrained(Path(folder) / "bibier")
+        clips = _clips(options.requests)
+        figures = {"requests": options.requests, "clients": options.clients, "cores": os.cpu_count()}
+        figures |= _measure_pipeline(checkpoint, clips)
+        with _Server(checkpoint) as server:
+            figures |= _measure_requests(server, clips, options.clients)
+            figures |= _measure_live(server, options.live)
+            figures |= _measure_end(server, clips[: options.clients])
+
+    for name, value in figures.items():
+        print(f"{name:<42}{value:>12.4g}" if isinstance(value, float) else f"{name:<42}{value:>12}")
+    if options.json:
+        write_json(options.json, figures)
+    return 1 if figures["failed requests"] or figures["cut off at the end"] else 0
+
+
+def _untrained(folder: Path) -> str:
+    BiBiERForEmotionClassification.from_backbones().save_pretrained(folder)
+    BiBiERProcessor.from_backbones().save_pretrained(folder)
+    return str(folder)
+
+
+def _clips(count: int) -> list[bytes]:
+    """FLAC files of noise, as long as clips of RESD."""
+    random = np.random.default_rng(0)
+    seconds = np.interp(random.uniform(0, len(RESD_SECONDS) - 1, count), range(len(RESD_SECONDS)), RESD_SECONDS)
+    files = []
+    for length in seconds:
+        file = io.BytesIO()
+        noise = np.asarray(0.1 * random.standard_normal(round(RATE * length)), np.float32)
+        soundfile.write(file, noise, RATE, format="FLAC")
+        files.append(file.getvalue())
+    return files
+
+
+def _measure_pipeline(checkpoint: str, clips: list[bytes]) -> dict[str, Any]:
+    pipe: Any = load_pipeline(checkpoint)
+    pipe(clips[:16], batch_size=16)
+    times = [_time(lambda clip=clip: pipe(clip)) for clip in clips]
+    batched = _time(lambda: pipe(clips, batch_size=16))
+    return {
+        "pipeline, p50 (s)": float(np.median(times)),
+        "pipeline, p95 (s)": float(np.quantile(times, 0.95)),
+        "pipeline, clips per second": len(clips) / sum(times),
+        "pipeline in batches, clips per second": len(clips) / batched,
+    }
+
+
+class _Server:
+    """`bibier serve` in a process of its own."""
+
+    def __init__(self, checkpoint: str):
+        command = [sys.executable, "-m", "bibier_cli", "serve", checkpoint, "--port", "0"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> "_Server":
+        assert self.process.stdout is not None
+        address = re.search(r"http://\S+", self.process.stdout.readline())
+        assert address is not None, "the server did not start"
+        self.url = address[0]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+        self.process.wait()
+
+    @property
+    def megabytes(self) -> float:
+        return psutil.Process(self.process.pid).memory_info().rss / 1e6
+
+
+def _measure_requests(server: _Server, clips: list[bytes], clients: int) -> dict[str, Any]:
+    with httpx.Client(timeout=120) as client:
+        for clip in clips[:20]:
+            _ask(client, server, clip)
+    times: list[float] = []
+    memory: list[float] = []
+    failures: list[str] = []
+    waiting = iter(list(clips))
+    lock = threading.Lock()
+
+    def work() -> None:
+        with httpx.Client(timeout=120) as client:
+            while True:
+                with lock:
+                    clip = next(waiting, None)
+                    memory.append(server.megabytes)
+                if clip is None:
+                    return
+                begin = time.perf_counter()
+                status = _ask(client, server, clip)
+                times.append(time.perf_counter() - begin)
+                if status != 200:
+                    failures.append(str(status))
+
+    whole = _time(lambda: _in_threads(work, clients))
+    tenth = max(1, len(memory) // 10)
+    return {
+        "server, p50 (s)": float(np.median(times)),
+        "server, p95 (s)": float(np.quantile(times, 0.95)),
+        "server, clips per second": len(clips) / whole,
+        "failed requests": len(failures),
+        "server's memory, first tenth (MB)": float(np.median(memory[tenth : 2 * tenth])),
+        "server's memory, last tenth (MB)": float(np.median(memory[-tenth:])),
+    }
+
+
+def _ask(client: httpx.Client, server: _Server, clip: bytes) -> int:
+    return client.post(f"{server.url}/v1/emotion", files={"file": ("clip.flac", clip)}).status_code
+
+
+def _measure_live(server: _Server, count: int) -> dict[str, Any]:
+    """From the moment that the last sample of a result was spoken to its arrival."""
+    partial: list[float] = []
+    final: list[float] = []
+
+    def speak() -> None:
+        random = np.random.default_rng(threading.get_ident())
+        live = LiveClient(server.url, chunk_length_s=4, hop_length_s=2, partial_s=0.5)
+        begin, seen, step = time.perf_counter(), None, 0.1
+        for number in range(round(LIVE_S / step)):
+            time.sleep(max(0.0, begin + (number + 1) * step - time.perf_counter()))
+            for chunk in live.push(0.1 * random.standard_normal(round(RATE * step)).astype(np.float32), RATE):
+                final.append(chunk["arrived"] - begin - chunk["timestamp"][1])
+            if live.partial is not None and live.partial is not seen:
+                seen = live.partial
+                partial.append(seen["arrived"] - begin - seen["timestamp"][1])
+        live.close()
+
+    _in_threads(speak, count)
+    return {
+        "live signals": count,
+        "live, partial result, p50 (s)": float(np.median(partial)),
+        "live, partial result, p95 (s)": float(np.quantile(partial, 0.95)),
+        "live, chunk, p50 (s)": float(np.median(final)),
+        "live, chunk, p95 (s)": float(np.quantile(final, 0.95)),
+    }
+
+
+def _measure_end(server: _Server, clips: list[bytes]) -> dict[str, Any]:
+    """End the server while it answers."""
+    statuses: list[int] = []
+
+    def work() -> None:
+        clip = clips[len(statuses) % len(clips)]
+        with httpx.Client(timeout=120) as client:
+            started.release()
+            try:
+                statuses.append(_ask(client, server, clip))
+            except httpx.HTTPError:
+                statuses.append(0)
+
+    started = threading.Semaphore(0)
+    threads = [threading.Thread(target=work) for _ in clips]
+    for thread in threads:
+        thread.start()
+    for _ in threads:
+        started.acquire()
+    time.sleep(0.3)  # all are connected
+    server.process.send_signal(signal.SIGTERM)
+    for thread in threads:
+        thread.join()
+    return {"cut off at the end": sum(status != 200 for status in statuses), "exit code": server.process.wait()}
+
+
+def _time(function: Callable[[], Any]) -> float:
+    begin = time.perf_counter()
+    function()
+    return time.perf_counter() - begin
+
+
+def _in_threads(function: Callable[[], None], count: int) -> None:
+    threads = [threading.Thread(target=function) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
