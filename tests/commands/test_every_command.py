@@ -19,6 +19,7 @@ MISSING = {
     "evaluate": ["nowhere", "--corpus", "quickstart"],
     "describe": ["nowhere"],
     "demo": ["nowhere"],
+    "serve": ["nowhere", "--port", "0"],
     "export": ["nowhere", "--output_dir", "out"],
     "adapt": ["nowhere", "nowhere.csv", "--output_dir", "out"],
     "audit": ["--corpus", "csv", "--data_dir", "nowhere.csv"],

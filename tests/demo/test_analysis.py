@@ -12,7 +12,18 @@ import pytest
 import soundfile
 
 from bibier_hf import EMOTIONS
-from bibier_hf.demo.analysis import Answer, Limits, ModelFacts, Recording, RefusedInput, analyze, inspect_recording
+from bibier_hf.demo.analysis import (
+    Answer,
+    Heard,
+    Limits,
+    ModelFacts,
+    Recording,
+    RefusedInput,
+    analyze,
+    answer_live,
+    as_scores,
+    inspect_recording,
+)
 from bibier_hf.demo.texts import LANGUAGE_NAMES, TEXTS
 from bibier_hf.demo.timeline_view import axis_times, download_links, timeline_bands, timeline_table
 from bibier_hf.model import pipeline_bibier
@@ -244,3 +255,18 @@ def test_the_timeline_to_download():
     assert subtitles.splitlines()[:3] == ["1", "00:00:00,000 --> 00:00:06,000", "радость 75%"]
     assert table.splitlines()[1].startswith("0.0,6.0,happy,0.75,")
     assert download_links(Answer({}), ENGLISH) == ""
+
+
+def test_the_last_seconds_of_a_live_voice(pipe, clip):
+    rate, sound = 48_000, np.int16(32767 * clip(3.0, 2))
+    heard = None
+    for start in range(0, len(sound), 12_000):
+        heard = Heard.of((rate, sound[start : start + 12_000]), heard, longest_s=0.5)
+        answer = answer_live(pipe, heard)
+        assert (answer is None) == (start < 12_000)  # less than half a second
+    assert len(heard.samples) == 24_000
+    assert answer.scores == as_scores(pipe((rate, sound[-24_000:])))
+    assert Heard.of(None, heard, 0.5) is None
+    stereo = np.stack([sound, sound], axis=1)
+    assert Heard.of((44_100, stereo), heard, 9.0).samples.tolist() == sound.tolist()  # another microphone
+    assert answer_live(pipe, Heard(rate, np.zeros(48_000, np.int16))) is None

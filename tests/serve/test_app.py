@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import threading
 import time
 
@@ -57,9 +58,7 @@ def refused(response, status: int, message: str, param: str | None = None) -> No
     assert sorted(error) == ["code", "message", "param", "type"]
     assert message in error["message"]
     assert error["param"] == param
-    assert "/" not in error["message"].replace("audio/...", "").replace("application/json", "").replace(
-        "form-data", ""
-    ).replace("multipart/", ""), "no path"
+    assert not re.search(r"/(tmp|home|root|usr|var)|\.py", error["message"]), "no path"
 
 
 # Answers

@@ -75,3 +75,22 @@ def test_refusals(pipe: AudioTextEmotionPipeline, clip):
     with pytest.raises(RuntimeError, match="closed"):
         live.push(clip(0.1), 16_000)
     assert LiveEmotion(pipe, chunk_length_s=1).close() == []
+
+
+def test_the_last_seconds_before_a_chunk_is_complete(pipe: AudioTextEmotionPipeline, clip):
+    sound = clip(2.6, 5)
+    live = LiveEmotion(pipe, chunk_length_s=1.0)
+    assert live.now() is None
+    pushed = 2000
+    live.push(sound[:pushed], 16_000)
+    assert live.now() is None  # less than a quarter of a second
+    for start, end in ((0.0, 0.5), (0.5, 1.5), (1.6, 2.6)):
+        live.push(sound[pushed : round(16_000 * end)], 16_000)
+        pushed = round(16_000 * end)
+        now = live.now()
+        assert now["timestamp"] == (start, end)
+        expected = pipe(sound[round(16_000 * start) : round(16_000 * end)], sampling_rate=16_000)
+        scores = {entry["label"]: entry["score"] for entry in expected}
+        assert {entry["label"]: entry["score"] for entry in now["emotions"]} == pytest.approx(scores, abs=1e-5)
+    live.push(np.zeros(16_000, np.float32), 16_000)
+    assert live.now() is None  # silence

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers.utils import cached_file
 
 from .texts import Texts
@@ -29,6 +30,7 @@ class Limits:
         characters: length of a text.
         timeline_from_s: recordings of at least this many seconds get a timeline.
         window_s: length of its windows in seconds; they do not overlap.
+        live_s: seconds of a live voice that an answer is about.
     """
 
     megabytes: int = 50
@@ -36,6 +38,7 @@ class Limits:
     characters: int = 1000
     timeline_from_s: float = 15.0
     window_s: float = 3.0
+    live_s: float = 4.0
 
 
 @dataclass(frozen=True)
@@ -118,6 +121,25 @@ class Answer:
         return self.problem_type == "regression"
 
 
+@dataclass(frozen=True)
+class Heard:
+    """The last seconds of a live voice: rate in Hz, and samples of one channel."""
+
+    rate: int
+    samples: np.ndarray
+
+    @classmethod
+    def of(cls, piece: tuple[int, np.ndarray] | None, before: "Heard | None", longest_s: float) -> "Heard | None":
+        """What was heard before and the next piece, a value of Gradio; None: nothing more."""
+        if piece is None:
+            return None
+        rate, samples = piece
+        samples = samples[:, 0] if samples.ndim > 1 else samples
+        if before is not None and before.rate == rate:
+            samples = np.concatenate([before.samples, samples])
+        return cls(rate, samples[-round(longest_s * rate) :])
+
+
 class RefusedInput(ValueError):
     """Input that cannot be analyzed; the message tells the visitor, in their language, why and what to do."""
 
@@ -176,6 +198,18 @@ def analyze(
         text_unused=bool(text),
         problem_type=kind,
     )
+
+
+def answer_live(pipe: Any, heard: Heard) -> Answer | None:
+    """Answer the last seconds of a live voice; None if they are less than half a second, or silent."""
+    code = sys.modules[type(pipe).__module__]
+    if len(heard.samples) < heard.rate / 2:
+        return None
+    try:
+        scores = as_scores(pipe((heard.rate, heard.samples)))
+    except code.AudioError:
+        return None
+    return Answer(scores, problem_type=pipe.model.config.problem_type)
 
 
 def inspect_recording(path: str, limits: Limits, texts: Texts, code: Any) -> Recording | None:

@@ -16,10 +16,11 @@ from typing import Any
 
 import gradio as gr
 import huggingface_hub.constants
+import numpy as np
 from transformers import Pipeline, pipeline
 
 from ..palette import emotion_color
-from .analysis import QUIET_PEAK, Answer, Limits, ModelFacts, RefusedInput, analyze
+from .analysis import QUIET_PEAK, Answer, Heard, Limits, ModelFacts, RefusedInput, analyze, answer_live
 from .texts import LANGUAGE_NAMES, TEXTS, Texts
 from .timeline_view import MOST_LABELS, STYLE, download_links, timeline_bands, timeline_table, value_list
 
@@ -41,6 +42,9 @@ within an hour, as the notice promises."""
 _SESSIONS = 100
 """Visitors whose last answer is kept, to show it in the other language. With Gradio's default of 10,000 memory would
 grow for days."""
+
+LIVE_EVERY_S = 0.5
+"""Seconds between two answers to the live microphone."""
 
 _PREFIX, _LOCK = "bibier-demo-", ".lock"
 _STARTING_S = 10
@@ -122,6 +126,7 @@ class _Page:
 
         with gr.Blocks(title="BiBiER", analytics_enabled=False, delete_cache=(_SWEEP_S, _KEPT_S)) as app:
             self.last = gr.State(None)
+            self.heard = gr.State(None)
             self._place_heading(texts)
             with gr.Row():
                 with gr.Column():
@@ -178,6 +183,10 @@ class _Page:
             visible="text" in modalities,
         )
         self.button = gr.Button(texts.button, variant="primary")
+        with gr.Accordion(texts.live, open=False, visible="audio" in modalities) as self.live:
+            self.microphone = gr.Audio(
+                sources=["microphone"], streaming=True, type="numpy", label=self._live_hint(texts), buttons=[]
+            )
 
     def _place_examples(self, folder: str | os.PathLike, texts: Texts) -> gr.Dataset:
         rows, names = read_examples(folder)
@@ -198,12 +207,14 @@ class _Page:
     def _connect(self, app: gr.Blocks) -> None:
         result = [self.bars, self.alone, self.voice, self.words, self.timeline, self.bands, self.table, self.values]
         translated: list[Any] = [self.style, self.introduction, self.model, self.audio, self.text, self.button]
+        translated += [self.live, self.microphone]
         translated += [self.timeline_title, self.notice, *([self.examples] if self.examples else [])]
         # One visitor at a time: the model uses every core there is.
         analysis: dict[str, Any] = {
             "inputs": [self.audio, self.text, self.language],
             "outputs": [*result, self.last],
             "concurrency_limit": 1,
+            "concurrency_id": "model",
             "show_progress_on": self.bars,
         }
         hidden: dict[str, Any] = {"api_visibility": "private", "show_progress": "hidden"}
@@ -214,6 +225,16 @@ class _Page:
         ):
             trigger(None, js=CLEAR_MESSAGES, **hidden)
             trigger(self.answer, **analysis, **offered)
+        self.microphone.stream(
+            self.listen,
+            [self.microphone, self.heard, self.language],
+            [self.bars, self.values, self.heard],
+            stream_every=LIVE_EVERY_S,
+            time_limit=round(60 * self.limits.minutes),
+            concurrency_limit=1,
+            concurrency_id="model",
+            **hidden,
+        )
         self.language.change(self.switch, [self.language, self.last], [*translated, *result], **hidden)
         app.load(preferred_language, None, self.language, **hidden)
 
@@ -243,6 +264,15 @@ class _Page:
             gr.Warning(message, duration=20)
         return {**self.show(found, texts), self.last: found}
 
+    def listen(self, piece: tuple[int, np.ndarray] | None, heard: Heard | None, language: str) -> dict[Any, Any]:
+        """Show the emotion of the last seconds of a live voice."""
+        heard = Heard.of(piece, heard, self.limits.live_s)
+        found = None if heard is None else answer_live(self.pipe, heard)
+        if found is None:
+            return {self.heard: heard}
+        shown = self.show(found, TEXTS[language])
+        return {self.heard: heard, self.bars: shown[self.bars], self.values: shown[self.values]}
+
     def show(self, found: Answer, texts: Texts) -> dict[Any, Any]:
         names = texts.names(found.scores)
 
@@ -270,6 +300,8 @@ class _Page:
             self.audio: gr.update(label=texts.audio),
             self.text: gr.update(label=texts.text, placeholder=texts.text_hint),
             self.button: texts.button,
+            self.live: gr.update(label=texts.live),
+            self.microphone: gr.update(label=self._live_hint(texts)),
             self.timeline_title: self._timeline_heading(texts),
             self.notice: self._notice(texts),
         }
@@ -280,6 +312,9 @@ class _Page:
             value = {"value": shown.pop(panel)} if panel in shown else {}
             changes[panel] = gr.update(label=title, **value)
         return changes | shown
+
+    def _live_hint(self, texts: Texts) -> str:
+        return texts.live_hint.format(seconds=self.limits.live_s)
 
     def _timeline_heading(self, texts: Texts) -> str:
         return f"### {texts.timeline}\n{texts.timeline_hint.format(window=self.limits.window_s)}"

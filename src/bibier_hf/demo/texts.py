@@ -20,6 +20,8 @@ class Texts:
     audio: str
     upload: str
     microphone: str
+    live: str
+    live_hint: str
     text: str
     text_hint: str
     button: str
