@@ -232,6 +232,13 @@ class BiBiERAudioConfig(ModalityConfig):
         crop_frames (`int`, *optional*): In training, crop longer clips to a random window of this many feature frames,
             a new one in each epoch (most speech backbones have 50 frames per second). None: no cropping, as always in
             evaluation.
+        speech_check (`bool`, *optional*, defaults to `False`): Whether the model also tells whether a clip is speech. Set
+            by [`~bibier_hf.evaluation.unsure.fit_speech_check`].
+        not_speech_threshold (`float`, *optional*, defaults to 0.5): The probability of not being speech from which the
+            pipeline calls an answer unsure.
+        shortest_s (`float`, *optional*, defaults to 0.3): Seconds that a clip must last, or its answer is unsure.
+        quietest_db (`float`, *optional*, defaults to -60): Level that the loudest 50 ms of a clip must reach, in dB of
+            full scale, or its answer is unsure.
     """
 
     model_type = "bibier_audio"
@@ -243,6 +250,10 @@ class BiBiERAudioConfig(ModalityConfig):
     cepstrum_size: int | None = None
     max_window_s: float | int = 30.0
     crop_frames: int | None = None
+    speech_check: bool = False
+    not_speech_threshold: float | int = 0.5
+    shortest_s: float | int = 0.3
+    quietest_db: float | int = -60
 
     @property
     def widths(self) -> list[int]:
@@ -283,6 +294,9 @@ class BiBiERAudioConfig(ModalityConfig):
             self.require(
                 self.crop_frames is None, "crop_frames", "None with encoder='statistics', which has no frames to crop"
             )
+        self.require(0 < self.not_speech_threshold < 1, "not_speech_threshold", "between 0 and 1")
+        self.require(0 <= self.shortest_s < math.inf, "shortest_s", "at least 0 and finite")
+        self.require(self.quietest_db < math.inf, "quietest_db", "a level in dB of full scale, such as -60")
 
 
 @strict
@@ -351,6 +365,8 @@ class BiBiERConfig(CheckedConfig):
         temperature (`float`, *optional*, defaults to 1.0): The pipeline divides the logits by it before the softmax,
             so that scores match accuracy (temperature scaling, fitted on dev). It changes no ranking; `logits` and the
             loss ignore it.
+        least_confidence (`float`, *optional*): The score that the best label must reach, or the pipeline calls an answer
+            unsure (fitted on dev). None: any.
         mixup_alpha (`float`, *optional*, defaults to 0.0): In training, mix each sample and its label with another one
             of the batch by a weight from Beta(alpha, alpha), after the encoders' linear layer and in the statistics.
             0: off.
@@ -381,7 +397,7 @@ class BiBiERConfig(CheckedConfig):
     """
 
     model_type = "bibier"
-    keys_to_ignore_at_inference = ["audio_logits", "text_logits", "fused_embedding", "hidden_states", "attentions"]
+    keys_to_ignore_at_inference = ["audio_logits", "text_logits", "fused_embedding", "hidden_states", "attentions", "not_speech"]
     at_least_one: ClassVar[str] = """
         hidden_size num_attention_heads num_graph_heads gated_size mamba_state_size mamba_conv_kernel mamba_dt_rank
         seg_len classifier_size
@@ -412,6 +428,7 @@ class BiBiERConfig(CheckedConfig):
     dropout: float | int = 0.15
     original_behavior: bool | list[str] = False
     temperature: float | int = 1.0
+    least_confidence: float | int | None = None
     mixup_alpha: float | int = 0.0
     modality_dropout: float | int = 0.1
     unimodal_loss_weight: float | int = 0.3
@@ -515,6 +532,8 @@ class BiBiERConfig(CheckedConfig):
         for name in ("unimodal_loss_weight", "mixup_alpha", "initializer_range"):
             self.require(0 <= getattr(self, name) < math.inf, name, "at least 0 and finite")
         self.require(0 < self.temperature < math.inf, "temperature", "above 0 and finite")
+        if self.least_confidence is not None:
+            self.require(0 <= self.least_confidence < 1, "least_confidence", "in [0, 1), or None")
         heads = self.num_attention_heads
         self.require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of num_attention_heads={heads}")
         if self.positional_encoding:

@@ -46,6 +46,7 @@ from .mamba_bibier import SelectiveSSM
 from .pipeline_bibier import register_task
 from .sequence_bibier import Dropout, Mixup, Recorder
 from .streams_bibier import AudioStream, Encoded, Features, ModalityStream, TextStream
+from .unsure_bibier import SpeechCheck
 from .validation_bibier import CheckpointError, one_line
 
 if TYPE_CHECKING:  # never run: it makes `save_pretrained` save the processor's code with the model's
@@ -107,6 +108,8 @@ class BiBiEROutput(ModelOutput):
             the whole batch is without it.
         fused_embedding: (B, E), the input of the classifier; without one, the mean frames of the modalities.
         hidden_states, attentions: those of [`BiBiERModelOutput`].
+        not_speech: (B,), the logit of the audio being anything but speech; zero for a sample without audio, None in
+            training and in a model without the check (`audio_config.speech_check`).
     """
 
     loss: Tensor | None = None
@@ -116,6 +119,7 @@ class BiBiEROutput(ModelOutput):
     fused_embedding: Tensor | None = None
     hidden_states: tuple[Tensor, ...] | None = None
     attentions: tuple[Tensor, ...] | None = None
+    not_speech: Tensor | None = None
 
 
 class BiBiERPreTrainedModel(PreTrainedModel):
@@ -134,9 +138,9 @@ class BiBiERPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
 
     def post_init(self) -> None:
-        # Decay rates are too imprecise in 16 bits. A model has one of the two, or none.
-        names = {name.rsplit(".", 1)[-1] for name, _ in self.named_parameters()}
-        self._keep_in_fp32_modules_strict = sorted(names & {"A_log", "A"})
+        # Decay rates and the scale of statistics are too imprecise in 16 bits. Only names that a model has are allowed.
+        names = {name.rsplit(".", 1)[-1] for name, _ in (*self.named_parameters(), *self.named_modules())}
+        self._keep_in_fp32_modules_strict = sorted(names & {"A_log", "A", "speech_check"})
         self.main_input_name = main_input_name(self.config)
         super().post_init()
         self.freeze()
@@ -165,6 +169,10 @@ class BiBiERPreTrainedModel(PreTrainedModel):
         elif isinstance(module, StatisticsPooling):
             init.zeros_(module.mean)
             init.ones_(module.std)
+        elif isinstance(module, SpeechCheck):
+            init.ones_(module.std)
+            for tensor in (module.mean, module.weight, module.bias):
+                init.zeros_(tensor)
         elif isinstance(module, LogitMixture):
             init.uniform_(module.weights)
         elif isinstance(module, ModalityStream):
@@ -791,6 +799,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             audio_logits=own_audio.logits,
             text_logits=own_text.logits,
             fused_embedding=embedding,
+            not_speech=base.audio.not_speech(features["audio"]),
             **record.outputs,
         )
 

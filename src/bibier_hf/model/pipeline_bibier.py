@@ -17,7 +17,7 @@ from transformers.utils import logging
 from .answers_bibier import AnswerLabels
 from .audio_bibier import AudioError, AudioStream, as_many, decode_audio, is_bare_samples, is_file
 from .batching_bibier import OrderedAnswers
-from .configuration_bibier import REGRESSION, TASK
+from .configuration_bibier import REGRESSION, SINGLE_LABEL, TASK
 from .hashing_bibier import hashed_state, is_hashed
 from .importing_bibier import make_importable
 from .processing_bibier import BiBiERProcessor
@@ -27,8 +27,10 @@ from .timeline_bibier import (
     Emotions,
     TimelineOptions,
     TimelineSession,
+    judge_chunks,
     merge_chunks,
 )
+from .unsure_bibier import audio_facts, judge
 from .validation_bibier import check_whole
 from .words_bibier import load_asr
 
@@ -57,6 +59,7 @@ class AudioTextEmotionPipeline(Pipeline):
         threshold: between 0 and 1. If the best score is below it, the list starts with
             `{"label": "unsure", "score": best score}`; the labels follow (`top_k` counts only those). None: never.
             Of several labels at once: the score from which each is `present`, instead of `config.thresholds`.
+        return_unsure: also say whether the answer should be trusted (see below).
         labels: names of the labels to choose from; the scores of the others are left out, and the rest sums to one.
             Case and surrounding spaces do not matter.
         label_map: `{new name: [labels to merge]}`, whose probabilities are added; labels that are not listed stay as
@@ -95,6 +98,17 @@ class AudioTextEmotionPipeline(Pipeline):
         of a regression also `"problem_type": "regression"`.
         A chunk's emotions equal those of the same stretch, cut out and passed to the pipeline by itself. If nothing is
         louder than the background, both lists are empty.
+
+    With `return_unsure=True`, an answer is
+    `{"answers": the list, "unsure": bool, "unsure_score": 0 to 1, "unsure_reason": str or None}`, and chunks and a
+    timeline have the last three keys, too. A score of 0.5 or more means unsure. The reasons, in this order:
+
+    * `"too short"`: the clip lasts less than `config.audio_config.shortest_s`.
+    * `"too quiet"`: its loudest 50 ms stay below `config.audio_config.quietest_db`.
+    * `"no speech"`: the model's speech check, if it has one, takes the clip for something else.
+    * `"low confidence"`: the best score of a single label is below `threshold`, or else `config.least_confidence`.
+
+    A recording in chunks is unsure if at least half of its time is. Text alone can only have a low confidence.
 
     The text of a chunk is that of its segment. Without one, it consists of the words whose middle lies in the chunk,
     from `asr` if its model returns times (Whisper, CTC; then `"words"` lists them) or from a transcript with times,
@@ -175,8 +189,13 @@ class AudioTextEmotionPipeline(Pipeline):
             "emotions": self.mean(chunks, **choice),
             "chunks": [{**chunk, "emotions": labels.choose(chunk["emotions"], **chosen)} for chunk in chunks],
         }
+        if self._returns_unsure(choice) or (chunks and "unsure" in chunks[0]):
+            timeline |= judge_chunks(chunks)
         is_regression = self.model.config.problem_type == REGRESSION
         return timeline | ({"problem_type": REGRESSION} if is_regression else {})
+
+    def _returns_unsure(self, choice: Mapping[str, Any]) -> bool:
+        return bool(choice.get("return_unsure", self._postprocess_params.get("return_unsure")))
 
     def _timeline_options(self, kwargs: dict[str, Any]) -> TimelineOptions:
         """Remove the arguments for chunks from those of a call."""
@@ -214,10 +233,17 @@ class AudioTextEmotionPipeline(Pipeline):
         timed_texts: Any = None,
     ) -> TimelineSession:
         # All of them; `top_k` and `threshold` choose from the merged chunks and from their mean.
-        labels = {name: choice[name] for name in ("labels", "label_map") if name in choice}
+        labels = {name: choice[name] for name in ("labels", "label_map", "return_unsure") if name in choice}
+        measured = self._returns_unsure(choice)
+        if measured:
+            labels["least_confidence"] = choice.get("threshold")
 
-        def classify(chunks: list[dict]) -> list[Emotions]:
-            return list(self.get_iterator(chunks, 0, batch_size, {"decoded": True}, {}, labels))
+        def classify(chunks: list[dict]) -> list[dict[str, Any]]:
+            read = {"decoded": True, "measured": measured}
+            answers = self.get_iterator(chunks, 0, batch_size, read, {}, labels)
+            if not measured:
+                return [{"emotions": answer} for answer in answers]
+            return [{"emotions": answer.pop("answers"), **answer} for answer in answers]
 
         return TimelineSession(classify, options, batch_size, preprocess.get("asr"), timed_texts)
 
@@ -256,7 +282,8 @@ class AudioTextEmotionPipeline(Pipeline):
 
         if options.return_timestamps:
             return self.timeline(merge_chunks(chunks) if options.merge else chunks, **choice)
-        return self.mean(chunks, **choice)
+        mean = self.mean(chunks, **choice)
+        return {"answers": mean, **judge_chunks(chunks)} if self._returns_unsure(choice) else mean
 
     def _sanitize_parameters(
         self,
@@ -268,6 +295,7 @@ class AudioTextEmotionPipeline(Pipeline):
         channel: int | None = None,
         labels: Any = None,
         label_map: Any = None,
+        return_unsure: bool | None = None,
         **unknown: Any,
     ) -> tuple[dict, dict, dict]:
         if "stride_length_s" in unknown:
@@ -279,8 +307,8 @@ class AudioTextEmotionPipeline(Pipeline):
         if unknown:
             raise TypeError(
                 f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "
-                "Allowed: asr, asr_language, batch_size, channel, label_map, labels, num_workers, sampling_rate, "
-                "threshold, top_k, "
+                "Allowed: asr, asr_language, batch_size, channel, label_map, labels, num_workers, return_unsure, "
+                "sampling_rate, threshold, top_k, "
                 f"{', '.join(TIMELINE_ARGUMENTS)}."
             )
         check_whole("top_k", top_k, otherwise=", or None for all labels")
@@ -293,7 +321,9 @@ class AudioTextEmotionPipeline(Pipeline):
             )
 
         preprocess = {"sampling_rate": sampling_rate, "channel": channel, "asr": _as_asr(asr, asr_language)}
+        preprocess["measured"] = return_unsure
         postprocess = _given({"top_k": top_k, "threshold": threshold, "labels": labels, "label_map": label_map})
+        postprocess |= _given({"return_unsure": return_unsure})
         if self.model.config.problem_type == REGRESSION and postprocess.keys() & {"top_k", "threshold"}:
             raise ValueError("top_k and threshold rank classes, but this model predicts values. Leave them out.")
         self._answer_labels({**getattr(self, "_postprocess_params", {}), **postprocess})  # refuses unknown names early
@@ -303,6 +333,7 @@ class AudioTextEmotionPipeline(Pipeline):
         """Return the labels of an answer, and the other arguments of a choice."""
         others = dict(choice)
         labels, label_map = others.pop("labels", None), others.pop("label_map", None)
+        others.pop("return_unsure", None)
         config: Any = self.model.config
         return AnswerLabels.of(config, labels, label_map), others
 
@@ -326,9 +357,10 @@ class AudioTextEmotionPipeline(Pipeline):
             dataset = kind(inputs, self.preprocess, preprocess_params)
             return iter(DataLoader(dataset, num_workers=workers, batch_size=None, collate_fn=_as_it_is))
 
-        def answer(batch: list[dict[str, torch.Tensor]]) -> list[Emotions]:
+        def answer(batch: list[dict[str, torch.Tensor]]) -> list[Any]:
             outputs = self.forward(batch[0] if len(batch) == 1 else self.processor.pad(batch), **forward_params)
-            return [self.postprocess({"logits": logits[None]}, **postprocess_params) for logits in outputs["logits"]]
+            rows = ({name: values[place : place + 1] for name, values in outputs.items()} for place in range(len(batch)))
+            return [self.postprocess(row, **postprocess_params) for row in rows]
 
         return OrderedAnswers(
             samples,
@@ -345,11 +377,13 @@ class AudioTextEmotionPipeline(Pipeline):
         asr: Any = None,
         channel: int | None = None,
         decoded: bool = False,
+        measured: bool = False,
     ) -> dict[str, torch.Tensor]:
         """Turn one input into tensors (1, L, ...) of both modalities, so that any samples can share a batch.
 
         Args:
             decoded: whether the audio is already what [`decode_audio`] returns.
+            measured: whether to add the duration and the level of the audio, `audio_facts` (1, 1, 2).
         """
         audio, text = _split(inputs)
         if text is not None and not isinstance(text, str):
@@ -359,14 +393,42 @@ class AudioTextEmotionPipeline(Pipeline):
         if audio is not None and asr is not None and not (text and text.strip()):
             text = asr({"raw": audio, "sampling_rate": self.processor.sampling_rate})["text"]
 
-        return dict(self.processor.encode([audio], [text]))
+        sample = dict(self.processor.encode([audio], [text]))
+        return {**sample, "audio_facts": audio_facts(audio)[None]} if measured else sample
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"logits": finite_logits(self.model(**model_inputs).logits)}
+        facts = model_inputs.pop("audio_facts", None)
+        output = self.model(**model_inputs)
+        found = {"logits": finite_logits(output.logits), "audio_facts": facts, "not_speech": getattr(output, "not_speech", None)}
+        return {name: values for name, values in found.items() if values is not None}
 
-    def postprocess(self, model_outputs: dict[str, torch.Tensor], **choice: Any) -> Emotions:
+    def postprocess(
+        self, model_outputs: dict[str, torch.Tensor], least_confidence: float | None = None, **choice: Any
+    ) -> Emotions | dict[str, Any]:
+        """Turn the logits of one sample into an answer.
+
+        Args:
+            least_confidence: for `return_unsure`, if there is no `threshold` in `choice`.
+            choice: the call arguments that choose from the scores.
+        """
+        returns_unsure = choice.get("return_unsure")
         labels, choice = self._answer_labels(choice)
-        return labels.choose(labels.scores(model_outputs["logits"].flatten()), **choice)
+        scores = labels.scores(model_outputs["logits"].flatten())
+        answers = labels.choose(scores, **choice)
+        if not returns_unsure:
+            return answers
+
+        config: Any = self.model.config
+        confidence = scores[0]["score"] if config.problem_type == SINGLE_LABEL else None
+        check = model_outputs.get("not_speech")
+        verdict = judge(
+            config,
+            confidence,
+            model_outputs["audio_facts"].flatten().tolist(),
+            None if check is None else check.item(),
+            choice.get("threshold", least_confidence),
+        )
+        return {"answers": answers, **verdict}
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "call_count": 0}

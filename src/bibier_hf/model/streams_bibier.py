@@ -15,6 +15,7 @@ from .configuration_bibier import TASK, BiBiERConfig, ModalityConfig
 from .encoders_bibier import StatisticsPooling, build_encoder
 from .hashing_bibier import weights_hash
 from .sequence_bibier import Mixup, Recorder, masked_mean, random_window
+from .unsure_bibier import SpeechCheck
 
 
 @dataclass
@@ -199,6 +200,22 @@ class AudioStream(ModalityStream):
     """Waveforms (B, S) at 16 kHz, or spectral frames (B, F, M)."""
 
     raw_names = "input_values (or input_features)"
+
+    def __init__(self, config: BiBiERConfig, modality: ModalityConfig, build: bool):
+        super().__init__(config, modality, build)
+        self.speech_check: SpeechCheck | None = None
+        if self.is_read and getattr(modality, "speech_check", False):
+            self.add_speech_check()
+
+    def add_speech_check(self) -> SpeechCheck:
+        """Add a [`SpeechCheck`] that is still to be fitted, and return it."""
+        assert self.config.feature_size is not None  # of what the model reads
+        self.speech_check = SpeechCheck(self.config.feature_size)
+        return self.speech_check
+
+    def not_speech(self, features: Features | None) -> Tensor | None:
+        """Logit of "this is not speech" of each sample, (B,); None in training, without audio, or without the check."""
+        return None if features is None or self.speech_check is None or self.training else self.speech_check(*features)
 
     @property
     def key(self) -> str:

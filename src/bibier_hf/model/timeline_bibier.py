@@ -12,6 +12,7 @@ import numpy as np
 
 from .audio_bibier import SAMPLING_RATE
 from .segments_bibier import FixedWindows, GivenSegments, Segment, Segmenter, SpeechByEnergy
+from .unsure_bibier import NO_SPEECH, REASONS
 from .words_bibier import WordRecognizer, Words, joined
 
 SEGMENTATIONS = ("fixed", "energy")
@@ -102,7 +103,8 @@ class TimelineSession:
     are known, `"words"` lists them.
 
     Args:
-        classify: maps a list of `{"audio": float32 (n,) at 16 kHz, "text": ...}` to the scores of all labels for each.
+        classify: maps a list of `{"audio": float32 (n,) at 16 kHz, "text": ...}` to `{"emotions": scores of all labels}`
+            for each, and what else its chunk gets.
         options: how to segment; `return_timestamps` and `merge` are left to the caller.
         batch_size: chunks to classify together.
         asr: speech recognition, for chunks without a text of their own.
@@ -112,7 +114,7 @@ class TimelineSession:
 
     def __init__(
         self,
-        classify: Callable[[list[dict]], list[Emotions]],
+        classify: Callable[[list[dict]], list[dict[str, Any]]],
         options: TimelineOptions,
         batch_size: int = 1,
         asr: Any = None,
@@ -161,7 +163,7 @@ class TimelineSession:
                     for segment, chunk in zip(batch, begun, strict=True)
                 ]
             )
-            chunks += [{**chunk, "emotions": answer} for chunk, answer in zip(begun, answers, strict=True)]
+            chunks += [{**chunk, **answer} for chunk, answer in zip(begun, answers, strict=True)]
         return chunks
 
     def _begin(self, segment: Segment) -> dict:
@@ -218,6 +220,29 @@ def mean_emotions(chunks: Sequence[Mapping[str, Any]]) -> Emotions:
     return sorted(means, key=lambda entry: -entry["score"])
 
 
+def judge_chunks(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Decide whether to trust the mean over chunks that were judged one by one.
+
+    It is unsure if at least half of the time is. The score is the median over time; the reason is the one that lasts
+    longest. Without chunks, nothing was said.
+    """
+    if not chunks:
+        return {"unsure": True, "unsure_score": 1.0, "unsure_reason": NO_SPEECH}
+
+    shares = time_shares([chunk["timestamp"] for chunk in chunks])
+    scores = np.array([chunk["unsure_score"] for chunk in chunks])
+    order = np.argsort(-scores, kind="stable")
+    middle = int(np.searchsorted(np.cumsum(shares[order]), shares.sum() / 2 * (1 - 1e-9)))
+    score = float(scores[order][min(middle, len(chunks) - 1)])
+
+    lasting = dict.fromkeys(REASONS, 0.0)
+    for chunk, share in zip(chunks, shares.tolist(), strict=True):
+        if chunk["unsure_reason"] is not None:
+            lasting[chunk["unsure_reason"]] += share
+    reason = max(lasting, key=lambda name: lasting[name]) if score >= 0.5 else None
+    return {"unsure": score >= 0.5, "unsure_score": score, "unsure_reason": reason}
+
+
 def merge_chunks(chunks: Sequence[Mapping[str, Any]]) -> list[dict]:
     """Merge neighboring chunks that touch or overlap and have the same best label.
 
@@ -249,6 +274,8 @@ def _merged(run: list[Mapping[str, Any]]) -> dict:
         merged |= {"text": joined(words.values()), "words": list(words.values())}
     else:
         merged["text"] = " ".join(chunk["text"] for chunk in run if chunk["text"]) or None
+    if "unsure" in run[0]:
+        merged |= judge_chunks(run)
     return {**merged, "emotions": mean_emotions(run)}
 
 
