@@ -32,9 +32,11 @@ from ..evaluation.report import (
     environment,
     metrics_table,
     recall_table,
+    risk_table,
     write_split_report,
 )
 from ..evaluation.results import RESULTS_FILE, EvaluationResults, ResultsError, RunResults
+from ..evaluation.unsure import UnsureSection, fit_unsure, least_confidence, store_unsure, unsure_text
 from ..files import write_json, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..model.modeling_bibier import BiBiERForEmotionClassification
@@ -57,6 +59,7 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --modalities
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --noise_snr_db 20,10,5,0 --noise babble
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --calibrate
+      bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --fit_unsure --unsure.coverage 0.8
 
     Writes metrics, recall per class, calibration, pictures (PNG), predictions (Parquet) and a report (JSON).
     """
@@ -79,6 +82,12 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
         description="fit the temperature on this split (train or dev) first, and keep it in the checkpoint's config.json, "
         "results and card",
     )
+    fit_unsure: bool = Field(
+        False,
+        description="fit when answers are unsure, the confidence on this split (train or dev) and the speech check on train, "
+        "and keep it in the checkpoint",
+    )
+    unsure: UnsureSection = Field(default_factory=UnsureSection)
     add_to_results: bool = Field(
         False, description=f"add modalities and noise to the checkpoint's {RESULTS_FILE}, which its card shows"
     )
@@ -148,7 +157,8 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> EvaluationResults:
 
 def _changed_checkpoint(arguments: EvaluateArguments, *_: Any) -> str | None:
     """The folder of the checkpoint, if the evaluation changes it."""
-    return arguments.checkpoint if arguments.calibrate or arguments.add_to_results else None
+    changes = arguments.calibrate or arguments.fit_unsure or arguments.add_to_results
+    return arguments.checkpoint if changes else None
 
 
 @writes(lambda arguments, *_: arguments.output_dir, left="What was there before is whole.")
@@ -184,6 +194,12 @@ def _evaluate(
     temperature = model.config.temperature
     predictions = Predictions.from_logits(dataset.metadata, logits, temperature)
     write_split_report(predictions, split, folder)
+    unsure = {}
+    if arguments.fit_unsure:
+        unsure = fit_unsure(model, processor, splits, predictions.probabilities, arguments.unsure)
+        store_unsure(checkpoint, model)
+        if (checkpoint / RESULTS_FILE).is_file():
+            _rewrite_run(checkpoint, replace(RunResults.load(checkpoint / RESULTS_FILE), unsure=unsure))
 
     uncalibrated = {split: predictions.calibration_by_corpus(calibrated=False)}
     results = EvaluationResults(
@@ -191,6 +207,7 @@ def _evaluate(
         protocol=protocol,
         data_hash={name: content_hash(rows[split]) for name, rows in splits.items()},
         calibration={"temperature": temperature, "uncalibrated": uncalibrated} | fitted,
+        unsure=unsure,
         **environment(),
     )
     results.add_split(split, predictions)
@@ -212,14 +229,18 @@ def _calibrate(
     """Fit the temperature to these logits (N, 7) of a split, and store it in the model and its checkpoint; returns a note
     for the report."""
     fit = fit_temperature(logits, dataset.labels, dataset.metadata["corpus"])
-    folder, before = Path(checkpoint), model.config.temperature
+    folder, before, least = Path(checkpoint), model.config.temperature, model.config.least_confidence
+    if least is not None:  # the new limit leaves as many answers as the old one
+        coverage = (softmax(logits / before, axis=-1).max(1) >= least).mean()
+        model.config.least_confidence = least_confidence(softmax(logits / fit.temperature, axis=-1), float(coverage))
     if (folder / RESULTS_FILE).is_file():
         calibration = {"temperature": fit.temperature, "fitted_on": f"{split}, after training", "note": fit.note}
         _recalibrate_run(folder, before, calibration | {"samples": len(dataset)})
 
     model.config.temperature = fit.temperature
     config = json.loads((folder / CONFIG_NAME).read_text(encoding="utf-8"))
-    write_json(folder / CONFIG_NAME, config | {"temperature": fit.temperature})
+    changed = {"temperature": fit.temperature, "least_confidence": model.config.least_confidence}
+    write_json(folder / CONFIG_NAME, config | changed)
     return fit.note
 
 
@@ -327,12 +348,16 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
     levels = arguments.noise_snr_db
     if len({f"{level:g}" for level in levels}) < len(levels) or not all(abs(level) <= 100 for level in levels):
         raise ArgumentError(f"noise_snr_db: {levels} is not allowed; give each level once, in dB, from -100 to 100.")
-    if arguments.calibrate and arguments.split == "test":
-        raise ArgumentError("calibrate: fitting on test would make its scores meaningless. Give --split dev.")
-    if arguments.calibrate and not (Path(arguments.checkpoint) / CONFIG_NAME).is_file():
-        raise ArgumentError(
-            f"calibrate: {arguments.checkpoint} is not a folder with a {CONFIG_NAME}, where the temperature is kept."
-        )
+    for name, kept in (("calibrate", "temperature"), ("fit_unsure", "limits")):
+        if not getattr(arguments, name):
+            continue
+        if arguments.split == "test":
+            raise ArgumentError(f"{name}: fitting on test would make its scores meaningless. Give --split dev.")
+        if not (Path(arguments.checkpoint) / CONFIG_NAME).is_file():
+            verb = "are" if kept == "limits" else "is"
+            raise ArgumentError(
+                f"{name}: {arguments.checkpoint} is not a folder with a {CONFIG_NAME}, where the {kept} {verb} kept."
+            )
 
     if not arguments.add_to_results:
         return
@@ -361,6 +386,11 @@ def evaluate(arguments: EvaluateArguments) -> None:
     print(calibration_table(calibration["uncalibrated"][split], metrics))
     if calibration.get("note"):
         print(f"\nNote: {calibration['note']}.")
+
+    for corpus, points in results.risk_coverage[split].items():
+        print(f"\nMost confident answers first, {corpus}, in percent:\n\n{risk_table(points)}")
+    if results.unsure:
+        print(f"\n{unsure_text(results.unsure)}")
 
     if results.modalities:
         print("\nWhat the model is given:\n")

@@ -126,7 +126,9 @@ def _colored(rng: Generator, count: int, exponent: float) -> np.ndarray:
 def _band(rng: Generator, samples: np.ndarray, low: float, high: float) -> np.ndarray:
     """Keep a band of frequencies."""
     edges = np.clip([low, high], 20, SAMPLING_RATE / 2 - 100)
-    filtered = signal.sosfilt(signal.butter(int(rng.integers(1, 4)), edges, "band", fs=SAMPLING_RATE, output="sos"), samples)
+    filtered = signal.sosfilt(
+        signal.butter(int(rng.integers(1, 4)), edges, "band", fs=SAMPLING_RATE, output="sos"), samples
+    )
     return np.asarray(filtered)
 
 
@@ -343,7 +345,9 @@ def _glides(rng: Generator, count: int) -> np.ndarray:
 
 def _clicks(rng: Generator, count: int) -> np.ndarray:
     length = rng.uniform(0.0003, 0.004)
-    return _events(rng, count, _pitch(rng, 1, 40), lambda r, n: r.standard_normal(n) * _decay(n, length), 0.02, rng.random())
+    return _events(
+        rng, count, _pitch(rng, 1, 40), lambda r, n: r.standard_normal(n) * _decay(n, length), 0.02, rng.random()
+    )
 
 
 def _crackle(rng: Generator, count: int) -> np.ndarray:
@@ -442,9 +446,14 @@ def _barks(rng: Generator, count: int) -> np.ndarray:
     pitch, resonance, length = _pitch(rng, 120, 700), _pitch(rng, 500, 1800), rng.uniform(0.08, 0.35)
 
     def bark(rng: Generator, count: int) -> np.ndarray:
-        track = pitch * (1 + 0.5 * np.sin(np.pi * np.linspace(0, 1, count) ** 0.7)) * (1 + 0.04 * _slow(rng, count, 60))
+        track = (
+            pitch * (1 + 0.5 * np.sin(np.pi * np.linspace(0, 1, count) ** 0.7)) * (1 + 0.04 * _slow(rng, count, 60))
+        )
         source = _harmonics(rng, track, count, rng.uniform(2, 6), 25) + 0.8 * rng.standard_normal(count)
-        return _band(rng, source, resonance / 1.8, resonance * 1.8) * np.hanning(2 * count)[count // 2 : count // 2 + count]
+        return (
+            _band(rng, source, resonance / 1.8, resonance * 1.8)
+            * np.hanning(2 * count)[count // 2 : count // 2 + count]
+        )
 
     return _events(rng, count, rng.uniform(1, 4), bark, length, 0.5)
 

@@ -27,6 +27,9 @@ NUM_BINS = 15
 LOWEST_PROBABILITY = 1e-12
 """Lower bound of probabilities in `nll`, which would be infinite if the true class had none."""
 
+COVERAGES = (1.0, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+"""Shares of the answers, the most confident first, of a risk-coverage curve."""
+
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.05, 20.0
 
 
@@ -99,6 +102,25 @@ def reliability_bins(labels: ArrayLike, probabilities: np.ndarray, bins: int = N
         confidence=np.bincount(places, confidence, minlength=bins) / filled,
         accuracy=np.bincount(places, right, minlength=bins) / filled,
     )
+
+
+def risk_coverage(labels: ArrayLike, probabilities: np.ndarray) -> list[dict[str, float]]:
+    """Measure what it is worth to answer only when confident. Arguments and errors: see [`calibration_metrics`].
+
+    Returns:
+        for each of the `COVERAGES` the `coverage`, the `confidence` of the least confident answer that is kept, and the
+        `risk`: the share of wrong answers among those that are kept.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    confidence = probabilities.max(1)
+    order = np.argsort(-confidence, kind="stable")
+    wrong = (probabilities.argmax(1) != labels)[order]
+    points = []
+    for coverage in COVERAGES:
+        kept = max(1, round(coverage * len(labels)))
+        point = {"coverage": coverage, "confidence": confidence[order[kept - 1]], "risk": wrong[:kept].mean()}
+        points.append({name: float(value) for name, value in point.items()})
+    return points
 
 
 def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) -> TemperatureFit:

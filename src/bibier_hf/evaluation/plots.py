@@ -135,6 +135,25 @@ def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, ti
     save_figure(figure, path)
 
 
+def plot_risk_coverage(points: Sequence[Mapping[str, float]], path: str | Path, title: str = "") -> None:
+    """Draw the share of wrong answers among the most confident ones, over their share of all answers.
+
+    Args:
+        points: `coverage` and `risk` ([`~bibier_hf.evaluation.calibration.risk_coverage`]).
+        path: picture to write; the suffix selects the format.
+        title: line above the picture.
+    """
+    figure = Figure(figsize=(5.2, 3.8), layout="constrained")
+    axes = figure.subplots()
+    axes.plot([point["coverage"] for point in points], [point["risk"] for point in points], color=ACCENT, marker="o")
+    axes.set(xlim=(0, 1.02), ylim=(0, None), xlabel="answered, the most confident first", ylabel="wrong among them")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_formatter(PercentFormatter(1.0))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_title(title, fontsize=10)
+    save_figure(figure, path)
+
+
 def plot_noise(
     curves: Mapping[str, Mapping[float, float]],
     levels: Mapping[str, float],

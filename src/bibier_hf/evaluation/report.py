@@ -4,7 +4,7 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,9 +18,9 @@ from scipy.special import softmax
 
 from ..files import write_atomically
 from ..tables import markdown_table, percent
-from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_bins
+from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_bins, risk_coverage
 from .metrics import METRICS, classification_metrics, confusion_matrix, grouped_metrics, recall_per_class
-from .plots import plot_confusion_matrix, plot_reliability
+from .plots import plot_confusion_matrix, plot_reliability, plot_risk_coverage
 
 VERSIONED_PACKAGES = "bibier-hf torch transformers accelerate datasets scikit-learn numpy soundfile soxr".split()
 
@@ -134,6 +134,13 @@ class Predictions:
             for corpus in sorted({*map(str, self.corpora)})
         }
 
+    def risk_coverage_by_corpus(self) -> dict[str, list[dict[str, float]]]:
+        """Return `{corpus: [{"coverage", "confidence", "risk"}, ...]}`, in alphabetical order."""
+        return {
+            corpus: risk_coverage(*self.probabilities_of_corpus(corpus))
+            for corpus in sorted({*map(str, self.corpora)})
+        }
+
     def save(self, path: str | Path) -> None:
         """Write a Parquet table: `id, corpus, language, label, prediction`, and the probability of each label as
         `p_<label>`."""
@@ -152,7 +159,7 @@ class Predictions:
 
 def write_split_report(predictions: Predictions, split: str, directory: str | Path, title: str = "") -> None:
     """Write `predictions_<split>.parquet`, and for each corpus `confusion_matrix_<split>_<corpus>.png` and
-    `reliability_<split>_<corpus>.png`."""
+    `reliability_<split>_<corpus>.png` and `risk_coverage_<split>_<corpus>.png`."""
     directory = Path(directory)
     predictions.save(directory / f"predictions_{split}.parquet")
     for corpus in sorted(set(predictions.corpora)):
@@ -172,6 +179,8 @@ def write_split_report(predictions: Predictions, split: str, directory: str | Pa
             for name, calibrated in series.items()
         }
         plot_reliability(bins, directory / f"reliability_{split}_{corpus}.png", f"{title or corpus}, {split}")
+        points = risk_coverage(labels, probabilities)
+        plot_risk_coverage(points, directory / f"risk_coverage_{split}_{corpus}.png", f"{title or corpus}, {split}")
 
 
 def metrics_table(
@@ -211,6 +220,15 @@ def calibration_table(before: dict[str, dict[str, float]], after: dict[str, dict
             rows.append([corpus, state, percent(numbers["ece"]), f"{numbers['brier']:.4f}", f"{numbers['nll']:.4f}"])
 
     return markdown_table(["corpus", "", *map(str.upper, CALIBRATION_METRICS)], rows)
+
+
+def risk_table(points: Sequence[Mapping[str, float]]) -> str:
+    """Return a Markdown table of a risk-coverage curve, in percent."""
+    rows = [
+        [f"{100 * point['coverage']:.0f}", percent(1 - point["risk"], 1), f"{point['confidence']:.2f}"]
+        for point in points
+    ]
+    return markdown_table(["answered", "right among them", "least confidence"], rows)
 
 
 def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str) -> str:

@@ -17,7 +17,16 @@ RESULTS_FILE = "results.json"
 Metrics = dict[str, Any]
 """`uar`, `war`, `mf1`, `wf1` and `mean`; for a corpus also `ece`, `brier`, `nll`, `samples` and `recall` per emotion."""
 
-_ON_REQUEST = ("adaptation", "calibration", "modalities", "noise", "noise_audio", "noise_settings")
+_ON_REQUEST = (
+    "adaptation",
+    "calibration",
+    "unsure",
+    "risk_coverage",
+    "modalities",
+    "noise",
+    "noise_audio",
+    "noise_settings",
+)
 """Left out of the file where they were not measured."""
 
 
@@ -87,6 +96,9 @@ class ModelResults(Results):
         protocol: corpus -> how it was split ([`~bibier_hf.data.mixture.protocol_facts`]).
         data_hash: hash of the rows; for an evaluation by corpus.
         calibration: `temperature`, what it was `fitted_on`, and ECE, Brier score and NLL without it (`uncalibrated`).
+        unsure: what was fitted and measured of when an answer is unsure: `speech_check`
+            ([`~bibier_hf.evaluation.unsure.fit_speech_check`]), `least_confidence` and the `coverage` that it leaves.
+        risk_coverage: split -> corpus -> points ([`~bibier_hf.evaluation.calibration.risk_coverage`]).
         modalities: split -> corpus -> condition -> metrics, with a modality missing.
         noise, noise_audio: split -> corpus -> SNR in dB -> metrics, with the text and without it.
         noise_settings: split -> kind and seed of the noise.
@@ -95,10 +107,16 @@ class ModelResults(Results):
     protocol: dict[str, dict[str, Any]]
     data_hash: str | dict[str, str] | None = None
     calibration: dict[str, Any] = field(default_factory=dict)
+    unsure: dict[str, Any] = field(default_factory=dict)
+    risk_coverage: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
     modalities: dict[str, dict[str, dict[str, Metrics]]] = field(default_factory=dict)
     noise: dict[str, dict[str, dict[str, Metrics]]] = field(default_factory=dict)
     noise_audio: dict[str, dict[str, dict[str, Metrics]]] = field(default_factory=dict)
     noise_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def add_split(self, split: str, predictions: Predictions) -> None:
+        super().add_split(split, predictions)
+        self.risk_coverage[split] = predictions.risk_coverage_by_corpus()
 
 
 @dataclass(kw_only=True)

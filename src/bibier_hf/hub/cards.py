@@ -7,8 +7,9 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.metrics import METRICS
-from ..evaluation.report import metrics_table, recall_table
+from ..evaluation.report import metrics_table, recall_table, risk_table
 from ..evaluation.results import RESULTS_FILE, EvaluationResults, RunResults
+from ..evaluation.unsure import unsure_text
 from ..files import write_atomically
 from ..labels import checked_labels
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
@@ -43,7 +44,11 @@ COUNT_WORDS = dict(enumerate("two three four five six seven eight nine ten eleve
 
 LATER_EVALUATION = "evaluation/evaluation_test.json"
 
-PICTURES = {"confusion_matrix_test_{}.png": "Confusion matrix, {}", "reliability_test_{}.png": "Reliability, {}"}
+PICTURES = {
+    "confusion_matrix_test_{}.png": "Confusion matrix, {}",
+    "reliability_test_{}.png": "Reliability, {}",
+    "risk_coverage_test_{}.png": "Errors among the most confident answers, {}",
+}
 """File of a report, by corpus -> its caption."""
 
 
@@ -137,6 +142,8 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
             name: metrics_table(table, head="signal to noise, dB")
             for name, table in results.noise.get("test", {}).items()
         },
+        risk_tables={name: risk_table(points) for name, points in results.risk_coverage.get(scored, {}).items()},
+        unsure=unsure_text(results.unsure),
         pictures={
             file.format(name): caption.format(name)
             for name in test

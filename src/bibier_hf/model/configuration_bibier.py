@@ -397,7 +397,14 @@ class BiBiERConfig(CheckedConfig):
     """
 
     model_type = "bibier"
-    keys_to_ignore_at_inference = ["audio_logits", "text_logits", "fused_embedding", "hidden_states", "attentions", "not_speech"]
+    keys_to_ignore_at_inference = [
+        "audio_logits",
+        "text_logits",
+        "fused_embedding",
+        "hidden_states",
+        "attentions",
+        "not_speech",
+    ]
     at_least_one: ClassVar[str] = """
         hidden_size num_attention_heads num_graph_heads gated_size mamba_state_size mamba_conv_kernel mamba_dt_rank
         seg_len classifier_size

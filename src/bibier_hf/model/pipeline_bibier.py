@@ -359,7 +359,9 @@ class AudioTextEmotionPipeline(Pipeline):
 
         def answer(batch: list[dict[str, torch.Tensor]]) -> list[Any]:
             outputs = self.forward(batch[0] if len(batch) == 1 else self.processor.pad(batch), **forward_params)
-            rows = ({name: values[place : place + 1] for name, values in outputs.items()} for place in range(len(batch)))
+            rows = (
+                {name: values[place : place + 1] for name, values in outputs.items()} for place in range(len(batch))
+            )
             return [self.postprocess(row, **postprocess_params) for row in rows]
 
         return OrderedAnswers(
@@ -399,7 +401,11 @@ class AudioTextEmotionPipeline(Pipeline):
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         facts = model_inputs.pop("audio_facts", None)
         output = self.model(**model_inputs)
-        found = {"logits": finite_logits(output.logits), "audio_facts": facts, "not_speech": getattr(output, "not_speech", None)}
+        found = {
+            "logits": finite_logits(output.logits),
+            "audio_facts": facts,
+            "not_speech": getattr(output, "not_speech", None),
+        }
         return {name: values for name, values in found.items() if values is not None}
 
     def postprocess(

@@ -52,9 +52,12 @@ class SpeechCheck(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
         """Logit of "this is not speech": (B, T, D), bool (B, T) -> float32 (B,); zero for a sample without audio."""
+        return self.score(self.statistics(features, mask)) * mask.any(1)
+
+    def score(self, statistics: Tensor) -> Tensor:
+        """Logit of "this is not speech" for statistics (B, F), float32 (B,)."""
         mean, std, weight, bias = self.mean.float(), self.std.float(), self.weight.float(), self.bias.float()
-        standardized = ((self.statistics(features, mask) - mean) / std).clamp(-10, 10)
-        return (standardized @ weight + bias) * mask.any(1)
+        return ((statistics.float() - mean) / std).clamp(-10, 10) @ weight + bias
 
 
 def level_db(samples: np.ndarray) -> float:

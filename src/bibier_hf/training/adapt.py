@@ -157,6 +157,7 @@ def adapt_model(
     classifier = _fit(values, labels, chosen.strength, seed)
     _fold_in(model, classifier, train, labels, chosen.strength, seed)
     model.config.temperature = chosen.temperature
+    model.config.least_confidence = None  # that of other labels
     return Adaptation(
         **vars(chosen), classifier=classifier, folds=len(folds), by_speaker=by_speaker, warnings=warnings
     )

@@ -43,6 +43,7 @@ from ..data.mixture import LABELS_HELP, CorpusArguments, FeatureCacheArguments
 from ..data.synthetic import Share
 from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_FORMULA, SELECTION_METRIC
+from ..evaluation.unsure import UnsureSection
 from ..labels import LabelSetError, checked_labels
 from ..model.configuration_bibier import EMBEDDED, MODALITIES, MODALITY_CONFIGS, BiBiERConfig
 from ..run_files import find_run_file
@@ -225,6 +226,10 @@ class RunArguments(Section):
     disturbances: DisturbanceSection | None = Field(
         None, description="random noise, rooms, levels and codecs on the training clips; null: none"
     )
+    unsure: UnsureSection | None = Field(
+        None,
+        description="after training, fit when answers are unsure ({}: with the defaults); null: nothing is fitted",
+    )
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     stages: StagesArguments = Field(default_factory=StagesArguments)
     keep_freed_memory: bool = Field(
@@ -353,8 +358,11 @@ _OF_WORKERS = ("dataloader_persistent_workers", "dataloader_multiprocessing_cont
 _FITTED = {
     "class_weights": "computed from the training set; choose how by `class_weights`",
     "temperature": "fitted on dev; choose whether by `calibrate`",
+    "least_confidence": "fitted on dev; choose how by `unsure`",
 }
-_FROM_BACKBONES = frozenset("backbone backbone_id backbone_revision backbone_stored adapter_stored".split())
+_FROM_BACKBONES = frozenset(
+    "backbone backbone_id backbone_revision backbone_stored adapter_stored speech_check".split()
+)
 """Fields of a modality that are set from `audio_backbone` and `text_backbone`, or when saving."""
 
 
@@ -479,7 +487,7 @@ def _dotted(model: dict[str, Any]) -> Iterator[str]:
 _SHARED_BY_STAGES = frozenset(
     """
     corpora labels data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix init_from model calibrate
-    logit_adjustment disturbances feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
+    unsure logit_adjustment disturbances feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
     """.split()
 )
 

@@ -41,7 +41,7 @@ def load_initial(run: RunArguments, labels: Sequence[str]) -> tuple[BiBiERForEmo
         _refuse_contradictions(run, trained)
 
         config = BiBiERConfig.from_dict(_with_options(trained, run.model), id2label=dict(enumerate(labels)))
-        config.temperature, config.class_weights = 1.0, None  # a run computes its own
+        config.temperature, config.class_weights, config.least_confidence = 1.0, None, None  # a run computes its own
         replaces = trained.label_names != list(labels)
         model = BiBiERForEmotionClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=replaces)
         processor = BiBiERProcessor.from_pretrained(name)

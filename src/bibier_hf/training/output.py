@@ -25,6 +25,7 @@ _WRITTEN_BY_RUNS = (
     "predictions_*.parquet",
     "confusion_matrix_*.png",
     "reliability_*.png",
+    "risk_coverage_*.png",
     "checkpoint-*",
     REFIT_FOLDER,
     STAGES_FOLDER,

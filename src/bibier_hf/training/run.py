@@ -21,6 +21,7 @@ from ..data.schema import SPLITS
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.report import Predictions, environment, write_split_report
 from ..evaluation.results import RESULTS_FILE, RunResults
+from ..evaluation.unsure import fit_unsure
 from ..files import filled_folder, write_text, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..hub.eval_results import write_eval_results
@@ -54,7 +55,7 @@ def run_training(arguments: RunArguments, command: str | None = None) -> RunResu
     The folder then holds the model with its processor and code
     (`AutoModel.from_pretrained(folder, trust_remote_code=True)`), the card `README.md`, `.eval_results`,
     `results.json`, `predictions_<split>.parquet`, `confusion_matrix_<split>_<corpus>.png`,
-    `reliability_<split>_<corpus>.png` and `run.yaml`. With `push_to_hub` it is then pushed, without predictions and
+    `reliability_<split>_<corpus>.png`, `risk_coverage_<split>_<corpus>.png` and `run.yaml`. With `push_to_hub` it is then pushed, without predictions and
     `run.yaml`.
 
     Args:
@@ -115,6 +116,7 @@ class Run:
         self.seconds = _Seconds()
         self.predictions: dict[str, Predictions] = {}
         self.stages: dict[str, Any] | None = None
+        self.unsure: dict[str, Any] = {}
 
     def claim_folder(self) -> RunResults | None:
         """Check that no earlier run is overwritten and that the Hub accepts a push.
@@ -247,6 +249,7 @@ class Run:
 
     def write(self) -> None:
         """Write model, processor, predictions, pictures, results and card; all of them appear at once."""
+        self._fit_unsure()
         self.results = self._results()  # before adapters are merged
         self.adapters.finish()
         self.model.config.temperature = self.temperature
@@ -262,6 +265,16 @@ class Run:
                 write_eval_results(self.results, folder)
                 self.results.write(folder / RESULTS_FILE)
         self.trainer.accelerator.wait_for_everyone()
+
+    def _fit_unsure(self) -> None:
+        """With `unsure`, fit when the answers of the model are unsure; only the process that saves does."""
+        audio = self.model.base_model.audio
+        if not audio.config.freeze_backbone:
+            audio.speech_check, audio.config.speech_check = None, False  # that of `init_from` knew another backbone
+        if self.arguments.unsure is not None and self.args.should_save:
+            dev = self.predictions["dev"].probabilities
+            self.unsure = fit_unsure(self.model, self.processor, self.recorded, dev, self.arguments.unsure)
+            self.seconds.lap("unsure")
 
     def push(self) -> None:
         """With `push_to_hub`, push the folder to the Hub."""
@@ -300,6 +313,7 @@ class Run:
             stages=self.stages,
             logit_adjustment=self.adjustment,
             calibration=self.calibration | {"uncalibrated": uncalibrated},
+            unsure=self.unsure,
             date=datetime.now(UTC).date().isoformat(),
             seed=self.args.seed,
             command=self.command,
