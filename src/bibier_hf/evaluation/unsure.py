@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import DatasetDict
 from pydantic import Field
 from safetensors.torch import load_file, save_file
 from sklearn.linear_model import LogisticRegression
@@ -27,7 +27,7 @@ from ..data.non_speech import FAMILIES, non_speech_clips
 from ..errors import ArgumentError
 from ..files import write_atomically, write_json
 from ..model.audio_bibier import SAMPLING_RATE, decode_audio
-from ..model.configuration_bibier import SINGLE_LABEL
+from ..model.configuration_bibier import SINGLE_LABEL, ModalityConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.unsure_bibier import SpeechCheck, level_db
@@ -82,9 +82,7 @@ class Speech:
     samples: np.ndarray
 
 
-def read_speech(
-    splits: Mapping[str, Mapping[str, Dataset]], section: UnsureSection, split: str = "train"
-) -> list[Speech]:
+def read_speech(splits: Mapping[str, DatasetDict], section: UnsureSection, split: str = "train") -> list[Speech]:
     """Read clips of a split of each corpus, drawn by the seed of the section.
 
     Raises:
@@ -130,17 +128,18 @@ def fit_speech_check(
     versions, speakers, heard = _versions(speech, section)
     sounds, families = _sounds(section)
     values = clip_statistics(model, processor, [*heard, *sounds])
+    audio = model.base_model.audio
     ours, others = np.split(values, [len(heard)])
 
-    speech_scores, sound_scores = _held_out_scores(ours, np.array(speakers), others, np.array(families))
+    groups = np.array(speakers), np.array(families)
+    speech_scores, sound_scores = _held_out_scores(audio.config, ours, groups[0], others, groups[1])
     border = _border(speech_scores, sound_scores, section.false_alarms)
     stated = float(np.quantile(speech_scores, 1 - STATED_FALSE_ALARMS))
     detected, names, kinds = sound_scores >= border, np.array(families), np.array(versions)
 
-    check = _fitted(ours, others)
+    check = _fitted(audio.config, ours, others)
     check.bias -= border
-    model.base_model.audio.speech_check = check.to(model.device)
-    model.config.audio_config.speech_check = True
+    audio.speech_check, audio.config.speech_check = check.to(model.device), True
     return {
         "false_alarms_allowed": section.false_alarms,
         "false_alarms": {name: float((speech_scores[kinds == name] >= border).mean()) for name in VERSIONS},
@@ -204,17 +203,17 @@ def clip_statistics(
     """Compute the statistics (N, F) that the speech check reads."""
     training = model.training
     model.eval()
-    rows = []
+    rows, check = [], SpeechCheck(model.base_model.audio.config)
     for clip in tqdm(clips, desc="Speech check", unit="clip", disable=None):
         inputs = processor.encode([clip], None)
         raw, mask = (inputs[name].to(model.device) for name in (processor.audio_input_name, "audio_attention_mask"))
-        rows.append(SpeechCheck.statistics(*model.encode_audio(raw, mask))[0].float().cpu().numpy())
+        rows.append(check.statistics(*model.encode_audio(raw, mask))[0].float().cpu().numpy())
 
     model.train(training)
     return np.stack(rows)
 
 
-def _fitted(speech: np.ndarray, sounds: np.ndarray) -> SpeechCheck:
+def _fitted(config: ModalityConfig, speech: np.ndarray, sounds: np.ndarray) -> SpeechCheck:
     """Fit the check to statistics (N, F) and (M, F); both classes have the same weight."""
     values = np.concatenate([speech, sounds]).astype(np.float64)
     mean, std = values.mean(0), values.std(0)
@@ -224,7 +223,7 @@ def _fitted(speech: np.ndarray, sounds: np.ndarray) -> SpeechCheck:
     truth = np.repeat([0, 1], [len(speech), len(sounds)])
     regression = LogisticRegression(C=REGULARIZATION, class_weight="balanced", max_iter=500).fit(standardized, truth)
 
-    check = SpeechCheck(values.shape[1] // 3)
+    check = SpeechCheck(config)
     check.mean.copy_(torch.from_numpy(mean))
     check.std.copy_(torch.from_numpy(std))
     check.weight.copy_(torch.from_numpy(regression.coef_[0]))
@@ -233,7 +232,7 @@ def _fitted(speech: np.ndarray, sounds: np.ndarray) -> SpeechCheck:
 
 
 def _held_out_scores(
-    speech: np.ndarray, speakers: np.ndarray, sounds: np.ndarray, families: np.ndarray
+    config: ModalityConfig, speech: np.ndarray, speakers: np.ndarray, sounds: np.ndarray, families: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Score speech (N, F) by checks without its speaker, and sounds (M, F) by a check without their family."""
     by_hash = sorted(set(speakers.tolist()), key=seeded_hash)
@@ -243,7 +242,7 @@ def _held_out_scores(
 
     for number, family in enumerate(sorted(set(families.tolist()))):
         own, left_out = families == family, folds == number % min(_FOLDS, len(by_hash))
-        check = _fitted(speech[~left_out], sounds[~own])
+        check = _fitted(config, speech[~left_out], sounds[~own])
         scores[own] = _score(check, sounds[own])
         totals[left_out] += _score(check, speech[left_out])
         counts[left_out] += 1
@@ -265,7 +264,7 @@ def _score(check: SpeechCheck, values: np.ndarray) -> np.ndarray:
 def fit_unsure(
     model: BiBiERForEmotionClassification,
     processor: BiBiERProcessor,
-    splits: Mapping[str, Mapping[str, Dataset]],
+    splits: Mapping[str, DatasetDict],
     dev: np.ndarray | None,
     section: UnsureSection,
 ) -> dict[str, Any]:

@@ -209,8 +209,7 @@ class AudioStream(ModalityStream):
 
     def add_speech_check(self) -> SpeechCheck:
         """Add a [`SpeechCheck`] that is still to be fitted, and return it."""
-        assert self.config.feature_size is not None  # of what the model reads
-        self.speech_check = SpeechCheck(self.config.feature_size)
+        self.speech_check = SpeechCheck(self.config)
         return self.speech_check
 
     def not_speech(self, features: Features | None) -> Tensor | None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .audio_bibier import SAMPLING_RATE
-from .configuration_bibier import BiBiERConfig
+from .configuration_bibier import BiBiERConfig, ModalityConfig
 from .sequence_bibier import masked_mean
 
 TOO_SHORT, TOO_QUIET, NO_SPEECH, LOW_CONFIDENCE = REASONS = ("too short", "too quiet", "no speech", "low confidence")
@@ -26,7 +26,8 @@ class SpeechCheck(nn.Module):
     ([`~bibier_hf.evaluation.unsure.fit_speech_check`]), and computes in float32, whatever the type of the model.
 
     Args:
-        feature_size: width D of the features; there are F = 3 D statistics.
+        config: of the modality, whose frames have the width D. There are F = 3 D statistics, or 2 D of an encoder that
+            reads statistics itself: the first two of them.
     """
 
     mean: Tensor
@@ -34,18 +35,21 @@ class SpeechCheck(nn.Module):
     weight: Tensor
     bias: Tensor
 
-    def __init__(self, feature_size: int):
+    def __init__(self, config: ModalityConfig):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(3 * feature_size))
-        self.register_buffer("std", torch.ones(3 * feature_size))
-        self.register_buffer("weight", torch.zeros(3 * feature_size))
+        self.are_statistics = config.encoder == "statistics"
+        size = (2 if self.are_statistics else 3) * config.frame_size
+        self.register_buffer("mean", torch.zeros(size))
+        self.register_buffer("std", torch.ones(size))
+        self.register_buffer("weight", torch.zeros(size))
         self.register_buffer("bias", torch.zeros(1))
 
-    @staticmethod
-    def statistics(features: Tensor, mask: Tensor) -> Tensor:
+    def statistics(self, features: Tensor, mask: Tensor) -> Tensor:
         """Mean, standard deviation, and mean absolute change from frame to frame: (B, T, D), bool (B, T) -> (B, F)."""
         features = features.float()
         mean = masked_mean(features, mask)
+        if self.are_statistics:
+            return mean[:, : len(self.mean)]
         variance = masked_mean((features - mean.unsqueeze(1)).square(), mask)
         change = masked_mean((features[:, 1:] - features[:, :-1]).abs(), mask[:, 1:])
         return torch.cat([mean, variance.sqrt(), change], dim=-1)
