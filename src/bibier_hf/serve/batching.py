@@ -11,7 +11,7 @@ import torch
 
 from ..model.answers_bibier import AnswerLabels
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
-from ..model.timeline_bibier import Emotions, TimelineOptions, TimelineSession
+from ..model.timeline_bibier import TimelineOptions, TimelineSession
 
 Sample = Mapping[str, Any]
 """`{"audio": float32 (n,) at 16 kHz or None, "text": str or None}`"""
@@ -145,9 +145,9 @@ class QueuedPipeline:
         config: Any = self._worker.pipe.model.config
         answers = AnswerLabels.of(config, labels, label_map)
 
-        def classify(chunks: list[dict]) -> list[Emotions]:
+        def classify(chunks: list[dict]) -> list[dict[str, Any]]:
             futures = [self._worker.submit(chunk) for chunk in chunks]
-            return [answers.scores(future.result()) for future in futures]
+            return [{"emotions": answers.scores(future.result())} for future in futures]
 
         return TimelineSession(classify, TimelineOptions(**options), batch_size=16, asr=asr)
 
