@@ -189,12 +189,13 @@ def notebook_script(path: Path) -> str:
     )
 
 
-def test_the_notebook_is_clean():
-    notebook = json.loads(read("notebooks/quickstart.ipynb"))
+@pytest.mark.parametrize("name", ["quickstart", "your_labels"])
+def test_a_notebook_is_clean(name):
+    notebook = json.loads(read(f"notebooks/{name}.ipynb"))
     code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
     assert notebook["nbformat"] == 4
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
-    compile(notebook_script(REPOSITORY / "notebooks" / "quickstart.ipynb"), "quickstart.ipynb", "exec")
+    compile(notebook_script(REPOSITORY / "notebooks" / f"{name}.ipynb"), f"{name}.ipynb", "exec")
 
 
 @pytest.mark.slow
@@ -208,6 +209,20 @@ def test_the_notebook_runs(tmp_path, checkpoint, clip):
     assert done.returncode == 0, done.stderr[-3000:]
     assert "speech only:" in done.stdout
     assert (workspace.folder / "outputs" / "timeline.png").is_file()
+
+
+@pytest.mark.slow
+def test_the_notebook_about_labels_runs(tmp_path, checkpoint, clip):
+    workspace = Workspace(tmp_path / "clone", REPOSITORY, checkpoint, clip)
+    script = notebook_script(REPOSITORY / "notebooks" / "your_labels.ipynb")
+    assert "EPOCHS = 5" in script
+    (workspace.folder / "notebook.py").write_text(script.replace("EPOCHS = 5", "EPOCHS = 1"), encoding="utf-8")
+
+    done = workspace.run(shlex.join(["python", "notebook.py"]))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "cross-validated answers (4 folds over speakers)" in done.stdout
+    assert "'no complaint'" in done.stdout
+    assert (workspace.folder / "outputs" / "calls" / "trained" / "README.md").is_file()
 
 
 def read(name: str) -> str:

@@ -413,7 +413,12 @@ def test_columns_of_any_name(tmp_path, write_tone):
     assert (first.speaker, first.dialogue, first.language, first.split) == ("Анна", "s1", "ru", "train")
     assert (second.audio, second.text, second.label) == (None, "Нет", "sad")
     info = get_corpus("csv").prepare(tmp_path / "t.csv", tmp_path / "out", encoding="cp1251", **OWN_NAMES)
-    assert info["remarks"] == {"read as CP1251, separated by ';'": 2}
+    assert info["remarks"] == {
+        "read as CP1251, separated by ';'": 2,
+        "the column 'label' is not read: label_column names эмоция": 2,
+    }
+    skipped = OWN_NAMES | {"encoding": "cp1251", "ignore_columns": ["label"]}
+    assert all("not read" not in remark for clip in read_csv(tmp_path / "t.csv", **skipped) for remark in clip.remarks)
     assert load_corpus("csv", tmp_path / "out", **OWN_NAMES)["train"][0]["text"] == "Да!"
 
 

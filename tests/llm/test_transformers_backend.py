@@ -48,9 +48,12 @@ def test_sampled_answers_follow_from_their_own_seed(backend):
     )
 
 
-@pytest.mark.parametrize("choices", [EMOTIONS, ("a", "b", "c"), ("ab", "acd", "ace", "x")])
+@pytest.mark.parametrize(
+    "choices", [EMOTIONS, ("a", "b", "c"), ("ab", "acd", "ace", "x"), ("sad", "sadness", "sadly", "x", "xy")]
+)
 def test_scores_are_the_probabilities_of_the_sequences(backend, folder, choices):
-    """The slow twin: every choice behind every prompt, without a cache, a batch or padding."""
+    """The slow twin: every choice behind every prompt, without a cache, a batch or padding. The end of the answer
+    belongs to a choice that another one begins with."""
     model = AutoModelForCausalLM.from_pretrained(folder).eval()
     tokenizer = backend._load()[0]
     for prompt, answer in zip(PROMPTS, backend.score(PROMPTS, choices), strict=True):
@@ -58,6 +61,8 @@ def test_scores_are_the_probabilities_of_the_sequences(backend, folder, choices)
         start = chat_token_ids(tokenizer, messages)
         for choice, score in zip(choices, answer.log_probabilities, strict=True):
             tokens = start + tokenizer(choice, add_special_tokens=False)["input_ids"]
+            if choice in ("sad", "x") and "xy" in choices:
+                tokens = [*tokens, tokenizer.eos_token_id]
             with torch.no_grad():
                 log_probabilities = model(torch.tensor([tokens])).logits[0].log_softmax(-1)
             expected = sum(
@@ -67,11 +72,23 @@ def test_scores_are_the_probabilities_of_the_sequences(backend, folder, choices)
 
 
 def test_choices_that_cannot_be_told_apart(backend):
-    for choices in (["sad", "sadness"], ["a", "a"], ["", "b"]):
+    for choices in (["a", "a"], ["", "b"]):
         with pytest.raises(LLMError, match="cannot be told apart"):
             backend.score(["x"], choices)
     trie = ChoiceTrie(["ab", "ac"], [(1, 2), (1, 3)])
     assert trie.nodes == {(): (1,), (1,): (2, 3)}
+
+
+def test_the_end_decides_between_a_choice_and_a_longer_one():
+    with pytest.raises(
+        LLMError, match=r"\['a'\] are empty, equal, or a prefix of another, and this back end does not"
+    ):
+        ChoiceTrie(["a", "ab"], [(1,), (1, 2)])
+    trie = ChoiceTrie(["a", "ab", "abc", "d"], [(1,), (1, 2), (1, 2, 3), (4,)], end=9)
+    assert trie.paths == ((1, 9), (1, 2, 9), (1, 2, 3), (4,))
+    assert trie.nodes == {(): (1, 4), (1,): (9, 2), (1, 2): (9, 3)}
+    scores = {(): {1: -1.0, 4: -2.0}, (1,): {9: -0.5, 2: -3.0}, (1, 2): {9: -0.25, 3: -4.0}}
+    assert trie.log_probabilities(scores) == (-1.5, -4.25, -8.0, -2.0)
 
 
 def test_what_cannot_be_asked(backend, folder, tmp_path):

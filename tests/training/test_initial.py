@@ -115,3 +115,16 @@ def test_a_run_starts_from_a_checkpoint(small_run, trained, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
     assert "started from the checkpoint `first`" in card
     assert BiBiERForEmotionClassification.from_pretrained(tmp_path / "out").config.label_names == labels
+
+
+def test_adapters_are_trained_on_the_backbone_of_a_checkpoint(trained):
+    folder = trained(modalities=["text"], audio_config={"backbone": None})
+    model, _, adapters = build_model(starting_from(folder, lora={"backbones": ["text"], "r": 2}))
+    free = [name for name, parameter in model.named_parameters() if parameter.requires_grad and "backbone" in name]
+    assert free
+    assert all("lora_" in name for name in free)
+    adapters.finish()
+    expected = BiBiERForEmotionClassification.from_pretrained(folder).state_dict()
+    assert model.state_dict().keys() == expected.keys()
+    with pytest.raises(ArgumentError, match=r"^lora\.backbones: the model does not read audio\. Leave 'audio' out\.$"):
+        build_model(starting_from(folder, lora={}))

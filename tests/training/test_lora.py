@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
+from bibier_hf.commands.adapt import AdaptArguments, run_adaptation
 from bibier_hf.commands.evaluate import EvaluateArguments, evaluate_checkpoint
 from bibier_hf.errors import ArgumentError
 from bibier_hf.training.run import run_training
@@ -20,7 +21,7 @@ from ..conftest import both, merged
 
 
 def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_path, about):
-    predictions = {}
+    predictions, adapted = {}, {}
     for save in ("merged", "adapter"):
         run = small_run(
             **backbones,
@@ -42,7 +43,13 @@ def test_merged_and_adapter_predict_what_was_trained(small_run, backbones, tmp_p
         torch.testing.assert_close(
             torch.tensor([loaded[f"p_{name}"].to_pylist() for name in EMOTIONS]), predictions[save], atol=1e-5, rtol=0
         )
+        few = [run.output_dir, str(run.corpora[0].data_dir), "--output_dir", str(tmp_path / f"{save}-few")]
+        run_adaptation(AdaptArguments.from_command_line(few))
+        adapted[save] = BiBiERForEmotionClassification.from_pretrained(tmp_path / f"{save}-few").state_dict()
     torch.testing.assert_close(predictions["merged"], predictions["adapter"])
+    for name in ("audio_head.linear.weight", "text_head.linear.weight"):
+        torch.testing.assert_close(adapted["merged"][name], adapted["adapter"][name], atol=1e-3, rtol=1e-2)
+    assert (tmp_path / "adapter-few" / "audio_adapter").is_dir()
 
     base = load_file(Path(backbones["audio_backbone"]) / "model.safetensors")
     weight = "encoder.layers.0.attention.q_proj.weight"

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from bibier_hf import BiBiERForEmotionClassification
 from bibier_hf.augmentation.sds import StackedDataSampling
+from bibier_hf.commands.adapt import AdaptArguments, run_adaptation
 from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.data.feature_store import StoredRows
 from bibier_hf.data.features import InputDataset, input_specs
@@ -108,6 +109,15 @@ def test_both_stages_end_in_an_ordinary_model(staged_run):
     )
     assert not list((folder / STAGES_FOLDER).rglob("checkpoint-*"))
     assert json.loads((folder / "results.json").read_text()) == results.to_json()
+
+    table, adapted = run.corpora[0].data_dir, folder.with_name("adapted")
+    run_adaptation(AdaptArguments.from_command_line([str(folder), str(table), "--output_dir", str(adapted)]))
+    again = BiBiERForEmotionClassification.from_pretrained(adapted)
+    assert not again.mixture.weights.any()  # equal shares of audio, text and fusion
+    assert_equal(
+        {name: value for name, value in again.state_dict().items() if ".encoder." in name},
+        {name: value for name, value in model.state_dict().items() if ".encoder." in name},
+    )
 
 
 @pytest.mark.slow
@@ -527,6 +537,10 @@ def test_stages_take_their_own_values_of_the_keys_of_a_run(small_run):
         ({"stages": {"plan": "two_stage", "text": {"learning_rate": "fast"}}}, r"stages\.text: learning_rate: "),
         ({"stages": {"plan": "two_stage"}, "refit_on_dev": True}, "refit_on_dev: not with two stages"),
         ({"stages": {"plan": "two_stage"}, "feature_cache": {"enabled": False}}, r"feature_cache\.enabled"),
+        (
+            {"stages": {"plan": "two_stage"}, "init_from": "outputs/resd"},
+            r"init_from: not with two stages, which train new encoders\. Train jointly, or leave it out\.$",
+        ),
         ({"stages": {"plan": "two_stage"}, "model": {"modalities": ["text"]}}, "need both modalities"),
         (
             {"stages": {"plan": "two_stage"}, "model": {"audio_config": {"encoder": "none"}}},

@@ -32,7 +32,7 @@ from ..labels import label_key
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..tables import markdown_table, percent
-from ..training.adapt import MOST_FOLDS, Adaptation, adapt_model, pooled_states, replace_labels
+from ..training.adapt import MOST_FOLDS, Adaptation, adapt_model, draw_clips, pooled_states, replace_labels
 from ..training.build import model_facts
 from .checkpoint import CheckpointOptions, load_checkpoint
 from .corpora import CorpusOptions
@@ -217,10 +217,7 @@ def _labels_in(table: Sequence[FoundRow], column: str) -> list[str] | None:
 def _drawn(rows: DatasetDict, count: int | None, seed: int) -> DatasetDict:
     """Draw clips of each label from train."""
     if count is not None:
-        labels = np.asarray(rows["train"]["label"])
-        order = np.random.default_rng(seed).permutation(len(labels))
-        chosen = [order[labels[order] == label][:count] for label in np.unique(labels)]
-        rows["train"] = rows["train"].select(np.sort(np.concatenate(chosen)))
+        rows["train"] = rows["train"].select(draw_clips(np.asarray(rows["train"]["label"]), count, seed))
     return rows
 
 

@@ -49,7 +49,9 @@ def bootstrap_intervals(
     Returns:
         `{"uar": [lower, upper], "wf1": [lower, upper]}`
     """
-    return {name: _interval(values) for name, values in drawn_scores(labels, predictions, groups, seed).items()}
+    return {
+        name: percentile_interval(values) for name, values in drawn_scores(labels, predictions, groups, seed).items()
+    }
 
 
 def paired_difference(
@@ -63,7 +65,7 @@ def paired_difference(
         metric: `uar` or `wf1`.
     """
     values = one[metric] - other[metric]
-    lower, upper = _interval(values)
+    lower, upper = percentile_interval(values)
     return PairedDifference(difference, lower, upper, DETECTABLE * float(values.std(ddof=1)))
 
 
@@ -93,6 +95,6 @@ def drawn_scores(
     return {"uar": recall.sum(1) / present.sum(1), "wf1": (f1 * truth).sum(1) / truth.sum(1)}
 
 
-def _interval(values: np.ndarray) -> list[float]:
+def percentile_interval(values: np.ndarray) -> list[float]:
     tail = (1 - COVERAGE) / 2
     return np.quantile(values, [tail, 1 - tail]).tolist()

@@ -149,7 +149,7 @@ class LLMBackend(ABC):
         """Compute the log-probability of each choice as the beginning of the answer to each prompt.
 
         If every choice is one token, this takes one forward pass per prompt. A choice of several tokens has the
-        probability of their sequence.
+        probability of their sequence; one that another choice begins with, that of the sequence and the end after it.
 
         Args:
             prompts: N prompts.
@@ -160,16 +160,21 @@ class LLMBackend(ABC):
             N answers with `log_probabilities` (K,).
 
         Raises:
-            LLMError: as in [`generate`], or if one choice is a prefix of another.
+            LLMError: as in [`generate`], or choices that cannot be told apart.
         """
         conversations = [_conversation(prompt) for prompt in prompts]
-        trie = ChoiceTrie(choices, self.tokenize(choices))
+        trie = ChoiceTrie(choices, self.tokenize(choices), self.end_token)
 
         return _collect(self._score(conversations, trie), len(prompts), on_answer)
 
     @abstractmethod
     def tokenize(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
         """Return the token ids of texts as parts of an answer, without special tokens."""
+
+    @property
+    def end_token(self) -> int | None:
+        """The id of the token that ends an answer; None if it is not known."""
+        return None
 
     @abstractmethod
     def close(self) -> None:
@@ -218,11 +223,22 @@ class LLMBackend(ABC):
 class ChoiceTrie:
     """The choices as paths of tokens: shows which next-token probabilities their scores consist of.
 
+    Args:
+        choices: K different texts.
+        tokens: their tokens.
+        end: the token that ends an answer. It decides between a choice and longer ones that begin with it (`sad`,
+            `sadness`); None: there must be no such choices.
+
     Attributes:
         nodes: `{tokens so far: (next tokens)}` for every point at which a choice continues; the root is `()`.
+        paths: tokens of each choice, with the end where it decides.
     """
 
-    def __init__(self, choices: Sequence[str], tokens: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, choices: Sequence[str], tokens: Sequence[tuple[int, ...]], end: int | None = None) -> None:
+        begun = {path[:depth] for path in tokens for depth in range(len(path))}
+        if end is not None:
+            tokens = [(*path, end) if path and path in begun else path for path in tokens]
+
         self.choices = tuple(choices)
         self.paths = tuple(tokens)
         children: dict[tuple[int, ...], dict[int, None]] = {}
@@ -239,7 +255,7 @@ class ChoiceTrie:
         if prefixes or len(set(self.paths)) < len(self.paths):
             raise LLMError(
                 f"The choices {list(choices)} cannot be told apart: {prefixes or 'two'} are empty, equal, or a prefix "
-                "of another."
+                "of another, and this back end does not know the token that ends an answer."
             )
 
     @property

@@ -55,6 +55,11 @@ class TransformersBackend(LLMBackend):
         tokenizer, _ = self._load()
         return [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
+    @property
+    def end_token(self) -> int | None:
+        tokenizer, _ = self._load()
+        return tokenizer.eos_token_id
+
     def close(self) -> None:
         vars(self).pop("_tokenizer", None)
         vars(self).pop("_model", None)

@@ -57,6 +57,10 @@ class VLLMBackend(LLMBackend):
         tokenizer = self._load().get_tokenizer()
         return [tuple(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts]
 
+    @property
+    def end_token(self) -> int | None:
+        return self._load().get_tokenizer().eos_token_id
+
     def close(self) -> None:
         vars(self).pop("_llm", None)
 

@@ -115,6 +115,11 @@ class States:
     values: dict[str, np.ndarray]
     present: dict[str, np.ndarray]
 
+    def select(self, rows: np.ndarray) -> "States":
+        """Return the states of some of the clips."""
+        values, present = ({name: each[rows] for name, each in part.items()} for part in (self.values, self.present))
+        return States(values, present)
+
 
 def adapt_model(
     model: BiBiERForEmotionClassification,
@@ -154,7 +159,7 @@ def adapt_model(
         answers = {strength: decisions(fitted, asked) for strength, fitted in _fit_path(values, labels, seed)}
         chosen = choose_in_parts(answers, dev[1], dev[2])
 
-    classifier = _fit(values, labels, chosen.strength, seed)
+    classifier = fit_regression(values, labels, chosen.strength, seed)
     _fold_in(model, classifier, train, labels, chosen.strength, seed)
     model.config.temperature = chosen.temperature
     model.config.least_confidence = None  # that of other labels
@@ -184,7 +189,7 @@ def cross_validate(values: np.ndarray, labels: np.ndarray, folds: Folds, seed: i
         strength, temperature, _ = _choose(*_pooled(answers, labels))
         strengths.append(strength)
         temperatures[asked] = temperature
-        logits[asked] = decisions(_fit(values[learned], labels[learned], strength, seed), values[asked])
+        logits[asked] = decisions(fit_regression(values[learned], labels[learned], strength, seed), values[asked])
 
     strength, *_ = _choose(*_pooled([part for answers in inner for part in answers], labels))
     fit = fit_temperature(logits, labels, np.zeros(len(labels)))
@@ -324,6 +329,12 @@ def pooled_states(
     return States(values, present)
 
 
+def draw_clips(labels: np.ndarray, count: int, seed: int) -> np.ndarray:
+    """Draw up to `count` clips of each label; return their rows in order."""
+    order = np.random.default_rng(seed).permutation(len(labels))
+    return np.sort(np.concatenate([order[labels[order] == label][:count] for label in np.unique(labels)]))
+
+
 def make_folds(
     labels: np.ndarray, speakers: Sequence[str | None], names: Sequence[str], most: int = MOST_FOLDS, seed: int = 42
 ) -> tuple[Folds, bool, list[str]]:
@@ -411,7 +422,8 @@ def _require_clips(labels: np.ndarray, names: Sequence[str], least: int) -> None
         raise ArgumentError(f"label: each label needs {least} clips or more; {shown}. Add clips, or leave it out.")
 
 
-def _fit(values: np.ndarray, labels: np.ndarray, strength: float, seed: int) -> Pipeline:
+def fit_regression(values: np.ndarray, labels: np.ndarray, strength: float, seed: int) -> Pipeline:
+    """Fit a logistic regression on standardized values, with equal weights for the classes."""
     (fitted,) = _fit_path(values, labels, seed, [strength])
     return fitted[1]
 
@@ -500,7 +512,7 @@ def _fold_in(
     for name in layers.keys() - set(counted):
         has = train.present[name]
         if set(labels[has]) == set(labels):
-            own = _fit(train.values[name][has], labels[has], strength, seed)
+            own = fit_regression(train.values[name][has], labels[has], strength, seed)
             _set_layer(layers[name], *_as_linear(own))
         else:
             _set_layer(layers[name], np.zeros_like(layers[name].weight.cpu()), np.zeros(len(bias)))

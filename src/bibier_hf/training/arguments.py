@@ -598,6 +598,8 @@ def _stage_problems(run: RunArguments) -> Iterator[str]:
         yield "stages.plan: two stages read stored features. Leave feature_cache.enabled out, or train jointly."
     if run.disturbances:
         yield "disturbances: not with two stages, where stage 1 hands one set of logits to stage 2. Train jointly."
+    if run.init_from:
+        yield "init_from: not with two stages, which train new encoders. Train jointly, or leave it out."
     if run.lora:
         yield "lora: not with two stages, which train the encoders alone. Train jointly, or leave it out."
     if run.refit_on_dev:

@@ -40,6 +40,8 @@ class LoraAdapters:
             target_modules=options.targets,
             lora_dropout=options.dropout,
         )
+        if modality not in self.model.config.modalities:
+            raise ArgumentError(f"lora.backbones: the model does not read {modality}. Leave '{modality}' out.")
         stream = self.model.streams[modality]
         backbone = stream.require_backbone()
         try:

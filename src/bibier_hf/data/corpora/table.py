@@ -140,6 +140,7 @@ def read_csv(
             )
         has_split = True
 
+    not_read = _replaced_columns(columns, names, texts, ignore_columns)
     downloads = _download(found, audio_column)
     corpus = corpus or source_name(data_dir)
     faults: list[str] = []
@@ -185,7 +186,7 @@ def read_csv(
         if has_split and not split:
             faults.append(f"{row.where}: the split is {cells['split']!r}; allowed: {', '.join(SPLIT_NAMES)}")
 
-        read_as = (row.read_as,) if row.read_as else ()
+        read_as = ((row.read_as,) if row.read_as else ()) + not_read
         keys.append(name)
         clips.append(
             Clip(
@@ -235,6 +236,18 @@ def _check_named_columns(
                 f"{kind}_column={column!r}: {source} has no such column.{did_you_mean(column, columns)} "
                 f"It has {', '.join(columns)}."
             )
+
+
+def _replaced_columns(
+    columns: Sequence[str], names: Mapping[str, str], texts: Sequence[str], ignored: Sequence[str]
+) -> tuple[str, ...]:
+    """Return a remark for each column that would be read if no option named another one."""
+    chosen = {kind: [column] for kind, column in names.items()} | {"text": list(texts)}
+    return tuple(
+        f"the column {kind!r} is not read: {kind}_column names {', '.join(named)}"
+        for kind, named in chosen.items()
+        if kind in columns and kind not in (*names.values(), *texts, *ignored)
+    )
 
 
 def _check_columns(

@@ -1,0 +1,56 @@
+"""Tables of other labels: from stored answers, and equal to those in docs/results.md."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from answer_tables import TARGETS, Answers, few_shot_table, target_table
+from bibier_hf.evaluation.bootstrap import bootstrap_intervals
+from bibier_hf.run_files import find_run_file
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STORED = REPOSITORY / "benchmarks" / "answers"
+
+
+@pytest.fixture
+def answers() -> Answers:
+    labels = np.arange(40) % 2
+    wrong = np.where(np.arange(40) < 10, 1 - labels, labels)
+    ids, groups = [f"c-{row}" for row in range(40)], [f"s{row // 5}" for row in range(40)]
+    columns = {"adapt 8 1": labels, "adapt 8 2": wrong, "scratch 8 1": np.zeros(40, int), "adapt 16 1": labels}
+    return Answers(ids, groups, ["нет", "да"], labels, columns)
+
+
+def test_answers_are_read_as_they_were_written(answers, tmp_path):
+    answers.write(tmp_path / "answers" / "few_shot.csv")
+    again = Answers.read(tmp_path / "answers" / "few_shot.csv")
+    assert list(again.ids) == list(answers.ids)
+    assert again.names == answers.names
+    assert again.columns.keys() == answers.columns.keys()
+    assert again.scores(["adapt 8 1", "adapt 8 2"]) == answers.scores(["adapt 8 1", "adapt 8 2"])
+
+
+def test_draws_are_averaged(answers, tmp_path):
+    (scores, (low, high)) = answers.scores(["adapt 8 1", "adapt 8 2"])["uar"]
+    assert scores == [1.0, 0.75]
+    assert low < 0.875 < high
+    (_, interval) = answers.scores(["adapt 8 2", "adapt 8 2"])["uar"]
+    assert interval == bootstrap_intervals(answers.labels, answers.columns["adapt 8 2"], answers.groups)["uar"]
+
+    answers.write(tmp_path / "few_shot.csv")
+    lines = few_shot_table(tmp_path).splitlines()
+    assert [line.split(" | ")[2] for line in lines[2:]] == ["87.5", "50.0", "100.0"]
+    assert "| 75.0 to 100.0 |" in lines[2]
+
+
+def test_the_studies_come_with_the_package():
+    for name in TARGETS:
+        find_run_file(name.rpartition("-")[0], "study")
+
+
+def test_the_tables_of_the_documents_are_those_of_the_stored_answers():
+    document = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    for table in (target_table(STORED), few_shot_table(STORED)):
+        assert table in document
+    assert sum(path.stat().st_size for path in STORED.iterdir()) < 200_000
