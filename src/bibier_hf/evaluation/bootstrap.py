@@ -96,5 +96,6 @@ def drawn_scores(
 
 
 def percentile_interval(values: np.ndarray) -> list[float]:
+    """Return the 95 % interval of drawn scores."""
     tail = (1 - COVERAGE) / 2
     return np.quantile(values, [tail, 1 - tail]).tolist()
