@@ -122,6 +122,15 @@ COMMANDS: dict[str, Run | Skip] = {
     TRAIN_CALLS: Run(slow=True, append=ONE_EPOCH, expect="| calls |"),
     "bibier evaluate outputs/calls": Run(slow=True, after=TRAIN_CALLS, expect="| corpus | calm | annoyed | furious |"),
     "docs/your_labels.md, Python block 1": Run(slow=True, after=TRAIN_CALLS, expect="furious"),
+    "bibier study resd_enthusiasm --data_dir PATH/TO/resd": Run(
+        slow=True, append=f"{WHISPER_E5} {ONE_EPOCH}", expect="| base | dialogue_grouped |"
+    ),
+    "bibier study ravdess_intensity --data_dir PATH/TO/ravdess": Skip(
+        "trains five folds; tests/benchmarks/test_other_labels.py checks the study"
+    ),
+    "bibier study meld_sentiment --data_dir PATH/TO/meld": Run(
+        slow=True, append=f"{E5} {ONE_EPOCH}", expect="| base | official |"
+    ),
     # docs/adding_a_fusion.md
     "docs/adding_a_fusion.md, Python block 1": Skip("tests/test_docs.py builds a model with it"),
     "python -m pytest -q tests/model/test_fusion.py tests/model/test_family.py": Skip("tests of this suite"),
