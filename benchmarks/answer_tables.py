@@ -12,6 +12,7 @@ import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -93,7 +94,7 @@ def target_table(folder: Path) -> str:
             answers = Answers.read(folder / f"{name}.csv")
             scores = answers.scores(list(answers.columns))
             used = len(set(answers.labels.tolist()))
-            shown = [f"{percent(np.mean(values), 1)} ({_span(interval)})" for values, interval in scores.values()]
+            shown = [f"{percent(fmean(values), 1)} ({_span(interval)})" for values, interval in scores.values()]
             rows.append([target, command, used, len(answers.labels), *shown, unit])
     return markdown_table(["target", "command", "classes in test", "rows", "UAR", "WF1", "drawn"], rows)
 
@@ -108,8 +109,8 @@ def few_shot_table(folder: Path) -> str:
             if columns:
                 scores = answers.scores(columns)
                 (uar, interval), (wf1, _) = scores["uar"], scores["wf1"]
-                span, mean = _span([min(uar), max(uar)]), percent(np.mean(uar), 1)
-                rows.append([count, title, mean, span, _span(interval), percent(np.mean(wf1), 1)])
+                span, mean = _span([min(uar), max(uar)]), percent(fmean(uar), 1)
+                rows.append([count, title, mean, span, _span(interval), percent(fmean(wf1), 1)])
     head = [
         "clips a class",
         "method",

@@ -52,7 +52,7 @@ from bibier_hf.training.trainer import BiBiERTrainer
 CLIPS = (8, 16, 32)
 DRAWS = 5
 RUN = "resd_whisper_e5"
-VOICE = {"model.modalities": ["audio"], "stages.plan": "joint", "patience": 5}
+VOICE: dict[str, Any] = {"model.modalities": ["audio"], "stages.plan": "joint", "patience": 5}
 STUDIES = {"resd_enthusiasm": "resd", "ravdess_intensity": "ravdess", "meld_sentiment": "meld"}
 
 
@@ -75,7 +75,7 @@ def main() -> None:
         print(f"\n{few_shot_table(answers)}")
 
 
-def write_study_answers(study: str, data_dir: str, folder: Path, keys: Mapping[str, Any]) -> None:
+def write_study_answers(study: str, data_dir: str, folder: Path, keys: dict[str, Any]) -> None:
     """Run a study, and write the answers to test of each protocol, over all of its folds."""
     plan = read_study(study).model_copy(update={"output_dir": str(folder / study)})
     used = {key: value for key, value in keys.items() if key != "audio_backbone" or study != "meld_sentiment"}
@@ -95,7 +95,7 @@ def write_study_answers(study: str, data_dir: str, folder: Path, keys: Mapping[s
         answers.write(folder / "answers" / f"{study}-{protocol}.csv")
 
 
-def train_on_resd(data_dir: str, folder: Path, keys: Mapping[str, Any]) -> str:
+def train_on_resd(data_dir: str, folder: Path, keys: dict[str, Any]) -> str:
     """Train the voice part of `resd_whisper_e5`, unless it is there."""
     output = folder / "resd-audio"
     if not (output / RESULTS_FILE).is_file():
