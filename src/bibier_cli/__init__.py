@@ -15,6 +15,7 @@ from importlib.metadata import version
 COMMANDS: dict[str, tuple[str, str]] = {
     "train": ("train:train", "train a model from a run file"),
     "adapt": ("adapt:adapt", "adapt a checkpoint to your own labels with a few clips"),
+    "join": ("join:join", "make a bimodal checkpoint of a speech and a text checkpoint"),
     "evaluate": ("evaluate:evaluate", "score a checkpoint on a corpus"),
     "predict": ("predict:predict", "predict the emotions of clips, folders, URLs and texts"),
     "describe": ("describe:describe", "show modules, shapes and parameters of a model"),

@@ -9,20 +9,11 @@ from transformers import (
 )
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .model.configuration_bibier import DEFAULT_MODEL_ID, TASK, BiBiERConfig
+from .hub.shipped import DefaultModel
+from .model.configuration_bibier import TASK, BiBiERConfig
 from .model.modeling_bibier import BiBiERForEmotionClassification
 from .model.pipeline_bibier import register_task
 from .model.processing_bibier import BiBiERProcessor
-
-
-class _NoDefaultModel(dict):
-    """Stand-in for the default model of the task as long as none is published; says so when it is used."""
-
-    def __contains__(self, key: object) -> bool:
-        raise ValueError(
-            f"No checkpoint is published yet, so pipeline({TASK!r}) has no default model. Train one (bibier train) "
-            f"and pass its folder, or pass any BiBiER checkpoint: pipeline({TASK!r}, model=...)."
-        )
 
 
 def register() -> None:
@@ -36,5 +27,4 @@ def register() -> None:
     AutoProcessor.register(BiBiERConfig, BiBiERProcessor, exist_ok=True)
     PIPELINE_REGISTRY.supported_tasks.pop(TASK, None)  # that of a checkpoint's own code
     register_task()
-    default = {"model": (DEFAULT_MODEL_ID, "main")} if DEFAULT_MODEL_ID else _NoDefaultModel()
-    PIPELINE_REGISTRY.supported_tasks[TASK]["default"] = default
+    PIPELINE_REGISTRY.supported_tasks[TASK]["default"] = DefaultModel()

@@ -11,6 +11,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..commandline import Positional, Section
 from ..errors import ArgumentError
+from ..hub.shipped import SHIPPED, checkpoint_source
 from ..model.configuration_bibier import TASK, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
@@ -23,7 +24,9 @@ T = TypeVar("T")
 class CheckpointOptions(Section):
     """Which trained model a command uses."""
 
-    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(description="folder or Hub id of a trained model")
+    checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(
+        description=f"folder or Hub id of a trained model, or {' or '.join(SHIPPED)}, which come with the package"
+    )
     backbone_dir: str | None = Field(None, description="folder with copies of backbones that a checkpoint only names")
 
 
@@ -33,12 +36,13 @@ def load_checkpoint(
     """Load a trained model and its processor.
 
     Args:
-        name: folder or Hub id.
+        name: folder or Hub id, or the name of a shipped checkpoint.
         backbone_dir: folder with local copies of backbones that the checkpoint only names.
 
     Raises:
         ArgumentError: no such checkpoint, or a damaged one; the message names the file.
     """
+    name = checkpoint_source(name)
     model = _load(name, lambda: BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir))
     return model, load_processor(name)
 
@@ -70,11 +74,13 @@ def load_pipeline(
 
 def load_config(name: str) -> BiBiERConfig:
     """Load the configuration of a checkpoint; see [`load_checkpoint`]."""
+    name = checkpoint_source(name)
     return _load(name, lambda: BiBiERConfig.from_pretrained(name))
 
 
 def load_processor(name: str) -> BiBiERProcessor:
     """Load the processor of a checkpoint; see [`load_checkpoint`]."""
+    name = checkpoint_source(name)
     try:
         return BiBiERProcessor.from_pretrained(name)
     except Exception as error:  # damaged files make libraries raise anything

@@ -15,9 +15,6 @@ from .validation_bibier import CheckedConfig, check_labels
 TASK = "audio-text-emotion"
 """Name of the pipeline task."""
 
-DEFAULT_MODEL_ID: str | None = None
-"""Hub id for `pipeline("audio-text-emotion")` without a model; None until a checkpoint is published."""
-
 MODALITIES = ("audio", "text")
 NUM_STATISTICS = 7
 """Mean, standard deviation and five quantiles over time."""

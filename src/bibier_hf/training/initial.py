@@ -6,6 +6,7 @@ from typing import Any
 from transformers.utils import logging
 
 from ..errors import ArgumentError
+from ..hub.shipped import checkpoint_source
 from ..model.configuration_bibier import BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -34,8 +35,8 @@ def load_initial(run: RunArguments, labels: Sequence[str]) -> tuple[BiBiERForEmo
     Raises:
         ArgumentError: a checkpoint that cannot be used, or an option that contradicts it.
     """
-    name = run.init_from
-    assert name is not None  # or there is nothing to load
+    assert run.init_from is not None  # or there is nothing to load
+    name = checkpoint_source(run.init_from)
     try:
         trained = BiBiERConfig.from_pretrained(name)
         _refuse_contradictions(run, trained)

@@ -1,0 +1,139 @@
+"""`bibier join`."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import torch
+from pydantic import Field
+from transformers.utils import CONFIG_NAME
+
+from ..commandline import Positional
+from ..data.mixture import FeatureCacheArguments, load_corpora
+from ..data.reader import InputReader
+from ..errors import ArgumentError
+from ..evaluation.metrics import classification_metrics
+from ..evaluation.prediction import CONDITIONS, predict_conditions, predict_logits
+from ..files import filled_folder, writes
+from ..model.configuration_bibier import MODALITIES
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..tables import markdown_table, percent
+from ..training.join import fit_weights, join_models, join_processors, sharpen
+from .checkpoint import load_checkpoint
+from .corpora import CorpusOptions
+
+
+class JoinArguments(CorpusOptions):
+    """Make one bimodal checkpoint of a speech checkpoint and a text checkpoint.
+
+    Examples:
+      bibier join outputs/speech outputs/text --corpus resd --data_dir PATH/TO/resd --output_dir outputs/both
+
+    The last layers are calibrated and the weights of the late fusion fitted on the split dev of the corpora, each of
+    which counts the same. Neither checkpoint may have been trained on these rows.
+    """
+
+    speech: Annotated[str, Positional("SPEECH")] = Field(description="checkpoint that reads audio alone")
+    text: Annotated[str, Positional("TEXT")] = Field(description="checkpoint that reads text alone")
+    output_dir: str = Field(description="folder of the joined checkpoint")
+    backbone_dir: str | None = Field(None, description="folder with copies of backbones that a checkpoint only names")
+    backbone_ids: dict[str, str] = Field(
+        default_factory=dict,
+        description="{audio: id, text: id}: Hub ids to name instead of storing frozen backbones that were local copies",
+    )
+    dtype: Literal["float32", "float16"] = Field(
+        "float32", description="type of the stored weights; they are loaded in float32"
+    )
+    batch_size: int = Field(32, ge=1, description="utterances per step")
+    feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
+
+
+@writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
+def join_checkpoints(arguments: JoinArguments) -> str:
+    """Join, fit and save; return a table of dev scores.
+
+    Raises:
+        ArgumentError: checkpoints that do not fit together, or a folder that holds one.
+        FileNotFoundError, CorpusError, ProtocolError: data that are missing or invalid.
+    """
+    folder = Path(arguments.output_dir)
+    if (folder / CONFIG_NAME).is_file():
+        raise ArgumentError(f"output_dir: {folder} holds a model already ({CONFIG_NAME}). Give another output_dir.")
+
+    sources = {"audio": arguments.speech, "text": arguments.text}
+    loaded = {modality: load_checkpoint(name, arguments.backbone_dir) for modality, name in sources.items()}
+    speech, text = (loaded[modality][0] for modality in MODALITIES)
+    joined = join_models(speech, text)
+    processor = join_processors(*(loaded[modality][1] for modality in MODALITIES))
+    corpora = load_corpora(arguments.corpora, tuple(joined.config.label_names))
+
+    # Each temperature from the rows that have the modality; the weights from those that have both.
+    reader = InputReader(joined, processor, arguments.feature_cache)
+    rows = reader.split(corpora, "dev")
+    logits = predict_conditions(joined, rows, reader.collator, arguments.batch_size, list(MODALITIES), "Dev")
+    corpus = np.array(rows.metadata["corpus"])
+    present = {
+        "audio": np.array([duration is not None for duration in rows.metadata["duration_s"]]),
+        "text": np.array([bool(text and text.strip()) for text in rows.rows["text"]]),
+    }
+    for modality in MODALITIES:
+        keep = present[modality]
+        if not keep.any():
+            raise ArgumentError(f"corpora: no row of dev has {modality}. Add a corpus that has.")
+        logits[modality] /= sharpen(joined, modality, logits[modality][keep], rows.labels[keep], corpus[keep])
+
+    keep = present["audio"] & present["text"]
+    if not keep.any():
+        raise ArgumentError("corpora: no row of dev has audio and text. Add a corpus that has.")
+    fit_weights(joined, {name: values[keep] for name, values in logits.items()}, rows.labels[keep], corpus[keep])
+
+    logits["both"] = predict_logits(joined, rows, reader.collator, arguments.batch_size, "Joined")
+    _name_backbones(joined, arguments.backbone_ids)
+    with filled_folder(folder, last=CONFIG_NAME) as scratch:
+        save(joined, scratch, arguments.dtype)
+        processor.save_pretrained(scratch)
+
+    table = []
+    for name in dict.fromkeys(corpus):
+        for condition, values in logits.items():
+            chosen = (corpus == name) & np.all([present[modality] for modality in CONDITIONS[condition]], axis=0)
+            if chosen.any():
+                scores = classification_metrics(rows.labels[chosen], values[chosen].argmax(1))
+                table.append(
+                    [name, condition, int(chosen.sum()), percent(scores["uar"], 1), percent(scores["wf1"], 1)]
+                )
+    return markdown_table(["dev of", "reads", "rows", "UAR, %", "WF1, %"], table)
+
+
+def _name_backbones(model: BiBiERForEmotionClassification, ids: Mapping[str, str]) -> None:
+    for modality, name in ids.items():
+        if modality not in model.streams:
+            raise ArgumentError(f"backbone_ids: {modality} is not a modality; they are {' and '.join(MODALITIES)}.")
+        config = model.streams[modality].config
+        if not config.freeze_backbone:
+            raise ArgumentError(
+                f"backbone_ids: the {modality} backbone was trained, so {name} is not the same. Leave it out."
+            )
+        config.backbone_id = name
+
+
+def save(model: BiBiERForEmotionClassification, folder: Path, dtype: str) -> None:
+    """Save a checkpoint whose matrices and adapters are stored in `dtype`. They are loaded in float32."""
+    stored = getattr(torch, dtype)
+    for stream in model.streams.values():
+        for name, parameter in stream.require_backbone().named_parameters():
+            if "lora_" in name:
+                parameter.data = parameter.data.to(stored)
+    weights = model.state_dict()
+    for name, values in weights.items():
+        if values.is_floating_point() and values.dim() > 1 and "lora_" not in name:
+            weights[name] = values.to(stored)
+    model.config.dtype = torch.float32
+    model.save_pretrained(folder, state_dict=weights)
+
+
+def join(arguments: JoinArguments) -> None:
+    """Join the checkpoints, and print how good each part is on dev."""
+    print(join_checkpoints(arguments))
+    print(f"\nThe checkpoint is in {arguments.output_dir}. Score it: bibier evaluate {arguments.output_dir} ...")

@@ -1,0 +1,132 @@
+"""One bimodal model from a model of speech and a model of text, each trained by itself.
+
+    speech checkpoint -- logits / T_audio --+
+                                            +-- weights by label (late fusion), fitted on dev
+    text checkpoint ---- logits / T_text ---+
+
+Each temperature is folded into the last layer of its model, so both speak in probabilities before they are weighed. The
+rows that fit the weights must be new to both models: a classifier that knows a row by heart would get all the weight.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from ..errors import ArgumentError
+from ..evaluation.calibration import fit_temperature
+from ..model.configuration_bibier import MODALITIES, BiBiERConfig
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
+
+_SHRINKAGE = 0.02
+"""Weight of the squared difference of a label's weights from their mean, so that rare labels follow the others."""
+
+
+def join_models(
+    speech: BiBiERForEmotionClassification, text: BiBiERForEmotionClassification
+) -> BiBiERForEmotionClassification:
+    """Return one model with the backbones, encoders and heads of both, and equal weights.
+
+    Args:
+        speech, text: models that read one modality each, over the same labels.
+
+    Raises:
+        ArgumentError: models of other modalities, labels or answers.
+    """
+    for modality, model in zip(MODALITIES, (speech, text), strict=True):
+        if model.config.modalities != [modality]:
+            raise ArgumentError(
+                f"{'speech' if modality == 'audio' else 'text'}: this checkpoint reads "
+                f"{' and '.join(model.config.modalities)}. Train one with model.modalities: [{modality}]."
+            )
+    if speech.config.label_names != text.config.label_names or speech.config.problem_type != text.config.problem_type:
+        raise ArgumentError(
+            f"text: its labels are {', '.join(text.config.label_names)}, those of the speech checkpoint "
+            f"{', '.join(speech.config.label_names)}. Train both with the same labels."
+        )
+
+    config = BiBiERConfig(
+        audio_config=speech.config.audio_config,
+        text_config=text.config.text_config,
+        fusion="late",
+        id2label=speech.config.id2label,
+        problem_type=speech.config.problem_type,
+    )
+    joined = BiBiERForEmotionClassification(config, build_backbones=False)
+    for modality, model in zip(MODALITIES, (speech, text), strict=True):
+        stream, source = joined.streams[modality], model.streams[modality]
+        stream.encoder = source.encoder
+        stream.backbone = source.backbone
+        setattr(joined, f"{modality}_head", model.heads[modality])
+    assert joined.mixture is not None  # a late fusion
+    torch.nn.init.zeros_(joined.mixture.weights)
+    return joined.eval()
+
+
+def join_processors(speech: BiBiERProcessor, text: BiBiERProcessor) -> BiBiERProcessor:
+    """Return a processor with the front end of one and the tokenizer of the other."""
+    return BiBiERProcessor(
+        speech.feature_extractor, text.tokenizer, text.max_text_tokens, text.text_prefix, speech.max_window_s
+    )
+
+
+@torch.no_grad()
+def sharpen(
+    model: BiBiERForEmotionClassification, modality: str, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray
+) -> float:
+    """Fit the temperature of one modality and fold it into its last layer.
+
+    Args:
+        model: joined.
+        modality: `"audio"` or `"text"`.
+        logits: (N, K) of that modality, on rows that it has not seen.
+        labels: (N,).
+        groups: (N,) names of the corpora, each of which counts the same.
+
+    Returns:
+        the temperature.
+    """
+    temperature = fit_temperature(logits, labels, groups).temperature
+    head = model.heads[modality]
+    assert head is not None  # both modalities are read
+    head.linear.weight.div_(temperature)
+    head.linear.bias.div_(temperature)
+    return temperature
+
+
+def fit_weights(
+    model: BiBiERForEmotionClassification, logits: Mapping[str, np.ndarray], labels: np.ndarray, groups: np.ndarray
+) -> None:
+    """Fit the weights of the late fusion and the temperature of a joined model.
+
+    The loss is the cross-entropy, where each corpus counts the same, plus a shrinkage of the labels toward each other.
+
+    Args:
+        model: joined.
+        logits: modality -> (N, K) of rows with both modalities.
+        labels: (N,).
+        groups: (N,) names of the corpora.
+    """
+    assert model.mixture is not None
+    stacked = torch.stack([torch.as_tensor(logits[modality], dtype=torch.float64) for modality in MODALITIES])
+    truth = torch.as_tensor(labels)
+    _, place, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    share = torch.as_tensor(1 / counts[place] / len(counts))
+    weights = torch.zeros(2, stacked.shape[2], dtype=torch.float64, requires_grad=True)
+    sharpness = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weights, sharpness], max_iter=200, line_search_fn="strong_wolfe")
+
+    def loss() -> torch.Tensor:
+        optimizer.zero_grad()
+        mixed = (weights.softmax(0).unsqueeze(1) * stacked).sum(0) * sharpness.exp()
+        value = (share * F.cross_entropy(mixed, truth, reduction="none")).sum()
+        value = value + _SHRINKAGE * (weights - weights.mean(1, keepdim=True)).square().sum()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    with torch.no_grad():
+        model.mixture.weights.copy_(weights - weights.mean(0, keepdim=True))
+    model.config.temperature = float((-sharpness).exp().detach())

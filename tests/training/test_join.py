@@ -1,0 +1,102 @@
+"""`bibier join`: a speech checkpoint and a text checkpoint become one bimodal checkpoint."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModel, pipeline
+
+from bibier_cli import main
+from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
+from bibier_hf.errors import ArgumentError
+from bibier_hf.training.arguments import LoraArguments
+from bibier_hf.training.join import fit_weights, join_models, sharpen
+from bibier_hf.training.lora import LoraAdapters
+
+from ..conftest import merged
+
+
+@pytest.fixture
+def pair(tiny_options, backbones, tmp_path) -> dict[str, str]:
+    """Folders of a speech and a text checkpoint, the latter with an adapter of its own."""
+    folders = {modality: str(tmp_path / modality) for modality in ("audio", "text")}
+    for seed, (modality, folder) in enumerate(folders.items()):
+        torch.manual_seed(seed)
+        sources = {name: backbones[f"{name}_backbone"] for name in folders}
+        options = merged(tiny_options, {"modalities": [modality]})
+        model = BiBiERForEmotionClassification.from_backbones(**sources, **options)
+        if modality == "text":
+            adapters = LoraAdapters(model, LoraArguments(backbones=["text"], r=2, save="adapter"))
+            adapters.finish()
+        model.save_pretrained(folder)
+        BiBiERProcessor.from_backbones(**sources).save_pretrained(folder)
+    return folders
+
+
+def exit_code(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as ending:
+        main(["join", *arguments])
+    return int(ending.value.code)
+
+
+def test_both_answers_are_weighed(pair, corpus_table, tmp_path, capsys):
+    out = tmp_path / "joined"
+    given = [pair["audio"], pair["text"], "--corpus", "csv", "--data_dir", str(corpus_table)]
+    assert exit_code(*given, "--output_dir", str(out), "--dtype", "float16") == 0
+    printed = capsys.readouterr().out
+    assert all(f"| {condition} " in printed for condition in ("both", "audio", "text"))
+
+    model = BiBiERForEmotionClassification.from_pretrained(out).eval()
+    assert model.dtype == torch.float32
+    assert model.config.fusion == "late"
+    assert (out / "text_adapter" / "adapter_model.safetensors").is_file()
+    pipe = pipeline("audio-text-emotion", model=str(out), trust_remote_code=True)
+    assert abs(sum(answer["score"] for answer in pipe({"text": "hello there"}, top_k=None)) - 1) < 1e-5
+
+    # The text answers of the joined model are those of the text model, sharper or flatter.
+    tokens = {"input_ids": torch.tensor([[40, 50, 60]])}
+    with torch.no_grad():
+        own = AutoModel.from_pretrained(pair["text"]).eval()(**tokens).logits[0]
+        joined = model(**tokens).logits[0]
+    torch.testing.assert_close(joined / joined.norm(), own / own.norm(), atol=2e-3, rtol=0)
+
+    assert exit_code(*given, "--output_dir", str(out)) == 2
+    assert "holds a model already" in capsys.readouterr().err
+
+
+def test_a_backbone_is_named_instead_of_stored(pair, corpus_table, backbones, tmp_path):
+    out = tmp_path / "joined"
+    given = [pair["audio"], pair["text"], "--corpus", "csv", "--data_dir", str(corpus_table)]
+    assert exit_code(*given, "--output_dir", str(out), "--backbone_ids", "{audio: some/speech, text: some/text}") == 0
+    with pytest.raises(OSError, match="could not be fetched"):
+        BiBiERForEmotionClassification.from_pretrained(out)
+    copies = {"audio": backbones["audio_backbone"], "text": backbones["text_backbone"]}
+    model = BiBiERForEmotionClassification.from_pretrained(out, backbone_dir=copies)
+    assert model.config.text_config.backbone_id == "some/text"
+    with safe_open(out / "model.safetensors", "pt") as weights:
+        assert not [name for name in weights.keys() if ".backbone." in name]  # noqa: SIM118 - not a mapping
+
+
+def test_models_that_do_not_fit_are_refused(pair):
+    speech, text = (AutoModel.from_pretrained(pair[modality]) for modality in ("audio", "text"))
+    with pytest.raises(ArgumentError, match=r"speech: this checkpoint reads text.*modalities: \[audio\]"):
+        join_models(text, speech)
+    text.config.id2label = dict(enumerate("abcdefg"))
+    with pytest.raises(ArgumentError, match="text: its labels are a, b"):
+        join_models(speech, text)
+
+
+def test_the_better_modality_gets_the_weight(pair):
+    joined = join_models(*(AutoModel.from_pretrained(pair[modality]) for modality in ("audio", "text")))
+    generator = np.random.default_rng(0)
+    labels = generator.integers(0, 7, 400)
+    noise = generator.normal(size=(2, 400, 7))
+    logits = {"audio": 6 * np.eye(7)[labels] + noise[0], "text": 0.2 * np.eye(7)[labels] + noise[1]}
+    groups = np.array(["a", "b"] * 200)
+    before = joined.text_head.linear.weight.clone()
+    temperature = sharpen(joined, "text", logits["text"], labels, groups)
+    torch.testing.assert_close(joined.text_head.linear.weight * temperature, before)
+    fit_weights(joined, logits, labels, groups)
+    weights = joined.mixture.weights.softmax(0)
+    assert (weights[0] > 0.8).all()
+    assert joined.config.temperature > 0
