@@ -298,7 +298,7 @@ COMMANDS: dict[str, Run | Skip] = {
     ),
     "bibier train --help": Run(slow=True, expect="--corpora.0.data_dir"),
     "bibier extract resd_whisper_e5 --data_dir PATH/TO/resd": Run(slow=True, append=WHISPER_E5),
-    'bibier evaluate outputs/resd --data_dir PATH/TO/resd --noise_snr_db "[20, 10, 5, 0]"': Run(
+    "bibier evaluate outputs/resd --data_dir PATH/TO/resd --conditions all": Run(
         slow=True, after=TRAIN_RESD, expect="| resd |"
     ),
     (

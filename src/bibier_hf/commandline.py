@@ -10,7 +10,8 @@
 
 * Options are `--key value`, `--key=value`, or `--flag`.
 * Dots lead into sections and lists: `--corpora.0.fold 1`. A list grows by one entry: `--corpora.1.name csv`.
-* A list of plain values is `--languages en,ru`, `--languages "[en, ru]"`, or the option repeated.
+* A list of plain values is `--languages en,ru`, `--languages en ru` (after the arguments without a key),
+  `--languages "[en, ru]"`, or the option repeated.
 * Values are read as YAML; an option for text takes the text as it is.
 * Errors name the dotted key, and the closest known key if it is misspelled.
 
@@ -197,6 +198,9 @@ def read_arguments(arguments: Sequence[str], section: type[Section]) -> dict[str
             value = True
         else:
             raise ArgumentError(f"{key}: needs a value (--{key} VALUE).")
+
+        while isinstance(value, list) and not places and remaining and not remaining[0].startswith("-"):
+            value = value + list(read_value(remaining.pop(0), annotation))
 
         if isinstance(value, list) and isinstance(given.get(key), list):
             value = given[key] + value

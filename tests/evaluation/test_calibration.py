@@ -19,7 +19,7 @@ from bibier_hf.evaluation.calibration import (
     fit_temperature,
     reliability_bins,
 )
-from bibier_hf.evaluation.plots import plot_noise, plot_reliability
+from bibier_hf.evaluation.plots import plot_conditions, plot_reliability
 from bibier_hf.evaluation.report import Predictions, calibration_table
 
 
@@ -184,12 +184,12 @@ def test_pictures_can_be_read(tmp_path):
         for name, value in (("before", 1.0), ("after", 3.0))
     }
     plot_reliability(series, tmp_path / "reliability.png", "x")
-    curves = {
-        "speech and text": {math.inf: 0.7, 20.0: 0.6, 0.0: 0.3},
-        "speech alone": {math.inf: 0.6, 20.0: 0.5, 0.0: 0.2},
+    points = {
+        "speech and text": {"clean": (0.7, 0.6, 0.8), "white:20": (0.6, 0.5, 0.7), "g711": (0.3, 0.2, 0.4)},
+        "speech alone": {"clean": (0.6, 0.5, 0.7), "white:20": (0.5, 0.4, 0.6), "g711": (0.2, 0.2, 0.2)},
     }
-    plot_noise(curves, {"text alone": 0.4}, 7, tmp_path / "noise.png", "x")
-    for name in ("reliability", "noise"):
+    plot_conditions(points, {"text alone": 0.4}, 7, tmp_path / "conditions.png", "x")
+    for name in ("reliability", "conditions"):
         with Image.open(tmp_path / f"{name}.png") as image:
             image.load()
             assert min(image.size) > 500

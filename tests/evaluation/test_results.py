@@ -36,13 +36,16 @@ def test_a_split_adds_the_metrics_of_corpora_languages_and_their_mean(results):
 
 
 def test_what_is_written_is_read_again(results, tmp_path):
-    results.noise = {"test": {"x": {"0": {"uar": 0.5}}}}
+    results.conditions = {"test": {"x": {"white:0": {"uar": 0.5}}}}
     results.write(tmp_path / "results.json")
     assert RunResults.load(tmp_path / "results.json") == results
 
 
 def test_only_what_was_measured_on_request_is_left_out(results):
-    assert not {"calibration", "modalities", "noise", "noise_audio", "noise_settings"} & results.to_json().keys()
+    assert (
+        not {"calibration", "modalities", "conditions", "conditions_audio", "conditions_settings"}
+        & results.to_json().keys()
+    )
     assert {"stages": None, "augmentation": {}}.items() <= results.to_json().items()
 
 

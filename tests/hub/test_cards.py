@@ -182,14 +182,19 @@ def test_calibration_modalities_and_noise_are_shown_where_they_were_measured(res
     results.metrics["test"]["resd"] |= {"ece": 0.0512, "brier": 0.4321, "nll": 1.25}
     results.calibration = {"temperature": 1.4142, "fitted_on": "dev, answered by the selected checkpoint"}
     results.modalities = {"test": {"resd": {"both": metrics(0.7), "audio": metrics(0.6), "text": metrics(0.3)}}}
-    results.noise = {"test": {"resd": {"20": metrics(0.5), "0": metrics(0.25)}}}
+    interval = {"interval": {"uar": [0.2, 0.3], "wf1": [0.2, 0.3]}}
+    loss = {name: {"difference": 0.45, "lower": 0.4, "upper": 0.5} for name in ("uar", "wf1")}
+    heard = {"clean": metrics(0.7) | interval, "white:0": metrics(0.25) | interval | {"loss": loss}}
+    results.conditions = {"test": {"resd": heard}}
+    results.config["disturbances"] = {"probability": 0.8, "kinds": ["white", "mp3:16..32"], "draws": 4, "seed": 42}
     text = render_model_card(results).text
     assert "| resd | 5.12 | 0.4321 | 1.2500 |" in text
     assert "divided by the temperature 1.414, fitted on dev" in text
     assert "| input | UAR |" in text
     assert "| audio | 60.00 |" in text
-    assert "| signal to noise, dB | UAR |" in text
-    assert "| 0 | 25.00 |" in text
+    assert "| corpus | condition | UAR | 95 % | loss | 95 % | WF1 |" in text
+    assert "| resd | white:0 | 25.0 | 20.0 to 30.0 | 45.0 | 40.0 to 50.0 |" in text
+    assert "In training, 80 % of the recordings in an epoch were disturbed at random: `white`, `mp3:16..32`." in text
     results.calibration = {}
     assert "temperature" not in render_model_card(results).text
 

@@ -79,7 +79,7 @@ def test_a_run_leaves_everything_a_user_needs(trained):
 
 
 def test_evaluating_from_the_command_line(launch, trained, about, tmp_path):
-    arguments = ("--noise_snr_db", "[20, 0]", "--noise", "babble", "--add_to_results", "true")
+    arguments = ("--conditions", "babble:20", "babble:0", "g711", "--add_to_results", "true")
     done = launch("-m", "bibier_cli", "evaluate", trained, "--output_dir", tmp_path, *arguments)
     assert done.returncode == 0, done.stderr
     again = json.loads((tmp_path / "evaluation_test.json").read_text())
@@ -87,15 +87,17 @@ def test_evaluating_from_the_command_line(launch, trained, about, tmp_path):
     assert again["metrics"]["test"] == about(results["metrics"]["test"])
     assert "| corpus | anger |" in done.stdout
     assert f"Calibration, temperature {results['calibration']['temperature']:.3f}" in done.stdout
-    modalities, noise, noise_audio = (again[key]["test"]["small"] for key in ("modalities", "noise", "noise_audio"))
+    keys = ("modalities", "conditions", "conditions_audio")
+    modalities, heard, heard_alone = (again[key]["test"]["small"] for key in keys)
     assert set(modalities) == {"both", "audio", "text"}
     assert modalities["both"] == about(results["metrics"]["test"]["small"])  # every row has both
-    assert list(noise) == list(noise_audio) == ["20", "0"]
-    assert noise["20"]["nll"] != noise["0"]["nll"] != noise_audio["0"]["nll"]
-    assert again["noise_settings"] == {"test": {"kind": "babble", "seed": 0}}
-    assert all(results[key] == again[key] for key in ("modalities", "noise", "noise_audio", "noise_settings"))
-    assert "Babble noise, SNR in dB, speech alone:" in done.stdout
-    assert {"reliability_test_small.png", "noise_test_small.png"} <= {path.name for path in tmp_path.iterdir()}
+    assert list(heard) == list(heard_alone) == ["clean", "babble:20", "babble:0", "g711"]
+    assert heard["babble:20"]["nll"] != heard["babble:0"]["nll"] != heard_alone["babble:0"]["nll"]
+    assert heard["clean"]["uar"] - heard["g711"]["uar"] == pytest.approx(heard["g711"]["loss"]["uar"]["difference"])
+    assert again["conditions_settings"] == {"test": {"seed": 0, "intervals_over": {"small": "speakers"}}}
+    assert all(results[key] == again[key] for key in (*keys, "conditions_settings"))
+    assert "Disturbed speech, speech alone (loss against clean speech, in points):" in done.stdout
+    assert {"reliability_test_small.png", "conditions_test_small.png"} <= {path.name for path in tmp_path.iterdir()}
 
 
 def test_predicting_from_the_command_line(launch, trained, run_file):

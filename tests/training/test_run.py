@@ -240,7 +240,7 @@ def test_evaluating_takes_another_corpus_and_split(finished, about, corpus_table
         (["nowhere"], r"corpora: is missing .*--corpus NAME"),
         (["nowhere", "--corpus", "csv", "--splt", "dev"], r"splt: unknown key\. Did you mean split\?"),
         (["nowhere", "--corpus", "csv", "--split", "all"], "split: "),
-        (["nowhere", "--corpus", "csv", "--noise", "pink"], "noise: "),
+        (["nowhere", "--corpus", "csv", "--conditions", "pink:3"], "conditions.*unknown name"),
     ],
 )
 def test_an_evaluation_that_cannot_be_followed_is_named(arguments, message):
@@ -261,8 +261,8 @@ def test_a_checkpoint_that_is_not_there_is_named(tmp_path, name, message):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--noise_snr_db", "[5, 5.0]"], "each level once"),
-        (["--noise_snr_db", "[1000]"], "from -100 to 100"),
+        (["--conditions", "white:5", "g711", "white:5"], "each condition once"),
+        (["--conditions", "white:1000"], "from -10 to 100"),
         (["--add_to_results", "true"], "nothing to add"),
         (["--add_to_results", "true", "--modalities", "true"], r"holds no results\.json"),
     ],
@@ -299,7 +299,7 @@ def test_a_model_of_text_hears_no_noise(small_run, tiny_options, corpus_table, t
     processor.save_pretrained(tmp_path / "text")
     arguments = [str(tmp_path / "text"), "--corpus", "csv", "--data_dir", str(corpus_table)]
     with pytest.raises(ArgumentError, match="reads only text, which has no noise"):
-        evaluate_checkpoint(EvaluateArguments.from_command_line([*arguments, "--noise_snr_db", "[0]"]))
+        evaluate_checkpoint(EvaluateArguments.from_command_line([*arguments, "--conditions", "white:0"]))
 
 
 def test_a_finished_run_is_not_overwritten_unasked(finished, small_run):

@@ -1,7 +1,6 @@
 """`bibier evaluate`."""
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from dataclasses import replace
@@ -16,14 +15,14 @@ from scipy.special import softmax
 from transformers.utils import CONFIG_NAME
 
 from ..commandline import load_yaml
-from ..data.collator import RawCollator
+from ..data.disturbances import CONDITIONS_HELP, Conditions
 from ..data.features import InputDataset, content_hash
 from ..data.mixture import FeatureCacheArguments, load_corpora, protocol_facts
 from ..data.reader import InputReader
 from ..errors import ArgumentError
 from ..evaluation.calibration import CALIBRATION_METRICS, fit_temperature
-from ..evaluation.noise import NoiseKind, noisy_inputs
-from ..evaluation.plots import plot_noise
+from ..evaluation.conditions import losses_table, score_conditions, uar_points
+from ..evaluation.plots import plot_conditions
 from ..evaluation.prediction import complete_rows, conditions_of, predict_conditions, predict_logits
 from ..evaluation.report import (
     Predictions,
@@ -57,7 +56,8 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
       bibier evaluate outputs/quickstart --corpus resd --data_dir PATH/TO/resd --output_dir outputs/transfer
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --corpora.0.protocol dialogue_grouped
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --modalities
-      bibier evaluate outputs/resd --data_dir PATH/TO/resd --noise_snr_db 20,10,5,0 --noise babble
+      bibier evaluate outputs/resd --data_dir PATH/TO/resd --conditions white:20 babble:10 g711 mp3:32
+      bibier evaluate outputs/resd --data_dir PATH/TO/resd --conditions all
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --calibrate
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --fit_unsure --unsure.coverage 0.8
 
@@ -72,11 +72,8 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
     as_json: bool = Field(False, alias="json", description="print the report as JSON instead of tables")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     modalities: bool = Field(False, description="also score audio alone and text alone, on rows that have both")
-    noise_snr_db: list[float] = Field(
-        [], description="also score noisy audio at these signal-to-noise ratios: 20,10,5,0; implies modalities"
-    )
-    noise: NoiseKind = Field("white", description="white, or babble (six other clips of the corpus)")
-    noise_seed: int = Field(0, ge=0, description="seed of the noise")
+    conditions: Conditions = Field([], description=CONDITIONS_HELP + "; implies modalities")
+    conditions_seed: int = Field(0, ge=0, description="seed of the disturbances")
     calibrate: bool = Field(
         False,
         description="fit the temperature on this split (train or dev) first, and keep it in the checkpoint's config.json, "
@@ -89,7 +86,7 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
     )
     unsure: UnsureSection = Field(default_factory=UnsureSection)
     add_to_results: bool = Field(
-        False, description=f"add modalities and noise to the checkpoint's {RESULTS_FILE}, which its card shows"
+        False, description=f"add modalities and conditions to the checkpoint's {RESULTS_FILE}, which its card shows"
     )
 
     @classmethod
@@ -167,8 +164,8 @@ def _evaluate(
     arguments: EvaluateArguments, model: BiBiERForEmotionClassification, processor: BiBiERProcessor
 ) -> EvaluationResults:
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    if arguments.noise_snr_db and "audio" not in model.config.modalities:
-        raise ArgumentError("noise_snr_db: the checkpoint reads only text, which has no noise. Leave it out.")
+    if arguments.conditions and "audio" not in model.config.modalities:
+        raise ArgumentError("conditions: the checkpoint reads only text, which has no noise. Leave them out.")
 
     folder, checkpoint, split = Path(arguments.output_dir), Path(arguments.checkpoint), arguments.split
     names = tuple(model.config.label_names)
@@ -185,8 +182,8 @@ def _evaluate(
     _refuse_to_overwrite(folder, split, protocol)
 
     reader = InputReader(model, processor, arguments.feature_cache)
-    dataset, collator = reader.split(splits, split), reader.collator
-    logits = predict_logits(model, dataset, collator, arguments.batch_size)
+    dataset = reader.split(splits, split)
+    logits = predict_logits(model, dataset, reader.collator, arguments.batch_size)
     fitted = {}
     if arguments.calibrate:
         fitted = {"fitted_on": split, "note": _calibrate(arguments.checkpoint, model, logits, dataset, split)}
@@ -212,8 +209,8 @@ def _evaluate(
     )
     results.add_split(split, predictions)
 
-    if arguments.modalities or arguments.noise_snr_db:
-        found = robustness(arguments, model, processor, splits, dataset, collator)
+    if arguments.modalities or arguments.conditions:
+        found = robustness(arguments, model, splits, dataset, reader)
         results = replace(results, **found)
         if run is not None:  # keeps other splits
             run = RunResults.load(checkpoint / RESULTS_FILE)  # as `calibrate` has left it
@@ -270,7 +267,7 @@ def _recalibrate_run(folder: Path, before: float, calibration: dict[str, Any]) -
                     numbers.pop(name, None)
 
     results.calibration |= calibration
-    _rewrite_run(folder, replace(results, modalities={}, noise={}, noise_audio={}, noise_settings={}))
+    _rewrite_run(folder, replace(results, modalities={}, conditions={}, conditions_audio={}, conditions_settings={}))
 
 
 def _rewrite_run(folder: Path, results: RunResults) -> None:
@@ -283,71 +280,52 @@ def _rewrite_run(folder: Path, results: RunResults) -> None:
 def robustness(
     arguments: EvaluateArguments,
     model: BiBiERForEmotionClassification,
-    processor: BiBiERProcessor,
     splits: dict[str, DatasetDict],
     dataset: InputDataset,
-    collator: Any,
+    reader: InputReader,
 ) -> dict[str, Any]:
-    """Score missing modalities and noisy audio, on the rows that have every modality of the model.
+    """Score missing modalities and disturbed speech, on the rows that have every modality of the model.
 
     Args:
-        arguments: split, noise and batch size.
-        model, processor: the checkpoint, in evaluation mode.
+        arguments: split, conditions and batch size.
+        model: the checkpoint, in evaluation mode.
         splits: the corpora.
-        dataset, collator: their rows of the split, as the model reads them.
+        dataset: their rows of the split, as the model reads them.
+        reader: how it reads them.
 
     Returns:
-        `modalities.{split}.{corpus}.{both, audio, text}`, and with noise also `noise.{split}.{corpus}.{snr_db}` (clean
-        text), `noise_audio` (audio alone) and `noise_settings.{split}`. Draws `noise_<split>_<corpus>.png`.
+        `modalities.{split}.{corpus}.{both, audio, text}`, and with conditions also what
+        [`~bibier_hf.evaluation.conditions.score_conditions`] returns. Draws `conditions_<split>_<corpus>.png`.
     """
-    split, conditions = arguments.split, conditions_of(model)
-    rows = complete_rows(splits, split, model.config.modalities)
+    split, temperature, given = arguments.split, model.config.temperature, conditions_of(model)
+    data = dataset.select(complete_rows(splits, split, model.config.modalities))
+    logits = predict_conditions(model, data, reader.collator, arguments.batch_size, given, "Missing modalities")
+    alone: dict[str, dict[str, Any]] = {corpus: {} for corpus in splits}
+    for name in given:
+        predictions = Predictions.from_logits(data.metadata, logits[name], temperature)
+        for corpus, metrics in predictions.metrics_by_corpus().items():
+            alone[corpus][name] = metrics
 
-    def score(data: InputDataset, collate: Any, wanted: list[str], name: str) -> dict[str, dict[str, Any]]:
-        """corpus -> condition -> metrics"""
-        scores: dict[str, dict[str, Any]] = {corpus: {} for corpus in splits}
-        for condition, logits in predict_conditions(model, data, collate, arguments.batch_size, wanted, name).items():
-            predictions = Predictions.from_logits(data.metadata, logits, model.config.temperature)
-            for corpus, metrics in predictions.metrics_by_corpus().items():
-                scores[corpus][condition] = metrics
-        return scores
-
-    clean = score(dataset.select(rows), collator, conditions, "Missing modalities")
-    found: dict[str, Any] = {"modalities": {split: clean}}
-    if not arguments.noise_snr_db:
+    found: dict[str, Any] = {"modalities": {split: alone}}
+    if not arguments.conditions:
         return found
 
-    heard = [condition for condition in conditions if condition != "text"]
-    noisy = {}
-    for snr_db in arguments.noise_snr_db:
-        data = noisy_inputs(splits, split, rows, snr_db, arguments.noise, arguments.noise_seed)
-        noisy[snr_db] = score(data, RawCollator(processor), heard, f"{snr_db:g} dB")
-
-    for key, condition in zip(("noise", "noise_audio"), heard, strict=False):
-        found[key] = {
-            split: {
-                corpus: {f"{snr_db:g}": scores[corpus][condition] for snr_db, scores in noisy.items()}
-                for corpus in splits
-            }
+    batch_size, seed = arguments.batch_size, arguments.conditions_seed
+    found |= score_conditions(model, reader, splits, split, arguments.conditions, temperature, batch_size, seed)
+    for corpus, scores in alone.items():
+        heard = [name for name in given if name != "text"]
+        series = {
+            _GIVEN[name]: uar_points(found[key][split][corpus])
+            for name, key in zip(heard, ("conditions", "conditions_audio"), strict=False)
         }
-    found["noise_settings"] = {split: {"kind": arguments.noise, "seed": arguments.noise_seed}}
+        levels = {_GIVEN["text"]: scores["text"]["uar"]} if "text" in scores else {}
+        path = Path(arguments.output_dir) / f"conditions_{split}_{corpus}.png"
+        plot_conditions(series, levels, len(model.config.label_names), path, f"{corpus}, {split}")
 
-    for corpus, of_clean in clean.items():
-        levels = {math.inf: of_clean} | {snr_db: scores[corpus] for snr_db, scores in noisy.items()}
-        curves = {
-            _GIVEN[condition]: {snr_db: scores[condition]["uar"] for snr_db, scores in levels.items()}
-            for condition in heard
-        }
-        lines = {_GIVEN["text"]: of_clean["text"]["uar"]} if "text" in of_clean else {}
-        path = Path(arguments.output_dir) / f"noise_{split}_{corpus}.png"
-        plot_noise(curves, lines, len(model.config.label_names), path, f"{corpus}, {split}", arguments.noise)
     return found
 
 
 def _refuse_contradictions(arguments: EvaluateArguments) -> None:
-    levels = arguments.noise_snr_db
-    if len({f"{level:g}" for level in levels}) < len(levels) or not all(abs(level) <= 100 for level in levels):
-        raise ArgumentError(f"noise_snr_db: {levels} is not allowed; give each level once, in dB, from -100 to 100.")
     for name, kept in (("calibrate", "temperature"), ("fit_unsure", "limits")):
         if not getattr(arguments, name):
             continue
@@ -361,8 +339,8 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
 
     if not arguments.add_to_results:
         return
-    if not (arguments.modalities or levels):
-        raise ArgumentError("add_to_results: there is nothing to add. Give --modalities or --noise_snr_db.")
+    if not (arguments.modalities or arguments.conditions):
+        raise ArgumentError("add_to_results: there is nothing to add. Give --modalities or --conditions.")
     if not (Path(arguments.checkpoint) / RESULTS_FILE).is_file():
         raise ArgumentError(f"add_to_results: {arguments.checkpoint} holds no {RESULTS_FILE} of a run. Leave it out.")
 
@@ -395,9 +373,9 @@ def evaluate(arguments: EvaluateArguments) -> None:
     if results.modalities:
         print("\nWhat the model is given:\n")
         print(conditions_table(results.modalities[split], "given"))
-    for key, given in (("noise", "with the text, if it reads text"), ("noise_audio", "speech alone")):
+    for key, given in (("conditions", "with the text, if it reads text"), ("conditions_audio", "speech alone")):
         if numbers := getattr(results, key):
-            print(f"\n{arguments.noise.capitalize()} noise, SNR in dB, {given}:\n")
-            print(conditions_table(numbers[split], "SNR"))
+            print(f"\nDisturbed speech, {given} (loss against clean speech, in points):\n")
+            print(losses_table(numbers[split]))
 
     print(f"\nThe report is in {arguments.output_dir}.")

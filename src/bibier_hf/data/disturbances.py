@@ -31,13 +31,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import soundfile
 import soxr
 from datasets import Dataset, Features, Value
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field, field_validator
 
 from ..commandline import Section
 from ..errors import ArgumentError
@@ -51,6 +51,10 @@ STANDARD_CONDITIONS = tuple(
     "white:20 babble:10 gain:-20 clip:10 band8k g711 mp3:32 opus:16 reverb:0.5 speed:0.9".split()
 )
 """What `all` stands for in an evaluation."""
+
+CONDITIONS_HELP = "also score disturbed speech: white:20 babble:10 g711 mp3:32 ...; all: " + " ".join(
+    STANDARD_CONDITIONS
+)
 
 NARROW_RATE = 8_000
 """Hz, of phone lines."""
@@ -338,6 +342,27 @@ KINDS: Mapping[str, Kind] = {
     "speed": Kind(_speed, 0.5, 2, (0.9, 1.1)),
 }
 """Name -> kind, in the order of tables."""
+
+
+def checked_conditions(conditions: list[str]) -> list[str]:
+    """Expand `all`, and refuse what is unknown or given twice.
+
+    Raises:
+        ArgumentError: see [`parse`].
+    """
+    expanded = []
+    for condition in conditions:
+        expanded += STANDARD_CONDITIONS if condition == "all" else [condition]
+
+    for condition in expanded:
+        parse(condition)
+        if expanded.count(condition) > 1:
+            raise ArgumentError(f"{condition} is given twice. Give each condition once.")
+    return expanded
+
+
+Conditions = Annotated[list[str], AfterValidator(checked_conditions)]
+"""Type of an option: conditions of an evaluation."""
 
 
 # --- rows of a data set ---------------------------------------------------------------------------------------------

@@ -154,39 +154,43 @@ def plot_risk_coverage(points: Sequence[Mapping[str, float]], path: str | Path, 
     save_figure(figure, path)
 
 
-def plot_noise(
-    curves: Mapping[str, Mapping[float, float]],
+def plot_conditions(
+    series: Mapping[str, Mapping[str, tuple[float, float, float]]],
     levels: Mapping[str, float],
     num_labels: int,
     path: str | Path,
     title: str = "",
-    noise: str = "white",
 ) -> None:
-    """Draw UAR over the signal-to-noise ratio.
+    """Draw the UAR under each condition with its interval.
 
     Args:
-        curves: inputs of the model -> SNR in dB -> UAR; the value at infinity is that of clean audio.
-        levels: inputs that noise does not change -> UAR, drawn as horizontal lines.
+        series: inputs of the model -> condition -> UAR and the ends of its interval.
+        levels: inputs that no condition changes -> UAR, drawn as vertical lines.
         num_labels: size of the label set, for the level of chance.
         path: picture to write; the suffix selects the format.
         title: line above the picture.
-        noise: name of the noise, for the axis.
     """
-    figure = Figure(figsize=(6.5, 4.5), layout="constrained")
+    names = list(next(iter(series.values())))
+    figure = Figure(figsize=(6.5, 0.3 * len(names) + 2.6), layout="constrained")
     axes = figure.subplots()
-    ratios = sorted({ratio for curve in curves.values() for ratio in curve}, reverse=True)
-    for number, (name, curve) in enumerate(curves.items()):
-        places = [place for place, ratio in enumerate(ratios) if ratio in curve]
-        uars = [curve[ratios[place]] for place in places]
-        axes.plot(places, uars, marker="o", color=_series_color(number), label=name)
-    for number, (name, value) in enumerate(levels.items(), start=len(curves)):
-        axes.axhline(value, color=_series_color(number), linestyle=":", label=name)
-    axes.axhline(1 / num_labels, color="black", linestyle="--", linewidth=1, label="chance")
-    axes.set_xticks(range(len(ratios)), ["clean" if np.isinf(ratio) else f"{ratio:g} dB" for ratio in ratios])
-    axes.set(xlabel=f"signal-to-noise ratio ({noise} noise)", ylabel="UAR", ylim=(0, 1), title=title)
-    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    height = 0.5 / len(series)
+
+    for number, (given, points) in enumerate(series.items()):
+        values, lower, upper = np.array([points[name] for name in names]).T
+        places = np.arange(len(names)) + (number - (len(series) - 1) / 2) * height
+        errors = np.maximum([values - lower, upper - values], 0)
+        axes.errorbar(values, places, xerr=errors, fmt="o", markersize=4, color=_series_color(number), label=given)
+
+    for number, (given, value) in enumerate(levels.items(), start=len(series)):
+        axes.axvline(value, color=_series_color(number), linestyle=":", label=given)
+    axes.axvline(1 / num_labels, color="black", linestyle="--", linewidth=1, label="chance")
+
+    axes.set_yticks(range(len(names)), names)
+    axes.invert_yaxis()
+    axes.set(xlim=(0, 1), xlabel="UAR", title=title)
+    axes.xaxis.set_major_formatter(PercentFormatter(1.0))
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, fontsize=8)
     save_figure(figure, path)
 
 

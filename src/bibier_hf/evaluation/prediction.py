@@ -51,7 +51,7 @@ def complete_rows(splits: Mapping[str, DatasetDict], split: str, modalities: Seq
         found = np.flatnonzero(np.all([has[modality] for modality in modalities], axis=0))
         if len(found) == 0:
             missing = f"No row of {corpus}, {split}, has {' and '.join(modalities)}."
-            raise ArgumentError(f"modalities, noise_snr_db: {missing} Leave that corpus out.")
+            raise ArgumentError(f"modalities, conditions: {missing} Leave that corpus out.")
         positions.append(start + found)
         start += len(rows)
     return np.concatenate(positions)

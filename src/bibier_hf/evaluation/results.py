@@ -23,9 +23,9 @@ _ON_REQUEST = (
     "unsure",
     "risk_coverage",
     "modalities",
-    "noise",
-    "noise_audio",
-    "noise_settings",
+    "conditions",
+    "conditions_audio",
+    "conditions_settings",
 )
 """Left out of the file where they were not measured."""
 
@@ -100,8 +100,9 @@ class ModelResults(Results):
             ([`~bibier_hf.evaluation.unsure.fit_speech_check`]), `least_confidence` and the `coverage` that it leaves.
         risk_coverage: split -> corpus -> points ([`~bibier_hf.evaluation.calibration.risk_coverage`]).
         modalities: split -> corpus -> condition -> metrics, with a modality missing.
-        noise, noise_audio: split -> corpus -> SNR in dB -> metrics, with the text and without it.
-        noise_settings: split -> kind and seed of the noise.
+        conditions, conditions_audio: split -> corpus -> disturbance -> metrics, with the text and without it
+            ([`~bibier_hf.evaluation.conditions.score_conditions`]).
+        conditions_settings: split -> seed, and what the bootstrap draws in each corpus.
     """
 
     protocol: dict[str, dict[str, Any]]
@@ -110,9 +111,9 @@ class ModelResults(Results):
     unsure: dict[str, Any] = field(default_factory=dict)
     risk_coverage: dict[str, dict[str, list[dict[str, float]]]] = field(default_factory=dict)
     modalities: dict[str, dict[str, dict[str, Metrics]]] = field(default_factory=dict)
-    noise: dict[str, dict[str, dict[str, Metrics]]] = field(default_factory=dict)
-    noise_audio: dict[str, dict[str, dict[str, Metrics]]] = field(default_factory=dict)
-    noise_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    conditions: dict[str, dict[str, dict[str, Metrics]]] = field(default_factory=dict)
+    conditions_audio: dict[str, dict[str, dict[str, Metrics]]] = field(default_factory=dict)
+    conditions_settings: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def add_split(self, split: str, predictions: Predictions) -> None:
         super().add_split(split, predictions)

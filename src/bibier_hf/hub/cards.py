@@ -6,6 +6,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from ..evaluation.conditions import losses_table
 from ..evaluation.metrics import METRICS
 from ..evaluation.report import metrics_table, recall_table, risk_table
 from ..evaluation.results import RESULTS_FILE, EvaluationResults, RunResults
@@ -66,7 +67,7 @@ def read_results(folder: str | Path) -> RunResults:
 
     later = EvaluationResults.load(folder / LATER_EVALUATION)
     same = [name for name, protocol in later.protocol.items() if protocol == results.protocol.get(name)]
-    for measured, known in ((later.modalities, results.modalities), (later.noise, results.noise)):
+    for measured, known in ((later.modalities, results.modalities), (later.conditions, results.conditions)):
         if found := {name: entry for name, entry in measured.get("test", {}).items() if name in same}:
             known["test"] = found
 
@@ -138,12 +139,10 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         input_tables={
             name: metrics_table(table, head="input") for name, table in results.modalities.get("test", {}).items()
         },
-        noise_tables={
-            name: metrics_table(table, head="signal to noise, dB")
-            for name, table in results.noise.get("test", {}).items()
-        },
         risk_tables={name: risk_table(points) for name, points in results.risk_coverage.get(scored, {}).items()},
         unsure=unsure_text(results.unsure),
+        losses_table=losses_table(results.conditions["test"]) if "test" in results.conditions else None,
+        disturbances=_disturbances_text(results.config.get("disturbances")),
         pictures={
             file.format(name): caption.format(name)
             for name in test
@@ -220,6 +219,14 @@ def _augmentation_text(entry: dict[str, Any]) -> str:
     if "synthetic" in entry:
         parts.append(f"{sum(counts['used'] for counts in entry['synthetic'].values())} synthetic utterances added")
     return "; ".join(parts)
+
+
+def _disturbances_text(section: dict[str, Any] | None) -> str | None:
+    """Describe the disturbances of training in one sentence."""
+    if not section:
+        return None
+    share, kinds = f"{100 * section['probability']:.0f} %", ", ".join(f"`{kind}`" for kind in section["kinds"])
+    return f"{share} of the recordings in an epoch were disturbed at random: {kinds}"
 
 
 def _backbone_facts(name: str, results: RunResults, modality: str) -> dict[str, Any]:

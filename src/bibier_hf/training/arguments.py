@@ -38,7 +38,7 @@ from ..commandline import (
     unknown_key,
     validated,
 )
-from ..data.disturbances import DisturbanceSection
+from ..data.disturbances import CONDITIONS_HELP, Conditions, DisturbanceSection
 from ..data.mixture import LABELS_HELP, CorpusArguments, FeatureCacheArguments
 from ..data.synthetic import Share
 from ..errors import ArgumentError
@@ -230,6 +230,7 @@ class RunArguments(Section):
         None,
         description="after training, fit when answers are unsure ({}: with the defaults); null: nothing is fitted",
     )
+    conditions: Conditions = Field([], description=CONDITIONS_HELP)
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
     stages: StagesArguments = Field(default_factory=StagesArguments)
     keep_freed_memory: bool = Field(
@@ -487,7 +488,7 @@ def _dotted(model: dict[str, Any]) -> Iterator[str]:
 _SHARED_BY_STAGES = frozenset(
     """
     corpora labels data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix init_from model calibrate
-    unsure logit_adjustment disturbances feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
+    unsure logit_adjustment disturbances conditions feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
     """.split()
 )
 
@@ -569,8 +570,9 @@ def _run_problems(run: RunArguments) -> Iterator[str]:
         yield "refit_on_dev: the scheduler 'plateau' needs a dev set, and a refit has none. Choose another one."
     if not run.soft_labels and any(corpus.label_table for corpus in run.corpora):
         yield "corpora: `label_table` is given, but soft_labels is false. Set it to true, or leave `label_table` out."
-    if run.disturbances and "audio" not in (run.model.get("modalities") or MODALITIES):
-        yield "disturbances: are for audio, and the model reads only text. Leave them out."
+    for name in ("disturbances", "conditions"):
+        if getattr(run, name) and "audio" not in (run.model.get("modalities") or MODALITIES):
+            yield f"{name}: are for audio, and the model reads only text. Leave them out."
     if run.push_to_hub and run.hub_model_id is None:
         yield "hub_model_id: is missing. Say where to push to: --hub_model_id OWNER/NAME."
     if run.overwrite and run.resume_from_checkpoint:

@@ -19,6 +19,7 @@ from ..data.mixture import data_facts, label_names, load_corpora, protocol_facts
 from ..data.reader import InputReader
 from ..data.schema import SPLITS
 from ..evaluation.calibration import fit_temperature
+from ..evaluation.conditions import score_conditions
 from ..evaluation.report import Predictions, environment, write_split_report
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..evaluation.unsure import fit_unsure
@@ -82,6 +83,7 @@ def run_training(arguments: RunArguments, command: str | None = None) -> RunResu
         run.select()
         run.refit()
         run.test()
+        run.disturb()
     run.write()
     run.push()
 
@@ -101,6 +103,8 @@ class Run:
         adapters: LoRA in the backbones of the model.
         data: what the model reads of train, dev and test.
         trainer: of the last stage.
+        reader: how the model reads rows.
+        conditions: scores on disturbed speech, for the results.
         predictions: split -> answers of the selected checkpoint.
         results: content of `results.json`.
     """
@@ -117,6 +121,7 @@ class Run:
         self.predictions: dict[str, Predictions] = {}
         self.stages: dict[str, Any] | None = None
         self.unsure: dict[str, Any] = {}
+        self.conditions: dict[str, Any] = {}
 
     def claim_folder(self) -> RunResults | None:
         """Check that no earlier run is overwritten and that the Hub accepts a push.
@@ -162,7 +167,9 @@ class Run:
         return label_names(next(iter(self.recorded.values())))
 
     def _read_inputs(self) -> None:
-        reader = InputReader(self.model.to(self.args.device), self.processor, self.arguments.feature_cache)
+        self.reader = reader = InputReader(
+            self.model.to(self.args.device), self.processor, self.arguments.feature_cache
+        )
         disturbances = self.arguments.disturbances
         stored = disturbances if reader.extractor is not None else None
         read = [corpus.inputs(reader.inputs, stored) for corpus in self.augmented.values()]
@@ -247,6 +254,16 @@ class Run:
         self.predictions["test"] = Predictions.from_logits(self.data.test.metadata, logits, self.temperature)
         self.seconds.lap("test")
 
+    def disturb(self) -> None:
+        """With `conditions`, score test on disturbed speech."""
+        conditions = self.arguments.conditions
+        if conditions:
+            model, size = self.model.eval(), self.args.per_device_eval_batch_size
+            self.conditions = score_conditions(
+                model, self.reader, self.recorded, "test", conditions, self.temperature, size
+            )
+            self.seconds.lap("conditions")
+
     def write(self) -> None:
         """Write model, processor, predictions, pictures, results and card; all of them appear at once."""
         self._fit_unsure()
@@ -325,6 +342,7 @@ class Run:
             seconds=self.seconds.total,
             seconds_by_stage=self.seconds.laps,
             resumed=bool(self.arguments.resume_from_checkpoint),
+            **self.conditions,
             **environment(self.args.world_size),
         )
         for split, answers in self.predictions.items():

@@ -1,0 +1,150 @@
+"""Score a model on disturbed speech: how much it loses under each condition, and how sure that is.
+
+Every condition is scored on the same rows as clean speech, so the losses are paired. Intervals draw whole dialogues or
+speakers. Babble is made of other clips of the same split of the same corpus.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from datasets import Dataset, DatasetDict
+
+from ..data.disturbances import Voices, under_condition
+from ..data.reader import InputReader
+from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..tables import markdown_table
+from .bootstrap import bootstrap_intervals, drawn_scores, paired_difference
+from .prediction import complete_rows, conditions_of, predict_conditions
+from .report import Predictions
+
+CLEAN = "clean"
+SCORES = ("uar", "wf1")
+
+
+def score_conditions(
+    model: BiBiERForEmotionClassification,
+    reader: InputReader,
+    corpora: Mapping[str, DatasetDict],
+    split: str,
+    conditions: Sequence[str],
+    temperature: float,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score a model under conditions, on the rows of a split that have every modality of the model.
+
+    With a feature cache, the features of each condition are stored, and found by the next evaluation.
+
+    Args:
+        model: in evaluation mode; reads audio.
+        reader: how it reads rows.
+        corpora: their splits.
+        split: to score.
+        conditions: disturbances, such as `white:20`.
+        temperature: divides the logits.
+        batch_size: rows per batch.
+        seed: of the disturbances.
+
+    Returns:
+        fields of [`~bibier_hf.evaluation.results.ModelResults`]: `conditions.{split}.{corpus}.{condition}`, the first of
+        which is `clean`: metrics with an `interval` of UAR and WF1 and, but for clean speech, the `loss` against it;
+        for a model of both modalities the same for speech alone, as `conditions_audio`; and `conditions_settings`.
+
+    Raises:
+        ArgumentError: a corpus without such rows, or babble of a single clip.
+    """
+    given = [name for name in conditions_of(model) if name != "text"]
+    fields = ("conditions", "conditions_audio")[: len(given)]
+    found: dict[str, Any] = {field: {split: {}} for field in fields}
+    drawn_by = {}
+
+    for corpus, splits in corpora.items():
+        rows = splits[split].select(complete_rows({corpus: splits}, split, model.config.modalities))
+        voices = Voices(splits[split])
+        drawn_by[corpus], groups = bootstrap_groups(rows)
+        answers: dict[str, dict[str, Predictions]] = {field: {} for field in fields}
+
+        for condition in (CLEAN, *conditions):
+            heard = rows if condition == CLEAN else under_condition(rows, condition, seed)
+            data = reader.inputs({split: heard}, voices)[split]
+            logits = predict_conditions(model, data, reader.collator, batch_size, given, f"{corpus}, {condition}")
+            for field, name in zip(fields, given, strict=True):
+                answers[field][condition] = Predictions.from_logits(rows, logits[name], temperature)
+
+        for field in fields:
+            found[field][split][corpus] = compared_with_clean(answers[field], groups)
+
+    return found | {"conditions_settings": {split: {"seed": seed, "intervals_over": drawn_by}}}
+
+
+def compared_with_clean(answers: Mapping[str, Predictions], groups: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Return the metrics of each condition with intervals, and its loss against clean speech.
+
+    Args:
+        answers: condition -> predictions for the same N rows of one corpus; `clean` is among them.
+        groups: (N,) what the bootstrap draws together.
+    """
+    draws = {name: drawn_scores(found.labels, found.predictions, groups) for name, found in answers.items()}
+    numbers = {}
+
+    for name, found in answers.items():
+        (metrics,) = found.metrics_by_corpus().values()
+        numbers[name] = metrics | {"interval": bootstrap_intervals(found.labels, found.predictions, groups)}
+        if name == CLEAN:
+            continue
+
+        losses = {}
+        for score in SCORES:
+            loss = numbers[CLEAN][score] - metrics[score]
+            losses[score] = asdict(paired_difference(draws[CLEAN], draws[name], loss, score))
+        numbers[name]["loss"] = losses
+
+    return numbers
+
+
+def bootstrap_groups(rows: Dataset) -> tuple[str, list[str]]:
+    """Return what the bootstrap draws, and that of each row: dialogues, else speakers, else clips."""
+    for column in ("dialogue", "speaker"):
+        values = rows[column]
+        if all(value is not None for value in values):
+            return f"{column}s", list(values)
+
+    return "clips", list(rows["id"])
+
+
+def losses_table(numbers: Mapping[str, Mapping[str, dict[str, Any]]], head: str = "condition") -> str:
+    """Return a Markdown table of the losses, in percent.
+
+    Args:
+        numbers: corpus -> condition -> metrics of [`score_conditions`].
+        head: title of the column of conditions.
+    """
+    titles = ["corpus", head]
+    for score in SCORES:
+        titles += [score.upper(), "95 %", "loss", "95 %"]
+
+    rows = []
+    for corpus, conditions in numbers.items():
+        for condition, values in conditions.items():
+            row = [corpus, condition]
+            for score in SCORES:
+                row += [f"{100 * values[score]:.1f}", _span(*values["interval"][score])]
+                loss = values.get("loss", {}).get(score)
+                row += (
+                    ["", ""]
+                    if loss is None
+                    else [f"{100 * loss['difference']:.1f}", _span(loss["lower"], loss["upper"])]
+                )
+            rows.append(row)
+
+    return markdown_table(titles, rows)
+
+
+def _span(lower: float, upper: float) -> str:
+    return f"{100 * lower:.1f} to {100 * upper:.1f}"
+
+
+def uar_points(numbers: Mapping[str, dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
+    """Return condition -> UAR with the ends of its interval, for the picture."""
+    return {name: (values["uar"], *values["interval"]["uar"]) for name, values in numbers.items()}
