@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect
 
 from ..model.answers_bibier import AnswerLabels
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, AudioStream
@@ -111,6 +112,7 @@ class _Desk:
         app = FastAPI(title="BiBiER", lifespan=lifespan, docs_url=None, redoc_url=None)
         app.add_exception_handler(HTTPException, _tell)
         app.add_exception_handler(Stopped, _tell_end)
+        app.add_exception_handler(ClientDisconnect, _tell_no_one)
         app.add_exception_handler(Exception, _tell_nothing)
 
         app.get("/health")(self.health)
@@ -379,6 +381,11 @@ async def _tell(request: Request, error: Exception) -> JSONResponse:
 
 async def _tell_end(request: Request, error: Exception) -> JSONResponse:
     return error_response(503, "The server is ending. Try again in a moment.", None, {"Retry-After": "1"})
+
+
+async def _tell_no_one(request: Request, error: Exception) -> Response:
+    """The client went away while it sent its request."""
+    return Response(status_code=499)
 
 
 async def _tell_nothing(request: Request, error: Exception) -> JSONResponse:
