@@ -60,7 +60,9 @@ def test_rows_are_the_answers_of_the_pipeline(pipe, recordings, tmp_path, about)
     assert "is silent" in errors[f"{SILENT}"]
     for row in rows:
         if "error" not in row:
-            assert row["emotions"] == [about(entry) for entry in pipe({"audio": row["input"], "text": "So."})]
+            expected = pipe({"audio": row["input"], "text": "So."}, return_unsure=True)
+            assert row["emotions"] == [about(entry) for entry in expected["answers"]]
+            assert (row["unsure"], row["unsure_reason"]) == (expected["unsure"], expected["unsure_reason"])
     assert os.listdir(tmp_path / "new") == ["answers.jsonl"]  # no parts, no lock
 
 
@@ -72,10 +74,12 @@ def test_all_formats_hold_the_same(pipe, recordings, tmp_path):
     with open(tmp_path / "answers.csv", encoding="utf-8", newline="") as file:
         cells = list(csv.DictReader(file))
 
-    assert list(rows[0]) == list(cells[0]) == ["input", "label", "score", "error", *(f"p_{name}" for name in EMOTIONS)]
+    facts = ["input", "label", "score", "unsure", "unsure_reason", "error"]
+    assert list(rows[0]) == list(cells[0]) == [*facts, *(f"p_{name}" for name in EMOTIONS)]
     for line, row, cell in zip(lines, rows, cells, strict=True):
         assert cell == {name: "" if value is None else str(value) for name, value in row.items()}
-        assert (row["input"], row["error"]) == (line["input"], line.get("error"))
+        for name in ("input", "unsure", "unsure_reason", "error"):
+            assert row[name] == line.get(name)
         best = line.get("emotions", [{"label": None, "score": None}])[0]
         assert (row["label"], row["score"]) == (best["label"], best["score"])
 

@@ -48,8 +48,8 @@ _POLL_S = 0.2
 class AnswerTable:
     """A table of answers, one row per recording, in the order of the recordings.
 
-    The columns are `input`, `label` and `score` of the best label, `error`, and `p_<label>` for each label. A
-    recording that cannot be used has an `error` and nothing else. Of several labels at once, `label` is each that is
+    The columns are `input`, `label` and `score` of the best label, `unsure` and `unsure_reason` (whether to trust it),
+    `error`, and `p_<label>` for each label. A recording that cannot be used has an `error` and nothing else. Of several labels at once, `label` is each that is
     present; a regression has `value_<name>` instead of labels. JSON lines hold what `bibier predict --json` prints.
 
     Args:
@@ -180,7 +180,7 @@ class AnswerTable:
                 asked.append(row)
                 yield {"audio": {"array": clip, "sampling_rate": SAMPLING_RATE}, "text": self.text}
 
-        answers = iter(self.pipe(samples(), batch_size=self.batch_size, **self.options))
+        answers = iter(self.pipe(samples(), batch_size=self.batch_size, return_unsure=True, **self.options))
         while True:
             try:
                 answer = next(answers)
@@ -189,7 +189,8 @@ class AnswerTable:
             except (AudioError, ValueError) as error:
                 asked.popleft()["error"] = str(error)
             else:
-                asked.popleft().update(text=self.text, emotions=answer)
+                emotions = answer.pop("answers")
+                asked.popleft().update(text=self.text, emotions=emotions, **answer)
             progress.update()
 
     def _join(self, count: int) -> int:
@@ -214,26 +215,15 @@ class AnswerTable:
 
     def _columns(self) -> list[str]:
         prefix, facts = ("value_", []) if self._is_regression else ("p_", ["label", "score"])
-        return ["input", *facts, "error", *(prefix + label for label in self.labels)]
+        return ["input", *facts, "unsure", "unsure_reason", "error", *(prefix + label for label in self.labels)]
 
     def _values(self, row: Mapping[str, Any]) -> list[Any]:
         """The cells of a row, in the order of the columns."""
-        if "error" in row:
-            return [
-                row["input"],
-                *([] if self._is_regression else [None, None]),
-                row["error"],
-                *[None] * len(self.labels),
-            ]
-
-        named, scores = named_entries(row), scores_of(row)
-        answer = ["; ".join(entry["label"] for entry in named), named[0]["score"] if named else None]
-        return [
-            row["input"],
-            *([] if self._is_regression else answer),
-            None,
-            *(scores.get(label) for label in self.labels),
-        ]
+        named, scores = ([], {}) if "error" in row else (named_entries(row), scores_of(row))
+        best = named[0]["score"] if named else None
+        answer = [] if self._is_regression else ["; ".join(entry["label"] for entry in named) or None, best]
+        verdict = [row.get(name) for name in ("unsure", "unsure_reason", "error")]
+        return [row["input"], *answer, *verdict, *(scores.get(label) for label in self.labels)]
 
     def _write_lines(self, path: Path, rows: Iterator[dict[str, Any]]) -> None:
         with path.open("w", encoding="utf-8") as file:
@@ -249,9 +239,8 @@ class AnswerTable:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        texts = {"input", "label", "error"}
-        names = self._columns()
-        schema = pa.schema([(name, pa.string() if name in texts else pa.float64()) for name in names])
+        kinds = dict.fromkeys(("input", "label", "unsure_reason", "error"), pa.string()) | {"unsure": pa.bool_()}
+        schema = pa.schema([(name, kinds.get(name, pa.float64())) for name in self._columns()])
         with pq.ParquetWriter(path, schema) as writer:
             values = map(self._values, rows)
             while group := list(itertools.islice(values, ROWS_IN_GROUP)):

@@ -68,6 +68,7 @@ def test_emotions_are_those_of_the_pipeline(client, pipe, clip, about):
     sound = clip(1.0, 1)
     both = {"audio": {"array": sound, "sampling_rate": 16_000}, "text": "So."}
     encoded = base64.b64encode(wav(sound)).decode()
+    verdict = pipe(both, return_unsure=True)
     answers = [
         client.post("/v1/emotion", files={"file": ("a.wav", wav(sound))}, data={"text": "So."}),
         client.post("/v1/emotion", json={"audio": encoded, "text": "So."}),
@@ -80,6 +81,7 @@ def test_emotions_are_those_of_the_pipeline(client, pipe, clip, about):
             "duration": 1.0,
             "text": "So.",
             "emotions": [about(entry) for entry in pipe(both)],
+            **{name: about(verdict[name]) for name in ("unsure", "unsure_score", "unsure_reason")},
         }
     alone = client.post("/v1/emotion", json={"audio": encoded, "top_k": 2}).json()
     assert alone["emotions"] == [about(entry) for entry in pipe(both["audio"], top_k=2)]

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 import numpy as np
-import torch
 from fastapi import FastAPI, Request, WebSocket
 from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
@@ -21,7 +20,7 @@ from ..model.answers_bibier import AnswerLabels
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, AudioStream
 from ..model.configuration_bibier import MULTI_LABEL, REGRESSION
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
-from ..model.timeline_bibier import Emotions, TimelineOptions, merge_chunks
+from ..model.timeline_bibier import Emotions, TimelineOptions, judge_chunks, merge_chunks
 from .batching import ModelWorker, QueuedPipeline, Stopped
 from .guard import Guard, RequestError, ServerLimits, error_response
 from .live import LiveDesk
@@ -171,8 +170,8 @@ class _Desk:
         if content is None:
             if windows:
                 raise RequestError(400, "Windows are cut from audio, but the request has none.", "chunk_length_s")
-            scores = labels.scores(await self._logits(None, text))
-            return answer | {"text": text, "emotions": labels.choose(scores, **ranks)}
+            found = await self._answer(None, text, fields)
+            return answer | {"text": text, **found, "emotions": labels.choose(found["emotions"], **ranks)}
 
         samples = await self._decode(content, fields.channel)
         answer["duration"] = round(len(samples) / SAMPLING_RATE, 3)
@@ -180,18 +179,18 @@ class _Desk:
             self._refuse_long(samples)
             if text is None and self.recognizer is not None:
                 text = " ".join(spoken.text for spoken in await self._recognize(samples, None)) or None
-            scores = labels.scores(await self._logits(samples, text))
-            return answer | {"text": text, "emotions": labels.choose(scores, **ranks)}
+            found = await self._answer(samples, text, fields)
+            return answer | {"text": text, **found, "emotions": labels.choose(found["emotions"], **ranks)}
 
         if text is not None:
             raise RequestError(400, "A text has no times, so it cannot be aligned with windows.", "text")
         pieces = _cut(samples, windows)
         spoken = await self._recognize(samples, None) if self.recognizer is not None else []
-        chunks = await self._answer_pieces(samples, [_with_words(piece, spoken) for piece in pieces], labels)
-        whole = labels.choose(labels.mean(chunks), **ranks)
+        chunks = await self._answer_pieces(samples, [_with_words(piece, spoken) for piece in pieces], fields)
+        whole = {"emotions": labels.choose(labels.mean(chunks), **ranks), **judge_chunks(chunks)}
         shown = merge_chunks(chunks) if fields.merge else chunks
         shown = [chunk | {"emotions": labels.choose(chunk["emotions"], **ranks)} for chunk in shown]
-        return answer | {"emotions": whole, "chunks": shown}
+        return answer | whole | {"chunks": shown}
 
     async def transcribe(self, request: Request) -> dict[str, Any] | Response:
         """Transcribe a recording as OpenAI's API does, with the emotion of each segment."""
@@ -221,15 +220,15 @@ class _Desk:
         if fields.response_format == "text":
             return PlainTextResponse(text + "\n")
 
-        chunks = await self._answer_pieces(samples, segments, labels)
+        chunks = await self._answer_pieces(samples, segments, fields)
         whole = labels.choose(labels.mean(chunks))
-        answer: dict[str, Any] = {"text": text, "emotion": self._best(whole), "emotions": whole}
+        answer: dict[str, Any] = {"text": text, "emotion": self._best(whole), "emotions": whole} | judge_chunks(chunks)
         if fields.response_format == "json":
             return answer
 
         answer |= {"task": "transcribe", "language": fields.language or "unknown", "duration": round(duration, 3)}
         answer["segments"] = [
-            self._segment(number, spoken, labels.choose(chunk["emotions"]))
+            self._segment(number, spoken, chunk | {"emotions": labels.choose(chunk["emotions"])})
             for number, (spoken, chunk) in enumerate(zip(segments, chunks, strict=True))
         ]
         if "word" in fields.timestamp_granularities:
@@ -300,24 +299,21 @@ class _Desk:
             canceled.set()
             raise
 
-    async def _logits(self, samples: np.ndarray | None, text: str | None) -> torch.Tensor:
-        return await asyncio.wrap_future(self.worker.submit({"audio": samples, "text": text}))
+    async def _answer(self, samples: np.ndarray | None, text: str | None, fields: Choice) -> dict[str, Any]:
+        outputs = await asyncio.wrap_future(self.worker.submit({"audio": samples, "text": text}))
+        return self.worker.answer(outputs, fields.labels, fields.label_map, getattr(fields, "threshold", None))
 
     async def _answer_pieces(
-        self, samples: np.ndarray, pieces: Sequence[Spoken], labels: AnswerLabels
+        self, samples: np.ndarray, pieces: Sequence[Spoken], fields: Choice
     ) -> list[dict[str, Any]]:
         """Chunks with the scores of all labels, of pieces of a recording."""
-        futures = []
+        answers = []
         for piece in pieces:
             start, end = _widened(piece, len(samples))
-            futures.append(asyncio.ensure_future(self._logits(samples[start:end], piece.text or None)))
+            answers.append(self._answer(samples[start:end], piece.text or None, fields))
         return [
-            {
-                "timestamp": (piece.start, max(piece.end, piece.start + 1e-3)),
-                "text": piece.text or None,
-                "emotions": labels.scores(logits),
-            }
-            for piece, logits in zip(pieces, await asyncio.gather(*futures), strict=True)
+            {"timestamp": (piece.start, max(piece.end, piece.start + 1e-3)), "text": piece.text or None, **answer}
+            for piece, answer in zip(pieces, await asyncio.gather(*answers), strict=True)
         ]
 
     def _best(self, emotions: Emotions) -> str | None:
@@ -328,7 +324,7 @@ class _Desk:
             return ", ".join(entry["label"] for entry in emotions if entry["present"])
         return emotions[0]["label"]
 
-    def _segment(self, number: int, spoken: Spoken, emotions: Emotions) -> dict[str, Any]:
+    def _segment(self, number: int, spoken: Spoken, chunk: dict[str, Any]) -> dict[str, Any]:
         """A segment as OpenAI's API has it. What recognizers here do not tell (tokens, probabilities) is empty or 0."""
         return {
             "id": number,
@@ -341,8 +337,8 @@ class _Desk:
             "avg_logprob": 0.0,
             "compression_ratio": 0.0,
             "no_speech_prob": 0.0,
-            "emotion": self._best(emotions),
-            "emotions": emotions,
+            "emotion": self._best(chunk["emotions"]),
+            **{name: chunk[name] for name in ("emotions", "unsure", "unsure_score", "unsure_reason")},
         }
 
 

@@ -16,6 +16,9 @@ from ..model.timeline_bibier import TimelineOptions, TimelineSession
 Sample = Mapping[str, Any]
 """`{"audio": float32 (n,) at 16 kHz or None, "text": str or None}`"""
 
+Outputs = dict[str, torch.Tensor]
+"""What the pipeline's `forward` returns for one sample."""
+
 
 class Stopped(RuntimeError):
     """The model takes no more samples, because the server is ending."""
@@ -56,18 +59,24 @@ class ModelWorker:
     def is_running(self) -> bool:
         return self._thread.is_alive() and not self._stopped
 
-    def submit(self, sample: Sample) -> "Future[torch.Tensor]":
-        """Queue a sample; the result is its logits (K,). A sample whose future is canceled is not computed.
+    def submit(self, sample: Sample) -> "Future[Outputs]":
+        """Queue a sample; the result is for [`answer`]. A sample whose future is canceled is not computed.
 
         Raises:
             Stopped: after `close`.
         """
-        future: Future[torch.Tensor] = Future()
+        future: Future[Outputs] = Future()
         with self._lock:
             if not self.is_running:
                 raise Stopped("The model takes no more samples: the server is ending.")
             self._waiting.put((sample, future))
         return future
+
+    def answer(self, outputs: Outputs, labels: Any, label_map: Any, threshold: float | None = None) -> dict[str, Any]:
+        """`{"emotions": scores of all labels, "unsure": ..., "unsure_score": ..., "unsure_reason": ...}`"""
+        choice = {"labels": labels, "label_map": label_map, "least_confidence": threshold, "return_unsure": True}
+        answer: Any = self.pipe.postprocess(outputs, **choice)
+        return {"emotions": answer.pop("answers"), **answer}
 
     def close(self) -> None:
         """Compute what is queued, and end the thread."""
@@ -107,7 +116,7 @@ class ModelWorker:
         encoded = []
         for sample, future in batch:
             try:
-                encoded.append((self.pipe.preprocess(sample, decoded=True), future))
+                encoded.append((self.pipe.preprocess(sample, decoded=True, measured=True), future))
             except Exception as error:
                 future.set_exception(error)
 
@@ -125,9 +134,9 @@ class ModelWorker:
             return
         features = [sample for sample, _ in encoded]
         inputs = features[0] if len(features) == 1 else self.pipe.processor.pad(features)
-        logits = self.pipe.forward(inputs)["logits"].float().cpu()
-        for (_, future), values in zip(encoded, logits, strict=True):
-            future.set_result(values)
+        outputs = self.pipe.forward(inputs)
+        for place, (_, future) in enumerate(encoded):
+            future.set_result({name: values[place : place + 1] for name, values in outputs.items()})
 
 
 class QueuedPipeline:
@@ -143,11 +152,11 @@ class QueuedPipeline:
             ValueError: options that contradict each other or the model.
         """
         config: Any = self._worker.pipe.model.config
-        answers = AnswerLabels.of(config, labels, label_map)
+        AnswerLabels.of(config, labels, label_map)  # refuses unknown names early
 
         def classify(chunks: list[dict]) -> list[dict[str, Any]]:
             futures = [self._worker.submit(chunk) for chunk in chunks]
-            return [{"emotions": answers.scores(future.result())} for future in futures]
+            return [self._worker.answer(future.result(), labels, label_map) for future in futures]
 
         return TimelineSession(classify, TimelineOptions(**options), batch_size=16, asr=asr)
 

@@ -73,9 +73,9 @@ class LiveEmotion:
         `{"timestamp": (start, end), "emotions": [...]}`. None after less than a quarter of a second, and in silence."""
         if len(self._recent) < SAMPLING_RATE // 4 or np.ptp(self._recent) < 2 * SILENCE:
             return None
-        (emotions,) = self._session.classify([{"audio": self._recent, "text": None}])
+        (answer,) = self._session.classify([{"audio": self._recent, "text": None}])
         start, end = self._count - len(self._recent), self._count
-        return {"timestamp": (start / SAMPLING_RATE, end / SAMPLING_RATE), "emotions": emotions}
+        return {"timestamp": (start / SAMPLING_RATE, end / SAMPLING_RATE), **answer}
 
     def close(self) -> list[dict]:
         """End the signal; returns the remaining chunks. The last one may be shorter."""
