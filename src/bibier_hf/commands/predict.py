@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -201,16 +201,17 @@ def answer_labels(pipe: Any, arguments: PredictArguments) -> list[str]:
 def answer_sample(
     pipe: Any, sample: dict[str, Any], arguments: PredictArguments, labels: Sequence[str]
 ) -> dict[str, Any]:
-    """`{"emotions": [{"label", "score"}, ...]}`, with windows also `"chunks"`. Writes the timeline if there is to be one.
+    """`{"emotions": [{"label", "score"}, ...]}` and whether the answer is unsure, with windows also `"chunks"`. Writes the
+    timeline if there is to be one.
 
     Raises:
         AudioError, OSError: an input that cannot be used.
     """
     options = {name: getattr(arguments, name) for name in ("top_k", "threshold", "channel", "labels", "label_map")}
+    answer = pipe(sample, return_unsure=True, **options, **arguments.windows)
     if not arguments.windows:
-        return {"emotions": pipe(sample, **options)}
+        return {"emotions": answer.pop("answers"), **answer}
 
-    answer = pipe(sample, **options, **arguments.windows)
     if arguments.output is not None:
         save_timeline(answer, arguments.output, name=Path(sample["audio"]).stem, labels=labels)
     return answer
@@ -266,7 +267,7 @@ def demo_samples() -> list[tuple[str, dict[str, Any]]]:
 
 
 def show_json(name: str, sample: dict[str, Any], answer: dict[str, Any]) -> str:
-    """One line: `{"input": ..., "text": ..., "emotions": [...]}`, with windows also `"chunks"`."""
+    """One line: `{"input": ..., "text": ..., "emotions": [...], "unsure": ...}`, with windows also `"chunks"`."""
     return to_json({"input": name, "text": sample.get("text")} | answer)
 
 
@@ -274,13 +275,19 @@ def show_text(name: str, sample: dict[str, Any], answer: dict[str, Any], top_k: 
     """The name with the text, and the emotions under it; windows follow, a line each."""
     lines = [
         f"{name}: {sample['text']!r}" if sample.get("text") else name,
-        f"    {show_emotions(answer['emotions'], top_k) or 'nothing is said'}",
+        f"    {show_emotions(answer['emotions'], top_k) or 'nothing is said'}{show_doubt(answer)}",
     ]
     for chunk in answer.get("chunks", []):
         start, end = chunk["timestamp"]
         said = f"  {chunk['text']!r}" if chunk.get("text") else ""
-        lines.append(f"    {start:7.2f} - {end:7.2f} s  {show_emotions(chunk['emotions'], top_k)}{said}")
+        shown = show_emotions(chunk["emotions"], top_k) + show_doubt(chunk)
+        lines.append(f"    {start:7.2f} - {end:7.2f} s  {shown}{said}")
     return "\n".join(lines)
+
+
+def show_doubt(answer: Mapping[str, Any]) -> str:
+    """` (unsure: no speech)`, or nothing."""
+    return f" (unsure: {answer['unsure_reason']})" if answer.get("unsure") and answer["emotions"] else ""
 
 
 def show_emotions(emotions: Sequence[dict[str, Any]], top_k: int | None) -> str:

@@ -105,6 +105,7 @@ class Answer:
         recording: facts of the recording; None without one.
         text_unused: a text came with a long recording, where it is not known when its words are said.
         problem_type: of the model, as transformers names it.
+        unsure_reason: why the answer should not be trusted, if so.
     """
 
     scores: dict[str, float]
@@ -114,6 +115,11 @@ class Answer:
     recording: Recording | None = None
     text_unused: bool = False
     problem_type: str = "single_label_classification"
+    unsure_reason: str | None = None
+
+    def doubt(self, texts: Texts) -> str:
+        """Why the answer should not be trusted, for the visitor; "" if it may be."""
+        return "" if self.unsure_reason is None else texts.unsure[self.unsure_reason]
 
     @property
     def has_values(self) -> bool:
@@ -179,7 +185,10 @@ def analyze(
             return _answer_to_clip(pipe, {"audio": audio, "text": text or None}, recording)
 
         windows = []
-        session, stream = pipe.start_timeline(chunk_length_s=limits.window_s), code.AudioStream(audio)
+        session, stream = (
+            pipe.start_timeline(chunk_length_s=limits.window_s, return_unsure=True),
+            code.AudioStream(audio),
+        )
         for block in stream:
             windows += session.push(block, flush=True)
             progress(stream.read_s, recording.duration_s)
@@ -197,6 +206,7 @@ def analyze(
         recording=recording,
         text_unused=bool(text),
         problem_type=kind,
+        unsure_reason=code.judge_chunks(windows)["unsure_reason"],
     )
 
 
@@ -206,10 +216,11 @@ def answer_live(pipe: Any, heard: Heard) -> Answer | None:
     if len(heard.samples) < heard.rate / 2:
         return None
     try:
-        scores = as_scores(pipe((heard.rate, heard.samples)))
+        answer = pipe((heard.rate, heard.samples), return_unsure=True)
     except code.AudioError:
         return None
-    return Answer(scores, problem_type=pipe.model.config.problem_type)
+    kind = pipe.model.config.problem_type
+    return Answer(as_scores(answer["answers"]), problem_type=kind, unsure_reason=answer["unsure_reason"])
 
 
 def inspect_recording(path: str, limits: Limits, texts: Texts, code: Any) -> Recording | None:
@@ -250,19 +261,21 @@ def _answer_to_clip(pipe: Any, sample: dict[str, Any], recording: Recording | No
     outputs: list[Any] = []
     hook = pipe.model.register_forward_hook(lambda model, inputs, output: outputs.append(output))
     try:
-        scores = as_scores(pipe(sample))
+        answer = pipe(sample, return_unsure=True)
     finally:
         hook.remove()
 
+    scores = as_scores(answer["answers"])
+    facts: dict[str, Any] = {"recording": recording, "unsure_reason": answer["unsure_reason"]}
     config = pipe.model.config
     heads = {"audio": outputs[-1].audio_logits, "text": outputs[-1].text_logits}
     kind = config.problem_type
     trained = config.unimodal_loss_weight > 0 or config.add_unimodal_logits or config.fusion == "late"
     # The logits of a modality that is missing are zeros.
     if not trained or any(logits is None or not logits.any() for logits in heads.values()):
-        return Answer(scores, recording=recording, problem_type=kind)
+        return Answer(scores, problem_type=kind, **facts)
     by_modality = {name: as_scores(pipe.postprocess({"logits": logits})) for name, logits in heads.items()}
-    return Answer(scores, by_modality, recording=recording, problem_type=kind)
+    return Answer(scores, by_modality, problem_type=kind, **facts)
 
 
 def as_scores(emotions: list[dict[str, Any]]) -> dict[str, float]:

@@ -69,6 +69,7 @@ CSS = (
 .recording [data-testid=source-select] button > * { width: 20px; height: 20px; flex: none; }
 .recording [data-testid=source-select] button::after { font-size: 14px; color: var(--body-text-color); }
 .notice { font-size: 14px; }
+.doubt { padding: 8px 12px; border-left: 3px solid var(--primary-700); }
 .toast-title { font-size: 0 !important; }
 .toast-title::after { font-size: 16px; }
 @media (max-width: 640px) {
@@ -133,6 +134,7 @@ class _Page:
                     self._place_inputs(texts)
                 with gr.Column():
                     has_values = pipe.model.config.problem_type == "regression"
+                    self.doubt = gr.Markdown(visible=False, elem_classes="doubt")
                     self.bars = gr.Label(
                         label=texts.result,
                         num_top_classes=MOST_LABELS,
@@ -205,7 +207,17 @@ class _Page:
         return examples.dataset
 
     def _connect(self, app: gr.Blocks) -> None:
-        result = [self.bars, self.alone, self.voice, self.words, self.timeline, self.bands, self.table, self.values]
+        result = [
+            self.doubt,
+            self.bars,
+            self.alone,
+            self.voice,
+            self.words,
+            self.timeline,
+            self.bands,
+            self.table,
+            self.values,
+        ]
         translated: list[Any] = [self.style, self.introduction, self.model, self.audio, self.text, self.button]
         translated += [self.live, self.microphone]
         translated += [self.timeline_title, self.notice, *([self.examples] if self.examples else [])]
@@ -228,7 +240,7 @@ class _Page:
         self.microphone.stream(
             self.listen,
             [self.microphone, self.heard, self.language],
-            [self.bars, self.values, self.heard],
+            [self.doubt, self.bars, self.values, self.heard],
             stream_every=LIVE_EVERY_S,
             time_limit=round(60 * self.limits.minutes),
             concurrency_limit=1,
@@ -271,7 +283,7 @@ class _Page:
         if found is None:
             return {self.heard: heard}
         shown = self.show(found, TEXTS[language])
-        return {self.heard: heard, self.bars: shown[self.bars], self.values: shown[self.values]}
+        return {self.heard: heard} | {part: shown[part] for part in (self.doubt, self.bars, self.values)}
 
     def show(self, found: Answer, texts: Texts) -> dict[Any, Any]:
         names = texts.names(found.scores)
@@ -280,6 +292,7 @@ class _Page:
             return {} if found.has_values else {names[label]: score for label, score in scores.items()}
 
         return {
+            self.doubt: gr.update(value=found.doubt(texts), visible=found.unsure_reason is not None),
             self.bars: named(found.scores),
             self.values: value_list(found, texts),
             self.alone: gr.update(visible=bool(found.by_modality) and not found.has_values),

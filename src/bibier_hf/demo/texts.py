@@ -46,6 +46,7 @@ class Texts:
     recording_too_long: str
     silent: str
     canceled: str
+    unsure: dict[str, str]
     quiet: str
     text_unused: str
     unreadable: str

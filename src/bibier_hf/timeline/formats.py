@@ -29,13 +29,14 @@ def to_csv(result: Mapping[str, Any], name: str, labels: Sequence[str] | None = 
     file = io.StringIO(newline="")
     writer = csv.writer(file)
     facts = ["text"] if values else ["label", "score", "text"]
+    doubts = ["unsure", "unsure_reason"] if chunks and "unsure" in chunks[0] else []
     prefix = "value_" if values else "p_"
-    writer.writerow(["start", "end", *facts, *(prefix + label for label in labels)])
+    writer.writerow(["start", "end", *facts, *doubts, *(prefix + label for label in labels)])
 
     for chunk in chunks:
         scores, named = scores_of(chunk), named_entries(chunk)
         answer = ["; ".join(entry["label"] for entry in named), named[0]["score"] if named else ""]
-        row = [*chunk["timestamp"], *([] if values else answer), chunk.get("text") or ""]
+        row = [*chunk["timestamp"], *([] if values else answer), chunk.get("text") or "", *map(chunk.get, doubts)]
         writer.writerow([*row, *(scores.get(label, "") for label in labels)])
 
     return file.getvalue()
@@ -76,7 +77,8 @@ def to_srt(result: Mapping[str, Any], name: str, translations: Mapping[str, str]
         shown = [
             form.format((translations or {}).get(entry["label"], entry["label"]), entry["score"]) for entry in entries
         ]
-        lines = [line for line in [", ".join(shown), *(chunk.get("text") or "").split("\n")] if line.strip()]
+        doubt = f" ({chunk['unsure_reason']})" if chunk.get("unsure") else ""
+        lines = [line for line in [", ".join(shown) + doubt, *(chunk.get("text") or "").split("\n")] if line.strip()]
         if lines:
             time = f"{_srt_time(start)} --> {_srt_time(end)}"
             cues.append("\n".join([str(len(cues) + 1), time, *lines]) + "\n")
@@ -136,7 +138,7 @@ def smooth_curves(chunks: Chunks, points: int = 400) -> Curves:
     scores = np.array([[scores_of(chunk).get(label, 0.0) for label in labels] for chunk in chunks])
     width = max(np.quantile(ends - starts, 0.25) / 3, (ends.max() - starts.min()) / _FINEST_CURVE, 1e-3)
     times = np.linspace(starts.min(), ends.max(), points)
-    sure = np.array([chunk["emotions"][0]["label"] != "unsure" for chunk in chunks])
+    sure = np.array([chunk["emotions"][0]["label"] != "unsure" and not chunk.get("unsure") for chunk in chunks])
     values, strongest = np.zeros((points, len(labels))), [""] * points
 
     for place, time in enumerate(times):
