@@ -9,11 +9,13 @@
 FROM python:3.11.14-slim-bookworm AS base
 
 # ffmpeg reads m4a, mp4, webm, aac, and wma; g++ builds the CPU kernels once, below.
+# Not pinned: security updates of the base image's release are wanted.
+# hadolint ignore=DL3008
 RUN apt-get update \
     && apt-get install --yes --no-install-recommends ffmpeg g++ \
     && rm -rf /var/lib/apt/lists/*
 
-RUN useradd --create-home bibier
+RUN useradd --create-home --uid 1000 bibier
 WORKDIR /app
 
 # PyTorch's CPU build; the default one brings gigabytes of CUDA libraries.
@@ -25,7 +27,7 @@ COPY src ./src
 COPY recipes ./recipes
 RUN pip install --no-cache-dir -c constraints.txt '.[demo,serve]'
 
-USER bibier
+USER 1000
 RUN bibier kernels
 
 FROM base AS serve

@@ -1,6 +1,6 @@
 # make quickstart   from a fresh machine to a trained model: environment, corpus, training, evaluation, predictions
 # make demo         a web page for the quickstart's checkpoint, which is trained first if there is none
-# make test         the fast tests;  make test-slow  the slow ones;  make lint  ruff and ty;  make docs  the site
+# make test         the fast tests;  make test-slow  the slow ones;  make lint  ruff, ty and hadolint;  make docs  the site
 # make clean        remove the environment, caches, and outputs/quickstart
 
 PYTHON ?= python3
@@ -48,6 +48,7 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check --python $(VENV)
+	$(BIN)/hadolint Dockerfile
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

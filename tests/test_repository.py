@@ -160,18 +160,16 @@ def test_the_container_is_built_from_what_exists():
     (check,) = (rest for name, rest in instructions if name == "HEALTHCHECK")
     assert f":{ports[0]}/health" in check
 
-    # What a linter would say: known instructions, one CMD or ENTRYPOINT in a stage, no cache of packages in a layer.
-    known = {"FROM", "RUN", "WORKDIR", "COPY", "USER", "EXPOSE", "ENTRYPOINT", "HEALTHCHECK"}
-    assert set(names) == known
-    for _, rest in instructions:
-        if "pip install" in rest:
-            assert "--no-cache-dir" in rest
-        if "apt-get install" in rest:
-            assert "--no-install-recommends" in rest
-            assert "rm -rf /var/lib/apt/lists/*" in rest
-
     (extras,) = re.findall(r"'\.\[([\w,]+)\]'", read("Dockerfile"))
     assert set(extras.split(",")) <= set(PROJECT["project"]["optional-dependencies"])
+
+
+def test_the_container_passes_its_linter():
+    linter = Path(sys.executable).with_name("hadolint")
+    if not linter.exists():
+        pytest.skip("hadolint is not installed")
+    done = subprocess.run([linter, "Dockerfile"], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
 
 
 # Notebook

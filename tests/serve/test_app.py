@@ -337,28 +337,27 @@ def test_partial_results_come_while_someone_speaks(client, clip):
 
 
 def test_live_connections_that_are_refused(pipe, clip):
-    limits = ServerLimits(live_sessions=1, live_minutes=0.02, idle_s=0.3)
-    with client_of(pipe, limits=limits) as client:
+    def first_error(*messages) -> str:
+        with client.websocket_connect("/v1/live") as socket:
+            for message in messages:
+                (socket.send_bytes if isinstance(message, bytes) else socket.send_text)(message)
+            while (said := socket.receive_json())["type"] != "error":
+                pass
+        return said["error"]["message"]
 
-        def first_error(*messages) -> str:
-            with client.websocket_connect("/v1/live") as socket:
-                for message in messages:
-                    (socket.send_bytes if isinstance(message, bytes) else socket.send_text)(message)
-                while (said := socket.receive_json())["type"] != "error":
-                    pass
-            return said["error"]["message"]
-
-        start = json.dumps({"type": "start", "format": "f32le"})
+    start = json.dumps({"type": "start", "format": "f32le"})
+    with client_of(pipe, limits=ServerLimits(live_sessions=1, live_minutes=0.02)) as client:
         assert "before the audio" in first_error(b"1234")
         assert "must be JSON" in first_error("hello")
         assert "sampling_rate" in first_error('{"type": "start", "sampling_rate": 1}')
         assert "rate: unknown field" in first_error('{"type": "start", "rate": 1}')
         assert "there is no label 'rage'" in first_error('{"type": "start", "labels": ["rage", "sad"]}')
         assert "After the start, send audio" in first_error(start, '{"type": "begin"}')
-        assert "No audio for 0.3 s." in first_error(start)
         assert "longer than 0.02 minutes" in first_error(start, clip(1.5).tobytes())
         assert "finite" in first_error(start, np.full(8000, np.nan, np.float32).tobytes())
         with client.websocket_connect("/v1/live") as socket:
             socket.send_text(start)
             assert socket.receive_json()["type"] == "ready"
             assert "1 live connections are open" in first_error(start)
+    with client_of(pipe, limits=ServerLimits(idle_s=0.1)) as client:
+        assert "No audio for 0.1 s." in first_error(start)
