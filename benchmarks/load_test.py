@@ -4,7 +4,7 @@
     python benchmarks/load_test.py outputs/resd --requests 500 --clients 8 --json outputs/load.json
 
 It starts `bibier serve` on this machine, and ends it by SIGTERM while requests are being answered. The bare pipeline
-answers the same clips in this process, one at a time and in batches, before the server starts.
+answers 100 of the clips in this process, one at a time and in batches, before the server starts.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
         checkpoint = options.checkpoint or _untrained(Path(folder) / "bibier")
         clips = _clips(options.requests)
         figures = {"requests": options.requests, "clients": options.clients, "cores": os.cpu_count()}
-        figures |= _measure_pipeline(checkpoint, clips)
+        figures |= _measure_pipeline(checkpoint, clips[:100])
         with _Server(checkpoint) as server:
             figures |= _measure_requests(server, clips, options.clients)
             figures |= _measure_live(server, options.live)
