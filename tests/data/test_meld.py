@@ -16,9 +16,10 @@ from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.meld import KNOWN_FAULTS, OFFICIAL_COUNTS, meld_id, read_meld
 from bibier_hf.data.prepare import load_prepared
 from bibier_hf.data.protocols import ProtocolError, apply_protocol
-from bibier_hf.data.tables import CorpusError, read_table
+from bibier_hf.data.tables import CorpusError
 from bibier_hf.data.text import mend_text
 from bibier_hf.data.video import decode_video
+from bibier_hf.errors import ArgumentError, read_table
 from bibier_hf.files import is_vacant
 from bibier_hf.model.audio_bibier import decode_audio
 
@@ -312,9 +313,9 @@ def test_the_utterances_before_it_stand_behind_a_text(tmp_path, write_csv):
     rows += [("train", 1, 0, "Ross", "joy", "Elsewhere.", None), ("dev", 0, 1, "Ross", "joy", "Another split.", None)]
     rows += [("test", 0, 0, "Ross", "joy", "A third.", None)]
     write_tables(tmp_path / "texts", write_csv, rows[::-1])
-    texts = {
-        clip.id: clip.text for clip in read_meld(tmp_path / "texts", text_only=True, strict_counts=False, context=2)
-    }
+    context = {"utterances": 2, "speakers": False}
+    splits = load_corpus("meld", tmp_path / "texts", text_only=True, strict_counts=False, context=context)
+    texts = {row["id"]: row["text"] for rows in splits.values() for row in rows}
     assert texts == {
         "meld-train-dia0_utt0": "One.",
         "meld-train-dia0_utt1": "Two. | One.",
@@ -324,8 +325,8 @@ def test_the_utterances_before_it_stand_behind_a_text(tmp_path, write_csv):
         "meld-dev-dia0_utt1": "Another split.",
         "meld-test-dia0_utt0": "A third.",
     }
-    with pytest.raises(CorpusError, match=r"context=-1; allowed: 0"):
-        read_meld(tmp_path / "texts", text_only=True, strict_counts=False, context=-1)
+    with pytest.raises(ArgumentError, match=r"utterances"):
+        load_corpus("meld", tmp_path / "texts", text_only=True, strict_counts=False, context={"utterances": -1})
 
 
 def test_a_missing_ffmpeg_and_a_full_disk_are_said_before_anything_is_done(tmp_path, write_csv, monkeypatch):

@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 REMOTE = (
-    "answers audio backbones batching configuration containers decoding encoders ffmpeg fusion hashing importing labels losses "
+    "answers audio backbones batching configuration containers context decoding encoders ffmpeg fusion hashing importing labels losses "
     "mamba modeling pipeline processing segments sequence sources streams timeline validation words"
 ).split()
 ALLOWED_IMPORTS = {"torch", "numpy", "transformers", "huggingface_hub"}

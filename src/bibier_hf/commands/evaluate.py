@@ -12,7 +12,7 @@ import torch
 from datasets import DatasetDict
 from pydantic import Field
 from scipy.special import softmax
-from transformers.utils import CONFIG_NAME
+from transformers.utils import CONFIG_NAME, logging
 
 from ..commandline import load_yaml
 from ..data.disturbances import CONDITIONS_HELP, Conditions
@@ -44,6 +44,8 @@ from ..training.arguments import RUN_FILE
 from .checkpoint import CheckpointOptions, load_checkpoint
 from .common import to_json
 from .corpora import CorpusOptions
+
+logger = logging.get_logger(__name__)
 
 _GIVEN = {"both": "speech and text", "audio": "speech alone", "text": "text alone"}
 
@@ -176,6 +178,12 @@ def _evaluate(
         name: protocol_facts(corpus, rows)
         for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)
     }
+    for name, facts in protocol.items():
+        if facts.get("context") != model.config.text_context:
+            logger.warning(
+                f"The texts of {name} have the context {facts.get('context')}; the checkpoint was trained with "
+                f"{model.config.text_context}."
+            )
     run = RunResults.load(checkpoint / RESULTS_FILE) if arguments.add_to_results else None
     if run is not None and run.protocol != protocol:
         raise ArgumentError("add_to_results: the run has other corpora or another protocol. Leave it out.")

@@ -9,9 +9,10 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import Field, create_model
 
 from ..commandline import HELP_FLAGS, Positional, Section
+from ..data.context import Context
 from ..data.corpora import CORPORA, get_corpus
-from ..data.mixture import LABEL_COLUMN_HELP, LABEL_MAP_HELP, LABELS_HELP
-from ..data.prepare import LABEL_OPTIONS, Corpus, describe_counts, describe_remarks
+from ..data.mixture import CONTEXT_HELP, LABEL_COLUMN_HELP, LABEL_MAP_HELP, LABELS_HELP
+from ..data.prepare import COMMON_OPTIONS, Corpus, describe_counts, describe_remarks
 
 
 class PrepareArguments(Section):
@@ -34,6 +35,7 @@ class PrepareArguments(Section):
     labels: list[str] | None = Field(None, description=LABELS_HELP)
     label_map: dict[str, str | None] | str | None = Field(None, description=LABEL_MAP_HELP)
     label_column: str | None = Field(None, description=LABEL_COLUMN_HELP)
+    context: Context | None = Field(None, description=CONTEXT_HELP)
     asr: str | None = Field(
         None, description="speech recognizer for missing transcripts: Hub id or folder, such as openai/whisper-base"
     )
@@ -82,7 +84,7 @@ def prepare(arguments: PrepareArguments) -> None:
     Raises:
         FileNotFoundError, CorpusError, AudioError: a corpus that is missing or cannot be used.
     """
-    options = arguments.model_dump(exclude=set(PrepareArguments.model_fields) - set(LABEL_OPTIONS))
+    options = arguments.model_dump(exclude=set(PrepareArguments.model_fields) - set(COMMON_OPTIONS))
     corpus = get_corpus(arguments.reader)
     info = corpus.prepare(arguments.source, arguments.output_dir, asr=arguments.asr, **options)
 

@@ -11,8 +11,9 @@ from datasets import concatenate_datasets
 from pydantic import Field, model_validator
 
 from ..commandline import Section
+from ..data.context import Context
 from ..data.corpora import get_corpus, load_corpus
-from ..data.mixture import LABELS_HELP, FeatureCacheArguments, label_names
+from ..data.mixture import CONTEXT_HELP, LABELS_HELP, FeatureCacheArguments, label_names
 from ..errors import ArgumentError
 from ..evaluation.baselines import pooled_features
 from ..evaluation.plots import TransferPoint, plot_transfer
@@ -49,6 +50,7 @@ class TransferCorpus(Section):
 
     name: str = Field(description="name of the corpus, or a Python file that defines one")
     data_dir: str | None = Field(None, description="folder of the corpus, raw or prepared")
+    context: Context | None = Field(None, description=CONTEXT_HELP)
     options: dict[str, Any] = Field(default_factory=dict, description="options of its loader")
     splits: list[str] | None = Field(None, description="its own splits to use; null: all of them")
     modalities: list[Literal["audio", "text"]] = Field(
@@ -148,7 +150,8 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
     corpora, labels = {}, None
     facts: dict[str, Any] = {"corpora": {}}
     for corpus in arguments.corpora:
-        rows = load_corpus(corpus.name, corpus.data_dir, labels=arguments.labels, **corpus.options)
+        options: dict[str, Any] = {"labels": arguments.labels, "context": corpus.context, **corpus.options}
+        rows = load_corpus(corpus.name, corpus.data_dir, **options)
         rows = type(rows)({split: part for split, part in rows.items() if split in (corpus.splits or rows)})
         if labels not in (None, label_names(rows)):
             raise ArgumentError("labels: the corpora bring different label sets. Name one set for all of them.")
@@ -216,6 +219,8 @@ def _facts(corpus: TransferCorpus, language: str, name: str, arguments: Transfer
         known = _seen_by(_backbone(arguments, modality))
         seen[modality] = "yes" if name in arguments.seen else known.get(name, known.get("others", "unknown"))
     title = get_corpus(corpus.name).title.partition(":")[0].partition(",")[0]
+    if corpus.context is not None:
+        title += f" with {corpus.context.utterances} earlier utterances"
     tests = {key: _described(getattr(corpus, key)) for key in ("test", "leaky")}
     return {"title": title, "language": language, **tests, "group": corpus.group, "seen": seen}
 

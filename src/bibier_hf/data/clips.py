@@ -3,9 +3,9 @@
 import hashlib
 import json
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,7 @@ import numpy as np
 
 from ..model.audio_bibier import printable
 from .schema import SOURCES, SPLITS
-from .tables import CorpusError, option_forms, raise_faults
-
-CONTEXT_SEPARATOR = " | "
-"""Separates an utterance from those before it (`with_context`)."""
+from .tables import option_forms, raise_faults
 
 
 @dataclass(frozen=True)
@@ -30,6 +27,7 @@ class Clip:
         audio: path of the recording, a function that returns 16 kHz float32 samples, or None for a text-only row.
         channel: channel (from 0) of the recording at that path; None: the mean of all.
         text: transcript; "" for an audio-only row.
+        turn: place in the dialogue, if the corpus states it. Utterances with the same turn have no known order.
         soft_label: a probability for each label, in the order of the set.
         where: place for messages, such as `metadata.csv line 7`.
         audio_key: with a function as audio, a full description of its result; when it changes, caches are rebuilt.
@@ -47,6 +45,7 @@ class Clip:
     text: str = ""
     speaker: str | None = None
     dialogue: str | None = None
+    turn: int | None = None
     soft_label: Sequence[float] | None = None
     source: str = "recorded"
     license: str = "unknown"
@@ -64,36 +63,6 @@ def neutral_id(corpus: str, name: str) -> str:
     would leak the label into paths, logs, prompts and features; so would running numbers of files sorted by name.
     """
     return f"{corpus}-{hashlib.sha256(os.fsencode(name)).hexdigest()[:12]}"
-
-
-def with_context(clips: Sequence[Clip], count: int) -> list[Clip]:
-    """Append to each text those of the `count` clips before it in its dialogue:
-    `I can't believe it! | What happened? | Hey, Joey!`
-
-    The utterance comes first and the nearest one second, so that truncation removes what is farthest away. Emotions in
-    a conversation respond to what was said before (https://arxiv.org/abs/2108.12009). This does not help every model.
-
-    Args:
-        clips: clips in the order of each dialogue; clips without a dialogue keep their text.
-        count: most utterances to append; 0 changes nothing.
-
-    Raises:
-        CorpusError: a negative count.
-    """
-    if count < 0:
-        raise CorpusError(f"context={count}; allowed: 0 (the utterance alone) or a number of utterances before it.")
-    said: dict[str, list[str]] = defaultdict(list)
-    widened = []
-    for clip in clips:
-        if clip.dialogue is None or not count or not clip.text:
-            widened.append(clip)
-            continue
-
-        before = said[clip.dialogue]
-        widened.append(replace(clip, text=CONTEXT_SEPARATOR.join([clip.text, *before[: -count - 1 : -1]])))
-        before.append(clip.text)
-
-    return widened
 
 
 def check_counts(clips: Iterable[Clip], expected: Mapping[str, Mapping[str, int]]) -> None:
@@ -163,8 +132,10 @@ def clips_fingerprint(clips: Iterable[Clip]) -> str:
     """Hash every value of the clips, and the size and time of their recordings."""
     digest = hashlib.sha256()
     for clip in clips:
-        # `where` is for messages only.
-        values = {field.name: getattr(clip, field.name) for field in fields(clip) if field.name != "where"}
+        # `where` is for messages only, and `turn` shows in the text where it matters.
+        values = {
+            field.name: getattr(clip, field.name) for field in fields(clip) if field.name not in ("where", "turn")
+        }
         values |= {"audio": clip.audio_key, "remarks": list(clip.remarks), "extra": dict(clip.extra)}
         if isinstance(clip.audio, Path):
             stat = clip.audio.stat() if clip.audio.is_file() else None

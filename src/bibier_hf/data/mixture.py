@@ -1,14 +1,15 @@
 """Which corpora a run or a command reads, and how: protocol, soft labels, augmentation, stored features."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..augmentation.sds import StackedDataSampling
 from ..commandline import Section
 from ..errors import ArgumentError
+from .context import Context
 from .corpora import load_corpus
 from .protocols import apply_protocol
 from .synthetic import SyntheticRows
@@ -20,6 +21,8 @@ LABEL_MAP_HELP = (
 LABEL_COLUMN_HELP = (
     "column of the label, in a table or a corpus that has several (meld: Sentiment, ravdess: intensity)"
 )
+
+CONTEXT_HELP = "earlier utterances to append to each text, such as {utterances: 3, speakers: true}; null: none"
 
 
 class Stacking(StackedDataSampling):
@@ -54,17 +57,25 @@ class CorpusArguments(Section):
         None,
         description="table of soft labels for the training rows, joined by id, or a list of tables to average; see soft_labels",
     )
+    context: Context | None = Field(None, description=CONTEXT_HELP)
     options: dict[str, Any] = Field(default_factory=dict, description="options of the loader of this corpus")
     augmentation: AugmentationArguments = Field(default_factory=AugmentationArguments)
+
+    @model_validator(mode="after")
+    def _check_context(self) -> Self:
+        if self.context is not None and self.augmentation.sds is not None:
+            raise ArgumentError("context: stacked texts have no context of their own. Leave augmentation.sds out.")
+        return self
 
     def load(self, labels: Sequence[str] | None = None) -> DatasetDict:
         """Load the corpus with its own splits, in a label set; None: the one that it brings."""
         return load_corpus(self.name, self.data_dir, **self.reader_options(labels))
 
     def reader_options(self, labels: Sequence[str] | None = None) -> dict[str, Any]:
-        """Return the options of the loader, with those of the labels."""
+        """Return the options of the loader, with those that every corpus has."""
         of_labels = {"labels": labels, "label_map": self.label_map, "label_column": self.label_column}
-        return {**of_labels, **self.options}
+        context = {} if self.context is None else {"context": self.context}
+        return {**of_labels, **context, **self.options}
 
     def split(self, rows: DatasetDict) -> DatasetDict:
         """Arrange the rows of the corpus into train, dev and test."""
@@ -133,6 +144,8 @@ def protocol_facts(corpus: CorpusArguments, splits: DatasetDict) -> dict[str, An
     facts: dict[str, Any] = {"name": corpus.protocol}
     if corpus.protocol != "official":
         facts["fold"] = corpus.fold
+    if corpus.context is not None:
+        facts["context"] = corpus.context.model_dump()
 
     return facts | {"split_seed": corpus.split_seed, "samples": {split: len(rows) for split, rows in splits.items()}}
 

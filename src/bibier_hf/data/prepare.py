@@ -34,6 +34,7 @@ from ..labels import checked_labels
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
 from ..text import did_you_mean
 from .clips import Clip, check_clips, clips_fingerprint
+from .context import as_context, with_context
 from .label_maps import LabelReader, read_label_map, relabeled_clips, relabeled_rows
 from .schema import SPLITS
 from .schema import features as schema_features
@@ -49,7 +50,10 @@ TRANSCRIPT_SOURCE = "text_source"
 """Column of a corpus prepared with ASR: whether the text comes from the "corpus" or from "asr"."""
 
 LABEL_OPTIONS = ("labels", "label_map", "label_column")
-"""Options that every corpus has: the label set, a mapping to it, and the column to read."""
+"""Options of the labels that every corpus has: the label set, a mapping to it, and the column to read."""
+
+COMMON_OPTIONS = (*LABEL_OPTIONS, "context")
+"""All options that every corpus has."""
 
 ROWS_PER_GROUP = 128
 """Rows per Parquet row group, which are in memory at once: about 10 MB of FLAC for utterances."""
@@ -100,7 +104,7 @@ class Corpus:
         return {
             name: parameter.default
             for name, parameter in inspect.signature(self.read).parameters.items()
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in LABEL_OPTIONS
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and name not in COMMON_OPTIONS
         }
 
     def complete_options(self, options: Mapping[str, Any]) -> dict[str, Any]:
@@ -112,13 +116,14 @@ class Corpus:
         """
         known = self.own_options
         of_labels = {name: options[name] for name in LABEL_OPTIONS if options.get(name) is not None}
-        options = {name: value for name, value in options.items() if name not in LABEL_OPTIONS}
+        context = as_context(options.get("context"))
+        options = {name: value for name, value in options.items() if name not in COMMON_OPTIONS}
 
         for name in options:
             if name not in known:
                 raise TypeError(
                     f"The corpus '{self.name}' has no option {name!r}.{did_you_mean(name, known)} "
-                    f"Allowed: {', '.join([*known, *LABEL_OPTIONS])}."
+                    f"Allowed: {', '.join([*known, *COMMON_OPTIONS])}."
                 )
 
         if "label_map" in of_labels:
@@ -127,7 +132,7 @@ class Corpus:
         if labels is not None and checked_labels(labels) != self.label_set(of_labels):
             of_labels["labels"] = list(labels)  # what the corpus brings anyway is no option
 
-        return known | options | of_labels
+        return known | options | of_labels | ({} if context is None else {"context": context.model_dump()})
 
     def label_set(self, options: Mapping[str, Any]) -> tuple[str, ...]:
         """Return the label set of these options: the given one, that of the chosen column, or that of the corpus.
@@ -151,10 +156,11 @@ class Corpus:
         labels = self.label_set(options)
         given = {**options, "labels": labels}
         clips = self.read(source, **{name: value for name, value in given.items() if name in parameters})
-        if "labels" in parameters:
-            return clips
+        if "labels" not in parameters:
+            clips = relabeled_clips(clips, LabelReader(labels, options.get("label_map")))
 
-        return relabeled_clips(clips, LabelReader(labels, options.get("label_map")))
+        context = as_context(options.get("context"))
+        return clips if context is None else with_context(clips, context)
 
     def prepare(
         self,
@@ -258,6 +264,11 @@ class Corpus:
         labels = checked_labels(options.get("labels") or names)
         complete = self.complete_options({**options, "labels": labels})
         given = {name: complete[name] for name in options if name in complete and name != "labels"}
+        if info["options"].get("context") and not options.get("context"):
+            raise CorpusError(
+                f"{folder} was prepared with context={info['options']['context']}, which its texts contain. Ask for the "
+                "same context, or pass the raw corpus."
+            )
         late_map = None if info["options"].get("label_map") else given.pop("label_map", None)
 
         for name, value in given.items():

@@ -7,6 +7,7 @@ from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig
 from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
+from .context_bibier import check_text_context
 from .importing_bibier import make_importable
 from .labels_bibier import EMOTIONS
 from .sources_bibier import EMBEDDED, embedded_backbone, located_backbone
@@ -364,6 +365,8 @@ class BiBiERConfig(CheckedConfig):
             loss ignore it.
         least_confidence (`float`, *optional*): The score that the best label must reach, or the pipeline calls an answer
             unsure (fitted on dev). None: any.
+        text_context (`dict`, *optional*): Earlier utterances that training appended to each text, such as
+            `{"utterances": 3, "speakers": True}`; the pipeline then takes them as `context`. None: none.
         mixup_alpha (`float`, *optional*, defaults to 0.0): In training, mix each sample and its label with another one
             of the batch by a weight from Beta(alpha, alpha), after the encoders' linear layer and in the statistics.
             0: off.
@@ -433,6 +436,7 @@ class BiBiERConfig(CheckedConfig):
     original_behavior: bool | list[str] = False
     temperature: float | int = 1.0
     least_confidence: float | int | None = None
+    text_context: dict | None = None
     mixup_alpha: float | int = 0.0
     modality_dropout: float | int = 0.1
     unimodal_loss_weight: float | int = 0.3
@@ -538,6 +542,8 @@ class BiBiERConfig(CheckedConfig):
         self.require(0 < self.temperature < math.inf, "temperature", "above 0 and finite")
         if self.least_confidence is not None:
             self.require(0 <= self.least_confidence < 1, "least_confidence", "in [0, 1), or None")
+        valid = check_text_context(self.text_context)
+        self.require(valid, "text_context", "None, or {'utterances': a number above 0, 'speakers': True or False}")
         heads = self.num_attention_heads
         self.require(self.hidden_size % heads == 0, "hidden_size", f"a multiple of num_attention_heads={heads}")
         if self.positional_encoding:

@@ -18,6 +18,7 @@ from .answers_bibier import AnswerLabels
 from .audio_bibier import AudioError, AudioStream, as_many, decode_audio, is_bare_samples, is_file
 from .batching_bibier import OrderedAnswers
 from .configuration_bibier import REGRESSION, SINGLE_LABEL, TASK
+from .context_bibier import add_context
 from .hashing_bibier import hashed_state, is_hashed
 from .importing_bibier import make_importable
 from .processing_bibier import BiBiERProcessor
@@ -390,6 +391,7 @@ class AudioTextEmotionPipeline(Pipeline):
         audio, text = _split(inputs)
         if text is not None and not isinstance(text, str):
             raise TypeError(f"Text must be a string, got {type(text).__name__}: {text!r:.80}.")
+        text = add_context(inputs, text, self.model.config.text_context)
         if audio is not None and not decoded:
             audio = decode_audio(audio, sampling_rate, channel=channel, refuse_silence=True)
         if audio is not None and asr is not None and not (text and text.strip()):

@@ -33,6 +33,7 @@ def build_model(
     set_seed(run.seed)
     model, processor = _new_model(run, labels) if run.init_from is None else load_initial(run, labels)
 
+    model.config.text_context = _text_context(run)
     for prefix in run.frozen:
         parameters = [parameter for name, parameter in model.named_parameters() if name.startswith(prefix)]
         if not parameters:
@@ -44,6 +45,14 @@ def build_model(
             parameter.requires_grad_(False)
 
     return model, processor, LoraAdapters(model, run.lora)
+
+
+def _text_context(run: RunArguments) -> dict[str, Any] | None:
+    """The context of the texts of a run; corpora without known order, such as single sentences, have none."""
+    contexts = [corpus.context.model_dump() for corpus in run.corpora if corpus.context is not None]
+    if any(context != contexts[0] for context in contexts):
+        raise ArgumentError(f"corpora: different contexts ({contexts}). A model reads texts with one kind of context.")
+    return contexts[0] if contexts else None
 
 
 def _new_model(run: RunArguments, labels: Sequence[str]) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 from ...files import locked, write_bytes
 from ...labels import EMOTIONS, UnknownLabelError, normalize_label
 from ..archives import SourceFile, is_archive, walk_files
-from ..clips import Clip, check_counts, with_context
+from ..clips import Clip, check_counts
 from ..label_maps import LabelMap, LabelReader, relabeled_clips
 from ..prepare import FORMAT_VERSION, Corpus, cache_folder
 from ..tables import CorpusError, Row, option_forms, raise_faults, read_table
@@ -71,7 +71,6 @@ def read_meld(
     data_dir: Path,
     *,
     text_only: bool = False,
-    context: int = 0,
     undecodable: str = "text_only",
     outliers: str = "keep",
     strict_counts: bool = True,
@@ -95,8 +94,6 @@ def read_meld(
     Args:
         data_dir: the archive or folder.
         text_only: read only the texts, without clips and ffmpeg.
-        context: how many preceding utterances of the dialogue to append to each text, nearest first (see
-            `with_context`). A model trained on such texts also needs them for prediction.
         undecodable: what to do with the two clips that are known to be undecodable: "text_only" keeps the row without
             audio, "drop" omits it. Any other undecodable clip is an error.
         outliers: what to do with the three clips that are known to be cut wrongly (41 to 305 s for a few words):
@@ -158,7 +155,7 @@ def read_meld(
     clips = [replace(clip, label=written[clip.id]) for clip in clips]
     reader = LabelReader(labels or LABEL_COLUMNS[label_column], label_map)
 
-    return with_context(relabeled_clips(clips, reader), context)
+    return relabeled_clips(clips, reader)
 
 
 def meld_id(split: str, name: str) -> str:
@@ -200,6 +197,7 @@ def _to_clip(split: str, row: Row) -> tuple[Clip, str]:
         text=text,
         speaker=_speaker(row.values["Speaker"], season, episode),
         dialogue=meld_id(split, f"dia{dialogue}"),
+        turn=utterance,
         license=LICENSE,
         where=row.where,
         remarks=(TEXT_MENDED,) if text != written else (),

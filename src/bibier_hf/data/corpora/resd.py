@@ -44,10 +44,8 @@ folds."""
 ENTHUSIASM = ("surprise", "keep", "exclude")
 
 # dialogue number _ emotion of one role _ emotion of the other, "_" or (dialogues 1 to 11) " ", letter of the spoken
-# emotion _ number
-_NAME = re.compile(
-    r"(?P<dialogue>\d\d)_(?P<first>[a-z]+)_(?P<second>[a-z]+)[_ ](?P<letter>[adefhns])_(?P<number>\d{3})"
-)
+# emotion _ turn, in which both roles may speak, in an order that the corpus does not state
+_NAME = re.compile(r"(?P<dialogue>\d\d)_(?P<first>[a-z]+)_(?P<second>[a-z]+)[_ ](?P<letter>[adefhns])_(?P<turn>\d{3})")
 _AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".mp3")
 _FOLD_OF_DIALOGUE = {dialogue: fold for fold, dialogues in enumerate(OFFICIAL_FOLDS) for dialogue in dialogues}
 
@@ -122,6 +120,7 @@ def read_resd(
                 text=row.text("text"),
                 speaker=f"resd-{number:02d}-{'ab'[roles.index(emotion)]}",
                 dialogue=f"resd-{number:02d}",
+                turn=int(parts["turn"]),
                 license="MIT",
                 where=row.where,
                 audio_key=audio_key,

@@ -7,6 +7,7 @@
 | `label` | unless soft | a name of the label set (default: the seven emotions) or a known alias, in any case; others need a `label_map` |
 | `anger` ... `surprise` | no | probabilities (or votes) of all labels by name; in JSON lines also `"soft_label": {"anger": 0.7, ...}` |
 | `split` | no | `train`, `dev` (also `val`, `valid`, `validation`) or `test`; in all rows or in none |
+| `turn` | no | place of the utterance in its dialogue, a whole number, for [`~bibier_hf.data.context`] |
 | `language`, `speaker`, `dialogue`, `id`, `license`, `source` | no | as in the common schema |
 
 Options such as `label_column` name the columns that are called otherwise. A folder for each label is a table as well.
@@ -38,6 +39,7 @@ COLUMNS = (
     "language",
     "speaker",
     "dialogue",
+    "turn",
     "id",
     "license",
     "source",
@@ -119,6 +121,7 @@ def read_csv(
         "speaker": speaker_column,
         "dialogue": dialogue_column,
         "language": language_column,
+        "turn": "turn",
         "split": split_column,
         "id": id_column,
         "license": "license",
@@ -182,6 +185,13 @@ def read_csv(
             faults.append(str(error))
             continue
 
+        turn = None
+        if cells["turn"]:
+            try:
+                turn = int(cells["turn"].removesuffix(".0"))  # spreadsheets write whole numbers so
+            except ValueError:
+                faults.append(f"{row.where}: the turn is {cells['turn']!r}; it must be a whole number")
+
         split = each.split or SPLIT_NAMES.get(cells["split"].lower(), "")
         if has_split and not split:
             faults.append(f"{row.where}: the split is {cells['split']!r}; allowed: {', '.join(SPLIT_NAMES)}")
@@ -202,6 +212,7 @@ def read_csv(
                 text=cells["text"],
                 speaker=cells["speaker"] or None,
                 dialogue=cells["dialogue"] or None,
+                turn=turn,
                 soft_label=soft_label,
                 source=cells["source"] or "recorded",
                 license=cells["license"] or license,
