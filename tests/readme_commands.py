@@ -278,6 +278,10 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier study resd_augmentation --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only base {WHISPER_E5} {ONE_EPOCH}", expect="| base | official |"
     ),
+    "bibier study published_fusion --data_dir PATH/TO/resd": Run(
+        slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | official |"
+    ),
+    "bibier search my_search.yaml --data_dir PATH/TO/resd": Skip("tests/training/test_search.py runs searches"),
     (
         "bibier transfer --corpora.0.data_dir PATH/TO/resd --corpora.1.data_dir PATH/TO/ravdess "
         "--corpora.2.data_dir PATH/TO/meld"

@@ -34,6 +34,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "audit": ("audit:audit", "find out what a split gives away"),
     "baseline": ("baseline:baseline", "score a scikit-learn baseline"),
     "study": ("study:study", "compare variants of a run over seeds and folds"),
+    "search": ("search:search", "search for the options of a run that do best on dev"),
     "transfer": ("transfer:transfer", "score what is learned from one corpus on the others"),
     "push model": ("push:push_model", "push a trained model to the Hub"),
     "push dataset": ("push:push_dataset", "push a prepared corpus or a table of soft labels to the Hub"),

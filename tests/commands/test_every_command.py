@@ -38,6 +38,7 @@ MISSING = {
     "push dataset": ["nowhere", "owner/name"],
     "push space": ["nowhere", "owner/name"],
     "study": ["nowhere.yaml"],
+    "search": ["nowhere.yaml"],
     "train": ["nowhere.yaml"],
     "transfer": ["--corpora", "[{name: csv, data_dir: nowhere.csv, test: [dialogue]}]"],
 }

@@ -16,10 +16,10 @@ from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.meld import KNOWN_FAULTS, OFFICIAL_COUNTS, meld_id, read_meld
 from bibier_hf.data.prepare import load_prepared
 from bibier_hf.data.protocols import ProtocolError, apply_protocol
-from bibier_hf.data.tables import CorpusError
+from bibier_hf.data.tables import CorpusError, read_table
 from bibier_hf.data.text import mend_text
 from bibier_hf.data.video import decode_video
-from bibier_hf.errors import ArgumentError, read_table
+from bibier_hf.errors import ArgumentError
 from bibier_hf.files import is_vacant
 from bibier_hf.model.audio_bibier import decode_audio
 

@@ -112,6 +112,26 @@ def test_folds_are_pooled_and_seeds_averaged(study_file):
     assert "| other | dialogue_grouped | q | test | 2 |" in comparison_table(report["comparison"])
 
 
+def test_published_scores_stand_beside_the_official_test_scores(study_file):
+    published = {"other": {"scores": {"q": {"uar": 50.44, "mean": 45.5}}, "differs": "another backbone"}}
+    variants = {"base": {}, "other": {"learning_rate": 1e-4}}
+    study = read_study(study_file(variants=variants, published=published))
+    runs = plan_runs(study)
+    for run in runs:
+        finish(run, [0, 1], [0, 1])
+    comparison = compare(study, runs)["comparison"]
+    lines = comparison_table(comparison).splitlines()
+    assert lines[0].endswith("| difference of the mean | published | not comparable because |")
+    (found,) = [line for line in lines if "another backbone" in line]
+    assert found.startswith("| other | official | q | test |")
+    assert "| UAR 50.44, mean 45.50 | another backbone |" in found
+    assert sum("published" in row for row in comparison) == 1
+    assert "published" not in comparison_table([row for row in comparison if row["variant"] == "base"])
+
+    with pytest.raises(ArgumentError, match=r"published: there is no variant 'bass'\. Allowed: base, other"):
+        read_study(study_file(variants=variants, published={"bass": published["other"]}))
+
+
 def test_a_seed_counts_when_all_its_folds_are_finished(study_file):
     study = read_study(study_file(seeds=[1, 2], protocols={"dialogue_grouped": [0, 1]}))
     runs = plan_runs(study)
@@ -137,8 +157,9 @@ def test_finished_runs_are_kept_and_must_be_the_same(study_file, monkeypatch):
 @pytest.mark.parametrize("path", sorted((RECIPES / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_the_repository_can_be_planned(path: Path):
     study = read_study(path)
-    labels = {"corpora.0.label_table": "t.csv"} if "labels" in path.stem else {}
-    assert plan_runs(study, {"data_dir": "data"} | labels)
+    labels = {"corpora.0.label_table": "t.csv"} if path.stem == "meld_labels" else {}
+    folder = {} if path.stem == "published_corpora" else {"data_dir": "data"}
+    assert plan_runs(study, folder | labels)
 
 
 def test_a_run_is_announced_with_its_seed_and_fold(study_file, monkeypatch):

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from pydantic import Field
@@ -33,6 +33,15 @@ NUMBERS = (*METRICS, "mean")
 OFFICIAL = "official"
 
 
+class Published(Section):
+    """Scores of others, beside those of a variant on test under the official protocol."""
+
+    scores: dict[str, dict[Literal["uar", "war", "mf1", "wf1", "mean"], float]] = Field(
+        min_length=1, description="corpus -> metric -> percent"
+    )
+    differs: str = Field(description="what was different, so that the numbers cannot be compared")
+
+
 class StudyArguments(Section):
     """A study file."""
 
@@ -51,6 +60,9 @@ class StudyArguments(Section):
         default_factory=lambda: {"base": {}},
         min_length=1,
         description="name -> dotted run keys and their values; compared with the first variant",
+    )
+    published: dict[str, Published] = Field(
+        default_factory=dict, description="variant -> published scores to show beside it, and how they differ"
     )
     keep_models: bool = Field(False, description="keep the weights; false: keep only results and predictions")
 
@@ -78,6 +90,8 @@ def read_study(path: str | Path) -> StudyArguments:
     """
     path = find_run_file(path, "study")
     study = checked_section(StudyArguments, load_yaml(path))
+    if unknown := sorted(set(study.published) - set(study.variants)):
+        raise ArgumentError(f"published: there is no variant {unknown[0]!r}. Allowed: {', '.join(study.variants)}.")
     run = path.parent / study.run
     if not run.is_file():
         raise ArgumentError(f"run: there is no run file {run}. Name one relative to {path}.")
@@ -218,9 +232,18 @@ def compare(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
                 "metrics": {name: _spread([metrics[name] for metrics in by_seed.values()]) for name in NUMBERS},
                 "difference": difference or None,
             }
+            | _published(study, variant, *where)
         )
 
     return {"runs": {"finished": len(runs) - len(missing), "missing": missing}, "comparison": comparison}
+
+
+def _published(study: StudyArguments, variant: str, protocol: str, corpus: str, split: str) -> dict[str, Any]:
+    """Return the published scores of a row, and how they differ; {} if there are none."""
+    found = study.published.get(variant)
+    if found is None or (protocol, split) != (OFFICIAL, "test") or corpus not in found.scores:
+        return {}
+    return {"published": {"scores": found.scores[corpus], "differs": found.differs}}
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
@@ -229,19 +252,28 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table in percent: mean and standard deviation over the seeds, and the difference to the first
-    variant, paired by seed."""
+    """Return a Markdown table in percent: mean and standard deviation over the seeds, the difference to the first
+    variant, paired by seed, and published scores with what keeps them from being compared."""
     shown = ("uar", "wf1", "mean")
+    has_published = any("published" in row for row in comparison)
     rows = []
 
     for row in comparison:
         cells = [row["variant"], row["protocol"], row["corpus"], row["split"], len(row["seeds"])]
         cells += [_shown(row["metrics"][name]) for name in shown]
         cells.append("" if row["difference"] is None else _shown(row["difference"]["mean"], signed=True))
+        if has_published:
+            published = row.get("published", {"scores": {}, "differs": None})
+            numbers = [f"{_name(name)} {value:.2f}" for name, value in published["scores"].items()]
+            cells += [", ".join(numbers) or None, published["differs"]]
         rows.append(cells)
 
-    names = [name.upper() if name in METRICS else name for name in shown]
-    return markdown_table(["variant", "protocol", "corpus", "split", "seeds", *names, "difference of the mean"], rows)
+    head = ["variant", "protocol", "corpus", "split", "seeds", *map(_name, shown), "difference of the mean"]
+    return markdown_table([*head, *(["published", "not comparable because"] if has_published else [])], rows)
+
+
+def _name(metric: str) -> str:
+    return metric.upper() if metric in METRICS else metric
 
 
 def _shown(spread: dict[str, Any], signed: bool = False) -> str:

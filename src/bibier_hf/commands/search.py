@@ -1,0 +1,48 @@
+"""`bibier search`."""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ..commandline import Positional, section_help
+from ..files import is_main_process, locked_by_first_process
+from ..tables import markdown_table
+from ..training.arguments import RunFile
+from ..training.search import TRIALS_FILE, SearchArguments, best_rows, read_search, run_search
+
+
+class SearchCommand(RunFile):
+    """Search for the options of a run that do best on dev. Test is not looked at.
+
+    Examples:
+      bibier search my_search.yaml --data_dir PATH/TO/resd
+
+    All other options are those of `bibier train` and apply to every trial. Finished trials are kept.
+    """
+
+    run_file: Annotated[str, Positional("SEARCH")] = Field(  # ty: ignore[incompatible-mutable-override]
+        description="search file (YAML)"
+    )
+
+    @classmethod
+    def option_help(cls) -> list[str]:
+        keys = [line.replace("  --", "  ", 1) for line in section_help(SearchArguments)]
+        return [*section_help(cls), "", "Keys of the search file:", *keys]
+
+    def after_interrupt(self) -> str:
+        return "Finished trials are kept. Continue with the same command."
+
+
+def search(arguments: SearchCommand) -> None:
+    """Run the trials that are not finished, and print the best."""
+    plan = read_search(arguments.run_file)
+
+    with locked_by_first_process(plan.output_dir, "Finished trials are kept. Continue with the same command."):
+        trials = run_search(plan, arguments.overrides)
+        if not is_main_process():
+            return
+
+    print(f"\n{markdown_table(['trial', 'mean on dev', 'values'], best_rows(trials))}")
+    print(
+        f"\nAll {len(trials)} trials are in {plan.output_dir}/{TRIALS_FILE}. Their dev scores are optimistic: they chose."
+    )

@@ -1,0 +1,207 @@
+"""Search for the keys of a run that do best on dev.
+
+    search.yaml -> trials -> one run each -> score on dev -> trials.parquet
+
+Every trial has its own folder in `output_dir`, named after its values. A trial that is finished is read, not trained
+again, so a search that was stopped continues where it was, and a greedy search pays for each combination once.
+"""
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pydantic import Field
+
+from ..commandline import Section, checked_section, load_yaml
+from ..errors import ArgumentError
+from ..evaluation.metrics import METRICS
+from ..evaluation.results import RESULTS_FILE, RunResults
+from ..files import write_atomically
+from ..run_files import find_run_file
+from .arguments import RunArguments, read_run
+from .study import OFFICIAL, StudyRun, run_study
+
+TRIALS_FILE = "trials.parquet"
+
+
+class SearchArguments(Section):
+    """A search file."""
+
+    run: str = Field(description="run file of every trial, relative to the search file")
+    output_dir: str = Field(description="folder for the trials and their table")
+    space: dict[str, list[Any]] = Field(min_length=1, description="dotted run key -> values to try, in order")
+    method: Literal["greedy", "optuna"] = Field(
+        "greedy",
+        description="greedy, as published: one key after the other, each with the best values so far; optuna: a "
+        "tree-structured Parzen estimator",
+    )
+    trials: int = Field(20, ge=1, description="number of trials of optuna")
+    seed: int = Field(42, ge=0, description="seed of the runs and of optuna")
+    common: dict[str, Any] = Field(
+        default_factory=dict, description="dotted run keys and their values, for every trial"
+    )
+    keep_models: bool = Field(False, description="keep the weights; false: keep only results and predictions")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One combination of values, and what it reached.
+
+    Attributes:
+        values: key -> value.
+        metrics: on dev, averaged over the corpora.
+        seconds: of training.
+    """
+
+    values: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    seconds: float
+
+    @property
+    def score(self) -> float:
+        """What checkpoints are selected by, too: the mean of the four metrics on dev."""
+        return self.metrics["mean"]
+
+
+Attempt = Callable[[Mapping[str, Any]], Trial]
+"""Values -> a finished trial."""
+
+
+def read_search(path: str | Path) -> SearchArguments:
+    """Read a search file.
+
+    Raises:
+        ArgumentError: no such file, no valid YAML, an unknown key, or a key without values.
+    """
+    path = find_run_file(path, "study")
+    search = checked_section(SearchArguments, load_yaml(path))
+    if empty := [key for key, values in search.space.items() if not values]:
+        raise ArgumentError(f"space.{empty[0]}: there are no values to try. Name some, or leave the key out.")
+
+    run = path.parent / search.run
+    if not run.is_file():
+        raise ArgumentError(f"run: there is no run file {run}. Name one relative to {path}.")
+    return search.model_copy(update={"run": str(run)})
+
+
+def trial_arguments(
+    search: SearchArguments, values: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})
+) -> RunArguments:
+    """Return the run of a trial; its folder is named after its values."""
+    digest = hashlib.blake2b(json.dumps(dict(values), sort_keys=True).encode(), digest_size=6).hexdigest()
+    keys = {"seed": search.seed, "output_dir": str(Path(search.output_dir) / f"trial-{digest}")}
+    try:
+        return read_run(search.run, search.common | dict(overrides) | dict(values) | keys)
+    except ArgumentError as error:
+        raise ArgumentError(f"space, {dict(values)}: {error}") from error
+
+
+def check_space(search: SearchArguments, overrides: Mapping[str, Any] = MappingProxyType({})) -> None:
+    """Check each value once, before the first trial starts.
+
+    Raises:
+        ArgumentError: an unknown key, or a value that a run does not accept.
+    """
+    first = {key: values[0] for key, values in search.space.items()}
+    for key, values in search.space.items():
+        for value in values:
+            trial_arguments(search, first | {key: value}, overrides)
+
+
+def run_search(
+    search: SearchArguments, overrides: Mapping[str, Any] = MappingProxyType({}), say: Callable[[str], None] = print
+) -> list[Trial]:
+    """Run the trials that are not finished, and write `trials.parquet` after each.
+
+    Returns:
+        the trials in the order in which they were tried, each combination once.
+
+    Raises:
+        ArgumentError: the space or a trial is not possible.
+    """
+    check_space(search, overrides)
+    done: dict[str, Trial] = {}
+
+    def attempt(values: Mapping[str, Any]) -> Trial:
+        arguments = trial_arguments(search, values, overrides)
+        folder = Path(arguments.output_dir)
+        if folder.name not in done:
+            say(f"trial {len(done) + 1}: {', '.join(f'{key}={value}' for key, value in values.items())}")
+            run = StudyRun(folder.name, OFFICIAL, search.seed, None, arguments)
+            run_study([run], search.keep_models, say=lambda line: None)
+            results = RunResults.load(folder / RESULTS_FILE)
+            done[folder.name] = Trial(dict(values), results.metrics_mean["dev"], results.seconds)
+            write_trials(list(done.values()), Path(search.output_dir) / TRIALS_FILE)
+            say(f"  dev {100 * done[folder.name].score:.2f}, best {100 * max(t.score for t in done.values()):.2f}")
+        return done[folder.name]
+
+    if search.method == "greedy":
+        greedy(search.space, attempt)
+    else:
+        with_optuna(search.space, attempt, search.trials, search.seed)
+    return list(done.values())
+
+
+def greedy(space: Mapping[str, Sequence[Any]], attempt: Attempt) -> Trial:
+    """Choose one key after the other, as the published search does: its values are tried with the best ones so far, and
+    with the first value of each later key. Of equal scores, the earlier one wins.
+
+    Returns:
+        the best trial.
+    """
+    chosen = {key: values[0] for key, values in space.items()}
+    best = attempt(chosen)
+    for key, values in space.items():
+        for value in values:
+            trial = attempt({**best.values, key: value})
+            if trial.score > best.score:
+                best = trial
+    return best
+
+
+def with_optuna(space: Mapping[str, Sequence[Any]], attempt: Attempt, trials: int, seed: int) -> Trial:
+    """Let Optuna propose values. They are told the same scores in the same order after a restart, so it goes on alike.
+
+    Returns:
+        the best trial.
+    """
+    try:
+        optuna = importlib.import_module("optuna")
+    except ModuleNotFoundError as error:
+        raise ArgumentError("method: optuna needs the package optuna: pip install optuna") from error
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
+    found = []
+    for _ in range(trials):
+        proposed = study.ask()
+        places = {key: proposed.suggest_categorical(key, list(range(len(values)))) for key, values in space.items()}
+        trial = attempt({key: space[key][place] for key, place in places.items()})
+        study.tell(proposed, trial.score)
+        found.append(trial)
+    return max(found, key=lambda trial: trial.score)
+
+
+def write_trials(trials: Sequence[Trial], path: str | Path) -> None:
+    """Write a Parquet table: a row for each trial, with its values as JSON, its metrics on dev, and its seconds."""
+    keys = list(trials[0].values)
+    columns: dict[str, list[Any]] = {"trial": list(range(1, len(trials) + 1))}
+    columns |= {key: [json.dumps(trial.values[key]) for trial in trials] for key in keys}
+    columns |= {f"dev_{name}": [trial.metrics[name] for trial in trials] for name in (*METRICS, "mean")}
+    columns["seconds"] = [trial.seconds for trial in trials]
+    write_atomically(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
+
+
+def best_rows(trials: Sequence[Trial], count: int = 10) -> Iterator[list[str]]:
+    """Yield the best trials, as rows of a table: their place in the search, score and values."""
+    places = sorted(range(len(trials)), key=lambda place: -trials[place].score)
+    for place in places[:count]:
+        values = ", ".join(f"{key}={value}" for key, value in trials[place].values.items())
+        yield [str(place + 1), f"{100 * trials[place].score:.2f}", values]

@@ -1,0 +1,131 @@
+"""Searches: every combination paid for once, chosen on dev, resumable, one table."""
+
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from bibier_hf.errors import ArgumentError
+from bibier_hf.evaluation.report import environment
+from bibier_hf.evaluation.results import RunResults
+from bibier_hf.training import study as study_module
+from bibier_hf.training.search import Trial, best_rows, greedy, read_search, run_search, with_optuna
+
+SPACE = {"learning_rate": [1e-3, 1e-4], "weight_decay": [0.0, 0.1, 0.2]}
+
+
+def trial(values, score: float) -> Trial:
+    return Trial(dict(values), {"uar": score, "war": score, "mf1": score, "wf1": score, "mean": score}, 1.0)
+
+
+def landscape(values) -> float:
+    return 0.5 - abs(values["weight_decay"] - 0.1) - 100 * abs(values["learning_rate"] - 1e-4)
+
+
+def test_greedy_goes_from_key_to_key():
+    tried = []
+
+    def attempt(values):
+        tried.append(dict(values))
+        return trial(values, landscape(values))
+
+    best = greedy(SPACE, attempt)
+    assert best.values == {"learning_rate": 1e-4, "weight_decay": 0.1}
+    distinct = {json.dumps(values) for values in tried}
+    assert len(distinct) == 4  # two rates, and then the two other decays with the better rate
+    assert {"learning_rate": 1e-3, "weight_decay": 0.2} not in tried
+
+
+def test_of_equal_scores_the_first_stays():
+    assert greedy(SPACE, lambda values: trial(values, 0.5)).values == {"learning_rate": 1e-3, "weight_decay": 0.0}
+
+
+def test_optuna_finds_the_best_and_repeats_itself():
+    pytest.importorskip("optuna")
+    runs = []
+    for _ in range(2):
+        tried = []
+
+        def attempt(values, tried=tried):
+            tried.append(dict(values))
+            return trial(values, landscape(values))
+
+        best = with_optuna(SPACE, attempt, 20, seed=1)
+        assert best.values == {"learning_rate": 1e-4, "weight_decay": 0.1}
+        runs.append(tried)
+    assert runs[0] == runs[1]
+
+
+@pytest.fixture
+def search_file(tmp_path: Path):
+    def write(**content) -> Path:
+        (tmp_path / "run.yaml").write_text("corpora: [{name: quickstart}]\nnum_train_epochs: 1\n", encoding="utf-8")
+        path = tmp_path / "search.yaml"
+        content = {"run": "run.yaml", "output_dir": str(tmp_path / "out"), "space": SPACE} | content
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture
+def trained(monkeypatch) -> list[str]:
+    """Instead of training, write results whose dev score follows from the arguments."""
+    folders = []
+
+    def run_training(arguments):
+        folders.append(arguments.output_dir)
+        score = landscape(arguments.training)
+        facts = {"model": {}, "protocol": {}, "selection": {}, "data": {}}
+        metrics = {"uar": score, "war": score, "mf1": score, "wf1": score, "mean": score}
+        results = RunResults(
+            **facts,
+            config=arguments.public_dump(),
+            seed=1,
+            seconds=2.0,
+            metrics_mean={"dev": metrics, "test": metrics},
+            **environment(),
+        )
+        results.write(Path(arguments.output_dir) / "results.json")
+        return results
+
+    monkeypatch.setattr(study_module, "run_training", run_training)
+    return folders
+
+
+def test_trials_are_kept_and_stand_in_one_table(search_file, trained, tmp_path):
+    search = read_search(search_file())
+    said: list[str] = []
+    trials = run_search(search, {"num_train_epochs": 3}, say=said.append)
+    assert len(trials) == len(trained) == len(set(trained)) == 4
+    assert said[0] == "trial 1: learning_rate=0.001, weight_decay=0.0"
+    assert next(best_rows(trials)) == ["3", "50.00", "learning_rate=0.0001, weight_decay=0.1"]
+
+    table = pq.read_table(tmp_path / "out" / "trials.parquet").to_pydict()
+    assert table["trial"] == [1, 2, 3, 4]
+    assert table["learning_rate"] == ["0.001", "0.0001", "0.0001", "0.0001"]
+    assert table["dev_mean"] == [item.score for item in trials]
+    assert table["seconds"] == [2.0] * 4
+    assert not [name for name in table if "test" in name]
+
+    again = run_search(search, {"num_train_epochs": 3}, say=said.append)
+    assert len(trained) == 4
+    assert again == trials
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"space": {"lerning_rate": [1.0]}}, r"Did you mean learning_rate"),
+        ({"space": {"learning_rate": []}}, r"space\.learning_rate: there are no values"),
+        ({"space": {"learning_rate": [1e-4, "fast"]}}, r"learning_rate"),
+        ({"run": "nowhere.yaml"}, r"there is no run file"),
+        ({"method": "random"}, r"method"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_at_once(search_file, trained, content, message):
+    with pytest.raises(ArgumentError, match=message):
+        run_search(read_search(search_file(**content)))
+    assert not trained
