@@ -111,10 +111,10 @@ class TransferArguments(Section):
     )
     audio_backbone: str = Field("openai/whisper-base", description="speech model: Hub id or folder")
     audio_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
-    audio_layer: int = Field(4, ge=-1, description="hidden state to pool; -1: the output")
+    audio_layer: int | list[int] = Field([2, 3, 4, 5], description="hidden states to pool; -1: the output")
     text_backbone: str = Field("intfloat/multilingual-e5-small", description="text model: Hub id or folder")
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
-    text_layer: int = Field(-1, ge=-1, description="hidden state to pool; -1: the output")
+    text_layer: int | list[int] = Field(-1, description="hidden states to pool; -1: the output")
     strengths: dict[str, float] = Field(
         dict(STRENGTHS), description="C (inverse regularization) of audio and text; never chosen on a test"
     )

@@ -29,6 +29,7 @@ from sklearn.svm import SVC
 from ..data.features import InputExtractor
 from ..data.schema import SPLITS
 from ..errors import UserError
+from ..model.configuration_bibier import NUM_STATISTICS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from .acoustics import corpus_functionals
@@ -103,20 +104,27 @@ def corpus_features(
 
 
 def pooled_features(
-    corpus: DatasetDict, modality: str, backbone: str, revision: str | None = None, layer: int = -1, **cache: Any
+    corpus: DatasetDict,
+    modality: str,
+    backbone: str,
+    revision: str | None = None,
+    layer: int | Sequence[int] = -1,
+    **cache: Any,
 ) -> dict[str, np.ndarray]:
     """Compute mean and standard deviation over time of the features of a frozen backbone: id -> (2 D,).
+
+    The store holds statistics, not frames, as for a model with the encoder `statistics`.
 
     Args:
         corpus: splits in the common schema.
         modality: `"audio"` or `"text"`.
         backbone, revision: Hub id or folder, and its revision.
-        layer: hidden state to pool; -1: the output.
+        layer: hidden state to pool, or several; -1: the output.
         cache: `dtype`, `compute_dtype`, `batch_size`, `cache_dir` of [`~bibier_hf.data.features.InputExtractor`].
     """
     other = {"audio": "text", "text": "audio"}[modality]
     sources: dict[str, Any] = {modality: backbone, f"{modality}_revision": revision}
-    options = {f"{modality}_config": {"layer": layer, "freeze_backbone": True}}
+    options = {f"{modality}_config": {"layer": layer, "encoder": "statistics", "freeze_backbone": True}}
     model = BiBiERForEmotionClassification.from_backbones(**sources, **{other: None}, modalities=[modality], **options)
     max_tokens = model.config.modality_configs["text"].max_tokens
     processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=max_tokens)
@@ -124,8 +132,8 @@ def pooled_features(
     pooled = {}
     for inputs in InputExtractor(model, processor, **cache).inputs(corpus).values():
         for row, identity in enumerate(inputs.metadata["id"]):
-            steps = inputs[row][f"{modality}_features"].float().numpy()  # (T, D)
-            pooled[identity] = np.concatenate([steps.mean(0), steps.std(0)])
+            (statistics,) = inputs[row][f"{modality}_features"].float().numpy()  # (7 D,): mean, deviation, quantiles
+            pooled[identity] = statistics[: 2 * len(statistics) // NUM_STATISTICS]
     return pooled
 
 
