@@ -113,7 +113,8 @@ def test_folds_are_pooled_and_seeds_averaged(study_file):
 
 
 def test_published_scores_stand_beside_the_official_test_scores(study_file):
-    published = {"other": {"scores": {"q": {"uar": 50.44, "mean": 45.5}}, "differs": "another backbone"}}
+    scores = {"q": {"uar": 50.44, "mean": 45.5}}
+    published = {"differs": "another backbone", "scores": {"other": scores}}
     variants = {"base": {}, "other": {"learning_rate": 1e-4}}
     study = read_study(study_file(variants=variants, published=published))
     runs = plan_runs(study)
@@ -128,8 +129,8 @@ def test_published_scores_stand_beside_the_official_test_scores(study_file):
     assert sum("published" in row for row in comparison) == 1
     assert "published" not in comparison_table([row for row in comparison if row["variant"] == "base"])
 
-    with pytest.raises(ArgumentError, match=r"published: there is no variant 'bass'\. Allowed: base, other"):
-        read_study(study_file(variants=variants, published={"bass": published["other"]}))
+    with pytest.raises(ArgumentError, match=r"published\.scores: there is no variant 'bass'\. Allowed: base, other"):
+        read_study(study_file(variants=variants, published=published | {"scores": {"bass": scores}}))
 
 
 def test_a_seed_counts_when_all_its_folds_are_finished(study_file):

@@ -34,12 +34,12 @@ OFFICIAL = "official"
 
 
 class Published(Section):
-    """Scores of others, beside those of a variant on test under the official protocol."""
+    """Scores of others, to show beside those on test under the official protocol."""
 
-    scores: dict[str, dict[Literal["uar", "war", "mf1", "wf1", "mean"], float]] = Field(
-        min_length=1, description="corpus -> metric -> percent"
+    differs: str = Field(description="why they cannot be compared")
+    scores: dict[str, dict[str, dict[Literal["uar", "war", "mf1", "wf1", "mean"], float]]] = Field(
+        description="variant -> corpus -> metric -> percent"
     )
-    differs: str = Field(description="what was different, so that the numbers cannot be compared")
 
 
 class StudyArguments(Section):
@@ -61,9 +61,7 @@ class StudyArguments(Section):
         min_length=1,
         description="name -> dotted run keys and their values; compared with the first variant",
     )
-    published: dict[str, Published] = Field(
-        default_factory=dict, description="variant -> published scores to show beside it, and how they differ"
-    )
+    published: Published | None = Field(None, description="published scores of some variants, and how they differ")
     keep_models: bool = Field(False, description="keep the weights; false: keep only results and predictions")
 
 
@@ -90,8 +88,10 @@ def read_study(path: str | Path) -> StudyArguments:
     """
     path = find_run_file(path, "study")
     study = checked_section(StudyArguments, load_yaml(path))
-    if unknown := sorted(set(study.published) - set(study.variants)):
-        raise ArgumentError(f"published: there is no variant {unknown[0]!r}. Allowed: {', '.join(study.variants)}.")
+    if study.published is not None and (unknown := sorted(set(study.published.scores) - set(study.variants))):
+        raise ArgumentError(
+            f"published.scores: there is no variant {unknown[0]!r}. Allowed: {', '.join(study.variants)}."
+        )
     run = path.parent / study.run
     if not run.is_file():
         raise ArgumentError(f"run: there is no run file {run}. Name one relative to {path}.")
@@ -240,10 +240,10 @@ def compare(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
 
 def _published(study: StudyArguments, variant: str, protocol: str, corpus: str, split: str) -> dict[str, Any]:
     """Return the published scores of a row, and how they differ; {} if there are none."""
-    found = study.published.get(variant)
-    if found is None or (protocol, split) != (OFFICIAL, "test") or corpus not in found.scores:
+    if study.published is None or (protocol, split) != (OFFICIAL, "test"):
         return {}
-    return {"published": {"scores": found.scores[corpus], "differs": found.differs}}
+    scores = study.published.scores.get(variant, {}).get(corpus)
+    return {} if scores is None else {"published": {"scores": scores, "differs": study.published.differs}}
 
 
 def _spread(values: Sequence[float]) -> dict[str, Any]:
@@ -264,7 +264,8 @@ def comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
         cells.append("" if row["difference"] is None else _shown(row["difference"]["mean"], signed=True))
         if has_published:
             published = row.get("published", {"scores": {}, "differs": None})
-            numbers = [f"{_name(name)} {value:.2f}" for name, value in published["scores"].items()]
+            scores = published["scores"]
+            numbers = [f"{_name(name)} {scores[name]:.2f}" for name in NUMBERS if name in scores]
             cells += [", ".join(numbers) or None, published["differs"]]
         rows.append(cells)
 
