@@ -391,11 +391,11 @@ class AudioTextEmotionPipeline(Pipeline):
         audio, text = _split(inputs)
         if text is not None and not isinstance(text, str):
             raise TypeError(f"Text must be a string, got {type(text).__name__}: {text!r:.80}.")
-        text = add_context(inputs, text, self.model.config.text_context)
         if audio is not None and not decoded:
             audio = decode_audio(audio, sampling_rate, channel=channel, refuse_silence=True)
         if audio is not None and asr is not None and not (text and text.strip()):
             text = asr({"raw": audio, "sampling_rate": self.processor.sampling_rate})["text"]
+        text = add_context(inputs, text, self.model.config.text_context)
 
         sample = dict(self.processor.encode([audio], [text]))
         return {**sample, "audio_facts": audio_facts(audio)[None]} if measured else sample
