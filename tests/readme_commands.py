@@ -179,6 +179,13 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier export outputs/quickstart --output_dir outputs/quickstart-onnx --part whole": Run(slow=True),
     # docs/inference.md
     "docs/inference.md, Python block 2": Run(),
+    "docs/inference.md, Python block 3": Run(),
+    "bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --fit_unsure": Run(
+        slow=True,
+        append="--unsure.clips 10 --unsure.sounds 2",
+        after=TRAIN_RESD,
+        expect="The speech check calls",
+    ),
     "bibier predict outputs/resd clip.wav --labels anger,neutral": Run(expect="neutral"),
     (
         'bibier predict outputs/resd clip.wav --label_map "{positive: [happy, surprise], negative: [anger, disgust, fear, '

@@ -224,3 +224,20 @@ def test_labels_other_than_the_graph_has_are_refused(exported: Path, tmp_path: P
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(ExportError, match="the graph has anger, disgust, fear, happy, neutral, sad, surprise"):
         OnnxPipeline.from_pretrained(folder)
+
+
+def test_the_speech_check_is_in_the_graph(checkpoint: Path, processor, clip, tmp_path: Path):
+    model = BiBiERForEmotionClassification.from_pretrained(checkpoint).eval()
+    model.config.audio_config.speech_check = True
+    torch.manual_seed(0)
+    model.bibier.audio.add_speech_check().weight.normal_(0, 0.05)
+    export_model(model, processor, tmp_path, part="features")
+
+    manifest = json.loads((tmp_path / "export.json").read_text())
+    assert manifest["outputs"][-1] == "not_speech"
+    theirs = OnnxPipeline.from_pretrained(tmp_path, backbones=model)
+    ours = AudioTextEmotionPipeline(model=model, processor=processor, device="cpu")
+    for sample in ((clip(1.0), 16_000), {"audio": (clip(2.0, 1), 16_000), "text": "Hello"}, {"text": "Hello"}):
+        found, expected = (pipe(sample, return_unsure=True) for pipe in (theirs, ours))
+        assert found["unsure_score"] == pytest.approx(expected["unsure_score"], abs=1e-3)
+        assert found["unsure_reason"] == expected["unsure_reason"]

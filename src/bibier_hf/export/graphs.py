@@ -52,7 +52,8 @@ class Graph(nn.Module):
         modalities = model.config.modalities
         unimodal = len(modalities) == 1
         heads = [] if unimodal else [f"{name}_logits" for name in modalities if model.heads[name] is not None]
-        self.output_names = ["logits", *heads]
+        checks = ["not_speech"] if model.base_model.audio.speech_check is not None else []
+        self.output_names = ["logits", *heads, *checks]
 
     @property
     def inputs(self) -> list[tuple[str, str]]:

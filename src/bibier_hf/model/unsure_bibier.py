@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .audio_bibier import SAMPLING_RATE
 from .configuration_bibier import BiBiERConfig, ModalityConfig
@@ -51,7 +52,9 @@ class SpeechCheck(nn.Module):
         if self.are_statistics:
             return mean[:, : len(self.mean)]
         variance = masked_mean((features - mean.unsqueeze(1)).square(), mask)
-        change = masked_mean((features[:, 1:] - features[:, :-1]).abs(), mask[:, 1:])
+        # Padded rather than shortened by a step, so that one graph serves clips of a single frame, too.
+        before, has_before = F.pad(features, (0, 0, 1, 0))[:, :-1], F.pad(mask, (1, 0))[:, :-1]
+        change = masked_mean((features - before).abs(), mask & has_before)
         return torch.cat([mean, variance.sqrt(), change], dim=-1)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:

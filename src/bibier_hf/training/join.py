@@ -60,6 +60,7 @@ def join_models(
         stream.encoder = source.encoder
         stream.backbone = source.backbone
         setattr(joined, f"{modality}_head", model.heads[modality])
+    joined.base_model.audio.speech_check = speech.base_model.audio.speech_check
     assert joined.mixture is not None  # a late fusion
     torch.nn.init.zeros_(joined.mixture.weights)
     return joined.eval()
