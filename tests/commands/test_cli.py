@@ -81,7 +81,10 @@ def test_a_folder_and_a_file_in_which_some_inputs_fail(checkpoint, clips):
     assert done.exit_code == 1
     answers = json_lines(done.stdout)
     assert [Path(answer["input"]).name for answer in answers] == ["a.wav", "broken.wav", "b.FLAC", "nowhere.wav"]
-    assert [sorted(answer) for answer in answers] == [["emotions", "input", "text"], ["error", "input"]] * 2
+    assert [sorted(answer) for answer in answers] == [
+        ["emotions", "input", "text", "unsure", "unsure_reason", "unsure_score"],
+        ["error", "input"],
+    ] * 2
     assert "cannot be read as audio" in answers[1]["error"]
     assert "1 files left out that are not audio" in done.stderr
     assert "2 of 4 inputs failed." in done.stderr
@@ -116,13 +119,29 @@ def test_paths_from_stdin(checkpoint, clips):
     assert bibier("predict", checkpoint, "-", stdin="\n").exit_code == 2
 
 
+def test_an_answer_that_should_not_be_trusted_says_why(checkpoint, tmp_path, clip):
+    soundfile.write(tmp_path / "blink.wav", clip(0.1), 16_000)
+    done = bibier("predict", checkpoint, tmp_path / "blink.wav")
+    assert "(unsure: too short)" in done.stdout
+    (answer,) = json_lines(bibier("predict", checkpoint, tmp_path / "blink.wav", "--json").stdout)
+    assert (answer["unsure"], answer["unsure_reason"], answer["unsure_score"]) == (True, "too short", 1.0)
+
+    talk = tmp_path / "talk.wav"
+    soundfile.write(talk, np.concatenate([clip(2.0), 1e-3 * clip(4.0)]), 16_000)
+    done = bibier("predict", checkpoint, talk, "--chunk_length_s", 2, "--output", tmp_path / "talk.csv")
+    assert done.stdout.count("(unsure: too quiet)") == 3
+    with open(tmp_path / "talk.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["unsure"], row["unsure_reason"]) for row in rows] == [("False", "")] + [("True", "too quiet")] * 2
+
+
 def test_a_long_recording(checkpoint, tmp_path, clip):
     soundfile.write(tmp_path / "talk.wav", clip(5.0, 3), 16_000)
     arguments = ["predict", checkpoint, tmp_path / "talk.wav", "--chunk_length_s", 2, "--hop_length_s", 1.5]
     done = bibier(*arguments, "--json", "--output", tmp_path / "talk.csv")
     assert done.exit_code == 0, done.output
     (answer,) = json_lines(done.stdout)
-    assert sorted(answer) == ["chunks", "emotions", "input", "text"]
+    assert sorted(answer) == ["chunks", "emotions", "input", "text", "unsure", "unsure_reason", "unsure_score"]
     assert [chunk["timestamp"] for chunk in answer["chunks"]] == [[0.0, 2.0], [1.5, 3.5], [3.0, 5.0]]
     with open(tmp_path / "talk.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))

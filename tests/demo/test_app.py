@@ -13,6 +13,7 @@ import gradio as gr
 import httpx
 import huggingface_hub.constants
 import pytest
+import soundfile
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
@@ -31,6 +32,7 @@ from bibier_hf.demo.app import (
 )
 from bibier_hf.demo.examples import write_examples
 from bibier_hf.demo.texts import TEXTS
+from bibier_hf.model.unsure_bibier import REASONS
 from bibier_hf.palette import EMOTION_COLORS, emotion_color
 
 from ..conftest import features_of, merged
@@ -58,9 +60,18 @@ def test_a_clip_with_its_text(client, pipe, recordings):
     }
 
 
+def test_an_answer_that_should_not_be_trusted_says_why(client, recordings, tmp_path, clip):
+    soundfile.write(tmp_path / "blink.wav", clip(0.1), 16_000)
+    for language in ("en", "ru"):
+        *_, doubt = client.predict(handle_file(tmp_path / "blink.wav"), "", language, api_name="/analyze")
+        assert doubt == TEXTS[language].unsure["too short"]
+    assert TEXTS["en"].unsure.keys() == TEXTS["ru"].unsure.keys() == set(REASONS)
+
+
 def test_a_long_recording_has_a_timeline(client, recordings):
     with_warnings = client.predict(handle_file(recordings["long"]), "Words", "en", api_name="/analyze")
-    bars, voice, words, bands, table, values = with_warnings
+    bars, voice, words, bands, table, values, doubt = with_warnings
+    assert doubt == ""
     assert values == ""
     assert len(bars["confidences"]) == 7
     assert not voice

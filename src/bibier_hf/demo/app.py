@@ -187,7 +187,12 @@ class _Page:
         self.button = gr.Button(texts.button, variant="primary")
         with gr.Accordion(texts.live, open=False, visible="audio" in modalities) as self.live:
             self.microphone = gr.Audio(
-                sources=["microphone"], streaming=True, type="numpy", label=self._live_hint(texts), buttons=[]
+                sources=["microphone"],
+                streaming=True,
+                type="numpy",
+                label=self._live_hint(texts),
+                buttons=[],
+                visible="audio" in modalities,
             )
 
     def _place_examples(self, folder: str | os.PathLike, texts: Texts) -> gr.Dataset:
@@ -207,17 +212,8 @@ class _Page:
         return examples.dataset
 
     def _connect(self, app: gr.Blocks) -> None:
-        result = [
-            self.doubt,
-            self.bars,
-            self.alone,
-            self.voice,
-            self.words,
-            self.timeline,
-            self.bands,
-            self.table,
-            self.values,
-        ]
+        result = [self.bars, self.alone, self.voice, self.words, self.timeline, self.bands, self.table, self.values]
+        result.append(self.doubt)
         translated: list[Any] = [self.style, self.introduction, self.model, self.audio, self.text, self.button]
         translated += [self.live, self.microphone]
         translated += [self.timeline_title, self.notice, *([self.examples] if self.examples else [])]
