@@ -64,14 +64,14 @@ def test_an_answer_that_should_not_be_trusted_says_why(client, recordings, tmp_p
     soundfile.write(tmp_path / "blink.wav", clip(0.1), 16_000)
     for language in ("en", "ru"):
         *_, doubt = client.predict(handle_file(tmp_path / "blink.wav"), "", language, api_name="/analyze")
-        assert doubt == TEXTS[language].unsure["too short"]
+        assert doubt["value"] == TEXTS[language].unsure["too short"]
     assert TEXTS["en"].unsure.keys() == TEXTS["ru"].unsure.keys() == set(REASONS)
 
 
 def test_a_long_recording_has_a_timeline(client, recordings):
     with_warnings = client.predict(handle_file(recordings["long"]), "Words", "en", api_name="/analyze")
     bars, voice, words, bands, table, values, doubt = with_warnings
-    assert doubt == ""
+    assert (doubt["value"], doubt["visible"]) == ("", False)
     assert values == ""
     assert len(bars["confidences"]) == 7
     assert not voice
