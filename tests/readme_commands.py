@@ -312,6 +312,22 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier evaluate outputs/resd --data_dir PATH/TO/resd --conditions all": Run(
         slow=True, after=TRAIN_RESD, expect="| resd |"
     ),
+    # docs/robustness.md
+    "docs/robustness.md, Python block 1": Run(),
+    "bibier evaluate outputs/resd --data_dir PATH/TO/resd --conditions white:20 babble:10 g711 mp3:32": Run(
+        slow=True, after=TRAIN_RESD, expect="| resd | mp3:32 |"
+    ),
+    **dict.fromkeys(
+        (
+            "bibier train ravdess_robust --data_dir PATH/TO/ravdess",
+            "bibier train ravdess_robust --data_dir PATH/TO/ravdess --disturbances null --output_dir outputs/ravdess_fragile",
+            "bibier evaluate outputs/ravdess_robust --data_dir PATH/TO/ravdess --split dev --conditions all",
+            "bibier evaluate outputs/ravdess_fragile --data_dir PATH/TO/ravdess --split dev --conditions all",
+        ),
+        Skip(
+            "computes features for minutes; tests/training/test_disturbed_training.py trains and scores on a small table"
+        ),
+    ),
     (
         "accelerate launch --quiet --config_file recipes/accelerate_configs/cpu.yaml recipes/train.py "
         "recipes/resd.yaml --data_dir PATH/TO/resd"

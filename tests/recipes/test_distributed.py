@@ -44,11 +44,23 @@ def accelerate_launch() -> tuple[str, ...]:
     )
 
 
+DISTURBED = ("--disturbances.kinds", "[white:5..20, babble:5..20, g711, reverb]")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("launcher", ["torchrun", "accelerate"])
-def test_two_processes_train_as_one(launch, run_file, tmp_path, launcher, about):
+@pytest.mark.parametrize(
+    ("launcher", "options"),
+    [
+        ("torchrun", ()),
+        ("accelerate", ()),
+        ("torchrun", (*DISTURBED, "--disturbances.draws", "2")),
+        ("torchrun", (*DISTURBED, "--feature_cache.enabled", "false")),
+    ],
+)
+def test_two_processes_train_as_one(launch, run_file, tmp_path, launcher, options, about):
+    still = (*STILL, *options)
     one = launch(
-        "recipes/train.py", run_file, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "8", *STILL
+        "recipes/train.py", run_file, "--output_dir", tmp_path / "one", "--per_device_train_batch_size", "8", *still
     )
     assert one.returncode == 0, one.stderr
     arguments = [
@@ -58,7 +70,7 @@ def test_two_processes_train_as_one(launch, run_file, tmp_path, launcher, about)
         "4",
         "--ddp_backend",
         "gloo",
-        *STILL,
+        *still,
     ]
     two = launch(
         "recipes/train.py", run_file, *arguments, launcher=TORCHRUN if launcher == "torchrun" else accelerate_launch()

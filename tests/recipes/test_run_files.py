@@ -33,7 +33,9 @@ def test_run_files_and_studies_are_found_by_name(tmp_path, monkeypatch):
     assert find_run_file("resd").samefile(RECIPES / "resd.yaml")
     assert find_run_file("resd_grouped", "study").samefile(RECIPES / "studies" / "resd_grouped.yaml")
 
-    with pytest.raises(ArgumentError, match=r"There is no run file rsed\. .*: .*quickstart, resd, resd_whisper_e5\."):
+    with pytest.raises(
+        ArgumentError, match=r"There is no run file rsed\. .*: .*quickstart, ravdess_robust, resd, resd_whisper_e5\."
+    ):
         find_run_file("rsed")
     Path("resd").write_text("seed: 7\n")  # a path comes first
     assert find_run_file("resd") == Path("resd")
