@@ -18,7 +18,7 @@ RECIPES = Path(__file__).parents[2] / "recipes"
 def test_run_file(path: Path):
     run = RunFile.from_command_line([str(path)]).run
     assert Path(run.output_dir).name.startswith(path.stem.split("_")[0])
-    BiBiERConfig(**merged(features_of(audio=1024, text=1024), {"audio_config": {"cepstrum_size": 80}}, run.model))
+    BiBiERConfig(**merged(features_of(audio=7 * 1024, text=1024), {"audio_config": {"cepstrum_size": 80}}, run.model))
     run.training_arguments(use_cpu=True)
     text = path.read_text(encoding="utf-8")
     for name in (

@@ -94,7 +94,7 @@ def test_evaluating_from_the_command_line(launch, trained, about, tmp_path):
     assert list(heard) == list(heard_alone) == ["clean", "babble:20", "babble:0", "g711"]
     assert heard["babble:20"]["nll"] != heard["babble:0"]["nll"] != heard_alone["babble:0"]["nll"]
     assert heard["clean"]["uar"] - heard["g711"]["uar"] == pytest.approx(heard["g711"]["loss"]["uar"]["difference"])
-    assert again["conditions_settings"] == {"test": {"seed": 0, "intervals_over": {"small": "speakers"}}}
+    assert again["conditions_settings"] == {"test": {"seed": 0, "intervals_over": {"small": "clips"}}}
     assert all(results[key] == again[key] for key in (*keys, "conditions_settings"))
     assert "Disturbed speech, speech alone (loss against clean speech, in points):" in done.stdout
     assert {"reliability_test_small.png", "conditions_test_small.png"} <= {path.name for path in tmp_path.iterdir()}
