@@ -58,6 +58,10 @@ TRAIN_CALLS = (
     "bibier train quickstart --corpora.0.name csv --data_dir calls.csv --corpora.0.label_column mood "
     "--labels calm,annoyed,furious --output_dir outputs/calls"
 )
+TRAIN_RATINGS = (
+    "bibier train quickstart --corpora.0.name csv --data_dir ratings.csv --problem_type regression "
+    "--labels valence,arousal --output_dir outputs/ratings"
+)
 PREPARE_OWN = "bibier prepare csv --source my_corpus.csv --output_dir data/mine --corpus mine --language en"
 PREPARE_SURVEY = (
     "bibier prepare csv --source my_survey.csv --output_dir data/survey --language ru --encoding cp1251 "
@@ -122,6 +126,9 @@ COMMANDS: dict[str, Run | Skip] = {
     TRAIN_CALLS: Run(slow=True, append=ONE_EPOCH, expect="| calls |"),
     "bibier evaluate outputs/calls": Run(slow=True, after=TRAIN_CALLS, expect="| corpus | calm | annoyed | furious |"),
     "docs/your_labels.md, Python block 1": Run(slow=True, after=TRAIN_CALLS, expect="furious"),
+    TRAIN_RATINGS: Run(slow=True, append=ONE_EPOCH, expect="| corpus | CCC | Pearson | MAE |"),
+    "bibier evaluate outputs/ratings": Run(slow=True, after=TRAIN_RATINGS, expect="| corpus | valence | arousal |"),
+    "docs/your_labels.md, Python block 2": Run(slow=True, after=TRAIN_RATINGS, expect="arousal"),
     "bibier study resd_enthusiasm --data_dir PATH/TO/resd": Run(
         slow=True, append=f"{WHISPER_E5} {ONE_EPOCH}", expect="| base | dialogue_grouped |"
     ),

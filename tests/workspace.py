@@ -102,7 +102,7 @@ class Workspace:
         return programs
 
     def _write_own_corpus(self, clip: Callable[[float, int], np.ndarray]) -> None:
-        """`my_corpus.csv` and `calls.csv` with `recordings/`, `my_survey.csv` as Excel saves it, and the documentation's
+        """`my_corpus.csv`, `calls.csv` and `ratings.csv` with `recordings/`, `my_survey.csv` as Excel saves it, and the documentation's
         `my_corpus.py`, which reads PATH/TO/recordings."""
         recordings = self.folder / "recordings"
         (self.folder / "PATH" / "TO").mkdir(parents=True)
@@ -131,6 +131,12 @@ class Workspace:
             for row in rows
         ]
         _write_csv(self.folder / "calls.csv", calls)
+        ratings = [
+            {name: row[name] for name in ("audio", "text", "speaker")}
+            | {"valence": number % 7, "arousal": number % 5 / 2, "language": "en"}
+            for number, row in enumerate(rows)
+        ]
+        _write_csv(self.folder / "ratings.csv", ratings)
         (self.folder / "my_corpus.py").write_text(own_corpus_code(), encoding="utf-8")
 
     def _write_resd(self, clip: Callable[[float, int], np.ndarray]) -> None:

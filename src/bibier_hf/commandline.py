@@ -465,7 +465,9 @@ def section_help(section: type[BaseModel], prefix: str = "") -> list[str]:
             position = "0." if typing.get_origin(field.annotation) is list else ""
             lines += section_help(inner, f"{prefix}{key}.{position}")
         elif field.description:
-            default = None if field.is_required() else shown(field.get_default(call_default_factory=True))
+            default = (
+                None if field.is_required() else shown(field.get_default(call_default_factory=True, validated_data={}))
+            )
             lines.append(f"  --{prefix}{key}{f' [{default}]' if default else ''}: {field.description}")
     return lines
 

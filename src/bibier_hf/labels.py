@@ -77,10 +77,14 @@ class LabelSetError(UserError, ValueError):
     """Names that cannot be a label set."""
 
 
-def checked_labels(names: Iterable[str] | None) -> tuple[str, ...]:
+def checked_labels(names: Iterable[str] | None, least: int = 2) -> tuple[str, ...]:
     """Check a label set; None is the default, the seven emotions.
 
     Names are kept as written, but two that differ only in case or surrounding spaces are the same name.
+
+    Args:
+        names: in the order of the model's outputs.
+        least: number of names that are enough.
 
     Raises:
         LabelSetError: fewer than two names, an empty name, or the same name twice.
@@ -90,8 +94,9 @@ def checked_labels(names: Iterable[str] | None) -> tuple[str, ...]:
 
     labels = tuple(names)
     keys = [label_key(name) for name in labels]
-    if len(labels) < 2:
-        raise LabelSetError(f"labels: {list(labels)} is too small; a label set has at least two names.")
+    if len(labels) < least:
+        count = "two names" if least > 1 else "one name"
+        raise LabelSetError(f"labels: {list(labels)} is too small; a label set has at least {count}.")
     if not all(keys):
         raise LabelSetError(f"labels: name {keys.index('') + 1} of {list(labels)} is empty. Remove or name it.")
 

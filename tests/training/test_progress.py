@@ -5,7 +5,7 @@ import sys
 import pytest
 from transformers import TrainerState
 
-from bibier_hf.training.progress import TABLE_HEAD, Progress, table_line
+from bibier_hf.training.progress import Progress, table_head, table_line
 
 METRICS = {"eval_loss": 1.5, "eval_uar": 0.25, "eval_wf1": 0.5, "eval_score": 0.375}
 
@@ -15,7 +15,7 @@ def test_a_log_file_gets_a_title_and_one_line_for_each_evaluation(make_trainer, 
     shown = capsys.readouterr()
     title, head, *lines = shown.out.splitlines()
     assert title == "training: up to 3 epochs (9 steps)"
-    assert head == TABLE_HEAD
+    assert head == table_head()
     assert [line.split()[0] for line in lines] == ["1", "2", "3"]
     assert [line.endswith("*") for line in lines] == [True, False, False]  # equal scores: the first one is the best
     assert all(len(line.removesuffix(" *")) == len(head) for line in lines)

@@ -24,6 +24,7 @@ from ..evaluation.calibration import CALIBRATION_METRICS, fit_temperature
 from ..evaluation.conditions import losses_table, score_conditions, uar_points
 from ..evaluation.plots import plot_conditions
 from ..evaluation.prediction import complete_rows, conditions_of, predict_conditions, predict_logits
+from ..evaluation.problems import fitted_of
 from ..evaluation.report import (
     Predictions,
     calibration_table,
@@ -38,6 +39,7 @@ from ..evaluation.results import RESULTS_FILE, EvaluationResults, ResultsError, 
 from ..evaluation.unsure import UnsureSection, fit_unsure, least_confidence, store_unsure, unsure_text
 from ..files import write_json, writes
 from ..hub.cards import CARD_FILE, write_model_card
+from ..model.configuration_bibier import SINGLE_LABEL
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE
@@ -168,12 +170,17 @@ def _evaluate(
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     if arguments.conditions and "audio" not in model.config.modalities:
         raise ArgumentError("conditions: the checkpoint reads only text, which has no noise. Leave them out.")
+    for key in ("calibrate", "conditions") if model.config.problem_type != SINGLE_LABEL else ():
+        if getattr(arguments, key):
+            raise ArgumentError(
+                f"{key}: for one label for each clip; the checkpoint is for {model.config.problem_type}."
+            )
 
     folder, checkpoint, split = Path(arguments.output_dir), Path(arguments.checkpoint), arguments.split
     names = tuple(model.config.label_names)
     if arguments.labels is not None and tuple(arguments.labels) != names:
         raise ArgumentError(f"labels: the checkpoint has {', '.join(names)}. Leave it out.")
-    splits = load_corpora(arguments.corpora, names)
+    splits = load_corpora(arguments.corpora, names, str(model.config.problem_type))
     protocol = {
         name: protocol_facts(corpus, rows)
         for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)
@@ -196,8 +203,7 @@ def _evaluate(
     if arguments.calibrate:
         fitted = {"fitted_on": split, "note": _calibrate(arguments.checkpoint, model, logits, dataset, split)}
 
-    temperature = model.config.temperature
-    predictions = Predictions.from_logits(dataset.metadata, logits, temperature)
+    predictions = Predictions.from_logits(dataset.metadata, logits, **fitted_of(model.config))
     write_split_report(predictions, split, folder)
     unsure = {}
     if arguments.fit_unsure:
@@ -211,7 +217,7 @@ def _evaluate(
         checkpoint=checkpoint.name if checkpoint.is_dir() else arguments.checkpoint,
         protocol=protocol,
         data_hash={name: content_hash(rows[split]) for name, rows in splits.items()},
-        calibration={"temperature": temperature, "uncalibrated": uncalibrated} | fitted,
+        calibration={"temperature": model.config.temperature, "uncalibrated": uncalibrated} | fitted,
         unsure=unsure,
         **environment(),
     )
@@ -310,7 +316,7 @@ def robustness(
     logits = predict_conditions(model, data, reader.collator, arguments.batch_size, given, "Missing modalities")
     alone: dict[str, dict[str, Any]] = {corpus: {} for corpus in splits}
     for name in given:
-        predictions = Predictions.from_logits(data.metadata, logits[name], temperature)
+        predictions = Predictions.from_logits(data.metadata, logits[name], **fitted_of(model.config))
         for corpus, metrics in predictions.metrics_by_corpus().items():
             alone[corpus][name] = metrics
 
@@ -368,8 +374,9 @@ def evaluate(arguments: EvaluateArguments) -> None:
 
     calibration = results.calibration
     fitted = f", fitted on {split} and kept in {arguments.checkpoint}" if arguments.calibrate else ""
-    print(f"\nCalibration, temperature {calibration['temperature']:.3f}{fitted} (ECE in percent):\n")
-    print(calibration_table(calibration["uncalibrated"][split], metrics))
+    if calibration["uncalibrated"][split]:
+        print(f"\nCalibration, temperature {calibration['temperature']:.3f}{fitted} (ECE in percent):\n")
+        print(calibration_table(calibration["uncalibrated"][split], metrics))
     if calibration.get("note"):
         print(f"\nNote: {calibration['note']}.")
 

@@ -89,7 +89,9 @@ def compare_answers(
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")
     reader = InputReader(model, processor, cache)
     source = CorpusArguments(name=corpus, data_dir=arguments.data_dir)
-    dataset = reader.split(load_corpora([source], model.config.label_names), arguments.split)
+    dataset = reader.split(
+        load_corpora([source], model.config.label_names, str(model.config.problem_type)), arguments.split
+    )
 
     exact, logits = (
         predict_logits(which, dataset, reader.collator, batch_size=1)  # ty: ignore[invalid-argument-type] - called alike

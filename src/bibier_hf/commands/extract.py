@@ -54,7 +54,7 @@ def extract(arguments: ExtractArguments) -> None:
     state = PartialState(cpu=not torch.cuda.is_available())
 
     with state.main_process_first():  # it prepares and fetches what the others then find
-        splits = load_corpora(run.corpora, run.labels)
+        splits = load_corpora(run.corpora, run.labels, run.problem_type)
         model, processor, _ = build_model(run, label_names(next(iter(splits.values()))))
     extractor = InputReader(model.to(state.device), processor, run.feature_cache).extractor
     assert extractor is not None  # the cache is enabled

@@ -30,7 +30,7 @@ AUDIO_SUFFIXES = frozenset(
 
 STDIN = "-"
 EXIT_INPUT_FAILED = 1
-SHOWN_EMOTIONS = 3
+SHOWN_LABELS = 3
 
 
 class PredictArguments(CheckpointOptions):
@@ -292,7 +292,7 @@ def show_doubt(answer: Mapping[str, Any]) -> str:
 
 def show_emotions(emotions: Sequence[dict[str, Any]], top_k: int | None) -> str:
     """`happy 0.62, surprise 0.20`; `unsure` comes before them and is not counted. Labels that are present have a `+`."""
-    shown = (top_k or SHOWN_EMOTIONS) + (bool(emotions) and emotions[0]["label"] == UNSURE)
+    shown = (top_k or SHOWN_LABELS) + (bool(emotions) and emotions[0]["label"] == UNSURE)
     return ", ".join(
         f"{entry['label']} {entry['score']:.2f}{'+' if entry.get('present') else ''}" for entry in emotions[:shown]
     )

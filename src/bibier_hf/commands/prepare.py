@@ -11,8 +11,9 @@ from pydantic import Field, create_model
 from ..commandline import HELP_FLAGS, Positional, Section
 from ..data.context import Context
 from ..data.corpora import CORPORA, get_corpus
-from ..data.mixture import CONTEXT_HELP, LABEL_COLUMN_HELP, LABEL_MAP_HELP, LABELS_HELP
+from ..data.mixture import CONTEXT_HELP, LABEL_COLUMN_HELP, LABEL_MAP_HELP, LABELS_HELP, PROBLEM_TYPE_HELP
 from ..data.prepare import COMMON_OPTIONS, Corpus, describe_counts, describe_remarks
+from ..model.configuration_bibier import PROBLEM_TYPES
 
 
 class PrepareArguments(Section):
@@ -36,6 +37,7 @@ class PrepareArguments(Section):
     label_map: dict[str, str | None] | str | None = Field(None, description=LABEL_MAP_HELP)
     label_column: str | None = Field(None, description=LABEL_COLUMN_HELP)
     context: Context | None = Field(None, description=CONTEXT_HELP)
+    problem_type: Literal[PROBLEM_TYPES] | None = Field(None, description=PROBLEM_TYPE_HELP)
     asr: str | None = Field(
         None, description="speech recognizer for missing transcripts: Hub id or folder, such as openai/whisper-base"
     )
@@ -75,7 +77,7 @@ def _option_type(annotation: Any) -> Any:
         return types.GenericAlias(list, get_args(annotation))
     if get_origin(annotation) is None or get_origin(annotation) is Literal:
         return annotation
-    return dict[str, str | None]
+    return types.GenericAlias(dict, tuple(_option_type(part) for part in get_args(annotation)))
 
 
 def prepare(arguments: PrepareArguments) -> None:

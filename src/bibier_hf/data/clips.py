@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..model.audio_bibier import printable
+from ..model.configuration_bibier import MULTI_LABEL, SINGLE_LABEL
 from .schema import SOURCES, SPLITS
 from .tables import option_forms, raise_faults
 
@@ -29,6 +31,7 @@ class Clip:
         text: transcript; "" for an audio-only row.
         turn: place in the dialogue, if the corpus states it. Utterances with the same turn have no known order.
         soft_label: a probability for each label, in the order of the set.
+        target: instead of a label, which is then "": 0 or 1 for each label, or the value of each target.
         where: place for messages, such as `metadata.csv line 7`.
         audio_key: with a function as audio, a full description of its result; when it changes, caches are rebuilt.
         remarks: what was done to the row or is known about it; `corpus.json` counts each remark.
@@ -47,6 +50,7 @@ class Clip:
     dialogue: str | None = None
     turn: int | None = None
     soft_label: Sequence[float] | None = None
+    target: Sequence[float] | None = None
     source: str = "recorded"
     license: str = "unknown"
     where: str = ""
@@ -87,13 +91,15 @@ def raise_count_faults(faults: list[str]) -> None:
     raise_faults(faults, "The counts differ from the published ones", remedy)
 
 
-def check_clips(clips: Sequence[Clip], labels: Sequence[str]) -> None:
+def check_clips(clips: Sequence[Clip], labels: Sequence[str], problem_type: str = SINGLE_LABEL) -> None:
     """Check everything that can be checked before audio is read, against a label set.
 
     Raises:
         CorpusError: lists every clip with an unknown split, label, language or source, without audio and text, with a
-            soft label that is not a distribution, with a repeated id, or whose file is missing.
+            soft label that is not a distribution, with targets that are not those of the problem type, with a repeated
+            id, or whose file is missing.
     """
+    named = labels if problem_type == SINGLE_LABEL else ("",)
     faults = []
     seen: dict[str, Clip] = {}
     for clip in clips:
@@ -102,7 +108,7 @@ def check_clips(clips: Sequence[Clip], labels: Sequence[str]) -> None:
             faults.append(f"{name}: the id '{clip.id}' is also that of {seen[clip.id].where or 'another row'}")
         seen.setdefault(clip.id, clip)
 
-        for kind, allowed in (("split", SPLITS), ("label", labels), ("source", SOURCES)):
+        for kind, allowed in (("split", SPLITS), ("label", named), ("source", SOURCES)):
             if (value := getattr(clip, kind)) not in allowed:
                 faults.append(f"{name}: unknown {kind} {value!r}; allowed: {', '.join(allowed)}")
         if not (clip.language.isascii() and clip.language.islower() and 2 <= len(clip.language) <= 3):
@@ -115,6 +121,9 @@ def check_clips(clips: Sequence[Clip], labels: Sequence[str]) -> None:
                 f"{name}: the soft label {list(clip.soft_label)} is not {len(labels)} probabilities with the sum 1"
             )
 
+        if fault := _target_fault(clip.target, labels, problem_type):
+            faults.append(f"{name}: {fault}")
+
         if isinstance(clip.audio, Path) and not clip.audio.is_file():
             faults.append(f"{name}: no file {printable(str(clip.audio))}")
         if callable(clip.audio) and not clip.audio_key:
@@ -122,6 +131,22 @@ def check_clips(clips: Sequence[Clip], labels: Sequence[str]) -> None:
 
     remedy = "Nothing was written. Fix or remove these rows and start again."
     raise_faults(faults, "The corpus cannot be prepared", remedy)
+
+
+def _target_fault(target: Sequence[float] | None, names: Sequence[str], problem_type: str) -> str | None:
+    """Return what is wrong with the targets of a row, or None."""
+    if problem_type == SINGLE_LABEL:
+        return None if target is None else "a target, but the corpus has one label for each clip"
+    if target is None or len(target) != len(names):
+        return f"the target {target} is not a number for each of {', '.join(names)}"
+
+    for name, value in zip(names, target, strict=True):
+        if problem_type == MULTI_LABEL and value not in (0, 1):
+            return f"{name!r} is {value}; it must be 0 (absent) or 1 (present)"
+        if not math.isfinite(value):
+            return f"{name!r} is {value}; it must be a finite number"
+
+    return None
 
 
 def _is_distribution(values: Sequence[float], size: int) -> bool:
@@ -136,6 +161,8 @@ def clips_fingerprint(clips: Iterable[Clip]) -> str:
         values = {
             field.name: getattr(clip, field.name) for field in fields(clip) if field.name not in ("where", "turn")
         }
+        if clip.target is None:  # as before there were targets
+            del values["target"]
         values |= {"audio": clip.audio_key, "remarks": list(clip.remarks), "extra": dict(clip.extra)}
         if isinstance(clip.audio, Path):
             stat = clip.audio.stat() if clip.audio.is_file() else None

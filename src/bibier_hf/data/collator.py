@@ -64,8 +64,8 @@ class RawCollator:
 
 
 def collate_labels(rows: Sequence[dict[str, Any]]) -> torch.Tensor:
-    """Return class indices (B,), or distributions (B, 7) where rows carry a `target`, as those of
-    [`~bibier_hf.training.rows.TrainingRows`] with soft labels do."""
+    """Return class indices (B,), or floats (B, K) where rows carry a `target`: of their corpus, or a distribution that
+    [`~bibier_hf.training.rows.TrainingRows`] draws with soft labels."""
     if "target" in rows[0]:
         return torch.tensor(np.array([row["target"] for row in rows]), dtype=torch.float32)
     return torch.tensor([int(row["label"]) for row in rows])

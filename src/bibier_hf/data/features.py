@@ -29,6 +29,7 @@ from ..quantization import cpu_has_bfloat16, int8_copy
 from .disturbances import NOTE, Voices, heard, note_key, with_notes
 from .feature_store import Extraction, FeatureStore, StoredRows, row_key
 from .prepare import cache_folder
+from .schema import TARGET, truth_of
 
 logger = logging.get_logger(__name__)
 
@@ -36,7 +37,7 @@ PROCESSING_VERSION = 3
 """Bump whenever the same input would yield different values; this invalidates cached rows."""
 
 DATA_COLUMNS = ("id", "corpus", "split", "audio", "text", "language", "label", "soft_label")
-"""The columns that a result depends on, which `data_hash` covers."""
+"""The columns that a result depends on, which `data_hash` covers; and `target`, if there is one."""
 
 _SECONDS_A_CLIP = 10.0
 """Limit of padded audio per clip of a batch: some clips of corpora last minutes."""
@@ -103,6 +104,9 @@ class InputDataset(TorchDataset):
             `audio` and `text`, for [`~bibier_hf.data.collator.RawCollator`]; rows with a note
             ([`~bibier_hf.data.disturbances.NOTE`]) are disturbed as they are read.
         voices: for babble, in rows without columns.
+
+    Attributes:
+        labels: classes (N,), or targets (N, K).
     """
 
     def __init__(self, rows: Dataset, columns: Mapping[str, StoredRows] | None = None, voices: Voices | None = None):
@@ -114,11 +118,12 @@ class InputDataset(TorchDataset):
                 raise ValueError(f"{len(rows)} rows, but {len(values)} of {name}.")
 
         self.metadata = rows.remove_columns([name for name in ("audio", "text") if name in rows.column_names])
-        self.labels = np.asarray(rows["label"], dtype=np.int64)
+        self.labels = truth_of(rows)
         raw = () if self.columns else ("audio", "text")
         if raw and NOTE in rows.column_names:
             raw = ("audio", "text", "id", NOTE)
-        self._read = rows.select_columns([*raw, "label", "soft_label"])
+        target = [name for name in rows.column_names if name == TARGET]
+        self._read = rows.select_columns([*raw, "label", "soft_label", *target])
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -419,8 +424,9 @@ def row_keys(dataset: Dataset, voices: Voices | None = None) -> dict[str, list[b
 
 
 def content_hash(dataset: Dataset, columns: Sequence[str] = DATA_COLUMNS) -> str:
-    """Hash the values of some columns, row by row; audio counts by its bytes."""
+    """Hash the values of some columns and the targets, row by row; audio counts by its bytes."""
     digest = hashlib.sha256()
+    columns = [*columns, *(name for name in dataset.column_names if name == TARGET)]
     for row in _undecoded_rows(dataset, columns):
         values = dict(row)
         if values.get("audio") is not None:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from ..augmentation.sds import StackedDataSampling
 from ..commandline import Section
 from ..errors import ArgumentError
+from ..model.configuration_bibier import SINGLE_LABEL
 from .context import Context
 from .corpora import load_corpus
 from .protocols import apply_protocol
@@ -20,6 +21,10 @@ LABEL_MAP_HELP = (
 )
 LABEL_COLUMN_HELP = (
     "column of the label, in a table or a corpus that has several (meld: Sentiment, ravdess: intensity)"
+)
+PROBLEM_TYPE_HELP = (
+    "what the labels are: single_label_classification (one for each clip), multi_label_classification (several at "
+    "once), or regression (values)"
 )
 
 CONTEXT_HELP = "earlier utterances to append to each text, such as {utterances: 3, speakers: true}; null: none"
@@ -67,15 +72,15 @@ class CorpusArguments(Section):
             raise ArgumentError("context: stacked texts have no context of their own. Leave augmentation.sds out.")
         return self
 
-    def load(self, labels: Sequence[str] | None = None) -> DatasetDict:
+    def load(self, labels: Sequence[str] | None = None, problem_type: str = SINGLE_LABEL) -> DatasetDict:
         """Load the corpus with its own splits, in a label set; None: the one that it brings."""
-        return load_corpus(self.name, self.data_dir, **self.reader_options(labels))
+        return load_corpus(self.name, self.data_dir, **self.reader_options(labels, problem_type))
 
-    def reader_options(self, labels: Sequence[str] | None = None) -> dict[str, Any]:
+    def reader_options(self, labels: Sequence[str] | None = None, problem_type: str = SINGLE_LABEL) -> dict[str, Any]:
         """Return the options of the loader, with those that every corpus has."""
         of_labels = {"labels": labels, "label_map": self.label_map, "label_column": self.label_column}
         context = {} if self.context is None else {"context": self.context}
-        return {**of_labels, **context, **self.options}
+        return {**of_labels, "problem_type": problem_type, **context, **self.options}
 
     def split(self, rows: DatasetDict) -> DatasetDict:
         """Arrange the rows of the corpus into train, dev and test."""
@@ -104,12 +109,15 @@ class FeatureCacheArguments(Section):
     batch_size: int = Field(16, ge=1, description="clips per batch")
 
 
-def load_corpora(corpora: Sequence[CorpusArguments], labels: Sequence[str] | None = None) -> dict[str, DatasetDict]:
+def load_corpora(
+    corpora: Sequence[CorpusArguments], labels: Sequence[str] | None = None, problem_type: str = SINGLE_LABEL
+) -> dict[str, DatasetDict]:
     """Load corpora and split them; return train, dev and test by the name of the corpus, in the given order.
 
     Args:
         corpora: to load.
         labels: the label set of all of them; None: what they bring, which must be the same.
+        problem_type: what the labels are; corpora for another one are an error.
 
     Raises:
         ArgumentError: two corpora have the same name, under which results are kept, or different label sets.
@@ -117,7 +125,7 @@ def load_corpora(corpora: Sequence[CorpusArguments], labels: Sequence[str] | Non
     """
     splits: dict[str, DatasetDict] = {}
     for corpus in corpora:
-        rows = corpus.split(corpus.load(labels))
+        rows = corpus.split(corpus.load(labels, problem_type))
         name = rows["train"]["corpus"][0]
         if name in splits:
             raise ArgumentError(

@@ -32,13 +32,15 @@ from ..files import describe_write_error, is_vacant, locked, replaced_folder, wr
 from ..flac import encode_flac
 from ..labels import checked_labels
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
+from ..model.configuration_bibier import MULTI_LABEL, SINGLE_LABEL
 from ..text import did_you_mean
 from .clips import Clip, check_clips, clips_fingerprint
 from .context import as_context, with_context
 from .label_maps import LabelReader, read_label_map, relabeled_clips, relabeled_rows
-from .schema import SPLITS
+from .schema import SPLITS, TARGET, least_labels, problem_type_of
 from .schema import features as schema_features
 from .tables import CorpusError, raise_faults
+from .targets import check_problem_type, chosen_targets
 
 INFO_FILE = "corpus.json"
 FORMAT_VERSION = 3
@@ -49,8 +51,9 @@ CACHE_VARIABLE = "BIBIER_CACHE"
 TRANSCRIPT_SOURCE = "text_source"
 """Column of a corpus prepared with ASR: whether the text comes from the "corpus" or from "asr"."""
 
-LABEL_OPTIONS = ("labels", "label_map", "label_column")
-"""Options of the labels that every corpus has: the label set, a mapping to it, and the column to read."""
+LABEL_OPTIONS = ("labels", "label_map", "label_column", "problem_type")
+"""Options of the labels that every corpus has: the label set, a mapping to it, the column to read, and what the labels
+are."""
 
 COMMON_OPTIONS = (*LABEL_OPTIONS, "context")
 """All options that every corpus has."""
@@ -78,6 +81,7 @@ class Corpus:
         not_to_rehost: why others must not publish the recordings; "" if they may.
         labels: label set that the corpus brings; None: the seven emotions.
         label_columns: other columns that can be the label, such as a sentiment -> the labels that they bring.
+        problem_type: what the labels are: one for each clip, or, in `Clip.target`, several or values.
     """
 
     name: str
@@ -93,10 +97,12 @@ class Corpus:
     not_to_rehost: str = ""
     labels: tuple[str, ...] | None = None
     label_columns: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    problem_type: str = SINGLE_LABEL
 
-    def features(self, labels: Sequence[str] | None = None) -> Features:
+    def features(self, labels: Sequence[str] | None = None, problem_type: str | None = None) -> Features:
         """The common schema with a label set (default: that of the corpus), followed by the columns of the corpus."""
-        return Features({**schema_features(labels or self.labels), **self.extra_features})
+        common = schema_features(labels or self.labels, problem_type or self.problem_type)
+        return Features({**common, **self.extra_features})
 
     @property
     def own_options(self) -> dict[str, Any]:
@@ -126,10 +132,17 @@ class Corpus:
                     f"Allowed: {', '.join([*known, *COMMON_OPTIONS])}."
                 )
 
+        if check_problem_type(of_labels.get("problem_type")) == self.problem_type:
+            of_labels.pop("problem_type", None)
+        elif "problem_type" in of_labels and "problem_type" not in inspect.signature(self.read).parameters:
+            raise CorpusError(
+                f"problem_type={of_labels['problem_type']!r}: the corpus '{self.name}' is for {self.problem_type}."
+            )
+
         if "label_map" in of_labels:
             of_labels["label_map"] = read_label_map(of_labels["label_map"], self.label_set(of_labels))
-        labels = of_labels.pop("labels", None)
-        if labels is not None and checked_labels(labels) != self.label_set(of_labels):
+        labels = self.label_set(of_labels)
+        if of_labels.pop("labels", None) is not None and labels != self.label_set(of_labels):
             of_labels["labels"] = list(labels)  # what the corpus brings anyway is no option
 
         return known | options | of_labels | ({} if context is None else {"context": context.model_dump()})
@@ -141,7 +154,11 @@ class Corpus:
             LabelSetError: names that cannot be a label set.
         """
         brought = self.label_columns.get(options.get("label_column") or "", self.labels)
-        return checked_labels(options.get("labels") or brought)
+        return checked_labels(options.get("labels") or brought, least_labels(self.problem_type_for(options)))
+
+    def problem_type_for(self, options: Mapping[str, Any]) -> str:
+        """Return what the labels are with these options."""
+        return options.get("problem_type") or self.problem_type
 
     def read_clips(self, source: Path | str | None, options: Mapping[str, Any]) -> list[Clip]:
         """Read the corpus, with labels of the label set.
@@ -156,7 +173,7 @@ class Corpus:
         labels = self.label_set(options)
         given = {**options, "labels": labels}
         clips = self.read(source, **{name: value for name, value in given.items() if name in parameters})
-        if "labels" not in parameters:
+        if "labels" not in parameters and self.problem_type_for(options) == SINGLE_LABEL:
             clips = relabeled_clips(clips, LabelReader(labels, options.get("label_map")))
 
         context = as_context(options.get("context"))
@@ -190,7 +207,7 @@ class Corpus:
 
         with locked(output_dir, left="The folder is unchanged."):
             clips = self.read_clips(data_dir, complete)
-            columns = self.features(self.label_set(complete))
+            columns = self.features(self.label_set(complete), self.problem_type_for(complete))
             return write_corpus(clips, self._facts(complete, data_dir), columns, output_dir, transcriber)
 
     def load(
@@ -227,7 +244,8 @@ class Corpus:
         if not (target / INFO_FILE).is_file():
             with locked(target, wait=True):  # several training processes may come at once
                 if not (target / INFO_FILE).is_file():
-                    write_corpus(clips, facts, self.features(self.label_set(complete)), target, transcriber)
+                    columns = self.features(self.label_set(complete), self.problem_type_for(complete))
+                    write_corpus(clips, facts, columns, target, transcriber)
 
         return load_prepared(target)
 
@@ -260,15 +278,26 @@ class Corpus:
             raise CorpusError(f"{folder} holds the prepared corpus '{info['reader']}', not '{self.name}'.")
 
         splits = load_prepared(folder)
-        names = next(iter(splits.values())).features["label"].names
-        labels = checked_labels(options.get("labels") or names)
-        complete = self.complete_options({**options, "labels": labels})
-        given = {name: complete[name] for name in options if name in complete and name != "labels"}
+        first = next(iter(splits.values())).features
+        kind = problem_type_of(first)
+        if check_problem_type(self.problem_type_for(options)) != kind:
+            raise CorpusError(
+                f"{folder} was prepared for problem_type={kind!r}. Name it, or prepare the corpus again."
+            )
+
         if info["options"].get("context") and not options.get("context"):
             raise CorpusError(
                 f"{folder} was prepared with context={info['options']['context']}, which its texts contain. Ask for the "
                 "same context, or pass the raw corpus."
             )
+        labels = checked_labels(options.get("labels") or first["label"].names, least_labels(kind))
+        if kind != SINGLE_LABEL:
+            if options.get("label_map") not in (None, info["options"].get("label_map")):
+                raise CorpusError(f"label_map: {folder} holds targets already. Pass the raw corpus, or leave it out.")
+            return DatasetDict({split: chosen_targets(rows, labels) for split, rows in splits.items()})
+
+        complete = self.complete_options({**options, "labels": labels})
+        given = {name: complete[name] for name in options if name in complete and name != "labels"}
         late_map = None if info["options"].get("label_map") else given.pop("label_map", None)
 
         for name, value in given.items():
@@ -341,7 +370,7 @@ def write_corpus(
         raise CorpusError(
             f"{output_dir} is not empty and holds no prepared corpus (no {INFO_FILE}). Choose another folder."
         )
-    check_clips(clips, features["label"].names)
+    check_clips(clips, features["label"].names, problem_type_of(features))
 
     with replaced_folder(output_dir) as new:
         info = _write_files(clips, facts, features, new, transcriber) | {"remarks": dict(sorted(remarks.items()))}
@@ -356,7 +385,7 @@ def _write_files(
     faults: list[str] = []
     splits: dict[str, Any] = {}
     filled = Counter()
-    names = features["label"].names
+    names, kind = features["label"].names, problem_type_of(features)
 
     if transcriber is not None:
         features = Features({**features, TRANSCRIPT_SOURCE: Value("string")})
@@ -397,10 +426,9 @@ def _write_files(
 
                     writer.write_table(pa.Table.from_pylist(rows, schema=features.arrow_schema))
 
-            labels = Counter(clip.label for clip in chosen)
             splits[split] = {
                 "rows": len(chosen),
-                "labels": {label: labels[label] for label in names},
+                **_label_counts(chosen, names, kind),
                 "hours": round(seconds / 3600, 4),
                 "file": path.name,
             }
@@ -426,6 +454,18 @@ def _write_files(
         "rows": len(clips),
         "splits": splits,
     }
+
+
+def _label_counts(clips: Sequence[Clip], names: Sequence[str], problem_type: str) -> dict[str, Any]:
+    """Return the number of clips with each label, or the range of each target."""
+    if problem_type == SINGLE_LABEL:
+        labels = Counter(clip.label for clip in clips)
+        return {"labels": {label: labels[label] for label in names}}
+
+    by_name = dict(zip(names, zip(*(clip.target or () for clip in clips), strict=True), strict=True))
+    if problem_type == MULTI_LABEL:
+        return {"labels": {name: int(sum(values)) for name, values in by_name.items()}}
+    return {"labels": {}, "ranges": {name: [min(values), max(values)] for name, values in by_name.items()}}
 
 
 def _read_audio(clip: Clip) -> tuple[dict[str, Any] | None, float | None, str | None]:
@@ -478,13 +518,14 @@ def _to_row(
         "audio": audio,
         "text": clip.text,
         "language": clip.language,
-        "label": names.index(clip.label),
+        "label": names.index(clip.label) if clip.target is None else None,
         "soft_label": None if clip.soft_label is None else list(clip.soft_label),
         "speaker": clip.speaker,
         "dialogue": clip.dialogue,
         "duration_s": duration_s,
         "source": clip.source,
         "license": clip.license,
+        **({} if clip.target is None else {TARGET: list(clip.target)}),
         **clip.extra,
     }
 
@@ -570,8 +611,8 @@ def _read_split(path: Path, rows: int) -> Dataset:
     if len(split) != rows:
         raise CorpusError(f"{path} has {len(split)} rows, expected {rows}. {again}")
 
-    label = split.features.get("label")
-    wanted = schema_features(label.names if isinstance(label, ClassLabel) else None)
+    label, kind = split.features.get("label"), problem_type_of(split.features)
+    wanted = schema_features(label.names if isinstance(label, ClassLabel) else None, kind)
     expected = {name: kind for name, kind in wanted.items() if split.features.get(name) != kind}
     if expected:
         raise CorpusError(f"{path} has no columns {', '.join(expected)} of the expected types. {again}")
@@ -602,9 +643,14 @@ def describe_counts(info: dict[str, Any]) -> str:
     ]
     widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
 
-    return "\n".join(
+    shown = [
         "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in [header, *lines]
-    )
+    ]
+    for split, entry in info["splits"].items():
+        values = [f"{name} {low:g} to {high:g}" for name, (low, high) in entry.get("ranges", {}).items()]
+        shown += [f"{split}: {', '.join(values)}"] if values else []
+
+    return "\n".join(shown)
 
 
 def describe_remarks(info: dict[str, Any]) -> list[str]:

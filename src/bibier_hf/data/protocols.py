@@ -23,7 +23,7 @@ from datasets import DatasetDict, concatenate_datasets
 
 from ..errors import UserError
 from ..sampling import seeded_hash
-from .schema import COLUMNS, SPLITS
+from .schema import SPLITS, common_columns
 
 NUM_FOLDS = 5
 
@@ -77,7 +77,8 @@ def apply_protocol(
         )
 
     feature = pooled.features["split"]
-    pooled = pooled.remove_columns("split").add_column("split", splits, feature=feature).select_columns(list(COLUMNS))
+    pooled = pooled.remove_columns("split").add_column("split", splits, feature=feature)
+    pooled = pooled.select_columns(common_columns(pooled))
     assigned = np.array(splits)
 
     return DatasetDict({split: pooled.select(np.flatnonzero(assigned == split)) for split in SPLITS})

@@ -78,7 +78,7 @@ class ModelFacts:
             name=source if on_hub else Path(source).resolve().name,
             on_hub=on_hub,
             corpora={name: "synthetic" in data["source"] for name, data in results.get("data", {}).items()},
-            uar={name: metrics["uar"] for name, metrics in test.items()},
+            uar={name: metrics["uar"] for name, metrics in test.items() if "uar" in metrics},
             chance=1 / len(config.label_names),
         )
 

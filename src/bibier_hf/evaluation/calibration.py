@@ -9,6 +9,9 @@ For N utterances with probabilities p over K classes and true classes y:
 | `brier` | Brier score over all classes: mean over the utterances of sum_k (p_k - [k = y])^2. 0 to 2; 1 - 1 / K for a uniform distribution |
 | `nll` | negative log-likelihood: mean over the utterances of -ln p_y, in nats; ln K for a uniform distribution |
 
+With several labels at once, y is 0 or 1 for each label: `ece` sorts all N K probabilities into the bins, and `brier` and
+`nll` are the means over utterances and labels.
+
 Lower is better. Sources: Naeini et al., AAAI 2015 (ECE); Brier, Monthly Weather Review 78(1), 1950; Guo et al., ICML
 2017 (temperature scaling).
 """
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, xlogy
 
 CALIBRATION_METRICS = ("ece", "brier", "nll")
 
@@ -70,8 +73,8 @@ def calibration_metrics(labels: ArrayLike, probabilities: np.ndarray) -> dict[st
     """Compute ECE, Brier score and negative log-likelihood.
 
     Args:
-        labels: (N,) indices of the true classes.
-        probabilities: (N, K), rows that sum to one.
+        labels: (N,) indices of the true classes; or (N, K), 0 or 1 for each label.
+        probabilities: (N, K), rows that sum to one; or one for each label.
 
     Returns:
         `{"ece", "brier", "nll"}`
@@ -80,6 +83,15 @@ def calibration_metrics(labels: ArrayLike, probabilities: np.ndarray) -> dict[st
         ValueError: there are no samples, or shapes do not match.
     """
     labels, probabilities = _checked(labels, probabilities)
+    if labels.ndim == 2:
+        surprise = xlogy(labels, np.maximum(probabilities, LOWEST_PROBABILITY))
+        surprise += xlogy(1 - labels, np.maximum(1 - probabilities, LOWEST_PROBABILITY))
+        return {
+            "ece": reliability_bins(labels, probabilities).ece,
+            "brier": float(np.square(probabilities - labels).mean()),
+            "nll": float(-surprise.mean()),
+        }
+
     truth = np.eye(probabilities.shape[1])[labels]
     of_truth = probabilities[np.arange(len(labels)), labels]
     return {
@@ -92,8 +104,10 @@ def calibration_metrics(labels: ArrayLike, probabilities: np.ndarray) -> dict[st
 def reliability_bins(labels: ArrayLike, probabilities: np.ndarray, bins: int = NUM_BINS) -> ReliabilityBins:
     """Sort predictions into bins by confidence. Arguments and errors: see [`calibration_metrics`]."""
     labels, probabilities = _checked(labels, probabilities)
-    confidence = probabilities.max(1)
-    right = (probabilities.argmax(1) == labels).astype(float)
+    if labels.ndim == 2:
+        confidence, right = probabilities.ravel(), labels.ravel()
+    else:
+        confidence, right = probabilities.max(1), (probabilities.argmax(1) == labels).astype(float)
     places = np.clip(np.ceil(confidence * bins).astype(int) - 1, 0, bins - 1)
     counts = np.bincount(places, minlength=bins)
     filled = np.maximum(counts, 1)
@@ -124,8 +138,8 @@ def risk_coverage(labels: ArrayLike, probabilities: np.ndarray) -> list[dict[str
 
 
 def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) -> TemperatureFit:
-    """Find the temperature T with the lowest negative log-likelihood of softmax(logits / T), with equal weights for the
-    groups.
+    """Find the temperature T with the lowest negative log-likelihood of softmax(logits / T), or of sigmoid(logits / T)
+    with several labels at once, with equal weights for the groups.
 
     Dividing by T does not change the ranking, and so no prediction. T is found by a bounded search over ln T, where the
     likelihood has a single optimum; equal inputs give identical results.
@@ -134,7 +148,7 @@ def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) ->
 
     Args:
         logits: (N, K).
-        labels: (N,) indices of the true classes.
+        labels: (N,) indices of the true classes; or (N, K), 0 or 1 for each label.
         groups: (N,) corpus of each row.
 
     Raises:
@@ -142,14 +156,18 @@ def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) ->
     """
     labels, logits = _checked(labels, np.asarray(logits, dtype=np.float64))
     groups = np.asarray(groups)
-    if (logits.argmax(1) == labels).all():
+    several = labels.ndim == 2
+    if ((logits > 0) == labels).all() if several else (logits.argmax(1) == labels).all():
         return TemperatureFit(1.0, "every answer is right, so that any higher confidence would fit better; left at 1")
     _, group, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     weights = 1 / (len(sizes) * sizes[group])
     rows = np.arange(len(labels))
 
     def loss(log_temperature: float) -> float:
-        return float(-weights @ log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels])
+        scaled = logits / np.exp(log_temperature)
+        if several:
+            return float(weights @ np.logaddexp(0, (1 - 2 * labels) * scaled).mean(1))
+        return float(-weights @ log_softmax(scaled, axis=1)[rows, labels])
 
     bounds = (float(np.log(LOWEST_TEMPERATURE)), float(np.log(HIGHEST_TEMPERATURE)))
     temperature = float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-6}).x))
@@ -162,7 +180,7 @@ def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) ->
 
 def _checked(labels: ArrayLike, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     labels, values = np.asarray(labels), np.asarray(values)
-    if labels.ndim != 1 or values.ndim != 2 or len(labels) != len(values):
+    if values.ndim != 2 or labels.shape not in ((len(values),), values.shape):
         raise ValueError(
             f"Labels of shape {labels.shape} and values of shape {values.shape}: they must be (N,) and (N, K)."
         )

@@ -27,9 +27,6 @@ METRICS = ("uar", "war", "mf1", "wf1")
 SELECTION_METRIC = "score"
 """Name of the selection metric in the trainer."""
 
-SELECTION_FORMULA = "mean of UAR, WAR, MF1 and WF1 on dev, averaged over the corpora"
-"""Definition of the selection metric."""
-
 METRIC_MODULE = Path(__file__).parent / "bibier_metrics"
 """Folder of the four metrics as a module of `evaluate` (`evaluate.load(str(METRIC_MODULE))`). It is also a Space."""
 
@@ -92,9 +89,11 @@ def grouped_metrics(labels: ArrayLike, predictions: ArrayLike, groups: ArrayLike
     }
 
 
-def mean_over_groups(metrics: dict[str, dict[str, float]]) -> dict[str, float]:
+def mean_over_groups(
+    metrics: dict[str, dict[str, float]], names: Sequence[str] = (*METRICS, "mean")
+) -> dict[str, float]:
     """Average each metric over the groups, with equal weights."""
-    return {name: float(np.mean([group[name] for group in metrics.values()])) for name in (*METRICS, "mean")}
+    return {name: float(np.mean([group[name] for group in metrics.values()])) for name in names}
 
 
 def _checked(labels: ArrayLike, predictions: ArrayLike) -> tuple[np.ndarray, np.ndarray]:

@@ -123,7 +123,7 @@ def plot_reliability(series: Mapping[str, ReliabilityBins], path: str | Path, ti
         axes.set_title(f"{name}: ECE {bins.ece:.1%}".removeprefix(": "), fontsize=10)
         axes.set(xlim=(0, 1), ylim=(0, 1))
         histogram.bar(centres, bins.counts, width, color=FAINT, edgecolor="white")
-        histogram.set_xlabel("confidence (largest probability)")
+        histogram.set_xlabel("confidence")
         histogram.xaxis.set_major_formatter(PercentFormatter(1.0))
         for panel in (axes, histogram):
             panel.spines[["top", "right"]].set_visible(False)
@@ -151,6 +151,33 @@ def plot_risk_coverage(points: Sequence[Mapping[str, float]], path: str | Path, 
         axis.set_major_formatter(PercentFormatter(1.0))
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_title(title, fontsize=10)
+    save_figure(figure, path)
+
+
+def plot_values(
+    truth: np.ndarray, values: np.ndarray, titles: Sequence[str], path: str | Path, title: str = ""
+) -> None:
+    """Draw predicted over true values, a panel for each target.
+
+    Args:
+        truth, values: (N, K).
+        titles: of the K panels.
+        path: picture to write; the suffix selects the format.
+        title: line above the picture.
+    """
+    rows, width = -(-len(titles) // 4), min(len(titles), 4)
+    figure = Figure(figsize=(3.6 * width + 0.6, 3.8 * rows + 0.4), layout="constrained")
+    panels = figure.subplots(rows, width, squeeze=False).ravel()
+    for axes in panels[len(titles) :]:
+        axes.set_axis_off()
+    for axes, name, true, found in zip(panels, titles, truth.T, values.T, strict=False):
+        ends = [min(true.min(), found.min()), max(true.max(), found.max())]
+        axes.plot(ends, ends, color="black", linestyle="--", linewidth=1)
+        axes.scatter(true, found, s=10, color=ACCENT, alpha=0.5, linewidths=0)
+        axes.set_title(name, fontsize=10)
+        axes.set(xlabel="true", ylabel="predicted")
+        axes.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(title)
     save_figure(figure, path)
 
 

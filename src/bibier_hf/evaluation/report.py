@@ -5,7 +5,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,15 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from scipy.special import softmax
 
+from ..data.schema import truth_of
 from ..files import write_atomically
+from ..model.configuration_bibier import SINGLE_LABEL
 from ..tables import markdown_table, percent
-from .calibration import CALIBRATION_METRICS, calibration_metrics, reliability_bins, risk_coverage
-from .metrics import METRICS, classification_metrics, confusion_matrix, grouped_metrics, recall_per_class
-from .plots import plot_confusion_matrix, plot_reliability, plot_risk_coverage
+from .calibration import CALIBRATION_METRICS
+from .problems import PROBLEMS, Fitted, Problem, problem_of, problem_scored
 
 VERSIONED_PACKAGES = "bibier-hf torch transformers accelerate datasets scikit-learn numpy soundfile soxr".split()
-
-
-PROBABILITY = "p_"
-"""What the column of a probability begins with, before the name of its label."""
 
 
 @dataclass
@@ -35,10 +31,12 @@ class Predictions:
 
     Attributes:
         ids, corpora, languages: (N,) strings.
-        labels: (N,) class indices.
-        probabilities: (N, K) in label order.
+        labels: (N,) class indices, or (N, K) targets.
+        probabilities: (N, K) in label order; values of a regression.
         label_names: the K labels.
         uncalibrated: (N, K), before temperature scaling; None: the probabilities were not scaled.
+        problem: how answers are scored and stored.
+        fitted: what they depend on, such as thresholds.
     """
 
     ids: Sequence[str]
@@ -48,6 +46,8 @@ class Predictions:
     probabilities: np.ndarray
     label_names: Sequence[str]
     uncalibrated: np.ndarray | None = None
+    problem: Problem = PROBLEMS[SINGLE_LABEL]
+    fitted: Fitted = field(default_factory=dict)
 
     def __post_init__(self):
         sizes = {len(self.ids), len(self.corpora), len(self.languages), len(self.labels), len(self.probabilities)}
@@ -60,27 +60,40 @@ class Predictions:
             )
 
     @classmethod
-    def from_logits(cls, dataset, logits: np.ndarray, temperature: float = 1.0) -> "Predictions":
-        """Build predictions from `logits` (N, K), divided by `temperature`. `dataset`: as for [`of_rows`]."""
-        logits = np.asarray(logits, dtype=np.float64)
-        uncalibrated = None if temperature == 1 else softmax(logits, axis=-1)
-        return cls.of_rows(dataset, softmax(logits / temperature, axis=-1), uncalibrated)
+    def from_logits(cls, dataset, logits: np.ndarray, temperature: float = 1.0, **fitted: Any) -> "Predictions":
+        """Build predictions from `logits` (N, K), divided by `temperature`.
+
+        Args:
+            dataset: the rows, as for [`of_rows`].
+            logits: of a model.
+            temperature: of the model.
+            fitted: what else it was fitted with.
+        """
+        logits, problem = np.asarray(logits, dtype=np.float64), problem_of(dataset)
+        fitted |= {"temperature": temperature}
+        uncalibrated = None if temperature == 1 else problem.answers(logits, fitted | {"temperature": 1.0})
+        return cls.of_rows(dataset, problem.answers(logits, fitted), uncalibrated, fitted)
 
     @classmethod
-    def of_rows(cls, dataset, probabilities: np.ndarray, uncalibrated: np.ndarray | None = None) -> "Predictions":
-        """Build predictions from probabilities (N, K) for the rows of `dataset`, with `id`, `corpus`, `language` and
-        `label`, whose names it knows."""
+    def of_rows(
+        cls, dataset, probabilities: np.ndarray, uncalibrated: np.ndarray | None = None, fitted: Fitted | None = None
+    ) -> "Predictions":
+        """Build predictions from answers (N, K) for the rows of `dataset`, with `id`, `corpus`, `language` and
+        `label`, whose names it knows, or `target`."""
         ids, corpora, languages = (list(dataset[name]) for name in ("id", "corpus", "language"))
-        labels, names = np.asarray(dataset["label"], dtype=np.int64), dataset.features["label"].names
-        return cls(ids, corpora, languages, labels, probabilities, names, uncalibrated)
+        labels, names = truth_of(dataset), dataset.features["label"].names
+        problem = problem_of(dataset)
+        return cls(ids, corpora, languages, labels, probabilities, names, uncalibrated, problem, fitted or {})
 
     @classmethod
     def load(cls, path: str | Path) -> "Predictions":
-        """Read a file of [`save`]. It holds the final probabilities only, not the uncalibrated ones."""
+        """Read a file of [`save`] with one label for each clip. It holds the final probabilities only, not the
+        uncalibrated ones."""
         table = pq.read_table(path)
         ids, corpora, languages, labels = (table[name].to_pylist() for name in ("id", "corpus", "language", "label"))
-        columns = [name for name in table.column_names if name.startswith(PROBABILITY)]
-        names = [name.removeprefix(PROBABILITY) for name in columns]
+        prefix = PROBLEMS[SINGLE_LABEL].prefix
+        columns = [name for name in table.column_names if name.startswith(prefix)]
+        names = [name.removeprefix(prefix) for name in columns]
         probabilities = np.stack([table[name].to_numpy() for name in columns], axis=1)
         return cls(ids, corpora, languages, np.array([names.index(label) for label in labels]), probabilities, names)
 
@@ -97,29 +110,34 @@ class Predictions:
             probabilities=np.concatenate([part.probabilities for part in parts]),
             label_names=parts[0].label_names,
             uncalibrated=np.concatenate(before) if scaled else None,
+            problem=parts[0].problem,
+            fitted=parts[0].fitted,
         )
 
     @property
     def predictions(self) -> np.ndarray:
-        """(N,) class indices with the highest probability."""
-        return np.asarray(self.probabilities).argmax(-1)
+        """(N,) class indices with the highest probability; (N, K) what is present, or values."""
+        return self.problem.decide(np.asarray(self.probabilities), self.fitted)
 
     def by_corpus(self) -> dict[str, dict[str, float]]:
-        return grouped_metrics(self.labels, self.predictions, self.corpora)
+        return self._grouped(self.corpora)
 
     def metrics_by_corpus(self) -> dict[str, dict[str, Any]]:
-        """`{corpus: {uar, war, mf1, wf1, mean, ece, brier, nll, samples, recall: {label: ...}}}`"""
+        """`{corpus: {uar, war, mf1, wf1, mean, ece, brier, nll, samples, recall: {label: ...}}}`, or those of another
+        problem."""
         metrics: dict[str, dict[str, Any]] = {}
         for corpus, scores in self.by_corpus().items():
-            labels, probabilities = self.probabilities_of_corpus(corpus)
-            calibration = calibration_metrics(labels, probabilities)
-            recall = recall_per_class(labels, probabilities.argmax(-1), self.label_names)
-            metrics[corpus] = scores | calibration | {"samples": len(labels), "recall": recall}
+            labels, answers = self.probabilities_of_corpus(corpus)
+            of_labels = self.problem.of_labels(labels, answers, self.fitted, self.label_names)
+            metrics[corpus] = scores | self.problem.calibration(labels, answers) | {"samples": len(labels)} | of_labels
 
         return metrics
 
     def by_language(self) -> dict[str, dict[str, float]]:
-        return grouped_metrics(self.labels, self.predictions, self.languages)
+        return self._grouped(self.languages)
+
+    def _grouped(self, groups: Sequence[str]) -> dict[str, dict[str, float]]:
+        return self.problem.by_group(np.asarray(self.labels), np.asarray(self.probabilities), groups, self.fitted)
 
     def probabilities_of_corpus(self, corpus: str, calibrated: bool = True) -> tuple[np.ndarray, np.ndarray]:
         """Return labels (n,) and probabilities (n, K) of one corpus, with or without temperature scaling."""
@@ -128,79 +146,82 @@ class Predictions:
         return np.asarray(self.labels)[rows], np.asarray(probabilities)[rows]
 
     def calibration_by_corpus(self, calibrated: bool = True) -> dict[str, dict[str, float]]:
-        """Return `{corpus: {"ece", "brier", "nll"}}`, in alphabetical order."""
-        return {
-            corpus: calibration_metrics(*self.probabilities_of_corpus(corpus, calibrated))
+        """Return `{corpus: {"ece", "brier", "nll"}}`, in alphabetical order; nothing of values."""
+        found = {
+            corpus: self.problem.calibration(*self.probabilities_of_corpus(corpus, calibrated))
             for corpus in sorted({*map(str, self.corpora)})
         }
+        return {corpus: numbers for corpus, numbers in found.items() if numbers}
 
     def risk_coverage_by_corpus(self) -> dict[str, list[dict[str, float]]]:
-        """Return `{corpus: [{"coverage", "confidence", "risk"}, ...]}`, in alphabetical order."""
-        return {
-            corpus: risk_coverage(*self.probabilities_of_corpus(corpus))
+        """Return `{corpus: [{"coverage", "confidence", "risk"}, ...]}`, in alphabetical order; nothing without one answer."""
+        found = {
+            corpus: self.problem.risk_coverage(*self.probabilities_of_corpus(corpus))
             for corpus in sorted({*map(str, self.corpora)})
         }
+        return {corpus: points for corpus, points in found.items() if points}
 
     def save(self, path: str | Path) -> None:
         """Write a Parquet table: `id, corpus, language, label, prediction`, and the probability of each label as
-        `p_<label>`."""
-        names = np.asarray(self.label_names)
+        `p_<label>`; of several labels at once `true_<label>`, `present_<label>` and `p_<label>`, of values
+        `true_<label>` and `value_<label>`."""
         columns = {
             "id": pa.array(self.ids, pa.string()),
             "corpus": pa.array(self.corpora, pa.string()),
             "language": pa.array(self.languages, pa.string()),
-            "label": pa.array(names[np.asarray(self.labels)].tolist(), pa.string()),
-            "prediction": pa.array(names[self.predictions].tolist(), pa.string()),
         }
-        for index, name in enumerate(names):
-            columns[PROBABILITY + name] = pa.array(self.probabilities[:, index], pa.float64())
+        truth = self.problem.truth_columns(np.asarray(self.labels), self.predictions, self.label_names)
+        columns |= {name: pa.array(values) for name, values in truth.items()}
+        for index, name in enumerate(self.label_names):
+            columns[self.problem.prefix + name] = pa.array(self.probabilities[:, index], pa.float64())
         write_atomically(path, lambda temporary: pq.write_table(pa.table(columns), temporary))
 
 
 def write_split_report(predictions: Predictions, split: str, directory: str | Path, title: str = "") -> None:
     """Write `predictions_<split>.parquet`, and for each corpus `confusion_matrix_<split>_<corpus>.png` and
-    `reliability_<split>_<corpus>.png` and `risk_coverage_<split>_<corpus>.png`."""
+    `reliability_<split>_<corpus>.png` and `risk_coverage_<split>_<corpus>.png`, or `values_<split>_<corpus>.png` of a
+    regression."""
     directory = Path(directory)
     predictions.save(directory / f"predictions_{split}.parquet")
     for corpus in sorted(set(predictions.corpora)):
-        labels, probabilities = predictions.probabilities_of_corpus(corpus)
-        predicted = probabilities.argmax(-1)
-        uar = classification_metrics(labels, predicted)["uar"]
-        heading = f"{title or corpus}, {split}: UAR {100 * uar:.1f} %"
-        names = predictions.label_names
-        matrix = confusion_matrix(labels, predicted, len(names))
-        plot_confusion_matrix(matrix, names, directory / f"confusion_matrix_{split}_{corpus}.png", heading)
-
         series = {"before": False, "after temperature scaling": True}
         if predictions.uncalibrated is None:
             series = {"": True}
-        bins = {
-            name: reliability_bins(*predictions.probabilities_of_corpus(corpus, calibrated))
-            for name, calibrated in series.items()
+        labels, _ = predictions.probabilities_of_corpus(corpus)
+        answers = {
+            name: predictions.probabilities_of_corpus(corpus, calibrated)[1] for name, calibrated in series.items()
         }
-        plot_reliability(bins, directory / f"reliability_{split}_{corpus}.png", f"{title or corpus}, {split}")
-        points = risk_coverage(labels, probabilities)
-        plot_risk_coverage(points, directory / f"risk_coverage_{split}_{corpus}.png", f"{title or corpus}, {split}")
+        names, heading = predictions.label_names, f"{title or corpus}, {split}"
+        predictions.problem.draw(labels, answers, predictions.fitted, names, directory, f"{split}_{corpus}", heading)
 
 
 def metrics_table(
     metrics: dict[str, dict[str, float]], head: str = "corpus", mean: dict[str, float] | None = None
 ) -> str:
-    """Return a Markdown table in percent, one row per group; below several groups, their mean if given."""
+    """Return a Markdown table, shares in percent, one row per group; below several groups, their mean if given."""
+    problem = problem_scored(next(iter(metrics.values())))
     if mean is not None and len(metrics) > 1:
         metrics = metrics | {"mean": mean}
-    names = (*METRICS, "mean")
-    rows = [[group, *(percent(values[name]) for name in names)] for group, values in metrics.items()]
+    rows = [
+        [group, *(problem.shown(name, values[name]) for name in problem.columns)] for group, values in metrics.items()
+    ]
 
-    return markdown_table([head, *map(str.upper, METRICS), "mean"], rows)
+    return markdown_table([head, *map(problem.title, problem.columns)], rows)
 
 
 def recall_table(metrics: dict[str, dict]) -> str:
-    """Return a Markdown table of the recall of each label in percent, one row per corpus; a dash without samples."""
-    names = list(next(iter(metrics.values()))["recall"])
-    rows = [[corpus, *(percent(values["recall"][name], 1) for name in names)] for corpus, values in metrics.items()]
+    """Return a Markdown table of the scores of each label, such as its recall in percent, one row per corpus and score;
+    a dash without samples."""
+    first = next(iter(metrics.values()))
+    problem = problem_scored(first)
+    rows = []
+    for key, title in problem.label_scores.items():
+        metric = key.removesuffix("_by_label")
+        for corpus, values in metrics.items():
+            shown = [problem.shown(metric, value, 1) for value in values[key].values()]
+            rows.append([f"{corpus}, {title}" if title else corpus, *shown])
 
-    return markdown_table(["corpus", *names], rows)
+    return markdown_table(["corpus", *next(first[key] for key in problem.label_scores)], rows)
 
 
 def calibration_table(before: dict[str, dict[str, float]], after: dict[str, dict[str, float]]) -> str:
@@ -239,13 +260,23 @@ def conditions_table(numbers: dict[str, dict[str, dict[str, float]]], head: str)
         head: title of the column of conditions.
     """
     rows = []
+    problem = problem_scored(next(iter(next(iter(numbers.values())).values())))
+    calibrated: list[str] = []
 
     for corpus, conditions in numbers.items():
         for condition, values in conditions.items():
-            shares = [percent(values[name]) for name in (*METRICS, "ece")]
-            rows.append([corpus, condition, values["samples"], *shares, f"{values['nll']:.3f}"])
+            row = [
+                corpus,
+                condition,
+                values["samples"],
+                *(problem.shown(name, values[name]) for name in problem.metrics),
+            ]
+            if "ece" in values:
+                calibrated = ["ECE", "NLL"]
+                row += [percent(values["ece"]), f"{values['nll']:.3f}"]
+            rows.append(row)
 
-    return markdown_table(["corpus", head, "samples", *map(str.upper, METRICS), "ECE", "NLL"], rows)
+    return markdown_table(["corpus", head, "samples", *map(problem.title, problem.metrics), *calibrated], rows)
 
 
 def environment(world_size: int = 1) -> dict[str, Any]:

@@ -15,7 +15,8 @@ from .report import Predictions
 RESULTS_FILE = "results.json"
 
 Metrics = dict[str, Any]
-"""`uar`, `war`, `mf1`, `wf1` and `mean`; for a corpus also `ece`, `brier`, `nll`, `samples` and `recall` per emotion."""
+"""`uar`, `war`, `mf1`, `wf1` and `mean`, or those of another problem ([`~bibier_hf.evaluation.problems`]); for a corpus
+also `ece`, `brier`, `nll`, `samples` and `recall` per emotion."""
 
 _ON_REQUEST = (
     "adaptation",
@@ -59,7 +60,7 @@ class Results:
         """Score the predictions for a split."""
         self.metrics[split] = predictions.metrics_by_corpus()
         self.metrics_by_language[split] = predictions.by_language()
-        self.metrics_mean[split] = mean_over_groups(self.metrics[split])
+        self.metrics_mean[split] = mean_over_groups(self.metrics[split], predictions.problem.columns)
 
     def to_json(self) -> dict[str, Any]:
         """The content of the file."""

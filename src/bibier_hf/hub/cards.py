@@ -7,13 +7,13 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from ..evaluation.conditions import losses_table
-from ..evaluation.metrics import METRICS
+from ..evaluation.problems import PROBLEMS
 from ..evaluation.report import metrics_table, recall_table, risk_table
 from ..evaluation.results import RESULTS_FILE, EvaluationResults, RunResults
 from ..evaluation.unsure import unsure_text
 from ..files import write_atomically
 from ..labels import checked_labels
-from ..model.configuration_bibier import EMBEDDED, MODALITIES, TASK
+from ..model.configuration_bibier import EMBEDDED, MODALITIES, MULTI_LABEL, REGRESSION, SINGLE_LABEL, TASK
 from ..model.modeling_bibier import ADAPTER_FOLDER
 from ..tables import markdown_table, percent
 from ..text import LANGUAGE_NAMES
@@ -28,7 +28,29 @@ METRIC_TITLES = {
     "war": "WAR (weighted average recall, accuracy)",
     "mf1": "MF1 (macro F1)",
     "wf1": "WF1 (weighted F1)",
+    "macro_f1": "macro F1 (mean over the labels)",
+    "micro_f1": "micro F1 (of all labels together)",
+    "map": "mAP (mean average precision over the labels)",
+    "ccc": "CCC (concordance correlation coefficient, mean over the targets)",
+    "pearson": "Pearson (correlation, mean over the targets)",
+    "mae": "MAE (mean absolute error)",
 }
+
+ANSWERS = {
+    SINGLE_LABEL: '[{"label": ..., "score": ...}, ...], best first',
+    MULTI_LABEL: '[{"label": ..., "score": ..., "present": ...}, ...], best first',
+    REGRESSION: '[{"label": ..., "score": value}, ...]',
+}
+"""What the pipeline returns."""
+
+RESEMBLES = {
+    SINGLE_LABEL: "which class an utterance resembles",
+    MULTI_LABEL: "which labels an utterance resembles",
+    REGRESSION: "how listeners would rate an utterance",
+}
+"""What the model says."""
+
+_HUB_METRICS = {SINGLE_LABEL: ("recall", "accuracy", "f1"), MULTI_LABEL: ("f1",), REGRESSION: ("mae", "pearsonr")}
 
 
 MODALITY_NAMES = {"audio": "speech", "text": "text"}
@@ -40,13 +62,14 @@ PROTOCOLS = {
 }
 """What each protocol separates, in a few words."""
 
-COUNT_WORDS = dict(enumerate("two three four five six seven eight nine ten eleven twelve".split(), start=2))
+COUNT_WORDS = dict(enumerate("one two three four five six seven eight nine ten eleven twelve".split(), start=1))
 """Numbers that are written as words."""
 
 LATER_EVALUATION = "evaluation/evaluation_test.json"
 
 PICTURES = {
     "confusion_matrix_test_{}.png": "Confusion matrix, {}",
+    "values_test_{}.png": "Predicted over true values, {}",
     "reliability_test_{}.png": "Reliability, {}",
     "risk_coverage_test_{}.png": "Errors among the most confident answers, {}",
 }
@@ -89,6 +112,7 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         results.data, {modality: name for modality, name in backbones.items() if name != EMBEDDED}
     )
     licenses = {source: licensing.describe(source) for source in licensing.sources}
+    problem = PROBLEMS[results.model.get("problem_type", SINGLE_LABEL)]
     title = f"BiBiER {results.model['fusion'] if len(modalities) > 1 else modalities[0]} ({', '.join(results.data)})"
     tags = ["speech-emotion-recognition" if "audio" in modalities else "emotion-recognition"]
     if len(modalities) > 1:
@@ -102,7 +126,7 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         tags=[TASK, *tags, "bibier"],
         base_model=[name for name in backbones.values() if "/" in name] or None,
         datasets=list(filter(None, map(hub_dataset, results.data))) or None,
-        metrics=["recall", "accuracy", "f1"],
+        metrics=list(_HUB_METRICS[problem.name]),
         model_name=title,
         eval_results=_eval_results(results, modalities),
     )
@@ -125,9 +149,13 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
         protocol_meanings={name: PROTOCOLS.get(protocol["name"]) for name, protocol in results.protocol.items()},
         augmentation={name: _augmentation_text(entry) for name, entry in results.augmentation.items()},
         synthetic=sorted(name for name, data in results.data.items() if "synthetic" in data["source"]),
-        emotions=tuple(labels) == checked_labels(None),
-        classes="emotions" if tuple(labels) == checked_labels(None) else "labels",
-        count=COUNT_WORDS.get(len(labels), str(len(labels))),
+        emotions=tuple(labels) == checked_labels(None) and problem.name == SINGLE_LABEL,
+        problem=problem,
+        answer=ANSWERS[problem.name],
+        metric_titles=[METRIC_TITLES[name] for name in problem.metrics],
+        purpose=_purpose(labels, problem.name),
+        outputs=_outputs(labels, problem.name),
+        resembles=RESEMBLES[problem.name],
         resd_official=results.protocol.get("resd", {}).get("name") == "official",
         calibration_table=_calibration_table(test),
         metrics_tables={
@@ -155,6 +183,25 @@ def render_model_card(results: RunResults, model_id: str = PLACEHOLDER_ID, pictu
     )
 
 
+def _purpose(labels: Sequence[str], problem_type: str) -> str:
+    """Say what the model does, up to "an utterance"."""
+    if problem_type == REGRESSION:
+        return f"Predicts the {' and '.join(labels[:3])}{' and other values' if len(labels) > 3 else ''} of"
+    if problem_type == MULTI_LABEL:
+        return f"Says which of {COUNT_WORDS.get(len(labels), len(labels))} labels apply to"
+    if tuple(labels) == checked_labels(None):
+        return "Recognizes the emotion of"
+    return f"Assigns one of {COUNT_WORDS.get(len(labels), len(labels))} labels to"
+
+
+def _outputs(labels: Sequence[str], problem_type: str) -> str:
+    """Say how many outputs the model has, such as `seven classes`."""
+    one, more = {SINGLE_LABEL: ("class", "classes"), REGRESSION: ("value", "values")}.get(
+        problem_type, ("label", "labels")
+    )
+    return f"{COUNT_WORDS.get(len(labels), len(labels))} {one if len(labels) == 1 else more}"
+
+
 def write_model_card(results: RunResults, path: str | Path, model_id: str = PLACEHOLDER_ID) -> None:
     """Render the card into a file, in one step, with the pictures in its folder."""
     pictures = [picture.name for picture in Path(path).parent.glob("*.png")]
@@ -172,7 +219,8 @@ def _hub_task(modalities: Sequence[str]) -> str:
 
 
 def _eval_results(results: RunResults, modalities: Sequence[str]) -> list[EvalResult]:
-    """Return an entry for each corpus and metric, for the model index of the Hub, in percent."""
+    """Return an entry for each corpus and metric, for the model index of the Hub, shares in percent."""
+    problem = PROBLEMS[results.model.get("problem_type", SINGLE_LABEL)]
     return [
         EvalResult(
             task_type=_hub_task(modalities),
@@ -182,10 +230,10 @@ def _eval_results(results: RunResults, modalities: Sequence[str]) -> list[EvalRe
             dataset_split="test",
             metric_type=name,
             metric_name=METRIC_TITLES[name],
-            metric_value=round(100 * metrics[name], 2),
+            metric_value=float(problem.shown(name, metrics[name]) or 0),
         )
         for corpus, metrics in results.metrics.get("test", {}).items()
-        for name in METRICS
+        for name in problem.metrics
     ]
 
 

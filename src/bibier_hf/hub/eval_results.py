@@ -11,7 +11,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
 
-from ..evaluation.metrics import METRICS
+from ..evaluation.problems import problem_scored
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import write_text
 from .cards import protocol_text
@@ -38,13 +38,15 @@ def render_eval_results(results: RunResults, model_id: str | None = None) -> dic
         if dataset_id is None:
             continue
         protocol = results.protocol[corpus]
-        others = ", ".join(f"{name.upper()} {100 * metrics[name]:.2f}" for name in METRICS[1:])
+        problem = problem_scored(metrics)
+        first, *rest = problem.metrics
+        others = ", ".join(f"{problem.title(name)} {problem.shown(name, metrics[name])}" for name in rest)
         entry = EvalResultEntry(
             dataset_id=dataset_id,
             task_id=protocol["name"] + (f"_fold_{protocol['fold']}" if "fold" in protocol else ""),
-            value=round(100 * metrics[METRICS[0]], 2),
+            value=float(problem.shown(first, metrics[first]) or 0),
             date=results.date,
-            notes=f"{METRICS[0].upper()} in percent, {protocol_text(protocol)}, test, {metrics['samples']} samples; {others}",
+            notes=f"{problem.title(first)}{problem.unit}, {protocol_text(protocol)}, test, {metrics['samples']} samples; {others}",
             **source,
         )
         text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True, width=1000)

@@ -182,6 +182,7 @@ class BiBiERPreTrainedModel(PreTrainedModel):
             init.copy_(module.trained_labels, encoded_labels(self.config).to(module.trained_labels.device))
             if module.config.label_ranges is not None:
                 for layer in module.output_layers():
+                    init.copy_(layer.weight, layer.weight * module.first_scales().to(layer.weight))
                     init.copy_(layer.bias, module.first_values().to(layer.bias))
         else:
             super()._init_weights(module)
@@ -674,6 +675,7 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         self.trained_labels = expected
         for module in self.output_layers():
             nn.init.xavier_uniform_(module.weight)
+            module.weight.data.mul_(self.first_scales())
             module.bias.data.copy_(self.first_values())
         if self.mixture is not None:
             nn.init.uniform_(self.mixture.weights)
@@ -682,6 +684,13 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
         """Return the outputs before training, (K,): the middle of each range of a regression, or else zero."""
         ranges = self.config.label_ranges or [[0.0, 0.0]] * len(self.config.label_names)
         return torch.tensor(ranges, dtype=torch.float32).mean(1)
+
+    def first_scales(self) -> Tensor:
+        """Return the scales of the last weights before training, (K, 1): half of each range of a regression, or else
+        one."""
+        ranges = self.config.label_ranges or [[-1.0, 1.0]] * len(self.config.label_names)
+        low, high = torch.tensor(ranges, dtype=torch.float32).unbind(1)
+        return ((high - low) / 2).unsqueeze(1)
 
     def output_layers(self) -> list[nn.Linear]:
         """Return the last linear layer, with a row per label, of each unimodal head and of the classifier."""

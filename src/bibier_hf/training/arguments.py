@@ -39,13 +39,23 @@ from ..commandline import (
     validated,
 )
 from ..data.disturbances import CONDITIONS_HELP, Conditions, DisturbanceSection
-from ..data.mixture import LABELS_HELP, CorpusArguments, FeatureCacheArguments
+from ..data.mixture import LABELS_HELP, PROBLEM_TYPE_HELP, CorpusArguments, FeatureCacheArguments
+from ..data.schema import least_labels
 from ..data.synthetic import Share
 from ..errors import ArgumentError
-from ..evaluation.metrics import SELECTION_FORMULA, SELECTION_METRIC
+from ..evaluation.metrics import SELECTION_METRIC
+from ..evaluation.problems import PROBLEMS
 from ..evaluation.unsure import UnsureSection
 from ..labels import LabelSetError, checked_labels
-from ..model.configuration_bibier import EMBEDDED, MODALITIES, MODALITY_CONFIGS, BiBiERConfig
+from ..model.configuration_bibier import (
+    EMBEDDED,
+    MODALITIES,
+    MODALITY_CONFIGS,
+    PROBLEM_TYPES,
+    REGRESSION,
+    SINGLE_LABEL,
+    BiBiERConfig,
+)
 from ..run_files import find_run_file
 from .optimization import OPTIMIZERS, PLATEAU, SCHEDULERS, scheduler_arguments
 
@@ -55,7 +65,9 @@ STAGES_FOLDER = "stages"
 OUTPUT_FIELDS = tuple("output_dir resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo".split())
 """Where results go. The results themselves do not depend on these."""
 
-_SELECTION = f"checkpoints are always selected by the {SELECTION_FORMULA}"
+_SELECTION = "checkpoints are always selected by " + "; ".join(
+    f"the {problem.formula} ({problem.name})" for problem in PROBLEMS.values()
+)
 
 RESERVED = {
     "optim": "use `optimizer`",
@@ -167,6 +179,7 @@ class RunArguments(Section):
 
     corpora: list[CorpusArguments] = Field(min_length=1, description="corpora to train, select and test on")
     labels: list[str] | None = Field(None, description=LABELS_HELP)
+    problem_type: Literal[PROBLEM_TYPES] = Field(SINGLE_LABEL, description=PROBLEM_TYPE_HELP)
     output_dir: str = Field(
         description="folder for checkpoints, model and results; default outputs/<name of the YAML>"
     )
@@ -195,8 +208,11 @@ class RunArguments(Section):
     optimizer: Literal[OPTIMIZERS] = Field("adamw", description="one of " + ", ".join(OPTIMIZERS))
     scheduler: Literal[SCHEDULERS] = Field("none", description="one of " + ", ".join(SCHEDULERS))
     class_weights: Literal["balanced", "sqrt", "none"] | Share = Field(
-        "balanced",
-        description="class weights in the loss, 1 / count^e: balanced (e = 1), sqrt (0.5), none (0), or e itself",
+        default_factory=lambda given: (
+            "balanced" if given.get("problem_type", SINGLE_LABEL) == SINGLE_LABEL else "none"
+        ),
+        description="class weights in the loss, 1 / count^e: balanced (e = 1, the default), sqrt (0.5), none (0), or e "
+        "itself; none with another problem_type",
     )
     corpus_balanced_sampling: bool = Field(True, description="draw equally often from each of several corpora")
     group_by_length: bool = Field(False, description="batches of clips of similar length")
@@ -360,6 +376,8 @@ _FITTED = {
     "class_weights": "computed from the training set; choose how by `class_weights`",
     "temperature": "fitted on dev; choose whether by `calibrate`",
     "least_confidence": "fitted on dev; choose how by `unsure`",
+    "thresholds": "fitted on dev",
+    "label_ranges": "those of the training rows",
 }
 _FROM_BACKBONES = frozenset(
     "backbone backbone_id backbone_revision backbone_stored adapter_stored speech_check".split()
@@ -487,7 +505,7 @@ def _dotted(model: dict[str, Any]) -> Iterator[str]:
 # Stages cannot change data, model or output.
 _SHARED_BY_STAGES = frozenset(
     """
-    corpora labels data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix init_from model calibrate
+    corpora labels problem_type data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix init_from model calibrate
     unsure logit_adjustment disturbances conditions feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
     """.split()
 )
@@ -521,7 +539,7 @@ def _refuse_unknown_reporting(names: Sequence[str]) -> None:
 
 def _refuse_contradictions(run: RunArguments) -> None:
     """Refuse values that exclude each other, before anything is computed."""
-    problems = [*_trainer_problems(run), *_run_problems(run), *_draw_problems(run)]
+    problems = [*_trainer_problems(run), *_run_problems(run), *_target_problems(run), *_draw_problems(run)]
     if run.stages.plan == "two_stage":
         problems += _stage_problems(run)
     if problems:
@@ -554,7 +572,7 @@ def _trainer_problems(run: RunArguments) -> Iterator[str]:
 
 def _run_problems(run: RunArguments) -> Iterator[str]:
     try:
-        checked_labels(run.labels)
+        checked_labels(run.labels, least_labels(run.problem_type))
     except LabelSetError as error:
         yield str(error)
     for modality in MODALITIES if run.init_from else ():
@@ -577,6 +595,31 @@ def _run_problems(run: RunArguments) -> Iterator[str]:
         yield "hub_model_id: is missing. Say where to push to: --hub_model_id OWNER/NAME."
     if run.overwrite and run.resume_from_checkpoint:
         yield "overwrite, resume_from_checkpoint: one starts over, the other continues. Give one of them."
+
+
+def _target_problems(run: RunArguments) -> Iterator[str]:
+    """What is for one label in each clip."""
+    kind = run.problem_type
+    if kind == SINGLE_LABEL:
+        return
+
+    if kind == REGRESSION and run.labels is None:
+        yield "labels: a regression has no default. Name the targets, such as labels: [valence, arousal]."
+    if kind == REGRESSION and run.calibrate:
+        yield "calibrate: values of a regression have no temperature. Leave it out."
+    given = {
+        "class_weights": run.class_weights not in ("none", 0),
+        "soft_labels": run.soft_labels,
+        "logit_adjustment": run.logit_adjustment is not None,
+        "conditions": bool(run.conditions),
+    }
+    for number, corpus in enumerate(run.corpora):
+        key, augmentation = f"corpora.{number}.augmentation", corpus.augmentation
+        given[f"{key}.sds"] = augmentation.sds is not None and augmentation.sds.share > 0
+        given[f"{key}.synthetic"] = augmentation.synthetic is not None
+    for key, wanted in given.items():
+        if wanted:
+            yield f"{key}: needs one label for each clip, but problem_type is {kind}. Leave it out."
 
 
 def _draw_problems(run: RunArguments) -> Iterator[str]:

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import set_seed
 
+from ..data.schema import least_labels
 from ..errors import ArgumentError
 from ..labels import checked_labels
 from ..model.configuration_bibier import EMBEDDED, MODALITIES
@@ -16,7 +17,7 @@ from .lora import LoraAdapters
 
 
 def build_model(
-    run: RunArguments, labels: Sequence[str] | None = None
+    run: RunArguments, labels: Sequence[str] | None = None, label_ranges: list[list[float]] | None = None
 ) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor, LoraAdapters]:
     """Build a new model (or load the one of `init_from`), its processor, and its adapters, which are none without LoRA.
 
@@ -25,13 +26,15 @@ def build_model(
     Args:
         run: with backbones, model options, adapters and seed.
         labels: of the run; None: the seven emotions.
+        label_ranges: lowest and highest value of each target of a regression.
 
     Raises:
         ArgumentError: model options are unknown or contradict each other, or a backbone cannot be used.
     """
-    labels = checked_labels(labels)
+    names = checked_labels(labels, least_labels(run.problem_type))
+    of_labels = {"id2label": dict(enumerate(names)), "problem_type": run.problem_type, "label_ranges": label_ranges}
     set_seed(run.seed)
-    model, processor = _new_model(run, labels) if run.init_from is None else load_initial(run, labels)
+    model, processor = _new_model(run, of_labels) if run.init_from is None else load_initial(run, of_labels)
 
     model.config.text_context = _text_context(run)
     for prefix in run.frozen:
@@ -55,16 +58,14 @@ def _text_context(run: RunArguments) -> dict[str, Any] | None:
     return contexts[0] if contexts else None
 
 
-def _new_model(run: RunArguments, labels: Sequence[str]) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+def _new_model(run: RunArguments, of_labels: dict[str, Any]) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
     read = run.model.get("modalities") or MODALITIES
     audio = run.audio_backbone if "audio" in read else None
     text = run.text_backbone if "text" in read else None
     revisions = {"audio_revision": run.audio_revision, "text_revision": run.text_revision}
 
     try:
-        model = BiBiERForEmotionClassification.from_backbones(
-            audio, text, **revisions, id2label=dict(enumerate(labels)), **run.model
-        )
+        model = BiBiERForEmotionClassification.from_backbones(audio, text, **revisions, **of_labels, **run.model)
     except ValueError as error:
         raise ArgumentError(str(error)) from error
     except OSError as error:
@@ -109,6 +110,7 @@ def model_facts(
         "modalities": list(config.modalities),
         "fusion": config.fusion,
         "labels": config.label_names,
+        "problem_type": config.problem_type,
         "parameters": model.num_parameters(),
         "trained_parameters": trained_parameters,
     }

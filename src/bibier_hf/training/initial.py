@@ -1,6 +1,6 @@
 """A trained checkpoint as the start of a run (`init_from`)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transformers.utils import logging
@@ -24,26 +24,32 @@ _FREE_OPTIONS = frozenset(
 )
 """Options that a run may change, because the trained weights do not depend on them."""
 
+_COMPUTED = {"temperature": 1.0} | dict.fromkeys(("class_weights", "thresholds", "label_ranges", "least_confidence"))
+"""Options that a run computes itself."""
 
-def load_initial(run: RunArguments, labels: Sequence[str]) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+
+def load_initial(
+    run: RunArguments, of_labels: Mapping[str, Any]
+) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
     """Load the checkpoint that a run starts from. If its labels are others, its classifiers are replaced by new ones.
 
     Args:
         run: with `init_from`; its `model` may hold options that the weights do not depend on.
-        labels: of the run.
+        of_labels: `id2label`, `problem_type` and `label_ranges` of the run.
 
     Raises:
         ArgumentError: a checkpoint that cannot be used, or an option that contradicts it.
     """
     assert run.init_from is not None  # or there is nothing to load
     name = checkpoint_source(run.init_from)
+    labels = list(of_labels["id2label"].values())
     try:
         trained = BiBiERConfig.from_pretrained(name)
         _refuse_contradictions(run, trained)
 
-        config = BiBiERConfig.from_dict(_with_options(trained, run.model), id2label=dict(enumerate(labels)))
-        config.temperature, config.class_weights, config.least_confidence = 1.0, None, None  # a run computes its own
-        replaces = trained.label_names != list(labels)
+        options = _with_options(trained, run.model) | _COMPUTED
+        config = BiBiERConfig.from_dict(options, **of_labels)
+        replaces = trained.label_names != labels
         model = BiBiERForEmotionClassification.from_pretrained(name, config=config, ignore_mismatched_sizes=replaces)
         processor = BiBiERProcessor.from_pretrained(name)
     except (CheckpointError, OSError, ValueError) as error:

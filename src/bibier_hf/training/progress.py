@@ -11,12 +11,21 @@ from transformers.trainer_utils import IntervalStrategy
 from transformers.utils import logging
 
 from ..evaluation.metrics import SELECTION_METRIC
+from ..evaluation.problems import PROBLEMS, Problem
+from ..model.configuration_bibier import SINGLE_LABEL
 
 _WIDTH = 10
-TABLE_HEAD = " ".join(
-    f"{name:>{_WIDTH}}" for name in ("epoch", "train loss", "dev loss", "dev UAR", "dev WF1", "dev score")
-)
-"""Percent, but for the losses. The score is what checkpoints are selected by; `*` marks the best one so far."""
+_SINGLE = PROBLEMS[SINGLE_LABEL]
+
+
+def table_head(problem: Problem = _SINGLE) -> str:
+    """The head of the table. The score is what checkpoints are selected by; `*` marks the best one so far."""
+    scores = (f"dev {problem.title(name)}" for name in _shown(problem))
+    return " ".join(f"{name:>{_WIDTH}}" for name in ("epoch", "train loss", "dev loss", *scores, "dev score"))
+
+
+def _shown(problem: Problem) -> tuple[str, str]:
+    return problem.metrics[0], problem.metrics[-1]
 
 
 class Progress(ProgressCallback):
@@ -24,14 +33,16 @@ class Progress(ProgressCallback):
 
     Args:
         title: what is trained, such as `encoder audio (stage 1 of 3)`.
+        problem: names the scores.
 
     Attributes:
         split: what answers are computed for, the name of the bar.
     """
 
-    def __init__(self, title: str):
+    def __init__(self, title: str, problem: Problem = _SINGLE):
         super().__init__()
         self.title = title
+        self.problem = problem
         self.split = "dev"
         self._train_loss: float | None = None
 
@@ -44,7 +55,7 @@ class Progress(ProgressCallback):
         epochs = "1 epoch" if state.num_train_epochs == 1 else f"{state.num_train_epochs} epochs"
         say(f"{self.title}: up to {epochs} ({state.max_steps} steps){resumed}")
         if args.eval_strategy != IntervalStrategy.NO:
-            say(TABLE_HEAD)
+            say(table_head(self.problem))
         self.training_bar = _bar(args, state.max_steps, initial=state.global_step)
 
     def on_epoch_begin(self, args, state, control, **kwargs):
@@ -65,7 +76,7 @@ class Progress(ProgressCallback):
     def on_evaluate(self, args, state, control, metrics=None, **kwargs):
         super().on_evaluate(args, state, control)
         if self.training_bar is not None and metrics is not None:  # in the main process, while training
-            say(table_line(state, self._train_loss, metrics))
+            say(table_line(state, self._train_loss, metrics, self.problem))
 
 
 def _bar(args: TrainingArguments, total: int, **options) -> tqdm:
@@ -73,16 +84,18 @@ def _bar(args: TrainingArguments, total: int, **options) -> tqdm:
     return tqdm(total=total, leave=False, dynamic_ncols=True, disable=disable, **options)
 
 
-def table_line(state: TrainerState, train_loss: float | None, metrics: dict[str, float]) -> str:
+def table_line(
+    state: TrainerState, train_loss: float | None, metrics: dict[str, float], problem: Problem = _SINGLE
+) -> str:
     """The line of an evaluation, before the trainer compares its score with the best one."""
     score = metrics[f"eval_{SELECTION_METRIC}"]
     best = state.best_metric is None or score > state.best_metric
-    scores = [100 * value for value in (metrics["eval_uar"], metrics["eval_wf1"], score)]
+    scores = [problem.shown(name, metrics[f"eval_{name}"]) for name in _shown(problem)]
     cells = [
         f"{state.epoch or 0:.4g}",
         "-" if train_loss is None else f"{train_loss:.4f}",
         f"{metrics['eval_loss']:.4f}",
-        *(f"{value:.2f}" for value in scores),
+        *(f"{shown}" for shown in (*scores, problem.shown(problem.selection, score))),
     ]
     return " ".join(f"{cell:>{_WIDTH}}" for cell in cells) + (" *" if best else "")
 

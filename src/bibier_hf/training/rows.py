@@ -18,6 +18,7 @@ from ..augmentation.sds import StackedDataSampling
 from ..data.collator import FeatureCollator, RawCollator
 from ..data.disturbances import DisturbanceSection, Disturber
 from ..data.features import InputDataset
+from ..data.schema import truth_of
 from ..soft_labels import blend_with_gold
 
 
@@ -212,7 +213,7 @@ class TrainingRows(TorchDataset):
         self.soft_targets = soft_targets
         self.disturber = disturber
         self.metadata = concatenate_datasets([source.metadata for source in sources])
-        self.labels = np.asarray(self.metadata["label"], dtype=np.int64)
+        self.labels = truth_of(self.metadata)
 
         self._ids, self._corpora = list(self.metadata["id"]), list(self.metadata["corpus"])
         self._starts = np.cumsum([0, *(len(source.metadata) for source in sources)])

@@ -17,9 +17,10 @@ from ..data.features import DATA_COLUMNS, InputDataset, content_hash
 from ..data.label_tables import attach_label_tables
 from ..data.mixture import data_facts, label_names, load_corpora, protocol_facts
 from ..data.reader import InputReader
-from ..data.schema import SPLITS
-from ..evaluation.calibration import fit_temperature
+from ..data.schema import SPLITS, truth_of
+from ..data.targets import value_ranges
 from ..evaluation.conditions import score_conditions
+from ..evaluation.problems import fitted_of, problem_of
 from ..evaluation.report import Predictions, environment, write_split_report
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..evaluation.unsure import fit_unsure
@@ -29,6 +30,7 @@ from ..hub.eval_results import write_eval_results
 from ..hub.push import open_repository, push_model
 from ..kernels import load_kernels
 from ..memory import keep_freed_memory
+from ..model.configuration_bibier import REGRESSION
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import RUN_FILE, RunArguments
 from .augmentation import AugmentedCorpus
@@ -146,8 +148,10 @@ class Run:
         # The main process prepares and downloads; the others find it done.
         with self.args.main_process_first(desc="loading corpora and backbones"):
             tables = [corpus.label_tables for corpus in corpora]
-            self.recorded, self.label_facts = attach_label_tables(load_corpora(corpora, self.arguments.labels), tables)
-            self.model, self.processor, self.adapters = build_model(self.arguments, self.label_set)
+            self.recorded, self.label_facts = attach_label_tables(
+                load_corpora(corpora, self.arguments.labels, self.arguments.problem_type), tables
+            )
+            self._build_model()
             self.augmented = {
                 name: AugmentedCorpus(rows, corpus.augmentation)
                 for corpus, (name, rows) in zip(corpora, self.recorded.items(), strict=True)
@@ -161,10 +165,13 @@ class Run:
         self._read_inputs()
         self.seconds.lap("features")
 
-    @property
-    def label_set(self) -> tuple[str, ...]:
-        """The labels of the corpora."""
-        return label_names(next(iter(self.recorded.values())))
+    def _build_model(self) -> None:
+        """Build a model for the labels of the corpora."""
+        train = [splits["train"] for splits in self.recorded.values()]
+        names, ranges = label_names(train[0]), None
+        if self.arguments.problem_type == REGRESSION:
+            ranges = value_ranges(np.concatenate([truth_of(rows) for rows in train]), names)
+        self.model, self.processor, self.adapters = build_model(self.arguments, names, ranges)
 
     def _read_inputs(self) -> None:
         self.reader = reader = InputReader(
@@ -219,8 +226,9 @@ class Run:
             logits = logits + np.array(self.adjustment["shift"], dtype=logits.dtype)
 
         self.calibration = calibration_facts(self.arguments, self.model, logits, dev)
-        self.temperature = self.calibration["temperature"]
-        self.predictions["dev"] = Predictions.from_logits(dev.metadata, logits, self.temperature)
+        kept = {name: self.calibration[name] for name in ("temperature", "thresholds") if name in self.calibration}
+        self.fitted = fitted_of(self.model.config) | kept
+        self.predictions["dev"] = Predictions.from_logits(dev.metadata, logits, **self.fitted)
         self.seconds.lap("train")
 
     def refit(self) -> None:
@@ -228,7 +236,7 @@ class Run:
         if not self.arguments.refit_on_dev:
             return
 
-        self.model, self.processor, self.adapters = build_model(self.arguments, self.label_set)
+        self._build_model()
         folder = Path(self.arguments.output_dir) / REFIT_FOLDER
         self.trainer = BiBiERTrainer(
             self.arguments,
@@ -251,7 +259,7 @@ class Run:
         if self.adjustment is not None:
             self.model.shift_logits(self.adjustment["shift"])
         logits = self.trainer.predict_logits(self.data.test, "test")
-        self.predictions["test"] = Predictions.from_logits(self.data.test.metadata, logits, self.temperature)
+        self.predictions["test"] = Predictions.from_logits(self.data.test.metadata, logits, **self.fitted)
         self.seconds.lap("test")
 
     def disturb(self) -> None:
@@ -260,7 +268,7 @@ class Run:
         if conditions:
             model, size = self.model.eval(), self.args.per_device_eval_batch_size
             self.conditions = score_conditions(
-                model, self.reader, self.recorded, "test", conditions, self.temperature, size
+                model, self.reader, self.recorded, "test", conditions, self.fitted["temperature"], size
             )
             self.seconds.lap("conditions")
 
@@ -269,7 +277,8 @@ class Run:
         self._fit_unsure()
         self.results = self._results()  # before adapters are merged
         self.adapters.finish()
-        self.model.config.temperature = self.temperature
+        for name, value in self.fitted.items():
+            setattr(self.model.config, name, value)
 
         if self.args.should_save:
             with filled_folder(self.arguments.output_dir, last=RESULTS_FILE) as folder, without_bars():
@@ -354,7 +363,8 @@ class Run:
 def calibration_facts(
     arguments: RunArguments, model: BiBiERForEmotionClassification, logits: np.ndarray, dev: InputDataset
 ) -> dict[str, Any]:
-    """Fit the temperature of the pipeline on dev; 1 if the run does not calibrate.
+    """Fit the temperature of the pipeline on dev, 1 if the run does not calibrate; and with several labels at once
+    `thresholds`.
 
     A refit trains on dev, so it has no data to calibrate on and keeps the temperature of the selected checkpoint.
 
@@ -365,12 +375,13 @@ def calibration_facts(
         dev: the N rows; every corpus has the same weight.
     """
     wanted = not model.config.original_behavior if arguments.calibrate is None else arguments.calibrate
-    if not wanted:
+    logits = np.asarray(logits, dtype=np.float64)
+    fitted, note = problem_of(dev.rows).fit(logits, dev.labels, dev.metadata["corpus"], wanted)
+    if not fitted or not (wanted or "thresholds" in fitted):
         return {"temperature": 1.0, "fitted_on": None, "samples": 0, "note": None}
 
-    fit = fit_temperature(logits, dev.labels, dev.metadata["corpus"])
     fitted_on = "dev, answered by the selected checkpoint" + (" before the refit" if arguments.refit_on_dev else "")
-    return {"temperature": fit.temperature, "fitted_on": fitted_on, "samples": len(dev), "note": fit.note}
+    return fitted | {"fitted_on": fitted_on, "samples": len(dev), "note": note or None}
 
 
 class _StopAfter(TrainerCallback):

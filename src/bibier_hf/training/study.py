@@ -22,6 +22,7 @@ from ..evaluation.metrics import METRICS
 from ..evaluation.report import Predictions
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import write_json
+from ..model.configuration_bibier import SINGLE_LABEL
 from ..run_files import find_run_file
 from ..tables import markdown_table
 from .arguments import RunArguments, read_run
@@ -129,6 +130,8 @@ def plan_runs(
                     keys |= {} if fold is None else {"corpora.0.fold": fold}
                     try:
                         run = read_run(study.run, study.common | changes | dict(overrides) | keys)
+                        if run.problem_type != SINGLE_LABEL:
+                            raise ArgumentError("problem_type: a study compares runs with one label for each clip.")
                         runs.append(StudyRun(variant, protocol, seed, fold, run))
                     except ArgumentError as error:
                         raise ArgumentError(f"variant {variant!r}: {error}") from error

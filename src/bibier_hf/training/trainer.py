@@ -26,7 +26,8 @@ from transformers.utils import logging
 
 from ..data.features import InputDataset
 from ..errors import ArgumentError
-from ..evaluation.metrics import METRICS, SELECTION_FORMULA, SELECTION_METRIC, grouped_metrics, mean_over_groups
+from ..evaluation.metrics import SELECTION_METRIC, mean_over_groups
+from ..evaluation.problems import problem_of
 from ..model.encoders_bibier import StatisticsPooling
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -54,7 +55,8 @@ class BiBiERTrainer(Trainer):
       the training set is not a multiple of the global batch, several processes fill the last batch with repeated
       samples; `dataloader_drop_last` drops it.)
     * **Order.** A function of seed and epoch ([`EpochSampler`]), the same in every process and after every resume.
-    * **Selection.** By `eval_score`: the mean of UAR, WAR, MF1 and WF1, averaged over the corpora.
+    * **Selection.** By `eval_score`, averaged over the corpora: the mean of UAR, WAR, MF1 and WF1, or that of another
+        problem ([`~bibier_hf.evaluation.problems`]).
     * **Checkpoints.** Written aside, then renamed. A resume takes the last complete one, and fails rather than
       restoring it in part.
 
@@ -92,6 +94,7 @@ class BiBiERTrainer(Trainer):
         model.config.class_weights = class_weights(train.labels, num_labels, run.class_weights, sample_weights=draws)
 
         self.run = run
+        self.problem = problem_of(data.dev.rows)
         self.train_corpora = corpora if balanced else None
         self.train_lengths = train.lengths if run.group_by_length else None
         # Not passed to the Trainer, which would write the tokenizer's special tokens into the configuration of the
@@ -109,7 +112,7 @@ class BiBiERTrainer(Trainer):
             optimizer_cls_and_kwargs=optimizer_cls_and_kwargs(run.optimizer, args),
         )
 
-        self.progress = Progress(title)
+        self.progress = Progress(title, self.problem)
         self.remove_callback(ProgressCallback)
         self.remove_callback(PrinterCallback)
         self.add_callback(self.progress)
@@ -236,15 +239,18 @@ class BiBiERTrainer(Trainer):
     def _score(self, prediction: EvalPrediction) -> dict[str, float]:
         """Score the evaluation set: over the corpora, and by corpus and language if there are several."""
         assert isinstance(self.eval_dataset, InputDataset)
-        rows = self.eval_dataset.metadata
-        predicted, labels = np.argmax(prediction.predictions, -1), np.asarray(prediction.label_ids)
-        labels = labels.argmax(-1) if labels.ndim == 2 else labels
-        by_corpus = grouped_metrics(labels, predicted, rows["corpus"])
-        mean = mean_over_groups(by_corpus)
-        scores = {SELECTION_METRIC: mean["mean"]} | {name: mean[name] for name in METRICS}
-        for groups in (by_corpus, grouped_metrics(labels, predicted, rows["language"])):
+        names, rows = self.problem.metrics, self.eval_dataset.metadata
+        fitted = {"label_ranges": self.model.config.label_ranges}
+        answers = self.problem.answers(np.asarray(prediction.predictions, dtype=np.float64), fitted)
+        by_corpus, by_language = (
+            self.problem.by_group(self.eval_dataset.labels, answers, rows[column], fitted)
+            for column in ("corpus", "language")
+        )
+        mean = mean_over_groups(by_corpus, self.problem.columns)
+        scores = {SELECTION_METRIC: mean[self.problem.selection]} | {name: mean[name] for name in names}
+        for groups in (by_corpus, by_language):
             if len(groups) > 1:
-                scores |= {f"{group}_{name}": values[name] for group, values in groups.items() for name in METRICS}
+                scores |= {f"{group}_{name}": values[name] for group, values in groups.items() for name in names}
         return scores
 
     def selection(self) -> dict[str, Any]:
@@ -253,11 +259,11 @@ class BiBiERTrainer(Trainer):
         chosen = next(entry for entry in evaluations if entry["step"] == self.state.best_global_step)
         history = [
             {"epoch": entry["epoch"], "dev_loss": entry["eval_loss"]}
-            | {f"dev_{name}": entry[f"eval_{name}"] for name in (SELECTION_METRIC, *METRICS)}
+            | {f"dev_{name}": entry[f"eval_{name}"] for name in (SELECTION_METRIC, *self.problem.metrics)}
             for entry in evaluations
         ]
         return {
-            "metric": SELECTION_FORMULA,
+            "metric": self.problem.formula,
             "value": self.state.best_metric,
             "epoch": chosen["epoch"],
             "step": self.state.best_global_step,

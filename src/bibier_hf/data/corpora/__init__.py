@@ -121,6 +121,7 @@ def load_corpus(
     labels: Sequence[str] | None = None,
     label_map: LabelMap | str | None = None,
     label_column: str | None = None,
+    problem_type: str | None = None,
     **options: Any,
 ) -> DatasetDict:
     """Load a corpus in the common schema.
@@ -136,6 +137,8 @@ def load_corpus(
         label_map: labels of the corpus -> labels of the set, or None to leave these rows out; or a file
             ([`~bibier_hf.data.label_maps.read_label_map`]).
         label_column: column of the label, in corpora that have several.
+        problem_type: what the labels are, as transformers names it; None: what the corpus brings, usually one label for
+            each clip.
         options: options of the corpus's reader, such as `enthusiasm="exclude"`.
 
     Returns:
@@ -147,5 +150,5 @@ def load_corpus(
         LabelSetError: names that cannot be a label set.
         TypeError: the reader has no such option.
     """
-    of_labels = {"labels": labels, "label_map": label_map, "label_column": label_column}
+    of_labels = {"labels": labels, "label_map": label_map, "label_column": label_column, "problem_type": problem_type}
     return get_corpus(name).load(data_dir, cache_dir=cache_dir, asr=asr, **of_labels, **options)

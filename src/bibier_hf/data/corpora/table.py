@@ -8,6 +8,7 @@
 | `anger` ... `surprise` | no | probabilities (or votes) of all labels by name; in JSON lines also `"soft_label": {"anger": 0.7, ...}` |
 | `split` | no | `train`, `dev` (also `val`, `valid`, `validation`) or `test`; in all rows or in none |
 | `turn` | no | place of the utterance in its dialogue, a whole number, for [`~bibier_hf.data.context`] |
+| a column for each target | no | with another `problem_type`: numbers, or 0 and 1 ([`~bibier_hf.data.targets`]) |
 | `language`, `speaker`, `dialogue`, `id`, `license`, `source` | no | as in the common schema |
 
 Options such as `label_column` name the columns that are called otherwise. A folder for each label is a table as well.
@@ -20,15 +21,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
-from ...labels import UnknownLabelError
+from ...labels import UnknownLabelError, checked_labels
+from ...model.configuration_bibier import SINGLE_LABEL
 from ...text import did_you_mean
 from ..clips import Clip, neutral_id
 from ..downloads import download_all
 from ..label_maps import LabelMap, LabelReader, label_remedy, left_out_remark, unknown_faults
 from ..prepare import Corpus, cache_folder
 from ..protocols import connected_groups, stratified_group_split
+from ..schema import least_labels
 from ..table_sources import SPLIT_NAMES, FoundRow, StoredAudio, read_source, source_name
 from ..tables import CorpusError, Row, option_forms, raise_faults, read_number
+from ..targets import Labeled, TargetReader
 
 COLUMNS = (
     "audio",
@@ -63,6 +67,8 @@ def read_csv(
     labels: Sequence[str] | None = None,
     label_map: LabelMap | str | None = None,
     label_column: str = "label",
+    problem_type: str = SINGLE_LABEL,
+    ranges: Mapping[str, Sequence[float]] | None = None,
     audio_column: str = "audio",
     text_column: Sequence[str] = ("text",),
     speaker_column: str = "speaker",
@@ -94,7 +100,10 @@ def read_csv(
         labels: the label set; None: the seven emotions.
         label_map: labels of the table -> labels of the set, such as `{"ang": "anger", "xxx": null}`, where null omits
             these rows; or a JSON or YAML file with that mapping, or a CSV file with the columns `from` and `to`.
-        label_column: column of the label.
+        label_column: column of the label, or, with several labels at once, of their names, separated by `|` or `;`.
+        problem_type: what the labels are, as transformers names it.
+        ranges: of a regression: lowest and highest value of a target, such as `{"valence": [1, 7]}`; others are an
+            error.
         audio_column: column of the recording; a column `file_name` needs no option.
         text_column: columns of the transcript; of several, the first that is not empty counts.
         speaker_column, dialogue_column, language_column, split_column, id_column: name of that column.
@@ -128,12 +137,17 @@ def read_csv(
         "source": "source",
     }
     texts = (text_column,) if isinstance(text_column, str) else tuple(text_column)
-    translate = LabelReader(labels, label_map)
     known = tuple(dict.fromkeys((*texts, *names.values(), *COLUMNS)))
-    # A label that is called like a column can have no column of probabilities.
-    soft_columns = translate.labels if set(known).isdisjoint(translate.labels) else ()
     _check_named_columns(data_dir, columns, names, texts)
-    _check_columns(data_dir, columns, (*known, *soft_columns), soft_columns, names, texts, ignore_columns, language)
+    if problem_type == SINGLE_LABEL:
+        reader = _ClassReader(LabelReader(labels, label_map), label_column, known)
+    else:
+        targets = checked_labels(labels, least_labels(problem_type))
+        reader = TargetReader(problem_type, targets, columns, label_column, label_map, ranges)
+        del names["label"]  # its cells may be lists
+    known = tuple(dict.fromkeys((*known, *reader.columns)))
+    faults = reader.column_faults(columns)
+    _check_columns(data_dir, columns, known, faults, names, texts, ignore_columns, language)
 
     has_split = split_column in columns
     if any(each.split for each in found):
@@ -177,7 +191,7 @@ def read_csv(
             faults.append(f"{row.where}: the id '{cells['id']}' is already in {ids[cells['id']]}")
 
         try:
-            label, soft_label = _read_label(row, label_column, soft_columns, translate)
+            labeled = reader(row)
         except UnknownLabelError:
             unknown.setdefault(cells["label"], f"{row.where}, column {label_column!r}")
             continue
@@ -202,9 +216,9 @@ def read_csv(
             Clip(
                 id=cells["id"],  # missing ids are filled in below
                 split=split,
-                label=label or "",
-                left_out=label is None,
-                remarks=read_as if label else (left_out_remark(cells["label"]),),
+                label=labeled.label or "",
+                left_out=labeled.label is None,
+                remarks=(left_out_remark(cells["label"]),) if labeled.label is None else read_as,
                 language=(cells["language"] or language or "").lower(),
                 audio=audio,
                 audio_key=stored.key if isinstance(stored, StoredAudio) else "",
@@ -213,7 +227,8 @@ def read_csv(
                 speaker=cells["speaker"] or None,
                 dialogue=cells["dialogue"] or None,
                 turn=turn,
-                soft_label=soft_label,
+                soft_label=labeled.soft_label,
+                target=labeled.target,
                 source=cells["source"] or "recorded",
                 license=cells["license"] or license,
                 where=row.where,
@@ -221,7 +236,7 @@ def read_csv(
         )
 
     faults += unknown_faults(unknown)
-    raise_faults(faults, f"{data_dir} cannot be used", label_remedy(unknown, translate.labels) if unknown else "")
+    raise_faults(faults, f"{data_dir} cannot be used", label_remedy(unknown, reader.labels) if unknown else "")
     clips = _with_ids(clips, corpus, keys)
 
     if has_split:
@@ -265,7 +280,7 @@ def _check_columns(
     source: Path | str,
     columns: Sequence[str],
     known: Sequence[str],
-    soft_columns: Sequence[str],
+    of_labels: Sequence[str],
     names: Mapping[str, str],
     texts: Sequence[str],
     ignored: Sequence[str],
@@ -277,13 +292,7 @@ def _check_columns(
     if not {names["audio"], *texts} & set(columns):
         faults.append(f"neither a column {names['audio']!r} nor a column {texts[0]!r}")
 
-    present = [label for label in soft_columns if label in columns]
-    if present and len(present) < len(soft_columns):
-        faults.append(f"the columns {present} without the other labels; soft labels need all {len(soft_columns)}")
-
-    if not {names["label"], "soft_label", *present} & set(columns):
-        faults.append(f"no column {names['label']!r} (nor soft labels)")
-
+    faults += of_labels
     if names["language"] not in columns and language is None:
         faults.append(f"no column 'language'; add one, or set it for all rows: {option_forms('language', 'en')}")
 
@@ -333,30 +342,55 @@ def _locate_audio(cell: str, found: FoundRow, downloads: Mapping[str, Path | str
     return path, path.relative_to(found.folder).as_posix() if path.is_relative_to(found.folder) else str(path)
 
 
-def _read_label(
-    row: Row, label_column: str, soft_columns: Sequence[str], translate: LabelReader
-) -> tuple[str | None, list[float] | None]:
-    """Return (label, its probabilities or None). Without a label, the row is omitted.
+class _ClassReader:
+    """Reads the label of the rows of a table, and its probabilities.
 
-    A row with only a soft label gets the most probable label.
+    Args:
+        translate: the label set.
+        column: of the label.
+        known: columns that mean something else.
+
+    Attributes:
+        columns: of probabilities.
     """
-    soft = row.values.get("soft_label")
-    if soft in (None, ""):
-        soft = {name: row.values[name] for name in soft_columns if row.text(name)} or None
 
-    if soft is None:
-        return translate(row.text(label_column)), None
+    def __init__(self, translate: LabelReader, column: str, known: Sequence[str]):
+        self.labels, self._translate, self._column = translate.labels, translate, column
+        # A label that is called like a column can have no column of probabilities.
+        self.columns = self.labels if set(known).isdisjoint(self.labels) else ()
 
-    probabilities = _read_distribution(row, soft, translate)
+    def column_faults(self, columns: Sequence[str]) -> list[str]:
+        """Return what is wrong with the columns of a table."""
+        faults = []
+        present = [label for label in self.columns if label in columns]
+        if present and len(present) < len(self.columns):
+            faults.append(f"the columns {present} without the other labels; soft labels need all {len(self.columns)}")
+        if not {self._column, "soft_label", *present} & set(columns):
+            faults.append(f"no column {self._column!r} (nor soft labels)")
 
-    if row.text(label_column):
-        return translate(row.text(label_column)), probabilities
+        return faults
 
-    best = max(probabilities)
-    if probabilities.count(best) > 1:
-        raise CorpusError(f"{row.where}: no label, and the soft label has no single maximum")
+    def __call__(self, row: Row) -> Labeled:
+        """Return the label of a row, None to omit it, and its probabilities.
 
-    return translate.labels[probabilities.index(best)], probabilities
+        A row with only a soft label gets the most probable label.
+        """
+        soft = row.values.get("soft_label")
+        if soft in (None, ""):
+            soft = {name: row.values[name] for name in self.columns if row.text(name)} or None
+
+        if soft is None:
+            return Labeled(self._translate(row.text(self._column)))
+
+        probabilities = _read_distribution(row, soft, self._translate)
+        if row.text(self._column):
+            return Labeled(self._translate(row.text(self._column)), probabilities)
+
+        best = max(probabilities)
+        if probabilities.count(best) > 1:
+            raise CorpusError(f"{row.where}: no label, and the soft label has no single maximum")
+
+        return Labeled(self.labels[probabilities.index(best)], probabilities)
 
 
 def _read_distribution(row: Row, soft: Any, translate: LabelReader) -> list[float]:
