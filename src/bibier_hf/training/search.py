@@ -24,6 +24,7 @@ from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import write_atomically
+from ..model.configuration_bibier import SINGLE_LABEL
 from ..run_files import find_run_file
 from .arguments import RunArguments, read_run
 from .study import OFFICIAL, StudyRun, run_study
@@ -98,7 +99,10 @@ def trial_arguments(
     digest = hashlib.blake2b(json.dumps(dict(values), sort_keys=True).encode(), digest_size=6).hexdigest()
     keys = {"seed": search.seed, "output_dir": str(Path(search.output_dir) / f"trial-{digest}")}
     try:
-        return read_run(search.run, search.common | dict(overrides) | dict(values) | keys)
+        run = read_run(search.run, search.common | dict(overrides) | dict(values) | keys)
+        if run.problem_type != SINGLE_LABEL:
+            raise ArgumentError("problem_type: a search compares runs with one label for each clip.")
+        return run
     except ArgumentError as error:
         raise ArgumentError(f"space, {dict(values)}: {error}") from error
 
