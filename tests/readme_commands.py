@@ -210,6 +210,18 @@ COMMANDS: dict[str, Run | Skip] = {
     "torchrun --nproc_per_node 2 -m bibier_cli predict outputs/resd recordings/ --output answers.csv": Run(
         slow=True, expect="answers.csv: 70 rows."
     ),
+    # docs/conversations.md
+    "bibier predict outputs/resd talk.wav --segments talk.rttm --output answers.json --summary minutes.csv": Run(
+        slow=True, expect="Anna, 2 turns"
+    ),
+    "bibier predict outputs/resd talk.wav --granularity sentence --transcript said.srt": Run(
+        slow=True, expect="'Really?'"
+    ),
+    'bibier predict outputs/resd clip.wav --text "I can\'t believe it!" --explain': Run(
+        slow=True, expect="carried by"
+    ),
+    "docs/conversations.md, Python block 1": Run(slow=True),
+    "docs/conversations.md, Python block 2": Run(slow=True),
     # docs/install.md
     "pip install torch transformers soundfile soxr": Skip(
         "installs; tests/commands/test_remote_code.py needs no more"

@@ -62,6 +62,13 @@ class Workspace:
             shutil.copytree(checkpoint, folder / "outputs" / name)
         soundfile.write(folder / "clip.wav", clip(1.0, 1), 16_000)
         soundfile.write(folder / "talk.wav", clip(9.0, 2), 16_000)
+        turns = [(0.0, 2.5, "Anna"), (2.0, 3.0, "Ben"), (3.0, 1.5, "Anna")]
+        lines = [f"SPEAKER talk 1 {start} {length} <NA> <NA> {name} <NA> <NA>\n" for start, length, name in turns]
+        (folder / "talk.rttm").write_text("".join(lines))
+        (folder / "said.srt").write_text(
+            "1\n00:00:00,000 --> 00:00:02,500\nAnna: Really? You can't\n\n"
+            "2\n00:00:02,500 --> 00:00:05,000\nBen: Yes, I can.\n"
+        )
         self._write_own_corpus(clip)
         self._write_resd(clip)
         self._write_meld()

@@ -13,8 +13,9 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 REMOTE = (
-    "answers audio backbones batching configuration containers context decoding encoders ffmpeg fusion hashing importing labels losses "
-    "mamba modeling pipeline processing segments sequence sources streams timeline validation words"
+    "answers audio backbones batching configuration containers context decoding encoders explaining ffmpeg fusion granularity "
+    "hashing importing labels losses mamba modeling pipeline processing segments sequence sources speakers streams timeline "
+    "validation words"
 ).split()
 ALLOWED_IMPORTS = {"torch", "numpy", "transformers", "huggingface_hub"}
 

@@ -1,5 +1,7 @@
 """Windows, speech by energy, given segments: what they cut, and that it does not depend on the pieces."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,8 @@ from bibier_hf.model.segments_bibier import (
     Segment,
     Segmenter,
     SpeechByEnergy,
+    Turn,
+    as_turns,
     frame_levels,
 )
 
@@ -132,11 +136,12 @@ def test_given_segments_with_overlap_and_text():
         ("0-1", "must be a list"),
         ([(0, 1, 2)], r"segments\[0\] is \(0, 1, 2\)"),
         ([(0, 1), (-1, 2)], r"segments\[1\] is -1 to 2 s; a segment must start at 0"),
-        ([(1, 1)], "end after its start"),
+        ([(2, 1)], "end after its start"),
         ([(0, float("nan"))], "must be numbers"),
         ([{"start": 0, "end": 1, "text": 5}], "the text a string"),
         ([{"start": 0, "stop": 1}], "allowed"),
-        ([(2, 3), (1, 2)], r"segments\[1\] starts at 1 s, before segments\[0\] at 2.0 s. Sort"),
+        ([{"start": 0, "end": 1, "speaker": 5}], "as well as the speaker"),
+        ([(0, 1), Turn(float("inf"), 2.0)], r"segments\[1\] .* must be numbers"),
     ],
 )
 def test_refused_segments(segments, message: str):
@@ -144,8 +149,35 @@ def test_refused_segments(segments, message: str):
         GivenSegments(segments)
 
 
+def test_given_segments_are_sorted_and_may_be_empty():
+    given = [(1, 1.5), {"start": 0.5, "end": 0.5, "speaker": "A"}, Turn(0.25, 2.0, "Б", "hi"), (2.0, 2.0)]
+    segments = cut(GivenSegments(given), np.zeros(32_000, np.float32), 777)
+    assert [(segment.start, segment.end, segment.speaker, segment.text) for segment in segments] == [
+        (4_000, 32_000, "Б", "hi"),
+        (8_000, 8_000, "A", None),
+        (16_000, 24_000, None, None),
+        (32_000, 32_000, None, None),
+    ]
+    assert [len(segment.samples) for segment in segments] == [28_000, 0, 8_000, 0]
+
+
+class Annotation:
+    """What a diarization pipeline returns, as far as it is used."""
+
+    def itertracks(self, yield_label: bool):
+        assert yield_label
+        yield SimpleNamespace(start=0.5, end=1.5), "A", "SPEAKER_01"
+        yield SimpleNamespace(start=0.0, end=1.0), 3, "SPEAKER_00"
+
+
+def test_the_output_of_a_diarization():
+    expected = [Turn(0.0, 1.0, "SPEAKER_00"), Turn(0.5, 1.5, "SPEAKER_01")]
+    assert as_turns(Annotation()) == expected
+    assert as_turns(SimpleNamespace(speaker_diarization=Annotation())) == expected
+
+
 def test_segments_beyond_the_end():
-    for segments in ([(0, 1), (0.5, 3)], [(0, 1), (2.0, 2.05)]):
+    for segments in ([(0, 1), (0.5, 3)], [(0, 1), (2.0, 2.05)], [(0, 1), (2.2, 2.2)]):
         with pytest.raises(ValueError, match=r"segments\[1\] .* the recording ends at 2.000 s"):
             cut(GivenSegments(segments), np.zeros(32_000, np.float32))
 

@@ -138,7 +138,11 @@ def test_very_short_empty_and_silent_recordings(pipe: AudioTextEmotionPipeline, 
         ),
         ({"segments": [(0, 1)], "chunk_length_s": 1}, "segments and chunk_length_s exclude each other"),
         ({"segments": [(0, 1), (2, 9)]}, r"segments\[1\] is 2.0 to 9.0 s, but the recording ends at 3.200 s"),
-        ({"segments": [(2, 3), (1, 2)]}, "Sort them"),
+        ({"segments": [(2, 1)]}, "end after its start"),
+        ({"granularity": "syllable"}, "must be one of 'word', 'sentence', 'utterance', 'turn'"),
+        ({"granularity": "word"}, "needs words with their times: pass asr="),
+        ({"granularity": "turn"}, "needs speakers: pass segments="),
+        ({"granularity": "word", "chunk_length_s": 2}, "granularity and chunk_length_s exclude each other"),
     ],
 )
 def test_refused_arguments(pipe: AudioTextEmotionPipeline, talk: Path, options: dict, message: str):

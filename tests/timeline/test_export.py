@@ -129,7 +129,9 @@ def test_every_form_of_nothing_and_of_the_best_label_alone(tmp_path: Path):
 
 
 def test_refusals_leave_what_was_there(tmp_path: Path):
-    with pytest.raises(ValueError, match=r"'.txt'; a timeline is written as one of .json, .csv, .rttm, .srt, .png"):
+    with pytest.raises(
+        ValueError, match=r"'.txt'; a timeline is written as one of .json, .csv, .rttm, .srt, .vtt, .png"
+    ):
         save_timeline(RESULT, tmp_path / "talk.txt")
     with pytest.raises(ValueError, match="return_timestamps=True"):
         save_timeline(RESULT["emotions"], tmp_path / "talk.json")

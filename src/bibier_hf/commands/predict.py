@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -18,7 +18,7 @@ from ..model.answers_bibier import UNSURE, AnswerLabels
 from ..model.audio_bibier import AudioError
 from ..model.configuration_bibier import REGRESSION
 from ..model.timeline_bibier import TimelineOptions
-from ..timeline import TIMELINE_FORMATS, save_timeline
+from ..timeline import TIMELINE_FORMATS, TURN_FORMATS, Turn, per_minute, read_turns, save_timeline, timed_texts
 from .checkpoint import CheckpointOptions, load_pipeline
 from .common import to_json
 
@@ -45,6 +45,9 @@ class PredictArguments(CheckpointOptions):
       bibier predict outputs/resd clip.wav --label_map "{positive: [happy, surprise], negative: [anger, sad]}"
       bibier predict outputs/resd recordings/ --output answers.parquet
       bibier predict outputs/resd talk.wav --chunk_length_s 4 --hop_length_s 2 --output talk.srt
+      bibier predict outputs/resd talk.wav --segments talk.rttm --output answers.json --summary minutes.csv
+      bibier predict outputs/resd clip.wav --text "I can't believe it!" --explain
+      bibier predict outputs/resd talk.wav --granularity sentence --transcript said.srt
       bibier predict outputs/resd talk.wav --segmentation energy --merge --asr openai/whisper-base --asr_language ru
 
     Answers go to stdout, progress and messages to stderr. With --output, torchrun or accelerate launch may start this
@@ -71,6 +74,15 @@ class PredictArguments(CheckpointOptions):
     chunk_length_s: float | None = Field(None, description="cut long recordings into windows of this many seconds")
     hop_length_s: float | None = Field(None, description="from one window's start to the next; null: chunk_length_s")
     segmentation: Literal["fixed", "energy"] | None = Field(None, description="fixed (windows) or energy (speech)")
+    segments: str | None = Field(
+        None, description=f"file with the turns of the speakers in one recording: {', '.join(TURN_FORMATS)}"
+    )
+    transcript: str | None = Field(
+        None, description=f"file with what is said when in one recording: {', '.join(TURN_FORMATS[1:])}"
+    )
+    granularity: Literal["word", "sentence", "utterance", "turn"] | None = Field(
+        None, description="answer each word, sentence, utterance, or turn of one recording"
+    )
     merge: bool = Field(False, description="join neighboring windows with the same best emotion")
     output: str | None = Field(
         None,
@@ -78,6 +90,10 @@ class PredictArguments(CheckpointOptions):
         f"windows, for the timeline of one recording: {', '.join(TIMELINE_FORMATS)}",
     )
     batch_size: int = Field(16, ge=1, description="recordings per step, for a file of answers")
+    summary: str | None = Field(
+        None, description=f"file for the summary of each speaker and minute: {', '.join(TIMELINE_FORMATS)}"
+    )
+    explain: bool = Field(False, description="also say which words and which quarters of a second carried the answer")
     as_json: bool = Field(False, alias="json", description="one JSON object per input and line, on stdout")
 
     @model_validator(mode="after")
@@ -87,7 +103,11 @@ class PredictArguments(CheckpointOptions):
         if self.asr_language is not None and self.asr is None:
             raise ArgumentError("asr_language: give the recognizer, too, such as --asr openai/whisper-base.")
 
+        if self.transcript is not None and not (self.windows or self.segments):
+            raise ArgumentError("transcript: needs a timeline; give --granularity sentence or --chunk_length_s 4.")
         if not self.windows:
+            if self.summary is not None:
+                raise ArgumentError("summary: needs a timeline with speakers; give --segments.")
             if self.output is None:
                 return self
             if Path(self.output).suffix.lower() not in TABLE_FORMATS:
@@ -95,6 +115,8 @@ class PredictArguments(CheckpointOptions):
                     f"output: a file of answers ends in one of {', '.join(TABLE_FORMATS)}; for a timeline, give "
                     "--chunk_length_s 4 or --segmentation energy."
                 )
+            if self.explain:
+                raise ArgumentError("explain: has no place in a file of answers. Use --json.")
             if self.demo or not self.inputs:
                 raise ArgumentError(
                     "output: holds answers to recordings. Give audio files or a folder, or use --json."
@@ -103,13 +125,41 @@ class PredictArguments(CheckpointOptions):
 
         if self.text or self.demo:
             raise ArgumentError("text, demo: a text without timestamps cannot be aligned with windows. Use --asr.")
-        if self.output is None:
-            return self
+
         if len(self.inputs) != 1 or self.inputs[0] == STDIN or Path(self.inputs[0]).is_dir():
-            raise ArgumentError("output: holds the timeline of one recording. Give one audio file, or use --json.")
-        if Path(self.output).suffix.lower() not in TIMELINE_FORMATS:
-            raise ArgumentError(f"output: {self.output} must end in one of {', '.join(TIMELINE_FORMATS)}.")
+            if self.output is not None:
+                raise ArgumentError("output: holds the timeline of one recording. Give one audio file, or use --json.")
+            if given := [name for name in ("segments", "transcript", "summary") if getattr(self, name) is not None]:
+                raise ArgumentError(f"{', '.join(given)}: belongs to one recording. Give one audio file.")
+        for name in ("output", "summary"):
+            path = getattr(self, name)
+            if path is not None and Path(path).suffix.lower() not in TIMELINE_FORMATS:
+                raise ArgumentError(f"{name}: {path} must end in one of {', '.join(TIMELINE_FORMATS)}.")
+        if self.summary is not None and not any(turn.speaker for turn in self.turns or self.said or []):
+            raise ArgumentError("summary: needs speakers. Give --segments with the turns of each.")
+        texts = self.asr or self.said or any(turn.text for turn in self.turns or [])
+        if self.granularity in ("word", "sentence") and not texts:
+            raise ArgumentError(
+                f"granularity: {self.granularity} needs words with their times. Give --asr openai/whisper-base, "
+                "--transcript, or --segments with texts."
+            )
+        if self.granularity == "turn" and not (self.turns or any(turn.speaker for turn in self.said or [])):
+            raise ArgumentError("granularity: turn needs speakers. Give --segments with the turns of each.")
         return self
+
+    @cached_property
+    def turns(self) -> list[Turn] | None:
+        """What the file of `segments` holds.
+
+        Raises:
+            ArgumentError: a file that cannot be used.
+        """
+        return None if self.segments is None else read_turns(self.segments, Path((self.inputs or [""])[0]).stem)
+
+    @cached_property
+    def said(self) -> list[Turn] | None:
+        """What the file of `transcript` holds; errors as for `turns`."""
+        return None if self.transcript is None else read_turns(self.transcript)
 
     @property
     def windows(self) -> dict[str, Any]:
@@ -118,7 +168,8 @@ class PredictArguments(CheckpointOptions):
         Raises:
             ValueError: contradicting values.
         """
-        given = {name: getattr(self, name) for name in ("chunk_length_s", "hop_length_s", "segmentation", "merge")}
+        names = ("chunk_length_s", "hop_length_s", "segmentation", "granularity", "merge")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names} | {"segments": self.turns}
         return given | {"return_timestamps": True} if TimelineOptions(**given).asked_for else {}
 
 
@@ -201,19 +252,26 @@ def answer_labels(pipe: Any, arguments: PredictArguments) -> list[str]:
 def answer_sample(
     pipe: Any, sample: dict[str, Any], arguments: PredictArguments, labels: Sequence[str]
 ) -> dict[str, Any]:
-    """`{"emotions": [{"label", "score"}, ...]}` and whether the answer is unsure, with windows also `"chunks"`. Writes the
-    timeline if there is to be one.
+    """`{"emotions": [{"label", "score"}, ...]}` and whether the answer is unsure, with windows also `"chunks"`; the
+    `"explanation"` if it is asked for. Writes the timeline if there is to be one.
 
     Raises:
         AudioError, OSError: an input that cannot be used.
     """
     options = {name: getattr(arguments, name) for name in ("top_k", "threshold", "channel", "labels", "label_map")}
+    if arguments.explain:
+        options["explain"] = True
+    if arguments.said is not None:
+        sample = {**sample, "text": timed_texts(arguments.said)}
     answer = pipe(sample, return_unsure=True, **options, **arguments.windows)
     if not arguments.windows:
         return {"emotions": answer.pop("answers"), **answer}
 
+    name = Path(sample["audio"]).stem
     if arguments.output is not None:
-        save_timeline(answer, arguments.output, name=Path(sample["audio"]).stem, labels=labels)
+        save_timeline(answer, arguments.output, name=name, labels=labels)
+    if arguments.summary is not None:
+        save_timeline(per_minute(answer), arguments.summary, name=name, labels=labels)
     return answer
 
 
@@ -277,17 +335,36 @@ def show_text(name: str, sample: dict[str, Any], answer: dict[str, Any], top_k: 
         f"{name}: {sample['text']!r}" if sample.get("text") else name,
         f"    {show_emotions(answer['emotions'], top_k) or 'nothing is said'}{show_doubt(answer)}",
     ]
+    lines += show_explanation(answer.get("explanation"))
     for chunk in answer.get("chunks", []):
         start, end = chunk["timestamp"]
         said = f"  {chunk['text']!r}" if chunk.get("text") else ""
-        shown = show_emotions(chunk["emotions"], top_k) + show_doubt(chunk)
-        lines.append(f"    {start:7.2f} - {end:7.2f} s  {shown}{said}")
+        speaker = f"{chunk['speaker'] or 'unknown'}: " if "speaker" in chunk else ""
+        shown = (show_emotions(chunk["emotions"], top_k) or "nothing is said") + show_doubt(chunk)
+        lines.append(f"    {start:7.2f} - {end:7.2f} s  {speaker}{shown}{said}")
+        lines += show_explanation(chunk.get("explanation"))
+    for summary in answer.get("speakers", []):
+        name, count = summary["speaker"] or "unknown", summary["turns"]
+        shown = show_emotions(summary["emotions"], top_k) or "nothing is said"
+        lines.append(f"    {name}, {count} turns, {summary['seconds']:.1f} s: {shown}")
     return "\n".join(lines)
 
 
 def show_doubt(answer: Mapping[str, Any]) -> str:
     """` (unsure: no speech)`, or nothing."""
     return f" (unsure: {answer['unsure_reason']})" if answer.get("unsure") and answer["emotions"] else ""
+
+
+def show_explanation(explanation: dict[str, Any] | None) -> list[str]:
+    """A line with the words and times that carried the answer, and how much each adds to its probability."""
+    if explanation is None:
+        return []
+    words = [explanation["words"][place] for place in explanation["carried_by"]["words"]]
+    stretches = [explanation["audio"][place] for place in explanation["carried_by"]["audio"]]
+    parts = [f"{word['text']!r} {word['effect']:+.2f}" for word in words]
+    parts += ["{:.2f}-{:.2f} s {:+.2f}".format(*part["timestamp"], part["effect"]) for part in stretches]
+    together = explanation["additivity"]["joint"]
+    return [f"        carried by {', '.join(parts)}; all of them {together:+.2f}"]
 
 
 def show_emotions(emotions: Sequence[dict[str, Any]], top_k: int | None) -> str:

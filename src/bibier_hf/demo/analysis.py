@@ -106,6 +106,7 @@ class Answer:
         text_unused: a text came with a long recording, where it is not known when its words are said.
         problem_type: of the model, as transformers names it.
         unsure_reason: why the answer should not be trusted, if so.
+        explanation: what carried the answer to a clip, once it was asked for.
     """
 
     scores: dict[str, float]
@@ -116,6 +117,7 @@ class Answer:
     text_unused: bool = False
     problem_type: str = "single_label_classification"
     unsure_reason: str | None = None
+    explanation: dict[str, Any] | None = None
 
     def doubt(self, texts: Texts) -> str:
         """Why the answer should not be trusted, for the visitor; "" if it may be."""
@@ -221,6 +223,17 @@ def answer_live(pipe: Any, heard: Heard) -> Answer | None:
         return None
     kind = pipe.model.config.problem_type
     return Answer(as_scores(answer["answers"]), problem_type=kind, unsure_reason=answer["unsure_reason"])
+
+
+def explain(pipe: Any, audio: str | None, text: str) -> dict[str, Any] | None:
+    """What carried the answer to a clip that [`analyze`] has answered; None if the pipeline cannot tell.
+
+    Args:
+        pipe, audio, text: as for [`analyze`].
+    """
+    if pipe.model.config.problem_type == "regression":
+        return None
+    return pipe({"audio": audio, "text": text.strip() or None}, explain=True)["explanation"]
 
 
 def inspect_recording(path: str, limits: Limits, texts: Texts, code: Any) -> Recording | None:

@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ import numpy as np
 from transformers import Pipeline, pipeline
 
 from ..palette import emotion_color
-from .analysis import QUIET_PEAK, Answer, Heard, Limits, ModelFacts, RefusedInput, analyze, answer_live
+from .analysis import QUIET_PEAK, Answer, Heard, Limits, ModelFacts, RefusedInput, analyze, answer_live, explain
+from .explanation_view import STYLE as EXPLANATION_STYLE
+from .explanation_view import explanation_view
 from .texts import LANGUAGE_NAMES, TEXTS, Texts
 from .timeline_view import MOST_LABELS, STYLE, download_links, timeline_bands, timeline_table, value_list
 
@@ -52,6 +55,7 @@ _STARTING_S = 10
 
 CSS = (
     STYLE
+    + EXPLANATION_STYLE
     + """
 .gradio-container { max-width: min(1080px, 100vw) !important; margin: 0 auto !important; }
 .heading { align-items: center; }
@@ -142,6 +146,8 @@ class _Page:
                         elem_classes=["bars", "together"],
                     )
                     self.values = gr.HTML(visible=has_values)
+                    self.carried_button = gr.Button(texts.carried, visible=False)
+                    self.carried = gr.HTML()
                     with gr.Row(visible=False, elem_classes="alone") as self.alone:
                         panel: dict[str, Any] = {"num_top_classes": 3, "elem_classes": "bars", "min_width": 200}
                         self.voice = gr.Label(label=texts.voice, **panel)
@@ -213,7 +219,7 @@ class _Page:
 
     def _connect(self, app: gr.Blocks) -> None:
         result = [self.bars, self.alone, self.voice, self.words, self.timeline, self.bands, self.table, self.values]
-        result.append(self.doubt)
+        result += [self.doubt, self.carried_button, self.carried]
         translated: list[Any] = [self.style, self.introduction, self.model, self.audio, self.text, self.button]
         translated += [self.live, self.microphone]
         translated += [self.timeline_title, self.notice, *([self.examples] if self.examples else [])]
@@ -242,6 +248,11 @@ class _Page:
             concurrency_limit=1,
             concurrency_id="model",
             **hidden,
+        )
+        why: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "model", "api_visibility": "private"}
+        inputs = [self.audio, self.text, self.language, self.last]
+        self.carried_button.click(
+            self.explain, inputs, [self.carried, self.last], show_progress_on=self.carried, **why
         )
         self.language.change(self.switch, [self.language, self.last], [*translated, *result], **hidden)
         app.load(preferred_language, None, self.language, **hidden)
@@ -297,7 +308,19 @@ class _Page:
             self.timeline: gr.update(visible=bool(found.windows)),
             self.bands: timeline_bands(found, texts) + download_links(found, texts),
             self.table: timeline_table(found, texts),
+            self.carried_button: gr.update(
+                value=texts.carried, visible=not (found.windows or found.has_values) and bool(found.scores)
+            ),
+            self.carried: explanation_view(found.explanation, texts),
         }
+
+    def explain(self, audio: str | None, text: str, language: str, found: Answer) -> dict[Any, Any]:
+        """What carried the answer; nothing if the visitor has meanwhile given something that cannot be answered."""
+        try:
+            explained = replace(found, explanation=explain(self.pipe, audio, text))
+        except (ValueError, OSError):
+            explained = found
+        return {self.carried: explanation_view(explained.explanation, TEXTS[language]), self.last: explained}
 
     def switch(self, language: str, found: Answer | None) -> dict[Any, Any]:
         texts = TEXTS[language]

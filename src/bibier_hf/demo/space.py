@@ -22,6 +22,7 @@ PAGE_FILES = (
     "demo/__init__.py",
     "demo/analysis.py",
     "demo/app.py",
+    "demo/explanation_view.py",
     "demo/texts.py",
     "demo/texts_en.json",
     "demo/texts_ru.json",

@@ -29,6 +29,8 @@ class Texts:
     result: str
     voice: str
     words: str
+    carried: str
+    carried_hint: str
     timeline: str
     timeline_hint: str
     subtitles: str

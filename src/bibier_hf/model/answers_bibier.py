@@ -73,11 +73,20 @@ class AnswerLabels:
 
     def mean(self, chunks: Sequence[Mapping[str, Any]]) -> Emotions:
         """Average the scores of chunks over time, in the order of an answer."""
-        means = mean_emotions(chunks)
-        if self.config.problem_type == REGRESSION:
-            places = list(self.groups)
-            means.sort(key=lambda entry: places.index(entry["label"]))
-        return means
+        return self.in_order(mean_emotions(chunks))
+
+    def in_order(self, emotions: Emotions) -> Emotions:
+        """Sort means as an answer is sorted: best first, or the values of a regression in label order."""
+        if self.config.problem_type != REGRESSION:
+            return emotions
+        places = list(self.groups)
+        return sorted(emotions, key=lambda entry: places.index(entry["label"]))
+
+    def named(self, emotions: Emotions, threshold: float | None = None) -> list[str]:
+        """Return what the scores of all labels amount to: the best label, or each that is present."""
+        if self.config.problem_type == MULTI_LABEL:
+            return [entry["label"] for entry in self.choose(emotions, threshold=threshold) if entry["present"]]
+        return [self.choose(emotions, threshold=threshold)[0]["label"]]
 
     def choose(self, emotions: Emotions, top_k: int | None = None, threshold: float | None = None) -> Emotions:
         """Select what to return of the scores of all labels.

@@ -19,10 +19,12 @@ from .audio_bibier import AudioError, AudioStream, as_many, decode_audio, is_bar
 from .batching_bibier import OrderedAnswers
 from .configuration_bibier import REGRESSION, SINGLE_LABEL, TASK
 from .context_bibier import add_context
+from .explaining_bibier import explain
 from .hashing_bibier import hashed_state, is_hashed
 from .importing_bibier import make_importable
 from .processing_bibier import BiBiERProcessor
 from .sequence_bibier import finite_logits
+from .speakers_bibier import summarize_speakers
 from .timeline_bibier import (
     TIMELINE_ARGUMENTS,
     Emotions,
@@ -31,7 +33,7 @@ from .timeline_bibier import (
     judge_chunks,
     merge_chunks,
 )
-from .unsure_bibier import audio_facts, judge
+from .unsure_bibier import TOO_SHORT, audio_facts, judge
 from .validation_bibier import check_whole
 from .words_bibier import load_asr
 
@@ -39,6 +41,9 @@ logger = logging.get_logger(__name__)
 
 _AUDIO_KEYS = ("array", "raw", "waveform", "bytes", "path")
 _RATE_KEYS = ("sampling_rate", "sample_rate")
+
+_VARIANTS_AT_ONCE = 16
+"""Batch size for the variants of a clip that explain an answer, unless that of the pipeline is larger."""
 
 
 class AudioTextEmotionPipeline(Pipeline):
@@ -79,10 +84,17 @@ class AudioTextEmotionPipeline(Pipeline):
             recognition.)
         segmentation: `"fixed"`, those windows, or `"energy"`: whatever is louder than the background, in segments of
             at most `chunk_length_s` (default 15).
-        segments: `(start, end)` or `{"start": s, "end": s, "text": str}` in seconds, instead of windows; for one
-            recording.
+        segments: `(start, end)` or `{"start": s, "end": s, "speaker": str, "text": str}` in seconds, instead of
+            windows; for one recording. Or the output of a diarization (anything with `itertracks(yield_label=True)`).
+            They may overlap and need no order. One without length gets no emotions, unless it has a text; one that
+            ends more than 0.1 s after the recording is an error.
+        granularity: `"word"`, `"sentence"`, `"utterance"` (ends with a pause of half a second) or `"turn"` (of one
+            speaker): what a chunk is, instead of windows. Words and sentences need the words' times: from `asr`, a
+            transcript with times, or the texts of `segments`.
         return_timestamps: also return the chunks (see below).
         merge: merge neighboring chunks with the same best label.
+        explain: also return which words and which quarters of a second carried the best label, by leaving out one at a
+            time. It takes one run of the model for each, in batches.
 
     Returns:
         `[{"label": str, "score": float}, ...]` for each input, sorted by score; the scores of all labels sum to one.
@@ -96,7 +108,10 @@ class AudioTextEmotionPipeline(Pipeline):
         For a recording in chunks, this is the mean over time; overlapping windows share the time they have in common.
         With `return_timestamps=True` it is
         `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`;
-        of a regression also `"problem_type": "regression"`.
+        of a regression also `"problem_type": "regression"`. If speakers are known, each chunk has its `"speaker"`, and
+        `"speakers"` has a summary of each, over all and minute by minute (`docs/conversations.md`). With
+        `explain=True`, each chunk has its `"explanation"`, and the answer to a clip is
+        `{"answers": [...], "explanation": {...}}`.
         A chunk's emotions equal those of the same stretch, cut out and passed to the pipeline by itself. If nothing is
         louder than the background, both lists are empty.
 
@@ -127,6 +142,7 @@ class AudioTextEmotionPipeline(Pipeline):
 
     def __init__(self, *args: Any, **kwargs: Any):
         self._timeline_arguments = {name: kwargs.pop(name) for name in TIMELINE_ARGUMENTS if name in kwargs}
+        self._explains = kwargs.pop("explain", False)
         super().__init__(*args, **kwargs)
         if self.processor is None:
             raise ValueError(
@@ -141,14 +157,21 @@ class AudioTextEmotionPipeline(Pipeline):
             logger.warning_once(self.model.config.batch_warning)
             kwargs["batch_size"] = 1
 
-        options = self._timeline_options(kwargs)
-        if not options.asked_for:
+        options, explains = self._timeline_options(kwargs), self._asked_to_explain(kwargs)
+        if not (options.asked_for or explains):
             return super().__call__(inputs, **kwargs)
 
         many = isinstance(inputs, (list, Iterator, Dataset)) and not is_file(inputs)
         if many and options.segments is not None:
             raise ValueError("segments belong to one recording: call the pipeline once per recording.")
-        analyze = functools.partial(self._timeline, options, *self._session_arguments(kwargs))
+        if explains and options.merge:
+            raise ValueError("explain explains chunks as they are, and merge joins them. Leave one out.")
+        if explains and options.asked_for and not options.return_timestamps:
+            raise ValueError(
+                "explain explains the chunks of a recording, so they must be returned. Pass return_timestamps=True."
+            )
+        answer = functools.partial(self._timeline, options, explains) if options.asked_for else self._explained
+        analyze = functools.partial(answer, *self._session_arguments(kwargs))
         if isinstance(inputs, list):
             return [analyze(item) for item in inputs]
         return map(analyze, _elements(inputs)) if many else analyze(inputs)
@@ -159,7 +182,7 @@ class AudioTextEmotionPipeline(Pipeline):
         Args:
             kwargs: the call arguments for chunks, `asr` and `batch_size`.
         """
-        options = self._timeline_options(kwargs)
+        options, explains = self._timeline_options(kwargs), self._asked_to_explain(kwargs)
         if not options.asked_for:
             raise ValueError(
                 "A timeline needs chunks: pass chunk_length_s=4, segmentation='energy' or segments=[(start, end), "
@@ -167,7 +190,7 @@ class AudioTextEmotionPipeline(Pipeline):
             )
         self._refuse_merging_values(options)
         batch_size, preprocess, choice = self._session_arguments(kwargs)
-        return self._start(options, batch_size, preprocess, choice)
+        return self._start(options, explains, batch_size, preprocess, choice)
 
     def mean(self, chunks: Sequence[Mapping[str, Any]], **choice: Any) -> Emotions:
         """Average the emotions of chunks over time, as the pipeline does for a recording.
@@ -186,13 +209,19 @@ class AudioTextEmotionPipeline(Pipeline):
             chunks, choice: as in [`mean`].
         """
         labels, chosen = self._answer_labels({**self._postprocess_params, **_given(choice)})
-        timeline = {
+        is_regression = self.model.config.problem_type == REGRESSION
+        timeline: dict[str, Any] = {
             "emotions": self.mean(chunks, **choice),
             "chunks": [{**chunk, "emotions": labels.choose(chunk["emotions"], **chosen)} for chunk in chunks],
         }
         if self._returns_unsure(choice) or (chunks and "unsure" in chunks[0]):
             timeline |= judge_chunks(chunks)
-        is_regression = self.model.config.problem_type == REGRESSION
+        if any("speaker" in chunk for chunk in chunks):
+            named = functools.partial(labels.named, threshold=chosen.get("threshold"))
+            timeline["speakers"] = summarize_speakers(chunks, None if is_regression else named)
+            for figures in timeline["speakers"]:
+                for part in (figures, *figures["minutes"]):
+                    part["emotions"] = labels.choose(labels.in_order(part["emotions"]), **chosen)
         return timeline | ({"problem_type": REGRESSION} if is_regression else {})
 
     def _returns_unsure(self, choice: Mapping[str, Any]) -> bool:
@@ -202,6 +231,13 @@ class AudioTextEmotionPipeline(Pipeline):
         """Remove the arguments for chunks from those of a call."""
         given = {name: kwargs.pop(name) for name in TIMELINE_ARGUMENTS if name in kwargs}
         return TimelineOptions(**{**self._timeline_arguments, **given})
+
+    def _asked_to_explain(self, kwargs: dict[str, Any]) -> bool:
+        """Remove `explain` from the arguments of a call."""
+        explains = kwargs.pop("explain", self._explains)
+        if explains and self.model.config.problem_type == REGRESSION:
+            raise ValueError("explain explains a label, but this model predicts values. Leave it out.")
+        return bool(explains)
 
     def _find_batch_size(self, kwargs: dict[str, Any]) -> int:
         """The batch size of a call, or else of the pipeline, or else 1."""
@@ -225,9 +261,30 @@ class AudioTextEmotionPipeline(Pipeline):
                 "merge joins chunks with the same best label, but this model predicts values. Leave it out."
             )
 
+    def _classify(self, samples: Any, batch_size: int, labels: dict[str, Any], at_once: int = 1) -> Iterator[Emotions]:
+        """Score all labels of decoded clips with texts; `at_once`: the least number for a batch."""
+        size = 1 if self.model.config.depends_on_batch else max(batch_size, at_once)
+        return iter(self.get_iterator(samples, 0, size, {"decoded": True}, {}, labels))
+
+    def _explained(
+        self, batch_size: int, preprocess: dict[str, Any], choice: dict[str, Any], sample: Any
+    ) -> dict[str, Any]:
+        """Answer one clip, and explain the answer."""
+        audio, text = self._clip_and_text(sample, **preprocess)
+        labels, chosen = self._answer_labels(choice)
+        names = {name: choice[name] for name in ("labels", "label_map") if name in choice}
+        classify = functools.partial(self._classify, batch_size=batch_size, labels=names, at_once=_VARIANTS_AT_ONCE)
+        answer = next(classify(iter([{"audio": audio, "text": text}])))
+        whole: dict[str, Any] = {"answers": labels.choose(answer, **chosen)}
+        if self._returns_unsure(choice):
+            read = {"decoded": True, "measured": True}
+            whole = next(iter(self.get_iterator([{"audio": audio, "text": text}], 0, 1, read, {}, choice)))
+        return {**whole, "explanation": explain(classify, audio, text, answer)}
+
     def _start(
         self,
         options: TimelineOptions,
+        explains: bool,
         batch_size: int,
         preprocess: dict[str, Any],
         choice: dict[str, Any],
@@ -246,11 +303,23 @@ class AudioTextEmotionPipeline(Pipeline):
                 return [{"emotions": answer} for answer in answers]
             return [{"emotions": answer.pop("answers"), **answer} for answer in answers]
 
-        return TimelineSession(classify, options, batch_size, preprocess.get("asr"), timed_texts)
+        unanswered: dict[str, Any] = {"emotions": []}
+        if measured:
+            unanswered |= {"unsure": True, "unsure_score": 1.0, "unsure_reason": TOO_SHORT}
+        explained = None
+        if explains:
+            names = {name: choice[name] for name in ("labels", "label_map") if name in choice}
+            variants = functools.partial(
+                self._classify, batch_size=batch_size, labels=names, at_once=_VARIANTS_AT_ONCE
+            )
+            explained = functools.partial(explain, variants)
+        asr = preprocess.get("asr")
+        return TimelineSession(classify, options, batch_size, asr, timed_texts, explained, unanswered)
 
     def _timeline(
         self,
         options: TimelineOptions,
+        explains: bool,
         batch_size: int,
         preprocess: dict[str, Any],
         choice: dict[str, Any],
@@ -267,7 +336,8 @@ class AudioTextEmotionPipeline(Pipeline):
             )
 
         self._refuse_merging_values(options)
-        session = self._start(options, batch_size, preprocess, choice, None if isinstance(text, str) else text)
+        timed_texts = None if isinstance(text, str) else text
+        session = self._start(options, explains, batch_size, preprocess, choice, timed_texts)
         stream = AudioStream(audio, preprocess.get("sampling_rate"), channel=preprocess.get("channel"))
         chunks: list[dict] = []
         with logging.tqdm(desc="Timeline", unit="s", leave=False, disable=None) as progress:
@@ -278,6 +348,7 @@ class AudioTextEmotionPipeline(Pipeline):
                 chunks += session.push(block)
                 progress.update(round(len(block) / self.processor.sampling_rate))
         chunks += session.close()
+        chunks.sort(key=lambda chunk: chunk["timestamp"][0])  # those of overlapping turns may not be
         if chunks:  # silence without chunks gets no emotion, which is right
             stream.refuse_silence()
 
@@ -308,7 +379,7 @@ class AudioTextEmotionPipeline(Pipeline):
         if unknown:
             raise TypeError(
                 f"The pipeline '{TASK}' has no argument {', '.join(sorted(unknown))}. "
-                "Allowed: asr, asr_language, batch_size, channel, label_map, labels, num_workers, return_unsure, "
+                "Allowed: asr, asr_language, batch_size, channel, explain, label_map, labels, num_workers, return_unsure, "
                 "sampling_rate, threshold, top_k, "
                 f"{', '.join(TIMELINE_ARGUMENTS)}."
             )
@@ -388,6 +459,19 @@ class AudioTextEmotionPipeline(Pipeline):
             decoded: whether the audio is already what [`decode_audio`] returns.
             measured: whether to add the duration and the level of the audio, `audio_facts` (1, 1, 2).
         """
+        audio, text = self._clip_and_text(inputs, sampling_rate, asr, channel, decoded)
+        sample = dict(self.processor.encode([audio], [text]))
+        return {**sample, "audio_facts": audio_facts(audio)[None]} if measured else sample
+
+    def _clip_and_text(
+        self,
+        inputs: Any,
+        sampling_rate: int | None = None,
+        asr: Any = None,
+        channel: int | None = None,
+        decoded: bool = False,
+    ) -> tuple[np.ndarray | None, str | None]:
+        """Decode the audio of one input, and find out what is said in it."""
         audio, text = _split(inputs)
         if text is not None and not isinstance(text, str):
             raise TypeError(f"Text must be a string, got {type(text).__name__}: {text!r:.80}.")
@@ -395,10 +479,7 @@ class AudioTextEmotionPipeline(Pipeline):
             audio = decode_audio(audio, sampling_rate, channel=channel, refuse_silence=True)
         if audio is not None and asr is not None and not (text and text.strip()):
             text = asr({"raw": audio, "sampling_rate": self.processor.sampling_rate})["text"]
-        text = add_context(inputs, text, self.model.config.text_context)
-
-        sample = dict(self.processor.encode([audio], [text]))
-        return {**sample, "audio_facts": audio_facts(audio)[None]} if measured else sample
+        return audio, add_context(inputs, text, self.model.config.text_context)
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         facts = model_inputs.pop("audio_facts", None)

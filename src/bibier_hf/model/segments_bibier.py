@@ -12,13 +12,29 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from .audio_bibier import SAMPLING_RATE
+from .audio_bibier import SAMPLING_RATE, AudioError
 
 FRAME = SAMPLING_RATE // 50
 """Samples in an energy frame: 20 ms."""
 
 ROUNDING_S = 0.1
 """Seconds by which a given segment may exceed the recording; it then ends with the recording."""
+
+
+@dataclass(frozen=True)
+class Turn:
+    """A stretch of a recording that someone else found: a turn of a speaker, or a line of a transcript.
+
+    Args:
+        start, end: in seconds. An empty turn (`start == end`) is allowed; it has no audio.
+        speaker: who speaks; None: unknown.
+        text: what is said; None: unknown.
+    """
+
+    start: float
+    end: float
+    speaker: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True)
@@ -29,12 +45,16 @@ class Segment:
         start, end: in samples at 16 kHz.
         samples: those between start and end.
         text: what is said, if it was given.
+        speaker: who speaks, if it was given.
+        words: the words of the text with their times, if they are known.
     """
 
     start: int
     end: int
     samples: np.ndarray
     text: str | None = None
+    speaker: str | None = None
+    words: list[dict[str, Any]] | None = None
 
 
 class Segmenter(Protocol):
@@ -44,12 +64,15 @@ class Segmenter(Protocol):
 
 
 class SampleBuffer:
-    """The part of a stream that is still needed, addressed by position from the start of the stream."""
+    """The part of a stream that is still needed, addressed by position from the start of the stream.
 
-    def __init__(self):
+    Args:
+        start: position of the first sample to come.
+    """
+
+    def __init__(self, start: int = 0):
         self._blocks: list[np.ndarray] = []
-        self._start = 0
-        self.end = 0
+        self._start = self.end = start
         """Samples received so far."""
 
     def append(self, samples: np.ndarray) -> None:
@@ -202,33 +225,31 @@ class GivenSegments:
     """Segments found by someone else, such as a diarization or a transcript.
 
     Args:
-        segments: `(start, end)` or `{"start": s, "end": s, "text": str or None}`, in seconds, sorted by start; they
-            may overlap.
+        turns: from [`as_turns`], in order of their starts; they may overlap.
 
     Raises:
-        ValueError: this is not a list of segments. [`check_end`] and `close` raise it for a segment beyond the end of
-            the recording.
+        AudioError: from [`check_end`] and `close`, for a segment beyond the end of the recording.
     """
 
-    def __init__(self, segments: Sequence[tuple[float, float] | Mapping[str, Any]]):
-        self._segments = _checked_segments(segments)
-        self._waiting = deque(self._segments)
+    def __init__(self, turns: Any):
+        self._turns = as_turns(turns)
+        self._waiting = deque(self._turns)
         self._buffer = SampleBuffer()
 
     def check_end(self, duration_s: float) -> None:
         """Refuse segments beyond the end of a recording."""
-        for index, (start, end, _) in enumerate(self._segments):
-            if start >= duration_s or end > duration_s + ROUNDING_S:
-                raise ValueError(
-                    f"segments[{index}] is {start} to {end} s, but the recording ends at {duration_s:.3f} s."
+        for index, turn in enumerate(self._turns):
+            if turn.end > duration_s + ROUNDING_S or (turn.start >= duration_s and turn.end > turn.start):
+                raise AudioError(
+                    f"segments[{index}] is {turn.start} to {turn.end} s, but the recording ends at {duration_s:.3f} s."
                 )
 
     def push(self, samples: np.ndarray) -> list[Segment]:
         self._buffer.append(samples)
         segments = []
-        while self._waiting and _samples(self._waiting[0][1]) <= self._buffer.end:
+        while self._waiting and _samples(self._waiting[0].end) <= self._buffer.end:
             segments.append(self._next())
-        self._buffer.forget_before(_samples(self._waiting[0][0]) if self._waiting else self._buffer.end)
+        self._buffer.forget_before(_samples(self._waiting[0].start) if self._waiting else self._buffer.end)
         return segments
 
     def close(self) -> list[Segment]:
@@ -236,9 +257,10 @@ class GivenSegments:
         return [self._next() for _ in range(len(self._waiting))]
 
     def _next(self) -> Segment:
-        start_s, end_s, text = self._waiting.popleft()
-        start, end = _samples(start_s), min(_samples(end_s), self._buffer.end)
-        return Segment(start, end, self._buffer.cut(start, end), text)
+        turn = self._waiting.popleft()
+        start = _samples(turn.start)
+        end = max(start, min(_samples(turn.end), self._buffer.end))
+        return Segment(start, end, self._buffer.cut(start, end), turn.text, turn.speaker)
 
 
 def _frames(seconds: float) -> int:
@@ -249,34 +271,51 @@ def _samples(seconds: float) -> int:
     return round(seconds * SAMPLING_RATE)
 
 
-def _checked_segments(segments: Any) -> list[tuple[float, float, str | None]]:
-    form = '(start, end) or {"start": ..., "end": ..., "text": ...}, in seconds'
+_FORM = '(start, end) or {"start": ..., "end": ..., "speaker": ..., "text": ...}, in seconds'
+
+
+def as_turns(segments: Any) -> list[Turn]:
+    """Check segments and sort them by their starts.
+
+    Args:
+        segments: a list of `(start, end)`, `{"start": s, "end": s, "speaker": str or None, "text": str or None}` or
+            objects with these attributes, such as [`Turn`]; or the output of a diarization, which is anything with
+            `itertracks(yield_label=True)`.
+
+    Raises:
+        ValueError: this is not a list of segments, or one has impossible times.
+    """
+    diarization = getattr(segments, "speaker_diarization", segments)
+    if hasattr(diarization, "itertracks"):
+        tracks = diarization.itertracks(yield_label=True)
+        segments = [Turn(stretch.start, stretch.end, str(label)) for stretch, _, label in tracks]
     if isinstance(segments, (str, bytes, Mapping)) or not isinstance(segments, Sequence) or not segments:
-        raise ValueError(f"segments={segments!r:.80} is not allowed; it must be a list of {form}, with at least one.")
+        raise ValueError(f"segments={segments!r:.80} is not allowed; it must be a list of {_FORM}, with at least one.")
 
-    checked: list[tuple[float, float, str | None]] = []
-    for index, segment in enumerate(segments):
-        if isinstance(segment, Mapping) and {"start", "end"} <= set(segment) <= {"start", "end", "text"}:
-            start, end, text = segment["start"], segment["end"], segment.get("text")
-        elif isinstance(segment, (tuple, list)) and len(segment) == 2:
-            (start, end), text = segment, None
-        else:
-            raise ValueError(f"segments[{index}] is {segment!r:.80}; allowed: {form}.")
+    turns = [_as_turn(index, segment) for index, segment in enumerate(segments)]
+    return sorted(turns, key=lambda turn: (turn.start, turn.end))
 
-        numbers = all(isinstance(value, (int, float, np.number)) and math.isfinite(value) for value in (start, end))
-        if not numbers or not (text is None or isinstance(text, str)):
-            raise ValueError(
-                f"segments[{index}] is {segment!r:.80}; start and end must be numbers of seconds, and the text a "
-                "string."
-            )
-        if not 0 <= start < end or _samples(start) == _samples(end):
-            raise ValueError(
-                f"segments[{index}] is {start} to {end} s; a segment must start at 0 or later and end after its start."
-            )
-        if checked and start < checked[-1][0]:
-            raise ValueError(
-                f"segments[{index}] starts at {start} s, before segments[{index - 1}] at {checked[-1][0]} s. Sort "
-                "them by start."
-            )
-        checked.append((float(start), float(end), text))
-    return checked
+
+def _as_turn(index: int, segment: Any) -> Turn:
+    if isinstance(segment, Mapping) and {"start", "end"} <= set(segment) <= {"start", "end", "speaker", "text"}:
+        turn = Turn(**segment)
+    elif isinstance(segment, (tuple, list)) and len(segment) == 2:
+        turn = Turn(*segment)
+    elif hasattr(segment, "start") and hasattr(segment, "end"):
+        speaker, text = getattr(segment, "speaker", None), getattr(segment, "text", None)
+        turn = Turn(segment.start, segment.end, speaker, text)
+    else:
+        raise ValueError(f"segments[{index}] is {segment!r:.80}; allowed: {_FORM}.")
+
+    start, end = turn.start, turn.end
+    numbers = all(isinstance(value, (int, float, np.number)) and math.isfinite(value) for value in (start, end))
+    if not numbers or not all(value is None or isinstance(value, str) for value in (turn.speaker, turn.text)):
+        raise ValueError(
+            f"segments[{index}] is {segment!r:.80}; start and end must be numbers of seconds, and the text a string "
+            "(as well as the speaker)."
+        )
+    if not 0 <= start <= end:
+        raise ValueError(
+            f"segments[{index}] is {start} to {end} s; a segment must start at 0 or later and end after its start."
+        )
+    return Turn(float(start), float(end), turn.speaker, turn.text)

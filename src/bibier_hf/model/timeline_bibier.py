@@ -6,12 +6,14 @@ merged, mean
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
 from .audio_bibier import SAMPLING_RATE
-from .segments_bibier import FixedWindows, GivenSegments, Segment, Segmenter, SpeechByEnergy
+from .granularity_bibier import GRANULARITIES, TurnGroups, WordGroups, speaker_turns, words_of_turn
+from .segments_bibier import FixedWindows, GivenSegments, Segment, Segmenter, SpeechByEnergy, Turn, as_turns
 from .unsure_bibier import NO_SPEECH, REASONS
 from .words_bibier import WordRecognizer, Words, joined
 
@@ -35,7 +37,8 @@ class TimelineOptions:
     chunk_length_s: float | None = None
     hop_length_s: float | None = None
     segmentation: str | None = None
-    segments: Sequence | None = None
+    segments: Any = None
+    granularity: str | None = None
     return_timestamps: bool = False
     merge: bool = False
 
@@ -45,7 +48,8 @@ class TimelineOptions:
             if unused:
                 raise ValueError(
                     f"{' and '.join(unused)} without chunks: pass chunk_length_s=4 for windows of 4 s, "
-                    "segmentation='energy' for speech found by its energy, or segments=[(start, end), ...]."
+                    "segmentation='energy' for speech found by its energy, segments=[(start, end), ...], or "
+                    "granularity='sentence' for the sentences of a transcript."
                 )
             return
 
@@ -60,8 +64,13 @@ class TimelineOptions:
                     f"{name}={value!r} is not allowed; it must be a number of seconds, at least {shortest:g}."
                 )
 
+        if self.granularity not in (None, *GRANULARITIES):
+            allowed = ", ".join(map(repr, GRANULARITIES))
+            raise ValueError(f"granularity={self.granularity!r} is not allowed; it must be one of {allowed}.")
         if self.segments is not None:
             self._refuse("segments", "chunk_length_s", "hop_length_s", "segmentation")
+        elif self.granularity is not None:
+            self._refuse("granularity", "chunk_length_s", "hop_length_s", "segmentation")
         elif self.segmentation == "energy":
             self._refuse("segmentation='energy'", "hop_length_s")
         elif self.chunk_length_s is None:
@@ -79,12 +88,34 @@ class TimelineOptions:
     @property
     def asked_for(self) -> bool:
         """Whether to return a timeline at all, not one answer for the whole clip."""
-        return not (self.chunk_length_s is None and self.segmentation is None and self.segments is None)
+        names = ("chunk_length_s", "segmentation", "segments", "granularity")
+        return any(getattr(self, name) is not None for name in names)
 
-    def segmenter(self) -> Segmenter:
-        if self.segments is not None:
-            return GivenSegments(self.segments)
-        if self.segmentation == "energy":
+    def segmenter(self, turns: Sequence[Turn] | None = None, words: Words | None = None) -> Segmenter:
+        """Return what cuts the recording.
+
+        Args:
+            turns: None: `segments`.
+            words: those of the recording with their times, or None; they may be added later.
+        """
+        if turns is None and self.segments is not None:
+            turns = as_turns(self.segments)
+        texts = words is not None or any(turn.text for turn in turns or ())
+        if self.granularity in ("word", "sentence") and not texts:
+            raise ValueError(
+                f"granularity={self.granularity!r} needs words with their times: pass asr='openai/whisper-base', the "
+                "timed chunks of a transcript as text, or segments with texts."
+            )
+        if turns is not None:
+            whole = self.granularity is None or self.granularity == "turn"
+            return GivenSegments(turns) if whole else TurnGroups(turns, self.granularity, words)
+        if words is not None and self.granularity in ("word", "sentence", "utterance"):
+            return WordGroups(words, self.granularity)
+        if self.granularity == "turn":
+            raise ValueError(
+                "granularity='turn' needs speakers: pass segments=[{'start': ..., 'end': ..., 'speaker': ...}, ...]."
+            )
+        if self.segmentation == "energy" or self.granularity == "utterance":
             return SpeechByEnergy(self.chunk_length_s or LONGEST_SPEECH_S)
 
         assert self.chunk_length_s is not None  # checked in `__post_init__`
@@ -99,8 +130,9 @@ class TimelineSession:
     """Analyzes a recording that arrives in pieces, chunk by chunk. The result does not depend on the size of the
     pieces.
 
-    A chunk is `{"timestamp": (start, end), "text": str or None, "emotions": [...]}`, in seconds. If the times of words
-    are known, `"words"` lists them.
+    A chunk is `{"timestamp": (start, end), "speaker": str or None, "text": str or None, "emotions": [...]}`, in
+    seconds; `"speaker"` is there if any speaker is known. If the times of words are known, `"words"` lists them. The
+    emotions of a chunk without audio and text, such as an empty turn, are an empty list.
 
     Args:
         classify: maps a list of `{"audio": float32 (n,) at 16 kHz, "text": ...}` to `{"emotions": scores of all labels}`
@@ -108,8 +140,11 @@ class TimelineSession:
         options: how to segment; `return_timestamps` and `merge` are left to the caller.
         batch_size: chunks to classify together.
         asr: speech recognition, for chunks without a text of their own.
-        timed_texts: a transcript with times, `[{"text": ..., "timestamp": (start, end)}, ...]`, instead of speech
-            recognition.
+        timed_texts: a transcript with times, `[{"text": ..., "timestamp": (start, end)}, ...]`, each perhaps with a
+            `"speaker"`, instead of speech recognition; or what a speech recognition pipeline returns,
+            `{"text": ..., "chunks": [...]}`.
+        explained: maps samples, text, emotions and start of a chunk to its `"explanation"`; None: there is none.
+        unanswered: what a chunk gets that has neither audio nor text.
     """
 
     def __init__(
@@ -118,11 +153,15 @@ class TimelineSession:
         options: TimelineOptions,
         batch_size: int = 1,
         asr: Any = None,
-        timed_texts: Sequence[Mapping[str, Any]] | None = None,
+        timed_texts: Any = None,
+        explained: Callable[[np.ndarray | None, str | None, Emotions, float], dict[str, Any]] | None = None,
+        unanswered: Mapping[str, Any] = MappingProxyType({"emotions": []}),
     ):
         self.classify, self._batch_size = classify, batch_size
-        self._segmenter = options.segmenter()
+        self._explained, self._unanswered = explained, unanswered
         self._words = self._recognizer = self._asr = None
+        if isinstance(timed_texts, Mapping):
+            timed_texts = timed_texts.get("chunks") or []
         if timed_texts is not None:
             self._words = Words()
             self._words.add(timed_texts)
@@ -131,11 +170,18 @@ class TimelineSession:
             self._recognizer = WordRecognizer(asr, self._words)
         else:
             self._asr = asr
+
+        self._turns = None if options.segments is None else as_turns(options.segments)
+        if self._turns is None and options.granularity == "turn" and timed_texts is not None:
+            self._turns = speaker_turns(timed_texts)
+        self._segmenter = options.segmenter(self._turns, self._words)
+        named = self._turns if self._turns is not None else timed_texts or []
+        self._has_speakers = any(_speaker(part) is not None for part in named)
         self._waiting: list[Segment] = []
 
     def check_end(self, duration_s: float | None) -> None:
         """Refuse given segments beyond the end of the recording, if it is known in advance."""
-        if isinstance(self._segmenter, GivenSegments) and duration_s is not None:
+        if isinstance(self._segmenter, (GivenSegments, TurnGroups)) and duration_s is not None:
             self._segmenter.check_end(duration_s)
 
     def push(self, samples: np.ndarray, flush: bool = False) -> list[dict]:
@@ -157,25 +203,46 @@ class TimelineSession:
         while len(self._waiting) >= (1 if flush else self._batch_size):
             batch, self._waiting = self._waiting[: self._batch_size], self._waiting[self._batch_size :]
             begun = [self._begin(segment) for segment in batch]
-            answers = self.classify(
-                [
-                    {"audio": segment.samples, "text": chunk["text"]}
-                    for segment, chunk in zip(batch, begun, strict=True)
-                ]
-            )
-            chunks += [{**chunk, **answer} for chunk, answer in zip(begun, answers, strict=True)]
+            samples: list[dict[str, Any]] = [
+                {"audio": segment.samples if len(segment.samples) else None, "text": chunk["text"]}
+                for segment, chunk in zip(batch, begun, strict=True)
+            ]
+            spoken = [sample for sample in samples if _has_content(sample)]
+            answers = iter(self.classify(spoken) if spoken else [])
+            for chunk, sample in zip(begun, samples, strict=True):
+                answer = next(answers) if _has_content(sample) else self._unanswered
+                chunks.append({**chunk, **answer})
+                if self._explained is not None and answer["emotions"]:
+                    start = chunk["timestamp"][0]
+                    explanation = self._explained(sample["audio"], sample["text"], answer["emotions"], start)
+                    chunks[-1]["explanation"] = explanation
         return chunks
 
     def _begin(self, segment: Segment) -> dict:
         """Return a chunk without its emotions."""
         start, end = segment.start / SAMPLING_RATE, segment.end / SAMPLING_RATE
-        chunk: dict[str, Any] = {"timestamp": (start, end), "text": segment.text}
-        if segment.text is None and self._words is not None:
-            chunk["words"] = self._words.between(start, end)
-            chunk["text"] = joined(chunk["words"])
-        elif segment.text is None and self._asr is not None:
+        chunk: dict[str, Any] = {"timestamp": (start, end)}
+        if self._has_speakers:
+            chunk["speaker"] = segment.speaker
+        chunk["text"] = segment.text
+        if segment.words is not None:
+            chunk["words"] = segment.words
+        elif segment.text is None and self._words is not None:
+            owned = self._has_speakers and self._turns is not None
+            between = words_of_turn(self._words, segment, self._turns) if owned else self._words.between(start, end)
+            chunk["words"] = between
+            chunk["text"] = joined(between)
+        elif segment.text is None and self._asr is not None and len(segment.samples):
             chunk["text"] = self._asr({"raw": segment.samples, "sampling_rate": SAMPLING_RATE})["text"].strip() or None
         return chunk
+
+
+def _speaker(part: Any) -> str | None:
+    return part.speaker if isinstance(part, Turn) else part.get("speaker")
+
+
+def _has_content(sample: Mapping[str, Any]) -> bool:
+    return sample["audio"] is not None or bool(sample["text"] and sample["text"].strip())
 
 
 def time_shares(spans: Sequence[tuple[float, float]]) -> np.ndarray:
@@ -197,11 +264,12 @@ def mean_emotions(chunks: Sequence[Mapping[str, Any]]) -> Emotions:
     """Average the chunks' scores over time, best first; without chunks, return an empty list.
 
     Each chunk counts by its duration. Overlapping windows share the time they have in common, so no part of the
-    recording weighs more than another.
+    recording weighs more than another. Chunks without emotions do not count.
 
     Raises:
         ValueError: the chunks do not have scores of the same labels.
     """
+    chunks = [chunk for chunk in chunks if chunk["emotions"]]
     if not chunks:
         return []
 
@@ -212,6 +280,8 @@ def mean_emotions(chunks: Sequence[Mapping[str, Any]]) -> Emotions:
         )
 
     shares = time_shares([chunk["timestamp"] for chunk in chunks])
+    if not shares.any():  # texts of empty turns
+        shares = np.ones(len(chunks))
     sums = dict.fromkeys(labels, 0.0)
     for chunk, share in zip(chunks, shares.tolist(), strict=True):
         for entry in chunk["emotions"]:
@@ -244,7 +314,7 @@ def judge_chunks(chunks: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def merge_chunks(chunks: Sequence[Mapping[str, Any]]) -> list[dict]:
-    """Merge neighboring chunks that touch or overlap and have the same best label.
+    """Merge neighboring chunks that touch or overlap and have the same best label and speaker.
 
     A merged chunk lasts from the first start to the last end. Its emotions are their mean over time
     ([`mean_emotions`]). Its text is what is said in all of them: each word once if the times of words are known, or
@@ -269,15 +339,16 @@ def _merged(run: list[Mapping[str, Any]]) -> dict:
         return dict(run[0])
 
     merged: dict[str, Any] = {"timestamp": (run[0]["timestamp"][0], max(chunk["timestamp"][1] for chunk in run))}
+    if "speaker" in run[0]:
+        merged["speaker"] = run[0]["speaker"]
     if all("words" in chunk for chunk in run):
         words = {word["timestamp"] + (word["text"],): word for chunk in run for word in chunk["words"]}
         merged |= {"text": joined(words.values()), "words": list(words.values())}
     else:
         merged["text"] = " ".join(chunk["text"] for chunk in run if chunk["text"]) or None
-    if "unsure" in run[0]:
-        merged |= judge_chunks(run)
-    return {**merged, "emotions": mean_emotions(run)}
+    merged["emotions"] = mean_emotions(run)
+    return merged | (judge_chunks(run) if "unsure" in run[0] else {})
 
 
-def _best(chunk: Mapping[str, Any]) -> str:
-    return chunk["emotions"][0]["label"]
+def _best(chunk: Mapping[str, Any]) -> tuple[str | None, str | None]:
+    return chunk["emotions"][0]["label"] if chunk["emotions"] else None, chunk.get("speaker")

@@ -20,7 +20,8 @@ _SHORTEST = SAMPLING_RATE // 10
 
 
 class Words:
-    """The words of a recording in order of time: `{"text": str, "timestamp": (start, end)}`, in seconds."""
+    """The words of a recording in order of time: `{"text": str, "timestamp": (start, end)}`, in seconds; with
+    `"speaker"` if it is known."""
 
     def __init__(self):
         self._words: list[dict[str, Any]] = []
@@ -44,11 +45,18 @@ class Words:
 
             words = timed["text"].split()
             borders = begin + (end - begin) * np.cumsum([0, *map(len, words)]) / max(1, sum(map(len, words)))
+            speaker = {"speaker": timed["speaker"]} if timed.get("speaker") is not None else {}
             for word, (from_s, to_s) in zip(words, pairwise(borders.tolist()), strict=True):
-                self._words.append({"text": word, "timestamp": (round(from_s, 3), round(to_s, 3))})
+                self._words.append({"text": word, "timestamp": (round(from_s, 3), round(to_s, 3)), **speaker})
                 self._middles.append((from_s + to_s) / 2)
 
             last = end
+
+    def __len__(self) -> int:
+        return len(self._words)
+
+    def __getitem__(self, place: Any) -> Any:
+        return self._words[place]
 
     def between(self, start_s: float, end_s: float) -> list[dict[str, Any]]:
         """Return the words whose middle is in start_s <= t < end_s."""

@@ -3,10 +3,25 @@ live signal.
 
 A timeline is what the pipeline returns with `return_timestamps=True`:
 `{"emotions": [...], "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`.
+`timeline.schema.json`, in this folder, describes its JSON file.
 """
 
+from ..model.segments_bibier import Turn
 from ..model.timeline_bibier import mean_emotions, merge_chunks
 from .export import TIMELINE_FORMATS, save_timeline
+from .formats import per_minute
 from .live import LiveEmotion
+from .turns import TURN_FORMATS, read_turns, timed_texts
 
-__all__ = ["TIMELINE_FORMATS", "LiveEmotion", "mean_emotions", "merge_chunks", "save_timeline"]
+__all__ = [
+    "TIMELINE_FORMATS",
+    "TURN_FORMATS",
+    "LiveEmotion",
+    "Turn",
+    "mean_emotions",
+    "merge_chunks",
+    "per_minute",
+    "read_turns",
+    "save_timeline",
+    "timed_texts",
+]

@@ -1,4 +1,5 @@
-"""A timeline as a file: JSON and CSV for programs, RTTM for diarization tools, SRT for video players, PNG for people."""
+"""A timeline as a file: JSON and CSV for programs, RTTM for diarization tools, SRT and VTT for video players, PNG for
+people."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -26,13 +27,20 @@ def save_timeline(
       probability (empty where the pipeline did not return it, see `top_k`).
     * `.rttm`: one line per chunk, `SPEAKER <recording> 1 <start> <duration> <NA> <NA> <label> <score> <NA>`. The label
       takes the field of the speaker's name and its probability that of the confidence, so RTTM tools group and draw
-      emotions as they do speakers.
-    * `.srt`: subtitles, `<label> <score in %>` and the spoken text below it. Players show one subtitle at a time, so
-      each ends where the next one starts.
-    * `.png`: the probability of each emotion over time, smoothed (needs matplotlib).
+      emotions as they do speakers. If the chunks have speakers, their names keep that field, and the label takes the
+      one before it (the subtype).
+    * `.srt`, `.vtt`: subtitles, `<label> <score in %>` and the spoken text below it. Players show one subtitle at a
+      time, so each ends where the next one starts. With speakers, the name comes first (`Name: ` or `<v Name>`), and
+      subtitles of people who speak at the same time overlap.
+    * `.png`: the probability of each emotion over time, smoothed; with speakers, a row for each, with a bar for each
+      chunk (needs matplotlib).
+
+    With speakers, `.csv` has a column `speaker` after `end`. `per_minute(result)` is the summary of the speakers as a
+    timeline, which can be written to the same formats; `.csv` then has `seconds`, `turns`, `confidence` and a column
+    `share_<label>` for each label, too.
 
     Of several labels at once, the label of a chunk is each that is `present`. A regression has no labels: `.csv` holds
-    `start,end,text` and a column `value_<name>` for each value, `.srt` and `.png` show the values, and there is no
+    `start,end,text` and a column `value_<name>` for each value, `.srt`, `.vtt` and `.png` show the values, and there is no
     `.rttm`.
 
     Args:

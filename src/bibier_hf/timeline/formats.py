@@ -2,9 +2,10 @@
 along to where the package is not installed."""
 
 import csv
+import html
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,9 @@ import numpy as np
 from ..palette import EMOTION_COLORS
 
 Chunks = Sequence[Mapping[str, Any]]
+
+SUMMARY_FIGURES = ("seconds", "turns", "confidence")
+"""What the chunks of [`per_minute`] have besides the means and shares of the emotions."""
 
 _FINEST_CURVE = 150
 """Of a long recording, curves show nothing shorter than this fraction of it."""
@@ -30,14 +34,20 @@ def to_csv(result: Mapping[str, Any], name: str, labels: Sequence[str] | None = 
     writer = csv.writer(file)
     facts = ["text"] if values else ["label", "score", "text"]
     doubts = ["unsure", "unsure_reason"] if chunks and "unsure" in chunks[0] else []
-    prefix = "value_" if values else "p_"
-    writer.writerow(["start", "end", *facts, *doubts, *(prefix + label for label in labels)])
+    prefix, speakers = "value_" if values else "p_", ["speaker"] if has_speakers(result) else []
+    figures = [name for name in SUMMARY_FIGURES if any(name in chunk for chunk in chunks)]
+    shares = labels if any("shares" in chunk for chunk in chunks) else []
+    columns = [*(prefix + label for label in labels), *figures, *(f"share_{label}" for label in shares)]
+    writer.writerow(["start", "end", *speakers, *facts, *doubts, *columns])
 
     for chunk in chunks:
         scores, named = scores_of(chunk), named_entries(chunk)
         answer = ["; ".join(entry["label"] for entry in named), named[0]["score"] if named else ""]
-        row = [*chunk["timestamp"], *([] if values else answer), chunk.get("text") or "", *map(chunk.get, doubts)]
-        writer.writerow([*row, *(scores.get(label, "") for label in labels)])
+        speaker = [chunk.get("speaker") or ""] if speakers else []
+        row = [*chunk["timestamp"], *speaker, *([] if values else answer), chunk.get("text") or ""]
+        row += [*map(chunk.get, doubts), *(scores.get(label, "") for label in labels)]
+        row += [*(chunk.get(name, "") for name in figures), *(chunk["shares"].get(label, 0.0) for label in shares)]
+        writer.writerow(row)
 
     return file.getvalue()
 
@@ -47,13 +57,15 @@ def to_rttm(result: Mapping[str, Any], name: str) -> str:
         raise ValueError("An RTTM file holds labels, but this timeline has values. Write .csv, .json, .srt or .png.")
 
     recording = _one_field(name)
-    lines = []
+    lines, speakers = [], has_speakers(result)
     for chunk in result["chunks"]:
         start, end = chunk["timestamp"]
         for entry in named_entries(chunk):
-            label = _one_field(entry["label"])
+            names = f"<NA> {_one_field(entry['label'])}"
+            if speakers:
+                names = f"{_one_field(entry['label'])} {_one_field(chunk.get('speaker') or '<NA>')}"
             lines.append(
-                f"SPEAKER {recording} 1 {start:.3f} {end - start:.3f} <NA> <NA> {label} {entry['score']:.4f} <NA>\n"
+                f"SPEAKER {recording} 1 {start:.3f} {end - start:.3f} <NA> {names} {entry['score']:.4f} <NA>\n"
             )
     return "".join(lines)
 
@@ -64,26 +76,52 @@ def _one_field(text: str) -> str:
 
 def to_srt(result: Mapping[str, Any], name: str, translations: Mapping[str, str] | None = None) -> str:
     """Subtitles; `translations` are the names of the labels in the language of the viewer."""
-    chunks, cues = result["chunks"], []
+    blocks = []
+    for start, end, speaker, lines in _cues(result, translations):
+        first = f"{speaker}: {lines[0]}" if speaker else lines[0]
+        time = f"{_srt_time(start)} --> {_srt_time(end)}"
+        blocks.append("\n".join([str(len(blocks) + 1), time, first, *lines[1:]]) + "\n")
+
+    return "\n".join(blocks)
+
+
+def to_vtt(result: Mapping[str, Any], name: str, translations: Mapping[str, str] | None = None) -> str:
+    """Subtitles for web pages, with the speaker as `<v Name>`; `translations` as for [`to_srt`]."""
+    blocks = ["WEBVTT\n"]
+    for start, end, speaker, lines in _cues(result, translations):
+        time = f"{_srt_time(start)} --> {_srt_time(end)}".replace(",", ".")
+        voice = f"<v {html.escape(speaker, quote=False)}>" if speaker else ""
+        said = "\n".join(html.escape(line, quote=False).replace("-->", "->") for line in lines)
+        blocks.append(f"{time}\n{voice}{said}\n")
+
+    return "\n".join(blocks)
+
+
+def _cues(
+    result: Mapping[str, Any], translations: Mapping[str, str] | None
+) -> Iterator[tuple[float, float, str | None, list[str]]]:
+    """Start, end, speaker and lines of each subtitle.
+
+    Players show one subtitle at a time, so each ends where the next one starts; with speakers, they keep their times,
+    because people do speak at the same time.
+    """
+    chunks, speakers = result["chunks"], has_speakers(result)
+    form = "{} {:.2f}" if is_regression(result) else "{} {:.0%}"
     for index, chunk in enumerate(chunks):
         start, end = chunk["timestamp"]
-        if index + 1 < len(chunks):
+        if index + 1 < len(chunks) and not speakers:
             end = min(end, chunks[index + 1]["timestamp"][0])
         if end <= start:  # two segments start together: the later one is shown
             continue
 
         entries = chunk["emotions"] if is_regression(result) else named_entries(chunk)
-        form = "{} {:.2f}" if is_regression(result) else "{} {:.0%}"
         shown = [
             form.format((translations or {}).get(entry["label"], entry["label"]), entry["score"]) for entry in entries
         ]
         doubt = f" ({chunk['unsure_reason']})" if chunk.get("unsure") else ""
         lines = [line for line in [", ".join(shown) + doubt, *(chunk.get("text") or "").split("\n")] if line.strip()]
         if lines:
-            time = f"{_srt_time(start)} --> {_srt_time(end)}"
-            cues.append("\n".join([str(len(cues) + 1), time, *lines]) + "\n")
-
-    return "\n".join(cues)
+            yield start, end, chunk.get("speaker"), lines
 
 
 TEXT_FORMATS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
@@ -91,6 +129,7 @@ TEXT_FORMATS: dict[str, Callable[[Mapping[str, Any], str], str]] = {
     ".csv": to_csv,
     ".rttm": to_rttm,
     ".srt": to_srt,
+    ".vtt": to_vtt,
 }
 """Suffix -> function (result, name of the recording) -> content of the file."""
 
@@ -130,7 +169,7 @@ def smooth_curves(chunks: Chunks, points: int = 400) -> Curves:
         chunks: of a timeline, in any order.
         points: number of times, evenly spaced from the first start to the last end.
     """
-    labels = labels_of(chunks)
+    labels, chunks = labels_of(chunks), [chunk for chunk in chunks if chunk["emotions"]]
     if not chunks:
         return Curves(np.zeros(0), {}, np.zeros(0, str))
 
@@ -157,10 +196,38 @@ def is_regression(result: Mapping[str, Any]) -> bool:
     return result.get("problem_type") == "regression"
 
 
+def has_speakers(result: Mapping[str, Any]) -> bool:
+    """Whether the chunks of a timeline have speakers."""
+    return any("speaker" in chunk for chunk in result["chunks"])
+
+
 def named_entries(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What a chunk is called: its best label, or each that is `present` where there may be several at once."""
+    """What a chunk is called: its best label, or each that is `present` where there may be several at once. Nothing for
+    an empty turn."""
     entries = chunk["emotions"]
-    return [entry for entry in entries if entry["present"]] if "present" in entries[0] else entries[:1]
+    several = bool(entries) and "present" in entries[0]
+    return [entry for entry in entries if entry["present"]] if several else entries[:1]
+
+
+def per_minute(result: Mapping[str, Any]) -> dict[str, Any]:
+    """The summary of the speakers as a timeline: a chunk for each speaker and minute, with the mean emotions.
+
+    Its chunks also have the `seconds`, `turns`, `shares` and `confidence` of the summary; the text is None. The last
+    minute ends with the recording's last chunk.
+
+    Raises:
+        ValueError: a timeline without speakers.
+    """
+    if "speakers" not in result:
+        raise ValueError("This timeline has no speakers. Call the pipeline with segments=[Turn(start, end, speaker)].")
+    last = max((chunk["timestamp"][1] for chunk in result["chunks"]), default=0.0)
+    chunks: list[dict[str, Any]] = []
+    for speaker in result["speakers"]:
+        for minute in speaker["minutes"]:
+            start, end = minute["timestamp"]
+            known = {"timestamp": (start, min(end, max(last, start))), "speaker": speaker["speaker"], "text": None}
+            chunks.append(known | {name: value for name, value in minute.items() if name != "timestamp"})
+    return {**result, "chunks": sorted(chunks, key=lambda chunk: chunk["timestamp"][0])}
 
 
 def labels_of(chunks: Chunks) -> list[str]:
