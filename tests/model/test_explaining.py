@@ -68,6 +68,9 @@ def test_in_the_pipeline(pipe, clip, about):
     second = explanation["audio"][1]["effect"]
     assert second == pytest.approx(explanation["score"] - scores[explanation["label"]], abs=1e-4)
 
+    judged = pipe(sample, explain=True, top_k=2, return_unsure=True)
+    assert list(judged) == ["answers", "unsure", "unsure_score", "unsure_reason", "explanation"]
+    assert judged["explanation"]["label"] == explanation["label"]
     several = pipe([sample, {"text": "So."}], explain=True, batch_size=4)
     assert several[1]["explanation"]["audio"] == []
 

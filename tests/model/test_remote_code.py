@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoProcessor
 REMOTE = (
     "answers audio backbones batching configuration containers context decoding encoders explaining ffmpeg fusion granularity "
     "hashing importing labels losses mamba modeling pipeline processing segments sequence sources speakers streams timeline "
-    "validation words"
+    "unsure validation words"
 ).split()
 ALLOWED_IMPORTS = {"torch", "numpy", "transformers", "huggingface_hub"}
 

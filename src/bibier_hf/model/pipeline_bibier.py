@@ -3,7 +3,7 @@
 import copyreg
 import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, SupportsIndex
 
 import numpy as np
@@ -270,15 +270,23 @@ class AudioTextEmotionPipeline(Pipeline):
         self, batch_size: int, preprocess: dict[str, Any], choice: dict[str, Any], sample: Any
     ) -> dict[str, Any]:
         """Answer one clip, and explain the answer."""
-        audio, text = self._clip_and_text(sample, **preprocess)
+        read = {name: value for name, value in preprocess.items() if name != "measured"}
+        audio, text = self._clip_and_text(sample, **read)
+        names = ("context", "speaker") if isinstance(sample, Mapping) else ()
+        around = {name: sample[name] for name in names if name in sample}
+        clip = {**around, "audio": audio, "text": text}
         labels, chosen = self._answer_labels(choice)
-        names = {name: choice[name] for name in ("labels", "label_map") if name in choice}
-        classify = functools.partial(self._classify, batch_size=batch_size, labels=names, at_once=_VARIANTS_AT_ONCE)
-        answer = next(classify(iter([{"audio": audio, "text": text}])))
+        restricted = {name: choice[name] for name in ("labels", "label_map") if name in choice}
+
+        def classify(variants: Iterable[dict[str, Any]]) -> Iterator[Emotions]:
+            inside = ({**around, **variant} for variant in variants)
+            return self._classify(inside, batch_size, restricted, _VARIANTS_AT_ONCE)
+
+        answer = next(classify([clip]))
         whole: dict[str, Any] = {"answers": labels.choose(answer, **chosen)}
         if self._returns_unsure(choice):
-            read = {"decoded": True, "measured": True}
-            whole = next(iter(self.get_iterator([{"audio": audio, "text": text}], 0, 1, read, {}, choice)))
+            measured = {"decoded": True, "measured": True}
+            whole = next(iter(self.get_iterator([clip], 0, 1, measured, {}, choice)))
         return {**whole, "explanation": explain(classify, audio, text, answer)}
 
     def _start(
@@ -460,6 +468,7 @@ class AudioTextEmotionPipeline(Pipeline):
             measured: whether to add the duration and the level of the audio, `audio_facts` (1, 1, 2).
         """
         audio, text = self._clip_and_text(inputs, sampling_rate, asr, channel, decoded)
+        text = add_context(inputs, text, self.model.config.text_context)
         sample = dict(self.processor.encode([audio], [text]))
         return {**sample, "audio_facts": audio_facts(audio)[None]} if measured else sample
 
@@ -479,7 +488,7 @@ class AudioTextEmotionPipeline(Pipeline):
             audio = decode_audio(audio, sampling_rate, channel=channel, refuse_silence=True)
         if audio is not None and asr is not None and not (text and text.strip()):
             text = asr({"raw": audio, "sampling_rate": self.processor.sampling_rate})["text"]
-        return audio, add_context(inputs, text, self.model.config.text_context)
+        return audio, text
 
     def _forward(self, model_inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         facts = model_inputs.pop("audio_facts", None)
