@@ -1,5 +1,5 @@
 # make quickstart   from a fresh machine to a trained model: environment, corpus, training, evaluation, predictions
-# make demo         a web page for the quickstart's checkpoint, which is trained first if there is none
+# make demo         a web page for the checkpoint bibier-tiny, which comes with the package
 # make test         the fast tests;  make test-slow  the slow ones;  make lint  ruff, ty and hadolint;  make docs  the site
 # make clean        remove the environment, caches, and outputs/quickstart
 
@@ -30,13 +30,13 @@ TRAIN_QUICKSTART := HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_f
 quickstart: $(INSTALLED)
 	$(TRAIN_QUICKSTART)
 	HF_HUB_OFFLINE=1 $(BIN)/bibier evaluate outputs/quickstart --corpus quickstart --output_dir outputs/quickstart/evaluation
-	HF_HUB_OFFLINE=1 $(BIN)/bibier predict outputs/quickstart --demo
+	@echo && echo 'outputs/quickstart, which knows synthetic voices:' && echo
+	@HF_HUB_OFFLINE=1 $(BIN)/bibier predict outputs/quickstart --demo
+	@echo && echo 'bibier-tiny, which comes with the package and knows only people, on the same clips:' && echo
+	@HF_HUB_OFFLINE=1 $(BIN)/bibier predict bibier-tiny --demo
 
-demo: $(INSTALLED) outputs/quickstart/results.json
-	HF_HUB_OFFLINE=1 $(BIN)/bibier demo outputs/quickstart
-
-outputs/quickstart/results.json: | $(INSTALLED)
-	$(TRAIN_QUICKSTART)
+demo: $(INSTALLED)
+	HF_HUB_OFFLINE=1 $(BIN)/bibier demo bibier-tiny
 
 test: $(INSTALLED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'  # one thread for each of two processes
