@@ -1,0 +1,93 @@
+"""The checkpoints that come with the package, and the default of `pipeline("audio-text-emotion")`."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bibier_hf.commands.checkpoint import load_config
+from bibier_hf.hub import shipped
+from bibier_hf.hub.shipped import (
+    SHIPPED,
+    SMALL,
+    TINY,
+    DefaultModel,
+    checkpoint_source,
+    default_checkpoint,
+    shipped_checkpoint,
+)
+from bibier_hf.labels import EMOTIONS
+
+LARGEST = 10_000_000
+"""Bytes of a shipped checkpoint."""
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_checkpoint_is_small_and_says_what_it_is(name: str):
+    folder = shipped_checkpoint(name)
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files) < LARGEST
+    assert not [path for path in files if path.suffix == ".py"], "the package has the code"
+
+    config = load_config(name)
+    assert tuple(config.label_names) == EMOTIONS
+    content = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    assert not {"auto_map", "custom_pipelines"} & content.keys()
+    assert not re.search(r'"/[^"]*/', json.dumps(content)), "a path of the machine that trained it"
+
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "license: cc-by-nc-sa-4.0" in card
+    for word in ("RAVDESS", "RESD", "MELD", "non-commercial"):
+        assert word in card
+
+
+def test_tiny_contains_everything_and_small_names_its_backbones():
+    tiny, small = (load_config(name) for name in (TINY, SMALL))
+    assert all(part.backbone_stored for part in tiny.modality_configs.values())
+    names = {modality: part.backbone_id for modality, part in small.modality_configs.items()}
+    assert names == {"audio": "openai/whisper-base", "text": "intfloat/multilingual-e5-small"}
+
+
+def test_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint_source(TINY) == str(shipped_checkpoint(TINY))
+    assert checkpoint_source("owner/name") == "owner/name"
+    Path(TINY).mkdir()
+    assert checkpoint_source(TINY) == TINY, "a folder of the user"
+    with pytest.raises(
+        ValueError, match="'bibier-huge' does not come with the package; bibier-small and bibier-tiny do"
+    ):
+        shipped_checkpoint("bibier-huge")
+
+
+def test_the_default_is_small_where_its_backbones_are_cached(monkeypatch):
+    cached = {"openai/whisper-base"}
+    monkeypatch.setattr(
+        shipped, "try_to_load_from_cache", lambda name, file, revision: "/cache/file" if name in cached else None
+    )
+    assert default_checkpoint().name == TINY
+    cached.add("intfloat/multilingual-e5-small")
+    assert default_checkpoint().name == SMALL
+    assert DefaultModel()["model"] == (str(shipped_checkpoint(SMALL)), "main")
+
+
+def test_three_lines_without_a_network(tmp_path):
+    code = """
+import bibier_hf
+from transformers import pipeline
+pipe = pipeline("audio-text-emotion")
+import numpy as np
+voice = np.random.default_rng(0).normal(size=16_000).astype("float32") * 0.1
+for given in ({"text": "I can't believe it!"}, {"array": voice, "sampling_rate": 16_000}, {"text": "Что за день."}):
+    answer = pipe(given)
+    print(len(answer), round(sum(label["score"] for label in answer), 3))
+"""
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "empty")}
+    run = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.splitlines() == ["7 1.0"] * 3
+    assert "trust_remote_code" not in run.stderr
