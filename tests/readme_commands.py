@@ -234,9 +234,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier adapt outputs/resd --corpus resd --data_dir PATH/TO/resd --clips_per_label 16 --output_dir outputs/sixteen": Run(
         slow=True, expect="cross-validated"
     ),
-    (
-        "bibier join outputs/speech outputs/text --corpus resd --data_dir PATH/TO/resd --output_dir outputs/both"
-    ): Skip("needs two more checkpoints; tests/training/test_join.py joins two"),
+    ("bibier join outputs/speech outputs/text --corpus resd --data_dir PATH/TO/resd --output_dir outputs/both"): Skip(
+        "needs two more checkpoints; tests/training/test_join.py joins two"
+    ),
     "bibier describe outputs/resd": Run(expect="biformer"),
     (
         "bibier convert --fusion F.pt --variant BiGraphFormer --num_transformer_heads 4 --output_dir outputs/converted"

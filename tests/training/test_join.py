@@ -10,7 +10,7 @@ from bibier_cli import main
 from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
 from bibier_hf.errors import ArgumentError
 from bibier_hf.training.arguments import LoraArguments
-from bibier_hf.training.join import fit_weights, join_models, sharpen
+from bibier_hf.training.join import fit_weights, join_models, mixed, sharpen
 from bibier_hf.training.lora import LoraAdapters
 
 from ..conftest import merged
@@ -94,9 +94,27 @@ def test_the_better_modality_gets_the_weight(pair):
     logits = {"audio": 6 * np.eye(7)[labels] + noise[0], "text": 0.2 * np.eye(7)[labels] + noise[1]}
     groups = np.array(["a", "b"] * 200)
     before = joined.text_head.linear.weight.clone()
-    temperature = sharpen(joined, "text", logits["text"], labels, groups)
-    torch.testing.assert_close(joined.text_head.linear.weight * temperature, before)
+    sharpen(joined, "text", 2.5)
+    torch.testing.assert_close(joined.text_head.linear.weight * 2.5, before)
     fit_weights(joined, logits, labels, groups)
     weights = joined.mixture.weights.softmax(0)
     assert (weights[0] > 0.8).all()
     assert joined.config.temperature > 0
+    right = {name: (values.argmax(1) == labels).mean() for name, values in logits.items()}
+    assert (mixed(joined, logits).argmax(1) == labels).mean() >= max(right.values())
+
+
+def test_the_fit_can_read_the_answers_of_twins(pair, corpus_table, tmp_path):
+    """With a twin of the text model the weights are other ones, and the heads are still those of the text model."""
+    given = [pair["audio"], pair["text"], "--corpus", "csv", "--data_dir", str(corpus_table)]
+    twin = BiBiERForEmotionClassification.from_pretrained(pair["text"])
+    torch.nn.init.normal_(twin.text_head.linear.weight)
+    twin.save_pretrained(tmp_path / "twin")
+    BiBiERProcessor.from_pretrained(pair["text"]).save_pretrained(tmp_path / "twin")
+    assert exit_code(*given, "--output_dir", str(tmp_path / "one")) == 0
+    twins = f"{{text: {tmp_path / 'twin'}}}"
+    assert exit_code(*given, "--output_dir", str(tmp_path / "two"), "--fit_with", twins) == 0
+    one, two = (BiBiERForEmotionClassification.from_pretrained(tmp_path / name) for name in ("one", "two"))
+    assert not torch.equal(one.mixture.weights, two.mixture.weights)
+    first, second = (model.text_head.linear.weight / model.text_head.linear.weight.norm() for model in (one, two))
+    torch.testing.assert_close(first, second)

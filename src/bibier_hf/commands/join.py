@@ -13,13 +13,15 @@ from ..commandline import Positional
 from ..data.mixture import FeatureCacheArguments, load_corpora
 from ..data.reader import InputReader
 from ..errors import ArgumentError
+from ..evaluation.calibration import fit_temperature
 from ..evaluation.metrics import classification_metrics
-from ..evaluation.prediction import CONDITIONS, predict_conditions, predict_logits
+from ..evaluation.prediction import CONDITIONS, predict_conditions
 from ..files import filled_folder, writes
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
+from ..model.processing_bibier import BiBiERProcessor
 from ..tables import markdown_table, percent
-from ..training.join import fit_weights, join_models, join_processors, sharpen
+from ..training.join import fit_weights, join_models, join_processors, mixed, sharpen
 from .checkpoint import load_checkpoint
 from .corpora import CorpusOptions
 
@@ -31,7 +33,8 @@ class JoinArguments(CorpusOptions):
       bibier join outputs/speech outputs/text --corpus resd --data_dir PATH/TO/resd --output_dir outputs/both
 
     The last layers are calibrated and the weights of the late fusion fitted on the split dev of the corpora, each of
-    which counts the same. Neither checkpoint may have been trained on these rows.
+    which counts the same. A checkpoint that was trained on these rows (refit_on_dev) needs a twin that was not:
+    --fit_with.
     """
 
     speech: Annotated[str, Positional("SPEECH")] = Field(description="checkpoint that reads audio alone")
@@ -41,6 +44,11 @@ class JoinArguments(CorpusOptions):
     backbone_ids: dict[str, str] = Field(
         default_factory=dict,
         description="{audio: id, text: id}: Hub ids to name instead of storing frozen backbones that were local copies",
+    )
+    fit_with: dict[Literal[MODALITIES], str] = Field(
+        default_factory=dict,
+        description="{audio: checkpoint, text: checkpoint}: twins that were trained without dev, whose answers the fit "
+        "reads, if SPEECH or TEXT has learned from dev",
     )
     dtype: Literal["float32", "float16"] = Field(
         "float32", description="type of the stored weights; they are loaded in float32"
@@ -62,16 +70,14 @@ def join_checkpoints(arguments: JoinArguments) -> str:
         raise ArgumentError(f"output_dir: {folder} holds a model already ({CONFIG_NAME}). Give another output_dir.")
 
     sources = {"audio": arguments.speech, "text": arguments.text}
-    loaded = {modality: load_checkpoint(name, arguments.backbone_dir) for modality, name in sources.items()}
-    speech, text = (loaded[modality][0] for modality in MODALITIES)
-    joined = join_models(speech, text)
-    processor = join_processors(*(loaded[modality][1] for modality in MODALITIES))
+    joined, processor = _joined(sources, arguments.backbone_dir)
+    fitted = joined if not arguments.fit_with else _joined(sources | arguments.fit_with, arguments.backbone_dir)[0]
     corpora = load_corpora(arguments.corpora, tuple(joined.config.label_names))
 
     # Each temperature from the rows that have the modality; the weights from those that have both.
-    reader = InputReader(joined, processor, arguments.feature_cache)
+    reader = InputReader(fitted, processor, arguments.feature_cache)
     rows = reader.split(corpora, "dev")
-    logits = predict_conditions(joined, rows, reader.collator, arguments.batch_size, list(MODALITIES), "Dev")
+    logits = predict_conditions(fitted, rows, reader.collator, arguments.batch_size, list(MODALITIES), "Dev")
     corpus = np.array(rows.metadata["corpus"])
     present = {
         "audio": np.array([duration is not None for duration in rows.metadata["duration_s"]]),
@@ -81,14 +87,16 @@ def join_checkpoints(arguments: JoinArguments) -> str:
         keep = present[modality]
         if not keep.any():
             raise ArgumentError(f"corpora: no row of dev has {modality}. Add a corpus that has.")
-        logits[modality] /= sharpen(joined, modality, logits[modality][keep], rows.labels[keep], corpus[keep])
+        temperature = fit_temperature(logits[modality][keep], rows.labels[keep], corpus[keep]).temperature
+        logits[modality] /= temperature
+        sharpen(joined, modality, temperature)
 
     keep = present["audio"] & present["text"]
     if not keep.any():
         raise ArgumentError("corpora: no row of dev has audio and text. Add a corpus that has.")
     fit_weights(joined, {name: values[keep] for name, values in logits.items()}, rows.labels[keep], corpus[keep])
 
-    logits["both"] = predict_logits(joined, rows, reader.collator, arguments.batch_size, "Joined")
+    logits["both"] = mixed(joined, logits)
     _name_backbones(joined, arguments.backbone_ids)
     with filled_folder(folder, last=CONFIG_NAME) as scratch:
         save(joined, scratch, arguments.dtype)
@@ -104,6 +112,13 @@ def join_checkpoints(arguments: JoinArguments) -> str:
                     [name, condition, int(chosen.sum()), percent(scores["uar"], 1), percent(scores["wf1"], 1)]
                 )
     return markdown_table(["dev of", "reads", "rows", "UAR, %", "WF1, %"], table)
+
+
+def _joined(
+    sources: Mapping[str, str], backbone_dir: str | None
+) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
+    models, processors = zip(*(load_checkpoint(sources[name], backbone_dir) for name in MODALITIES), strict=True)
+    return join_models(*models), join_processors(*processors)
 
 
 def _name_backbones(model: BiBiERForEmotionClassification, ids: Mapping[str, str]) -> None:

@@ -15,7 +15,6 @@ import torch
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
-from ..evaluation.calibration import fit_temperature
 from ..model.configuration_bibier import MODALITIES, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -74,27 +73,21 @@ def join_processors(speech: BiBiERProcessor, text: BiBiERProcessor) -> BiBiERPro
 
 
 @torch.no_grad()
-def sharpen(
-    model: BiBiERForEmotionClassification, modality: str, logits: np.ndarray, labels: np.ndarray, groups: np.ndarray
-) -> float:
-    """Fit the temperature of one modality and fold it into its last layer.
-
-    Args:
-        model: joined.
-        modality: `"audio"` or `"text"`.
-        logits: (N, K) of that modality, on rows that it has not seen.
-        labels: (N,).
-        groups: (N,) names of the corpora, each of which counts the same.
-
-    Returns:
-        the temperature.
-    """
-    temperature = fit_temperature(logits, labels, groups).temperature
+def sharpen(model: BiBiERForEmotionClassification, modality: str, temperature: float) -> None:
+    """Divide the logits of one modality by a temperature, in its last layer."""
     head = model.heads[modality]
     assert head is not None  # both modalities are read
     head.linear.weight.div_(temperature)
     head.linear.bias.div_(temperature)
-    return temperature
+
+
+@torch.no_grad()
+def mixed(model: BiBiERForEmotionClassification, logits: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Mix the logits (N, K) of both modalities as the model does."""
+    assert model.mixture is not None
+    values = [torch.as_tensor(logits[modality], dtype=torch.float32) for modality in MODALITIES]
+    present = [torch.ones(len(values[0]), dtype=torch.bool)] * len(values)
+    return model.mixture(values, present).numpy()
 
 
 def fit_weights(
