@@ -45,7 +45,7 @@ class JoinArguments(CorpusOptions):
         default_factory=dict,
         description="{audio: id, text: id}: Hub ids to name instead of storing frozen backbones that were local copies",
     )
-    fit_with: dict[Literal[MODALITIES], str] = Field(
+    fit_with: dict[Literal["audio", "text"], str] = Field(
         default_factory=dict,
         description="{audio: checkpoint, text: checkpoint}: twins that were trained without dev, whose answers the fit "
         "reads, if SPEECH or TEXT has learned from dev",
