@@ -159,19 +159,19 @@ def test_a_live_client_tells_what_is_wrong(server):
 
 
 def test_requests_that_have_begun_are_answered_at_the_end(checkpoint, clip, folder):
-    server = Server(checkpoint, "--batch_wait_ms", "700", BIBIER_API_KEY="secret")
+    server = Server(checkpoint, "--batch_wait_ms", "5000", BIBIER_API_KEY="secret")
     with pytest.raises(urllib.error.HTTPError, match="401"):
         urllib.request.urlopen(f"{server.url}/v1/models")
-    statuses = []
+    statuses, headers = [], {"Authorization": "Bearer secret"}
 
     def ask() -> None:
-        headers = {"Authorization": "Bearer secret"}
         statuses.append(httpx.post(f"{server.url}/v1/emotion", json={"text": "So."}, headers=headers).status_code)
 
     threads = [threading.Thread(target=ask) for _ in range(3)]
     for thread in threads:
         thread.start()
-    time.sleep(0.4)
+    while "bibier_requests_active 3" not in httpx.get(f"{server.url}/metrics", headers=headers).text:
+        time.sleep(0.05)
     code, errors = server.end()
     for thread in threads:
         thread.join()
