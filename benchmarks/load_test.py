@@ -42,14 +42,16 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("checkpoint", nargs="?", help="folder or Hub id; without it, a small untrained model")
     parser.add_argument("--requests", type=int, default=500)
     parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--seconds", type=float, help="length of the clips; without it, lengths of RESD's clips")
     parser.add_argument("--live", type=int, default=2, help="live signals at once")
     parser.add_argument("--json", type=Path, help="file for the figures")
     options = parser.parse_args(arguments)
 
     with tempfile.TemporaryDirectory() as folder:
         checkpoint = options.checkpoint or _untrained(Path(folder) / "bibier")
-        clips = _clips(options.requests)
-        figures = {"requests": options.requests, "clients": options.clients, "cores": os.cpu_count()}
+        clips = _clips(options.requests, options.seconds)
+        figures: dict[str, Any] = {"requests": options.requests, "clients": options.clients, "cores": os.cpu_count()}
+        figures |= {"seconds of audio in a request": sum(map(_seconds, clips)) / len(clips)}
         figures |= _measure_pipeline(checkpoint, clips[:100])
         with _Server(checkpoint) as server:
             figures |= _measure_requests(server, clips, options.clients)
@@ -69,10 +71,12 @@ def _untrained(folder: Path) -> str:
     return str(folder)
 
 
-def _clips(count: int) -> list[bytes]:
-    """FLAC files of noise, as long as clips of RESD."""
+def _clips(count: int, fixed: float | None) -> list[bytes]:
+    """FLAC files of noise, of a fixed length or as long as clips of RESD."""
     random = np.random.default_rng(0)
     seconds = np.interp(random.uniform(0, len(RESD_SECONDS) - 1, count), range(len(RESD_SECONDS)), RESD_SECONDS)
+    if fixed is not None:
+        seconds[:] = fixed
     files = []
     for length in seconds:
         file = io.BytesIO()
@@ -80,6 +84,10 @@ def _clips(count: int) -> list[bytes]:
         soundfile.write(file, noise, RATE, format="FLAC")
         files.append(file.getvalue())
     return files
+
+
+def _seconds(clip: bytes) -> float:
+    return soundfile.info(io.BytesIO(clip)).duration
 
 
 def _measure_pipeline(checkpoint: str, clips: list[bytes]) -> dict[str, Any]:
