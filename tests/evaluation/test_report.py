@@ -43,6 +43,8 @@ def test_the_split_report_has_every_file(predictions, tmp_path):
         "confusion_matrix_test_y.png",
         "reliability_test_x.png",
         "reliability_test_y.png",
+        "risk_coverage_test_x.png",
+        "risk_coverage_test_y.png",
     }
 
 

@@ -188,7 +188,38 @@ def test_evaluating_the_checkpoint_gives_the_scores_of_the_run(finished, about, 
         "predictions_test.parquet",
         "confusion_matrix_test_small.png",
         "reliability_test_small.png",
+        "risk_coverage_test_small.png",
     }
+
+
+def test_a_run_fits_when_answers_are_unsure(small_run, corpus_table, tmp_path):
+    run = small_run(unsure={"clips": 10, "sounds": 2, "coverage": 0.6})
+    results = run_training(run)
+    folder = Path(run.output_dir)
+    assert results.unsure["speech_check"]["sounds"] == 90
+    assert results.unsure["coverage"] == 0.6
+    assert [point["coverage"] for point in results.risk_coverage["test"]["small"]][:2] == [1.0, 0.95]
+    assert "### When not to answer" in (folder / "README.md").read_text()
+
+    config = json.loads((folder / "config.json").read_text())
+    assert config["least_confidence"] == results.unsure["least_confidence"]
+    assert config["audio_config"]["speech_check"] is True
+    answer = pipeline("audio-text-emotion", model=str(folder), trust_remote_code=True)(
+        str(corpus_table.parent / "test00.wav"), return_unsure=True
+    )
+    assert 0 <= answer["unsure_score"] <= 1
+
+    arguments = [run.output_dir, "--output_dir", str(tmp_path / "dev"), "--split", "dev", "--fit_unsure"]
+    options = ["--unsure.clips", "10", "--unsure.sounds", "2", "--unsure.coverage", "0.8"]
+    again = evaluate_checkpoint(EvaluateArguments.from_command_line(arguments + options))
+    assert again.unsure["speech_check"] == results.unsure["speech_check"]
+    assert again.unsure["least_confidence"] <= results.unsure["least_confidence"]
+    assert RunResults.load(folder / "results.json").unsure == again.unsure
+    changed = json.loads((folder / "config.json").read_text())
+    assert changed["least_confidence"] == again.unsure["least_confidence"]
+
+    with pytest.raises(ArgumentError, match="fit_unsure: fitting on test"):
+        evaluate_checkpoint(EvaluateArguments.from_command_line([run.output_dir, "--fit_unsure"]))
 
 
 @pytest.mark.parametrize("with_predictions", [True, False])
