@@ -1,6 +1,8 @@
 """Training on disturbed clips: the same for any workers and processes, from raw audio and from the store, and no voices of
 other splits."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import soundfile
@@ -10,6 +12,7 @@ from torch.utils.data import DataLoader
 
 from bibier_hf import EMOTIONS
 from bibier_hf.commandline import checked_section
+from bibier_hf.commands.extract import ExtractArguments, extract
 from bibier_hf.data import disturbances as module
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.disturbances import DisturbanceSection, Disturber, Voices, disturb, under_condition
@@ -183,7 +186,7 @@ def metrics_of(small_run, **options) -> dict:
     return run_training(small_run(overwrite=True, **options)).metrics
 
 
-DISTURBED = {"disturbances": {"kinds": ["white:5..20", "babble:5..20", "g711"], "draws": 2}}
+DISTURBED = {"disturbances": {"kinds": ["white:5..20", "babble:5..20", "reverb"], "draws": 2}}
 
 
 @pytest.mark.parametrize("cached", [False, True])
@@ -201,6 +204,28 @@ def test_disturbances_go_with_mixup_statistics_and_a_refit(small_run, tiny_optio
         model[name] = tiny_options[name] | part
     results = run_training(small_run(**DISTURBED, model=model, refit_on_dev=True))
     assert results.config["disturbances"]["draws"] == 2
+
+
+def test_a_run_scores_test_on_disturbed_speech(small_run):
+    run = small_run(conditions=["white:10", "g711"], num_train_epochs=1)
+    results = run_training(run)
+    for scores in (results.conditions["test"]["small"], results.conditions_audio["test"]["small"]):
+        assert list(scores) == ["clean", "white:10", "g711"]
+        assert scores["white:10"]["loss"]["uar"].keys() == {"difference", "lower", "upper", "detectable"}
+    assert results.conditions_settings["test"]["intervals_over"] == {"small": "speakers"}
+    assert "| small | white:10 |" in (Path(run.output_dir) / "README.md").read_text()
+
+
+def test_extraction_computes_what_training_reads(small_run, tiny_options, tmp_path, capsys, monkeypatch):
+    frozen = {"freeze_backbone": True}
+    model = tiny_options | {name: tiny_options[name] | frozen for name in ("audio_config", "text_config")}
+    run = small_run(**DISTURBED, model=model, num_train_epochs=1)
+    (tmp_path / "run.yaml").write_text(run.to_yaml())
+    extract(ExtractArguments.from_command_line([str(tmp_path / "run.yaml")]))
+    assert f"{14 + 7 + 7 + 2 * 14} rows computed" in capsys.readouterr().out
+
+    monkeypatch.setattr(module, "disturb", None)  # nothing is left to disturb
+    run_training(run)
 
 
 @pytest.mark.parametrize(
