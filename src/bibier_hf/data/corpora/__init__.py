@@ -44,7 +44,7 @@ import importlib
 import importlib.util
 import os
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +52,7 @@ from datasets import DatasetDict
 
 from ...asr import Transcriber
 from ...text import did_you_mean
+from ..context import Context
 from ..label_maps import LabelMap
 from ..prepare import Corpus
 from ..tables import CorpusError
@@ -122,6 +123,7 @@ def load_corpus(
     label_map: LabelMap | str | None = None,
     label_column: str | None = None,
     problem_type: str | None = None,
+    context: Context | Mapping[str, Any] | None = None,
     **options: Any,
 ) -> DatasetDict:
     """Load a corpus in the common schema.
@@ -139,6 +141,7 @@ def load_corpus(
         label_column: column of the label, in corpora that have several.
         problem_type: what the labels are, as transformers names it; None: what the corpus brings, usually one label for
             each clip.
+        context: earlier utterances to append to each text ([`~bibier_hf.data.context.Context`], or a mapping like it).
         options: options of the corpus's reader, such as `enthusiasm="exclude"`.
 
     Returns:
@@ -151,4 +154,6 @@ def load_corpus(
         TypeError: the reader has no such option.
     """
     of_labels = {"labels": labels, "label_map": label_map, "label_column": label_column, "problem_type": problem_type}
+    if context is not None:
+        options["context"] = context
     return get_corpus(name).load(data_dir, cache_dir=cache_dir, asr=asr, **of_labels, **options)
