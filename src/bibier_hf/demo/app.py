@@ -219,7 +219,7 @@ class _Page:
 
     def _connect(self, app: gr.Blocks) -> None:
         result = [self.bars, self.alone, self.voice, self.words, self.timeline, self.bands, self.table, self.values]
-        result += [self.doubt, self.carried_button, self.carried]
+        result.append(self.doubt)
         translated: list[Any] = [self.style, self.introduction, self.model, self.audio, self.text, self.button]
         translated += [self.live, self.microphone]
         translated += [self.timeline_title, self.notice, *([self.examples] if self.examples else [])]
@@ -238,7 +238,8 @@ class _Page:
             (self.text.submit, {"api_visibility": "private"}),
         ):
             trigger(None, js=CLEAR_MESSAGES, **hidden)
-            trigger(self.answer, **analysis, **offered)
+            answered = trigger(self.answer, **analysis, **offered)
+            answered.then(self.show_carried, [self.language, self.last], [self.carried_button, self.carried], **hidden)
         self.microphone.stream(
             self.listen,
             [self.microphone, self.heard, self.language],
@@ -254,7 +255,12 @@ class _Page:
         self.carried_button.click(
             self.explain, inputs, [self.carried, self.last], show_progress_on=self.carried, **why
         )
-        self.language.change(self.switch, [self.language, self.last], [*translated, *result], **hidden)
+        self.language.change(
+            self.switch,
+            [self.language, self.last],
+            [*translated, *result, self.carried_button, self.carried],
+            **hidden,
+        )
         app.load(preferred_language, None, self.language, **hidden)
 
     def answer(
@@ -308,10 +314,15 @@ class _Page:
             self.timeline: gr.update(visible=bool(found.windows)),
             self.bands: timeline_bands(found, texts) + download_links(found, texts),
             self.table: timeline_table(found, texts),
-            self.carried_button: gr.update(
-                value=texts.carried, visible=not (found.windows or found.has_values) and bool(found.scores)
-            ),
-            self.carried: explanation_view(found.explanation, texts),
+        }
+
+    def show_carried(self, language: str, found: Answer | None) -> dict[Any, Any]:
+        """Offer to explain the answer to a clip, and show the explanation once it is there."""
+        texts = TEXTS[language]
+        can = found is not None and bool(found.scores) and not (found.windows or found.has_values)
+        return {
+            self.carried_button: gr.update(value=texts.carried, visible=can),
+            self.carried: explanation_view(None if found is None else found.explanation, texts),
         }
 
     def explain(self, audio: str | None, text: str, language: str, found: Answer) -> dict[Any, Any]:
@@ -336,6 +347,7 @@ class _Page:
             self.microphone: gr.update(label=self._live_hint(texts)),
             self.timeline_title: self._timeline_heading(texts),
             self.notice: self._notice(texts),
+            **self.show_carried(language, found),
         }
         if self.examples:
             changes[self.examples] = gr.update(label=texts.examples)
