@@ -199,6 +199,25 @@ def test_calibration_modalities_and_noise_are_shown_where_they_were_measured(res
     assert "temperature" not in render_model_card(results).text
 
 
+def test_when_not_to_answer_is_shown_where_it_was_measured(results):
+    assert "When not to answer" not in render_model_card(results).text
+    points = [{"coverage": share, "confidence": 1 - share / 2, "risk": share / 4} for share in (1.0, 0.5)]
+    results.risk_coverage = {"test": {"resd": points}, "dev": {"resd": points}}
+    text = render_model_card(results).text
+    assert "### When not to answer" in text
+    assert "| 50 | 87.5 | 0.75 |" in text
+    assert "speech check" not in text
+
+    check = {"detected": 0.987, "at_5_percent": 0.995, "sounds": 450, "by_family": {"near_silence": 1.0}}
+    check["false_alarms"] = {"clean": 0.001, "disturbed": 0.02, "part": 0.03}
+    results.unsure = {"speech_check": check, "least_confidence": 0.3104, "coverage": 0.9}
+    text = render_model_card(results).text
+    assert "98.7 % of 450 sounds" in text
+    assert "clean 0.1 %, disturbed 2.0 %, part 3.0 %" in text
+    assert "| near silence | 100.0 |" in text
+    assert "a score below 0.310 have low confidence: 10 % of those on dev" in text
+
+
 def test_a_synthetic_corpus_is_said_to_be_one(results):
     results.data["resd"]["source"] = ["synthetic"]
     text = render_model_card(results).text

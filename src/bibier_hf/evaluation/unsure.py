@@ -53,8 +53,8 @@ _SOUND_DISTURBANCES = ["white:5..30", "gain", "clip", "band8k", "g711", "mp3", "
 class UnsureSection(Section):
     """When the model calls its answers unsure. It is fitted after training."""
 
-    clips: int = Field(300, ge=10, description="training clips of each corpus to fit the speech check on")
-    sounds: int = Field(10, ge=2, description="synthetic sounds of each kind")
+    clips: int = Field(80, ge=10, description="training clips of each corpus to fit the speech check on")
+    sounds: int = Field(5, ge=2, description="synthetic sounds of each kind")
     false_alarms: float = Field(
         0.02, gt=0, lt=0.5, description="share of speech that the check may take for other sounds"
     )
