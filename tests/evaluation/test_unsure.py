@@ -95,6 +95,14 @@ def test_a_model_of_texts_gets_only_a_least_confidence(tiny_options, processor):
         fit_speech_check(model, processor, [], SECTION)
 
 
+def test_no_clips_keep_the_check_that_there_is(model, processor, speech):
+    fit_speech_check(model, processor, speech[:4], SECTION)
+    before = model.bibier.audio.speech_check
+    facts = fit_unsure(model, processor, {}, np.full((3, 7), 1 / 7), UnsureSection(clips=0))
+    assert facts.keys() == {"least_confidence", "coverage"}
+    assert model.bibier.audio.speech_check is before
+
+
 def test_the_least_confidence_leaves_the_stated_share():
     probabilities = np.random.default_rng(0).dirichlet(np.ones(7), 1000)
     for coverage in (0.5, 0.9):

@@ -210,7 +210,8 @@ def _evaluate(
         unsure = fit_unsure(model, processor, splits, predictions.probabilities, arguments.unsure)
         store_unsure(checkpoint, model)
         if (checkpoint / RESULTS_FILE).is_file():
-            _rewrite_run(checkpoint, replace(RunResults.load(checkpoint / RESULTS_FILE), unsure=unsure))
+            earlier = RunResults.load(checkpoint / RESULTS_FILE)
+            _rewrite_run(checkpoint, replace(earlier, unsure=earlier.unsure | unsure))
 
     uncalibrated = {split: predictions.calibration_by_corpus(calibrated=False)}
     results = EvaluationResults(

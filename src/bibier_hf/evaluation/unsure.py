@@ -53,7 +53,11 @@ _SOUND_DISTURBANCES = ["white:5..30", "gain", "clip", "band8k", "g711", "mp3", "
 class UnsureSection(Section):
     """When the model calls its answers unsure. It is fitted after training."""
 
-    clips: int = Field(80, ge=10, description="training clips of each corpus to fit the speech check on")
+    clips: int = Field(
+        80,
+        ge=0,
+        description="training clips of each corpus to fit the speech check on; 0: keep the check that the model has",
+    )
     sounds: int = Field(5, ge=2, description="synthetic sounds of each kind")
     false_alarms: float = Field(
         0.02, gt=0, lt=0.5, description="share of speech that the check may take for other sounds"
@@ -281,7 +285,7 @@ def fit_unsure(
         `{"speech_check": see [`fit_speech_check`], "least_confidence": number or None, "coverage": of dev}`
     """
     facts: dict[str, Any] = {}
-    if "audio" in model.config.modalities:
+    if "audio" in model.config.modalities and section.clips:
         facts["speech_check"] = fit_speech_check(model, processor, read_speech(splits, section), section)
 
     single = model.config.problem_type == SINGLE_LABEL
