@@ -11,6 +11,7 @@ import yaml
 from sklearn.metrics import f1_score
 from transformers import pipeline
 
+from bibier_hf.commands.adapt import AdaptArguments
 from bibier_hf.commands.evaluate import EvaluateArguments, evaluate_checkpoint
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.corpora.table import read_csv
@@ -265,3 +266,9 @@ def test_targets_go_from_the_table_to_the_pipeline(tmp_path, kind, size):
     answers = pipeline("audio-text-emotion", model=str(folder), trust_remote_code=True)({"text": "хорошо"})
     assert {answer["label"] for answer in answers} == set(names)
     assert ("present" in answers[0]) == (kind == SEVERAL)
+
+
+def test_adapt_names_the_other_way():
+    command = ["outputs/resd", "ratings.csv", "--output_dir", "x", "--problem_type", "regression"]
+    with pytest.raises(ArgumentError, match=r"train with init_from: CHECKPOINT and frozen"):
+        AdaptArguments.from_command_line(command)

@@ -29,7 +29,7 @@ from ..files import filled_folder, writes
 from ..hub.cards import CARD_FILE, write_model_card
 from ..hub.eval_results import write_eval_results
 from ..labels import label_key
-from ..model.configuration_bibier import MODALITIES
+from ..model.configuration_bibier import MODALITIES, SINGLE_LABEL
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..tables import markdown_table, percent
 from ..training.adapt import MOST_FOLDS, Adaptation, adapt_model, draw_clips, pooled_states, replace_labels
@@ -69,6 +69,11 @@ class AdaptArguments(CheckpointOptions, CorpusOptions):
     @classmethod
     def complete(cls, content: dict[str, Any]) -> dict[str, Any]:
         """Take a table for the corpus csv."""
+        if content.pop("problem_type", SINGLE_LABEL) != SINGLE_LABEL:
+            raise ArgumentError(
+                "problem_type: adapt fits one label for each clip. For several labels at once, or values, train with "
+                "init_from: CHECKPOINT and frozen: [bibier.audio, bibier.text]."
+            )
         if content.get("table") is not None:
             if given := [key for key in ("corpus", "data_dir", "corpora") if key in content]:
                 raise ArgumentError(f"{given[0]}: TABLE is given as well. Leave out one of them.")
