@@ -21,6 +21,7 @@ def info() -> dict:
         "source": ["recorded"],
         "language": ["ru"],
         "rows": 6,
+        "labels": list(EMOTIONS),
         "splits": {
             "train": {"rows": 6, "labels": counts, "hours": 0.0012, "file": "train.parquet"},
             "test": {"rows": 6, "labels": counts, "hours": 0.0012, "file": "test.parquet"},
@@ -37,6 +38,16 @@ def _no_gaps(info):
     for repo_id in (None, "owner/resd"):
         for gap in ("None", "Undefined", "{{", "{%", "\n\n\n"):
             assert gap not in render_dataset_card(info, repo_id).text, gap
+
+
+def test_the_card_of_values(info):
+    for entry in info["splits"].values():
+        entry |= {"labels": {}, "ranges": {"valence": [1.0, 5.0], "arousal": [0.0, 2.0]}}
+    info |= {"labels": ["valence", "arousal"], "own_columns": ["target"]}
+    card = render_dataset_card(info, "owner/resd").text
+    assert "6 utterances with values of valence, arousal (" in card
+    assert "| split | rows | hours |" in card
+    assert "| train | 6 | 0.00 |" in card
 
 
 def test_the_card_says_what_the_corpus_says(info):

@@ -10,9 +10,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..data.label_tables import read_label_table
 from ..data.prepare import describe_remarks, load_prepared, read_info
-from ..data.schema import COLUMNS
+from ..data.schema import COLUMNS, TARGET
 from ..data.tables import read_table
 from ..evaluation.label_report import describe_labels, report_text
+from ..labels import checked_labels
 from .facts import Licensing, facts, hub_dataset, license_id, template
 
 PLACEHOLDER_DATASET = "OWNER/NAME"
@@ -77,6 +78,8 @@ def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> Dat
         not_to_rehost=info["not_to_rehost"],
         with_audio=with_audio,
         labels=list(next(iter(info["splits"].values()))["labels"]),
+        names=info["labels"],
+        subject=_subject(info),
         splits=info["splits"],
         sources=info["source"],
         synthetic_only=info["source"] == ["synthetic"],
@@ -86,6 +89,14 @@ def render_dataset_card(info: dict[str, Any], repo_id: str | None = None) -> Dat
         remarks=describe_remarks(info),
         ai_act=facts()["ai_act"],
     )
+
+
+def _subject(info: dict[str, Any]) -> str:
+    """Say what the utterances are labeled with."""
+    if tuple(info["labels"]) == checked_labels(None) and TARGET not in info["own_columns"]:
+        return "of seven emotions"
+    counted = next(iter(info["splits"].values()))["labels"]
+    return f"with {'the labels' if counted else 'values of'} {', '.join(info['labels'])}"
 
 
 def label_facts(path: str | os.PathLike) -> dict[str, Any]:
