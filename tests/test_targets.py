@@ -7,14 +7,12 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import soundfile
 import yaml
 from sklearn.metrics import f1_score
 from transformers import pipeline
 
 from bibier_hf.commands.adapt import AdaptArguments
 from bibier_hf.commands.evaluate import EvaluateArguments, evaluate_checkpoint
-from bibier_hf.commands.train import TrainArguments, train
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.corpora.table import read_csv
 from bibier_hf.data.prepare import describe_counts, read_info
@@ -274,41 +272,3 @@ def test_adapt_names_the_other_way():
     command = ["outputs/resd", "ratings.csv", "--output_dir", "x", "--problem_type", "regression"]
     with pytest.raises(ArgumentError, match=r"train with init_from: CHECKPOINT and frozen"):
         AdaptArguments.from_command_line(command)
-
-
-def test_a_known_function_of_the_sound_is_recovered(tmp_path, monkeypatch):
-    """Pitch and length of a tone, in units of their own."""
-    monkeypatch.setenv("BIBIER_CACHE", str(tmp_path / "cache"))
-    generator, seconds = np.random.default_rng(0), np.arange(8000) / 16_000
-    splits = ["train"] * 96 + ["dev"] * 24 + ["test"] * 24
-    table = []
-    for number, split in enumerate(splits):
-        pitch, length = generator.uniform(size=2)
-        heard = np.abs(seconds - 0.25) < 0.05 + 0.1 * length
-        tone = 0.3 * heard * np.sin(2 * np.pi * 300 * 8**pitch * seconds)
-        soundfile.write(tmp_path / f"{number}.wav", tone + 0.003 * generator.standard_normal(8000), 16_000)
-        columns = {"audio": f"{number}.wav", "language": "en", "split": split}
-        table.append(columns | {"pitch": 100 + 400 * pitch, "length": 2 * length - 1})
-    write_table(tmp_path / "own.csv", table)
-
-    run = {
-        "corpora": [{"name": "csv", "data_dir": str(tmp_path / "own.csv")}],
-        "labels": ["pitch", "length"],
-        "problem_type": VALUES,
-        "model": {
-            "modalities": ["audio"],
-            "hidden_size": 32,
-            "classifier_size": 32,
-            "audio_config": {"encoder": "transformer", "hidden_size": 32, "num_hidden_layers": 1},
-        },
-        "num_train_epochs": 25,
-        "per_device_train_batch_size": 16,
-        "learning_rate": 3e-3,
-        "scheduler": "huggingface_cosine",
-    }
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump(run))
-    keys = ["--output_dir", str(tmp_path / "out"), "--use_cpu", "true", "--disable_tqdm", "true"]
-    train(TrainArguments.from_command_line([str(tmp_path / "run.yaml"), *keys]))
-
-    scores = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["test"]["own"]
-    assert min(scores["ccc_by_label"].values()) > 0.95
