@@ -60,7 +60,7 @@ class UnsureSection(Section):
     )
     sounds: int = Field(5, ge=2, description="synthetic sounds of each kind")
     false_alarms: float = Field(
-        0.02, gt=0, lt=0.5, description="share of speech that the check may take for other sounds"
+        0.05, gt=0, lt=0.5, description="share of speech that the check may take for other sounds"
     )
     coverage: float | None = Field(
         0.9,
