@@ -1,11 +1,16 @@
 """Tables of other labels: from stored answers, and equal to those in docs/results.md."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from answer_tables import TARGETS, Answers, few_shot_table
 from bibier_hf.evaluation.bootstrap import bootstrap_intervals
 from bibier_hf.run_files import find_run_file
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+STORED = REPOSITORY / "benchmarks" / "answers"
 
 
 @pytest.fixture
@@ -42,3 +47,8 @@ def test_draws_are_averaged(answers, tmp_path):
 def test_the_studies_come_with_the_package():
     for name in TARGETS:
         find_run_file(name.rpartition("-")[0], "study")
+
+
+def test_the_table_of_the_documents_is_that_of_the_stored_answers():
+    assert few_shot_table(STORED) in (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
+    assert sum(path.stat().st_size for path in STORED.iterdir()) < 200_000
