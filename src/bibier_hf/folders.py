@@ -60,6 +60,7 @@ class AnswerTable:
         channel: use this channel (from 0) instead of the mean of all.
         batch_size: recordings per step.
         options: further arguments of the pipeline's call.
+        facts: what else the answers depend on, such as the recognizer of the pipeline.
     """
 
     path: Path
@@ -69,6 +70,7 @@ class AnswerTable:
     channel: int | None = None
     batch_size: int = 16
     options: Mapping[str, Any] = field(default_factory=dict)
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def parts_folder(self) -> Path:
@@ -134,7 +136,8 @@ class AnswerTable:
     def _describe_job(self, recordings: Sequence[str]) -> dict[str, Any]:
         """What the bytes of the table depend on."""
         _, config, weights = model_digest(self.pipe.model)
-        options = {**self.options, "text": self.text, "channel": self.channel, "batch_size": self.batch_size}
+        options = {**self.options, **self.facts, "text": self.text, "channel": self.channel}
+        options["batch_size"] = self.batch_size
         return {
             "model": _digest([weights, json.dumps(config, sort_keys=True, default=str)]),
             "recordings": _digest(f"{printable(path)} {_state(path)}" for path in recordings),

@@ -224,7 +224,10 @@ def write_answers(arguments: PredictArguments, pipe: Any, labels: Sequence[str],
         arguments.channel,
         arguments.batch_size,
         {name: value for name, value in options.items() if value is not None},
+        {"asr": arguments.asr, "asr_language": arguments.asr_language},
     )
+    if not recordings:
+        raise ArgumentError("Nothing to do: stdin held no path.")
     failed = table.write(recordings)
     if is_main_process():
         print(f"{arguments.output}: {len(recordings)} rows" + (f", {failed} with an error." if failed else "."))
