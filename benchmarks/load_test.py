@@ -174,7 +174,7 @@ def _measure_live(server: _Server, count: int) -> dict[str, Any]:
 
     def speak() -> None:
         random = np.random.default_rng(threading.get_ident())
-        live = LiveClient(server.url, chunk_length_s=4, hop_length_s=2, partial_s=0.5)
+        live = LiveClient(server.url, chunk_length_s=4, hop_length_s=2, partial_s=0.5, timeout_s=300)
         begin, seen, step = time.perf_counter(), None, 0.1
         for number in range(round(LIVE_S / step)):
             time.sleep(max(0.0, begin + (number + 1) * step - time.perf_counter()))

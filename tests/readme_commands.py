@@ -283,6 +283,11 @@ COMMANDS: dict[str, Run | Skip] = {
         ),
         SERVED,
     ),
+    "python benchmarks/load_test.py --requests 500 --clients 8 --seconds 1 --json outputs/load.json": Run(
+        slow=True,
+        replace={"--requests 500 --clients 8": "--requests 24 --clients 4 --live 1"},
+        expect="failed requests",
+    ),
     "docker build -t bibier-serve --target serve .": Skip(
         "needs Docker; tests/test_repository.py reads the Dockerfile"
     ),
