@@ -66,7 +66,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _untrained(folder: Path) -> str:
-    BiBiERForEmotionClassification.from_backbones().save_pretrained(folder)
+    BiBiERForEmotionClassification.from_backbones(hidden_size=64, num_hidden_layers=2).save_pretrained(folder)
     BiBiERProcessor.from_backbones().save_pretrained(folder)
     return str(folder)
 
