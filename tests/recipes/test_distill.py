@@ -1,0 +1,158 @@
+"""The recipe of `bibier-tiny`, with toy teachers and toy corpora: every stage runs, and its folder needs nothing else."""
+
+import csv
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+from transformers import (
+    BertConfig,
+    BertModel,
+    PreTrainedTokenizerFast,
+    WhisperConfig,
+    WhisperFeatureExtractor,
+    WhisperModel,
+    pipeline,
+)
+
+from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
+from bibier_hf.data.corpora import get_corpus
+
+RAVDESS_CODES = {"neutral": 1, "happy": 3, "sad": 4, "anger": 5, "fear": 6, "disgust": 7, "surprise": 8}
+SENTENCES = ("Kids are talking by the door.", "Dogs are sitting by the door.")
+SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
+
+
+def write_table(path: Path, rows: list[dict]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys())
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+def write_clip(path: Path, seed: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    samples = 0.1 * np.random.default_rng(seed).standard_normal(9600 + 160 * (seed % 5))
+    soundfile.write(path, samples.astype(np.float32), 16_000)
+
+
+@pytest.fixture(scope="module")
+def corpora(tmp_path_factory) -> dict[str, Path]:
+    """Three prepared corpora of a few rows."""
+    folder = tmp_path_factory.mktemp("corpora")
+    rows = []
+    for actor, split in ((1, "train"), (2, "train"), (17, "dev")):
+        for emotion, code in RAVDESS_CODES.items():
+            name = f"wavs/03-01-0{code}-01-0{1 + actor % 2}-01-{actor:02d}.flac"
+            write_clip(folder / "raw_ravdess" / name, 10 * actor + code)
+            text = SENTENCES[actor % 2]
+            rows.append(
+                {"file_name": name, "text": text, "emotion": emotion, "speaker": f"actor{actor:02d}", "split": split}
+            )
+    write_table(folder / "raw_ravdess" / "metadata.csv", rows)
+
+    rows = []
+    for number, emotion in enumerate(("anger", "disgust", "fear", "happiness", "enthusiasm", "sadness") * 2, start=1):
+        name = f"wavs/train/{number:02d}_{emotion}_neutral_{emotion[0]}_120.flac"
+        write_clip(folder / "raw_resd" / name, number)
+        rows.append({"file_name": name, "text": f"Фраза номер {number}", "emotion": emotion, "split": "train"})
+    write_table(folder / "raw_resd" / "metadata.csv", rows)
+
+    for split, count in (("train", 28), ("dev", 7), ("test", 7)):
+        rows = [
+            {"Sr No.": row, "Utterance": f"{split} says {row}", "Speaker": "Ross", "Emotion": emotion}
+            | {"Sentiment": "neutral", "Dialogue_ID": row // 7, "Utterance_ID": row % 7, "Season": 1, "Episode": 1}
+            | {"StartTime": "00:00:00,000", "EndTime": "00:00:01,000"}
+            for row in range(count)
+            for emotion in [("anger", "disgust", "fear", "joy", "neutral", "sadness", "surprise")[row % 7]]
+        ]
+        write_table(folder / "raw_meld" / f"{split}_sent_emo.csv", rows)
+
+    options = {"ravdess": {}, "resd": {}, "meld": {"text_only": True}}
+    for name, extra in options.items():
+        get_corpus(name).prepare(folder / f"raw_{name}", folder / name, strict_counts=False, **extra)
+    return {name: folder / name for name in options}
+
+
+@pytest.fixture(scope="module")
+def teachers(tmp_path_factory) -> dict[str, Path]:
+    """A Whisper and an E5 of a few thousand weights."""
+    folder = tmp_path_factory.mktemp("teachers")
+    torch.manual_seed(0)
+    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 32}
+    decoder = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 4, "vocab_size": 8}
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    WhisperModel(WhisperConfig(**sizes, **decoder, **tokens)).save_pretrained(folder / "whisper")
+    WhisperFeatureExtractor().save_pretrained(folder / "whisper")
+
+    sentences = [*SENTENCES, "train says 1", "Фраза номер 7", "so glad to see you", "как я рада"] * 4
+    tokenizer = Tokenizer(models.Unigram())
+    tokenizer.normalizer = normalizers.NFKC()
+    tokenizer.pre_tokenizer, tokenizer.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    trainer = trainers.UnigramTrainer(vocab_size=400, special_tokens=list(SPECIAL), unk_token="<unk>")
+    tokenizer.train_from_iterator(sentences, trainer)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    names = ("bos_token", "pad_token", "eos_token", "unk_token", "mask_token")
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, **dict(zip(names, SPECIAL, strict=True)))
+    fast.save_pretrained(folder / "e5")
+    config = BertConfig(
+        vocab_size=len(fast), hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32
+    )
+    BertModel(config, add_pooling_layer=False).save_pretrained(folder / "e5")
+    return {"audio": folder / "whisper", "text": folder / "e5"}
+
+
+@pytest.mark.slow
+def test_a_step_of_everything(launch, corpora, teachers, tmp_path):
+    sentences = tmp_path / "sentences.txt"
+    sentences.write_text("Ещё одна фраза\nOne more sentence\n", encoding="utf-8")
+    options = {
+        **corpora,
+        "output_dir": tmp_path / "tiny",
+        "audio_teacher": teachers["audio"],
+        "text_teacher": teachers["text"],
+        "sentences": sentences,
+        "speech_layers": 2,
+        "speech_heads": 2,
+        "speech_neurons": 16,
+        "speech_epochs": 1,
+        "classifier_epochs": 1,
+        "vocabulary": 300,
+        "text_layers": 1,
+        "text_heads": 1,
+        "text_epochs": 1,
+        "templates": 2,
+        "batch_size": 8,
+        "fit_clips": 12,
+    }
+    arguments = [str(part) for name, value in options.items() for part in (f"--{name}", value)]
+    process = launch("recipes/distill.py", *arguments)
+    assert process.returncode == 0, process.stderr
+    assert re.search(r"speech, epoch 1: .*text, epoch 1: .*model.safetensors: 0\.\d MB", process.stdout, re.DOTALL)
+
+    folder = tmp_path / "tiny"
+    assert sorted(file.suffix for file in folder.iterdir()) == [".json"] * 4 + [".safetensors"]
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        stored = {file.get_tensor(name).dtype for name in file.keys() if "backbone" in name}  # noqa: SIM118
+    assert torch.float8_e4m3fn in stored
+
+    model = BiBiERForEmotionClassification.from_pretrained(folder)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+    pipe = pipeline("audio-text-emotion", model=str(folder))
+    clip = (0.1 * np.random.default_rng(0).standard_normal(16_000 * 8)).astype(np.float32)
+    for given in ({"audio": {"array": clip, "sampling_rate": 16_000}}, {"text": "как я рада"}):
+        assert {answer["label"] for answer in pipe(given)} == set(EMOTIONS)
+
+    # Finished stages are not repeated.
+    again = launch("recipes/distill.py", *arguments)
+    assert again.returncode == 0
+    assert "epoch" not in again.stdout
