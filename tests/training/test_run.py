@@ -267,7 +267,7 @@ def test_evaluating_takes_another_corpus_and_split(finished, about, corpus_table
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], r"checkpoint: is missing \(folder or Hub id of a trained model\)"),
+        ([], r"checkpoint: is missing \(folder or Hub id of a trained model, or bibier-small"),
         (["nowhere"], r"corpora: is missing .*--corpus NAME"),
         (["nowhere", "--corpus", "csv", "--splt", "dev"], r"splt: unknown key\. Did you mean split\?"),
         (["nowhere", "--corpus", "csv", "--split", "all"], "split: "),
