@@ -154,9 +154,45 @@ def test_a_long_recording(checkpoint, tmp_path, clip):
     assert "00:00:01,500 --> 00:00:03,000" in (tmp_path / "talk.srt").read_text()
 
 
+def test_a_conversation(checkpoint, tmp_path, clip):
+    soundfile.write(tmp_path / "talk.wav", clip(3.0, 3), 16_000)
+    (tmp_path / "talk.srt").write_text(
+        "1\n00:00:00,000 --> 00:00:01,000\nAnna: Yes. No!\n\n2\n00:00:00,500 --> 00:00:02,000\nБен: Well\n",
+        encoding="utf-8",
+    )
+    talk = ["predict", checkpoint, tmp_path / "talk.wav", "--segments", tmp_path / "talk.srt"]
+    files = ["--output", tmp_path / "talk.vtt", "--summary", tmp_path / "minutes.csv"]
+    done = bibier(*talk, *files, "--granularity", "sentence", "--json", "--explain")
+    assert done.exit_code == 0, done.output
+    (answer,) = json_lines(done.stdout)
+    assert [(chunk["speaker"], chunk["text"]) for chunk in answer["chunks"]] == [
+        ("Anna", "Yes."),
+        ("Бен", "Well"),
+        ("Anna", "No!"),
+    ]
+    assert [part["text"] for part in answer["chunks"][1]["explanation"]["words"]] == ["Well"]
+    assert [(part["speaker"], part["turns"]) for part in answer["speakers"]] == [("Anna", 2), ("Бен", 1)]
+    assert "<v Бен>" in (tmp_path / "talk.vtt").read_text(encoding="utf-8")
+    with open(tmp_path / "minutes.csv", encoding="utf-8", newline="") as file:
+        assert [row["speaker"] for row in csv.DictReader(file)] == ["Anna", "Бен"]
+
+    shown = bibier(*talk).stdout
+    assert "Бен: " in shown
+    assert "Anna, 1 turns, 1.0 s: " in shown
+    (tmp_path / "late.csv").write_text("start,end\n1,9\n")
+    late = bibier(*talk[:3], "--segments", tmp_path / "late.csv")
+    assert late.exit_code == 1
+    assert "but the recording ends at 3.000 s" in late.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["a.wav", "--segments", "nowhere.rttm"], "nowhere.rttm cannot be read"),
+        (["a.wav", "--granularity", "word"], "granularity: word needs words with their times"),
+        (["a.wav", "--granularity", "turn"], "turn needs speakers"),
+        (["a.wav", "--transcript", "said.srt"], "transcript: needs a timeline"),
+        (["a.wav", "--chunk_length_s", "4", "--summary", "minutes.csv"], "summary: needs speakers"),
         ([], "Nothing to do: give audio files, a folder, - (paths on stdin), --text or --demo."),
         (["EMPTY"], "holds no audio files (.3gp, "),
         (["a.wav", "--top_k", "0"], "top_k: Input should be greater than or equal to 1, got 0"),
