@@ -178,7 +178,7 @@ def test_a_conversation(checkpoint, tmp_path, clip):
 
     shown = bibier(*talk).stdout
     assert "Бен: " in shown
-    assert "Anna, 1 turns, 1.0 s: " in shown
+    assert "Anna, 1 turn, 1.0 s: " in shown
     (tmp_path / "late.csv").write_text("start,end\n1,9\n")
     late = bibier(*talk[:3], "--segments", tmp_path / "late.csv")
     assert late.exit_code == 1

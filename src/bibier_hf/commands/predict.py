@@ -349,7 +349,8 @@ def show_text(name: str, sample: dict[str, Any], answer: dict[str, Any], top_k: 
     for summary in answer.get("speakers", []):
         name, count = summary["speaker"] or "unknown", summary["turns"]
         shown = show_emotions(summary["emotions"], top_k) or "nothing is said"
-        lines.append(f"    {name}, {count} turns, {summary['seconds']:.1f} s: {shown}")
+        turns = "1 turn" if count == 1 else f"{count} turns"
+        lines.append(f"    {name}, {turns}, {summary['seconds']:.1f} s: {shown}")
     return "\n".join(lines)
 
 
