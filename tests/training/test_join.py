@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModel, pipeline
+from transformers import AutoModel, AutoProcessor, pipeline
 
 from bibier_cli import main
 from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
@@ -68,11 +68,16 @@ def test_a_backbone_is_named_instead_of_stored(pair, corpus_table, backbones, tm
     out = tmp_path / "joined"
     given = [pair["audio"], pair["text"], "--corpus", "csv", "--data_dir", str(corpus_table)]
     assert exit_code(*given, "--output_dir", str(out), "--backbone_ids", "{audio: some/speech, text: some/text}") == 0
-    with pytest.raises(OSError, match="could not be fetched"):
-        BiBiERForEmotionClassification.from_pretrained(out)
+    for kind in (BiBiERForEmotionClassification, BiBiERProcessor):
+        with pytest.raises(OSError, match=r"could not be fetched[\s\S]*backbone_dir"):
+            kind.from_pretrained(out)
     copies = {"audio": backbones["audio_backbone"], "text": backbones["text_backbone"]}
     model = BiBiERForEmotionClassification.from_pretrained(out, backbone_dir=copies)
     assert model.config.text_config.backbone_id == "some/text"
+    assert not (out / "tokenizer_config.json").exists()
+    processor = AutoProcessor.from_pretrained(out, backbone_dir=copies, trust_remote_code=True)
+    own = BiBiERProcessor.from_pretrained(pair["text"])
+    assert processor(text="hello")["input_ids"].tolist() == own(text="hello")["input_ids"].tolist()
     with safe_open(out / "model.safetensors", "pt") as weights:
         assert not [name for name in weights.keys() if ".backbone." in name]  # noqa: SIM118 - not a mapping
 

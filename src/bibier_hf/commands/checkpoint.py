@@ -44,7 +44,7 @@ def load_checkpoint(
     """
     name = checkpoint_source(name)
     model = _load(name, lambda: BiBiERForEmotionClassification.from_pretrained(name, backbone_dir=backbone_dir))
-    return model, load_processor(name)
+    return model, load_processor(name, backbone_dir)
 
 
 def load_pipeline(
@@ -78,11 +78,11 @@ def load_config(name: str) -> BiBiERConfig:
     return _load(name, lambda: BiBiERConfig.from_pretrained(name))
 
 
-def load_processor(name: str) -> BiBiERProcessor:
+def load_processor(name: str, backbone_dir: str | None = None) -> BiBiERProcessor:
     """Load the processor of a checkpoint; see [`load_checkpoint`]."""
     name = checkpoint_source(name)
     try:
-        return BiBiERProcessor.from_pretrained(name)
+        return BiBiERProcessor.from_pretrained(name, backbone_dir=backbone_dir)
     except Exception as error:  # damaged files make libraries raise anything
         raise ArgumentError(
             f"model: {name} has no usable processor (processor_config.json, tokenizer_config.json and its vocabulary): "

@@ -98,6 +98,7 @@ def join_checkpoints(arguments: JoinArguments) -> str:
 
     logits["both"] = mixed(joined, logits)
     _name_backbones(joined, arguments.backbone_ids)
+    processor.text_backbone_id = arguments.backbone_ids.get("text")
     with filled_folder(folder, last=CONFIG_NAME) as scratch:
         save(joined, scratch, arguments.dtype)
         processor.save_pretrained(scratch)
@@ -130,7 +131,7 @@ def _name_backbones(model: BiBiERForEmotionClassification, ids: Mapping[str, str
             raise ArgumentError(
                 f"backbone_ids: the {modality} backbone was trained, so {name} is not the same. Leave it out."
             )
-        config.backbone_id = name
+        config.backbone_id, config.backbone_revision = name, None
 
 
 def save(model: BiBiERForEmotionClassification, folder: Path, dtype: str) -> None:

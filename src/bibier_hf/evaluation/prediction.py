@@ -101,7 +101,8 @@ def predict_conditions(
             batch = _with_audio_features(model, batch)
         for condition, answers in logits.items():
             given = {name: values for name, values in batch.items() if _modality(name) in CONDITIONS[condition]}
-            answers[rows] = finite_logits(model(**given).logits).float().cpu().numpy()
+            # Zeros, as for a sample without the modality, if no sample of the batch has one.
+            answers[rows] = finite_logits(model(**given).logits).float().cpu().numpy() if given else 0
     return logits
 
 

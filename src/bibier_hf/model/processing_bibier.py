@@ -3,7 +3,9 @@
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypedDict
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any, Self, TypedDict
 
 import numpy as np
 import torch
@@ -18,9 +20,15 @@ from transformers.feature_extraction_utils import BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 
 from .audio_bibier import SAMPLING_RATE, as_many, decode_audio
+from .backbones_bibier import find_backbone_folder
 from .configuration_bibier import EMBEDDED
 from .importing_bibier import make_importable
 from .validation_bibier import CheckpointError, check_whole, one_line
+
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+
+_backbone_dir: ContextVar[str | os.PathLike | dict | None] = ContextVar("_backbone_dir", default=None)
+"""Argument of a running `from_pretrained`."""
 
 _SHORTEST_SPECTRAL_CLIP = 800
 """Samples (50 ms). Spectral front ends need more than one window of samples; shorter clips are padded with silence."""
@@ -89,6 +97,8 @@ class BiBiERProcessor(ProcessorMixin):
         text_prefix: put before every text, for backbones that were trained with one (`"query: "` for E5).
         max_window_s: the model encodes longer audio in windows of this many seconds (`BiBiERConfig.max_window_s`);
             Whisper's log-mel frames and waveforms are normalized window by window.
+        text_backbone_id: Hub id of a text backbone that the checkpoint only names. Its tokenizer is fetched from
+            there, too, instead of being saved. None: it is saved.
     """
 
     valid_processor_kwargs = BiBiERProcessorKwargs
@@ -102,8 +112,10 @@ class BiBiERProcessor(ProcessorMixin):
         max_text_tokens: int = 95,
         text_prefix: str = "",
         max_window_s: float = 30.0,
+        text_backbone_id: str | None = None,
         **kwargs: Any,
     ):
+        self.text_backbone_id = text_backbone_id
         self.max_text_tokens = max_text_tokens
         self.max_window_s = max_window_s
         self.text_prefix = text_prefix
@@ -143,6 +155,48 @@ class BiBiERProcessor(ProcessorMixin):
             name = os.path.basename(str(text).rstrip("/\\"))
             text_prefix = "query: " if re.search(r"(^|[-_])e5([-_]|$)", name, re.IGNORECASE) else ""
         return cls(feature_extractor, tokenizer, max_text_tokens, text_prefix, max_window_s)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | os.PathLike,
+        *args: Any,
+        backbone_dir: str | os.PathLike | dict | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Load as in transformers, and fetch a tokenizer that the checkpoint only names.
+
+        Args:
+            pretrained_model_name_or_path: Hub id or folder of the checkpoint.
+            args, kwargs: passed on.
+            backbone_dir: where to find that tokenizer instead of the Hub, as for the model's `from_pretrained`.
+
+        Raises:
+            OSError: it cannot be fetched.
+        """
+        token = _backbone_dir.set(backbone_dir)
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        finally:
+            _backbone_dir.reset(token)
+
+    @classmethod
+    def _get_arguments_from_pretrained(
+        cls, pretrained_model_name_or_path: Any, processor_dict: dict | None = None, **kwargs: Any
+    ) -> list[Any]:
+        name = (processor_dict or {}).get("text_backbone_id")
+        if name is None:
+            return super()._get_arguments_from_pretrained(pretrained_model_name_or_path, processor_dict, **kwargs)
+
+        feature_extractor = AutoFeatureExtractor.from_pretrained(pretrained_model_name_or_path, **kwargs)
+        folder = find_backbone_folder(_backbone_dir.get(), "text", name)
+        try:
+            return [feature_extractor, _load_tokenizer(folder or name, None)]
+        except OSError as error:
+            raise OSError(
+                f"The tokenizer of the text backbone '{name}' could not be fetched: {error}\n"
+                "Connect to the Hub once, or pass backbone_dir={...} with a local copy."
+            ) from error
 
     @property
     def sampling_rate(self) -> int:
@@ -229,6 +283,9 @@ class BiBiERProcessor(ProcessorMixin):
         parts = (self, self.feature_extractor, self.tokenizer)  # transformers adds attributes to each of them
         before = [dict(vars(part)) for part in parts]
         files = super().save_pretrained(save_directory, *args, **kwargs)
+        if self.text_backbone_id is not None:
+            for name in _TOKENIZER_FILES:
+                Path(save_directory, name).unlink(missing_ok=True)
         for part, state in zip(parts, before, strict=True):
             vars(part).clear()
             vars(part).update(state)
