@@ -24,6 +24,7 @@ MINIMUM_TRANSFORMERS = "5.20"
 HAS_MODEL = Version(transformers.__version__) >= Version(MINIMUM_TRANSFORMERS)
 
 if HAS_MODEL:
+    from .hub.shipped import shipped_checkpoint
     from .model.configuration_bibier import TASK, BiBiERConfig
     from .model.modeling_bibier import BiBiERForEmotionClassification, BiBiERModel
     from .model.pipeline_bibier import AudioTextEmotionPipeline
@@ -71,6 +72,7 @@ __all__ = [
     "load_corpus",
     "load_kernels",
     "register_corpus",
+    "shipped_checkpoint",
 ]
 
 
