@@ -4,6 +4,7 @@ bibier-small    heads and a text adapter over openai/whisper-base and intfloat/m
 bibier-tiny     everything inside, nothing to download
 """
 
+import importlib.util
 import json
 import os
 from collections.abc import Iterator
@@ -35,12 +36,13 @@ def checkpoint_source(name: str) -> str:
 
 
 def default_checkpoint() -> Path:
-    """Return `bibier-small` if its backbones are in the local cache of the Hub, or else `bibier-tiny`."""
+    """Return `bibier-small` if its backbones are in the local cache of the Hub, or else `bibier-tiny`.
+
+    The adapter of `bibier-small` also needs peft.
+    """
     small = shipped_checkpoint(SMALL)
-    if not (small / CONFIG_NAME).is_file():
-        return shipped_checkpoint(TINY)
-    is_cached = all(_is_cached(*backbone) for backbone in _named_backbones(small))
-    return small if is_cached else shipped_checkpoint(TINY)
+    runs = importlib.util.find_spec("peft") and all(_is_cached(*backbone) for backbone in _named_backbones(small))
+    return small if runs else shipped_checkpoint(TINY)
 
 
 def _named_backbones(checkpoint: Path) -> Iterator[tuple[str, str | None]]:
