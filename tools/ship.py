@@ -25,7 +25,11 @@ def ship(source: Path, name: str) -> Path:
             path.unlink()
 
     for path in sorted(source.rglob("*")):
-        if path.suffix not in KEPT or path.name in OF_RUNS or path.relative_to(source).parts[0].startswith("checkpoint-"):
+        if (
+            path.suffix not in KEPT
+            or path.name in OF_RUNS
+            or path.relative_to(source).parts[0].startswith("checkpoint-")
+        ):
             continue
         place = target / path.relative_to(source)
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -33,7 +37,9 @@ def ship(source: Path, name: str) -> Path:
             content = json.loads(path.read_text(encoding="utf-8"))
             for key in OF_REMOTE_CODE:
                 content.pop(key, None)
-            place.write_text(json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
+            place.write_text(
+                json.dumps(content, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8"
+            )
         else:
             shutil.copyfile(path, place)
     return target
