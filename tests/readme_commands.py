@@ -81,6 +81,9 @@ PUBLISHED_TABLES = (
 )
 
 COMMANDS: dict[str, Run | Skip] = {
+    "python recipes/distill.py --ravdess PATH/TO/ravdess --resd PATH/TO/resd --meld PATH/TO/meld --output_dir outputs/bibier-tiny": Skip(
+        "takes an hour; tests/recipes/test_distill.py runs it on toys"
+    ),
     # README: quickstart, install, use
     "make quickstart": Skip("installs an environment and trains for minutes; run on a fresh clone before a release"),
     "pip install -c constraints.txt -e '.[train,tts]'": Skip(
