@@ -138,6 +138,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier study ravdess_intensity --data_dir PATH/TO/ravdess": Skip(
         "trains five folds; tests/benchmarks/test_other_labels.py checks the study"
     ),
+    "python benchmarks/other_labels.py --resd PATH/TO/resd --ravdess PATH/TO/ravdess --only few_shot": Skip(
+        "trains 16 models on real corpora; tests/benchmarks/test_other_labels.py compares the table with its answers"
+    ),
     "bibier study meld_sentiment --data_dir PATH/TO/meld": Run(
         slow=True, append=f"{E5} {ONE_EPOCH}", expect="| base | official |"
     ),
