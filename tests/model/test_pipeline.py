@@ -264,9 +264,9 @@ def test_save_pretrained_carries_the_processor(pipe: AudioTextEmotionPipeline, t
     assert close(again({"text": TEXT}), pipe({"text": TEXT}))
 
 
-def test_no_default_model_yet():
-    with pytest.raises(ValueError, match=r"model=\.\.\."):
-        pipeline("audio-text-emotion")
+def test_the_default_model(tmp_path, monkeypatch):
+    monkeypatch.setattr("bibier_hf.hub.shipped.try_to_load_from_cache", lambda *_, **__: None)
+    assert Path(pipeline("audio-text-emotion").model.name_or_path).name == "bibier-tiny"
 
 
 def test_the_pipelines_of_one_modality(checkpoint: Path, clip):
