@@ -40,8 +40,7 @@ def test_a_checkpoint_is_small_and_says_what_it_is(name: str):
     assert not re.search(r'"/[^"]*/', json.dumps(content)), "a path of the machine that trained it"
 
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert "license: cc-by-nc-sa-4.0" in card
-    for word in ("RAVDESS", "RESD", "MELD", "non-commercial"):
+    for word in ("license_name: cc-by-nc-sa-4.0-and-gpl-3.0", "RAVDESS", "RESD", "MELD", "commercial"):
         assert word in card
 
 
