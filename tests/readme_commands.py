@@ -226,6 +226,9 @@ COMMANDS: dict[str, Run | Skip] = {
     'bibier predict outputs/resd clip.wav --text "I can\'t believe it!" --explain': Run(
         slow=True, expect="carried by"
     ),
+    "python tools/check_explanations.py outputs/quickstart --clips 60": Run(
+        slow=True, append="--clips 2", expect="more than a random fifth"
+    ),
     "docs/conversations.md, Python block 1": Run(slow=True),
     "docs/conversations.md, Python block 2": Run(slow=True),
     # docs/install.md
