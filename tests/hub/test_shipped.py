@@ -1,5 +1,6 @@
 """The checkpoints that come with the package, and the default of `pipeline("audio-text-emotion")`."""
 
+import csv
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bibier_hf.commands.checkpoint import load_config
+from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.hub import shipped
 from bibier_hf.hub.shipped import (
     SHIPPED,
@@ -49,6 +51,27 @@ def test_tiny_contains_everything_and_small_names_its_backbones():
     assert all(part.backbone_stored for part in tiny.modality_configs.values())
     names = {modality: part.backbone_id for modality, part in small.modality_configs.items()}
     assert names == {"audio": "openai/whisper-base", "text": "intfloat/multilingual-e5-small"}
+
+
+def test_the_documented_scores_are_those_of_the_stored_answers(repository):
+    page = (repository / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    section = page[page.index("## bibier-small") : page.index("## bibier-tiny")]
+    with open(repository / "benchmarks" / "answers" / "bibier_small.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    for corpus, given in (("ravdess", "both"), ("resd", "both"), ("meld", "text")):
+        labels, answers = zip(
+            *((int(row["label"]), int(row["answer"])) for row in rows if row["corpus"] == corpus), strict=True
+        )
+        scores = classification_metrics(labels, answers)
+        (line,) = [
+            line
+            for line in section.splitlines()
+            if line.startswith(f"| {corpus.upper()}, ") and f"| {given} |" in line
+        ]
+        _, _, count, _, uar, wf1, _ = (cell.strip() for cell in line.split("|"))
+        assert int(count) == len(labels)
+        assert float(uar.split()[0]) == round(100 * scores["uar"], 2)
+        assert float(wf1) == round(100 * scores["wf1"], 2)
 
 
 def test_names(tmp_path, monkeypatch):
