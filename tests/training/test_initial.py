@@ -9,6 +9,7 @@ from transformers.utils.logging import get_logger
 from bibier_hf import EMOTIONS, BiBiERConfig, BiBiERForEmotionClassification, BiBiERProcessor
 from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.results import RunResults
+from bibier_hf.model.configuration_bibier import SINGLE_LABEL
 from bibier_hf.training.arguments import run_arguments
 from bibier_hf.training.build import build_model
 from bibier_hf.training.initial import load_initial
@@ -52,7 +53,8 @@ def test_other_labels_get_new_classifiers_and_keep_the_rest(trained, labels, cap
     monkeypatch.setattr(get_logger("bibier_hf"), "propagate", True)
     monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
     folder = trained(add_unimodal_logits=True, temperature=2.0)
-    model, _ = load_initial(starting_from(folder), labels)
+    of_labels = {"id2label": dict(enumerate(labels)), "problem_type": SINGLE_LABEL, "label_ranges": None}
+    model, _ = load_initial(starting_from(folder), of_labels)
     expected = BiBiERForEmotionClassification.from_pretrained(folder).state_dict()
 
     changed = {
