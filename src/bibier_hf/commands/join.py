@@ -32,23 +32,22 @@ class JoinArguments(CorpusOptions):
     Examples:
       bibier join outputs/speech outputs/text --corpus resd --data_dir PATH/TO/resd --output_dir outputs/both
 
-    The last layers are calibrated and the weights of the late fusion fitted on the split dev of the corpora, each of
-    which counts the same. A checkpoint that was trained on these rows (refit_on_dev) needs a twin that was not:
-    --fit_with.
+    Calibrates both checkpoints and fits the weights of the late fusion on the dev splits of the corpora, all with equal
+    weight. If a checkpoint was trained on these rows (refit_on_dev), pass a twin that was not: --fit_with.
     """
 
-    speech: Annotated[str, Positional("SPEECH")] = Field(description="checkpoint that reads audio alone")
-    text: Annotated[str, Positional("TEXT")] = Field(description="checkpoint that reads text alone")
+    speech: Annotated[str, Positional("SPEECH")] = Field(description="checkpoint that takes only audio")
+    text: Annotated[str, Positional("TEXT")] = Field(description="checkpoint that takes only text")
     output_dir: str = Field(description="folder of the joined checkpoint")
     backbone_dir: str | None = Field(None, description="folder with copies of backbones that a checkpoint only names")
     backbone_ids: dict[str, str] = Field(
         default_factory=dict,
-        description="{audio: id, text: id}: Hub ids to name instead of storing frozen backbones that were local copies",
+        description="{audio: id, text: id}: Hub ids to store in place of frozen backbones that are local copies",
     )
     fit_with: dict[Literal["audio", "text"], str] = Field(
         default_factory=dict,
-        description="{audio: checkpoint, text: checkpoint}: twins that were trained without dev, whose answers the fit "
-        "reads, if SPEECH or TEXT has learned from dev",
+        description="{audio: checkpoint, text: checkpoint}: twins trained without dev, to fit on their predictions, "
+        "if SPEECH or TEXT was trained on dev",
     )
     dtype: Literal["float32", "float16"] = Field(
         "float32", description="type of the stored weights; they are loaded in float32"

@@ -93,7 +93,9 @@ class PredictArguments(CheckpointOptions):
     summary: str | None = Field(
         None, description=f"file for the summary of each speaker and minute: {', '.join(TIMELINE_FORMATS)}"
     )
-    explain: bool = Field(False, description="also say which words and which quarters of a second carried the answer")
+    explain: bool = Field(
+        False, description="also report which words and which quarters of a second carried the answer"
+    )
     as_json: bool = Field(False, alias="json", description="one JSON object per input and line, on stdout")
 
     @model_validator(mode="after")

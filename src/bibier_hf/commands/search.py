@@ -12,7 +12,7 @@ from ..training.search import TRIALS_FILE, SearchArguments, best_rows, read_sear
 
 
 class SearchCommand(RunFile):
-    """Search for the options of a run that do best on dev. Test is not looked at.
+    """Search for the options of a run that score best on dev. The test set is not used.
 
     Examples:
       bibier search my_search.yaml --data_dir PATH/TO/resd

@@ -19,7 +19,7 @@ API_KEY = "BIBIER_API_KEY"
 
 
 class ServeArguments(CheckpointOptions):
-    """Serve a checkpoint over HTTP: emotions, transcripts as OpenAI's API has them, and live audio over a WebSocket.
+    """Serve a checkpoint over HTTP: emotions, transcripts in OpenAI's format, and live audio over a WebSocket.
 
     Examples:
       bibier serve outputs/resd
@@ -27,7 +27,7 @@ class ServeArguments(CheckpointOptions):
       BIBIER_API_KEY=... bibier serve OWNER/NAME --host 0.0.0.0
 
     If BIBIER_API_KEY is set, clients must send it (Authorization: Bearer KEY).
-    SIGTERM and Ctrl-C: requests that have begun are answered, and the server ends with exit code 0.
+    On SIGTERM or Ctrl-C, the server finishes the requests in progress and exits with code 0.
     """
 
     host: str = Field("127.0.0.1", description="address to listen on")
@@ -36,14 +36,16 @@ class ServeArguments(CheckpointOptions):
     asr: str | None = Field(None, description="speech recognizer for recordings without text: Hub id or folder")
     asr_language: str | None = Field(None, description="spoken language, such as ru; null: the recognizer guesses")
     cors_origins: list[str] = Field([], description="origins whose pages may use the server: https://example.org")
-    batch_size: int = Field(16, ge=1, description="samples of different requests that are computed together")
-    batch_wait_ms: float = Field(5.0, ge=0, description="milliseconds that a sample waits for others")
-    max_megabytes: int = Field(25, ge=1, description="size of a recording as a file")
-    max_minutes: float = Field(30, gt=0, description="length of a recording")
-    max_requests: int = Field(32, ge=1, description="requests at once; one more is answered with status 429")
-    max_live: int = Field(8, ge=1, description="live connections at once")
-    max_live_minutes: float = Field(60, gt=0, description="length of a live signal")
-    timeout_s: float = Field(60, gt=0, description="seconds for a request; then it is answered with status 504")
+    batch_size: int = Field(16, ge=1, description="largest batch of samples from different requests")
+    batch_wait_ms: float = Field(5.0, ge=0, description="longest time that a sample waits for others, in milliseconds")
+    max_megabytes: int = Field(25, ge=1, description="largest file")
+    max_minutes: float = Field(30, gt=0, description="longest recording")
+    max_requests: int = Field(32, ge=1, description="most requests at once; further ones get status 429")
+    max_live: int = Field(8, ge=1, description="most live connections at once")
+    max_live_minutes: float = Field(60, gt=0, description="longest live signal")
+    timeout_s: float = Field(
+        60, gt=0, description="longest time for a request, in seconds; after that, it gets status 504"
+    )
 
     @model_validator(mode="after")
     def _check(self) -> Self:
