@@ -281,7 +281,7 @@ def test_a_known_function_of_the_sound_is_recovered(tmp_path, monkeypatch):
     away, so the tones come and go."""
     monkeypatch.setenv("BIBIER_CACHE", str(tmp_path / "cache"))
     generator, seconds = np.random.default_rng(0), np.arange(4800) / 16_000
-    splits = ["train"] * 160 + ["dev"] * 24 + ["test"] * 24
+    splits = ["train"] * 256 + ["dev"] * 32 + ["test"] * 32
     table = []
     for number, split in enumerate(splits):
         low, high = generator.uniform(0, 1, 2)
@@ -304,8 +304,9 @@ def test_a_known_function_of_the_sound_is_recovered(tmp_path, monkeypatch):
             "dropout": 0.0,
             "audio_config": {"encoder": "frame_mlp", "hidden_size": 32, "num_hidden_layers": 1},
         },
-        "num_train_epochs": 12,
+        "num_train_epochs": 14,
         "per_device_train_batch_size": 16,
+        "per_device_eval_batch_size": 32,
         "learning_rate": 5e-3,
         "scheduler": "huggingface_cosine",
     }
@@ -315,4 +316,4 @@ def test_a_known_function_of_the_sound_is_recovered(tmp_path, monkeypatch):
 
     scores = json.loads((tmp_path / "out" / "results.json").read_text())["metrics"]["test"]["own"]
     assert scores["ccc_by_label"]["low"] > 0.95
-    assert scores["ccc_by_label"]["high"] > 0.85  # fewer bands, of 160 clips
+    assert scores["ccc_by_label"]["high"] > 0.95
