@@ -55,11 +55,11 @@ E5 = "--text_backbone {backbones}/e5-small"
 
 TRAIN_RESD = "bibier train resd --data_dir PATH/TO/resd"
 TRAIN_CALLS = (
-    "bibier train quickstart --corpora.0.name csv --data_dir calls.csv --corpora.0.label_column mood "
+    "bibier train embedded --corpora.0.name csv --data_dir calls.csv --corpora.0.label_column mood "
     "--labels calm,annoyed,furious --output_dir outputs/calls"
 )
 TRAIN_RATINGS = (
-    "bibier train quickstart --corpora.0.name csv --data_dir ratings.csv --problem_type regression "
+    "bibier train embedded --corpora.0.name csv --data_dir ratings.csv --problem_type regression "
     "--labels valence,arousal --output_dir outputs/ratings"
 )
 PREPARE_OWN = "bibier prepare csv --source my_corpus.csv --output_dir data/mine --corpus mine --language en"
@@ -91,7 +91,6 @@ COMMANDS: dict[str, Run | Skip] = {
     ),
     "README.md, Python block 1": Run(),
     "README.md, Python block 2": Run(slow=True),
-    "README.md, Python block 3": Run(),
     'bibier predict outputs/quickstart clip.wav --text "I can\'t believe it!"': Run(
         slow=True, expect='clip.wav: "I can\'t believe it!"'
     ),
@@ -147,7 +146,7 @@ COMMANDS: dict[str, Run | Skip] = {
     # docs/adding_a_fusion.md
     "docs/adding_a_fusion.md, Python block 1": Skip("tests/test_docs.py builds a model with it"),
     "python -m pytest -q tests/model/test_fusion.py tests/model/test_family.py": Skip("tests of this suite"),
-    "bibier train quickstart --model.fusion biformer --output_dir outputs/yours": Skip(
+    "bibier train embedded --model.fusion biformer --output_dir outputs/yours": Skip(
         "the run of make quickstart, under another name"
     ),
     # docs/adding_an_llm.md
@@ -191,8 +190,25 @@ COMMANDS: dict[str, Run | Skip] = {
     # docs/export.md
     "bibier export outputs/quickstart --output_dir outputs/quickstart-onnx --part whole": Run(slow=True),
     # docs/inference.md
-    "docs/inference.md, Python block 2": Run(),
-    "docs/inference.md, Python block 3": Run(),
+    **{f"docs/inference.md, Python block {number}": Run() for number in (1, 2, 3, 4)},
+    "docs/long_recordings.md, Python block 1": Run(),
+    # docs/checkpoints.md
+    "docs/checkpoints.md, Python block 1": Run(),
+    "bibier predict bibier-tiny clip.wav": Run(),
+    "bibier predict bibier-small clip.wav --backbone_dir PATH/TO/backbones": Skip(
+        "needs the backbones; tests/hub/test_shipped.py finds what it names"
+    ),
+    **dict.fromkeys(
+        (
+            "bibier train bibier_small_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd "
+            "--output_dir outputs/twin",
+            "bibier train bibier_small_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd "
+            "--refit_on_dev true",
+            "bibier train bibier_small_text --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd "
+            "--bf16 true --use_cpu true",
+        ),
+        Skip("takes half an hour with the real backbones; tests/training/test_statistics.py has its parts"),
+    ),
     "bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --fit_unsure": Run(
         slow=True,
         append="--unsure.clips 10 --unsure.sounds 2",

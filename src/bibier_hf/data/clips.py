@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..model.audio_bibier import printable
-from ..model.configuration_bibier import MULTI_LABEL, SINGLE_LABEL
+from ..model.labels_bibier import MULTI_LABEL, SINGLE_LABEL
 from .schema import SOURCES, SPLITS
 from .tables import option_forms, raise_faults
 

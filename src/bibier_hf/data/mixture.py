@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from ..augmentation.sds import StackedDataSampling
 from ..commandline import Section
 from ..errors import ArgumentError
-from ..model.configuration_bibier import SINGLE_LABEL
+from ..model.labels_bibier import SINGLE_LABEL
 from .context import Context
 from .corpora import load_corpus
 from .protocols import apply_protocol

@@ -32,7 +32,7 @@ from ..files import describe_write_error, is_vacant, locked, replaced_folder, wr
 from ..flac import encode_flac
 from ..labels import checked_labels
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, decode_audio
-from ..model.configuration_bibier import MULTI_LABEL, SINGLE_LABEL
+from ..model.labels_bibier import MULTI_LABEL, SINGLE_LABEL
 from ..text import did_you_mean
 from .clips import Clip, check_clips, clips_fingerprint
 from .context import as_context, with_context

@@ -28,7 +28,7 @@ from datasets import Audio, ClassLabel, Dataset, Features, List, Value
 
 from ..labels import checked_labels
 from ..model.audio_bibier import SAMPLING_RATE
-from ..model.configuration_bibier import MULTI_LABEL, REGRESSION, SINGLE_LABEL
+from ..model.labels_bibier import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 
 SPLITS = ("train", "dev", "test")
 SOURCES = ("recorded", "synthetic", "stacked")

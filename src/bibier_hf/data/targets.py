@@ -17,7 +17,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 
 from ..labels import UnknownLabelError, label_key
-from ..model.configuration_bibier import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
+from ..model.labels_bibier import MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 from ..text import did_you_mean
 from .label_maps import LabelReader
 from .schema import TARGET

@@ -14,7 +14,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from datasets import Dataset
@@ -22,11 +22,14 @@ from scipy.special import expit, softmax
 from sklearn.metrics import average_precision_score, f1_score
 
 from ..data.schema import problem_type_of
-from ..model.configuration_bibier import MULTI_LABEL, REGRESSION, SINGLE_LABEL, BiBiERConfig
+from ..model.labels_bibier import MULTI_LABEL, REGRESSION, SINGLE_LABEL
 from ..tables import percent
 from .calibration import calibration_metrics, fit_temperature, reliability_bins, risk_coverage
 from .metrics import METRICS, classification_metrics, confusion_matrix, recall_per_class
 from .plots import plot_confusion_matrix, plot_reliability, plot_risk_coverage, plot_values
+
+if TYPE_CHECKING:  # labels and reports are also made beside a transformers that is too old for the model
+    from ..model.configuration_bibier import BiBiERConfig
 
 Fitted = dict[str, Any]
 """What was fitted, as a configuration keeps it: `temperature`, `thresholds`, `label_ranges`."""
@@ -268,7 +271,7 @@ def problem_scored(metrics: Mapping[str, Any]) -> Problem:
     return next(problem for problem in PROBLEMS.values() if problem.metrics[0] in metrics)
 
 
-def fitted_of(config: BiBiERConfig) -> Fitted:
+def fitted_of(config: "BiBiERConfig") -> Fitted:
     """Return what a model was fitted with."""
     return {name: getattr(config, name) for name in _MODEL_FIELDS}
 

@@ -17,7 +17,7 @@ import torch
 
 from ..data.schema import truth_of
 from ..files import write_atomically
-from ..model.configuration_bibier import SINGLE_LABEL
+from ..model.labels_bibier import SINGLE_LABEL
 from ..tables import markdown_table, percent
 from .calibration import CALIBRATION_METRICS
 from .problems import PROBLEMS, Fitted, Problem, problem_of, problem_scored

@@ -9,7 +9,7 @@ from transformers.configuration_utils import PreTrainedConfig, SubConfigSpec
 
 from .context_bibier import check_text_context
 from .importing_bibier import make_importable
-from .labels_bibier import EMOTIONS
+from .labels_bibier import EMOTIONS, MULTI_LABEL, PROBLEM_TYPES, REGRESSION, SINGLE_LABEL
 from .sources_bibier import EMBEDDED, embedded_backbone, located_backbone
 from .validation_bibier import CheckedConfig, check_labels
 
@@ -22,13 +22,6 @@ NUM_STATISTICS = 7
 
 ENCODERS = ("mamba", "transformer", "lstm", "frame_mlp", "statistics", "none")
 FUSIONS = ("late", "biformer", "bigraph", "bigated", "bigatedgraph", "bimamba")
-
-SINGLE_LABEL, MULTI_LABEL, REGRESSION = PROBLEM_TYPES = (
-    "single_label_classification",
-    "multi_label_classification",
-    "regression",
-)
-"""Values of `problem_type`, as transformers names them."""
 
 ORIGINAL_BEHAVIOR = {
     "unmasked": "padding takes part in attention, pooling and resampling, so a result depends on its batch",

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ...labels import UnknownLabelError, checked_labels
-from ...model.configuration_bibier import SINGLE_LABEL
+from ...model.labels_bibier import SINGLE_LABEL
 from ...text import did_you_mean
 from ..clips import Clip, neutral_id
 from ..downloads import download_all
