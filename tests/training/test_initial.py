@@ -130,3 +130,12 @@ def test_adapters_are_trained_on_the_backbone_of_a_checkpoint(trained):
     assert model.state_dict().keys() == expected.keys()
     with pytest.raises(ArgumentError, match=r"^lora\.backbones: the model does not read audio\. Leave 'audio' out\.$"):
         build_model(starting_from(folder, lora={}))
+
+
+def test_a_shipped_checkpoint_is_a_start(small_run):
+    """It has a speech check, whose output is not scored."""
+    run = small_run(init_from="bibier-tiny", model={}, num_train_epochs=1)
+    results = run_training(run)
+    assert set(results.metrics) == {"dev", "test"}
+    again = BiBiERForEmotionClassification.from_pretrained(run.output_dir)
+    assert again.config.audio_config.backbone_stored

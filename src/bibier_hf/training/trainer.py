@@ -28,6 +28,7 @@ from ..data.features import InputDataset
 from ..errors import ArgumentError
 from ..evaluation.metrics import SELECTION_METRIC, mean_over_groups
 from ..evaluation.problems import problem_of
+from ..model.configuration_bibier import BiBiERConfig
 from ..model.encoders_bibier import StatisticsPooling
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -41,10 +42,8 @@ from .samplers import EpochSampler, class_weights, corpus_weights
 
 logger = logging.get_logger(__name__)
 
+
 # Only the fused logits are scored. The others are absent from a batch without speech (or text), and differ in shape.
-_UNSCORED_OUTPUTS = ["audio_logits", "text_logits", "fused_embedding", "hidden_states", "attentions"]
-
-
 class BiBiERTrainer(Trainer):
     """Trainer of [`BiBiERForEmotionClassification`].
 
@@ -215,7 +214,8 @@ class BiBiERTrainer(Trainer):
 
     def prediction_step(self, model, inputs, prediction_loss_only, ignore_keys=None):
         """As in transformers, but with the fused logits only."""
-        return super().prediction_step(model, inputs, prediction_loss_only, [*(ignore_keys or []), *_UNSCORED_OUTPUTS])
+        unscored = BiBiERConfig.keys_to_ignore_at_inference  # all but the logits
+        return super().prediction_step(model, inputs, prediction_loss_only, [*(ignore_keys or []), *unscored])
 
     def predict_logits(self, dataset, split: str = "dev") -> np.ndarray:
         """Return the logits (N, K) of a dataset, in the order of its rows; the same in every process.
