@@ -264,6 +264,14 @@ def test_save_pretrained_carries_the_processor(pipe: AudioTextEmotionPipeline, t
     assert close(again({"text": TEXT}), pipe({"text": TEXT}))
 
 
+def test_a_pipeline_in_another_precision_can_be_saved(checkpoint: Path, tmp_path: Path):
+    pipe = pipeline("audio-text-emotion", model=str(checkpoint), dtype=torch.bfloat16, trust_remote_code=True)
+    pipe.save_pretrained(tmp_path)
+    again = pipeline("audio-text-emotion", model=str(tmp_path), trust_remote_code=True)
+    assert again.model.dtype == torch.bfloat16
+    assert close(again({"text": TEXT}), pipe({"text": TEXT}))
+
+
 def test_the_default_model(tmp_path, monkeypatch):
     monkeypatch.setattr("bibier_hf.hub.shipped.try_to_load_from_cache", lambda *_, **__: None)
     assert Path(pipeline("audio-text-emotion").model.name_or_path).name == "bibier-tiny"

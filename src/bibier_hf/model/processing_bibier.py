@@ -174,6 +174,11 @@ class BiBiERProcessor(ProcessorMixin):
         Raises:
             OSError: it cannot be fetched.
         """
+        for name in (
+            "dtype",
+            "torch_dtype",
+        ):  # the pipeline passes the model's; a tokenizer that keeps it cannot be saved
+            kwargs.pop(name, None)
         token = _backbone_dir.set(backbone_dir)
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
