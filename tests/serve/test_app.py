@@ -173,6 +173,12 @@ def test_requests_that_are_refused(client, clip):
     refused(post(json={"audio": base64.b64encode(b"no audio").decode()}), 400, "cannot be read as audio", "file")
     refused(post(files={"file": ("a.wav", wav(np.zeros(8000)))}), 400, "is silent", "file")
     refused(post(content=b"{", headers={"content-type": "application/json"}), 400, "The body is not JSON.")
+    for content, message in (
+        (b'{"text":' + b"[" * 100_000 + b"}", "nested too deeply"),
+        (rb'{"text": "\ud800"}', "text: holds half of a surrogate pair"),
+    ):
+        param = "text" if "surrogate" in message else None
+        refused(post(content=content, headers={"content-type": "application/json"}), 400, message, param)
     refused(post(content=b"x", headers={"content-type": "audio/wav"}), 415, "Send multipart/form-data")
     refused(post(json={"text": "So.", "chunk_length_s": 4}), 400, "Windows are cut from audio", "chunk_length_s")
     refused(post(json={"text": "So.", "hop_length_s": 4}), 400, "hop_length_s without chunks", "chunk_length_s")

@@ -111,8 +111,11 @@ async def read_request(request: Request, fields: type[Fields], limits: ServerLim
 
     checked = check_fields(fields, values)
     for name in ("text", "prompt"):
-        if len(getattr(checked, name, None) or "") > limits.characters:
+        text = getattr(checked, name, None) or ""
+        if len(text) > limits.characters:
             raise RequestError(413, f"{name}: at most {limits.characters} characters are allowed.", name)
+        if any("\ud800" <= character <= "\udfff" for character in text):  # half of a pair: not a character, not UTF-8
+            raise RequestError(400, f"{name}: holds half of a surrogate pair. Send whole characters.", name)
     return audio, checked
 
 
@@ -140,6 +143,8 @@ def _from_json(body: bytes) -> tuple[bytes | None, dict[str, Any]]:
         values = json.loads(body)
     except ValueError as error:
         raise RequestError(400, "The body is not JSON.") from error
+    except RecursionError as error:
+        raise RequestError(400, "The body is nested too deeply. Send an object of plain fields.") from error
     if not isinstance(values, dict):
         raise RequestError(400, 'The body must be an object, such as {"text": "..."}.')
 
