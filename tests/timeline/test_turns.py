@@ -109,6 +109,8 @@ def test_a_file_with_several_recordings(tmp_path: Path):
     (tmp_path / "latin.csv").write_bytes("start,end,speaker\n0,1,André\n".encode("latin-1"))
     with pytest.raises(ArgumentError, match="not UTF-8"):
         read_turns(tmp_path / "latin.csv")
+    with pytest.raises(ArgumentError, match="is a folder; turns are read from a file"):
+        read_turns(tmp_path)
     with pytest.raises(ArgumentError, match="cannot be read: No such file"):
         read_turns(tmp_path / "nowhere.csv")
 

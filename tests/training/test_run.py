@@ -280,7 +280,7 @@ def test_an_evaluation_that_cannot_be_followed_is_named(arguments, message):
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("empty", "holds no checkpoint"), ("nowhere", "neither a folder with a checkpoint nor")]
+    ("name", "message"), [("empty", "holds no checkpoint"), ("nowhere", "nor bibier-small or bibier-tiny, which come")]
 )
 def test_a_checkpoint_that_is_not_there_is_named(tmp_path, name, message):
     (tmp_path / "empty").mkdir()

@@ -101,6 +101,7 @@ def _load(name: str, read: Callable[[], T]) -> T:
         where = (
             "cannot be read"
             if os.path.isdir(name)
-            else "is neither a folder with a checkpoint nor one on the Hub that can be fetched"
+            else "is neither a folder with a checkpoint nor one on the Hub that can be fetched, "
+            f"nor {' or '.join(SHIPPED)}, which come with the package"
         )
         raise ArgumentError(f"model: {name} {where}: {one_line(error)}") from error

@@ -410,4 +410,4 @@ def option_forms(name: str, value: Any) -> str:
     """How to pass an option of a reader: in Python, to `bibier prepare`, and to every other command."""
     shown = str(value).lower() if isinstance(value, bool) else value
 
-    return f"{name}={value!r} (to prepare: --{name} {shown}; to train or evaluate: --corpora.0.options.{name} {shown})"
+    return f"{name}={value!r} (to prepare: --{name} {shown}; to adapt or evaluate: --options.{name} {shown}; to train: --corpora.0.options.{name} {shown})"

@@ -47,6 +47,8 @@ def read_turns(path: str | Path, recording: str | None = None) -> list[Turn]:
     """
     path = Path(path)
     suffix = path.suffix.lower()
+    if path.is_dir():
+        raise ArgumentError(f"'{path}' is a folder; turns are read from a file: {', '.join(TURN_FORMATS)}.")
     if suffix not in TURN_FORMATS:
         raise ArgumentError(
             f"'{path.name}' has the suffix '{path.suffix}'; turns are read from {', '.join(TURN_FORMATS)}."
