@@ -1,16 +1,18 @@
 """Measure whether explanations name what carried the answers.
 
-    python tools/check_explanations.py CHECKPOINT --corpus resd --data_dir PATH/TO/resd --clips 100
+    python tools/check_explanations.py CHECKPOINT --corpus resd --data_dir PATH/TO/resd --clips 60 --fold 0
 
 For each clip of the test set, the fifth of the words and of the quarter-seconds that the explanation names is left out,
 all at once, and so are as many random ones (ten draws). Prints in how many clips the former lowers the probability of
-the best label more than the latter do on average, and how well effects add up.
+the best label more than the latter do on average, with a 95 % Wilson interval, and how well effects add up.
 """
 
 import argparse
 from collections.abc import Sequence
 
 import numpy as np
+from datasets import Dataset, concatenate_datasets
+from scipy.stats import binomtest
 
 from bibier_hf.commands.checkpoint import load_pipeline
 from bibier_hf.data.corpora import load_corpus
@@ -27,18 +29,21 @@ def main() -> None:
     parser.add_argument("--corpus", default="quickstart", help="key of a corpus, or its Python file")
     parser.add_argument("--data_dir", help="folder of the corpus")
     parser.add_argument("--clips", type=int, default=100, help="clips of the test set, drawn at random")
+    parser.add_argument("--fold", type=int, help="use this fold of the corpus instead of its test split")
+    parser.add_argument("--without_text", action="store_true", help="explain the recordings alone")
     parser.add_argument("--seed", type=int, default=0, help="of the draws")
     parser.add_argument("--backbone_dir", help="folder with copies of backbones that the checkpoint only names")
     arguments = parser.parse_args()
 
     pipe = load_pipeline(arguments.checkpoint, arguments.backbone_dir)
     generator = np.random.default_rng(arguments.seed)
-    rows = load_corpus(arguments.corpus, arguments.data_dir)["test"]
+    rows = test_rows(arguments.corpus, arguments.data_dir, arguments.fold)
     drawn = generator.permutation(len(rows))[: arguments.clips]
     named, random, summed = [], [], []
 
     for number, place in enumerate(sorted(drawn.tolist()), 1):
-        audio, text = decode_audio(rows[place]["audio"]), rows[place]["text"] or None
+        row = rows[place]
+        audio, text = decode_audio(row["audio"]), None if arguments.without_text else row["text"] or None
         found = pipe(as_input({"audio": audio, "text": text}), explain=True)["explanation"]
         words, stretches = (text or "").split(), cut_stretches(len(audio))
         counts = [len(found["carried_by"][name]) for name in ("words", "audio")]
@@ -57,12 +62,25 @@ def main() -> None:
         if number % 10 == 0:
             print(f"{number} clips: {np.mean(np.array(named) > np.array(random)):.1%}", flush=True)
 
-    beats = np.mean(np.array(named) > np.array(random))
-    print(f"The named fifth lowers the probability more than a random fifth in {beats:.1%} of {len(named)} clips.")
+    wins = int(np.sum(np.array(named) > np.array(random)))
+    interval = binomtest(wins, len(named)).proportion_ci(method="wilson")
+    print(
+        f"The named fifth lowers the probability more than a random fifth in {wins} of {len(named)} clips: "
+        f"{wins / len(named):.1%} (95 % interval {interval.low:.1%} to {interval.high:.1%})."
+    )
     print(
         f"Mean loss of probability: {np.mean(named):.3f} without the named, {np.mean(random):.3f} without random ones."
     )
     print(f"Sum of the effects: {np.mean(summed):.3f} on average, correlation {np.corrcoef(summed, named)[0, 1]:.2f}.")
+
+
+def test_rows(corpus: str, data_dir: str | None, fold: int | None) -> Dataset:
+    """The rows to explain: the test split, or a fold over all splits."""
+    splits = load_corpus(corpus, data_dir)
+    if fold is None:
+        return splits["test"]
+    rows = concatenate_datasets(list(splits.values()))
+    return rows.select([place for place, value in enumerate(rows["fold"]) if value == fold])
 
 
 def draw(generator: np.random.Generator, counts: Sequence[int], kinds: Sequence[Sequence]) -> list[list[int]]:

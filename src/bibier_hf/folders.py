@@ -164,7 +164,7 @@ class AnswerTable:
     def _decode(self, path: str) -> np.ndarray | str:
         """The samples of a recording, or what is wrong with it."""
         try:
-            return decode_audio(path, channel=self.channel, refuse_silence=True)
+            return decode_audio(path, channel=self.channel, refuse_canceled=True)
         except (AudioError, OSError) as error:
             return str(error)
 

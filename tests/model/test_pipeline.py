@@ -113,6 +113,42 @@ def test_silence_has_no_emotion(pipe: AudioTextEmotionPipeline, windows: dict, c
     assert close(pipe(inverted, channel=0), pipe((clip(1.0), 16_000)))
 
 
+def test_silence_in_a_batch_is_unsure_and_changes_no_other_answer(pipe: AudioTextEmotionPipeline, clip):
+    clips = [clip(1.0), np.zeros(16_000), clip(0.7, 2), np.full(8_000, 0.25)]
+    inputs = [{"audio": (samples, 16_000), "text": TEXT} for samples in clips]
+    for batch_size in (1, 4):
+        answers = pipe(inputs, batch_size=batch_size, return_unsure=True)
+        for place in (1, 3):
+            assert answers[place]["unsure_reason"] == "too quiet"
+            assert (answers[place]["unsure"], answers[place]["unsure_score"]) == (True, 1.0)
+            assert len(answers[place]["answers"]) == 7
+        for place in (0, 2):
+            alone = pipe(inputs[place], return_unsure=True)
+            assert close(answers[place]["answers"], alone["answers"])
+            assert answers[place]["unsure_reason"] == alone["unsure_reason"] != "too quiet"
+
+    recording = pipe((np.zeros(32_000), 16_000), chunk_length_s=1, return_timestamps=True, return_unsure=True)
+    assert [chunk["unsure_reason"] for chunk in recording["chunks"]] == ["too quiet"] * 2
+    assert recording["unsure_reason"] == "too quiet"
+    explained = pipe({"audio": (np.zeros(8_000), 16_000)}, return_unsure=True, explain=True)
+    assert explained["unsure_reason"] == "too quiet"
+    assert len(explained["explanation"]["audio"]) == 2
+
+    inverted = (np.stack([clip(1.0), -clip(1.0)]), 16_000)
+    for windows in ({}, {"chunk_length_s": 0.5}):
+        with pytest.raises(AudioError, match=r"channels cancel.*channel=0"):
+            pipe(inverted, return_unsure=True, **windows)
+
+
+@pytest.mark.parametrize("name", ["return_unsure", "explain", "return_timestamps", "merge"])
+def test_switches_are_true_or_false(pipe: AudioTextEmotionPipeline, wav: Path, name: str):
+    windows = {"chunk_length_s": 0.5} if name in ("return_timestamps", "merge") else {}
+    for value in ("yes", 1, "False"):
+        with pytest.raises(ValueError, match=f"{name}=.* must be True or False"):
+            pipe(str(wav), **{name: value}, **windows)
+    assert pipe(str(wav), **{name: np.bool_(False)}, **windows) == pipe(str(wav), **windows)
+
+
 def test_text_matters_and_may_be_alone(pipe: AudioTextEmotionPipeline, wav: Path):
     both = pipe({"audio": str(wav), "text": TEXT})
     assert not close(both, pipe(str(wav)))

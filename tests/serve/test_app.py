@@ -166,12 +166,14 @@ def test_requests_that_are_refused(client, clip):
         return client.post(path, **options)
 
     refused(post(json={}), 400, "neither a recording", "file")
-    refused(post(json={"text": "So.", "topk": 1}), 400, "topk: unknown field. Allowed: labels", "topk")
+    refused(post(json={"text": "So.", "topk": 1}), 400, "topk: unknown field. Allowed: audio, labels", "topk")
+    refused(post(data={"text": "So.", "topk": "1"}), 400, "topk: unknown field. Allowed: file, labels", "topk")
     refused(post(json={"text": "So.", "top_k": 0}), 400, "top_k: Input should be greater", "top_k")
     refused(post(json={"text": "So.", "labels": ["rage"]}), 400, "there is no label 'rage'", "labels")
     refused(post(json={"audio": "/etc/passwd"}), 400, "audio: is not base64", "audio")
     refused(post(json={"audio": base64.b64encode(b"no audio").decode()}), 400, "cannot be read as audio", "file")
-    refused(post(files={"file": ("a.wav", wav(np.zeros(8000)))}), 400, "is silent", "file")
+    inverted = np.stack([clip(0.5), -clip(0.5)], axis=1)
+    refused(post(files={"file": ("a.wav", wav(inverted))}), 400, "channels cancel", "file")
     refused(post(content=b"{", headers={"content-type": "application/json"}), 400, "The body is not JSON.")
     for content, message in (
         (b'{"text":' + b"[" * 100_000 + b"}", "nested too deeply"),

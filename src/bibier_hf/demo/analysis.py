@@ -218,9 +218,10 @@ def answer_live(pipe: Any, heard: Heard) -> Answer | None:
     if len(heard.samples) < heard.rate / 2:
         return None
     try:
-        answer = pipe((heard.rate, heard.samples), return_unsure=True)
+        samples = code.decode_audio((heard.rate, heard.samples), refuse_silence=True)
     except code.AudioError:
         return None
+    answer = pipe({"array": samples, "sampling_rate": pipe.processor.sampling_rate}, return_unsure=True)
     kind = pipe.model.config.problem_type
     return Answer(as_scores(answer["answers"]), problem_type=kind, unsure_reason=answer["unsure_reason"])
 

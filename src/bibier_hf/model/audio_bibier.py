@@ -64,7 +64,11 @@ class SilentAudioError(AudioError):
 
 
 def decode_audio(
-    audio: Any, sampling_rate: int | None = None, channel: int | None = None, refuse_silence: bool = False
+    audio: Any,
+    sampling_rate: int | None = None,
+    channel: int | None = None,
+    refuse_silence: bool = False,
+    refuse_canceled: bool = False,
 ) -> np.ndarray:
     """Decode and check audio, mix it down to mono (the mean of the channels, or one of them) and resample it to 16
     kHz.
@@ -86,6 +90,7 @@ def decode_audio(
         sampling_rate: Hz; required for a bare array, and refused if it contradicts the rate of the audio itself.
         channel: use this channel (from 0) instead of the mean of all.
         refuse_silence: raise [`SilentAudioError`] for silence and for channels that cancel in their mean.
+        refuse_canceled: raise it for the latter alone.
 
     Returns:
         float32 array of shape (samples,): at least one sample, every value finite.
@@ -106,6 +111,8 @@ def decode_audio(
 
     if refuse_silence:
         stream.refuse_silence()
+    if refuse_canceled:
+        stream.refuse_canceled()
     return np.concatenate(blocks)
 
 
@@ -158,6 +165,10 @@ class AudioStream:
     def refuse_silence(self) -> None:
         """Raise SilentAudioError if everything so far is silent, or if the channels cancel in their mean."""
         self.mixer.refuse_silence()
+
+    def refuse_canceled(self) -> None:
+        """Raise SilentAudioError if the channels cancel in their mean, so far."""
+        self.mixer.refuse_canceled()
 
 
 @dataclass(frozen=True)
@@ -496,13 +507,17 @@ class Mixer:
         loud = self._channel_energy > self.count * SILENCE**2
         return loud and self._mean_energy < CANCELLED * self._channel_energy
 
-    def refuse_silence(self) -> None:
-        """Raise SilentAudioError if everything so far is silent, or if the channels cancel in their mean."""
+    def refuse_canceled(self) -> None:
+        """Raise SilentAudioError if the channels cancel in their mean, so far."""
         if self.cancels:
             raise SilentAudioError(
                 f"{self.name}: the channels cancel in their mean (one of them is inverted), which leaves nothing to "
                 "classify. Choose one: channel=0 (--channel 0)."
             )
+
+    def refuse_silence(self) -> None:
+        """Raise SilentAudioError if everything so far is silent, or if the channels cancel in their mean."""
+        self.refuse_canceled()
         swing = (self._high - self._low) / 2
         if not swing >= SILENCE:
             raise SilentAudioError(

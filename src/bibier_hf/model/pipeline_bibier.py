@@ -34,7 +34,7 @@ from .timeline_bibier import (
     merge_chunks,
 )
 from .unsure_bibier import TOO_SHORT, audio_facts, judge
-from .validation_bibier import check_whole
+from .validation_bibier import check_switch, check_whole
 from .words_bibier import load_asr
 
 logger = logging.get_logger(__name__)
@@ -120,7 +120,7 @@ class AudioTextEmotionPipeline(Pipeline):
     timeline have the last three keys, too. A score of 0.5 or more means unsure. The reasons, in this order:
 
     * `"too short"`: the clip lasts less than `config.audio_config.shortest_s`.
-    * `"too quiet"`: its loudest 50 ms stay below `config.audio_config.quietest_db`.
+    * `"too quiet"`: its loudest 50 ms stay below `config.audio_config.quietest_db`. Silence, otherwise an error, is that.
     * `"no speech"`: the model's speech check, if it has one, takes the clip for something else.
     * `"low confidence"`: the best score of a single label is below `threshold`, or else `config.least_confidence`.
 
@@ -235,6 +235,7 @@ class AudioTextEmotionPipeline(Pipeline):
     def _asked_to_explain(self, kwargs: dict[str, Any]) -> bool:
         """Remove `explain` from the arguments of a call."""
         explains = kwargs.pop("explain", self._explains)
+        check_switch("explain", explains)
         if explains and self.model.config.problem_type == REGRESSION:
             raise ValueError("explain explains a label, but this model predicts values. Leave it out.")
         return bool(explains)
@@ -270,8 +271,7 @@ class AudioTextEmotionPipeline(Pipeline):
         self, batch_size: int, preprocess: dict[str, Any], choice: dict[str, Any], sample: Any
     ) -> dict[str, Any]:
         """Answer one clip, and explain the answer."""
-        read = {name: value for name, value in preprocess.items() if name != "measured"}
-        audio, text = self._clip_and_text(sample, **read)
+        audio, text = self._clip_and_text(sample, **preprocess)
         names = ("context", "speaker") if isinstance(sample, Mapping) else ()
         around = {name: sample[name] for name in names if name in sample}
         clip = {**around, "audio": audio, "text": text}
@@ -358,7 +358,7 @@ class AudioTextEmotionPipeline(Pipeline):
         chunks += session.close()
         chunks.sort(key=lambda chunk: chunk["timestamp"][0])  # those of overlapping turns may not be
         if chunks:  # silence without chunks gets no emotion, which is right
-            stream.refuse_silence()
+            (stream.refuse_canceled if self._returns_unsure(choice) else stream.refuse_silence)()
 
         if options.return_timestamps:
             return self.timeline(merge_chunks(chunks) if options.merge else chunks, **choice)
@@ -392,6 +392,7 @@ class AudioTextEmotionPipeline(Pipeline):
                 f"{', '.join(TIMELINE_ARGUMENTS)}."
             )
         check_whole("top_k", top_k, otherwise=", or None for all labels")
+        check_switch("return_unsure", return_unsure)
         if threshold is not None and (
             isinstance(threshold, bool) or not isinstance(threshold, (int, float)) or not 0 <= threshold <= 1
         ):
@@ -467,7 +468,7 @@ class AudioTextEmotionPipeline(Pipeline):
             decoded: whether the audio is already what [`decode_audio`] returns.
             measured: whether to add the duration and the level of the audio, `audio_facts` (1, 1, 2).
         """
-        audio, text = self._clip_and_text(inputs, sampling_rate, asr, channel, decoded)
+        audio, text = self._clip_and_text(inputs, sampling_rate, asr, channel, decoded, measured)
         text = add_context(inputs, text, self.model.config.text_context)
         sample = dict(self.processor.encode([audio], [text]))
         return {**sample, "audio_facts": audio_facts(audio)[None]} if measured else sample
@@ -479,13 +480,16 @@ class AudioTextEmotionPipeline(Pipeline):
         asr: Any = None,
         channel: int | None = None,
         decoded: bool = False,
+        measured: bool = False,
     ) -> tuple[np.ndarray | None, str | None]:
-        """Decode the audio of one input, and find out what is said in it."""
+        """Decode the audio of one input, and find out what is said in it. Silence is an error unless it is measured."""
         audio, text = _split(inputs)
         if text is not None and not isinstance(text, str):
             raise TypeError(f"Text must be a string, got {type(text).__name__}: {text!r:.80}.")
         if audio is not None and not decoded:
-            audio = decode_audio(audio, sampling_rate, channel=channel, refuse_silence=True)
+            audio = decode_audio(
+                audio, sampling_rate, channel=channel, refuse_silence=not measured, refuse_canceled=measured
+            )
         if audio is not None and asr is not None and not (text and text.strip()):
             text = asr({"raw": audio, "sampling_rate": self.processor.sampling_rate})["text"]
         return audio, text

@@ -15,6 +15,7 @@ from .audio_bibier import SAMPLING_RATE
 from .granularity_bibier import GRANULARITIES, TurnGroups, WordGroups, speaker_turns, words_of_turn
 from .segments_bibier import FixedWindows, GivenSegments, Segment, Segmenter, SpeechByEnergy, Turn, as_turns
 from .unsure_bibier import NO_SPEECH, REASONS
+from .validation_bibier import check_switch
 from .words_bibier import WordRecognizer, Words, joined
 
 SEGMENTATIONS = ("fixed", "energy")
@@ -43,6 +44,8 @@ class TimelineOptions:
     merge: bool = False
 
     def __post_init__(self):
+        for name in ("return_timestamps", "merge"):
+            check_switch(name, getattr(self, name))
         if not self.asked_for:
             unused = [name for name in ("hop_length_s", "return_timestamps", "merge") if getattr(self, name)]
             if unused:

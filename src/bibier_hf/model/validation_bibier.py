@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from typing import Any, ClassVar
 
+import numpy as np
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import CONFIG_NAME, logging
 
@@ -247,3 +248,9 @@ def check_whole(name: str, value: Any, otherwise: str = "") -> None:
     """Raise ValueError unless an option is None or a whole number from 1."""
     if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
         raise ValueError(f"{name}={value!r} is not allowed; it must be a whole number from 1{otherwise}.")
+
+
+def check_switch(name: str, value: Any) -> None:
+    """Raise ValueError unless an option is None, True or False."""
+    if value is not None and not isinstance(value, (bool, np.bool_)):
+        raise ValueError(f"{name}={value!r} is not allowed; it must be True or False.")

@@ -268,7 +268,7 @@ class _Desk:
         """Decode a recording in another thread.
 
         Raises:
-            RequestError: it cannot be read, is silent, or longer than allowed.
+            RequestError: it cannot be read, its channels cancel, or it is longer than allowed.
         """
         longest = self.limits.minutes * 60
 
@@ -279,7 +279,7 @@ class _Desk:
                 if max(stream.read_s, stream.duration_s or 0.0) > longest:
                     message = f"The recording is longer than {self.limits.minutes:g} minutes."
                     raise RequestError(413, message, "file")
-            stream.refuse_silence()
+            stream.refuse_canceled()
             return np.concatenate(blocks)
 
         try:

@@ -1,5 +1,6 @@
 """A client for live audio. Needs NumPy and `websockets` alone."""
 
+import contextlib
 import json
 import queue
 import threading
@@ -50,6 +51,7 @@ class LiveClient:
         self._api_key, self._timeout_s = api_key, timeout_s
         self._options = {"partial_s": partial_s} | options
         self._socket: Any = None
+        self._opened = contextlib.ExitStack()
         self._rate = 0
         self._inbox: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
         self._failure: str | None = None
@@ -90,17 +92,14 @@ class LiveClient:
         self._send(json.dumps({"type": "stop"}))
         if not self._ended.wait(self._timeout_s):
             self._failure = f"{self._url} did not answer within {self._timeout_s:g} s."
-        self._socket.close()
-        self._socket = None
+        self._disconnect()
         return list(self._arrived())
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        self._disconnect()
 
     def _connect(self, rate: int) -> None:
         from websockets.exceptions import WebSocketException
@@ -108,8 +107,14 @@ class LiveClient:
 
         headers = {"Authorization": f"Bearer {self._api_key}"} if self._api_key else None
         try:
-            self._socket = connect(
-                f"{self._url}/v1/live", additional_headers=headers, open_timeout=self._timeout_s, max_size=2**22
+            self._socket = self._opened.enter_context(
+                connect(
+                    f"{self._url}/v1/live",
+                    additional_headers=headers,
+                    open_timeout=self._timeout_s,
+                    max_size=2**22,
+                    compression=None,  # sound does not get smaller by it
+                )
             )
         except (OSError, WebSocketException) as error:
             raise LiveError(f"{self._url} cannot be reached ({error}). Start it: bibier serve CHECKPOINT") from error
@@ -117,6 +122,10 @@ class LiveClient:
         self._rate = rate
         self._socket.send(json.dumps({"type": "start", "sampling_rate": rate, "format": "s16le", **self._options}))
         threading.Thread(target=self._listen, args=(self._socket,), daemon=True).start()
+
+    def _disconnect(self) -> None:
+        self._opened.close()
+        self._socket = None
 
     def _listen(self, socket: Any) -> None:
         from websockets.exceptions import ConnectionClosed

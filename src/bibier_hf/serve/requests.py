@@ -109,7 +109,7 @@ async def read_request(request: Request, fields: type[Fields], limits: ServerLim
         message = f"The recording has {len(audio) / 1e6:.1f} MB; at most {limits.megabytes} MB are allowed."
         raise RequestError(413, message, "file")
 
-    checked = check_fields(fields, values)
+    checked = check_fields(fields, values, "audio" if kind == "application/json" else "file")
     for name in ("text", "prompt"):
         text = getattr(checked, name, None) or ""
         if len(text) > limits.characters:
@@ -119,8 +119,11 @@ async def read_request(request: Request, fields: type[Fields], limits: ServerLim
     return audio, checked
 
 
-def check_fields(fields: type[Fields], values: Mapping[str, Any]) -> Fields:
+def check_fields(fields: type[Fields], values: Mapping[str, Any], recording: str | None = None) -> Fields:
     """Validate fields.
+
+    Args:
+        recording: name of the field of the recording, which is not among `fields`.
 
     Raises:
         RequestError: the first one that is wrong.
@@ -131,7 +134,8 @@ def check_fields(fields: type[Fields], values: Mapping[str, Any]) -> Fields:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else None
         if first["type"] == "extra_forbidden":
-            allowed = ", ".join(field.alias or name for name, field in fields.model_fields.items())
+            known = [field.alias or name for name, field in fields.model_fields.items()]
+            allowed = ", ".join([recording, *known] if recording else known)
             raise RequestError(400, f"{name}: unknown field. Allowed: {allowed}.", name) from error
         raise RequestError(400, f"{name}: {first['msg']}.", name) from error
     except ValueError as error:  # JSON within a form
