@@ -178,9 +178,21 @@ def test_requests_that_are_refused(client, clip):
     for content, message in (
         (b'{"text":' + b"[" * 100_000 + b"}", "nested too deeply"),
         (rb'{"text": "\ud800"}', "text: holds half of a surrogate pair"),
+        (rb'{"text": "So.", "labels": ["\ud800", "sad"]}', "labels: holds half of a surrogate pair"),
+        (rb'{"text": "So.", "label_map": {"\ud800": ["sad"]}}', "label_map: holds half of a surrogate pair"),
+        (rb'{"text": "So.", "\ud800": 1}', "The name of a field holds half of a surrogate pair"),
     ):
-        param = "text" if "surrogate" in message else None
+        param = message.partition(":")[0] if ":" in message else None
         refused(post(content=content, headers={"content-type": "application/json"}), 400, message, param)
+    for label_map, message in (
+        (r'{"\ud800": ["anger"]}', "half of a surrogate pair"),
+        ("[" * 10_000, "must be a JSON object"),
+        ("{", "must be a JSON object"),
+        ("[1]", "should be a valid dictionary"),
+    ):
+        refused(post(data={"text": "So.", "label_map": label_map}), 400, message, "label_map")
+    refused(post(json={"text": "So.", "labels": ["sad"] * 1001}), 400, "at most 1000 items", "labels")
+    refused(post(data={"file": "clip.wav"}), 400, "file: holds a text. Send a file: curl -F file=@clip.wav", "file")
     refused(post(content=b"x", headers={"content-type": "audio/wav"}), 415, "Send multipart/form-data")
     refused(post(json={"text": "So.", "chunk_length_s": 4}), 400, "Windows are cut from audio", "chunk_length_s")
     refused(post(json={"text": "So.", "hop_length_s": 4}), 400, "hop_length_s without chunks", "chunk_length_s")
@@ -190,7 +202,7 @@ def test_requests_that_are_refused(client, clip):
 
 
 def test_limits_on_size_and_length(pipe, clip):
-    limits = ServerLimits(megabytes=1, minutes=0.05, whole_s=2, characters=10)
+    limits = ServerLimits(megabytes=1, minutes=0.05, whole_s=2, windows=20, characters=10)
     with client_of(pipe, limits=limits) as client:
 
         def post(seconds: float, **data):
@@ -200,6 +212,11 @@ def test_limits_on_size_and_length(pipe, clip):
         refused(post(2.5), 413, "answered in windows", "chunk_length_s")
         assert post(2.5, chunk_length_s=1).status_code == 200
         refused(post(3.5, chunk_length_s=1), 413, "longer than 0.05 minutes", "file")
+        refused(post(2.5, chunk_length_s=2.5), 400, "windows of more than 2 s", "chunk_length_s")
+        refused(
+            post(2.5, chunk_length_s=2, hop_length_s=0.04), 400, "hop_length_s: must be at least 0.05", "hop_length_s"
+        )
+        refused(post(2.5, chunk_length_s=0.2, hop_length_s=0.1), 413, "More than 20 windows", "hop_length_s")
         refused(post(1.0, text="So, so, so, so."), 413, "at most 10 characters", "text")
         refused(client.post("/v1/emotion", content=b"0" * 1_500_000), 413, "larger than a recording of 1 MB", "file")
 
@@ -232,6 +249,30 @@ def test_limits_on_time_and_number(pipe, monkeypatch):
         refused(answers[0], 504, "more than 1 s")
         go_on.set()
         assert client.post("/v1/emotion", json={"text": "So."}).status_code == 200
+
+
+def test_a_long_recording_lets_others_pass(pipe, clip, monkeypatch):
+    """The windows of a recording are asked for batch by batch, so a request that comes later is not behind them all."""
+    forward, sizes = pipe.forward, []
+
+    def noted_forward(inputs, **options):
+        sizes.append(len(inputs["input_ids"]))
+        time.sleep(0.05)
+        return forward(inputs, **options)
+
+    monkeypatch.setattr(pipe, "forward", noted_forward)
+    with client_of(pipe, batch_size=2) as client:
+        options = {"chunk_length_s": 0.1}
+        ask = threading.Thread(
+            target=lambda: client.post("/v1/emotion", files={"file": ("a.wav", wav(clip(6.0)))}, data=options)
+        )
+        ask.start()
+        while not sizes:
+            time.sleep(0.01)
+        assert client.post("/v1/emotion", json={"text": "So."}).status_code == 200
+        before = sum(sizes)
+        ask.join()
+    assert before < sum(sizes) == 61
 
 
 def test_a_mistake_of_the_server_is_told_to_its_log_alone(pipe, monkeypatch):
@@ -344,6 +385,33 @@ def test_partial_results_come_while_someone_speaks(client, clip):
             assert {entry["label"] for entry in message["emotions"]} == set(EMOTIONS)
 
 
+def test_a_slow_model_answers_less_often_but_is_not_behind(pipe, clip, monkeypatch):
+    """Audio that arrived while the model was busy is answered at once, not piece by piece."""
+    forward, is_busy, go_on = pipe.forward, threading.Event(), threading.Event()
+
+    def slow_forward(*args, **options):
+        is_busy.set()
+        go_on.wait(60)
+        return forward(*args, **options)
+
+    monkeypatch.setattr(pipe, "forward", slow_forward)
+    samples = np.int16(32767 * clip(2.5, 4))
+    with client_of(pipe) as client, client.websocket_connect("/v1/live") as socket:
+        socket.send_json({"type": "start", "chunk_length_s": 10, "partial_s": 0.1})
+        socket.receive_json()
+        socket.send_bytes(samples[:8000].tobytes())
+        assert is_busy.wait(60)
+        for start in range(8000, len(samples), 1600):
+            socket.send_bytes(samples[start : start + 1600].tobytes())
+        time.sleep(0.5)  # for their way to the server
+        go_on.set()
+        said = [socket.receive_json()]
+        while said[-1]["timestamp"][1] < 2.5:
+            said.append(socket.receive_json())
+    assert said[0]["timestamp"] == [0.0, 0.5]
+    assert len(said) < 10  # not 21
+
+
 def test_live_connections_that_are_refused(pipe, clip):
     def first_error(*messages) -> str:
         with client.websocket_connect("/v1/live") as socket:
@@ -361,6 +429,9 @@ def test_live_connections_that_are_refused(pipe, clip):
         assert "rate: unknown field" in first_error('{"type": "start", "rate": 1}')
         assert "there is no label 'rage'" in first_error('{"type": "start", "labels": ["rage", "sad"]}')
         assert "After the start, send audio" in first_error(start, '{"type": "begin"}')
+        assert "must be JSON" in first_error("[" * 100_000)
+        assert "windows of more than 60 s" in first_error('{"type": "start", "chunk_length_s": 3600}')
+        assert "half of a surrogate pair" in first_error(r'{"type": "start", "labels": ["\ud800", "sad"]}')
         assert "longer than 0.02 minutes" in first_error(start, clip(1.5).tobytes())
         assert "finite" in first_error(start, np.full(8000, np.nan, np.float32).tobytes())
         with client.websocket_connect("/v1/live") as socket:

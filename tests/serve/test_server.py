@@ -11,10 +11,12 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -36,17 +38,26 @@ class Server:
         options: further arguments.
     """
 
-    def __init__(self, checkpoint: Path, *options: str, **environment: str):
-        command = [sys.executable, "-m", "bibier_cli", "serve", str(checkpoint), "--port", "0", *options]
+    def __init__(self, checkpoint: Path, *options: str, port: int = 0, **environment: str):
+        command = [sys.executable, "-m", "bibier_cli", "serve", str(checkpoint), "--port", str(port), *options]
+        command += ["--timeout_s", "600"]  # on a busy machine
         self.process = subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | environment
         )
         self.url = re.search(r"http://\S+", self.process.stdout.readline())[0]
 
+    @property
+    def megabytes(self) -> float:
+        return psutil.Process(self.process.pid).memory_info().rss / 1e6
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
     def end(self) -> tuple[int, str]:
         """Send SIGTERM; returns the exit code and what was written to stderr."""
         self.process.send_signal(signal.SIGTERM)
-        _, errors = self.process.communicate(timeout=300)
+        _, errors = self.process.communicate(timeout=700)
         return self.process.returncode, errors
 
 
@@ -102,6 +113,86 @@ def test_the_python_of_the_page(server, folder, number):
         ]
 
 
+def in_threads(function, count: int) -> None:
+    with ThreadPoolExecutor(count) as pool:
+        for done in [pool.submit(function, number) for number in range(count)]:
+            done.result()
+
+
+def test_many_requests_of_the_client_of_openai_leave_no_trace(server, folder):
+    """500 requests from 8 clients: all are answered alike, and the memory of the server does not grow."""
+    import openai
+
+    clip, memory, answers = (folder / "clip.wav").read_bytes(), [], []
+
+    def ask(number: int) -> None:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=600) as client:
+            while len(memory) < 500:
+                memory.append(server.megabytes)
+                answer = client.audio.transcriptions.create(
+                    file=("clip.wav", clip), model="bibier", response_format="verbose_json", prompt="So."
+                )
+                answers.append({entry["label"]: entry["score"] for entry in answer.emotions})
+
+    in_threads(ask, 8)
+    assert len(answers) >= 500
+    for label, score in answers[0].items():
+        assert [answer[label] for answer in answers] == pytest.approx([score] * len(answers), abs=1e-4)
+    assert np.median(memory[-50:]) - np.median(memory[100:150]) < 16
+
+
+def test_a_killed_server_loses_nothing_that_it_answered(checkpoint, folder):
+    """Clients that ask again after a crash get the answers that they would have got without it."""
+    import openai
+
+    clip, answers, server = (folder / "clip.wav").read_bytes(), {}, Server(checkpoint)
+    port, crashes = int(server.url.rpartition(":")[2]), []
+    enough, is_back = threading.Event(), threading.Event()
+
+    def ask(client_number: int) -> None:
+        client = openai.OpenAI(base_url=f"{server.url}/v1", api_key="none", max_retries=0, timeout=600)
+        for number in range(20):
+            text = f"So, {client_number}, {number}."
+            while text not in answers:
+                try:
+                    answer = client.audio.transcriptions.create(file=("a.wav", clip), model="bibier", prompt=text)
+                except openai.APIConnectionError:
+                    crashes.append(text)
+                    is_back.wait(300)
+                else:
+                    answers[text] = {entry["label"]: entry["score"] for entry in answer.emotions}
+            if len(answers) >= 20:
+                enough.set()
+
+    clients = threading.Thread(target=in_threads, args=(ask, 4))
+    clients.start()
+    assert enough.wait(300)
+    server.kill()
+    again = Server(checkpoint, port=port)
+    is_back.set()
+    clients.join()
+    code, errors = again.end()
+
+    assert (code, len(answers)) == (0, 80), errors
+    assert crashes, "the crash came too late"
+    pipe = load_pipeline(str(checkpoint))
+    expected = pipe([{"audio": clip, "text": text} for text in answers], batch_size=8)
+    for found, wanted in zip(answers.values(), expected, strict=True):
+        assert found == pytest.approx({entry["label"]: entry["score"] for entry in wanted}, abs=1e-4)
+
+
+def test_a_live_connection_is_told_that_the_server_ends(checkpoint):
+    server = Server(checkpoint)
+    live = LiveClient(server.url, chunk_length_s=1, timeout_s=300)
+    live.push(np.zeros(1600, np.float32), 16_000)
+    code, errors = server.end()
+    assert (code, "Traceback" in errors) == (0, False), errors
+    with pytest.raises(LiveError, match="ended the connection|is ending"):
+        for _ in range(100):
+            live.push(np.zeros(1600, np.float32), 16_000)
+            time.sleep(0.05)
+
+
 def test_errors_in_the_client_of_openai(server, folder):
     import openai
 
@@ -125,7 +216,7 @@ def test_errors_in_the_client_of_openai(server, folder):
 
 def test_a_live_client_hears_what_the_pipeline_hears(server, checkpoint, clip, about):
     sound, options = clip(3.3, 2), {"chunk_length_s": 1, "hop_length_s": 0.5}
-    with LiveClient(server.url, **options) as live:
+    with LiveClient(server.url, timeout_s=300, **options) as live:
         chunks = [
             chunk for start in range(0, len(sound), 4000) for chunk in live.push(sound[start : start + 4000], 16_000)
         ]

@@ -20,6 +20,7 @@ from ..model.answers_bibier import AnswerLabels
 from ..model.audio_bibier import SAMPLING_RATE, AudioError, AudioStream
 from ..model.configuration_bibier import MULTI_LABEL, REGRESSION
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
+from ..model.segments_bibier import Segment
 from ..model.timeline_bibier import Emotions, TimelineOptions, judge_chunks, merge_chunks
 from .batching import ModelWorker, QueuedPipeline, Stopped
 from .guard import Guard, RequestError, ServerLimits, error_response
@@ -157,7 +158,7 @@ class _Desk:
     async def answer_emotion(self, request: Request) -> dict[str, Any]:
         """Answer a recording, a text, or both."""
         content, fields = await read_request(request, EmotionFields, self.limits)
-        labels, windows = self._answers(fields), fields.windows
+        labels, windows = self._answers(fields), fields.windows(self.limits)
         ranks = {name: getattr(fields, name) for name in ("top_k", "threshold") if getattr(fields, name) is not None}
         if self._is_regression and (ranks or fields.merge):
             raise RequestError(400, "top_k, threshold and merge rank labels, but this model predicts values.")
@@ -184,7 +185,7 @@ class _Desk:
 
         if text is not None:
             raise RequestError(400, "A text has no times, so it cannot be aligned with windows.", "text")
-        pieces = _cut(samples, windows)
+        pieces = await self._cut(samples, windows)
         spoken = await self._recognize(samples, None) if self.recognizer is not None else []
         chunks = await self._answer_pieces(samples, [_with_words(piece, spoken) for piece in pieces], fields)
         whole = {"emotions": labels.choose(labels.mean(chunks), **ranks), **judge_chunks(chunks)}
@@ -195,7 +196,7 @@ class _Desk:
     async def transcribe(self, request: Request) -> dict[str, Any] | Response:
         """Transcribe a recording as OpenAI's API does, with the emotion of each segment."""
         content, fields = await read_request(request, TranscriptionFields, self.limits)
-        labels, windows = self._answers(fields), fields.windows
+        labels, windows = self._answers(fields), fields.windows(self.limits)
         if fields.stream:
             raise RequestError(400, "stream: is not available here. Use /v1/live for live audio.", "stream")
         if content is None:
@@ -213,7 +214,8 @@ class _Desk:
             segments = await self._recognize(samples, fields.language)
         else:
             long = len(samples) > self.limits.whole_s * SAMPLING_RATE
-            segments = _cut(samples, windows or {"chunk_length_s": WINDOW_S}) if windows or long else []
+            windows = windows or ({"chunk_length_s": WINDOW_S} if long else {})
+            segments = await self._cut(samples, windows) if windows else []
         segments = segments or [Spoken(0.0, duration, "")]
 
         text = " ".join(segment.text for segment in segments if segment.text)
@@ -299,6 +301,21 @@ class _Desk:
             canceled.set()
             raise
 
+    async def _cut(self, samples: np.ndarray, windows: dict[str, Any]) -> list[Spoken]:
+        """The pieces of a timeline, without words."""
+        options = TimelineOptions(**{name: value for name, value in windows.items() if name != "merge"})
+
+        def cut() -> list[Spoken]:
+            segmenter, pieces = options.segmenter(), []
+            for start in range(0, len(samples), SAMPLING_RATE):  # a segment has a copy of its samples: keep few
+                pieces += map(_without_words, segmenter.push(samples[start : start + SAMPLING_RATE]))
+                if len(pieces) > self.limits.windows:
+                    message = f"More than {self.limits.windows} windows: choose a larger hop_length_s."
+                    raise RequestError(413, message, "hop_length_s")
+            return [*pieces, *map(_without_words, segmenter.close())]
+
+        return await _in(self.decoders, cut)
+
     async def _answer(self, samples: np.ndarray | None, text: str | None, fields: Choice) -> dict[str, Any]:
         outputs = await asyncio.wrap_future(self.worker.submit({"audio": samples, "text": text}))
         return self.worker.answer(outputs, fields.labels, fields.label_map, getattr(fields, "threshold", None))
@@ -306,15 +323,22 @@ class _Desk:
     async def _answer_pieces(
         self, samples: np.ndarray, pieces: Sequence[Spoken], fields: Choice
     ) -> list[dict[str, Any]]:
-        """Chunks with the scores of all labels, of pieces of a recording."""
-        answers = []
-        for piece in pieces:
-            start, end = _widened(piece, len(samples))
-            answers.append(self._answer(samples[start:end], piece.text or None, fields))
-        return [
-            {"timestamp": (piece.start, max(piece.end, piece.start + 1e-3)), "text": piece.text or None, **answer}
-            for piece, answer in zip(pieces, await asyncio.gather(*answers), strict=True)
-        ]
+        """Chunks with the scores of all labels, of pieces of a recording.
+
+        They are asked for batch by batch, so that the samples of other requests come in between.
+        """
+        chunks = []
+        for first in range(0, len(pieces), self.options.batch_size):
+            batch = pieces[first : first + self.options.batch_size]
+            spans = [_widened(piece, len(samples)) for piece in batch]
+            asked = [
+                self._answer(samples[start:end], piece.text or None, fields)
+                for piece, (start, end) in zip(batch, spans, strict=True)
+            ]
+            for piece, answer in zip(batch, await asyncio.gather(*asked), strict=True):
+                timestamp = piece.start, max(piece.end, piece.start + 1e-3)
+                chunks.append({"timestamp": timestamp, "text": piece.text or None, **answer})
+        return chunks
 
     def _best(self, emotions: Emotions) -> str | None:
         """The best label, those that are present, or None of a regression."""
@@ -347,11 +371,8 @@ async def _in(threads: Executor, function: Callable[[], T]) -> T:
     return await asyncio.get_running_loop().run_in_executor(threads, function)
 
 
-def _cut(samples: np.ndarray, windows: dict[str, Any]) -> list[Spoken]:
-    """The pieces of a timeline, without words."""
-    segmenter = TimelineOptions(**{name: value for name, value in windows.items() if name != "merge"}).segmenter()
-    found = [*segmenter.push(samples), *segmenter.close()]
-    return [Spoken(piece.start / SAMPLING_RATE, piece.end / SAMPLING_RATE, "") for piece in found]
+def _without_words(piece: Segment) -> Spoken:
+    return Spoken(piece.start / SAMPLING_RATE, piece.end / SAMPLING_RATE, "")
 
 
 def _with_words(piece: Spoken, spoken: Sequence[Spoken]) -> Spoken:

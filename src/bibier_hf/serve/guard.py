@@ -37,7 +37,8 @@ class ServerLimits:
     Args:
         megabytes: size of a recording as a file.
         minutes: length of a recording.
-        whole_s: length of a recording that is answered without windows, in seconds.
+        whole_s: length of a recording that is answered without windows, and of a window, in seconds.
+        windows: of a recording.
         characters: length of a text.
         timeout_s: seconds for one request, with its upload.
         concurrency: requests at once.
@@ -49,6 +50,7 @@ class ServerLimits:
     megabytes: int = 25
     minutes: float = 30
     whole_s: float = 60
+    windows: int = 10_000
     characters: int = 4000
     timeout_s: float = 60
     concurrency: int = 32

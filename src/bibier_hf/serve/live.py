@@ -101,7 +101,7 @@ class LiveDesk:
         return fields
 
     async def _serve(self, socket: WebSocket, fields: LiveFields) -> None:
-        windows = fields.windows or {"chunk_length_s": WINDOW_S, "hop_length_s": HOP_S}
+        windows = fields.windows(self._limits) or {"chunk_length_s": WINDOW_S, "hop_length_s": HOP_S}
         live = LiveEmotion(self._pipe, **windows, **fields.names)  # ty: ignore[invalid-argument-type]
         inbox = _Inbox(fields, self._limits)
         await socket.send_json({"type": "ready", "sampling_rate": fields.sampling_rate, **windows})
@@ -222,7 +222,7 @@ async def _receive(socket: WebSocket) -> bytes | dict[str, Any]:
         return message["bytes"]
     try:
         value = json.loads(message["text"])
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(400, "A text message must be JSON.") from error
     if not isinstance(value, dict):
         raise RequestError(400, 'A text message must be an object, such as {"type": "stop"}.')

@@ -1,5 +1,6 @@
 """The fields of requests, from JSON, from forms, and from the first message of a live connection."""
 
+import asyncio
 import base64
 import binascii
 import json
@@ -15,14 +16,20 @@ from .guard import RequestError, ServerLimits
 
 Fields = TypeVar("Fields", bound="Choice")
 
+MOST_LABELS = 1000
+"""That a request may name."""
+
+MOST_OVERLAP = 40
+"""Windows that may hold the same moment: a hop is at least this fraction of a window."""
+
 
 class Choice(BaseModel):
     """What every request may choose. Values of forms are texts, so they are converted."""
 
     model_config = ConfigDict(extra="forbid")
 
-    labels: list[str] | None = None
-    label_map: dict[str, list[str] | str] | None = None
+    labels: list[str] | None = Field(None, max_length=MOST_LABELS)
+    label_map: dict[str, list[str] | str] | None = Field(None, max_length=MOST_LABELS)
     chunk_length_s: float | None = Field(None, gt=0)
     hop_length_s: float | None = Field(None, gt=0)
     segmentation: Literal["fixed", "energy"] | None = None
@@ -35,25 +42,37 @@ class Choice(BaseModel):
     @field_validator("label_map", mode="before")
     @classmethod
     def _read(cls, value: Any) -> Any:
-        return json.loads(value) if isinstance(value, str) else value
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except (ValueError, RecursionError) as error:
+            raise RequestError(400, "label_map: must be a JSON object.", "label_map") from error
 
     @property
     def names(self) -> dict[str, Any]:
         """The choice of labels, as the pipeline takes it."""
         return {"labels": self.labels, "label_map": self.label_map}
 
-    @property
-    def windows(self) -> dict[str, Any]:
+    def windows(self, limits: ServerLimits) -> dict[str, Any]:
         """Arguments of a timeline; {} if none is wanted.
 
         Raises:
-            RequestError: they contradict each other.
+            RequestError: they contradict each other, or the windows are too long or too close.
         """
         given = {name: getattr(self, name) for name in TIMELINE_ARGUMENTS if getattr(self, name, None) is not None}
         try:
-            return given if TimelineOptions(**given).asked_for else {}
+            if not TimelineOptions(**given).asked_for:
+                return {}
         except ValueError as error:
             raise RequestError(400, str(error), "chunk_length_s") from error
+
+        length_s = self.chunk_length_s or 0.0
+        if length_s > limits.whole_s:
+            message = f"chunk_length_s: windows of more than {limits.whole_s:g} s are not allowed."
+            raise RequestError(400, message, "chunk_length_s")
+        if self.hop_length_s is not None and self.hop_length_s < length_s / MOST_OVERLAP:
+            message = f"hop_length_s: must be at least {length_s / MOST_OVERLAP:g}, 1/{MOST_OVERLAP} of a window."
+            raise RequestError(400, message, "hop_length_s")
+        return given
 
 
 class EmotionFields(Choice):
@@ -99,7 +118,7 @@ async def read_request(request: Request, fields: type[Fields], limits: ServerLim
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "application/json":
-        audio, values = _from_json(await request.body())
+        audio, values = await asyncio.to_thread(_from_json, await request.body())
     elif kind in ("multipart/form-data", "application/x-www-form-urlencoded"):
         audio, values = await _from_form(request, limits)
     else:
@@ -114,8 +133,6 @@ async def read_request(request: Request, fields: type[Fields], limits: ServerLim
         text = getattr(checked, name, None) or ""
         if len(text) > limits.characters:
             raise RequestError(413, f"{name}: at most {limits.characters} characters are allowed.", name)
-        if any("\ud800" <= character <= "\udfff" for character in text):  # half of a pair: not a character, not UTF-8
-            raise RequestError(400, f"{name}: holds half of a surrogate pair. Send whole characters.", name)
     return audio, checked
 
 
@@ -128,8 +145,13 @@ def check_fields(fields: type[Fields], values: Mapping[str, Any], recording: str
     Raises:
         RequestError: the first one that is wrong.
     """
+    for name, value in values.items():
+        if not _is_text(name):
+            raise RequestError(400, "The name of a field holds half of a surrogate pair. Send whole characters.")
+        if not _is_text(value):
+            raise RequestError(400, f"{name}: holds half of a surrogate pair. Send whole characters.", name)
     try:
-        return fields.model_validate(values)
+        checked = fields.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = str(first["loc"][0]) if first["loc"] else None
@@ -138,8 +160,18 @@ def check_fields(fields: type[Fields], values: Mapping[str, Any], recording: str
             allowed = ", ".join([recording, *known] if recording else known)
             raise RequestError(400, f"{name}: unknown field. Allowed: {allowed}.", name) from error
         raise RequestError(400, f"{name}: {first['msg']}.", name) from error
-    except ValueError as error:  # JSON within a form
-        raise RequestError(400, "label_map: must be a JSON object.", "label_map") from error
+    if not _is_text(checked.label_map):  # from JSON within a form
+        raise RequestError(400, "label_map: holds half of a surrogate pair. Send whole characters.", "label_map")
+    return checked
+
+
+def _is_text(value: Any) -> bool:
+    """Whether everything in a value can be written as UTF-8, which half of a surrogate pair cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _from_json(body: bytes) -> tuple[bytes | None, dict[str, Any]]:
@@ -172,6 +204,8 @@ async def _from_form(request: Request, limits: ServerLimits) -> tuple[bytes | No
                 if name not in ("file", "audio"):
                     raise RequestError(400, f"{name}: a recording goes into the field file.", name)
                 audio = await value.read()
+            elif name in ("file", "audio"):
+                raise RequestError(400, f"{name}: holds a text. Send a file: curl -F {name}=@clip.wav", name)
             elif name.endswith("[]"):
                 values.setdefault(name, []).append(value)
             else:
