@@ -69,6 +69,7 @@ PREPARE_SURVEY = (
 )
 STACK = "bibier augment sds --corpus resd --data_dir data/resd --output_dir outputs/resd-sds"
 WRITE_SPACE = "bibier demo --space outputs/space --model_id OWNER/NAME"
+EXPORT_SAMPLES = "bibier export bibier-tiny --output_dir onnx/tiny --part samples"
 LABEL = "bibier label corpus --corpus resd --data_dir data/resd"
 SERVES = Skip("serves until it is interrupted; tests/demo/test_browser.py uses the page")
 SERVED = Skip("needs a server; tests/serve/test_server.py starts one, and runs what the page shows")
@@ -189,6 +190,11 @@ COMMANDS: dict[str, Run | Skip] = {
     ),
     # docs/export.md
     "bibier export outputs/quickstart --output_dir outputs/quickstart-onnx --part whole": Run(slow=True),
+    EXPORT_SAMPLES: Run(slow=True, expect="samples of bibier-tiny"),
+    """python onnx/tiny/run.py clip.wav --text "I can't believe it!\"""": Run(
+        slow=True, after=EXPORT_SAMPLES, expect="neutral"
+    ),
+    "docs/export.md, Python block 1": Run(slow=True, after=EXPORT_SAMPLES),
     # docs/inference.md
     **{f"docs/inference.md, Python block {number}": Run() for number in (1, 2, 3, 4)},
     "docs/long_recordings.md, Python block 1": Run(),

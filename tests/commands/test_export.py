@@ -29,7 +29,12 @@ def test_what_cannot_be_followed(checkpoint: Path, tmp_path: Path):
     for arguments, message in (
         ((tmp_path / "nowhere", "--output_dir", tmp_path / "out"), "nowhere"),
         ((checkpoint, "--output_dir", checkpoint), "is not an export"),
-        ((checkpoint, "--output_dir", tmp_path / "out", "--part", "head"), "'features' or 'whole'"),
+        ((checkpoint, "--output_dir", tmp_path / "out", "--part", "head"), "'features', 'whole' or 'samples'"),
+        ((checkpoint, "--output_dir", tmp_path / "out", "--part", "samples"), "no graph has the front end"),
+        (
+            (checkpoint, "--output_dir", tmp_path / "out", "--part", "samples", "--latency"),
+            "compare with --part whole",
+        ),
         ((checkpoint, "--output_dir", tmp_path / "out", "--format", "tflite"), "'onnx' or 'torch'"),
         ((checkpoint, "--output_dir", tmp_path / "out", "--format", "torch", "--int8"), "int8_copy"),
         (

@@ -211,7 +211,7 @@ def test_what_no_graph_can_be_made_of(tiny_options: dict, model: BiBiERForEmotio
 
     refused("depend on its batch", features_model(tiny_options, original_behavior=True))
     refused("no audio backbone", features_model(tiny_options), part="whole")
-    refused("must be one of features, whole", model, part="head")
+    refused("must be one of features, whole, samples", model, part="head")
     refused("must be one of onnx, torch", model, format="tflite")
     refused("int8_copy", model, format="torch", int8=True)
     config = BiBiERConfig.from_backbones(small_wav2vec2("group"), "embedded", **tiny_options)

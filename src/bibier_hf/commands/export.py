@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 
 from ..errors import ArgumentError
-from ..export.folder import FILES, export_model, onnx_runner, quantize_onnx, torch_runner, write_onnx
+from ..export.folder import FILES, RUNNER, export_model, onnx_runner, quantize_onnx, torch_runner, write_onnx
 from ..export.graphs import Graph, make_graph, trace
 from ..export.measuring import drift, latencies, latency_table
 from ..export.onnx_pipeline import OnnxModel
@@ -22,13 +22,16 @@ class ExportArguments(CheckpointOptions):
 
     Examples:
       bibier export outputs/quickstart --output_dir onnx/quickstart --part whole
+      bibier export bibier-tiny --output_dir onnx/tiny --part samples
       bibier export outputs/resd --output_dir onnx/resd --int8 --corpus resd --data_dir PATH/TO/resd --latency
     """
 
     output_dir: str = Field(description="a new folder, or an earlier export to replace")
     format: Literal["onnx", "torch"] = Field("onnx", description="onnx, or torch (torch.export)")
-    part: Literal["features", "whole"] = Field(
-        "features", description="features: everything after the backbones; whole: everything after the processor"
+    part: Literal["features", "whole", "samples"] = Field(
+        "features",
+        description="features: everything after the backbones; whole: everything after the processor; samples: "
+        "everything, from raw samples, to run without this package",
     )
     int8: bool = Field(False, description="also write the ONNX graph with linear layers in dynamic int8")
     corpus: str | None = Field(None, description="also compare predictions with the model's on this corpus")
@@ -42,6 +45,8 @@ class ExportArguments(CheckpointOptions):
             raise ArgumentError("data_dir: give the name of the corpus, --corpus as well, or leave it out.")
         if self.corpus is not None and self.format != "onnx":
             raise ArgumentError("corpus: answers are compared for --format onnx only.")
+        if self.part == "samples" and (self.corpus is not None or self.latency):
+            raise ArgumentError("part: samples does not go with --corpus or --latency; compare with --part whole.")
         return self
 
     def after_interrupt(self) -> str:
@@ -68,6 +73,8 @@ def export(arguments: ExportArguments) -> None:
         f"largest difference of a logit from the model, {parity['cases']} batches of mixed lengths: "
         f"{parity['largest_difference']:.1e}"
     )
+    if arguments.part == "samples":
+        print(f"run it without this package: python {folder / RUNNER} clip.wav")
     if arguments.int8:
         print(f"in int8, on the same random inputs: {parity['int8']['largest_difference']:.1e}")
     if arguments.corpus is not None:

@@ -1,10 +1,12 @@
 """Export a model to a self-contained folder: the graph, configuration, processor and a manifest."""
 
+import copy
 import importlib
 import io
 import json
 import logging
 import os
+import shutil
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +21,18 @@ from ..files import is_vacant, replaced_folder, write_json
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..model.validation_bibier import one_line
-from .graphs import Graph, make_graph, trace
+from .compacting import compact_weights
+from .graphs import Graph, SamplesGraph, make_graph, trace
 
 MANIFEST = "export.json"
 FILES = {"onnx": "model.onnx", "torch": "model.pt2"}
 """Format -> file name of the graph."""
 
+RUNNER, TOKENIZER = "run.py", "tokenizer.json"
+"""Of a graph of raw samples: the file that runs it, and the tokenizer."""
+
 TOLERANCE = 1e-4
 """Largest absolute difference between a logit of a float32 graph and of the model."""
-
-_PARITY_SHAPES = ((1, 1, 1), (1, 23, 5), (2, 1, 17), (4, 70, 40), (5, 8, 1))
-"""Batch size, frames of audio, tokens of text."""
 
 
 def export_model(
@@ -47,7 +50,8 @@ def export_model(
         processor: its processor, saved with the graph; None if there is none.
         output_dir: a new folder, or an earlier export, which is replaced.
         format: `"onnx"` or `"torch"` (`torch.export.load(folder / "model.pt2").module()`).
-        part: `"features"`: everything above the backbones; `"whole"`: everything after the processor.
+        part: `"features"`: everything above the backbones; `"whole"`: everything after the processor; `"samples"`:
+            everything from raw samples and token ids, in ONNX only, with a file that runs it without this package.
         int8: dynamic int8 for the linear layers of an ONNX graph (ONNX Runtime). Its activations have one scale per
             tensor, so a result may depend slightly on its batch.
 
@@ -69,6 +73,9 @@ def export_model(
             "int8=True needs format='onnx'. In PyTorch, bibier_hf.quantization.int8_copy(model) gives int8 layers."
         )
 
+    if part == "samples" and format != "onnx":
+        raise ExportError("part='samples' needs format='onnx'.")
+
     if format == "onnx":
         require("onnx", "onnxscript", "onnxruntime")
 
@@ -79,13 +86,15 @@ def export_model(
         )
 
     with replaced_folder(folder) as part_folder:
-        graph = make_graph(model, part)
+        graph = make_graph(model, part, processor)
         program = trace(graph)
         file = part_folder / FILES[format]
 
         if format == "onnx":
             packages = ("torch", "onnx", "onnxruntime")
             write_onnx(program, graph, file)
+            if part == "samples":
+                compact_weights(file)
             run = onnx_runner(file)
         else:
             packages = ("torch",)
@@ -103,7 +112,9 @@ def export_model(
             )
 
         if int8:
-            quantize_onnx(file, file)
+            quantize_onnx(file, file, exact="front_end." if part == "samples" else None)
+            if part == "samples":
+                compact_weights(file)
             parity["int8"] = measure_parity(graph, onnx_runner(file))
 
         manifest = {
@@ -118,14 +129,65 @@ def export_model(
             "parity": parity,
             "versions": {name: importlib.import_module(name).__version__ for name in packages},
         }
-        model.config.save_pretrained(part_folder)
 
-        if processor is not None:
-            processor.save_pretrained(part_folder)
+        if isinstance(graph, SamplesGraph):
+            manifest |= samples_facts(graph)
+            write_runner(part_folder, graph)
+        else:
+            model.config.save_pretrained(part_folder)
+
+            if processor is not None:
+                processor.save_pretrained(part_folder)
 
         write_json(part_folder / MANIFEST, manifest)
 
     return manifest
+
+
+def samples_facts(graph: SamplesGraph) -> dict[str, Any]:
+    """What a program needs to feed a graph of raw samples and to read its logits, for the manifest."""
+    config, processor = graph.model.config, graph.processor
+    facts: dict[str, Any] = {
+        "answers": {
+            "problem_type": config.problem_type,
+            "temperature": config.temperature,
+            "label_ranges": config.label_ranges,
+            "least_confidence": config.least_confidence,
+        }
+    }
+
+    if graph.front_end is not None:
+        audio: Any = config.audio_config
+        facts["samples"] = {
+            "sampling_rate": processor.sampling_rate,
+            "window": graph.front_end.window,
+            "shortest": graph.front_end.shortest,
+            "shortest_s": audio.shortest_s,
+            "quietest_db": audio.quietest_db,
+            "not_speech_threshold": audio.not_speech_threshold,
+        }
+
+    if "text" in config.modalities:
+        facts["text"] = {
+            "tokenizer": TOKENIZER if processor.tokenizer.is_fast else "bytes",
+            "longest": processor.max_text_tokens,
+            "prefix": processor.text_prefix,
+            "pad": processor.tokenizer.pad_token_id or 0,
+        }
+
+    return facts
+
+
+def write_runner(folder: Path, graph: SamplesGraph) -> None:
+    """Write the file that runs a graph of raw samples, and its tokenizer."""
+    shutil.copyfile(Path(__file__).with_name("runner.py"), folder / RUNNER)
+
+    tokenizer = graph.processor.tokenizer
+    if "text" in graph.model.config.modalities and tokenizer.is_fast:
+        plain = copy.deepcopy(tokenizer.backend_tokenizer)
+        plain.no_truncation()
+        plain.no_padding()
+        plain.save(os.fspath(folder / TOKENIZER))
 
 
 def read_manifest(folder: str | os.PathLike) -> dict[str, Any]:
@@ -169,16 +231,22 @@ def write_onnx(program: torch.export.ExportedProgram, graph: Graph, file: Path) 
         )
 
     assert exported is not None  # as `f` is not given
+
+    for node in exported.model.graph.all_nodes():  # the exporter notes where it was, with paths of this machine
+        node.metadata_props.clear()
+
     exported.save(file)
 
 
-def quantize_onnx(file: Path, target: Path) -> None:
+def quantize_onnx(file: Path, target: Path, *, exact: str | None = None) -> None:
     """Quantize the matrix products with constant weights to dynamic int8, one scale per weight column.
 
     Args:
         file: the float32 graph.
         target: the int8 graph; may be the same file.
+        exact: products with weights of this prefix stay in float32.
     """
+    import onnx
     import onnxruntime
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -188,7 +256,18 @@ def quantize_onnx(file: Path, target: Path) -> None:
     options.optimized_model_filepath = os.fspath(folded)
     onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
     # Seven bits a weight: without VNNI a CPU adds pairs of products in 16 bits, which eight would overflow.
-    quantize_dynamic(folded, target, weight_type=QuantType.QInt8, per_channel=True, reduce_range=True)
+    quantize_dynamic(
+        folded,
+        target,
+        weight_type=QuantType.QInt8,
+        per_channel=True,
+        reduce_range=True,
+        nodes_to_exclude=[
+            node.name
+            for node in onnx.load(folded).graph.node
+            if exact is not None and any(name.startswith(exact) for name in node.input)
+        ],
+    )
     folded.unlink()
 
 
@@ -229,11 +308,11 @@ def measure_parity(graph: Graph, run: Runner) -> dict[str, Any]:
     """
     differences = []
 
-    for seed, (batch, *lengths) in enumerate(_PARITY_SHAPES):
+    for seed, (batch, *lengths) in enumerate(graph.parity_shapes):
         lengths = lengths[: len(graph.inputs)]
         inputs = graph.example(batch, graph.steps(lengths), seed)
-        output = graph.model(**inputs)
+        output = graph.reference(inputs)
         expected = [output[name].numpy() for name in graph.output_names]
         differences += [np.abs(got - want).max() for got, want in zip(run(inputs), expected, strict=True)]
 
-    return {"largest_difference": float(np.max(differences)), "cases": len(_PARITY_SHAPES)}
+    return {"largest_difference": float(np.max(differences)), "cases": len(graph.parity_shapes)}

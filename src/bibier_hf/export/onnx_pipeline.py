@@ -48,6 +48,11 @@ class OnnxModel:
                 f"{str(Path(folder) / self.manifest['file'])!r}), or export with --format onnx."
             )
 
+        if self.manifest["part"] == "samples":
+            raise ExportError(
+                f"{folder} holds a graph of raw samples. Run it with its own run.py, or export with --part whole."
+            )
+
         self.config = BiBiERConfig.from_pretrained(folder)
         if (labels := self.config.label_names) != self.manifest["labels"]:
             raise ExportError(

@@ -30,7 +30,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_m
 _backbone_dir: ContextVar[str | os.PathLike | dict | None] = ContextVar("_backbone_dir", default=None)
 """Argument of a running `from_pretrained`."""
 
-_SHORTEST_SPECTRAL_CLIP = 800
+SHORTEST_SPECTRAL_CLIP = 800
 """Samples (50 ms). Spectral front ends need more than one window of samples; shorter clips are padded with silence."""
 
 
@@ -383,8 +383,8 @@ class BiBiERProcessor(ProcessorMixin):
 
     def _window(self, clip: np.ndarray) -> np.ndarray:
         spectral = self.audio_input_name == "input_features"
-        if spectral and len(clip) < _SHORTEST_SPECTRAL_CLIP:
-            clip = np.pad(clip, (0, _SHORTEST_SPECTRAL_CLIP - len(clip)))
+        if spectral and len(clip) < SHORTEST_SPECTRAL_CLIP:
+            clip = np.pad(clip, (0, SHORTEST_SPECTRAL_CLIP - len(clip)))
         out = self.feature_extractor(
             clip, sampling_rate=SAMPLING_RATE, padding="longest", truncation=False, return_tensors="np"
         )
