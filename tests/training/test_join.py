@@ -9,6 +9,7 @@ from transformers import AutoModel, AutoProcessor, pipeline
 from bibier_cli import main
 from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
 from bibier_hf.errors import ArgumentError
+from bibier_hf.model.backbones_bibier import load_backbone
 from bibier_hf.training.arguments import LoraArguments
 from bibier_hf.training.join import fit_weights, join_models, mixed, sharpen
 from bibier_hf.training.lora import LoraAdapters
@@ -123,3 +124,30 @@ def test_the_fit_can_read_the_answers_of_twins(pair, corpus_table, tmp_path):
     assert not torch.equal(one.mixture.weights, two.mixture.weights)
     first, second = (model.text_head.linear.weight / model.text_head.linear.weight.norm() for model in (one, two))
     torch.testing.assert_close(first, second)
+
+
+def test_a_backbone_trained_whole_is_stored_as_an_adapter(pair, corpus_table, backbones, tmp_path, capsys):
+    sources = {name: backbones[f"{name}_backbone"] for name in ("audio", "text")}
+    text = BiBiERForEmotionClassification.from_pretrained(pair["text"])
+    plain = load_backbone(sources["text"])
+    generator = torch.Generator().manual_seed(0)
+    for module in plain.modules():
+        if isinstance(module, torch.nn.Linear):
+            module.weight.data += 0.1 * torch.randn(module.weight.shape, generator=generator)
+    text.streams["text"].backbone = plain
+    text.config.text_config.freeze_backbone = False
+    text.save_pretrained(tmp_path / "trained")
+    BiBiERProcessor.from_pretrained(pair["text"]).save_pretrained(tmp_path / "trained")
+
+    given = [pair["audio"], str(tmp_path / "trained"), "--corpus", "csv", "--data_dir", str(corpus_table)]
+    given += ["--adapter_rank", "{text: 512}", "--output_dir", str(tmp_path / "joined")]
+    assert exit_code(*given) == 2
+    assert "name the published text backbone too: --backbone_ids" in capsys.readouterr().err
+
+    assert exit_code(*given, "--backbone_ids", f"{{text: {sources['text']}}}") == 0
+    joined = BiBiERForEmotionClassification.from_pretrained(tmp_path / "joined").eval()
+    assert (tmp_path / "joined" / "text_adapter" / "adapter_model.safetensors").is_file()
+    tokens = {"input_ids": torch.tensor([[40, 50, 60]])}
+    with torch.no_grad():
+        logits = [model.eval()(**tokens).logits[0] for model in (joined, text)]
+    torch.testing.assert_close(*(values / values.norm() for values in logits), atol=1e-3, rtol=0)

@@ -15,6 +15,8 @@ from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
 from bibier_hf.commands.adapt import AdaptArguments, run_adaptation
 from bibier_hf.commands.evaluate import EvaluateArguments, evaluate_checkpoint
 from bibier_hf.errors import ArgumentError
+from bibier_hf.model.backbones_bibier import load_backbone
+from bibier_hf.training.lora import as_adapter
 from bibier_hf.training.run import run_training
 
 from ..conftest import both, merged
@@ -164,3 +166,31 @@ def test_checkpointed_activations_end_in_the_same_weights(small_run, backbones, 
         weights.append(load_file(Path(run.output_dir) / "model.safetensors"))
     for name, value in weights[0].items():
         torch.testing.assert_close(weights[1][name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_what_training_changed_becomes_an_adapter(backbones):
+    """An adapter of full rank answers as the trained backbone does; one of half the rank holds a part of the change."""
+    torch.manual_seed(0)
+    published = backbones["text_backbone"]
+    trained = load_backbone(published).eval()
+    for module in trained.modules():
+        if isinstance(module, torch.nn.Linear):
+            torch.nn.init.normal_(module.weight, std=0.1)
+            torch.nn.init.normal_(module.bias, std=0.1)
+    ids = torch.tensor([[40, 50, 60, 70]])
+    with torch.no_grad():
+        expected = trained(ids).last_hidden_state
+        adapted, share = as_adapter(trained, load_backbone(published).eval(), 512)
+        assert adapted._hf_peft_config_loaded
+        torch.testing.assert_close(adapted.eval()(ids).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
+        assert share == pytest.approx(1, abs=1e-6)
+
+        cut, share = as_adapter(trained, load_backbone(published).eval(), 8)
+        assert 0.1 < share < 0.95
+        assert not torch.allclose(cut.eval()(ids).last_hidden_state, expected, atol=1e-3)
+
+    with pytest.raises(ArgumentError, match="training did not change the backbone"):
+        as_adapter(load_backbone(published), load_backbone(published), 8)
+    other = load_backbone(backbones["audio_backbone"])
+    with pytest.raises(ArgumentError, match="has no layer like"):
+        as_adapter(trained, other, 8)

@@ -1,5 +1,6 @@
 """`bibier join`."""
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -17,13 +18,17 @@ from ..evaluation.calibration import fit_temperature
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.prediction import CONDITIONS, predict_conditions
 from ..files import filled_folder, writes
+from ..model.backbones_bibier import find_backbone_folder, load_backbone
 from ..model.configuration_bibier import MODALITIES
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..tables import markdown_table, percent
 from ..training.join import fit_weights, join_models, join_processors, mixed, sharpen
+from ..training.lora import as_adapter
 from .checkpoint import load_checkpoint
 from .corpora import CorpusOptions
+
+logger = logging.getLogger(__name__)
 
 
 class JoinArguments(CorpusOptions):
@@ -43,6 +48,11 @@ class JoinArguments(CorpusOptions):
     backbone_ids: dict[str, str] = Field(
         default_factory=dict,
         description="{audio: id, text: id}: Hub ids to store in place of frozen backbones that are local copies",
+    )
+    adapter_rank: dict[Literal["audio", "text"], Annotated[int, Field(ge=1)]] = Field(
+        default_factory=dict,
+        description="{text: 32}: store what training changed in this backbone as a LoRA adapter of that rank, over the "
+        "backbone of backbone_ids",
     )
     fit_with: dict[Literal["audio", "text"], str] = Field(
         default_factory=dict,
@@ -69,8 +79,8 @@ def join_checkpoints(arguments: JoinArguments) -> str:
         raise ArgumentError(f"output_dir: {folder} holds a model already ({CONFIG_NAME}). Give another output_dir.")
 
     sources = {"audio": arguments.speech, "text": arguments.text}
-    joined, processor = _joined(sources, arguments.backbone_dir)
-    fitted = joined if not arguments.fit_with else _joined(sources | arguments.fit_with, arguments.backbone_dir)[0]
+    joined, processor = _joined(sources, arguments)
+    fitted = joined if not arguments.fit_with else _joined(sources | arguments.fit_with, arguments)[0]
     corpora = load_corpora(arguments.corpora, tuple(joined.config.label_names))
 
     # Each temperature from the rows that have the modality; the weights from those that have both.
@@ -115,10 +125,24 @@ def join_checkpoints(arguments: JoinArguments) -> str:
 
 
 def _joined(
-    sources: Mapping[str, str], backbone_dir: str | None
+    sources: Mapping[str, str], arguments: JoinArguments
 ) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
-    models, processors = zip(*(load_checkpoint(sources[name], backbone_dir) for name in MODALITIES), strict=True)
-    return join_models(*models), join_processors(*processors)
+    folder = arguments.backbone_dir
+    models, processors = zip(*(load_checkpoint(sources[name], folder) for name in MODALITIES), strict=True)
+    joined = join_models(*models)
+
+    for modality, rank in arguments.adapter_rank.items():
+        stream = joined.streams[modality]
+        name = arguments.backbone_ids.get(modality)
+        if name is None:
+            raise ArgumentError(f"adapter_rank: name the published {modality} backbone too: --backbone_ids.")
+
+        published = load_backbone(find_backbone_folder(folder, modality, name) or name)
+        stream.backbone, share = as_adapter(stream.require_backbone(), published, rank)
+        stream.config.freeze_backbone = True
+        logger.info("%s adapter of rank %d: %.1f %% of the squared change", modality, rank, 100 * share)
+
+    return joined, join_processors(*processors)
 
 
 def _name_backbones(model: BiBiERForEmotionClassification, ids: Mapping[str, str]) -> None:

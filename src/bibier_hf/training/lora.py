@@ -7,12 +7,75 @@ backbone (frozen) + adapter (trained) -- training --> merged: an ordinary backbo
 
 import tempfile
 
+import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import PreTrainedModel
 
 from ..errors import ArgumentError
 from ..model.backbones_bibier import load_adapter
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from .arguments import LoraArguments
+
+
+@torch.no_grad()
+def as_adapter(trained: PreTrainedModel, published: PreTrainedModel, rank: int) -> tuple[PreTrainedModel, float]:
+    """Express what training has changed in a backbone as a LoRA adapter of the published one.
+
+    The change of each matrix is cut to its largest singular values, that of each bias is kept, and those of the
+    normalizations are lost.
+
+    Args:
+        trained: the backbone after training.
+        published: the same backbone before; is changed.
+        rank: of every matrix in the adapter.
+
+    Returns:
+        `published` with the adapter; the share of the squared change of the matrices that the adapter holds.
+
+    Raises:
+        ArgumentError: other architectures, or no change.
+    """
+    before = dict(published.named_modules())
+    changes = {}
+    for name, module in trained.named_modules():
+        if isinstance(module, nn.Linear):
+            twin = before.get(name)
+            if not isinstance(twin, nn.Linear) or twin.weight.shape != module.weight.shape:
+                raise ArgumentError(
+                    f"adapter_rank: the published backbone has no layer like {name}. Name another one."
+                )
+            if not torch.equal(twin.weight, module.weight):
+                changes[name] = module.weight - twin.weight, module.bias - twin.bias
+    if not changes:
+        raise ArgumentError("adapter_rank: training did not change the backbone. Leave it out.")
+
+    wrapped = get_peft_model(
+        published, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(changes), lora_bias=True)
+    )
+    weights = wrapped.state_dict()
+    whole, kept = 0.0, 0.0
+    for name, (matrix, bias) in changes.items():
+        prefix = f"base_model.model.{name}.lora_"
+        left, strengths, right = torch.linalg.svd(matrix, full_matrices=False)
+        used = min(rank, len(strengths))  # rows beyond that are zero
+        scale = strengths[:used].sqrt()
+        weights[f"{prefix}A.default.weight"].zero_()[:used] = scale[:, None] * right[:used]
+        weights[f"{prefix}B.default.weight"].zero_()[:, :used] = left[:, :used] * scale
+        weights[f"{prefix}B.default.bias"].copy_(bias)
+        whole += strengths.square().sum().item()
+        kept += strengths[:used].square().sum().item()
+
+    return _loaded_as_adapter(wrapped), kept / whole
+
+
+def _loaded_as_adapter(wrapped: PeftModel) -> PreTrainedModel:
+    """Return the backbone of a peft model, with the adapter as transformers keeps it."""
+    with tempfile.TemporaryDirectory() as folder:
+        wrapped.save_pretrained(folder)
+        backbone = wrapped.unload()
+        load_adapter(backbone, folder)
+    return backbone
 
 
 class LoraAdapters:
@@ -66,10 +129,7 @@ class LoraAdapters:
             if merges:
                 backbone = wrapped.merge_and_unload()
             else:
-                with tempfile.TemporaryDirectory() as folder:
-                    wrapped.save_pretrained(folder)
-                    backbone = wrapped.unload()
-                    load_adapter(backbone, folder)
+                backbone = _loaded_as_adapter(wrapped)
                 # The base is unchanged, so a checkpoint can name it instead of storing it.
                 stream.config.freeze_backbone = True
             # A merged backbone has no adapters any more.
