@@ -4,7 +4,8 @@
     python benchmarks/load_test.py outputs/resd --requests 500 --clients 8 --json outputs/load.json
 
 It starts `bibier serve` on this machine, and ends it by SIGTERM while requests are being answered. The bare pipeline
-answers 100 of the clips in this process, one at a time and in batches, before the server starts.
+answers 100 of the clips in this process, one at a time and in batches, half of them before and half after the server
+ran. Times of the processor depend less on what else the machine does.
 """
 
 import argparse
@@ -28,9 +29,13 @@ import soundfile
 
 from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
 from bibier_hf.commands.checkpoint import load_pipeline
+from bibier_hf.demo.analysis import Heard, Limits, answer_live
+from bibier_hf.demo.app import LIVE_EVERY_S
 from bibier_hf.files import write_json
 from bibier_hf.serve import LiveClient
 from serving_rows import RATE, RESD_SECONDS
+
+MICROPHONE_RATE = 48_000
 
 LIVE_S = 20
 """Length of the live signals in seconds."""
@@ -52,11 +57,15 @@ def main(arguments: Sequence[str]) -> int:
         clips = _clips(options.requests, options.seconds)
         figures: dict[str, Any] = {"requests": options.requests, "clients": options.clients, "cores": os.cpu_count()}
         figures |= {"seconds of audio in a request": sum(map(_seconds, clips)) / len(clips)}
-        figures |= _measure_pipeline(checkpoint, clips[:100])
+        pipeline = _Pipeline(checkpoint)
+        pipeline.measure(clips[:50])
         with _Server(checkpoint) as server:
             figures |= _measure_requests(server, clips, options.clients)
+            pipeline.measure(clips[50:100])
             figures |= _measure_live(server, options.live)
+            figures |= pipeline.measure_microphone()
             figures |= _measure_end(server, clips[: options.clients])
+        figures |= pipeline.figures()
 
     for name, value in figures.items():
         print(f"{name:<42}{value:>12.4g}" if isinstance(value, float) else f"{name:<42}{value:>12}")
@@ -90,17 +99,49 @@ def _seconds(clip: bytes) -> float:
     return soundfile.info(io.BytesIO(clip)).duration
 
 
-def _measure_pipeline(checkpoint: str, clips: list[bytes]) -> dict[str, Any]:
-    pipe: Any = load_pipeline(checkpoint)
-    pipe(clips[:16], batch_size=16)
-    times = [_time(lambda clip=clip: pipe(clip)) for clip in clips]
-    batched = _time(lambda: pipe(clips, batch_size=16))
-    return {
-        "pipeline, p50 (s)": float(np.median(times)),
-        "pipeline, p95 (s)": float(np.quantile(times, 0.95)),
-        "pipeline, clips per second": len(clips) / sum(times),
-        "pipeline in batches, clips per second": len(clips) / batched,
-    }
+class _Pipeline:
+    """The bare pipeline in this process."""
+
+    def __init__(self, checkpoint: str):
+        self._pipe: Any = load_pipeline(checkpoint)
+        self._times: list[float] = []
+        self._batched = self._batched_busy = self._busy = 0.0
+
+    def measure(self, clips: list[bytes]) -> None:
+        self._pipe(clips[:16], batch_size=16)
+        busy = time.process_time()
+        self._times += [_time(lambda clip=clip: self._pipe(clip, return_unsure=True)) for clip in clips]
+        self._busy += time.process_time() - busy
+
+        busy = time.process_time()
+        self._batched += _time(lambda: self._pipe(clips, batch_size=16, return_unsure=True))
+        self._batched_busy += time.process_time() - busy
+
+    def figures(self) -> dict[str, Any]:
+        count = len(self._times)
+        return {
+            "pipeline, p50 (s)": float(np.median(self._times)),
+            "pipeline, p95 (s)": float(np.quantile(self._times, 0.95)),
+            "pipeline, clips per second": count / sum(self._times),
+            "pipeline, processor time per clip (s)": self._busy / count,
+            "pipeline in batches, clips per second": count / self._batched,
+            "pipeline in batches, processor time (s)": self._batched_busy / count,
+        }
+
+    def measure_microphone(self) -> dict[str, Any]:
+        """What the demo does with each piece of a live voice, once its window is full."""
+        random, heard, times = np.random.default_rng(0), None, []
+        for _ in range(2 * LIVE_S):
+            piece = (0.1 * random.standard_normal(round(MICROPHONE_RATE * LIVE_EVERY_S))).astype(np.float32)
+            begin = time.perf_counter()
+            heard = Heard.of((MICROPHONE_RATE, piece), heard, Limits().live_s)
+            assert heard is not None
+            answer_live(self._pipe, heard)
+            times.append(time.perf_counter() - begin)
+        return {
+            "microphone of the demo, p50 (s)": float(np.median(times)),
+            "microphone of the demo, p95 (s)": float(np.quantile(times, 0.95)),
+        }
 
 
 class _Server:
@@ -121,6 +162,12 @@ class _Server:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait()
+
+    @property
+    def busy_s(self) -> float:
+        """Time of the processor so far."""
+        times = psutil.Process(self.process.pid).cpu_times()
+        return times.user + times.system
 
     @property
     def megabytes(self) -> float:
@@ -151,12 +198,15 @@ def _measure_requests(server: _Server, clips: list[bytes], clients: int) -> dict
                 if status != 200:
                     failures.append(str(status))
 
+    busy = server.busy_s
     whole = _time(lambda: _in_threads(work, clients))
+    busy = server.busy_s - busy
     tenth = max(1, len(memory) // 10)
     return {
         "server, p50 (s)": float(np.median(times)),
         "server, p95 (s)": float(np.quantile(times, 0.95)),
         "server, clips per second": len(clips) / whole,
+        "server, processor time per clip (s)": busy / len(clips),
         "failed requests": len(failures),
         "server's memory, first tenth (MB)": float(np.median(memory[tenth : 2 * tenth])),
         "server's memory, last tenth (MB)": float(np.median(memory[-tenth:])),

@@ -12,7 +12,7 @@ import pytest
 from bibier_hf import EMOTIONS, extras
 from bibier_hf.extras import MissingPackageError
 from bibier_hf.palette import EMOTION_COLORS
-from bibier_hf.timeline import TIMELINE_FORMATS, save_timeline
+from bibier_hf.timeline import TIMELINE_FORMATS, read_turns, save_timeline
 from bibier_hf.timeline.formats import clock, smooth_curves
 
 matplotlib_image = pytest.importorskip("matplotlib.image")
@@ -90,6 +90,23 @@ def test_srt(tmp_path: Path):
         (2, 2, 6, ["sad 40%"]),
         (3, 3725.5, 3729.25, ["anger 91%", "Не верю!"]),
     ]
+
+
+def test_subtitles_and_rttm_of_names_and_words_that_look_like_their_syntax(tmp_path: Path):
+    said = "00:00:07,000 --> 00:00:09,000\r\n\r\nNOTE <b>5 > 4</b> & more"
+    names = ["Anna\n\n1", " \t", "<v Ben> --> C", "A: B"]
+    chunks = [
+        {"timestamp": (float(place), place + 1.0), "speaker": name, "text": said, "emotions": emotions("happy", 0.7)}
+        for place, name in enumerate(names)
+    ]
+    result = {"emotions": [], "chunks": chunks}
+    for suffix in (".srt", ".vtt"):
+        path = save_timeline(result, tmp_path / f"talk{suffix}")
+        assert path.read_text(encoding="utf-8").count("-->") == 4
+        assert sorted({(turn.start, turn.end) for turn in read_turns(path)}) == [(0, 1), (1, 2), (2, 3), (3, 4)]
+    assert [turn.speaker for turn in read_turns(tmp_path / "talk.vtt")] == ["Anna 1", None, "<v Ben> --> C", "A: B"]
+    turns = read_turns(save_timeline(result, tmp_path / "talk.rttm"))
+    assert [turn.speaker for turn in turns] == ["Anna_1", None, "<v_Ben>_-->_C", "A:_B"]
 
 
 def test_srt_of_segments_that_begin_together(tmp_path: Path):

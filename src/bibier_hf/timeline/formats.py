@@ -63,7 +63,7 @@ def to_rttm(result: Mapping[str, Any], name: str) -> str:
         for entry in named_entries(chunk):
             names = f"<NA> {_one_field(entry['label'])}"
             if speakers:
-                names = f"{_one_field(entry['label'])} {_one_field(chunk.get('speaker') or '<NA>')}"
+                names = f"{_one_field(entry['label'])} {_one_field(chunk.get('speaker') or '')}"
             lines.append(
                 f"SPEAKER {recording} 1 {start:.3f} {end - start:.3f} <NA> {names} {entry['score']:.4f} <NA>\n"
             )
@@ -71,7 +71,7 @@ def to_rttm(result: Mapping[str, Any], name: str) -> str:
 
 
 def _one_field(text: str) -> str:
-    return "_".join(text.split())
+    return "_".join(text.split()) or "<NA>"
 
 
 def to_srt(result: Mapping[str, Any], name: str, translations: Mapping[str, str] | None = None) -> str:
@@ -80,7 +80,8 @@ def to_srt(result: Mapping[str, Any], name: str, translations: Mapping[str, str]
     for start, end, speaker, lines in _cues(result, translations):
         first = f"{speaker}: {lines[0]}" if speaker else lines[0]
         time = f"{_srt_time(start)} --> {_srt_time(end)}"
-        blocks.append("\n".join([str(len(blocks) + 1), time, first, *lines[1:]]) + "\n")
+        said = "\n".join([first, *lines[1:]]).replace("-->", "->")  # what is said is no time
+        blocks.append(f"{len(blocks) + 1}\n{time}\n{said}\n")
 
     return "\n".join(blocks)
 
@@ -119,9 +120,10 @@ def _cues(
             form.format((translations or {}).get(entry["label"], entry["label"]), entry["score"]) for entry in entries
         ]
         doubt = f" ({chunk['unsure_reason']})" if chunk.get("unsure") else ""
-        lines = [line for line in [", ".join(shown) + doubt, *(chunk.get("text") or "").split("\n")] if line.strip()]
+        said = (chunk.get("text") or "").splitlines()
+        lines = [line for line in [", ".join(shown) + doubt, *said] if line.strip()]
         if lines:
-            yield start, end, chunk.get("speaker"), lines
+            yield start, end, " ".join((chunk.get("speaker") or "").split()) or None, lines
 
 
 TEXT_FORMATS: dict[str, Callable[[Mapping[str, Any], str], str]] = {

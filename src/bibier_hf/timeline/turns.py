@@ -5,12 +5,13 @@ import html
 import io
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from ..errors import ArgumentError
 from ..model.segments_bibier import Turn, as_turns
+from ..model.validation_bibier import one_line
 
 TURN_FORMATS = (".rttm", ".json", ".csv", ".srt", ".vtt")
 """Suffixes of the files that turns can be read from."""
@@ -115,6 +116,8 @@ def _from_json(text: str) -> Iterable[Row]:
         content = json.loads(text)
     except json.JSONDecodeError as error:
         raise _BadRow(f"line {error.lineno}: this is not JSON ({error.msg}).") from error
+    except (ValueError, RecursionError) as error:
+        raise _BadRow(f"file: this JSON is too deep, or has too large a number ({one_line(error)}).") from error
     if isinstance(content, Mapping):
         content = next(
             (content[key] for key in ("segments", "turns", "diarization", "chunks") if key in content), None
@@ -141,7 +144,7 @@ def _from_csv(text: str) -> Iterable[Row]:
     if "start" not in names or not ({"end", "duration"} & set(names)):
         raise _BadRow(f"line 1: columns start and end (or duration) are needed; there are {', '.join(names)}.")
 
-    for row in reader:
+    for row in _csv_rows(reader):
         place = f"line {reader.line_num}"
         start = _seconds(row[names["start"]], place)
         if "end" in names:
@@ -150,6 +153,13 @@ def _from_csv(text: str) -> Iterable[Row]:
             end = round(start + _seconds(row[names["duration"]], place), 6)
         speaker, said = (row[names[name]] if name in names else None for name in ("speaker", "text"))
         yield place, Turn(start, end, _name(speaker), _words(said))
+
+
+def _csv_rows(reader: csv.DictReader) -> Iterator[dict[str, Any]]:
+    try:
+        yield from reader
+    except csv.Error as error:
+        raise _BadRow(f"line {reader.line_num}: this is not CSV ({error}).") from error
 
 
 def _from_subtitles(text: str) -> Iterable[Row]:
@@ -219,7 +229,7 @@ def _words(value: Any) -> str | None:
 def _seconds(value: Any, place: str) -> float:
     try:
         return float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise _BadRow(f"{place}: {value!r:.40} is not a number of seconds.") from None
 
 
