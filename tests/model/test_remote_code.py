@@ -13,7 +13,7 @@ import torch
 from transformers import AutoModel, AutoProcessor
 
 REMOTE = (
-    "answers audio backbones batching configuration containers context decoding encoders explaining ffmpeg fusion granularity "
+    "answers audio backbones batching configuration containers context decoding encoders explaining ffmpeg front_end fusion granularity "
     "hashing importing labels losses mamba modeling pipeline processing segments sequence sources speakers streams timeline "
     "unsure validation words"
 ).split()

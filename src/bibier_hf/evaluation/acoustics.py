@@ -7,12 +7,14 @@ over time
 from collections.abc import Iterator
 
 import numpy as np
+import torch
 from datasets import Dataset
 from scipy.fft import dct
 from tqdm.auto import tqdm
-from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
+from transformers.audio_utils import mel_filter_bank, window_function
 
 from ..model.audio_bibier import SAMPLING_RATE, decode_audio
+from ..model.front_end_bibier import mel_energies
 
 FRAMES_PER_SECOND = 100
 MEL_BANDS = 64
@@ -22,32 +24,28 @@ FUNCTIONALS = 2 * COEFFICIENTS * (2 + len(PERCENTILES))
 """Values per clip: mean, standard deviation and percentiles of 40 coefficients and their slopes (560)."""
 
 _FRAME_SAMPLES, _FFT_SAMPLES = 400, 512
-_WINDOW = window_function(_FRAME_SAMPLES, "hann", periodic=True)
-_FILTERS = mel_filter_bank(
-    num_frequency_bins=_FFT_SAMPLES // 2 + 1,
-    num_mel_filters=MEL_BANDS,
-    min_frequency=0.0,
-    max_frequency=SAMPLING_RATE / 2,
-    sampling_rate=SAMPLING_RATE,
-    norm="slaney",
-    mel_scale="slaney",
-)
+_WINDOW = torch.from_numpy(window_function(_FRAME_SAMPLES, "hann", periodic=True)).double()
+_FILTERS = torch.from_numpy(
+    mel_filter_bank(
+        num_frequency_bins=_FFT_SAMPLES // 2 + 1,
+        num_mel_filters=MEL_BANDS,
+        min_frequency=0.0,
+        max_frequency=SAMPLING_RATE / 2,
+        sampling_rate=SAMPLING_RATE,
+        norm="slaney",
+        mel_scale="slaney",
+    )
+).float()
 
 
 def log_mel(samples: np.ndarray) -> np.ndarray:
     """Return the log-mel spectrogram in dB, (64, T) float32 at 100 frames/s, of 16 kHz samples (S,)."""
     # A clip shorter than a frame cannot be mirrored at its ends, so it is padded with silence.
     samples = np.pad(samples, (0, max(0, _FFT_SAMPLES - len(samples))))
-    return spectrogram(
-        samples,
-        _WINDOW,
-        frame_length=_FRAME_SAMPLES,
-        hop_length=SAMPLING_RATE // FRAMES_PER_SECOND,
-        fft_length=_FFT_SAMPLES,
-        power=2.0,
-        mel_filters=_FILTERS,
-        log_mel="dB",
-    )
+    half = _FRAME_SAMPLES // 2
+    mirrored = torch.from_numpy(np.pad(samples.astype(np.float64), half, mode="reflect"))
+    energies = mel_energies(mirrored, _WINDOW, SAMPLING_RATE // FRAMES_PER_SECOND, _FFT_SAMPLES, _FILTERS)
+    return energies.clamp_(min=1e-10).log10_().mul_(10).T.numpy()
 
 
 def mfcc_functionals(mel: np.ndarray) -> np.ndarray:

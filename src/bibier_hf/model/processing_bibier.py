@@ -22,6 +22,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin
 from .audio_bibier import SAMPLING_RATE, as_many, decode_audio
 from .backbones_bibier import find_backbone_folder
 from .configuration_bibier import EMBEDDED
+from .front_end_bibier import front_end_frames
 from .importing_bibier import make_importable
 from .validation_bibier import CheckpointError, check_whole, one_line
 
@@ -385,6 +386,8 @@ class BiBiERProcessor(ProcessorMixin):
         spectral = self.audio_input_name == "input_features"
         if spectral and len(clip) < SHORTEST_SPECTRAL_CLIP:
             clip = np.pad(clip, (0, SHORTEST_SPECTRAL_CLIP - len(clip)))
+        if (frames := front_end_frames(self.feature_extractor, clip)) is not None:
+            return frames
         out = self.feature_extractor(
             clip, sampling_rate=SAMPLING_RATE, padding="longest", truncation=False, return_tensors="np"
         )
