@@ -314,7 +314,7 @@ COMMANDS: dict[str, Run | Skip] = {
         ),
         SERVED,
     ),
-    "python benchmarks/load_test.py --requests 500 --clients 8 --seconds 1 --json outputs/load.json": Run(
+    "python benchmarks/load_test.py bibier-tiny --requests 500 --clients 8 --seconds 4 --json outputs/load.json": Run(
         slow=True,
         replace={"--requests 500 --clients 8": "--requests 24 --clients 4 --live 1"},
         expect="failed requests",
