@@ -237,6 +237,23 @@ def test_every_file_of_a_conversation(conversation: dict, tmp_path: Path):
         assert paths[".png"].stat().st_size > 1000
 
 
+def test_the_picture_says_how_to_read_it(conversation: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from bibier_hf.timeline import picture
+
+    figures = []
+    monkeypatch.setattr(picture.Figure, "savefig", lambda figure, *args, **options: figures.append(figure))
+    explanation = {"audio": [{"timestamp": (0, 1), "effect": 0.2}], "carried_by": {"words": [], "audio": [0]}}
+    chunks = [{**chunk, "unsure": place == 1} for place, chunk in enumerate(conversation["chunks"])]
+    chunks[0] |= {"speaker": "A name of more than thirty letters", "explanation": explanation}
+    picture.draw_timeline({**conversation, "chunks": chunks}, tmp_path / "a.png", "talk")
+    picture.draw_timeline(conversation, tmp_path / "b.png", "talk")
+    marked, plain = (figure.axes[0] for figure in figures)
+    assert "pale if unsure; dark marks: what carried it" in marked.get_xlabel()
+    assert plain.get_xlabel().endswith("a bar is as high as the probability of its emotion")
+    assert marked.get_yticklabels()[0].get_text() == "A name of more than thirty le…"
+    assert [label.get_text() for label in plain.get_yticklabels()] == ["Анна", "Ben $1_x", "unknown"]
+
+
 def test_a_hundred_speakers(pipe: AudioTextEmotionPipeline, talk: Path, tmp_path: Path):
     turns = [Turn(0.01 * number, 0.01 * number + 0.3, f"Speaker {number}") for number in range(100)]
     result = pipe(str(talk), segments=turns, return_timestamps=True, batch_size=32)

@@ -14,6 +14,12 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 from ..palette import FAINT, INK, emotion_color
 from .formats import clock, has_speakers, is_regression, named_entries, smooth_curves
 
+_BAR = 0.88
+"""Height of a bar with probability one, in rows."""
+
+_LONGEST_NAME = 30
+"""Letters of a speaker's name that are shown."""
+
 
 def draw_timeline(result: Mapping[str, Any], path: str | Path, title: str = "") -> None:
     """Draw a band per emotion over time, as high as its smoothed probability and solid where it is the strongest.
@@ -46,8 +52,8 @@ def draw_timeline(result: Mapping[str, Any], path: str | Path, title: str = "") 
         solid = strongest > 0
         axes.fill_between(curves.times, floor, floor + strongest, solid, color=color, linewidth=0, zorder=3)
         if label in means:
-            mean = f"{means[label]:.0%}"
-            axes.annotate(mean, (1.01, floor + 0.3), xycoords=axes.get_yaxis_transform(), color=INK, fontsize=10)
+            mean, place = f"{means[label]:.0%}", (1.01, floor + 0.3)
+            axes.annotate(mean, place, xycoords=axes.get_yaxis_transform(), color=INK, fontsize=10, va="center")
 
     if curves.values:
         axes.set_xlim(curves.times[0], curves.times[-1])
@@ -70,19 +76,21 @@ def draw_timeline(result: Mapping[str, Any], path: str | Path, title: str = "") 
 def draw_speakers(result: Mapping[str, Any], path: str | Path, title: str = "") -> None:
     """Draw a row per speaker, in the order in which they first speak, with a bar for each chunk.
 
-    A bar has the color of its emotion and is as high as its probability; the full height is one. The share of time of
-    the most frequent emotion of each speaker is on the right. Stretches that carried an answer are marked above it.
+    A bar has the color of its emotion and is as high as its probability; the full height is one. Unsure ones are pale.
+    The share of time of the most frequent emotion of each speaker is on the right. Stretches that carried an answer are
+    marked above it.
 
     Args:
         result: a timeline whose chunks have speakers.
         path: picture to write; the suffix selects the format.
         title: line above the picture.
     """
-    rows: dict[str | None, list[tuple[float, float, str, float]]] = {}
+    rows: dict[str | None, list[tuple[float, float, str, float, bool]]] = {}
     for chunk in result["chunks"]:
         entries = named_entries(chunk)[:1]
         bars = rows.setdefault(chunk.get("speaker"), [])
-        bars += [(*chunk["timestamp"], entry["label"], entry["score"]) for entry in entries]
+        unsure = bool(chunk.get("unsure"))
+        bars += [(*chunk["timestamp"], entry["label"], entry["score"], unsure) for entry in entries]
 
     height = min(0.6, 20 / max(1, len(rows)))  # inches; small for a hundred speakers, but all of them are there
     figure = Figure(figsize=(11, 1.6 + height * max(1, len(rows))), layout="constrained")
@@ -93,20 +101,27 @@ def draw_speakers(result: Mapping[str, Any], path: str | Path, title: str = "") 
     for row, (speaker, bars) in enumerate(rows.items()):
         floor = len(rows) - 1 - row
         axes.axhline(floor, color=FAINT, linewidth=0.8, zorder=1)
-        for start, end, label, score in bars:
-            color = emotion_color(label)
-            axes.bar(start, 0.88, end - start, floor, align="edge", color=color, alpha=0.2, linewidth=0)
-            axes.bar(start, 0.88 * score, end - start, floor, align="edge", color=color, linewidth=0, zorder=3)
+        for start, end, label, score, unsure in bars:
+            color, form = emotion_color(label), {"align": "edge", "linewidth": 0}
+            axes.bar(start, _BAR, end - start, floor, color=color, alpha=0.15, **form)
+            axes.bar(
+                start, _BAR * score, end - start, floor, color=color, alpha=0.4 if unsure else 1, zorder=3, **form
+            )
         for chunk in result["chunks"]:
             if "explanation" in chunk and chunk.get("speaker") == speaker:
-                _mark_effects(axes, chunk["explanation"], floor + 0.89, 0.06)
+                _mark_effects(axes, chunk["explanation"], floor + _BAR + 0.01, 0.07)
         if shares.get(speaker):
             label, share = next(iter(shares[speaker].items()))
-            place = (1.01, floor + 0.3)
-            axes.annotate(f"{label} {share:.0%}", place, xycoords=axes.get_yaxis_transform(), color=INK, fontsize=size)
+            place, said = (1.01, floor + _BAR / 2), f"{label} {share:.0%}"
+            across = axes.get_yaxis_transform()
+            axes.annotate(said, place, xycoords=across, color=INK, fontsize=size, va="center", parse_math=False)
 
+    if any(shares.values()):
+        top = (1.01, max(1, len(rows)))
+        axes.annotate("share of time", top, xycoords=axes.get_yaxis_transform(), color=INK, fontsize=9, va="bottom")
     names = [speaker or "unknown" for speaker in rows]
-    axes.set_yticks([len(rows) - 1 - row + 0.3 for row in range(len(rows))], names, parse_math=False)
+    names = [name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…" for name in names]
+    axes.set_yticks([len(rows) - 1 - row + _BAR / 2 for row in range(len(rows))], names, parse_math=False)
     axes.set_ylim(0, max(1, len(rows)))
     if times := [time for chunk in result["chunks"] for time in chunk["timestamp"]]:
         axes.set_xlim(min(times), max(max(times), min(times) + 0.1))
@@ -114,7 +129,12 @@ def draw_speakers(result: Mapping[str, Any], path: str | Path, title: str = "") 
     handles = [Patch(color=emotion_color(label), label=label) for label in labels]
     if handles:
         figure.legend(handles=handles, loc="outside lower center", ncols=min(8, len(handles)), frameon=False)
-    _finish(axes, title, "a bar is as high as the probability of its emotion")
+    reading = "a bar is as high as the probability of its emotion"
+    if any(bar[4] for bars in rows.values() for bar in bars):
+        reading += ", and pale if unsure"
+    if any("explanation" in chunk for chunk in result["chunks"]):
+        reading += "; dark marks: what carried it"
+    _finish(axes, title, reading)
     axes.tick_params(axis="y", labelsize=size)
 
     with warnings.catch_warnings():
