@@ -102,11 +102,11 @@ def draw_speakers(result: Mapping[str, Any], path: str | Path, title: str = "") 
         floor = len(rows) - 1 - row
         axes.axhline(floor, color=FAINT, linewidth=0.8, zorder=1)
         for start, end, label, score, unsure in bars:
-            color, form = emotion_color(label), {"align": "edge", "linewidth": 0}
-            axes.bar(start, _BAR, end - start, floor, color=color, alpha=0.15, **form)
-            axes.bar(
-                start, _BAR * score, end - start, floor, color=color, alpha=0.4 if unsure else 1, zorder=3, **form
-            )
+            color = emotion_color(label)
+            for height, alpha in ((_BAR, 0.15), (_BAR * score, 0.4 if unsure else 1.0)):
+                axes.bar(
+                    start, height, end - start, floor, align="edge", color=color, alpha=alpha, linewidth=0, zorder=3
+                )
         for chunk in result["chunks"]:
             if "explanation" in chunk and chunk.get("speaker") == speaker:
                 _mark_effects(axes, chunk["explanation"], floor + _BAR + 0.01, 0.07)
