@@ -476,6 +476,9 @@ def shown(value: Any) -> str:
     """A value as a command line takes it; "" for an empty list or mapping."""
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, (list, dict)):
+    if isinstance(value, dict):
+        pairs = ", ".join(f"{key}: {shown(inner)}" for key, inner in value.items())
+        return f"{{{pairs}}}" if pairs else ""
+    if isinstance(value, (list, tuple)):
         return ",".join(map(shown, value))
     return "null" if value is None else str(getattr(value, "value", value))

@@ -13,6 +13,7 @@ EXTRAS = {
     "serve": ["fastapi", "python_multipart", "starlette", "uvicorn", "websockets"],
     "export": ["onnx", "onnxruntime", "onnxscript"],
     "excel": ["openpyxl"],
+    "search": ["optuna"],
 }
 """Extra -> modules that it installs."""
 

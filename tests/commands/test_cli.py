@@ -303,6 +303,11 @@ def test_help_shows_examples():
     assert "130 interrupted" in bibier("predict", "--help").stdout
 
 
+def test_help_shows_defaults_and_where_other_options_are():
+    assert "--strengths [{audio: 0.003, text: 0.01}]: C" in bibier("transfer", "--help").stdout
+    assert "Options:\n  --KEY: any option of `bibier train`, for every trial\n" in bibier("search", "--help").stdout
+
+
 HELP_ALONE = """
 import sys
 from bibier_cli import main

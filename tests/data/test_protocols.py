@@ -15,7 +15,7 @@ from bibier_hf.data.protocols import (
     stratified_group_split,
     stratified_sample,
 )
-from bibier_hf.data.schema import COLUMNS, FEATURES
+from bibier_hf.data.schema import COLUMNS, FEATURES, SPLITS
 
 
 def make_corpus(dialogues: int = 15, clips: int = 8, fold: bool = False, with_dev: bool = False) -> DatasetDict:
@@ -179,6 +179,8 @@ def test_missing_splits_and_dialogues_are_refused():
     corpus = make_corpus()
     with pytest.raises(ProtocolError, match="needs a train and a test split; the corpus has train"):
         apply_protocol(DatasetDict({"train": corpus["train"]}))
+    alone = apply_protocol(DatasetDict({"test": corpus["test"]}), needed=["test"])
+    assert [len(alone[split]) for split in SPLITS] == [0, 0, len(corpus["test"])]
     nowhere = corpus["train"].map(
         lambda row, index: {"dialogue": None if index < 3 else row["dialogue"]}, with_indices=True
     )

@@ -96,8 +96,10 @@ def test_contradictions_are_told_in_one_line(trained, tmp_path):
         assert "\n" not in str(error.value)
     with pytest.raises(ArgumentError, match=r"^text_backbone: init_from brings its own backbones\."):
         starting_from(folder, text_backbone="intfloat/e5-small")
-    with pytest.raises(ArgumentError, match=r"^init_from: .*nothing cannot be used"):
+    with pytest.raises(ArgumentError, match=r"^init_from: .*nothing is neither a folder .* bibier-tiny, which come"):
         build_model(starting_from(str(tmp_path / "nothing")))
+    with pytest.raises(ArgumentError, match=r"^init_from: bibier-tny is neither .* Did you mean bibier-tiny\?: "):
+        build_model(starting_from("bibier-tny"))
 
 
 def test_a_run_starts_from_a_checkpoint(small_run, trained, tmp_path):

@@ -15,6 +15,7 @@ from transformers import pipeline
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
 from bibier_hf.commands.evaluate import EvaluateArguments, _calibrate, evaluate_checkpoint
 from bibier_hf.data.mixture import AugmentationArguments, CorpusArguments, load_corpora
+from bibier_hf.data.protocols import ProtocolError
 from bibier_hf.data.reader import InputReader
 from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.calibration import fit_temperature
@@ -262,6 +263,20 @@ def test_evaluating_takes_another_corpus_and_split(finished, about, corpus_table
     ]
     again = evaluate_checkpoint(EvaluateArguments.from_command_line([*arguments, "--feature_cache.enabled", "false"]))
     assert again.metrics["dev"] == about(results.metrics["dev"])
+
+
+def test_a_table_of_test_rows_alone_can_be_evaluated(finished, about, corpus_table, tmp_path):
+    run, results = finished
+    lines = corpus_table.read_text(encoding="utf-8").splitlines()
+    table = corpus_table.with_name("alone.csv")
+    table.write_text("\n".join([lines[0], *(line for line in lines if ",test," in line)]), encoding="utf-8")
+
+    arguments = [run.output_dir, "--corpus", "csv", "--data_dir", str(table), "--output_dir", str(tmp_path / "alone")]
+    alone = evaluate_checkpoint(EvaluateArguments.from_command_line(arguments))
+    assert alone.metrics["test"]["alone"] == about(results.metrics["test"]["small"])
+
+    with pytest.raises(ProtocolError, match="needs a train split; the corpus has test"):
+        evaluate_checkpoint(EvaluateArguments.from_command_line([*arguments, "--split", "dev"]))
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Searches: every combination paid for once, chosen on dev, resumable, one table."""
 
 import json
+import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ import yaml
 from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.report import environment
 from bibier_hf.evaluation.results import RunResults
+from bibier_hf.extras import MissingPackageError
 from bibier_hf.training import study as study_module
 from bibier_hf.training.search import Trial, best_rows, greedy, read_search, run_search, with_optuna
 
@@ -42,7 +44,7 @@ def test_of_equal_scores_the_first_stays():
     assert greedy(SPACE, lambda values: trial(values, 0.5)).values == {"learning_rate": 1e-3, "weight_decay": 0.0}
 
 
-def test_optuna_finds_the_best_and_repeats_itself():
+def test_optuna_finds_the_best_and_repeats_itself(tmp_path):
     pytest.importorskip("optuna")
     runs = []
     for _ in range(2):
@@ -52,8 +54,9 @@ def test_optuna_finds_the_best_and_repeats_itself():
             tried.append(dict(values))
             return trial(values, landscape(values))
 
-        best = with_optuna(SPACE, attempt, 20, seed=1)
-        assert best.values == {"learning_rate": 1e-4, "weight_decay": 0.1}
+        with_optuna(SPACE, attempt, 20, seed=1, output_dir=tmp_path)
+        assert len(tried) == 20
+        assert {"learning_rate": 1e-4, "weight_decay": 0.1} in tried[:15]
         runs.append(tried)
     assert runs[0] == runs[1]
 
@@ -113,6 +116,13 @@ def test_trials_are_kept_and_stand_in_one_table(search_file, trained, tmp_path):
     again = run_search(search, {"num_train_epochs": 3}, say=said.append)
     assert len(trained) == 4
     assert again == trials
+
+
+def test_optuna_needs_its_extra(search_file, trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingPackageError, match=r"pip install 'bibier-hf\[search\]'"):
+        run_search(read_search(search_file(method="optuna")))
+    assert not trained
 
 
 @pytest.mark.parametrize(

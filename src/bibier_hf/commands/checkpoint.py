@@ -11,7 +11,7 @@ from transformers.utils import CONFIG_NAME
 
 from ..commandline import Positional, Section
 from ..errors import ArgumentError
-from ..hub.shipped import SHIPPED, checkpoint_source
+from ..hub.shipped import SHIPPED, checkpoint_source, not_found
 from ..model.configuration_bibier import TASK, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.pipeline_bibier import AudioTextEmotionPipeline
@@ -98,10 +98,5 @@ def _load(name: str, read: Callable[[], T]) -> T:
     except CheckpointError as error:
         raise ArgumentError(f"model: {error}") from error
     except OSError as error:
-        where = (
-            "cannot be read"
-            if os.path.isdir(name)
-            else "is neither a folder with a checkpoint nor one on the Hub that can be fetched, "
-            f"nor {' or '.join(SHIPPED)}, which come with the package"
-        )
-        raise ArgumentError(f"model: {name} {where}: {one_line(error)}") from error
+        problem = f"{name} cannot be read" if os.path.isdir(name) else not_found(name)
+        raise ArgumentError(f"model: {problem}: {one_line(error)}") from error

@@ -180,7 +180,8 @@ def _evaluate(
     names = tuple(model.config.label_names)
     if arguments.labels is not None and tuple(arguments.labels) != names:
         raise ArgumentError(f"labels: the checkpoint has {', '.join(names)}. Leave it out.")
-    splits = load_corpora(arguments.corpora, names, str(model.config.problem_type))
+    needed = [split, "train"] if arguments.fit_unsure else [split]
+    splits = load_corpora(arguments.corpora, names, str(model.config.problem_type), needed)
     protocol = {
         name: protocol_facts(corpus, rows)
         for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)

@@ -96,9 +96,8 @@ def compare_answers(
     cache = FeatureCacheArguments(enabled=exported.manifest["part"] == "features")
     reader = InputReader(model, processor, cache)
     source = CorpusArguments(name=corpus, data_dir=arguments.data_dir)
-    dataset = reader.split(
-        load_corpora([source], model.config.label_names, str(model.config.problem_type)), arguments.split
-    )
+    names, problem = model.config.label_names, str(model.config.problem_type)
+    dataset = reader.split(load_corpora([source], names, problem, [arguments.split]), arguments.split)
 
     exact, logits = (
         predict_logits(which, dataset, reader.collator, batch_size=1)  # ty: ignore[invalid-argument-type] - called alike

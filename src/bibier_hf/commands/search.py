@@ -17,7 +17,7 @@ class SearchCommand(RunFile):
     Examples:
       bibier search my_search.yaml --data_dir PATH/TO/resd
 
-    All other options are those of `bibier train` and apply to every trial. Finished trials are kept.
+    Finished trials are kept.
     """
 
     run_file: Annotated[str, Positional("SEARCH")] = Field(  # ty: ignore[incompatible-mutable-override]
@@ -27,7 +27,7 @@ class SearchCommand(RunFile):
     @classmethod
     def option_help(cls) -> list[str]:
         keys = [line.replace("  --", "  ", 1) for line in section_help(SearchArguments)]
-        return [*section_help(cls), "", "Keys of the search file:", *keys]
+        return ["  --KEY: any option of `bibier train`, for every trial", "", "Keys of the search file:", *keys]
 
     def after_interrupt(self) -> str:
         return "Finished trials are kept. Continue with the same command."

@@ -13,6 +13,7 @@ from ..model.labels_bibier import SINGLE_LABEL
 from .context import Context
 from .corpora import load_corpus
 from .protocols import apply_protocol
+from .schema import SPLITS
 from .synthetic import SyntheticRows
 
 LABELS_HELP = "label set, in the order of the model's outputs; null: the seven emotions, or what the corpus brings"
@@ -82,9 +83,9 @@ class CorpusArguments(Section):
         context = {} if self.context is None else {"context": self.context}
         return {**of_labels, "problem_type": problem_type, **context, **self.options}
 
-    def split(self, rows: DatasetDict) -> DatasetDict:
-        """Arrange the rows of the corpus into train, dev and test."""
-        return apply_protocol(rows, self.protocol, fold=self.fold, seed=self.split_seed, dev_share=self.dev_share)
+    def split(self, rows: DatasetDict, needed: Sequence[str] = SPLITS) -> DatasetDict:
+        """Arrange the rows of the corpus into train, dev and test, of which those in `needed` are not empty."""
+        return apply_protocol(rows, self.protocol, self.fold, self.split_seed, self.dev_share, needed)
 
     @property
     def label_tables(self) -> list[str]:
@@ -110,7 +111,10 @@ class FeatureCacheArguments(Section):
 
 
 def load_corpora(
-    corpora: Sequence[CorpusArguments], labels: Sequence[str] | None = None, problem_type: str = SINGLE_LABEL
+    corpora: Sequence[CorpusArguments],
+    labels: Sequence[str] | None = None,
+    problem_type: str = SINGLE_LABEL,
+    needed: Sequence[str] = SPLITS,
 ) -> dict[str, DatasetDict]:
     """Load corpora and split them; return train, dev and test by the name of the corpus, in the given order.
 
@@ -118,6 +122,7 @@ def load_corpora(
         corpora: to load.
         labels: the label set of all of them; None: what they bring, which must be the same.
         problem_type: what the labels are; corpora for another one are an error.
+        needed: splits that must not be empty in any of them.
 
     Raises:
         ArgumentError: two corpora have the same name, under which results are kept, or different label sets.
@@ -125,8 +130,8 @@ def load_corpora(
     """
     splits: dict[str, DatasetDict] = {}
     for corpus in corpora:
-        rows = corpus.split(corpus.load(labels, problem_type))
-        name = rows["train"]["corpus"][0]
+        rows = corpus.split(corpus.load(labels, problem_type), needed)
+        name = rows[needed[0]]["corpus"][0]
         if name in splits:
             raise ArgumentError(
                 f"corpora: '{name}' is given twice, but results are kept by the name of the corpus. Leave one out."

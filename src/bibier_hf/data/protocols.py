@@ -33,7 +33,12 @@ class ProtocolError(UserError, ValueError):
 
 
 def apply_protocol(
-    dataset_dict: DatasetDict, protocol: str = "official", fold: int = 0, seed: int = 42, dev_share: float = 0.12
+    dataset_dict: DatasetDict,
+    protocol: str = "official",
+    fold: int = 0,
+    seed: int = 42,
+    dev_share: float = 0.12,
+    needed: Sequence[str] = SPLITS,
 ) -> DatasetDict:
     """Arrange a corpus in the common schema into train, dev and test.
 
@@ -43,6 +48,7 @@ def apply_protocol(
         fold: of a grouped protocol: which fold is test, 0 to 4. Must be 0 for `official`.
         seed: seeds all choices that the corpus leaves open.
         dev_share: share of train that becomes dev if the corpus has no dev split (`official`).
+        needed: splits that must not be empty.
 
     Returns:
         train, dev and test with the columns of the common schema; `split` is the new split. No clip is in two of them,
@@ -70,7 +76,14 @@ def apply_protocol(
     if protocol in GROUPED_BY:
         _check_disjoint(splits, rows[GROUPED_BY[protocol]], GROUPED_BY[protocol])
 
-    if empty := [split for split in SPLITS if split not in splits]:
+    if empty := [split for split in needed if split not in splits]:
+        own = [split for split in needed if split != "dev"] or ["train"]
+        if protocol == "official" and not set(own) <= set(present):
+            raise ProtocolError(
+                f"The official protocol needs a {' and a '.join(own)} split; the corpus has {', '.join(present)}. "
+                f"Use a protocol that makes its own: {' or '.join(GROUPED_BY)}. (A table without a column 'split' is "
+                "split when it is prepared.)"
+            )
         raise ProtocolError(
             f"The protocol '{protocol}' leaves no clips for {', '.join(empty)}: the corpus is too small "
             f"({len(splits)} clips)."
@@ -90,17 +103,9 @@ def _official(rows: Mapping[str, list], fold: int, seed: int, dev_share: float) 
             f"fold={fold}, but the official protocol has one split only. Leave fold out, or use {' or '.join(GROUPED_BY)}."
         )
 
-    present = set(rows["split"])
-    if not {"train", "test"} <= present:
-        raise ProtocolError(
-            f"The official protocol needs a train and a test split; the corpus has {', '.join(sorted(present))}. "
-            f"Use a protocol that makes its own: {' or '.join(GROUPED_BY)}. (A table without a column 'split' is split "
-            "when it is prepared.)"
-        )
-
     splits = list(rows["split"])
 
-    if "dev" not in present:
+    if "dev" not in splits:
         train = [index for index, split in enumerate(splits) if split == "train"]
         chosen = stratified_sample(
             [rows["id"][index] for index in train],

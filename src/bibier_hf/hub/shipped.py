@@ -14,6 +14,8 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
+from ..text import did_you_mean
+
 SMALL, TINY = SHIPPED = ("bibier-small", "bibier-tiny")
 FOLDER = Path(__file__).parents[1] / "checkpoints"
 
@@ -33,6 +35,13 @@ def checkpoint_source(name: str) -> str:
     A folder of that name in the working directory wins.
     """
     return str(shipped_checkpoint(name)) if name in SHIPPED and not os.path.isdir(name) else name
+
+
+def not_found(name: str) -> str:
+    """Say that a name is no checkpoint; for an error message, without a full stop."""
+    known = " or ".join(SHIPPED)
+    text = f"{name} is neither a folder with a checkpoint nor one on the Hub that can be fetched, nor {known}"
+    return f"{text}, which come with the package.{did_you_mean(name, SHIPPED)}".removesuffix(".")
 
 
 def default_checkpoint() -> Path:

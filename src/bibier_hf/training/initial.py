@@ -1,12 +1,13 @@
 """A trained checkpoint as the start of a run (`init_from`)."""
 
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from transformers.utils import logging
 
 from ..errors import ArgumentError
-from ..hub.shipped import checkpoint_source
+from ..hub.shipped import checkpoint_source, not_found
 from ..model.configuration_bibier import BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -55,7 +56,9 @@ def load_initial(
     except (CheckpointError, OSError, ValueError) as error:
         if isinstance(error, ArgumentError):
             raise
-        raise ArgumentError(f"init_from: {name} cannot be used: {one_line(error)}") from error
+        is_missing = isinstance(error, OSError) and not os.path.isdir(name)
+        problem = not_found(name) if is_missing else f"{name} cannot be used"
+        raise ArgumentError(f"init_from: {problem}: {one_line(error)}") from error
 
     if run.text_prefix not in (None, processor.text_prefix):
         raise ArgumentError(f"text_prefix: {name} was trained with {processor.text_prefix!r}. Leave it out.")

@@ -7,7 +7,6 @@ again, so a search that was stopped continues where it was, and a greedy search 
 """
 
 import hashlib
-import importlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,12 +16,16 @@ from typing import Any, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 from pydantic import Field
+from transformers import Trainer, TrainingArguments
+from transformers.trainer_utils import TrainOutput
 
 from ..commandline import Section, checked_section, load_yaml
 from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS
 from ..evaluation.results import RESULTS_FILE, RunResults
+from ..extras import require
 from ..files import write_atomically
 from ..model.configuration_bibier import SINGLE_LABEL
 from ..run_files import find_run_file
@@ -41,7 +44,7 @@ class SearchArguments(Section):
     method: Literal["greedy", "optuna"] = Field(
         "greedy",
         description="greedy, as published: one key after the other, each with the best values so far; optuna: a "
-        "tree-structured Parzen estimator",
+        "tree-structured Parzen estimator (pip install 'bibier-hf[search]')",
     )
     trials: int = Field(20, ge=1, description="number of trials of optuna")
     seed: int = Field(42, ge=0, description="seed of the runs and of optuna")
@@ -149,7 +152,7 @@ def run_search(
     if search.method == "greedy":
         greedy(search.space, attempt)
     else:
-        with_optuna(search.space, attempt, search.trials, search.seed)
+        with_optuna(search.space, attempt, search.trials, search.seed, search.output_dir)
     return list(done.values())
 
 
@@ -170,27 +173,42 @@ def greedy(space: Mapping[str, Sequence[Any]], attempt: Attempt) -> Trial:
     return best
 
 
-def with_optuna(space: Mapping[str, Sequence[Any]], attempt: Attempt, trials: int, seed: int) -> Trial:
-    """Let Optuna propose values. They are told the same scores in the same order after a restart, so it goes on alike.
+def with_optuna(
+    space: Mapping[str, Sequence[Any]], attempt: Attempt, trials: int, seed: int, output_dir: str | Path
+) -> None:
+    """Let Optuna propose values, through the hyperparameter search of transformers. It gets the same scores in the same
+    order after a restart, so it proposes the same values."""
+    require("optuna")
+    import optuna
 
-    Returns:
-        the best trial.
-    """
-    try:
-        optuna = importlib.import_module("optuna")
-    except ModuleNotFoundError as error:
-        raise ArgumentError("method: optuna needs the package optuna: pip install optuna") from error
+    def values_of(trial: Any) -> dict[str, Any]:
+        places = {key: trial.suggest_categorical(key, range(len(values))) for key, values in space.items()}
+        return {key: space[key][place] for key, place in places.items()}
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=seed))
-    found = []
-    for _ in range(trials):
-        proposed = study.ask()
-        places = {key: proposed.suggest_categorical(key, list(range(len(values)))) for key, values in space.items()}
-        trial = attempt({key: space[key][place] for key, place in places.items()})
-        study.tell(proposed, trial.score)
-        found.append(trial)
-    return max(found, key=lambda trial: trial.score)
+    TrialTrainer(attempt, output_dir).hyperparameter_search(
+        hp_space=values_of,
+        n_trials=trials,
+        direction="maximize",
+        backend="optuna",
+        sampler=optuna.samplers.TPESampler(seed=seed),
+    )
+
+
+class TrialTrainer(Trainer):
+    """A Trainer that trains a whole run for each trial, so that its hyperparameter search can try any key of a run."""
+
+    def __init__(self, attempt: Attempt, output_dir: str | Path):
+        args = TrainingArguments(str(output_dir), report_to="none")
+        # Each run builds its own model.
+        super().__init__(args=args, model_init=lambda: torch.nn.Linear(1, 1))  # ty: ignore[invalid-argument-type]
+        self.attempt = attempt
+
+    def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None) -> TrainOutput:
+        """Train the run of a trial, and keep its score on dev."""
+        assert trial is not None  # given by the search
+        self.objective = self.attempt(self.hp_space(trial)).score
+        return TrainOutput(0, 0.0, {})
 
 
 def write_trials(trials: Sequence[Trial], path: str | Path) -> None:
