@@ -82,9 +82,6 @@ PUBLISHED_TABLES = (
 )
 
 COMMANDS: dict[str, Run | Skip] = {
-    "python recipes/distill.py --ravdess PATH/TO/ravdess --resd PATH/TO/resd --meld PATH/TO/meld --output_dir outputs/bibier-tiny": Skip(
-        "takes an hour; tests/recipes/test_distill.py runs it on toys"
-    ),
     # README: quickstart, install, use
     "make quickstart": Skip("installs an environment and trains for minutes; run on a fresh clone before a release"),
     "pip install -c constraints.txt -e '.[train,tts]'": Skip(
@@ -214,6 +211,17 @@ COMMANDS: dict[str, Run | Skip] = {
             "--bf16 true --use_cpu true",
         ),
         Skip("takes half an hour with the real backbones; tests/training/test_statistics.py has its parts"),
+    ),
+    **dict.fromkeys(
+        (
+            "python tools/distill_speech.py bibier_tiny_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd",
+            "python tools/distill_text.py bibier_tiny_text --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd",
+            "bibier train bibier_tiny_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd --output_dir outputs/twin",
+            "bibier train bibier_tiny_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd --refit_on_dev true "
+            '--refit_on_test "[ravdess]"',
+            "bibier train bibier_tiny_text --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd",
+        ),
+        Skip("takes an hour with the real backbones; tests/tools/test_distill.py runs it on toys"),
     ),
     "bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --fit_unsure": Run(
         slow=True,

@@ -426,6 +426,20 @@ def test_refitting_trains_on_dev_as_long_as_the_selected_checkpoint(small_run):
     )
 
 
+def test_a_refit_on_test_is_scored_before_it(small_run, tmp_path):
+    options = {"refit_on_dev": True, "refit_on_test": ["small"], "num_train_epochs": 1}
+    results = run_training(small_run(**options))
+    folder = Path(small_run().output_dir)
+    plain = run_training(small_run(num_train_epochs=1, output_dir=str(tmp_path / "plain")))
+    assert results.metrics == plain.metrics
+
+    # batches of 8: 14 + 7 + 7 samples
+    state = json.loads((folder / "refit" / "checkpoint-4" / "trainer_state.json").read_text())
+    assert state["epoch"] == 1
+    with pytest.raises(ArgumentError, match="refit_on_test: there is no corpus 'large'; there are small"):
+        run_training(small_run(**options | {"refit_on_test": ["large"], "output_dir": str(tmp_path / "other")}))
+
+
 def test_the_output_appears_as_a_whole(tmp_path):
     (tmp_path / "results.json").write_text("old")
 

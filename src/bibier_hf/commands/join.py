@@ -59,8 +59,9 @@ class JoinArguments(CorpusOptions):
         description="{audio: checkpoint, text: checkpoint}: twins trained without dev, to fit on their predictions, "
         "if SPEECH or TEXT was trained on dev",
     )
-    dtype: Literal["float32", "float16"] = Field(
-        "float32", description="type of the stored weights; they are loaded in float32"
+    dtype: Literal["float32", "float16", "float8_e4m3fn"] = Field(
+        "float32",
+        description="type of the stored weights, which are loaded in float32; with float8_e4m3fn, the first convolution keeps 16 bits",
     )
     batch_size: int = Field(32, ge=1, description="utterances per step")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
@@ -158,7 +159,10 @@ def _name_backbones(model: BiBiERForEmotionClassification, ids: Mapping[str, str
 
 
 def save(model: BiBiERForEmotionClassification, folder: Path, dtype: str) -> None:
-    """Save a checkpoint whose matrices and adapters are stored in `dtype`. They are loaded in float32."""
+    """Save a checkpoint whose matrices and adapters are stored in `dtype`. They are loaded in float32.
+
+    The first convolution of a backbone has 16 bits at least: everything after it suffers from its rounding.
+    """
     stored = getattr(torch, dtype)
     for stream in model.streams.values():
         for name, parameter in stream.require_backbone().named_parameters():
@@ -167,7 +171,8 @@ def save(model: BiBiERForEmotionClassification, folder: Path, dtype: str) -> Non
     weights = model.state_dict()
     for name, values in weights.items():
         if values.is_floating_point() and values.dim() > 1 and "lora_" not in name:
-            weights[name] = values.to(stored)
+            exact = "conv1." in name and stored.itemsize == 1
+            weights[name] = values.to(torch.float16 if exact else stored)
     model.config.dtype = torch.float32
     model.save_pretrained(folder, state_dict=weights)
 

@@ -232,6 +232,10 @@ class RunArguments(Section):
     refit_on_dev: bool = Field(
         False, description="after selection, train a new model on train + dev for the selected number of epochs"
     )
+    refit_on_test: list[str] = Field(
+        [],
+        description="corpora whose test rows the refit learns from, too, for a model to give away; test is then scored before the refit",
+    )
     logit_adjustment: Literal["dev"] | Annotated[float, Field(ge=-1, le=1)] | None = Field(
         None,
         description="after training, subtract this many times the log prior from the logits; dev: choose on dev; null: off",
@@ -506,7 +510,7 @@ def _dotted(model: dict[str, Any]) -> Iterator[str]:
 _SHARED_BY_STAGES = frozenset(
     """
     corpora labels problem_type data_dir output_dir audio_backbone audio_revision text_backbone text_revision text_prefix init_from model calibrate
-    unsure logit_adjustment disturbances conditions feature_cache refit_on_dev stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
+    unsure logit_adjustment disturbances conditions feature_cache refit_on_dev refit_on_test stages resume_from_checkpoint overwrite push_to_hub hub_model_id hub_private_repo
     """.split()
 )
 
@@ -586,6 +590,10 @@ def _run_problems(run: RunArguments) -> Iterator[str]:
             )
     if run.refit_on_dev and run.scheduler == PLATEAU:
         yield "refit_on_dev: the scheduler 'plateau' needs a dev set, and a refit has none. Choose another one."
+    if run.refit_on_test and not run.refit_on_dev:
+        yield "refit_on_test: without refit_on_dev, nothing is trained again. Add refit_on_dev: true."
+    if run.refit_on_test and run.conditions:
+        yield "conditions: not with refit_on_test, as the final model knows these rows. Score a run without the refit."
     if not run.soft_labels and any(corpus.label_table for corpus in run.corpora):
         yield "corpora: `label_table` is given, but soft_labels is false. Set it to true, or leave `label_table` out."
     for name in ("disturbances", "conditions"):

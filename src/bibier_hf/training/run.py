@@ -19,6 +19,7 @@ from ..data.mixture import data_facts, label_names, load_corpora, protocol_facts
 from ..data.reader import InputReader
 from ..data.schema import SPLITS, truth_of
 from ..data.targets import value_ranges
+from ..errors import ArgumentError
 from ..evaluation.conditions import score_conditions
 from ..evaluation.problems import fitted_of, problem_of
 from ..evaluation.report import Predictions, environment, write_split_report
@@ -151,6 +152,10 @@ class Run:
             self.recorded, self.label_facts = attach_label_tables(
                 load_corpora(corpora, self.arguments.labels, self.arguments.problem_type), tables
             )
+            if unknown := set(self.arguments.refit_on_test) - set(self.recorded):
+                raise ArgumentError(
+                    f"refit_on_test: there is no corpus {min(unknown)!r}; there are {', '.join(self.recorded)}."
+                )
             self._build_model()
             self.augmented = {
                 name: AugmentedCorpus(rows, corpus.augmentation)
@@ -181,6 +186,7 @@ class Run:
         stored = disturbances if reader.extractor is not None else None
         read = [corpus.inputs(reader.inputs, stored) for corpus in self.augmented.values()]
         train, dev, test = zip(*read, strict=True)
+        self.test_inputs = dict(zip(self.augmented, test, strict=True))
 
         disturber = None
         if disturbances is not None and stored is None:
@@ -232,18 +238,25 @@ class Run:
         self.seconds.lap("train")
 
     def refit(self) -> None:
-        """With `refit_on_dev`, train a new model on train + dev, for as many epochs as the selected checkpoint."""
+        """With `refit_on_dev`, train a new model on train + dev, for as many epochs as the selected checkpoint.
+
+        If it also learns from test rows, test is scored first.
+        """
         if not self.arguments.refit_on_dev:
             return
+
+        from_test = [self.test_inputs[name] for name in self.arguments.refit_on_test]
+        if from_test:
+            self.test()
 
         self._build_model()
         folder = Path(self.arguments.output_dir) / REFIT_FOLDER
         self.trainer = BiBiERTrainer(
             self.arguments,
             self.model,
-            replace(self.data, train=[*self.data.train, self.data.dev]),
+            replace(self.data, train=[*self.data.train, self.data.dev, *from_test]),
             self.processor,
-            title="refit on train + dev",
+            title="refit on train + dev" + (" + test" if from_test else ""),
             output_dir=str(folder),
             eval_strategy="no",
             load_best_model_at_end=False,
@@ -255,9 +268,12 @@ class Run:
         self.seconds.lap("refit")
 
     def test(self) -> None:
-        """Score test, once."""
+        """Score test, once, and shift the logits of the final model."""
         if self.adjustment is not None:
             self.model.shift_logits(self.adjustment["shift"])
+        if "test" in self.predictions:
+            return
+
         logits = self.trainer.predict_logits(self.data.test, "test")
         self.predictions["test"] = Predictions.from_logits(self.data.test.metadata, logits, **self.fitted)
         self.seconds.lap("test")
