@@ -246,6 +246,11 @@ COMMANDS: dict[str, Run | Skip] = {
     "torchrun --nproc_per_node 2 -m bibier_cli predict outputs/resd recordings/ --output answers.csv": Run(
         slow=True, expect="answers.csv: 70 rows."
     ),
+    "python benchmarks/folder_test.py bibier-tiny PATH/TO/ravdess/wavs --clips 1000": Run(
+        slow=True,
+        replace={"PATH/TO/ravdess": "{shared}/data/ravdess", "--clips 1000": "--clips 8"},
+        expect="by processor time",
+    ),
     # docs/conversations.md
     "bibier predict outputs/resd talk.wav --segments talk.rttm --output answers.json --summary minutes.csv": Run(
         slow=True, expect="Anna, 2 turns"
