@@ -70,6 +70,7 @@ PREPARE_SURVEY = (
 STACK = "bibier augment sds --corpus resd --data_dir data/resd --output_dir outputs/resd-sds"
 WRITE_SPACE = "bibier demo --space outputs/space --model_id OWNER/NAME"
 EXPORT_SAMPLES = "bibier export bibier-tiny --output_dir onnx/tiny --part samples"
+WRITE_PAGE = "bibier demo bibier-tiny --space outputs/page --sdk static"
 LABEL = "bibier label corpus --corpus resd --data_dir data/resd"
 SERVES = Skip("serves until it is interrupted; tests/demo/test_browser.py uses the page")
 SERVED = Skip("needs a server; tests/serve/test_server.py starts one, and runs what the page shows")
@@ -184,6 +185,10 @@ COMMANDS: dict[str, Run | Skip] = {
     WRITE_SPACE: Run(slow=True, expect="shows OWNER/NAME"),
     "bibier push space outputs/space OWNER/NAME": Run(
         slow=True, after=WRITE_SPACE, hub=True, expect="Pushed privately"
+    ),
+    WRITE_PAGE: Skip("needs npm; tests/demo/test_static_space.py writes the page and uses it"),
+    "bibier push space outputs/page OWNER/NAME": Skip(
+        "needs npm for the page; tests/hub/test_push.py pushes Spaces, whatever their sdk"
     ),
     # docs/export.md
     "bibier export outputs/quickstart --output_dir outputs/quickstart-onnx --part whole": Run(slow=True),

@@ -198,7 +198,7 @@ def test_answers_of_the_model_from_raw_samples(tiny, tiny_export: Path, clips, c
         "tokenizer.json",
     ]
     assert (tiny_export / "model.onnx").stat().st_size < 11e6
-    assert b"/" not in b"".join(node.SerializeToString() for node in onnx.load(tiny_export / "model.onnx").graph.node)
+    assert b".py" not in (tiny_export / "model.onnx").read_bytes()  # where the exporter ran
     with pytest.raises(ExportError, match=r"its own run\.py"):
         OnnxModel(tiny_export)
 

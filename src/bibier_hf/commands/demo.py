@@ -2,14 +2,14 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ..commandline import Positional
 from ..errors import ArgumentError
 from ..extras import require
-from .checkpoint import CheckpointOptions, load_pipeline
+from .checkpoint import CheckpointOptions, load_checkpoint, load_pipeline
 
 QUICKSTART = "outputs/quickstart"
 """The checkpoint of `make quickstart`, shown by default."""
@@ -22,6 +22,7 @@ class DemoArguments(CheckpointOptions):
       bibier demo
       bibier demo outputs/resd --port 7860
       bibier demo --space outputs/space --model_id OWNER/NAME
+      bibier demo bibier-tiny --space outputs/page --sdk static
     """
 
     checkpoint: Annotated[str, Positional("CHECKPOINT")] = Field(
@@ -34,9 +35,20 @@ class DemoArguments(CheckpointOptions):
     trust_remote_code: bool = Field(False, description="run the Python code that comes with the checkpoint")
     space: str | None = Field(None, description="folder to write a Space into, instead of serving")
     model_id: str | None = Field(None, description="checkpoint on the Hub that the Space shows: OWNER/NAME")
+    sdk: Literal["gradio", "static"] = Field(
+        "gradio", description="of the Space: gradio, or static: CHECKPOINT itself, computed in the visitor's browser"
+    )
+    int8: bool = Field(False, description="quantize the model of a static Space")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.sdk == "static":
+            if self.space is None:
+                raise ArgumentError("sdk: goes with --space FOLDER, the folder to write the static page into.")
+            return self
+
+        if self.int8:
+            raise ArgumentError("int8: goes with --sdk static.")
         if self.space is not None:
             if self.model_id is None:
                 raise ArgumentError("space: name the checkpoint of the Space, too: --model_id OWNER/NAME.")
@@ -63,6 +75,10 @@ class DemoArguments(CheckpointOptions):
 
 def demo(arguments: DemoArguments) -> None:
     """Serve the page until Ctrl-C, or write a Space."""
+    if arguments.space is not None and arguments.sdk == "static":
+        _write_static_space(arguments.space, arguments)
+        return
+
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     require("gradio")
     if arguments.space is not None and arguments.model_id is not None:
@@ -77,6 +93,16 @@ def _write_space(space: str, model_id: str) -> None:
     folder = write_space(space, model_id)
     command = f"BIBIER_MODEL=PATH/TO/CHECKPOINT python {folder / 'app.py'}"
     print(f"{folder} is a Space that shows {model_id}. Try it: {command}")
+
+
+def _write_static_space(space: str, arguments: DemoArguments) -> None:
+    from ..demo.static_space import write_static_space
+
+    model, processor = load_checkpoint(arguments.checkpoint, arguments.backbone_dir)
+    name = arguments.model_id or Path(arguments.checkpoint).name
+    folder = write_static_space(space, model.eval(), processor, name, arguments.model_id, arguments.int8)
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 1e6
+    print(f"{folder} is a page of {size:.1f} MB that needs no server. Try it: python -m http.server -d {folder}")
 
 
 def _serve(arguments: DemoArguments) -> None:

@@ -255,6 +255,14 @@ def quantize_onnx(file: Path, target: Path, *, exact: str | None = None) -> None
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
     options.optimized_model_filepath = os.fspath(folded)
     onnxruntime.InferenceSession(os.fspath(file), options, providers=["CPUExecutionProvider"])
+    graph = onnx.load(folded).graph
+    vectors = {weight.name for weight in graph.initializer if len(weight.dims) < 2}  # ONNX Runtime fails on them
+    excluded = [
+        node.name
+        for node in graph.node
+        if vectors.intersection(node.input) or (exact and any(name.startswith(exact) for name in node.input))
+    ]
+
     # Seven bits a weight: without VNNI a CPU adds pairs of products in 16 bits, which eight would overflow.
     quantize_dynamic(
         folded,
@@ -262,11 +270,7 @@ def quantize_onnx(file: Path, target: Path, *, exact: str | None = None) -> None
         weight_type=QuantType.QInt8,
         per_channel=True,
         reduce_range=True,
-        nodes_to_exclude=[
-            node.name
-            for node in onnx.load(folded).graph.node
-            if exact is not None and any(name.startswith(exact) for name in node.input)
-        ],
+        nodes_to_exclude=excluded,
     )
     folded.unlink()
 
