@@ -112,6 +112,35 @@ def test_a_clip_a_text_and_the_other_language(url, pipe, recordings):
         assert visit.is_in_order()
 
 
+def test_what_carried_an_answer_is_shown_when_it_is_asked_for(url, pipe, recordings):
+    with open_window() as page:
+        visit = Visit(page, url)
+        visit.upload(recordings["short"])
+        wait_for_recording(page)
+        page.get_by_label(TEXTS["en"].text).fill("What a day!")
+        visit.press()
+        visit.scores()
+        page.get_by_role("button", name=TEXTS["en"].carried, exact=True).click()
+        page.locator(".carried").wait_for(timeout=PATIENCE_MS)
+        assert page.locator(".carried mark").all_inner_texts() == ["What", "a", "day!"]
+        sample = {"audio": str(recordings["short"]), "text": "What a day!"}
+        found = pipe(sample, explain=True)["explanation"]
+        assert page.locator(".carried rect").count() == len(found["audio"])
+        assert TEXTS["en"].emotions[found["label"]] in page.locator(".carried p").inner_text()
+        page.get_by_label("Русский").click()
+        page.locator(".carried p").get_by_text(TEXTS["ru"].emotions[found["label"]]).wait_for()
+        assert visit.is_in_order()
+
+
+def test_a_live_voice_is_answered_while_it_speaks(url):
+    with open_window() as page:
+        visit = Visit(page, url)
+        page.get_by_role("button", name=TEXTS["en"].live).click()
+        page.get_by_role("button", name="Record", exact=True).last.click()
+        assert sum(visit.scores().values()) == pytest.approx(100, abs=4)
+        assert visit.is_in_order()
+
+
 def test_bars_have_the_colors_of_the_palette(url, recordings):
     with open_window() as page:
         visit = Visit(page, url)

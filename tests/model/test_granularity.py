@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bibier_hf.model.granularity_bibier import TurnGroups, WordGroups, speaker_turns
+from bibier_hf.model.granularity_bibier import TurnGroups, WordGroups, lines_at_once, speaker_turns
 from bibier_hf.model.segments_bibier import Turn
 from bibier_hf.model.words_bibier import Words
 
@@ -88,6 +88,31 @@ def test_turns_of_a_transcript():
     assert speaker_turns(timed) == [Turn(0, 2, "A", "a b c"), Turn(2, 3, "B", "d")]
     with pytest.raises(ValueError, match="needs speakers"):
         speaker_turns([{"text": "a", "timestamp": (0, 1)}])
+
+
+def test_lines_of_speakers_who_speak_at_once_keep_their_times(pipe, clip):
+    """Ben interrupts Anna; in the order of time, his words would come after hers."""
+    said = [
+        {"text": "one two. Three", "timestamp": (0.0, 3.0), "speaker": "Anna"},
+        {"text": "but no", "timestamp": (1.0, 2.0), "speaker": "Ben"},
+    ]
+    assert lines_at_once(said) == [Turn(0.0, 3.0, "Anna", "one two. Three"), Turn(1.0, 2.0, "Ben", "but no")]
+    assert lines_at_once(TIMED) is None
+    assert lines_at_once([{**said[0], "timestamp": (0.0, 1.05)}, said[1]]) is None  # rounding
+    assert lines_at_once([said[0], {**said[1], "speaker": "Anna"}]) is None
+    assert lines_at_once([said[0], {**said[1], "timestamp": (1.0, None)}]) is None
+    recording = {"audio": (clip(4.0), 16_000), "text": said}
+    for granularity, spans in (
+        ("sentence", {"Anna": [(0.0, 1.75), (1.75, 3.0)], "Ben": [(1.0, 2.0)]}),
+        ("turn", {"Anna": [(0.0, 3.0)], "Ben": [(1.0, 2.0)]}),
+    ):
+        chunks = pipe(recording, granularity=granularity, return_timestamps=True)["chunks"]
+        for name, expected in spans.items():
+            found = [chunk["timestamp"] for chunk in chunks if chunk["speaker"] == name]
+            np.testing.assert_allclose(found, expected, atol=0.001)
+    for times in ((0.0, float("nan")), ("0", "1"), (0.0, float("inf"))):
+        with pytest.raises(ValueError, match="times must be numbers of seconds"):
+            pipe({**recording, "text": [{"text": "one", "timestamp": times}]}, granularity="word")
 
 
 def test_in_the_pipeline(pipe, clip, about):

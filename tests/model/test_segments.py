@@ -176,6 +176,18 @@ def test_the_output_of_a_diarization():
     assert as_turns(SimpleNamespace(speaker_diarization=Annotation())) == expected
 
 
+def test_names_without_letters_are_no_names_and_arrays_are_lists():
+    assert as_turns([Turn(0, 1, " "), Turn(1, 2, ""), Turn(2, 3, "A\n B")]) == [
+        Turn(0.0, 1.0),
+        Turn(1.0, 2.0),
+        Turn(2.0, 3.0, "A B"),
+    ]
+    assert as_turns(np.array([[1, 2], [0, 1.5]])) == [Turn(0.0, 1.5), Turn(1.0, 2.0)]
+    for turn in (Turn(0, 1, "\ud800"), Turn(0, 1, "A", "\udfff")):
+        with pytest.raises(ValueError, match=r"segments\[0\] .* half of a surrogate pair"):
+            as_turns([turn])
+
+
 def test_segments_beyond_the_end():
     for segments in ([(0, 1), (0.5, 3)], [(0, 1), (2.0, 2.05)], [(0, 1), (2.2, 2.2)]):
         with pytest.raises(ValueError, match=r"segments\[1\] .* the recording ends at 2.000 s"):

@@ -9,11 +9,15 @@ from ..timeline.formats import clock
 from .texts import Texts
 
 STYLE = """
-.carried { padding: 12px; font-size: 18px; line-height: 1.9; }
+.carried { padding: 12px; font-size: 18px; line-height: 1.9; background: var(--block-background-fill);
+  border: 1px solid var(--border-color-primary); border-radius: var(--block-radius); }
 .carried p { margin: 0 0 8px; font-size: 14px; }
 .carried mark { color: inherit; padding: 2px 4px; border-radius: 4px; }
-.carried svg { width: 100%; height: 28px; display: block; border-bottom: 1px solid var(--border-color-primary); }
+.carried svg { width: 100%; height: 28px; margin-top: 8px; display: block; border-bottom: 1px solid var(--border-color-primary); }
 """
+
+_READABLE = "8c"
+"""Opacity of the strongest color behind a word, which stays readable in the light and in the dark."""
 
 
 def explanation_view(explanation: Mapping[str, Any] | None, texts: Texts) -> str:
@@ -33,7 +37,7 @@ def explanation_view(explanation: Mapping[str, Any] | None, texts: Texts) -> str
         return round(100 * max(0.0, part["effect"]) / largest)
 
     words = " ".join(
-        f'<mark style="background: color-mix(in srgb, {color} {strength(word)}%, transparent)" '
+        f'<mark style="background: color-mix(in srgb, {color}{_READABLE} {strength(word)}%, transparent)" '
         f'title="{100 * word["effect"]:+.0f}">{html.escape(word["text"])}</mark>'
         for word in explanation["words"]
     )

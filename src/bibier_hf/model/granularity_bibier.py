@@ -1,12 +1,12 @@
 """Words, sentences and utterances as segments of a recording, and which speaker says which word."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from .audio_bibier import SAMPLING_RATE
-from .segments_bibier import GivenSegments, SampleBuffer, Segment, Turn
+from .segments_bibier import ROUNDING_S, GivenSegments, SampleBuffer, Segment, Turn
 from .words_bibier import Words, joined
 
 GRANULARITIES = ("word", "sentence", "utterance", "turn")
@@ -171,6 +171,25 @@ def speaker_turns(timed_texts: Sequence[dict[str, Any]]) -> list[Turn]:
         Turn(group[0]["timestamp"][0], group[-1]["timestamp"][1], group[0].get("speaker"), joined(group))
         for group in groups
     ]
+
+
+def lines_at_once(timed_texts: Sequence[Mapping[str, Any]]) -> list[Turn] | None:
+    """The lines of a transcript as turns if different speakers speak at once, so that their words have no common
+    order; otherwise None."""
+    lines: list[Turn] = []
+    for timed in timed_texts:
+        start, end = timed["timestamp"]
+        if start is None or end is None or not 0 <= start <= end:
+            return None
+        lines.append(Turn(start, end, timed.get("speaker"), timed["text"]))
+    lines.sort(key=lambda line: line.start)
+    last_end: dict[str | None, float] = {}
+    for line in lines:
+        others = (end for speaker, end in last_end.items() if speaker != line.speaker)
+        if min(line.end, max(others, default=0.0)) - line.start > ROUNDING_S:
+            return lines
+        last_end[line.speaker] = max(line.end, last_end.get(line.speaker, 0.0))
+    return None
 
 
 def _shared(word: dict[str, Any], turn: Turn) -> float:

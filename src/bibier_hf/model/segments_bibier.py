@@ -278,7 +278,7 @@ def as_turns(segments: Any) -> list[Turn]:
     """Check segments and sort them by their starts.
 
     Args:
-        segments: a list of `(start, end)`, `{"start": s, "end": s, "speaker": str or None, "text": str or None}` or
+        segments: a list (or an array) of `(start, end)`, `{"start": s, "end": s, "speaker": str or None, "text": str or None}` or
             objects with these attributes, such as [`Turn`]; or the output of a diarization, which is anything with
             `itertracks(yield_label=True)`.
 
@@ -289,6 +289,8 @@ def as_turns(segments: Any) -> list[Turn]:
     if hasattr(diarization, "itertracks"):
         tracks = diarization.itertracks(yield_label=True)
         segments = [Turn(stretch.start, stretch.end, str(label)) for stretch, _, label in tracks]
+    if isinstance(segments, np.ndarray):
+        segments = segments.tolist()
     if isinstance(segments, (str, bytes, Mapping)) or not isinstance(segments, Sequence) or not segments:
         raise ValueError(f"segments={segments!r:.80} is not allowed; it must be a list of {_FORM}, with at least one.")
 
@@ -318,4 +320,8 @@ def _as_turn(index: int, segment: Any) -> Turn:
         raise ValueError(
             f"segments[{index}] is {start} to {end} s; a segment must start at 0 or later and end after its start."
         )
-    return Turn(float(start), float(end), turn.speaker, turn.text)
+    for value in (turn.speaker, turn.text):
+        if value is not None and any("\ud800" <= character <= "\udfff" for character in value):
+            raise ValueError(f"segments[{index}] is {segment!r:.80}; it holds half of a surrogate pair.")
+    speaker = " ".join((turn.speaker or "").split()) or None
+    return Turn(float(start), float(end), speaker, turn.text)

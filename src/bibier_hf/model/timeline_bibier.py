@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from .audio_bibier import SAMPLING_RATE
-from .granularity_bibier import GRANULARITIES, TurnGroups, WordGroups, speaker_turns, words_of_turn
+from .granularity_bibier import GRANULARITIES, TurnGroups, WordGroups, lines_at_once, speaker_turns, words_of_turn
 from .segments_bibier import FixedWindows, GivenSegments, Segment, Segmenter, SpeechByEnergy, Turn, as_turns
 from .unsure_bibier import NO_SPEECH, REASONS
 from .validation_bibier import check_switch
@@ -175,8 +175,12 @@ class TimelineSession:
             self._asr = asr
 
         self._turns = None if options.segments is None else as_turns(options.segments)
-        if self._turns is None and options.granularity == "turn" and timed_texts is not None:
-            self._turns = speaker_turns(timed_texts)
+        if self._turns is None and options.granularity is not None and timed_texts is not None:
+            self._turns = lines_at_once(timed_texts)
+            if self._turns is not None:
+                self._words = None  # each line has its own
+            elif options.granularity == "turn":
+                self._turns = speaker_turns(timed_texts)
         self._segmenter = options.segmenter(self._turns, self._words)
         named = self._turns if self._turns is not None else timed_texts or []
         self._has_speakers = any(_speaker(part) is not None for part in named)

@@ -173,4 +173,7 @@ def _checked_times(timed: Any) -> tuple[float | None, float | None]:
             f'{timed!r:.80} is not a text with its time; allowed: {{"text": str, "timestamp": (start, end)}}, in '
             "seconds."
         )
+    for value in timed["timestamp"]:
+        if value is not None and not (isinstance(value, (int, float, np.number)) and math.isfinite(value)):
+            raise ValueError(f"{timed!r:.80}: its times must be numbers of seconds, or None where they are unknown.")
     return timed["timestamp"]
