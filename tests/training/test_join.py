@@ -134,6 +134,8 @@ def test_a_backbone_trained_whole_is_stored_as_an_adapter(pair, corpus_table, ba
     for module in plain.modules():
         if isinstance(module, torch.nn.Linear):
             module.weight.data += 0.1 * torch.randn(module.weight.shape, generator=generator)
+        if isinstance(module, torch.nn.LayerNorm):
+            module.weight.data *= 1.2
     text.streams["text"].backbone = plain
     text.config.text_config.freeze_backbone = False
     text.save_pretrained(tmp_path / "trained")

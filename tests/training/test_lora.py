@@ -177,6 +177,9 @@ def test_what_training_changed_becomes_an_adapter(backbones):
         if isinstance(module, torch.nn.Linear):
             torch.nn.init.normal_(module.weight, std=0.1)
             torch.nn.init.normal_(module.bias, std=0.1)
+        if isinstance(module, torch.nn.LayerNorm):
+            torch.nn.init.normal_(module.weight, mean=1, std=0.1)
+            torch.nn.init.normal_(module.bias, std=0.1)
     ids = torch.tensor([[40, 50, 60, 70]])
     with torch.no_grad():
         expected = trained(ids).last_hidden_state

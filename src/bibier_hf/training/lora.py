@@ -22,8 +22,7 @@ from .arguments import LoraArguments
 def as_adapter(trained: PreTrainedModel, published: PreTrainedModel, rank: int) -> tuple[PreTrainedModel, float]:
     """Express what training has changed in a backbone as a LoRA adapter of the published one.
 
-    The change of each matrix is cut to its largest singular values, that of each bias is kept, and those of the
-    normalizations are lost.
+    The change of each matrix is cut to its largest singular values. Biases and normalizations are kept whole.
 
     Args:
         trained: the backbone after training.
@@ -37,23 +36,29 @@ def as_adapter(trained: PreTrainedModel, published: PreTrainedModel, rank: int) 
         ArgumentError: other architectures, or no change.
     """
     before = dict(published.named_modules())
-    changes = {}
+    changes, norms = {}, []
     for name, module in trained.named_modules():
-        if isinstance(module, nn.Linear):
-            twin = before.get(name)
-            if not isinstance(twin, nn.Linear) or twin.weight.shape != module.weight.shape:
-                raise ArgumentError(
-                    f"adapter_rank: the published backbone has no layer like {name}. Name another one."
-                )
-            if not torch.equal(twin.weight, module.weight):
-                changes[name] = module.weight - twin.weight, module.bias - twin.bias
+        if not isinstance(module, nn.Linear | nn.LayerNorm):
+            continue
+        twin = before.get(name)
+        if not isinstance(twin, type(module)) or twin.weight.shape != module.weight.shape:
+            raise ArgumentError(f"adapter_rank: the published backbone has no layer like {name}. Name another one.")
+        if torch.equal(twin.weight, module.weight):
+            continue
+
+        if isinstance(module, nn.LayerNorm):
+            norms.append(name)
+        else:
+            changes[name] = module.weight - twin.weight, module.bias - twin.bias
     if not changes:
         raise ArgumentError("adapter_rank: training did not change the backbone. Leave it out.")
 
-    wrapped = get_peft_model(
-        published, LoraConfig(r=rank, lora_alpha=rank, target_modules=list(changes), lora_bias=True)
-    )
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(changes), modules_to_save=norms, lora_bias=True)
+    wrapped = get_peft_model(published, config)
     weights = wrapped.state_dict()
+    for name in norms:
+        for part, values in trained.get_submodule(name).state_dict().items():
+            weights[f"base_model.model.{name}.modules_to_save.default.{part}"].copy_(values)
     whole, kept = 0.0, 0.0
     for name, (matrix, bias) in changes.items():
         prefix = f"base_model.model.{name}.lora_"
