@@ -16,9 +16,10 @@ from statistics import fmean
 
 import numpy as np
 
-from bibier_hf.evaluation.bootstrap import drawn_scores, percentile_interval
+from bibier_hf.evaluation.bootstrap import drawn_scores, paired_difference, percentile_interval
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.tables import markdown_table, percent
+from bibier_hf.training.study import StudyArguments
 
 METHODS = {
     "adapt": "`bibier adapt`, from the model trained on RESD",
@@ -72,11 +73,14 @@ class Answers:
         columns = {name: np.array(column, dtype=int) for name, column in zip(models, answers, strict=True)}
         return cls(ids, groups, names, np.array(labels, dtype=int), columns)
 
+    def drawn(self, column: str) -> dict[str, np.ndarray]:
+        """Return the scores of a model in each draw of the bootstrap."""
+        return drawn_scores(self.labels, self.columns[column], self.groups)
+
     def scores(self, columns: Sequence[str]) -> dict[str, tuple[list[float], list[float]]]:
         """Return `{"uar": (score of each model, interval of their mean), "wf1": ...}`."""
-        answers = [self.columns[name] for name in columns]
-        drawn = [drawn_scores(self.labels, each, self.groups) for each in answers]
-        found = [classification_metrics(self.labels, each) for each in answers]
+        drawn = [self.drawn(name) for name in columns]
+        found = [classification_metrics(self.labels, self.columns[name]) for name in columns]
         return {
             name: (
                 [each[name] for each in found],
@@ -120,6 +124,46 @@ def few_shot_table(folder: Path) -> str:
         "WF1",
     ]
     return markdown_table(head, rows)
+
+
+def study_table(study: StudyArguments, answers: Answers) -> str:
+    """Return a row for each variant of a study: scores over the seeds, the difference to the first variant that is there,
+    and the published scores, with what keeps them from being compared.
+
+    Args:
+        study: whose variants and published scores are shown.
+        answers: with a column `"{variant} {seed}"` for each run.
+    """
+    columns = {name: [each for each in answers.columns if each.rpartition(" ")[0] == name] for name in study.variants}
+    drawn = {
+        name: {"uar": np.mean([answers.drawn(column)["uar"] for column in of_variant], axis=0)}
+        for name, of_variant in columns.items()
+        if of_variant
+    }
+    published = study.published.scores if study.published is not None else {}
+    scores = {name: answers.scores(columns[name]) for name in drawn}
+    first = next(iter(drawn))
+    rows = []
+
+    for name in drawn:
+        (uar, interval), (wf1, _) = scores[name]["uar"], scores[name]["wf1"]
+        difference = None
+        if name != first:
+            found = paired_difference(drawn[name], drawn[first], fmean(uar) - fmean(scores[first]["uar"][0]))
+            tie = " (tie)" if found.tie else ""
+            difference = f"{100 * found.difference:+.1f} [{100 * found.lower:+.1f}, {100 * found.upper:+.1f}]{tie}"
+
+        numbers = [
+            f"{'mean' if metric == 'mean' else metric.upper()} {value:.1f}"
+            for by_metric in published.get(name, {}).values()
+            for metric, value in by_metric.items()
+        ]
+        differs = study.published.differs if study.published is not None and numbers else None
+        cells = [name, len(uar), percent(fmean(uar), 1), _span([min(uar), max(uar)]), _span(interval)]
+        rows.append([*cells, percent(fmean(wf1), 1), difference, ", ".join(numbers) or None, differs])
+
+    head = ["variant", "seeds", "UAR", "lowest to highest", "95 % interval", "WF1", f"UAR, difference to `{first}`"]
+    return markdown_table([*head, "published", "not comparable because"], rows)
 
 
 def _span(interval: Sequence[float]) -> str:

@@ -1,13 +1,15 @@
 """Tables of other labels: from stored answers, and equal to those in docs/results.md."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from answer_tables import TARGETS, Answers, few_shot_table, target_table
+from answer_tables import TARGETS, Answers, few_shot_table, study_table, target_table
 from bibier_hf.evaluation.bootstrap import bootstrap_intervals
 from bibier_hf.run_files import find_run_file
+from bibier_hf.training.study import Published, StudyArguments
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STORED = REPOSITORY / "benchmarks" / "answers"
@@ -42,6 +44,20 @@ def test_draws_are_averaged(answers, tmp_path):
     lines = few_shot_table(tmp_path).splitlines()
     assert [line.split(" | ")[2] for line in lines[2:]] == ["87.5", "50.0", "100.0"]
     assert "| 75.0 to 100.0 |" in lines[2]
+
+
+def test_variants_are_compared_with_the_first_and_with_published_scores(answers):
+    published = Published(differs="other data", scores={"late": {"resd": {"uar": 50.44}}})
+    study = StudyArguments(run="x", output_dir="x", variants={"base": {}, "late": {}, "none": {}}, published=published)
+    right, wrong = answers.columns["adapt 8 1"], answers.columns["adapt 8 2"]
+    columns = {"base 1": right, "base 2": wrong, "late 1": wrong, "late 2": wrong}
+    head, _, base, late = study_table(study, replace(answers, columns=columns)).splitlines()
+    assert "| UAR, difference to `base` |" in head
+    assert base.startswith("| base | 2 | 87.5 | 75.0 to 100.0 |")
+    assert base.endswith("| – | – | – |")
+    assert late.startswith("| late | 2 | 75.0 | 75.0 to 75.0 |")
+    assert "| -12.5 [" in late
+    assert late.endswith("| UAR 50.4 | other data |")
 
 
 def test_the_studies_come_with_the_package():

@@ -60,6 +60,7 @@ def test_variants_protocols_seeds_and_folds_are_planned(study_file):
     runs = plan_runs(study, {"num_train_epochs": 3})
     assert len(runs) == 2 * 2 * 3
     assert len({run.folder for run in runs}) == len(runs)
+    assert [(run.seed, run.variant) for run in runs[::3]] == [(1, "base"), (1, "slow"), (2, "base"), (2, "slow")]
     slow = next(
         run for run in runs if (run.variant, run.protocol, run.seed, run.fold) == ("slow", "dialogue_grouped", 2, 3)
     )

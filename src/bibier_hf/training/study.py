@@ -8,6 +8,7 @@ continues where it was.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal
@@ -102,7 +103,8 @@ def read_study(path: str | Path) -> StudyArguments:
 def plan_runs(
     study: StudyArguments, overrides: Mapping[str, Any] = MappingProxyType({}), only: Sequence[str] = ()
 ) -> list[StudyRun]:
-    """Plan all runs of a study, and check them before the first one starts.
+    """Plan all runs of a study, and check them before the first one starts. All variants are trained with the first
+    seed before the next one, so a study that is stopped has something to compare.
 
     Args:
         study: the study.
@@ -114,27 +116,24 @@ def plan_runs(
     """
     if unknown := sorted(set(only) - set(study.variants)):
         raise ArgumentError(f"only: there is no variant {unknown[0]!r}. Allowed: {', '.join(study.variants)}.")
+    variants = {name: changes for name, changes in study.variants.items() if not only or name in only}
     runs = []
-    for variant, changes in study.variants.items():
-        if only and variant not in only:
-            continue
-        for protocol, folds in study.protocols.items():
-            for seed in study.seeds:
-                for fold in [None] if protocol == OFFICIAL else range(NUM_FOLDS) if folds is None else folds:
-                    place = Path(variant) / (protocol if fold is None else f"{protocol}-{fold}") / f"seed-{seed}"
-                    keys = {
-                        "corpora.0.protocol": protocol,
-                        "seed": seed,
-                        "output_dir": str(Path(study.output_dir) / place),
-                    }
-                    keys |= {} if fold is None else {"corpora.0.fold": fold}
-                    try:
-                        run = read_run(study.run, study.common | changes | dict(overrides) | keys)
-                        if run.problem_type != SINGLE_LABEL:
-                            raise ArgumentError("problem_type: a study compares runs with one label for each clip.")
-                        runs.append(StudyRun(variant, protocol, seed, fold, run))
-                    except ArgumentError as error:
-                        raise ArgumentError(f"variant {variant!r}: {error}") from error
+    for seed, (variant, changes), (protocol, folds) in product(study.seeds, variants.items(), study.protocols.items()):
+        for fold in [None] if protocol == OFFICIAL else range(NUM_FOLDS) if folds is None else folds:
+            place = Path(variant) / (protocol if fold is None else f"{protocol}-{fold}") / f"seed-{seed}"
+            keys = {
+                "corpora.0.protocol": protocol,
+                "seed": seed,
+                "output_dir": str(Path(study.output_dir) / place),
+            }
+            keys |= {} if fold is None else {"corpora.0.fold": fold}
+            try:
+                run = read_run(study.run, study.common | changes | dict(overrides) | keys)
+                if run.problem_type != SINGLE_LABEL:
+                    raise ArgumentError("problem_type: a study compares runs with one label for each clip.")
+                runs.append(StudyRun(variant, protocol, seed, fold, run))
+            except ArgumentError as error:
+                raise ArgumentError(f"variant {variant!r}: {error}") from error
     return runs
 
 
