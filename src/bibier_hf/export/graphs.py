@@ -293,7 +293,7 @@ class SamplesGraph(WholeGraph):
 
         self.processor = processor
         self.front_end = None
-        if self.audio_backbone is not None:
+        if "audio" in model.config.modalities:
             self.front_end = build_front_end(processor.feature_extractor, processor.max_window_s)
             self.parity_shapes = (*self.parity_shapes, (1, round(2.3 * self.front_end.window / _HOP), 3))
 
