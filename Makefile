@@ -1,6 +1,7 @@
 # make quickstart   from a fresh machine to a trained model: environment, corpus, training, evaluation, predictions
 # make demo         a web page for the checkpoint bibier-tiny, which comes with the package
 # make test         the fast tests;  make test-slow  the slow ones;  make lint  ruff, ty and hadolint;  make docs  the site
+# make audit        known vulnerabilities of the locked dependencies, by pip-audit (needs the network)
 # make clean        remove the environment, caches, and outputs/quickstart
 
 PYTHON ?= python3
@@ -12,7 +13,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: install quickstart demo test test-slow lint format docs lock clean
+.PHONY: install quickstart demo test test-slow lint audit format docs lock clean
 .DEFAULT_GOAL := install
 
 install: $(INSTALLED)
@@ -49,6 +50,11 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/ty check --python $(VENV)
 	$(BIN)/hadolint Dockerfile
+
+audit: $(INSTALLED)
+	@mkdir -p .cache
+	$(BIN)/uv export --quiet --frozen --all-extras --no-emit-project --output-file .cache/locked.txt
+	$(BIN)/uvx pip-audit --disable-pip --require-hashes --requirement .cache/locked.txt
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .

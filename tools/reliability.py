@@ -1,0 +1,313 @@
+"""Break the source on purpose, and see that the tests notice.
+
+    python tools/reliability.py                      # every mutant
+    python tools/reliability.py --only hop pickle    # some of them
+    python tools/reliability.py --list
+    python tools/reliability.py --faults             # instead: the faults of tests/faults, which takes long
+    python tools/reliability.py --faults -k preview  # some of them: arguments of pytest
+
+Each mutant (`tools/mutants.py`) changes one place in a copy of `src/`. Its test must then fail; without the change, the
+same test must pass. Outcomes are kept in `outputs/reliability.json`, and all of them become the table in
+docs/reliability.md. So do those of the faults, one row for each kind: a case that does not hold is a failed test.
+"""
+
+import argparse
+import ast
+import compileall
+import json
+import multiprocessing
+import os
+import py_compile
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from xml.etree import ElementTree
+
+from mutants import MUTANTS, Mutant
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+PAGE = REPOSITORY / "docs" / "reliability.md"
+OUTCOMES = REPOSITORY / "outputs" / "reliability.json"
+
+TIMEOUT_S = 1800
+
+FAULTS = {
+    "test_a_second_writer_is_told_who_writes": ("another process holds the output", "refused in one line"),
+    "test_of_two_at_once_one_is_refused_and_the_other_is_whole": ("the same command twice", "one complete result"),
+    "test_a_second_extraction_waits_and_finds_the_rows": ("two extractions into one store", "the second waits"),
+    "test_a_signal_ends_a_command_cleanly": (
+        "SIGTERM, SIGINT, SIGHUP",
+        "the exit code of the signal, no scratch files",
+    ),
+    "test_a_killed_command_is_completed_by_the_next_run": ("kill -9, then the same command", "an equal result"),
+    "test_a_kill_leaves_the_earlier_result_whole": ("kill -9 while a result is replaced", "the earlier result"),
+    "test_a_full_disk_is_one_line": ("full disk", "one line, no partial result"),
+    "test_an_output_that_cannot_be_written_is_one_line": ("an output that cannot be written", "one line"),
+    "test_a_deleted_working_folder_is_one_line": ("deleted working folder", "one line"),
+    "test_a_deleted_working_folder_is_one_line_before_anything_is_imported": (
+        "deleted working folder, in a new process",
+        "one line",
+    ),
+    "test_a_read_only_home_is_no_fault_or_one_line": ("read-only home", "a result, or one line"),
+}
+"""Test of tests/faults -> the fault, and what it leaves if the test passes."""
+
+KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
+NOT_APPLIED, NOT_RUN = "does not apply", "not run"
+UNSOUND, UNCHECKED = "its test fails without it", "its test fails"
+
+
+def problems(mutant: Mutant, repository: Path = REPOSITORY) -> list[str]:
+    """Say why a mutant no longer fits the source and the tests; an empty list if it does."""
+    found = []
+    path = repository / "src" / "bibier_hf" / mutant.file
+    times = path.read_text(encoding="utf-8").count(mutant.old) if path.is_file() else 0
+    if times != 1:
+        found.append(f"{mutant.name}: {mutant.file} has its text {times} times.")
+
+    file, _, function = mutant.test.partition("::")
+    path = repository / "tests" / file
+    tree = ast.parse(path.read_text(encoding="utf-8")) if path.is_file() else ast.Module([], [])
+    if function not in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}:
+        found.append(f"{mutant.name}: there is no test {mutant.test}.")
+    return found
+
+
+class Recorder:
+    """A plugin of pytest that notes how the tests end."""
+
+    def __init__(self):
+        self.passed = 0
+        self.failed: list[str] = []
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.failed:
+            self.failed.append(report.nodeid)
+        elif report.passed and report.when == "call":
+            self.passed += 1
+
+
+def run_test(source: Path, test: str, result: Path) -> None:
+    """Run a test against a copy of the source, and write how it ended. Called in a process of its own."""
+    import pytest
+
+    os.chdir(REPOSITORY)
+    sys.path.insert(0, str(source))
+    os.environ["PYTHONPATH"] = str(source)
+    with open(result.with_suffix(".log"), "wb") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+
+    recorder = Recorder()
+    arguments = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(REPOSITORY), f"tests/{test}"]
+    code = int(pytest.main(arguments, plugins=[recorder]))
+    imported = Path(sys.modules["bibier_hf"].__file__ or "").is_relative_to(source)
+    result.write_text(
+        json.dumps({"code": code if imported else -1, "passed": recorder.passed, "failed": recorder.failed})
+    )
+
+
+class Copy:
+    """A copy of the source that mutants are applied to, one at a time.
+
+    Args:
+        folder: empty.
+    """
+
+    def __init__(self, folder: Path):
+        self.source = folder / "src"
+        self.folder = folder
+        shutil.copytree(REPOSITORY / "src", self.source, ignore=shutil.ignore_patterns("__pycache__"))
+        # By hash, because the time stamp of a file that is changed twice in a second tells nothing.
+        hashed = py_compile.PycInvalidationMode.CHECKED_HASH
+        compileall.compile_dir(self.source, quiet=2, invalidation_mode=hashed)
+        # Children are forks of this process, which has imported what takes long and is not tested.
+        _import_libraries()
+        self.processes = multiprocessing.get_context("fork")
+
+    def run(self, test: str) -> dict | None:
+        """Return how a test ends; None if it takes too long."""
+        result = self.folder / "result.json"
+        result.unlink(missing_ok=True)
+        process = self.processes.Process(target=run_test, args=(self.source, test, result))
+        process.start()
+        process.join(TIMEOUT_S)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            return None
+        return json.loads(result.read_text()) if result.is_file() else {"code": -1, "passed": 0, "failed": []}
+
+    def outcome(self, mutant: Mutant) -> tuple[str, str]:
+        """Apply a mutant, run its test, and undo the change. Returns what happened, and the test that failed."""
+        path = self.source / "bibier_hf" / mutant.file
+        original = path.read_text(encoding="utf-8")
+        if original.count(mutant.old) != 1:
+            return NOT_APPLIED, ""
+
+        path.write_text(original.replace(mutant.old, mutant.new), encoding="utf-8")
+        try:
+            ended = self.run(mutant.test)
+        finally:
+            path.write_text(original, encoding="utf-8")
+        if ended is None:
+            return TIMED_OUT, ""
+        return (KILLED, ended["failed"][0]) if ended["failed"] else (SURVIVED, "")
+
+
+def _import_libraries() -> None:
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    import accelerate  # noqa: F401
+    import datasets  # noqa: F401
+    import peft  # noqa: F401
+    import sklearn.metrics  # noqa: F401
+    import torch  # noqa: F401
+    import transformers
+
+    transformers.Trainer  # noqa: B018 - imported when it is named
+
+
+def try_mutants(
+    mutants: Sequence[Mutant], outcomes: dict[str, dict[str, str]], kept_in: Path | None = None, quick: bool = False
+) -> None:
+    """Run the test of each mutant with it and without it, and note the outcomes by the names of the mutants.
+
+    Args:
+        mutants: which ones.
+        outcomes: name -> `outcome`, the `commit`, and the test that `failed`.
+        kept_in: file that they are written to after each mutant.
+        quick: leave out the run without the mutant.
+    """
+    commit = current_commit()
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Copy(Path(folder))
+        sound: dict[str, bool] = {}
+        for mutant in mutants:
+            start = time.monotonic()
+            outcome, failed = copy.outcome(mutant)
+            if outcome == KILLED and not quick:
+                if mutant.test not in sound:
+                    ended = copy.run(mutant.test)
+                    sound[mutant.test] = ended is not None and ended["code"] == 0 and ended["passed"] > 0
+                outcome = KILLED if sound[mutant.test] else UNSOUND
+
+            if quick and outcome == KILLED:
+                outcome = UNCHECKED
+            outcomes[mutant.name] = {"outcome": outcome, "commit": commit, "failed": failed}
+            if kept_in is not None:
+                kept_in.parent.mkdir(parents=True, exist_ok=True)
+                kept_in.write_text(json.dumps(outcomes, indent=2) + "\n", encoding="utf-8")
+            print(f"{mutant.name}: {outcome} ({time.monotonic() - start:.0f} s) {failed}".rstrip(), flush=True)
+
+
+def table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
+    """Write the outcomes of all mutants as Markdown."""
+    rows = [(mutant, outcomes.get(mutant.name, {"outcome": NOT_RUN, "commit": ""})) for mutant in MUTANTS]
+    counts = Counter(row["outcome"] for _, row in rows)
+    lines = [
+        f"{len(rows)} mutants: " + ", ".join(f"{outcome} {count}" for outcome, count in counts.most_common()) + ".",
+        "",
+        "| what was broken | where | the test that must fail | outcome | commit |",
+        "|---|---|---|---|---|",
+    ]
+    for mutant, row in rows:
+        file, _, function = mutant.test.partition("::")
+        test = f"`{function}` (`{file}`)"
+        lines.append(f"| {mutant.what} | `{mutant.file}` | {test} | {row['outcome']} | {row['commit']} |")
+    return "\n".join(lines)
+
+
+def run_faults(arguments: Sequence[str], report: Path) -> int:
+    """Run tests/faults with further arguments of pytest, and write a JUnit file. Returns the exit code."""
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "slow", "tests/faults", f"--junitxml={report}", *arguments]
+    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+
+
+def faults_table(report: Path, arguments: Sequence[str] = ()) -> str:
+    """Write what a JUnit file of tests/faults says as Markdown."""
+    counts: dict[str, Counter] = {name: Counter() for name in FAULTS}
+    for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it
+        function = case.attrib["name"].partition("[")[0]
+        ends = {child.tag for child in case}
+        outcome = "failed" if ends & {"failure", "error"} else "skipped" if "skipped" in ends else "held"
+        counts[function][outcome] += 1
+
+    command = " ".join(["python tools/reliability.py --faults", *arguments])
+    lines = [
+        f"Commit {current_commit()}, `{command}`:",
+        "",
+        "| fault | what it must leave | cases | held | failed | skipped |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, (fault, left) in FAULTS.items():
+        found = counts[name]
+        numbers = [found.total(), found["held"], found["failed"], found["skipped"]]
+        lines.append(f"| {fault} | {left} | {' | '.join(map(str, numbers))} |")
+    return "\n".join(lines)
+
+
+def current_commit() -> str:
+    """Return the short name of the commit; empty outside a repository."""
+    command = ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
+
+
+def write_section(page: Path, name: str, content: str) -> None:
+    """Replace what a page has between the markers of a section.
+
+    Raises:
+        ValueError: the page has no such markers.
+    """
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    text = page.read_text(encoding="utf-8")
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    if not found or not closed:
+        raise ValueError(f"{page} lacks the markers {begin} and {end}.")
+    page.write_text(f"{before}{begin}\n\n{content}\n\n{end}{after}", encoding="utf-8")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Returns 0 if every mutant was killed, else 1."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--only", nargs="+", choices=[mutant.name for mutant in MUTANTS], help="run only these mutants"
+    )
+    parser.add_argument("--list", action="store_true", help="print the mutants and their tests, and run nothing")
+    parser.add_argument("--quick", action="store_true", help="do not run the tests without the mutants")
+    parser.add_argument("--dry", action="store_true", help="write nothing")
+    parser.add_argument(
+        "--faults", nargs=argparse.REMAINDER, help="run the faults instead (further arguments: pytest's)"
+    )
+    options = parser.parse_args(arguments)
+
+    if options.list:
+        for mutant in MUTANTS:
+            print(f"{mutant.name}: {mutant.what} ({mutant.file}; {mutant.test})")
+        return 0
+
+    if options.faults is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            report = Path(folder) / "faults.xml"
+            code = run_faults(options.faults, report)
+            if not options.dry and report.is_file():
+                write_section(PAGE, "faults", faults_table(report, options.faults))
+        return int(code != 0)
+
+    chosen = [mutant for mutant in MUTANTS if options.only is None or mutant.name in options.only]
+    outcomes = json.loads(OUTCOMES.read_text(encoding="utf-8")) if OUTCOMES.is_file() else {}
+    try_mutants(chosen, outcomes, None if options.dry else OUTCOMES, options.quick)
+    if not options.dry:
+        write_section(PAGE, "mutants", table(outcomes))
+    return int(any(outcomes[mutant.name]["outcome"] not in (KILLED, UNCHECKED) for mutant in chosen))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
