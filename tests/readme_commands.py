@@ -266,8 +266,10 @@ COMMANDS: dict[str, Run | Skip] = {
     'bibier predict outputs/resd clip.wav --text "I can\'t believe it!" --explain': Run(
         slow=True, expect="carried by"
     ),
-    "python tools/check_explanations.py outputs/quickstart --clips 60": Run(
-        slow=True, append="--clips 2", expect="more than a random fifth"
+    "python tools/check_explanations.py bibier-tiny --corpus resd --data_dir PATH/TO/resd --clips 60 --fold 0": Run(
+        slow=True,
+        replace={"PATH/TO/resd": "{shared}/data/resd", "--clips 60": "--clips 2"},
+        expect="more than a random fifth",
     ),
     "docs/conversations.md, Python block 1": Run(slow=True),
     "docs/conversations.md, Python block 2": Run(slow=True),
