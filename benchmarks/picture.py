@@ -14,6 +14,12 @@ from bibier_hf.palette import ACCENT, FAINT, INK, SERIES_COLORS
 from measuring import Row
 
 GROUPS = {
+    "Clips of 1 to 12 s, against wav2vec2-base": {
+        "bibier-tiny_wav2vec2": "bibier-tiny, against pipeline()",
+        "bibier-tiny_wav2vec2_onnx": "bibier-tiny, against ONNX Runtime",
+        "bibier-small_wav2vec2": "bibier-small, against pipeline()",
+        "bibier-small_wav2vec2_onnx": "bibier-small, against ONNX Runtime",
+    },
     "Selective scan of Mamba, against": {
         "scan_forward": "a plain loop, inference",
         "scan_training": "a plain loop, training",
@@ -34,6 +40,8 @@ GROUPS = {
         "extraction_int8_buckets_64": "grouped by length, int8",
     },
     "Inference": {
+        "front_end_embedded": "log-mel frames, against SeamlessM4TFeatureExtractor",
+        "front_end_whisper": "log-mel frames, against WhisperFeatureExtractor",
         "text_encoder": "texts of mixed length, against padding and a plain loop",
         "pipeline_batch": "pipeline in batches of 16, against a loop over clips",
         "onnx": "ONNX, one clip at a time, against PyTorch",
@@ -46,7 +54,7 @@ GROUPS = {
 }
 """Heading -> row -> what it is, in words."""
 
-_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500)
+_TICKS = (0.5, 1, 2, 5, 10, 20, 50, 200, 1000)
 
 
 def draw(rows: Sequence[Row], path: Path) -> None:
@@ -59,37 +67,44 @@ def draw(rows: Sequence[Row], path: Path) -> None:
         ]
         lines += [(heading, None), *measured] if measured else []
 
-    figure = Figure(figsize=(9, 0.3 * len(lines) + 1.1), layout="constrained")
+    gap = 0.6  # above a heading, in rows
+    headings = sum(ratio is None for _, ratio in lines)
+    places = [
+        row + gap * sum(ratio is None for _, ratio in lines[1 : row + 1]) for row in range(len(lines))
+    ]  # of the rows, from the top
+
+    figure = Figure(figsize=(9, 0.27 * (len(lines) + gap * headings) + 0.9), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
     axes.set_xlim(0.5, max([10, *(2 * ratio for _, ratio in lines if ratio)]))
 
-    for place, (words, ratio) in enumerate(lines):
+    for place, (words, ratio) in zip(places, lines, strict=True):
         if ratio is None:
             axes.text(
                 -0.01, place, words, transform=axes.get_yaxis_transform(), ha="right", va="center", weight="bold"
             )
             continue
         color = ACCENT if ratio >= 1 else SERIES_COLORS[1]
-        axes.barh(place, ratio - 1, left=1, height=0.7, color=color)
+        axes.barh(place, ratio - 1, left=1, height=0.72, color=color)
         axes.annotate(
             f"{ratio:.2g}×" if ratio < 10 else f"{ratio:.0f}×",
             (max(ratio, 1), place),
-            xytext=(4, 0),
+            xytext=(5, 0),
             textcoords="offset points",
             va="center",
             color=INK,
         )
 
     axes.axvline(1, color=INK, linewidth=0.8)
-    axes.set_yticks(range(len(lines)), [words if ratio else "" for words, ratio in lines])
-    axes.tick_params(axis="y", length=0)
-    axes.set_ylim(len(lines) - 0.4, -0.6)
+    axes.set_yticks(places, [words if ratio else "" for words, ratio in lines])
+    axes.tick_params(axis="both", length=0)
+    axes.tick_params(axis="x", labeltop=True)
+    axes.set_ylim(max(places, default=0) + 0.7, -0.7)
     axes.xaxis.set_major_locator(FixedLocator(_TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}×"))
     axes.grid(axis="x", color=FAINT, linewidth=0.5)
     axes.set_axisbelow(True)
-    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines[:].set_visible(False)
     axes.set_xlabel("times faster, logarithmic (left of 1×: slower)")
     write_atomically(path, lambda temporary: figure.savefig(temporary, dpi=150))

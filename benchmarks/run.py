@@ -9,13 +9,15 @@
     python benchmarks/run.py --only ls_llm_score --llm PATH/TO/SmolLM2-135M-Instruct
 
 Both sides of a row run in turns in one process, so their ratio holds even where the times do not. A row that lacks its
-corpus, backbone or library is skipped, with the reason.
+corpus, backbone or library is skipped, with the reason; so is a row that fails, and then the exit code is 1.
 """
 
 import argparse
+import gc
 import os
 import sys
 import time
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -30,6 +32,7 @@ from picture import draw
 from registry import Materials, Unavailable, find_rows
 from report import line, markdown, read_rows, row_of_earlier_run, write_rows
 
+EXIT_ROW_FAILED = 1
 EXIT_USER_ERROR = 2
 
 
@@ -59,6 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     wanted = list(options.only or (known if options.full else quick))
     earlier = [row for row in read_rows(options.json) if row["name"] not in wanted] if options.keep else []
 
+    failed: list[str] = []
+
     for name in wanted:
         try:
             rows.append(known[name]())
@@ -66,6 +71,12 @@ def main(arguments: Sequence[str]) -> int:
             skipped[name] = str(reason)
         except ModuleNotFoundError as error:  # a library that the row compares with
             skipped[name] = f"{error}; pip install 'bibier_hf[benchmark]'"
+        except Exception as error:  # the other rows are still worth having
+            traceback.print_exc()
+            failed.append(name)
+            skipped[name] = f"failed: {type(error).__name__}: {str(error).partition(chr(10))[0]}"
+
+        gc.collect()  # a row must not run in what the one before it left
 
         if name in skipped:
             print(f"{name:<28}not run: {skipped[name]}", flush=True)
@@ -101,7 +112,7 @@ def main(arguments: Sequence[str]) -> int:
 
     print(f"{summary} ({minutes} minutes)")
 
-    return 0
+    return EXIT_ROW_FAILED if failed else 0
 
 
 def machine_facts(compiled_kernels: bool) -> dict[str, str | int]:

@@ -1,5 +1,6 @@
 """The benchmark compares equal computations, and its command writes what it measured. No test asserts a time."""
 
+import functools
 import json
 import os
 from pathlib import Path
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 import growth_rows
+import peers_rows
 import picture
 import registry
 import report
@@ -129,6 +131,41 @@ def test_table_json_markdown_and_picture(
     assert run.main(["--keep"]) == 2
     assert run.main(["--only", "no_such_row"]) == 2
     assert "no_such_row. Available: good, bad" in capsys.readouterr().err
+
+
+def test_a_row_that_fails_does_not_stop_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+):
+    def broken():
+        raise RuntimeError("out of luck\nand more")
+
+    rows = {"broken": broken, "good": lambda: measured("good", 4.0, 2.0)}
+    monkeypatch.setattr(run, "find_rows", lambda materials: (rows, {}))
+    assert run.main(["--json", str(tmp_path / "rows.json"), "--markdown", str(tmp_path / "rows.md")]) == 1
+    printed = capsys.readouterr()
+    assert "1 of 1 goals reached; not run: broken" in printed.out
+    assert "Traceback" in printed.err
+    assert [row["name"] for row in json.loads((tmp_path / "rows.json").read_text())] == ["good"]
+    assert "| not run |  |  | failed: RuntimeError: out of luck |" in (tmp_path / "rows.md").read_text()
+
+
+@pytest.mark.slow
+def test_peers_answer_alike_in_both_ways(monkeypatch: pytest.MonkeyPatch, clip):
+    pytest.importorskip("onnxruntime")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    sizes |= {"conv_dim": (16,) * 7, "num_conv_pos_embedding_groups": 2}
+    for name, (model_class, config_class) in peers_rows.PEERS.items():
+        small = {name: (model_class, functools.partial(config_class, **sizes))}
+        monkeypatch.setattr(peers_rows, "PEERS", small)
+        model, extractor = peers_rows.peer(name), peers_rows.Wav2Vec2FeatureExtractor()
+        samples = [clip(1.0), clip(2.7)]
+        for given, (found,) in zip(samples, peers_rows.by_onnx(name)(samples), strict=True):
+            inputs = extractor(given, sampling_rate=16_000, return_tensors="pt")["input_values"]
+            torch.testing.assert_close(torch.from_numpy(found), model(inputs).logits.detach(), atol=1e-5, rtol=1e-4)
+        answers = peers_rows.by_pipeline(name)(samples)
+        assert [len(answer) for answer in answers] == [7, 7]
+        assert peers_rows.operations(peers_rows.by_pipeline(name), samples) > 0
+        monkeypatch.undo()
 
 
 def test_rows_of_growth_by_hand():
