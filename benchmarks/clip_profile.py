@@ -10,7 +10,7 @@ import torch
 
 from bibier_hf.model.audio_bibier import SAMPLING_RATE, decode_audio
 from bibier_hf.model.mamba_bibier import MambaBlock
-from extraction_rows import encoder_operations, published_backbone
+from extraction_rows import backbone_operations, encoder_operations, published_backbone
 from model_rows import OurFusion, fusion_config
 from scan_rows import initialised
 
@@ -28,16 +28,21 @@ def profile() -> list[tuple[str, float, str]]:
         ("resampling from 44.1 kHz", _median(lambda: decode_audio({"array": stereo, "sampling_rate": 44_100})), "soxr")
     )
     front = backbone.feature_extractor
-    parts.append(("backbone: convolutions", _median(lambda: front(wave)), ""))
+    operations = backbone_operations(backbone.config, wave.shape[1])
     frames = backbone.feature_projection(front(wave).transpose(1, 2))[0]
+    operations -= encoder_operations(backbone.config, frames.shape[1])
+
+    for dtype in (torch.float32, torch.bfloat16):
+        front.to(dtype)
+        seconds = _median(lambda dtype=dtype: front(wave.to(dtype)))
+        parts.append((f"backbone: convolutions, {_name(dtype)}", seconds, f"{operations / seconds / 1e9:.0f} GFLOP/s"))
 
     for dtype in (torch.float32, torch.bfloat16):
         backbone.encoder.to(dtype)
         seconds = _median(lambda dtype=dtype: backbone.encoder(frames.to(dtype)))
         rate, peak = encoder_operations(backbone.config, frames.shape[1]) / seconds, gemm_rate(dtype, frames.shape[1])
-        name = str(dtype).removeprefix("torch.")
         note = f"{rate / 1e9:.0f} of the machine's {peak / 1e9:.0f} GFLOP/s at the same GEMM: {rate / peak:.0%}"
-        parts.append((f"backbone: transformer, {name}", seconds, note))
+        parts.append((f"backbone: transformer, {_name(dtype)}", seconds, note))
 
     block = initialised(MambaBlock(256, 512))
     x, mask = torch.randn(1, frames.shape[1], 256), torch.ones(1, frames.shape[1], dtype=torch.bool)
@@ -53,6 +58,10 @@ def gemm_rate(dtype: torch.dtype, rows: int, width: int = 1024, wide: int = 4096
     """Return the FLOP/s of this machine in the largest product of the transformer, (rows, width) x (width, wide)."""
     a, b = torch.randn(rows, width).to(dtype), torch.randn(wide, width).to(dtype)
     return 2 * rows * width * wide / _median(lambda: torch.nn.functional.linear(a, b), repeats=25)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _median(function: Callable, repeats: int = 5) -> float:
