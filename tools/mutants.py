@@ -74,7 +74,7 @@ MUTANTS = (
         "model/streams_bibier.py",
         "torch.where((absent & first).unsqueeze(-1), self.missing, frames)",
         "torch.where((absent & first).unsqueeze(-1), self.missing * 0, frames)",
-        "model/test_family.py::test_contract",
+        "model/test_modeling.py::test_a_missing_modality_is_the_same_however_it_is_said",
     ),
     Mutant(
         "weight-of-missing",

@@ -57,7 +57,7 @@ FAULTS = {
 }
 """Test of tests/faults -> the fault, and what it leaves if the test passes."""
 
-KILLED, SURVIVED, TIMED_OUT = "killed", "survived", "timed out"
+KILLED, SURVIVED, NO_RESULT = "killed", "survived", "no result"
 NOT_APPLIED, NOT_RUN = "does not apply", "not run"
 UNSOUND, UNCHECKED = "its test fails without it", "its test fails"
 
@@ -106,10 +106,9 @@ def run_test(source: Path, test: str, result: Path) -> None:
     recorder = Recorder()
     arguments = ["-q", "-x", "-p", "no:cacheprovider", "--rootdir", str(REPOSITORY), f"tests/{test}"]
     code = int(pytest.main(arguments, plugins=[recorder]))
-    imported = Path(sys.modules["bibier_hf"].__file__ or "").is_relative_to(source)
-    result.write_text(
-        json.dumps({"code": code if imported else -1, "passed": recorder.passed, "failed": recorder.failed})
-    )
+    of_the_copy = Path(sys.modules["bibier_hf"].__file__ or "").is_relative_to(source)
+    ended = {"code": code, "passed": recorder.passed, "failed": recorder.failed, "of_the_copy": of_the_copy}
+    result.write_text(json.dumps(ended))
 
 
 class Copy:
@@ -131,7 +130,7 @@ class Copy:
         self.processes = multiprocessing.get_context("fork")
 
     def run(self, test: str) -> dict | None:
-        """Return how a test ends; None if it takes too long."""
+        """Return how a test ends; None if it takes too long, crashes, or does not run the copy."""
         result = self.folder / "result.json"
         result.unlink(missing_ok=True)
         process = self.processes.Process(target=run_test, args=(self.source, test, result))
@@ -141,7 +140,8 @@ class Copy:
             process.kill()
             process.join()
             return None
-        return json.loads(result.read_text()) if result.is_file() else {"code": -1, "passed": 0, "failed": []}
+        ended = json.loads(result.read_text()) if result.is_file() else None
+        return ended if ended is not None and ended["of_the_copy"] else None
 
     def outcome(self, mutant: Mutant) -> tuple[str, str]:
         """Apply a mutant, run its test, and undo the change. Returns what happened, and the test that failed."""
@@ -156,7 +156,7 @@ class Copy:
         finally:
             path.write_text(original, encoding="utf-8")
         if ended is None:
-            return TIMED_OUT, ""
+            return NO_RESULT, ""
         return (KILLED, ended["failed"][0]) if ended["failed"] else (SURVIVED, "")
 
 
