@@ -211,7 +211,7 @@ COMMANDS: dict[str, Run | Skip] = {
             "bibier train bibier_small_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd "
             "--output_dir outputs/twin",
             "bibier train bibier_small_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd "
-            "--refit_on_dev true",
+            "--refit_on_dev true --refit_on_test '[ravdess]'",
             "bibier train bibier_small_text --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd "
             "--bf16 true --use_cpu true",
         ),
