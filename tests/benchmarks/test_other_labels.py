@@ -9,7 +9,7 @@ import pytest
 from answer_tables import TARGETS, Answers, few_shot_table, study_table, target_table
 from bibier_hf.evaluation.bootstrap import bootstrap_intervals
 from bibier_hf.run_files import find_run_file
-from bibier_hf.training.study import Published, StudyArguments
+from bibier_hf.training.study import Published, StudyArguments, read_study
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STORED = REPOSITORY / "benchmarks" / "answers"
@@ -69,4 +69,7 @@ def test_the_tables_of_the_documents_are_those_of_the_stored_answers():
     page = (REPOSITORY / "docs" / "results.md").read_text(encoding="utf-8")
     assert few_shot_table(STORED) in page
     assert target_table(STORED) in page
+    study = read_study(find_run_file("published_fusion", "study"))
+    for protocol in study.protocols:
+        assert study_table(study, Answers.read(STORED / f"published_fusion-{protocol}.csv")) in page
     assert sum(path.stat().st_size for path in STORED.iterdir()) < 400_000
