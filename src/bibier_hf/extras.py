@@ -11,7 +11,7 @@ EXTRAS = {
     "cuda": ["kernels"],
     "demo": ["gradio"],
     "serve": ["fastapi", "python_multipart", "starlette", "uvicorn", "websockets"],
-    "export": ["onnx", "onnxruntime", "onnxscript"],
+    "export": ["onnx", "onnxruntime", "onnxscript", "tokenizers"],
     "excel": ["openpyxl"],
     "search": ["optuna"],
 }

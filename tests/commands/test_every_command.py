@@ -99,7 +99,7 @@ def test_the_version():
     [
         (["export", "CHECKPOINT", "--output_dir", "out", "--split", "banana"], "'train', 'dev' or 'test'"),
         (["export", "CHECKPOINT", "--output_dir", "out", "--format", "banana"], "'onnx' or 'torch'"),
-        (["export", "CHECKPOINT", "--output_dir", "out", "--part", "banana"], "'features' or 'whole'"),
+        (["export", "CHECKPOINT", "--output_dir", "out", "--part", "banana"], "'features', 'whole' or 'samples'"),
         (["export", "CHECKPOINT", "--output_dir", "out", "--data_dir", "x"], "--corpus as well"),
         (["evaluate", "CHECKPOINT", "--split", "banana"], "'train', 'dev' or 'test'"),
         (["evaluate", "CHECKPOINT", "--corpus", "quickstart", "--batch_size", "0"], "batch_size:"),

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -101,9 +102,17 @@ def test_turns_of_each_format(tmp_path: Path, name: str, text: str, expected: li
         ("a.txt", "", "turns are read from .rttm, .json, .csv, .srt, .vtt"),
     ],
 )
-def test_files_that_hold_no_turns(tmp_path: Path, name: str, text: str, message: str):
+def test_files_that_hold_no_turns(tmp_path: Path, name: str, text: str, message: str, default_csv_limit):
     with pytest.raises(ArgumentError, match=message):
         read_turns(written(tmp_path, name, text))
+
+
+@pytest.fixture
+def default_csv_limit() -> Iterator[None]:
+    """Reading tables raises the limit of the csv module for the whole process."""
+    before = csv.field_size_limit(131_072)
+    yield
+    csv.field_size_limit(before)
 
 
 def test_a_file_with_several_recordings(tmp_path: Path):
