@@ -292,7 +292,7 @@ MUTANTS = (
         "training/rows.py",
         'return one_hot[soft.argmax()] if self.mode == "argmax" else soft',
         "return one_hot[soft.argmax()]",
-        "training/test_soft_labels.py::test_the_gold_label_is_mixed_in",
+        "training/test_soft_labels.py::test_loss_and_gradient_equal_a_hand_computation",
     ),
     Mutant(
         "soft-draw-by-process",

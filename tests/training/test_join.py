@@ -153,3 +153,9 @@ def test_a_backbone_trained_whole_is_stored_as_an_adapter(pair, corpus_table, ba
     with torch.no_grad():
         logits = [model.eval()(**tokens).logits[0] for model in (joined, text)]
     torch.testing.assert_close(*(values / values.norm() for values in logits), atol=1e-3, rtol=0)
+
+    joined.config.save_backbones = "always"
+    joined.save_pretrained(tmp_path / "whole")
+    again = BiBiERForEmotionClassification.from_pretrained(tmp_path / "whole").eval()
+    with torch.no_grad():
+        torch.testing.assert_close(again(**tokens).logits, joined(**tokens).logits)

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import WhisperConfig, WhisperModel
 
 from bibier_hf import EMOTIONS, BiBiERForEmotionClassification
 from bibier_hf.commands.adapt import AdaptArguments, run_adaptation
@@ -197,3 +198,29 @@ def test_what_training_changed_becomes_an_adapter(backbones):
     other = load_backbone(backbones["audio_backbone"])
     with pytest.raises(ArgumentError, match="has no layer like"):
         as_adapter(trained, other, 8)
+
+
+@pytest.mark.filterwarnings("ignore:.*lora_bias=True.*")
+def test_layers_without_a_bias_become_an_adapter():
+    """Whisper's keys have none."""
+    small = {
+        "d_model": 16,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 16,
+        "decoder_attention_heads": 2,
+    }
+    config = WhisperConfig(**small, num_mel_bins=8, max_source_positions=20)
+    torch.manual_seed(0)
+    trained, published = (WhisperModel(config).encoder.eval() for _ in range(2))
+    for name, parameter in published.named_parameters():
+        if "layers" not in name:
+            parameter.data = trained.get_parameter(name).data.clone()
+    trained.layer_norm.load_state_dict(published.layer_norm.state_dict())
+
+    frames = torch.randn(1, 8, 40)
+    with torch.no_grad():
+        expected = trained(frames).last_hidden_state
+        adapted, share = as_adapter(trained, published, 16)
+        torch.testing.assert_close(adapted.eval()(frames).last_hidden_state, expected, atol=1e-4, rtol=1e-4)
+    assert share == pytest.approx(1, abs=1e-6)

@@ -908,10 +908,15 @@ def _some(names: Iterable[str], limit: int = 5) -> str:
 
 
 def _without_adapter(state_dict: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Remove the LoRA adapter of the module `prefix` from the names of a model's weights."""
-    inside = {key for key in state_dict if key.startswith(prefix)}
-    kept = {key: value for key, value in state_dict.items() if key not in inside or ".lora_" not in key}
-    return {key.replace(".base_layer.", ".") if key in inside else key: value for key, value in kept.items()}
+    """Remove the adapter of the module `prefix` from the names of a model's weights, and with it the layers that the
+    adapter replaces (peft's `modules_to_save`)."""
+    kept = {}
+    for key, value in state_dict.items():
+        if not key.startswith(prefix):
+            kept[key] = value
+        elif ".lora_" not in key and ".modules_to_save." not in key:
+            kept[key.replace(".base_layer.", ".").replace(".original_module.", ".")] = value
+    return kept
 
 
 def _checkpoint_folder(name: str | os.PathLike, adapted: list[str], **fetch: Any) -> str:

@@ -49,7 +49,8 @@ def as_adapter(trained: PreTrainedModel, published: PreTrainedModel, rank: int) 
         if isinstance(module, nn.LayerNorm):
             norms.append(name)
         else:
-            changes[name] = module.weight - twin.weight, module.bias - twin.bias
+            bias = 0 if module.bias is None else module.bias - twin.bias
+            changes[name] = module.weight - twin.weight, bias
     if not changes:
         raise ArgumentError("adapter_rank: training did not change the backbone. Leave it out.")
 
@@ -67,7 +68,7 @@ def as_adapter(trained: PreTrainedModel, published: PreTrainedModel, rank: int) 
         scale = strengths[:used].sqrt()
         weights[f"{prefix}A.default.weight"].zero_()[:used] = scale[:, None] * right[:used]
         weights[f"{prefix}B.default.weight"].zero_()[:, :used] = left[:, :used] * scale
-        weights[f"{prefix}B.default.bias"].copy_(bias)
+        weights[f"{prefix}B.default.bias"].zero_().add_(bias)
         whole += strengths.square().sum().item()
         kept += strengths[:used].square().sum().item()
 
