@@ -74,7 +74,7 @@ MUTANTS = (
         "model/streams_bibier.py",
         "torch.where((absent & first).unsqueeze(-1), self.missing, frames)",
         "torch.where((absent & first).unsqueeze(-1), self.missing * 0, frames)",
-        "model/test_modeling.py::test_a_missing_modality_is_the_same_however_it_is_said",
+        "model/test_modeling.py::test_every_parameter_gets_a_gradient",
     ),
     Mutant(
         "weight-of-missing",
@@ -179,7 +179,7 @@ MUTANTS = (
         "data/protocols.py",
         '"speaker_independent": "speaker"}',
         '"speaker_independent": "dialogue"}',
-        "data/test_protocols.py::test_speaker_independent_rotates_over_every_clip_and_keeps_speakers_whole",
+        "data/test_protocols.py::test_a_speaker_of_several_dialogues_is_kept_whole",
     ),
     Mutant(
         "stacked-apart",
@@ -292,7 +292,7 @@ MUTANTS = (
         "training/rows.py",
         'return one_hot[soft.argmax()] if self.mode == "argmax" else soft',
         "return one_hot[soft.argmax()]",
-        "training/test_soft_labels.py::test_loss_and_gradient_equal_a_hand_computation",
+        "training/test_soft_labels.py::test_the_gold_label_is_mixed_in",
     ),
     Mutant(
         "soft-draw-by-process",
@@ -398,7 +398,7 @@ MUTANTS = (
         "hub/convert_original.py",
         'for key in ("s_D.0", "s_B", "s_C")]',
         'for key in ("s_D.0", "s_C", "s_B")]',
-        "hub/test_convert_original.py::test_fusion_vectors",
+        "hub/test_convert_original.py::test_the_input_projections_of_the_scan_keep_their_order",
     ),
     Mutant(
         "converter-flips",
@@ -448,7 +448,7 @@ MUTANTS = (
         "serve/guard.py",
         'received += len(message.get("body", b""))',
         'received = len(message.get("body", b""))',
-        "serve/test_app.py::test_limits_on_size_and_length",
+        "serve/test_app.py::test_the_pieces_of_a_request_are_added_up",
     ),
     Mutant(
         "request-number",

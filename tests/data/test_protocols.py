@@ -112,6 +112,19 @@ def test_speaker_independent_rotates_over_every_clip_and_keeps_speakers_whole(fo
     assert sorted(tested) == everything
 
 
+def test_a_speaker_of_several_dialogues_is_kept_whole():
+    corpus = make_corpus()
+    alone = DatasetDict(
+        {
+            split: rows.remove_columns("dialogue").add_column("dialogue", list(rows["id"])).cast(rows.features)
+            for split, rows in corpus.items()
+        }
+    )
+    arranged = apply_protocol(alone, "speaker_independent")
+    homes = {(split, speaker) for split, rows in arranged.items() for speaker in rows["speaker"]}
+    assert len(homes) == len({speaker for _, speaker in homes})
+
+
 def test_folds_of_dialogues_are_no_folds_of_speakers():
     own, without = make_corpus(fold=True), make_corpus()
     assert ids(apply_protocol(own, "speaker_independent")) == ids(apply_protocol(without, "speaker_independent"))

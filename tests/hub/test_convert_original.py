@@ -90,6 +90,25 @@ def test_fusion_vectors(name: str):
         torch.testing.assert_close(logits, torch.tensor(case["logits"]), atol=TOLERANCE, rtol=0)
 
 
+def test_the_input_projections_of_the_scan_keep_their_order():
+    """Step size, B and C. In the vectors above, B and C are too small to be told apart."""
+    names = [name for name in GOLDEN["fusion"] if any(".s_B." in key for key in original_shapes(name))]
+    assert names
+    for name in names:
+        weights = fill(original_shapes(name))
+        heads = GOLDEN["fusion"][name]["kwargs"].get("num_transformer_heads")
+        found = [
+            value
+            for key, value in convert_fusion(dict(weights), name.split("|")[0], heads).weights.items()
+            if key.endswith("forward_ssm.x_proj.weight")
+        ]
+        scans = [key.removesuffix("s_B.weight") for key in weights if key.endswith("s_B.weight")]
+        assert len(found) == len(scans)
+        for scan in scans:
+            expected = torch.cat([weights[f"{scan}{part}.weight"] for part in ("s_D.0", "s_B", "s_C")])
+            assert any(torch.equal(value, expected) for value in found)
+
+
 @pytest.mark.parametrize("name", GOLDEN["fusion"])
 def test_every_dead_parameter_is_reported_and_no_other(name: str):
     """What is reported as dead must not change the numbers; all the rest is in the model."""

@@ -1,5 +1,6 @@
 """The endpoints: answers as of the pipeline, errors as of OpenAI's API, limits, and live audio."""
 
+import asyncio
 import base64
 import io
 import json
@@ -16,7 +17,8 @@ from starlette.websockets import WebSocketDisconnect
 from bibier_hf import EMOTIONS
 from bibier_hf.commands.checkpoint import load_pipeline
 from bibier_hf.serve.app import ServerOptions, build_app
-from bibier_hf.serve.guard import ServerLimits
+from bibier_hf.serve.guard import Guard, RequestError, ServerLimits
+from bibier_hf.serve.metrics import Metrics
 
 
 @pytest.fixture(scope="module")
@@ -226,6 +228,27 @@ def test_limits_on_size_and_length(pipe, clip):
 
         form = {"content-type": "application/json"}  # without its length
         refused(client.post("/v1/emotion", content=stream(), headers=form), 413, "larger than", "file")
+
+
+def test_the_pieces_of_a_request_are_added_up():
+    """Servers hand on a body in pieces; the client of the other tests does not."""
+    read = []
+
+    async def application(scope, receive, send):
+        while (await receive())["more_body"]:
+            read.append(True)
+
+    async def receive():
+        return {"type": "http.request", "body": b"0" * 100_000, "more_body": len(read) < 50}
+
+    async def send(message):
+        raise AssertionError(message)
+
+    guard = Guard(application, ServerLimits(megabytes=1), Metrics({}), set(), None)
+    scope = {"type": "http", "method": "POST", "path": "/v1/emotion", "headers": []}
+    with pytest.raises(RequestError, match="larger than a recording of 1 MB"):
+        asyncio.run(guard(scope, receive, send))
+    assert len(read) * 100_000 <= ServerLimits(megabytes=1).body_bytes < (len(read) + 1) * 100_000
 
 
 def test_limits_on_time_and_number(pipe, monkeypatch):

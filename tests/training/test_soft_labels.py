@@ -92,6 +92,8 @@ def test_a_row_without_a_soft_label_keeps_its_gold_label(feature_rows):
 def test_the_gold_label_is_mixed_in(feature_rows):
     data = feature_rows()
     plain, mixed = targets(data), targets(data, gold_weight=0.5)
+    for target, soft in zip(plain, data.metadata["soft_label"], strict=True):
+        assert soft is None or target.numpy() == pytest.approx(soft)
     np.testing.assert_allclose(mixed, 0.5 * plain.numpy() + 0.5 * np.eye(7)[data.labels], atol=1e-6)
 
 
