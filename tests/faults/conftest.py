@@ -16,6 +16,7 @@ import pytest
 import soundfile
 import yaml
 
+from bibier_cli import run
 from bibier_hf import EMOTIONS
 from bibier_hf.data.corpora import get_corpus
 
@@ -36,14 +37,14 @@ def inputs(tmp_path_factory, checkpoint, tiny_options) -> Path:
             soundfile.write(folder / f"{name}.wav", clip.astype(np.float32), 16_000)
             lines.append(f"{name}.wav,text {name},{EMOTIONS[label]},{split},en,{split}{index % 3},d{index % 4}")
     (folder / "small.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    run = {
+    settings = {
         "corpora": [{"name": "csv", "data_dir": str(folder / "small.csv")}],
         "model": tiny_options,
         "num_train_epochs": 3,
         "learning_rate": 1e-3,
         "use_cpu": True,
     }
-    (folder / "small.yaml").write_text(yaml.safe_dump(run))
+    (folder / "small.yaml").write_text(yaml.safe_dump(settings))
     (folder / "checkpoint").symlink_to(checkpoint)
     get_corpus("csv").prepare(folder / "small.csv", folder / "prepared")
     corpus = ["--corpus", "csv", "--data_dir", str(folder / "prepared")]
