@@ -190,6 +190,47 @@ def test_given_logits_count_for_the_samples_that_have_the_modality(model):
     assert not torch.allclose(alone[1], text_logits[1])
 
 
+def test_a_late_fusion_learns_the_same_without_encoding_frames_that_nobody_reads(model):
+    torch.manual_seed(0)
+    model.config.fusion, model.config.mixup_alpha = "late", 0.5
+    late = BiBiERForEmotionClassification(model.config, build_backbones=False)
+    inputs = {
+        f"{modality}_features": torch.randn(3, 9, config.feature_size)
+        for modality, config in late.config.modality_configs.items()
+    }
+    inputs["audio_features_mask"] = torch.tensor([[1] * 9, [0] * 9, [1] * 5 + [0] * 4])
+    inputs |= {"audio_logits": torch.randn(3, 7), "text_logits": torch.randn(3, 7), "labels": torch.arange(3)}
+    encoded: list[str] = []
+    for name, stream in late.streams.items():
+        assert stream.encoder is not None
+        stream.encoder.register_forward_hook(lambda *_, name=name: encoded.append(name))
+
+    def step(**kwargs):
+        late.zero_grad()
+        torch.manual_seed(1)
+        output = late(**(inputs | kwargs))
+        output.loss.backward()
+        return output, [parameter.grad for parameter in late.parameters() if parameter.grad is not None]
+
+    late.train()
+    step()
+    assert encoded == ["audio", "text"]  # while encoders learn, their frames are an output
+    with frozen_encoders(late):
+        late.train()
+        output, gradients = step()
+        assert encoded == ["audio", "text"]
+        wanted, wanted_gradients = step(output_hidden_states=True)
+        assert encoded == ["audio", "text"] * 2
+        torch.testing.assert_close((output.loss, output.logits), (wanted.loss, wanted.logits), rtol=0, atol=0)
+        torch.testing.assert_close(gradients, wanted_gradients, rtol=0, atol=0)
+        assert output.fused_embedding.shape == wanted.fused_embedding.shape
+
+        late.eval()
+        with torch.no_grad():
+            late(**inputs)
+        assert encoded == ["audio", "text"] * 3  # an answer has the embedding
+
+
 # Out-of-fold logits
 
 

@@ -542,9 +542,18 @@ class BiBiERModel(BiBiERPreTrainedModel):
         Raises:
             ValueError: there is no input, or the numbers of samples differ.
         """
-        like = self.check_batch(features, logits or {}).to(self.compute_dtype)
-        audio = self.audio.encode(features["audio"], like, mixup, record)
-        return audio, self.text.encode(features["text"], like, mixup, record)
+        logits = logits or {}
+        like = self.check_batch(features, logits).to(self.compute_dtype)
+        audio, text = (
+            stream.encode(features[name], like, mixup, record, self._reads_frames(stream, logits.get(name), record))
+            for name, stream in self.streams.items()
+        )
+        return audio, text
+
+    def _reads_frames(self, stream: ModalityStream, logits: Tensor | None, record: Recorder) -> bool:
+        """Whether anything reads the frames of a modality. A late fusion that learns from given logits does not."""
+        learns_late = self.training and self.fusion is None and len(self.config.modalities) == 2
+        return bool(record) or logits is None or not (learns_late and stream.config.freeze_encoder)
 
     def check_batch(self, features: dict[str, Features | None], logits: dict[str, Tensor | None]) -> Tensor:
         """Return the first tensor (B, ...) of a batch, after checking that all have the same B."""

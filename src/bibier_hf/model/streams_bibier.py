@@ -154,7 +154,14 @@ class ModalityStream(nn.Module):
             features, mask = F.pad(features, (0, 0, 0, 1)), F.pad(mask, (0, 1))
         return kept_first(features, mask)
 
-    def encode(self, features: Features | None, like: Tensor, mixup: Mixup | None, record: Recorder | None) -> Encoded:
+    def encode(
+        self,
+        features: Features | None,
+        like: Tensor,
+        mixup: Mixup | None,
+        record: Recorder | None,
+        reads_frames: bool = True,
+    ) -> Encoded:
         """Encode features into frames, which are one masked step of zeros if the batch does not have the modality.
 
         Args:
@@ -162,6 +169,7 @@ class ModalityStream(nn.Module):
             like: any tensor (B, ...) of the batch with the device and dtype of the frames.
             mixup: mixes the samples, in training.
             record: collects hidden states and attention weights.
+            reads_frames: whether the model reads more than which samples have the modality; otherwise frames are zeros.
         """
         encoder = self.encoder
         if features is None:
@@ -176,6 +184,9 @@ class ModalityStream(nn.Module):
             mask = present.unsqueeze(1).expand_as(mask)
         if mixup is not None:
             present = mixup.present(present)
+        if not reads_frames:
+            zeros = like.new_zeros(like.shape[0], 1, self.config.hidden_size)
+            return Encoded(zeros, present.unsqueeze(1), present, zeros[:, 0], features is not None)
 
         if encoder is not None:
             frames, mask, pooled = encoder(x, mask, mixup, record)
