@@ -26,13 +26,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from xml.etree import ElementTree
 
 from mutants import MUTANTS, Mutant
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "reliability.md"
 OUTCOMES = REPOSITORY / "outputs" / "reliability.json"
+FAULT_OUTCOMES = REPOSITORY / "outputs" / "faults.json"
 
 TIMEOUT_S = 1800
 
@@ -59,6 +59,7 @@ FAULTS = {
 
 KILLED, SURVIVED, NO_RESULT = "killed", "survived", "no result"
 NOT_APPLIED, NOT_RUN = "does not apply", "not run"
+HELD, FAILED, SKIPPED = "held", "failed", "skipped"
 UNSOUND, UNCHECKED = "its test fails without it", "its test fails"
 
 
@@ -224,31 +225,57 @@ def table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def run_faults(arguments: Sequence[str], report: Path) -> int:
-    """Run tests/faults with further arguments of pytest, and write a JUnit file. Returns the exit code."""
-    command = [sys.executable, "-m", "pytest", "-q", "-m", "slow", "tests/faults", f"--junitxml={report}", *arguments]
-    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+def run_faults(arguments: Sequence[str], outcomes: dict[str, dict[str, str]], kept_in: Path | None = None) -> int:
+    """Run tests/faults, and note the outcome of each case by its name as soon as it ends. Returns the exit code.
+
+    Args:
+        arguments: further arguments of pytest.
+        outcomes: name of a case -> `outcome` and the `commit`.
+        kept_in: file that they are written to after each case.
+    """
+    import pytest
+
+    os.chdir(REPOSITORY)
+    counter = CaseRecorder(outcomes, kept_in)
+    return int(pytest.main(["-q", "-m", "slow", "tests/faults", *arguments], plugins=[counter]))
 
 
-def faults_table(report: Path, arguments: Sequence[str] = ()) -> str:
-    """Write what a JUnit file of tests/faults says as Markdown."""
+class CaseRecorder:
+    """A plugin of pytest that keeps the outcome of each case; see [`run_faults`]."""
+
+    def __init__(self, outcomes: dict[str, dict[str, str]], kept_in: Path | None = None):
+        self.outcomes = outcomes
+        self.kept_in = kept_in
+        self.commit = current_commit()
+
+    def pytest_runtest_logreport(self, report) -> None:
+        if report.when != "call" and report.passed:
+            return
+
+        name = report.nodeid.partition("::")[2]
+        outcome = FAILED if report.failed else SKIPPED if report.skipped else HELD
+        self.outcomes[name] = {"outcome": outcome, "commit": self.commit}
+        if self.kept_in is not None:
+            self.kept_in.parent.mkdir(parents=True, exist_ok=True)
+            self.kept_in.write_text(json.dumps(self.outcomes, indent=2) + "\n", encoding="utf-8")
+
+
+def faults_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
+    """Write the outcomes of all cases of tests/faults as Markdown, a row for each kind."""
     counts: dict[str, Counter] = {name: Counter() for name in FAULTS}
-    for case in ElementTree.parse(report).iter("testcase"):  # noqa: S314 - pytest wrote it
-        function = case.attrib["name"].partition("[")[0]
-        ends = {child.tag for child in case}
-        outcome = "failed" if ends & {"failure", "error"} else "skipped" if "skipped" in ends else "held"
-        counts[function][outcome] += 1
+    for name, case in outcomes.items():
+        counts[name.partition("[")[0]][case["outcome"]] += 1
 
-    command = " ".join(["python tools/reliability.py --faults", *arguments])
+    commits = sorted({case["commit"] for case in outcomes.values()})
     lines = [
-        f"Commit {current_commit()}, `{command}`:",
+        f"{len(outcomes)} cases, commit {', '.join(commits)}:",
         "",
         "| fault | what it must leave | cases | held | failed | skipped |",
         "|---|---|---|---|---|---|",
     ]
     for name, (fault, left) in FAULTS.items():
         found = counts[name]
-        numbers = [found.total(), found["held"], found["failed"], found["skipped"]]
+        numbers = [found.total(), found[HELD], found[FAILED], found[SKIPPED]]
         lines.append(f"| {fault} | {left} | {' | '.join(map(str, numbers))} |")
     return "\n".join(lines)
 
@@ -294,11 +321,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
     if options.faults is not None:
-        with tempfile.TemporaryDirectory() as folder:
-            report = Path(folder) / "faults.xml"
-            code = run_faults(options.faults, report)
-            if not options.dry and report.is_file():
-                write_section(PAGE, "faults", faults_table(report, options.faults))
+        cases = json.loads(FAULT_OUTCOMES.read_text(encoding="utf-8")) if FAULT_OUTCOMES.is_file() else {}
+        code = run_faults(options.faults, cases, None if options.dry else FAULT_OUTCOMES)
+        if not options.dry:
+            write_section(PAGE, "faults", faults_table(cases))
         return int(code != 0)
 
     chosen = [mutant for mutant in MUTANTS if options.only is None or mutant.name in options.only]

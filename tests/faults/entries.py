@@ -1,11 +1,15 @@
 """Every command that writes, by its name. Imported by the server, so that its children need no imports."""
 
+import importlib
 import os
 from pathlib import Path
 
 import yaml
 
-from bibier_cli import run
+from bibier_cli import COMMANDS, run
+
+for module, _ in COMMANDS.values():
+    importlib.import_module(f"bibier_hf.commands.{module.partition(':')[0]}")
 
 
 def call(name: str, out: str, more: list[str]) -> int:

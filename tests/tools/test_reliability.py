@@ -1,15 +1,17 @@
 """The mutants fit the source, and the tests notice each of them."""
 
 import ast
+import json
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mutants import MUTANTS
-from reliability import FAULTS, KILLED, PAGE, REPOSITORY, faults_table, problems, table, write_section
+from reliability import FAULTS, KILLED, PAGE, REPOSITORY, CaseRecorder, faults_table, problems, table, write_section
 
 
 def test_every_mutant_changes_one_place_and_has_a_test():
@@ -56,16 +58,20 @@ def test_every_fault_has_a_row():
 
 
 def test_faults_are_counted(tmp_path: Path):
-    (tmp_path / "faults.xml").write_text(
-        """<testsuites><testsuite>
-<testcase name="test_a_full_disk_is_one_line[train-0.1]"/>
-<testcase name="test_a_full_disk_is_one_line[train-0.4]"><failure>no</failure></testcase>
-<testcase name="test_a_full_disk_is_one_line[train-0.8]"><skipped/></testcase>
-</testsuite></testsuites>"""
-    )
-    text = faults_table(tmp_path / "faults.xml", ["-k", "train"])
-    assert "`python tools/reliability.py --faults -k train`" in text
-    assert "| full disk | one line, no partial result | 3 | 1 | 1 | 1 |" in text
+    kept = tmp_path / "outputs" / "faults.json"
+    recorder = CaseRecorder({"test_a_full_disk_is_one_line[old]": {"outcome": "held", "commit": "abc"}}, kept)
+    for name, when, outcome in (
+        ("train-0.1", "setup", "passed"),
+        ("train-0.1", "call", "passed"),
+        ("train-0.4", "call", "failed"),
+        ("train-0.8", "setup", "skipped"),
+    ):
+        case = f"tests/faults/test_faults.py::test_a_full_disk_is_one_line[{name}]"
+        ends = {each: each == outcome for each in ("passed", "failed", "skipped")}
+        recorder.pytest_runtest_logreport(SimpleNamespace(nodeid=case, when=when, **ends))
+    text = faults_table(json.loads(kept.read_text()))
+    assert text.startswith("4 cases, commit ")
+    assert "| full disk | one line, no partial result | 4 | 2 | 1 | 1 |" in text
     assert text.count("| 0 | 0 | 0 | 0 |") == len(FAULTS) - 1
 
 
