@@ -4,6 +4,7 @@ into a feature store.
 Each side decodes, encodes and writes its rows into an empty store.
 """
 
+import contextlib
 import functools
 import shutil
 import tempfile
@@ -24,13 +25,16 @@ from bibier_hf.model.configuration_bibier import BiBiERConfig
 from bibier_hf.model.modeling_bibier import BiBiERForEmotionClassification
 from bibier_hf.model.processing_bibier import BiBiERProcessor
 from bibier_hf.quantization import cpu_has_bfloat16
-from measuring import Row, compare
+from measuring import Row, compare, row_of_times, take_turns
 from registry import Unavailable
 
 ONE_BY_ONE = {"batch_size": 1}
 FP32_BUCKETS = {"batch_size": 16}
 BF16_BUCKETS = {"batch_size": 16, "compute_dtype": "bfloat16", "dtype": "bfloat16"}
 INT8_BUCKETS = {"batch_size": 16, "compute_dtype": "int8", "dtype": "bfloat16"}
+
+FEW, MANY = 12, 64
+"""Clips of the quick and the full rows."""
 
 _GEMM_ROWS = 1600
 """Frames of a batch of two clips of 16 s, a usual one here."""
@@ -100,29 +104,55 @@ def extraction_of(clips: Dataset, folder: str, **options) -> Callable[[], torch.
     return run
 
 
-def extraction(name: str, options: dict, goal: float | None, count: int = 12) -> Row:
-    """One way of extracting against clip by clip in float32, and how far its values are from those. Both sides keep
-    freed memory."""
-    if options.get("compute_dtype") == "bfloat16":
-        _need_bfloat16()
+_WAYS = {
+    "fp32": (FP32_BUCKETS, None),
+    "bf16": (BF16_BUCKETS, 2.0),
+    "int8": (INT8_BUCKETS, None if cpu_has_bfloat16() else 2.0),
+}
+"""Type -> options of the extractor and goal. int8 has one on processors that would otherwise compute in float32."""
 
+
+@functools.cache
+def extractions(count: int) -> tuple[dict[str, list[float]], dict[str, torch.Tensor]]:
+    """Seconds and values of all ways of extracting, in turns with clip by clip in float32. All keep freed memory."""
     keep_freed_memory()
     clips = sounding_clips(count)
-    kept: dict[str, torch.Tensor] = {}
+    ways = {"one": ONE_BY_ONE} | {name: options for name, (options, _) in _WAYS.items()}
+    if not cpu_has_bfloat16():
+        del ways["bf16"]
+    values: dict[str, torch.Tensor] = {}
 
-    with tempfile.TemporaryDirectory() as ours, tempfile.TemporaryDirectory() as theirs:
-        run = extraction_of(clips, ours, **options), extraction_of(clips, theirs, **ONE_BY_ONE)
-        sides = (lambda: kept.update(ours=run[0]())), (lambda: kept.update(theirs=run[1]()))
-        row = compare(name, "one clip at a time, float32", goal, *sides, budget_s=5, warm_up=False)
+    with contextlib.ExitStack() as stack:
+        runs = {
+            name: extraction_of(clips, stack.enter_context(tempfile.TemporaryDirectory()), **options)
+            for name, options in ways.items()
+        }
 
-    drift = difference(kept["ours"].double(), kept["theirs"].double())
-    rates = [sum(clips["duration_s"]) / seconds for seconds in (row.ours_s, row.theirs_s)]
+        def run(name: str) -> None:
+            values[name] = runs[name]()
+
+        return take_turns({name: functools.partial(run, name) for name in runs}, budget_s=40), values
+
+
+def extraction(way: str, count: int) -> Row:
+    """One way of extracting against clip by clip in float32, and how far its values are from those."""
+    if way == "bf16":
+        _need_bfloat16()
+
+    times, values = extractions(count)
+    row = row_of_times(_row_name(way, count), "one clip at a time, float32", _WAYS[way][1], times[way], times["one"])
+    drift = difference(values[way].double(), values["one"].double())
+    rates = [sum(sounding_clips(count)["duration_s"]) / seconds for seconds in (row.ours_s, row.theirs_s)]
     note = f"{count} clips of 0.5 to 16 s, {rates[0]:.1f} against {rates[1]:.1f} s of audio a second; "
 
     return replace(row, note=note + f"relative drift {drift['relative']:.2%}, lowest cosine {drift['cosine']:.5f}")
 
 
-def gemm_share(count: int = 12) -> Row:
+def _row_name(way: str, count: int) -> str:
+    return f"extraction_{way}_buckets" + ("_64" if count == MANY else "")
+
+
+def gemm_share(count: int = FEW) -> Row:
     """How much of the machine's own rate in a matrix product the extraction reaches: products of as many operations,
     beside it.
 
@@ -179,14 +209,8 @@ def _need_bfloat16() -> None:
         raise Unavailable("this CPU has no bf16 instructions")
 
 
-_WAYS = {
-    "extraction_fp32_buckets": (FP32_BUCKETS, None),
-    "extraction_bf16_buckets": (BF16_BUCKETS, 2.0),
-    "extraction_int8_buckets": (INT8_BUCKETS, None if cpu_has_bfloat16() else 2.0),
-}
-
-ROWS = {name: functools.partial(extraction, name, *way) for name, way in _WAYS.items()} | {
+ROWS = {_row_name(way, FEW): functools.partial(extraction, way, FEW) for way in _WAYS} | {
     "extraction_gemm_share": gemm_share
 }
 
-FULL_ROWS = {f"{name}_64": functools.partial(extraction, f"{name}_64", *way, 64) for name, way in _WAYS.items()}
+FULL_ROWS = {_row_name(way, MANY): functools.partial(extraction, way, MANY) for way in _WAYS}

@@ -8,7 +8,6 @@ with a minute, and what else the machine does must not count.
 """
 
 import functools
-import multiprocessing
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ import numpy as np
 import soundfile
 import torch
 
-from measuring import Row, grown_by
+from measuring import Row, apart, grown_by
 from serving_rows import pipe
 
 FILE_RATE = 22_050
@@ -73,8 +72,7 @@ WORKS: dict[str, Callable[[str], None]] = {"extraction": _extraction, "pipeline"
 @functools.cache
 def costs(work: str, lengths_s: tuple[int, ...]) -> list[Cost]:
     """Run a work over recordings, the shortest first, in a process of its own; once for all rows that ask for it."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_costs, (work, lengths_s))
+    return apart(_costs, work, lengths_s)
 
 
 def _costs(work: str, lengths_s: Sequence[int]) -> list[Cost]:

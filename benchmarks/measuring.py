@@ -4,7 +4,8 @@ import multiprocessing
 import statistics
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -61,38 +62,41 @@ def compare(
     budget_s: float = 10.0,
     warm_up: bool = True,
 ) -> Row:
-    """Run both sides in turns, 3 to 25 times (fewer if that would take three times the budget), and compare medians."""
-    times: dict[str, list[float]] = {"ours": [], "theirs": []}
-
+    """Run both sides in turns, as [`take_turns`] does, and compare medians."""
     if warm_up:
         ours(), theirs()
 
+    times = take_turns({"ours": ours, "theirs": theirs}, budget_s)
+
+    return row_of_times(name, against, goal, times["ours"], times["theirs"], note)
+
+
+def take_turns(sides: Mapping[str, Callable[[], Any]], budget_s: float) -> dict[str, list[float]]:
+    """Run all sides in turns, 3 to 25 times (fewer if that would take three times the budget); seconds of each run."""
+    times: dict[str, list[float]] = {side: [] for side in sides}
     start = time.perf_counter()
 
-    while len(times["ours"]) < 25:
-        for side, function in (("ours", ours), ("theirs", theirs)):
+    for turn in range(1, 26):
+        for side, function in sides.items():
             begin = time.perf_counter()
             function()
             times[side].append(time.perf_counter() - begin)
+
         spent = time.perf_counter() - start
-        if spent > budget_s and (len(times["ours"]) >= 3 or spent > 3 * budget_s):
+        if spent > budget_s and (turn >= 3 or spent > 3 * budget_s):
             break
 
-    medians = {side: statistics.median(values) for side, values in times.items()}
-    ranges = {side: (min(values), max(values)) for side, values in times.items()}
+    return times
 
-    return Row(
-        name=name,
-        against=against,
-        ratio=medians["theirs"] / medians["ours"],
-        goal=goal,
-        ours_s=medians["ours"],
-        theirs_s=medians["theirs"],
-        ours_range_s=ranges["ours"],
-        theirs_range_s=ranges["theirs"],
-        repeats=len(times["ours"]),
-        note=note,
-    )
+
+def row_of_times(
+    name: str, against: str, goal: float | None, ours: Sequence[float], theirs: Sequence[float], note: str = ""
+) -> Row:
+    """Compare the medians of two sides."""
+    ours_s, theirs_s = statistics.median(ours), statistics.median(theirs)
+    ranges = (min(ours), max(ours)), (min(theirs), max(theirs))
+
+    return Row(name, against, theirs_s / ours_s, goal, ours_s, theirs_s, *ranges, len(ours), note)
 
 
 def peak_bytes(function: Callable[[], Any], prepare: Callable[[], Any] | None = None) -> int:
@@ -102,8 +106,13 @@ def peak_bytes(function: Callable[[], Any], prepare: Callable[[], Any] | None = 
         function: a function of a module.
         prepare: runs first and is not counted.
     """
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(grown_by, (function, prepare))
+    return apart(grown_by, function, prepare)
+
+
+def apart(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function of a module in a process of its own. If that dies, there is an error."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(function, *arguments).result()
 
 
 def grown_by(function: Callable[[], Any], prepare: Callable[[], Any] | None = None) -> int:

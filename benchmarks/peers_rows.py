@@ -7,7 +7,6 @@ default, and by ONNX Runtime. Speech alone: they read no text.
 
 import functools
 import importlib
-import multiprocessing
 import subprocess
 import sys
 import tempfile
@@ -36,7 +35,7 @@ from bibier_hf.hub.shipped import SMALL, TINY, shipped_checkpoint
 from bibier_hf.model.modeling_bibier import BiBiERForEmotionClassification
 from bibier_hf.model.pipeline_bibier import AudioTextEmotionPipeline
 from bibier_hf.model.processing_bibier import BiBiERProcessor
-from measuring import Row, compare, grown_by, peak_bytes
+from measuring import Row, apart, compare, grown_by, peak_bytes, row_of_times, take_turns
 from registry import Materials
 from serving_rows import RATE, clips
 
@@ -48,18 +47,23 @@ PEERS: dict[str, tuple[Any, Any]] = {
 COUNT, SHORTEST_S, LONGEST_S = 64, 1.0, 12.0
 WINDOW_S, HOUR_S, PEERS_PART_S = 10, 3600, 120
 
+ONNX_ANSWER_S = 1.5
+"""The longest that the exported graph may take to its first answer."""
+
 Classify = Callable[[list[np.ndarray]], Any]
 """Answers clips."""
 
 
-def peer(name: str) -> PreTrainedModel:
+def peer_model(name: str) -> PreTrainedModel:
     model_class, config_class = PEERS[name]
     torch.manual_seed(0)
     return model_class(config_class(num_labels=7)).eval()
 
 
 def by_pipeline(name: str) -> Classify:
-    classify: Any = pipeline("audio-classification", model=peer(name), feature_extractor=Wav2Vec2FeatureExtractor())
+    classify: Any = pipeline(
+        "audio-classification", model=peer_model(name), feature_extractor=Wav2Vec2FeatureExtractor()
+    )
     return lambda samples: classify([{"raw": clip, "sampling_rate": RATE} for clip in samples])
 
 
@@ -73,7 +77,7 @@ def by_onnx(name: str) -> Classify:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.onnx"
         options: dict[str, Any] = {"input_names": ["input_values"], "dynamic_shapes": ({1: torch.export.Dim.DYNAMIC},)}
-        torch.onnx.export(peer(name), (torch.zeros(1, 4 * RATE),), path, dynamo=True, verbose=False, **options)
+        torch.onnx.export(peer_model(name), (torch.zeros(1, 4 * RATE),), path, dynamo=True, verbose=False, **options)
         session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def classify(samples: list[np.ndarray]) -> list[Any]:
@@ -102,51 +106,73 @@ def sixty_four_clips() -> list[np.ndarray]:
     return [0.1 * clip.numpy() for clip in clips(COUNT, SHORTEST_S, LONGEST_S)]
 
 
-def operations(classify: Classify, samples: list[np.ndarray]) -> int:
+@functools.cache
+def loader(name: str, way: str, backbones: Path | None) -> Callable[[], Classify]:
+    """How to load a shipped checkpoint or a peer."""
+    if name in GOALS:
+        return functools.partial(shipped, name, backbones if name == SMALL else None)
+
+    return functools.partial(by_onnx if way == "onnx" else by_pipeline, name)
+
+
+@functools.cache
+def times(peer: str, way: str, backbones: Path | None) -> dict[str, list[float]]:
+    """Seconds of the shipped checkpoints and of a peer for all clips, in turns; without backbones only of the tiny one."""
+    names = [TINY, *([] if backbones is None else [SMALL]), peer]
+    samples = sixty_four_clips()
+    sides = {name: functools.partial(loader(name, way, backbones)(), samples) for name in names}
+
+    for side in sides.values():
+        side.func(samples[:2])  # warms up
+
+    return take_turns(sides, budget_s=60)
+
+
+@functools.cache
+def operations(name: str, backbones: Path | None) -> int:
     """Floating point operations of every eighth clip in products, convolutions and attention."""
+    classify = loader(name, "pipeline", backbones)()
+
     with FlopCounterMode(display=False) as counter:
-        classify(samples[::8])
+        classify(sixty_four_clips()[::8])
 
     return counter.get_total_flops()
+
+
+@functools.cache
+def peak_mib(name: str, backbones: Path | None) -> int:
+    """Most memory that a checkpoint or a peer takes with its model, on the 8 longest clips."""
+    return peak_bytes(functools.partial(_load_and_classify, loader(name, "pipeline", backbones))) >> 20
 
 
 def _load_and_classify(load: Callable[[], Classify]) -> None:
     load()(sorted(sixty_four_clips(), key=len)[-8:])
 
 
-def against_peer(ours: str, name: str, way: str, materials: Materials) -> Row:
-    backbones = materials.folder("backbones") if ours == SMALL else None
-    loads = (
-        functools.partial(shipped, ours, backbones),
-        functools.partial(by_onnx if way == "onnx" else by_pipeline, name),
-    )
-    samples = sixty_four_clips()
-    sides = [load() for load in loads]
-    for side in sides:
-        side(samples[:2])  # warms up
+def against_peer(ours: str, peer: str, way: str, materials: Materials) -> Row:
+    if ours == SMALL:
+        materials.folder("backbones")
 
-    run: list[Callable[[], Any]] = [functools.partial(side, samples) for side in sides]
-    row = compare(
-        f"{ours}_{name}{'_onnx' if way == 'onnx' else ''}",
-        f"{name}-base, {'ONNX Runtime' if way == 'onnx' else 'pipeline(audio-classification)'}",
-        None if way == "onnx" else GOALS[ours],
-        run[0],
-        run[1],
-        budget_s=5,
-        warm_up=False,
-    )
-    share = operations(sides[0], samples) / operations(by_pipeline(name), samples)
+    onnx, backbones = way == "onnx", materials.backbones
+    found = times(peer, way, backbones)
+    share = operations(ours, backbones) / operations(peer, backbones)
     note = (
-        f"{ours}, {COUNT} clips of {SHORTEST_S:.0f} to {LONGEST_S:.0f} s, speech alone; 1/{1 / share:.0f} of the peer's "
-        "operations"
+        f"{ours}, {COUNT} clips of {SHORTEST_S:.0f} to {LONGEST_S:.0f} s, speech alone; 1/{1 / share:.1f} of the "
+        "peer's operations"
     )
 
-    if way != "onnx":  # an export needs more memory than the model
-        del sides, run
-        peaks = [peak_bytes(functools.partial(_load_and_classify, load)) >> 20 for load in loads]
+    if not onnx:  # an export needs more memory than the model
+        peaks = [peak_mib(name, backbones) for name in (ours, peer)]
         note += f"; peak of memory with the model, on the 8 longest clips: {peaks[0]} MiB against {peaks[1]} MiB"
 
-    return replace(row, note=note)
+    return row_of_times(
+        f"{ours}_{peer}{'_onnx' if onnx else ''}",
+        f"{peer}-base, {'ONNX Runtime' if onnx else 'pipeline(audio-classification)'}",
+        None if onnx else GOALS[ours],
+        found[ours],
+        found[peer],
+        note,
+    )
 
 
 def _timeline(load: Callable[[], Any], path: str) -> float:
@@ -180,7 +206,7 @@ def hour(ours: str, materials: Materials) -> Row:
             functools.partial(_timeline, functools.partial(shipped_pipeline, ours, backbones), paths[0]),
             functools.partial(_windows, functools.partial(by_pipeline, "wav2vec2"), paths[1]),
         )
-        measured: list[tuple[float, int]] = [_apart(work) for work in works]
+        measured: list[tuple[float, int]] = [apart(_measured, work) for work in works]
 
     (our_s, our_peak), (part_s, peer_peak) = measured
     their_s = part_s * HOUR_S / PEERS_PART_S
@@ -204,13 +230,8 @@ def hour(ours: str, materials: Materials) -> Row:
     )
 
 
-def _apart(work: Callable[[], float]) -> tuple[float, int]:
-    """Seconds and peak of a work in a process of its own."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_measured, (work,))
-
-
 def _measured(work: Callable[[], float]) -> tuple[float, int]:
+    """Seconds and peak of a work."""
     seconds: list[float] = []
     peak = grown_by(lambda: seconds.append(work()))
     return seconds[0], peak
@@ -245,17 +266,14 @@ def first_answer(name: str, against: str, imports: str, goal: float | None) -> R
 def first_answer_onnx() -> Row:
     """The exported samples graph from the command line to its answer, against 1.5 s."""
     with _clip_on_disk() as clip, tempfile.TemporaryDirectory() as folder:
-        export = ("-m", "bibier_cli", "export", TINY, "--part", "samples", "--output_dir", f"{folder}/onnx")
-        _run(*export)
+        _run("-m", "bibier_cli", "export", TINY, "--part", "samples", "--output_dir", f"{folder}/onnx")
         ours = functools.partial(_run, f"{folder}/onnx/run.py", clip)
-        theirs = functools.partial(_run, "-m", "bibier_cli", "predict", TINY, clip)
-        row = compare("first_answer_onnx", "bibier predict bibier-tiny", None, ours, theirs, budget_s=20)
+        ours()  # warms up
+        spent = take_turns({"ours": ours}, budget_s=5)["ours"]
 
-    note = (
-        f"run.py of an exported bibier-tiny, from the command line to the answer; {row.ours_s:.2f} s of at most 1.5 s"
-    )
+    note = "run.py of an exported bibier-tiny, a new process, from the command line to the answer of a clip of 4 s"
 
-    return replace(row, note=note)
+    return row_of_times("first_answer_onnx", f"{ONNX_ANSWER_S} s", 1.0, spent, [ONNX_ANSWER_S], note)
 
 
 ROWS = {

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from bibier_hf.files import write_text
@@ -48,7 +49,7 @@ def markdown(
     rows: Sequence[Row],
     facts: Mapping[str, str | int],
     skipped: Mapping[str, str],
-    profile: Sequence[tuple[str, float, str]] = (),
+    profiles: Mapping[str, Sequence[tuple[str, float, str]]] = MappingProxyType({}),
     picture: str | None = None,
 ) -> str:
     """A page with the facts of the machine, the picture and the table.
@@ -57,7 +58,7 @@ def markdown(
         rows: what was measured.
         facts: of the machine and the code.
         skipped: rows that did not run, and why.
-        profile: (part, seconds, note) of one clip.
+        profiles: heading -> (part, seconds, note).
         picture: path of the picture, as seen from the page.
     """
     cells = [
@@ -92,11 +93,11 @@ def markdown(
 
     lines.append(markdown_table(["what", "against", "ratio", "goal", "met", "ours", "theirs", "note"], cells))
 
-    if profile:
-        lines += ["", "## Where the time of a 4 s clip goes", ""]
-        lines.append(
-            markdown_table(["part", "time", ""], [[part, _seconds(seconds), note] for part, seconds, note in profile])
+    for heading, parts in profiles.items():
+        table = markdown_table(
+            ["part", "time", ""], [[part, _seconds(seconds), note] for part, seconds, note in parts]
         )
+        lines += ["", f"## {heading}", "", table]
 
     return "\n".join(lines) + "\n"
 

@@ -87,7 +87,15 @@ def main(arguments: Sequence[str]) -> int:
         if options.json:  # after every row, so that an interrupted run keeps what it measured
             write_rows(options.json, rows, facts, earlier)
 
-    profile_parts = _profile() if options.profile else []
+    profiles: dict[str, list[tuple[str, float, str]]] = {}
+
+    if options.profile:
+        try:
+            profiles = _profile()
+        except Exception:  # the page is still worth having
+            traceback.print_exc()
+            failed.append("profile")
+
     minutes = f"{(time.perf_counter() - start) / 60:.1f}"
     facts |= {"load at the end": f"{os.getloadavg()[0]:.1f}", "minutes": minutes}
 
@@ -98,7 +106,7 @@ def main(arguments: Sequence[str]) -> int:
 
     if options.markdown:
         picture = options.picture and os.path.relpath(options.picture, options.markdown.parent)
-        write_text(options.markdown, markdown(shown, facts, skipped, profile_parts, picture))
+        write_text(options.markdown, markdown(shown, facts, skipped, profiles, picture))
 
     missed = [row.name for row in rows if not row.reached]
     goals = sum(row.goal is not None for row in rows)
@@ -133,16 +141,23 @@ def machine_facts(compiled_kernels: bool) -> dict[str, str | int]:
     }
 
 
-def _profile() -> list[tuple[str, float, str]]:
+def _profile() -> dict[str, list[tuple[str, float, str]]]:
+    """Heading -> what, seconds and a remark."""
     from clip_profile import profile
+    from rooflines import rooflines
 
-    print(f"\n{'part (one clip of 4 s)':<36}{'time':>10}")
-    parts = profile()
+    tables: dict[str, list[tuple[str, float, str]]] = {}
 
-    for part, seconds, note in parts:
-        print(f"{part:<36}{1000 * seconds:>7.1f} ms  {note}")
+    for heading, measure in (
+        ("Where the time of a 4 s clip goes", profile),
+        ("What bounds the rows short of their goal", rooflines),
+    ):
+        print(f"\n{heading}")
+        tables[heading] = measure()
+        for part, seconds, note in tables[heading]:
+            print(f"{part:<36}{1000 * seconds:>9.1f} ms  {note}" if seconds else f"{part:<50}{note}", flush=True)
 
-    return parts
+    return tables
 
 
 def _error(message: str) -> int:
@@ -155,7 +170,9 @@ def _parser() -> argparse.ArgumentParser:
     names = ", ".join(name for rows in find_rows(Materials()) for name in rows)
     parser.add_argument("--only", nargs="+", metavar="NAME", help=f"rows to run: {names}")
     parser.add_argument("--full", action="store_true", help="run the long rows as well")
-    parser.add_argument("--profile", action="store_true", help="also show where the time of one clip goes")
+    parser.add_argument(
+        "--profile", action="store_true", help="also show where the time of one clip goes, and the bounds of slow rows"
+    )
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the rows")
     parser.add_argument("--keep", action="store_true", help="keep the rows of the --json file that are not run again")
     parser.add_argument("--picture", type=Path, metavar="OUT.png", help="plot how many times faster each is")

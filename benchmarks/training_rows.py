@@ -116,7 +116,7 @@ def loader_share(materials: Materials) -> Row:
     """A training step against the time that it waits for its batch: mapped features, collated in the training
     process."""
     rows = load_corpus("resd", materials.folder("resd"))["train"]
-    rows = rows.select(range(min(len(rows), materials.rows or 256)))
+    rows = rows.select(range(min(len(rows), materials.rows or 128)))
     model, processor = _backbones(materials)
     waits, steps = [], []
 

@@ -346,13 +346,11 @@ COMMANDS: dict[str, Run | Skip] = {
         "needs Docker; tests/test_repository.py reads the Dockerfile"
     ),
     # docs/speed.md
+    "python benchmarks/run.py --only scan_forward limit_forward": Run(slow=True, expect="limit_forward"),
     (
-        "python benchmarks/run.py --only extraction_fp32_buckets_64 extraction_bf16_buckets_64 "
-        "extraction_int8_buckets_64 extraction_gemm_share"
-    ): Skip("takes six minutes with bfloat16, more without; docs/scaling.md has the rows of 12 clips, which are run"),
-    "python benchmarks/run.py --full": Skip(
-        "measures for the better part of an hour; tests/benchmarks/test_benchmarks.py has its parts"
-    ),
+        "python benchmarks/run.py --full --profile --resd PATH/TO/resd --backbones PATH/TO/backbones "
+        "--markdown outputs/benchmark.md"
+    ): Skip("measures for half an hour; tests/benchmarks/test_benchmarks.py has its parts"),
     # docs/studies.md
     "bibier study resd_grouped --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | dialogue_grouped |"
