@@ -14,25 +14,33 @@ To make it nontrivial, and to require both modalities:
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from functools import partial
-from itertools import accumulate, pairwise, product
+from itertools import count, product
 from typing import Any
 
 from ...augmentation.tts import EMOTION_PROSODY, EspeakTextToSpeech, Prosody
 from ...augmentation.tug import TemplateUtteranceGeneration, load_components
 from ...labels import EMOTIONS
+from ...sampling import sample_by_hash, seeded_hash
 from ..clips import Clip, neutral_id
 from ..prepare import Corpus
 from ..schema import SPLITS
 from ..tables import CorpusError
 
 VARIANTS = {
-    "train": ("m1", "f1", "m3", "f3", "m5", "f5", "m7", "Annie"),
+    "train": (
+        *("m1", "f1", "m3", "f3", "m5", "f5", "m7", "Annie"),
+        *("m6", "Alicia", "m8", "belinda", "Andy", "steph", "david", "anika"),
+        *("benjamin", "aunty", "robert", "shelby", "adam", "grandma", "john", "steph3"),
+    ),
     "dev": ("m2", "f2", "Michael", "linda"),
     "test": ("m4", "f4", "Alex", "Andrea"),
 }
 """eSpeak's voice variants by split, alternating men and women."""
+
+SENTENCE_SPLITS = ("train", "train", "train", "train", "train", "dev", "test", "test")
+"""The hash of a sentence chooses one of these."""
 
 ACCENTS = {"en": ("en-us", "en"), "ru": ("ru",)}
 
@@ -56,9 +64,9 @@ NEUTRAL_SENTENCES = {
 def read_quickstart(
     data_dir: None = None,
     *,
-    train_per_class: int = 40,
-    dev_per_class: int = 8,
-    test_per_class: int = 12,
+    train_per_class: int = 72,
+    dev_per_class: int = 12,
+    test_per_class: int = 20,
     neutral_share: float = 0.3,
     seed: int = 42,
 ) -> list[Clip]:
@@ -94,12 +102,11 @@ def read_quickstart(
     clips = []
 
     for language in ACCENTS:
-        neutral = _share_out(_neutral_sentences(language, seed), sizes)
+        neutral = _by_split(_neutral_sentences(language), seed)
         for emotion in EMOTIONS:
-            emotional = _share_out(generation.sample(emotion, language, sum(sizes.values())), sizes)
+            emotional = _emotional_sentences(generation, emotion, language, sizes)
             for split, size in sizes.items():
-                # One generator per cell, so that its size does not affect the others.
-                rng = random.Random(f"{seed}/{language}/{emotion}/{split}")
+                cell = (seed, language, emotion, split)
                 number_neutral = round(neutral_share * size)
                 if number_neutral > len(neutral[split]):
                     raise CorpusError(
@@ -107,11 +114,14 @@ def read_quickstart(
                         f"{len(neutral[split])}. Lower neutral_share or the number of utterances."
                     )
 
-                texts = rng.sample(neutral[split], number_neutral) + list(emotional[split][: size - number_neutral])
-                voices = _voices(split, language, rng)
+                neutral_texts = iter(sample_by_hash(neutral[split], number_neutral, str, *cell))
+                emotional_texts = iter(emotional[split])
 
-                for number, text in enumerate(texts):
-                    voice = next(voices)
+                for number, voice in zip(range(size), _voices(split, language, cell), strict=False):
+                    # Spread evenly, so that a smaller split is the beginning of a larger one.
+                    is_neutral = round(neutral_share * (number + 1)) > round(neutral_share * number)
+                    text = next(neutral_texts if is_neutral else emotional_texts)
+                    rng = random.Random("/".join(map(str, (*cell, number))))
                     prosody = vary_prosody(EMOTION_PROSODY[emotion], rng)
                     what = f"'{text}' by {voice} with {prosody}"
                     clips.append(
@@ -151,29 +161,49 @@ def vary_prosody(prosody: Prosody, rng: random.Random) -> Prosody:
 
 
 def demo_clips(data_dir: Any = None, **options: Any) -> dict[str, dict[str, Any]]:
-    """Return the first test clip of each language, as rows of the common schema: `{"en": row, "ru": row}`."""
+    """Return the first test clip of each language whose words express an emotion other than neutral, as rows of the
+    common schema: `{"en": row, "ru": row}`.
+    """
     test = CORPUS.load(data_dir, **options)["test"]
-    languages = test["language"]
+    neutral = test.features["label"].str2int("neutral")
+    clips = {}
 
-    return {language: test[list(languages).index(language)] for language in ACCENTS}
+    for language in ACCENTS:
+        plain = set(_neutral_sentences(language))
+        columns = zip(test["language"], test["label"], test["text"], strict=True)
+        clear = [of == language and label != neutral and text not in plain for of, label, text in columns]
+        clips[language] = test[clear.index(True)]
+
+    return clips
 
 
-def _neutral_sentences(language: str, seed: int) -> list[str]:
+def _neutral_sentences(language: str) -> list[str]:
     choices = (part.split("/") for part in NEUTRAL_SENTENCES[language])
-    sentences = [" ".join(parts) + "." for parts in product(*choices)]
-    random.Random(f"{seed}/{language}/sentences").shuffle(sentences)
-    return sentences
+    return [" ".join(parts) + "." for parts in product(*choices)]
 
 
-def _share_out(items: Sequence[str], sizes: dict[str, int]) -> dict[str, Sequence[str]]:
-    """Cut the items into consecutive pieces in proportion to the sizes, without overlap."""
-    ends = list(accumulate(sizes.values()))
-    borders = [0, *(len(items) * end // ends[-1] for end in ends)]
+def _emotional_sentences(
+    generation: TemplateUtteranceGeneration, emotion: str, language: str, sizes: dict[str, int]
+) -> dict[str, list[str]]:
+    """Draw until every split has enough; a longer draw begins with the shorter one."""
+    drawn = sum(sizes.values())
+    while True:
+        sentences = _by_split(generation.sample(emotion, language, drawn), generation.seed)
+        if all(len(sentences[split]) >= size for split, size in sizes.items()):
+            return sentences
+        drawn *= 2
 
-    return {split: items[start:end] for split, (start, end) in zip(sizes, pairwise(borders), strict=True)}
+
+def _by_split(sentences: Iterable[str], seed: int) -> dict[str, list[str]]:
+    """Assign each sentence to a split by its own hash, whatever the sizes of the splits."""
+    by_split: dict[str, list[str]] = {split: [] for split in SPLITS}
+    for sentence in sentences:
+        by_split[SENTENCE_SPLITS[seeded_hash(seed, sentence)[0] % len(SENTENCE_SPLITS)]].append(sentence)
+
+    return by_split
 
 
-def _voices(split: str, language: str, rng: random.Random) -> Iterator[str]:
+def _voices(split: str, language: str, cell: tuple[Any, ...]) -> Iterator[str]:
     """Yield the voices of the split in turn, so that no voice favors an emotion; all of them speak neutral and
     emotional sentences.
     """
@@ -182,8 +212,8 @@ def _voices(split: str, language: str, rng: random.Random) -> Iterator[str]:
         f"{accents[place // 2 % len(accents)]}+{variant}" for place, variant in enumerate(VARIANTS[split])
     ]  # both sexes in each accent
 
-    while True:
-        yield from rng.sample(names, len(names))
+    for turn in count():
+        yield from sample_by_hash(names, len(names), str, *cell, turn)
 
 
 CORPUS = Corpus(
