@@ -33,7 +33,7 @@ FP32_BUCKETS = {"batch_size": 16}
 BF16_BUCKETS = {"batch_size": 16, "compute_dtype": "bfloat16", "dtype": "bfloat16"}
 INT8_BUCKETS = {"batch_size": 16, "compute_dtype": "int8", "dtype": "bfloat16"}
 
-FEW, MANY = 12, 64
+FEW, MANY = 8, 64
 """Clips of the quick and the full rows."""
 
 _GEMM_ROWS = 1600

@@ -59,7 +59,7 @@ def compare(
     ours: Callable[[], Any],
     theirs: Callable[[], Any],
     note: str = "",
-    budget_s: float = 10.0,
+    budget_s: float = 6.0,
     warm_up: bool = True,
 ) -> Row:
     """Run both sides in turns, as [`take_turns`] does, and compare medians."""

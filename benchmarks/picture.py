@@ -76,7 +76,10 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     figure = Figure(figsize=(9, 0.27 * (len(lines) + gap * headings) + 0.9), layout="constrained")
     axes = figure.subplots()
     axes.set_xscale("log")
-    axes.set_xlim(0.5, max([10, *(2 * ratio for _, ratio in lines if ratio)]))
+    axes.set_xlim(
+        min([0.5, *(0.9 * ratio for _, ratio in lines if ratio)]),
+        max([10, *(2 * ratio for _, ratio in lines if ratio)]),
+    )
 
     for place, (words, ratio) in zip(places, lines, strict=True):
         if ratio is None:

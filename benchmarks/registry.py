@@ -27,7 +27,7 @@ class Materials:
     Args:
         resd: folder of RESD, raw or prepared.
         backbones: folder with `whisper-base`, `e5-small` and `smollm2`.
-        rows: number of corpus rows to use; None: all.
+        rows: number of corpus rows to use; None: each row's own.
         epochs: epochs of the end-to-end training.
         llm: language model of `ls_llm_score`; None: `smollm2` of `backbones`.
         llm_backend: where that language model runs.

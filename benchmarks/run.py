@@ -4,8 +4,7 @@
     python benchmarks/run.py --only scan_forward limit_forward
     python benchmarks/run.py --full --profile --resd PATH/TO/resd --backbones PATH/TO/backbones \\
         --json outputs/benchmark.json --picture docs/benchmark.png --markdown docs/benchmark.md
-    python benchmarks/run.py --only resd_end_to_end --resd PATH/TO/resd --backbones PATH/TO/backbones --rows 64 \\
-        --epochs 2
+    python benchmarks/run.py --only resd_end_to_end --resd PATH/TO/resd --backbones PATH/TO/backbones --epochs 2
     python benchmarks/run.py --only ls_llm_score --llm PATH/TO/SmolLM2-135M-Instruct
 
 Both sides of a row run in turns in one process, so their ratio holds even where the times do not. A row that lacks its
@@ -82,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
             print(f"{name:<28}not run: {skipped[name]}", flush=True)
             continue
 
-        print(line(rows[-1]), flush=True)
+        print(f"{line(rows[-1])} [{(time.perf_counter() - start) / 60:.1f} min]", flush=True)
 
         if options.json:  # after every row, so that an interrupted run keeps what it measured
             write_rows(options.json, rows, facts, earlier)
@@ -179,7 +178,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--markdown", type=Path, metavar="OUT.md", help="write the table and facts about the machine")
     parser.add_argument("--resd", type=Path, metavar="DIR", help="RESD, for the rows that need a corpus")
     parser.add_argument("--backbones", type=Path, metavar="DIR", help="folder with whisper-base, e5-small and smollm2")
-    parser.add_argument("--rows", type=int, metavar="N", help="use only N rows of a corpus")
+    parser.add_argument(
+        "--rows", type=int, metavar="N", help="rows of a corpus to use; otherwise each row's own number"
+    )
     parser.add_argument("--epochs", type=int, default=20, metavar="N", help="epochs of the end-to-end training")
     parser.add_argument(
         "--llm", metavar="MODEL", help="language model of ls_llm_score (default: smollm2 of --backbones)"
