@@ -2,6 +2,7 @@
 hand."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import yaml
 
 from bibier_hf import EMOTIONS
 from bibier_hf.errors import ArgumentError
-from bibier_hf.evaluation.metrics import classification_metrics
+from bibier_hf.evaluation.metrics import METRICS, classification_metrics
 from bibier_hf.evaluation.report import Predictions, environment
 from bibier_hf.evaluation.results import RunResults
 from bibier_hf.training import study as study_module
@@ -154,6 +155,25 @@ def test_finished_runs_are_kept_and_must_be_the_same(study_file, monkeypatch):
     assert said == [f"run 1 of 1: {run.folder}: already finished"]
     with pytest.raises(ArgumentError, match="finished with other values of learning_rate"):
         run_study(plan_runs(study, {"learning_rate": 1e-3}))
+
+
+@pytest.mark.parametrize("keep_models", [False, True])
+def test_checkpoints_and_stages_are_removed_with_the_model(study_file, monkeypatch, keep_models: bool):
+    (run,) = plan_runs(read_study(study_file()))
+    weights = ["model.safetensors", "checkpoint-5/optimizer.pt", "stages/fusion/checkpoint-2/model.safetensors"]
+
+    def train(arguments):
+        for name in weights:
+            (run.folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (run.folder / name).touch()
+        finish(run, [0, 1], [0, 1])
+        return SimpleNamespace(metrics_mean=dict.fromkeys(("dev", "test"), dict.fromkeys(METRICS, 0.5)))
+
+    monkeypatch.setattr(study_module, "run_training", train)
+    run_study([run], keep_models, say=lambda line: None)
+    assert [(run.folder / name).exists() for name in weights] == [keep_models] * 3
+    assert (run.folder / "results.json").is_file()
+    assert (run.folder / "predictions_test.parquet").is_file()
 
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "studies").glob("*.yaml")), ids=lambda path: path.stem)

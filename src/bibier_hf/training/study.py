@@ -6,6 +6,7 @@ Every run has its own folder in `output_dir`. Finished runs are read, not traine
 continues where it was.
 """
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -26,8 +27,9 @@ from ..files import write_json
 from ..model.configuration_bibier import SINGLE_LABEL
 from ..run_files import find_run_file
 from ..tables import markdown_table
-from .arguments import RunArguments, read_run
-from .output import last_progress
+from .arguments import STAGES_FOLDER, RunArguments, read_run
+from .checkpoints import list_checkpoints
+from .output import REFIT_FOLDER, last_progress
 from .run import run_training
 
 SCORED_SPLITS = ("dev", "test")
@@ -160,9 +162,17 @@ def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable
         arguments = run.arguments.model_copy(update={"resume_from_checkpoint": resume, "overwrite": not resume})
         results = run_training(arguments)
         if not keep_models:
-            for path in (*run.folder.glob("model*.safetensors*"), *run.folder.glob("*_adapter/*.safetensors")):
-                path.unlink()
+            _remove_weights(run.folder)
         say(f"  dev {_percent(results.metrics_mean['dev'])}, test {_percent(results.metrics_mean['test'])}")
+
+
+def _remove_weights(folder: Path) -> None:
+    """Remove the weights of a finished run, and its checkpoints, stages, and refit, which hold copies of them."""
+    for path in (*folder.glob("model*.safetensors*"), *folder.glob("*_adapter/*.safetensors")):
+        path.unlink()
+
+    for path in (*list_checkpoints(folder), folder / STAGES_FOLDER, folder / REFIT_FOLDER):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _place(run: StudyRun, runs: Sequence[StudyRun]) -> str:
