@@ -68,7 +68,11 @@ def mel_energies(
 
 def _emphasized(waveform: Tensor, emphasis: float) -> Tensor:
     """Subtract a share of the sample before from each sample but the first."""
-    return torch.cat([waveform[:1], torch.sub(waveform[1:], waveform[:-1], alpha=emphasis)])
+    emphasized = torch.empty_like(waveform)
+    emphasized[0] = waveform[0]
+    torch.sub(waveform[1:], waveform[:-1], alpha=emphasis, out=emphasized[1:])
+
+    return emphasized
 
 
 def _whisper(extractor: WhisperFeatureExtractor, clip: Tensor) -> np.ndarray:
