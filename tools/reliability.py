@@ -5,6 +5,7 @@
     python tools/reliability.py --list
     python tools/reliability.py --faults             # instead: the faults of tests/faults, which takes long
     python tools/reliability.py --faults -k preview  # some of them: arguments of pytest
+    python tools/reliability.py --inputs             # instead: every bad input at every entrance
 
 Each mutant (`tools/mutants.py`) changes one place in a copy of `src/`. Its test must then fail; without the change, the
 same test must pass. Outcomes are kept in `outputs/reliability.json`, and all of them become the table in
@@ -33,6 +34,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 PAGE = REPOSITORY / "docs" / "reliability.md"
 OUTCOMES = REPOSITORY / "outputs" / "reliability.json"
 FAULT_OUTCOMES = REPOSITORY / "outputs" / "faults.json"
+INPUT_OUTCOMES = REPOSITORY / "outputs" / "bad_inputs.json"
 
 TIMEOUT_S = 1800
 
@@ -225,11 +227,11 @@ def table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
-def run_faults(arguments: Sequence[str], outcomes: dict[str, dict[str, str]], kept_in: Path | None = None) -> int:
-    """Run tests/faults, and note the outcome of each case by its name as soon as it ends. Returns the exit code.
+def run_cases(arguments: Sequence[str], outcomes: dict[str, dict[str, str]], kept_in: Path | None = None) -> int:
+    """Run tests, and note the outcome of each case by its name as soon as it ends. Returns the exit code.
 
     Args:
-        arguments: further arguments of pytest.
+        arguments: of pytest.
         outcomes: name of a case -> `outcome` and the `commit`.
         kept_in: file that they are written to after each case.
     """
@@ -237,11 +239,11 @@ def run_faults(arguments: Sequence[str], outcomes: dict[str, dict[str, str]], ke
 
     os.chdir(REPOSITORY)
     counter = CaseRecorder(outcomes, kept_in)
-    return int(pytest.main(["-q", "-m", "slow", "tests/faults", *arguments], plugins=[counter]))
+    return int(pytest.main(["-q", *arguments], plugins=[counter]))
 
 
 class CaseRecorder:
-    """A plugin of pytest that keeps the outcome of each case; see [`run_faults`]."""
+    """A plugin of pytest that keeps the outcome of each case; see [`run_cases`]."""
 
     def __init__(self, outcomes: dict[str, dict[str, str]], kept_in: Path | None = None):
         self.outcomes = outcomes
@@ -280,6 +282,32 @@ def faults_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def inputs_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
+    """Write the outcomes of tests/test_bad_inputs.py as Markdown, a row for each kind of input."""
+    counts: dict[str, Counter] = {}
+    entrances: dict[str, list[str]] = {}
+    names: dict[str, set[str]] = {}
+    for name, case in outcomes.items():
+        kind, entrance, rest = name.partition("[")[2].removesuffix("]").split("|", 2)
+        counts.setdefault(kind, Counter())[case["outcome"]] += 1
+        names.setdefault(kind, set()).add(rest)
+        if entrance not in entrances.setdefault(kind, []):
+            entrances[kind].append(entrance)
+
+    commits = sorted({case["commit"] for case in outcomes.values()})
+    lines = [
+        f"{sum(map(len, names.values()))} inputs, {len(outcomes)} cases, commit {', '.join(commits)}:",
+        "",
+        "| input | inputs | given to | cases | held | failed |",
+        "|---|---|---|---|---|---|",
+    ]
+    for kind, found in counts.items():
+        numbers = [found.total(), found[HELD], found[FAILED]]
+        given_to = ", ".join(entrances[kind])
+        lines.append(f"| {kind} | {len(names[kind])} | {given_to} | {' | '.join(map(str, numbers))} |")
+    return "\n".join(lines)
+
+
 def current_commit() -> str:
     """Return the short name of the commit; empty outside a repository."""
     command = ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"]
@@ -313,6 +341,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--faults", nargs=argparse.REMAINDER, help="run the faults instead (further arguments: pytest's)"
     )
+    parser.add_argument(
+        "--inputs", nargs=argparse.REMAINDER, help="run the bad inputs instead (further arguments: pytest's)"
+    )
     options = parser.parse_args(arguments)
 
     if options.list:
@@ -320,12 +351,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{mutant.name}: {mutant.what} ({mutant.file}; {mutant.test})")
         return 0
 
-    if options.faults is not None:
-        cases = json.loads(FAULT_OUTCOMES.read_text(encoding="utf-8")) if FAULT_OUTCOMES.is_file() else {}
-        code = run_faults(options.faults, cases, None if options.dry else FAULT_OUTCOMES)
-        if not options.dry:
-            write_section(PAGE, "faults", faults_table(cases))
-        return int(code != 0)
+    for given, tests, kept_in, section, write in (
+        (options.faults, ["-m", "slow", "tests/faults"], FAULT_OUTCOMES, "faults", faults_table),
+        (options.inputs, ["tests/test_bad_inputs.py"], INPUT_OUTCOMES, "inputs", inputs_table),
+    ):
+        if given is not None:
+            cases = json.loads(kept_in.read_text(encoding="utf-8")) if kept_in.is_file() else {}
+            code = run_cases([*tests, *given], cases, None if options.dry else kept_in)
+            if not options.dry:
+                write_section(PAGE, section, write(cases))
+            return int(code != 0)
 
     chosen = [mutant for mutant in MUTANTS if options.only is None or mutant.name in options.only]
     outcomes = json.loads(OUTCOMES.read_text(encoding="utf-8")) if OUTCOMES.is_file() else {}

@@ -26,7 +26,7 @@ import shutil
 import textwrap
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -120,8 +120,10 @@ class _Loader(yaml.SafeLoader):
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
+            line = key_node.start_mark.line + 1
+            if not isinstance(key, Hashable):
+                raise ArgumentError(f"A key is a {type(key).__name__} (line {line}). Give a name.")
             if key in seen:
-                line = key_node.start_mark.line + 1
                 raise ArgumentError(f"The key '{key}' appears twice (line {line}). Remove one of them.")
             seen.add(key)
 
@@ -146,15 +148,19 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ArgumentError(f"{path} is not valid YAML: {error}") from error
     except ArgumentError as error:
         raise ArgumentError(f"{path}: {error}") from error
+    except RecursionError as error:
+        raise ArgumentError(f"{path} is not valid YAML: it is nested too deeply.") from error
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, an impossible date, a number of many digits
+        raise ArgumentError(f"{path} is not valid YAML: {error}") from error
 
     if content is None:
         return {}
     if not isinstance(content, dict):
         raise ArgumentError(f"{path} must hold a mapping of keys to values, not a {type(content).__name__}.")
+    if wrong := [key for key in content if not isinstance(key, str)]:
+        raise ArgumentError(f"{path}: the key {wrong[0]!r} is a {type(wrong[0]).__name__}, not a name.")
 
     return content
 
@@ -365,7 +371,9 @@ def checked_section(section: type[Section], content: dict[str, Any]) -> Any:
     try:
         return section(**content)
     except ValidationError as error:
-        problems = _merge_unions(error.errors())
+        # A default that follows from other values is not at fault.
+        found = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+        problems = _merge_unions(found)
         raise ArgumentError("\n".join(_explain(problem, section) for problem in problems)) from error
 
 

@@ -18,6 +18,7 @@ from bibier_hf.commands.describe import summary
 from bibier_hf.errors import ArgumentError
 from bibier_hf.model.validation_bibier import CheckpointError
 
+from ..bad_inputs import NO_CONFIGURATION
 from ..bibier_command import bibier
 from ..conftest import features_of, merged
 
@@ -29,26 +30,6 @@ def damaged(checkpoint: Path, tmp_path: Path) -> Path:
     """A copy to damage."""
     return Path(shutil.copytree(checkpoint, tmp_path / "damaged"))
 
-
-CONTENTS: dict[str, bytes] = {
-    "empty": b"",
-    "blank": b" \n",
-    "list": b"[1, 2]",
-    "null": b"null",
-    "number": b"7",
-    "text": b'"bibier"',
-    "true": b"true",
-    "no JSON": b"model_type: bibier",
-    "cut": b'{"model_type": "bibier", "hidden_size": 1',
-    "not UTF-8": '{"model_type": "бибир"}'.encode("cp1251"),
-    "UTF-16": '{"model_type": "bibier"}'.encode("utf-16"),
-    "nested": b'{"x": ' + b"[" * 1_000_000 + b"]" * 1_000_000 + b"}",
-    "nested objects": b'{"x":' * 100_000 + b"1" + b"}" * 100_000,
-    "a number of 10,000 digits": b'{"hidden_size": ' + b"9" * 10_000 + b"}",
-    "no options": b"{}",
-    "two documents": b"{}{}",
-    "binary": bytes(range(256)),
-}
 
 OPTIONS: list[dict[str, Any]] = [
     {"model_type": "bert"},
@@ -134,9 +115,9 @@ def check_message(error: pytest.ExceptionInfo, folder: Path) -> None:
     assert len(message) < 2000
 
 
-@pytest.mark.parametrize("name", CONTENTS)
+@pytest.mark.parametrize("name", NO_CONFIGURATION)
 def test_a_config_that_is_no_configuration(name: str, damaged: Path):
-    (damaged / "config.json").write_bytes(CONTENTS[name])
+    (damaged / "config.json").write_bytes(NO_CONFIGURATION[name])
     with pytest.raises(ArgumentError, match=r"config\.json") as error:
         load_checkpoint(str(damaged))
     check_message(error, damaged)

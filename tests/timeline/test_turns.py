@@ -16,6 +16,8 @@ from bibier_hf.errors import ArgumentError
 from bibier_hf.timeline import TIMELINE_FORMATS, Turn, per_minute, read_turns, save_timeline, timed_texts
 from bibier_hf.timeline.schema import SCHEMA_FILE, Timeline, timeline_schema
 
+from ..bad_inputs import TURNS
+
 VTT = """WEBVTT
 
 NOTE not a --> cue
@@ -76,32 +78,7 @@ def test_turns_of_each_format(tmp_path: Path, name: str, text: str, expected: li
     assert read_turns(written(tmp_path, name, "\ufeff" + text)) == expected
 
 
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("a.rttm", "", "holds no turns"),
-        ("a.rttm", "SPEAKER x 1 1\n", "line 1: a SPEAKER line has at least 8 fields, this one has 4"),
-        ("a.rttm", "SPEAKER x 1 nan 1 <NA> <NA> A <NA> <NA>\n", "line 1: .*must be numbers of seconds"),
-        ("a.rttm", "SPEAKER x 1 -1 2 <NA> <NA> A <NA> <NA>\n", "line 1: -1.0 to 1.0 s; a segment must start at 0"),
-        ("a.rttm", "SPEAKER x 1 3 -2 <NA> <NA> A <NA> <NA>\n", "line 1: 3.0 to 1.0 s; .* end after its start"),
-        ("a.csv", "a,b\n1,2\n", "columns start and end"),
-        ("a.csv", "start,end\n1,two\n", "line 2: 'two' is not a number of seconds"),
-        ("a.json", "{", "line 1: this is not JSON"),
-        ("a.json", "{}", "allowed is a list"),
-        ("a.json", "[" * 100_000, "too deep"),
-        ("a.json", '[{"start": 0, "end": ' + "1" * 5000 + "}]", "too large a number"),
-        ("a.json", '[{"start": 0, "end": ' + "1" * 400 + "}]", "entry 0: .* is not a number of seconds"),
-        ("a.json", '[{"start": 0, "end": 1e999}]', "entry 0: .*must be numbers"),
-        ("a.json", '[{"start": 0, "end": {}}]', "entry 0: {} is not a number of seconds"),
-        ("a.csv", 'start,end,text\n0,1,"' + "x" * 200_000 + '"\n', "line 1: this is not CSV"),
-        ("a.csv", "start,end\n0\n", "line 2: None is not a number of seconds"),
-        ("a.json", "[1]", "entry 0 is 1; allowed"),
-        ("a.json", '[{"timestamp": 1}]', "entry 0: its timestamp 1 is not"),
-        ("a.json", '[{"start": 0, "end": NaN}]', "entry 0: .*must be numbers"),
-        ("a.srt", "1:2:3:4,000 --> 5\n", "line 1: '1:2:3:4,000' is not a time"),
-        ("a.txt", "", "turns are read from .rttm, .json, .csv, .srt, .vtt"),
-    ],
-)
+@pytest.mark.parametrize(("name", "text", "message"), TURNS)
 def test_files_that_hold_no_turns(tmp_path: Path, name: str, text: str, message: str, default_csv_limit):
     with pytest.raises(ArgumentError, match=message):
         read_turns(written(tmp_path, name, text))

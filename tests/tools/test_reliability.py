@@ -11,7 +11,18 @@ from types import SimpleNamespace
 import pytest
 
 from mutants import MUTANTS
-from reliability import FAULTS, KILLED, PAGE, REPOSITORY, CaseRecorder, faults_table, problems, table, write_section
+from reliability import (
+    FAULTS,
+    KILLED,
+    PAGE,
+    REPOSITORY,
+    CaseRecorder,
+    faults_table,
+    inputs_table,
+    problems,
+    table,
+    write_section,
+)
 
 
 def test_every_mutant_changes_one_place_and_has_a_test():
@@ -73,6 +84,15 @@ def test_faults_are_counted(tmp_path: Path):
     assert text.startswith("4 cases, commit ")
     assert "| full disk | one line, no partial result | 4 | 2 | 1 | 1 |" in text
     assert text.count("| 0 | 0 | 0 | 0 |") == len(FAULTS) - 1
+
+
+def test_bad_inputs_are_counted():
+    cases = {"text|demo|a": "held", "text|demo|b|c": "failed", "text|server|a": "held", "table|audit|a": "held"}
+    outcomes = {f"test_a_bad_input[{name}]": {"outcome": end, "commit": "abc"} for name, end in cases.items()}
+    text = inputs_table(outcomes)
+    assert text.startswith("3 inputs, 4 cases, commit abc:\n")
+    assert "| text | 2 | demo, server | 3 | 2 | 1 |" in text
+    assert "| table | 1 | audit | 1 | 1 | 0 |" in text
 
 
 @pytest.mark.slow

@@ -297,6 +297,8 @@ def _locate_in_mapping(audio: Mapping, sampling_rate: int | None) -> AudioSource
             return _locate_array(printable(path) or "<array>", given[key], rate, sampling_rate)
 
     if "bytes" in given:
+        if not isinstance(given["bytes"], (bytes, bytearray, memoryview)):
+            raise AudioError(f"The key 'bytes' holds a {type(given['bytes']).__name__}. Pass the bytes of a file.")
         content = bytes(given["bytes"])
         return AudioSource(printable(path) or f"<{len(content)} bytes>", io.BytesIO(content), rate=sampling_rate)
     if "path" in given:

@@ -1,5 +1,6 @@
 """Audio and text in any form -> the model's input tensors."""
 
+import json
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -173,6 +174,7 @@ class BiBiERProcessor(ProcessorMixin):
             backbone_dir: where to find that tokenizer instead of the Hub, as for the model's `from_pretrained`.
 
         Raises:
+            CheckpointError: damaged files.
             OSError: it cannot be fetched.
         """
         for name in (
@@ -183,6 +185,11 @@ class BiBiERProcessor(ProcessorMixin):
         token = _backbone_dir.set(backbone_dir)
         try:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        except (UnicodeError, json.JSONDecodeError, AttributeError, TypeError, RecursionError) as error:
+            raise CheckpointError(
+                f"{pretrained_model_name_or_path} has no usable processor (processor_config.json, tokenizer_config.json): "
+                f"{one_line(error)}"
+            ) from error
         finally:
             _backbone_dir.reset(token)
 
@@ -492,7 +499,9 @@ def _as_texts(text: Any) -> list[str | None] | None:
         if value is None or value != value:  # NaN, the missing text of a data frame
             checked.append(None)
         elif isinstance(value, str):
-            checked.append(value if value.strip() else None)
+            # Half of a surrogate pair, which tokenizers refuse, becomes U+FFFD.
+            whole = value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+            checked.append(whole if whole.strip() else None)
         else:
             raise TypeError(f"Text must be a string; sample {index} is {type(value).__name__}: {value!r:.80}.")
     return checked
