@@ -45,8 +45,9 @@ class BadInput:
 
 # Recordings
 
-KEEPS_SILENCE = ("processor", "live", "prepare", "train", "evaluate")
-"""Entrances that take silence: a row of a corpus may be silent, and so may someone who speaks."""
+CANCELED = ("processor", "live", "predict in windows")
+SILENT = (*CANCELED, "predict", "server")
+"""Entrances that answer silence: those that say that the answer is unsure, and live voices."""
 
 
 def sound(count: int = 8000, **options: Any) -> bytes:
@@ -161,7 +162,7 @@ def recordings() -> Iterator[BadInput]:
         "MP3 behind an empty ID3": b"ID3\4\0\0\0\0\0\0" + good["MP3"],
     }
     for name, content in (foreign | headers | samples | silent | fit).items():
-        answered = KEEPS_SILENCE if name in silent else name in fit
+        answered = (CANCELED if "cancel" in name else SILENT) if name in silent else name in fit
         yield BadInput("recording", name, content, "odd.wav", answered)
 
 
@@ -229,7 +230,7 @@ def arrays() -> Iterator[BadInput]:
     }
     nothing = ("no samples", "a list of nothing")
     for name, value in (refused | silent | fit).items():
-        answered = KEEPS_SILENCE if name in silent else ("live",) if name in nothing else name in fit
+        answered = SILENT if name in silent else ("live",) if name in nothing else name in fit
         yield BadInput("array", name, value, answered=answered)
 
 
@@ -324,7 +325,8 @@ def tables() -> Iterator[BadInput]:
         "one row of a split": "\n".join([COLUMNS, row.replace("train,", "valid,", 1)]).encode(),
     }
     for name, content in refused.items():
-        yield BadInput("table", name, content, "odd.csv")
+        answered = ("prepare",) if name == "one row of a split" else ()
+        yield BadInput("table", name, content, "odd.csv", answered)
 
     lines = {
         "JSON that is cut": b'[{"audio": "train0.wav"',

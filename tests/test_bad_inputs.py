@@ -38,6 +38,7 @@ from .conftest import TINY, make_clip
 HANGS_AFTER_S = 120
 
 NAMES = {
+    "table": r"|protocol needs|a label set has at least two",
     "run file": r"|^error: \w+: ",  # the key
     "archive": r"|train_sent_emo\.csv|dia0_utt0\.mp4|odd\.mp4",  # a file in it
     "turns": r"|the recording ends at",

@@ -256,3 +256,11 @@ def test_a_place_that_is_a_file(tmp_path):
         pass
     with pytest.raises(WriteError, match="it is a folder, not a file"):
         write_text(tmp_path, "x")
+
+
+def test_a_copy_onto_a_full_disk_names_the_target(tmp_path):
+    error = OSError(
+        errno.ENOSPC, "No space left on device", "/elsewhere/source.json", None, str(tmp_path / "copy.json")
+    )
+    message = str(files.as_write_error(error, tmp_path, "no space is left on the disk"))
+    assert message == f"Cannot write {tmp_path}/copy.json: no space is left on the disk"

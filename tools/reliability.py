@@ -6,6 +6,7 @@
     python tools/reliability.py --faults             # instead: the faults of tests/faults, which takes long
     python tools/reliability.py --faults -k preview  # some of them: arguments of pytest
     python tools/reliability.py --inputs             # instead: every bad input at every entrance
+    python tools/reliability.py --load bibier-tiny   # instead: a server under load (arguments of benchmarks/load_test.py)
 
 Each mutant (`tools/mutants.py`) changes one place in a copy of `src/`. Its test must then fail; without the change, the
 same test must pass. Outcomes are kept in `outputs/reliability.json`, and all of them become the table in
@@ -308,6 +309,28 @@ def inputs_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
     return "\n".join(lines)
 
 
+def run_load(arguments: Sequence[str], figures: Path) -> int:
+    """Run benchmarks/load_test.py with these arguments, and write its figures. Returns the exit code."""
+    command = [sys.executable, "benchmarks/load_test.py", *arguments, "--json", str(figures)]
+    return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
+
+
+def load_table(figures: Mapping[str, float]) -> str:
+    """Write the figures of benchmarks/load_test.py as Markdown."""
+    first, last = figures["server's memory, first tenth (MB)"], figures["server's memory, last tenth (MB)"]
+    return "\n".join(
+        [
+            f"Commit {current_commit()}:",
+            "",
+            "| clients | requests | failed | cut off at the end | p50, p95 | memory, second and last tenth | change |",
+            "|---|---|---|---|---|---|---|",
+            f"| {figures['clients']} | {figures['requests']} | {figures['failed requests']} | "
+            f"{figures['cut off at the end']} | {figures['server, p50 (s)']:.3g} s, {figures['server, p95 (s)']:.3g} s | "
+            f"{first:.0f} MB, {last:.0f} MB | {100 * (last / first - 1):+.1f} % |",
+        ]
+    )
+
+
 def current_commit() -> str:
     """Return the short name of the commit; empty outside a repository."""
     command = ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"]
@@ -344,6 +367,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--inputs", nargs=argparse.REMAINDER, help="run the bad inputs instead (further arguments: pytest's)"
     )
+    parser.add_argument(
+        "--load", nargs=argparse.REMAINDER, help="put a server under load instead (further arguments: load_test.py's)"
+    )
     options = parser.parse_args(arguments)
 
     if options.list:
@@ -351,6 +377,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"{mutant.name}: {mutant.what} ({mutant.file}; {mutant.test})")
         return 0
 
+    if options.load is not None:
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "load.json"
+            code = run_load(options.load, file)
+            if not options.dry and file.is_file():
+                write_section(PAGE, "load", load_table(json.loads(file.read_text(encoding="utf-8"))))
+        return int(code != 0)
     for given, tests, kept_in, section, write in (
         (options.faults, ["-m", "slow", "tests/faults"], FAULT_OUTCOMES, "faults", faults_table),
         (options.inputs, ["tests/test_bad_inputs.py"], INPUT_OUTCOMES, "inputs", inputs_table),

@@ -537,6 +537,8 @@ def write_errors(path: str | os.PathLike, left: Remark = "") -> Generator[None]:
 def as_write_error(error: BaseException, path: str | os.PathLike | None, meaning: str, left: str = "") -> WriteError:
     """Return the [`WriteError`] for an error with a known `meaning`. `path`: what was written; None: unknown."""
     named = getattr(error, "filename", None)
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # of a copy, its target is full
+        named = getattr(error, "filename2", None) or named
     named = None if named is None or isinstance(named, int) else os.path.abspath(os.fsdecode(named))
     if named is not None and any(map(_SCRATCH.fullmatch, Path(named).parts)):
         named = None

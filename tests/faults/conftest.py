@@ -191,7 +191,7 @@ def uninterrupted(runner, tmp_path_factory) -> Callable[[str, str], Outcome]:
     return outcome
 
 
-_CHANGING = ("seconds", "seconds_by_stage", "resumed", "date", "config", "command")
+_CHANGING = ("seconds", "seconds_by_stage", "resumed", "date", "config", "command", "output_dir")
 """What differs from run to run in the JSON files of equal results."""
 
 

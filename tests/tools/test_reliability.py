@@ -19,6 +19,7 @@ from reliability import (
     CaseRecorder,
     faults_table,
     inputs_table,
+    load_table,
     problems,
     table,
     write_section,
@@ -93,6 +94,13 @@ def test_bad_inputs_are_counted():
     assert text.startswith("3 inputs, 4 cases, commit abc:\n")
     assert "| text | 2 | demo, server | 3 | 2 | 1 |" in text
     assert "| table | 1 | audit | 1 | 1 | 0 |" in text
+
+
+def test_the_load_is_one_row():
+    figures = {"clients": 8, "requests": 500, "failed requests": 0, "cut off at the end": 0}
+    figures |= {"server, p50 (s)": 0.12345, "server, p95 (s)": 0.5}
+    figures |= {"server's memory, first tenth (MB)": 500.0, "server's memory, last tenth (MB)": 510.0}
+    assert load_table(figures).endswith("| 8 | 500 | 0 | 0 | 0.123 s, 0.5 s | 500 MB, 510 MB | +2.0 % |")
 
 
 @pytest.mark.slow

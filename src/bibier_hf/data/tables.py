@@ -302,9 +302,11 @@ def _read_xlsx(path: Path, sheet: str | None) -> tuple[list[Row], list[str]]:
     import openpyxl
 
     try:
-        with open(path, "rb") as file:
-            book = openpyxl.load_workbook(file, data_only=True)
-    except (BadZipFile, KeyError, ValueError) as error:
+        content = io.BytesIO(path.read_bytes())
+        book = openpyxl.load_workbook(content, data_only=True)
+    except FileNotFoundError:
+        raise
+    except (BadZipFile, KeyError, ValueError, OSError) as error:  # OSError: no workbook in it
         raise CorpusError(f"{path} is not a readable .xlsx workbook ({error}). Save it again.") from error
 
     filled = {
