@@ -29,6 +29,7 @@ from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokeniz
 
 from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.tug import LANGUAGES, TemplateUtteranceGeneration, strip_sound_tags
+from bibier_hf.commands.checkpoint import load_checkpoint
 from bibier_hf.data.mixture import load_corpora
 from bibier_hf.errors import UserError
 from bibier_hf.model.backbones_bibier import load_backbone
@@ -43,7 +44,10 @@ DROPPED_PIECES = 0.08
 class DistillTextArguments(RunFile):
     """Make a small text encoder from a multilingual E5."""
 
-    teacher: str = Field("intfloat/multilingual-e5-small", description="Hub id or folder of an E5 model")
+    teacher: str = Field(
+        "intfloat/multilingual-e5-small",
+        description="Hub id or folder of an E5 model, or a trained text checkpoint over one",
+    )
     vocabulary: int = Field(7200, ge=300, description="pieces of the tokenizer")
     layers: int = Field(2, ge=1, description="layers of the encoder")
     heads: int = Field(3, ge=1, description="attention heads of each, of 64 dimensions")
@@ -100,6 +104,14 @@ def reduced_tokenizer(
         model_max_length=128,
     )
     return reduced, pieces
+
+
+def load_teacher(name: str) -> tuple[PreTrainedTokenizerFast, nn.Module]:
+    """The tokenizer and the backbone of a checkpoint of this package, or of an E5 model."""
+    if (Path(name) / "processor_config.json").is_file():
+        model, processor = load_checkpoint(name)
+        return processor.tokenizer, model.base_model.text.backbone.eval()
+    return AutoTokenizer.from_pretrained(name), load_backbone(name).eval()
 
 
 @torch.no_grad()
@@ -188,7 +200,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
 
-    full, teacher = AutoTokenizer.from_pretrained(options.teacher), load_backbone(options.teacher).eval()
+    full, teacher = load_teacher(options.teacher)
     tokenizer, pieces = reduced_tokenizer(full, texts, options.vocabulary)
     prefixed = [f"query: {text}" for text in texts]
     embeddings = teacher_embeddings(

@@ -146,6 +146,12 @@ def test_a_step_of_everything(corpora, teachers, repository, tmp_path):
             overrides |= {"model.audio_config.layer": [1, 2], "disturbances.draws": 1, "unsure": None}
         run_training(read_run(repository / "recipes" / f"bibier_tiny_{name}.yaml", overrides))
 
+    tokenizer, teacher = distill_text.load_teacher(str(folders["text"]))
+    with safe_open(folders["text"] / "model.safetensors", "pt") as file:
+        trained = file.get_tensor("bibier.text.backbone.embeddings.word_embeddings.weight")
+    assert torch.equal(teacher.get_input_embeddings().weight, trained)
+    assert len(tokenizer) == len(trained)
+
     names = [{"name": "ravdess", "protocol": "speaker_independent"}, {"name": "resd", "protocol": "dialogue_grouped"}]
     join_checkpoints(
         JoinArguments(
