@@ -8,6 +8,7 @@ from transformers import AutoModel, AutoProcessor, pipeline
 
 from bibier_cli import main
 from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
+from bibier_hf.commands.join import save
 from bibier_hf.errors import ArgumentError
 from bibier_hf.model.backbones_bibier import load_backbone
 from bibier_hf.training.arguments import LoraArguments
@@ -50,6 +51,7 @@ def test_both_answers_are_weighed(pair, corpus_table, tmp_path, capsys):
     model = BiBiERForEmotionClassification.from_pretrained(out).eval()
     assert model.dtype == torch.float32
     assert model.config.fusion == "late"
+    assert 1 / 7 < model.config.least_confidence < 1
     assert (out / "text_adapter" / "adapter_model.safetensors").is_file()
     pipe = pipeline("audio-text-emotion", model=str(out), trust_remote_code=True)
     assert abs(sum(answer["score"] for answer in pipe({"text": "hello there"}, top_k=None)) - 1) < 1e-5
@@ -159,3 +161,27 @@ def test_a_backbone_trained_whole_is_stored_as_an_adapter(pair, corpus_table, ba
     again = BiBiERForEmotionClassification.from_pretrained(tmp_path / "whole").eval()
     with torch.no_grad():
         torch.testing.assert_close(again(**tokens).logits, joined(**tokens).logits)
+
+
+def test_small_weights_of_a_hidden_layer_keep_their_digits_in_8_bits(tiny_options, backbones, tmp_path):
+    options = merged(tiny_options, {"modalities": ["audio"], "audio_config": {"encoder": "statistics"}})
+    sources = {name: backbones[f"{name}_backbone"] for name in ("audio", "text")}
+    model = BiBiERForEmotionClassification.from_backbones(**sources, **options).eval()
+    pooling = model.base_model.audio.encoder.statistics
+    linear = pooling.hidden[1]
+    torch.nn.init.normal_(linear.weight, std=0.004)
+    statistics = torch.randn(2, 1, linear.in_features)
+    with torch.no_grad():
+        expected = pooling(statistics, torch.ones(2, 1, dtype=torch.bool))
+        rounded = linear.weight.to(torch.float8_e4m3fn).float()
+        before = (rounded - linear.weight).norm() / linear.weight.norm()
+
+    save(model, tmp_path, "float8_e4m3fn")
+    with torch.no_grad():
+        scaled = pooling(statistics, torch.ones(2, 1, dtype=torch.bool))
+    torch.testing.assert_close(scaled, expected, atol=1e-2, rtol=0)  # the LayerNorm has an epsilon
+
+    stored = BiBiERForEmotionClassification.from_pretrained(tmp_path).base_model.audio.encoder.statistics.hidden[1]
+    after = (stored.weight - linear.weight).norm() / linear.weight.norm()
+    assert after < 0.03 < 0.1 < before
+    assert torch.equal(stored.bias, linear.bias)

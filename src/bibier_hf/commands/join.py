@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import numpy as np
 import torch
 from pydantic import Field
+from scipy.special import softmax
 from transformers.utils import CONFIG_NAME
 
 from ..commandline import Positional
@@ -17,9 +18,11 @@ from ..errors import ArgumentError
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.prediction import CONDITIONS, predict_conditions
+from ..evaluation.unsure import least_confidence
 from ..files import filled_folder, writes
 from ..model.backbones_bibier import find_backbone_folder, load_backbone
-from ..model.configuration_bibier import MODALITIES
+from ..model.configuration_bibier import MODALITIES, SINGLE_LABEL
+from ..model.encoders_bibier import StatisticsPooling
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 from ..tables import markdown_table, percent
@@ -30,6 +33,12 @@ from .corpora import CorpusOptions
 
 logger = logging.getLogger(__name__)
 
+_EXACT = 4096
+"""Matrices with fewer values are stored in 32 bits."""
+
+_SPREAD = 0.125
+"""Standard deviation of a matrix in `float8_e4m3fn` that few of its values are too small for. A power of two."""
+
 
 class JoinArguments(CorpusOptions):
     """Make one bimodal checkpoint of a speech checkpoint and a text checkpoint.
@@ -38,7 +47,8 @@ class JoinArguments(CorpusOptions):
       bibier join outputs/speech outputs/text --corpus resd --data_dir PATH/TO/resd --output_dir outputs/both
 
     Calibrates both checkpoints and fits the weights of the late fusion on the dev splits of the corpora, all with equal
-    weight. If a checkpoint was trained on these rows (refit_on_dev), pass a twin that was not: --fit_with.
+    weight. If a checkpoint was trained on these rows (refit_on_dev), pass a twin that was not: --fit_with. Answers to both
+    whose confidence is in the lowest tenth of dev become unsure. The speech check is that of the speech checkpoint.
     """
 
     speech: Annotated[str, Positional("SPEECH")] = Field(description="checkpoint that takes only audio")
@@ -62,6 +72,12 @@ class JoinArguments(CorpusOptions):
     dtype: Literal["float32", "float16", "float8_e4m3fn"] = Field(
         "float32",
         description="type of the stored weights, which are loaded in float32; with float8_e4m3fn, the first convolution keeps 16 bits",
+    )
+    coverage: float | None = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="share of the dev answers to audio and text that have enough confidence; null: any confidence is enough",
     )
     batch_size: int = Field(32, ge=1, description="utterances per step")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
@@ -107,6 +123,10 @@ def join_checkpoints(arguments: JoinArguments) -> str:
     fit_weights(joined, {name: values[keep] for name, values in logits.items()}, rows.labels[keep], corpus[keep])
 
     logits["both"] = mixed(joined, logits)
+    if joined.config.problem_type == SINGLE_LABEL:
+        probabilities = softmax(logits["both"][keep] / joined.config.temperature, axis=-1)
+        joined.config.least_confidence = least_confidence(probabilities, arguments.coverage)
+
     _name_backbones(joined, arguments.backbone_ids)
     processor.text_backbone_id = arguments.backbone_ids.get("text")
     with filled_folder(folder, last=CONFIG_NAME) as scratch:
@@ -161,20 +181,39 @@ def _name_backbones(model: BiBiERForEmotionClassification, ids: Mapping[str, str
 def save(model: BiBiERForEmotionClassification, folder: Path, dtype: str) -> None:
     """Save a checkpoint whose matrices and adapters are stored in `dtype`. They are loaded in float32.
 
-    The first convolution of a backbone has 16 bits at least: everything after it suffers from its rounding.
+    The first convolution of a backbone has 16 bits at least: everything after it suffers from its rounding. Small
+    matrices keep 32 bits.
     """
     stored = getattr(torch, dtype)
+    if stored.itemsize == 1:
+        for module in model.modules():
+            if isinstance(module, StatisticsPooling):
+                _spread(module)
+
     for stream in model.streams.values():
         for name, parameter in stream.require_backbone().named_parameters():
             if "lora_" in name:
                 parameter.data = parameter.data.to(stored)
     weights = model.state_dict()
     for name, values in weights.items():
-        if values.is_floating_point() and values.dim() > 1 and "lora_" not in name:
+        large = values.dim() > 1 and values.numel() >= _EXACT
+        if values.is_floating_point() and large and "lora_" not in name:
             exact = "conv1." in name and stored.itemsize == 1
             weights[name] = values.to(torch.float16 if exact else stored)
     model.config.dtype = torch.float32
     model.save_pretrained(folder, state_dict=weights)
+
+
+@torch.no_grad()
+def _spread(pooling: StatisticsPooling) -> None:
+    """Scale a hidden layer whose thousands of inputs have small weights, so that they keep their digits in 8 bits.
+
+    The LayerNorm behind it undoes the scale. A power of two rounds nothing.
+    """
+    linear = pooling.hidden[1]
+    scale = 2.0 ** torch.log2(_SPREAD / linear.weight.std()).round().clamp(min=0).item()
+    linear.weight.mul_(scale)
+    linear.bias.mul_(scale)
 
 
 def join(arguments: JoinArguments) -> None:
