@@ -211,6 +211,7 @@ def _spread(pooling: StatisticsPooling) -> None:
     The LayerNorm behind it undoes the scale. A power of two rounds nothing.
     """
     linear = pooling.hidden[1]
+    assert isinstance(linear, torch.nn.Linear)
     scale = 2.0 ** torch.log2(_SPREAD / linear.weight.std()).round().clamp(min=0).item()
     linear.weight.mul_(scale)
     linear.bias.mul_(scale)
