@@ -220,7 +220,8 @@ COMMANDS: dict[str, Run | Skip] = {
     **dict.fromkeys(
         (
             "python tools/distill_speech.py bibier_tiny_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd",
-            "python tools/distill_text.py bibier_tiny_text --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd",
+            "python tools/distill_text.py bibier_tiny_text --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd "
+            "--teacher outputs/text-twin",
             "bibier train bibier_tiny_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd --output_dir outputs/twin",
             "bibier train bibier_tiny_speech --corpora.0.data_dir PATH/TO/ravdess --corpora.1.data_dir PATH/TO/resd --refit_on_dev true "
             '--refit_on_test "[ravdess]"',
