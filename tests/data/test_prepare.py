@@ -326,6 +326,12 @@ def test_a_raw_corpus_is_prepared_once_for_its_content_and_options(tiny_resd, tm
     assert (tmp_path / "elsewhere" / "corpora").is_dir()
 
 
+def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path, tiny_resd):
+    (tmp_path / "file").touch()
+    with pytest.raises(CorpusError, match="cannot be kept in .*file.*Not a directory.*Set BIBIER_CACHE"):
+        load_corpus("resd", tiny_resd, strict_counts=False, cache_dir=tmp_path / "file")
+
+
 def test_an_option_that_changes_no_clip_has_a_cache_entry_of_its_own(tmp_path, monkeypatch, write_csv):
     """The folder says what it was prepared with, so another set of options cannot be answered from it."""
     monkeypatch.setenv("BIBIER_CACHE", str(tmp_path / "cache"))

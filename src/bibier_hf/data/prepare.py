@@ -237,7 +237,15 @@ class Corpus:
         facts = self._facts(complete, source)
 
         if self.has_source or data_dir is None:
-            target = cache_folder(cache_dir) / f"{facts['name']}-{_cache_key(clips, facts, transcriber)}"
+            folder = cache_folder(cache_dir)
+            target = folder / f"{facts['name']}-{_cache_key(clips, facts, transcriber)}"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise CorpusError(
+                    f"Prepared corpora cannot be kept in {folder} ({error.strerror}). Set {CACHE_VARIABLE} to a "
+                    "folder that can be written."
+                ) from error
         else:
             target = Path(data_dir)
 
