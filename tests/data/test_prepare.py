@@ -328,7 +328,7 @@ def test_a_raw_corpus_is_prepared_once_for_its_content_and_options(tiny_resd, tm
 
 def test_a_cache_that_cannot_be_written_names_the_variable(tmp_path, tiny_resd):
     (tmp_path / "file").touch()
-    with pytest.raises(CorpusError, match="cannot be kept in .*file.*Not a directory.*Set BIBIER_CACHE"):
+    with pytest.raises(CorpusError, match=r"cannot be kept in .*file.*Not a directory.*Set BIBIER_CACHE"):
         load_corpus("resd", tiny_resd, strict_counts=False, cache_dir=tmp_path / "file")
 
 
