@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path, PurePath, PurePosixPath
-from typing import IO
+from typing import Any, IO
 
 from .tables import CorpusError
 
@@ -152,8 +152,15 @@ def walk_files(source: Path) -> Iterator[SourceFile]:
 
     for path in archives:
         inside = PurePosixPath(path.relative_to(source).as_posix()) if path != source else PurePosixPath()
-        with _whole(path), tarfile.open(path, "r|*", tarinfo=_CheckedTarInfo) as archive:
+        with _whole(path), _opened(name=path) as archive:
             yield from _walk_archive(archive, inside, _Budget(path.name, path.stat().st_size))
+
+
+def _opened(**source: Any) -> tarfile.TarFile:
+    try:
+        return tarfile.open(mode="r|*", tarinfo=_CheckedTarInfo, **source)
+    except TypeError as error:  # raised by tarfile
+        raise tarfile.ReadError("the header of gzip is incomplete") from error
 
 
 def _walk_archive(archive: tarfile.TarFile, inside: PurePosixPath, budget: _Budget) -> Iterator[SourceFile]:
@@ -172,7 +179,7 @@ def _walk_archive(archive: tarfile.TarFile, inside: PurePosixPath, budget: _Budg
             continue
 
         if is_archive(name.name) and not name.name.startswith("."):
-            with tarfile.open(fileobj=archive.extractfile(member), mode="r|*", tarinfo=_CheckedTarInfo) as inner:
+            with _opened(fileobj=archive.extractfile(member)) as inner:
                 yield from _walk_archive(inner, inside / name, budget)
         else:
             yield SourceFile(inside / name, member.size, int(member.mtime), partial(_extract, archive, member))
