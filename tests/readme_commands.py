@@ -437,7 +437,9 @@ COMMANDS: dict[str, Run | Skip] = {
     # model_cards
     "python tools/reliability.py --faults": Skip("takes long; runs tests/faults"),
     "python tools/reliability.py --inputs": Skip("takes long; runs tests/test_bad_inputs.py"),
-    "python tools/reliability.py --load bibier-tiny --requests 500 --clients 8 --seconds 4": Skip("takes long"),
+    "python tools/reliability.py --load bibier-tiny --requests 500 --clients 8 --seconds 4": Skip(
+        "takes minutes: eight clients send 500 requests"
+    ),
     "python tools/reliability.py": Skip("takes long; tests/tools/test_reliability.py runs it"),
     "python tools/render_cards.py": Run(slow=True, expect="Written: "),
     "python tools/render_cards.py take outputs/resd model_cards/models/resd": Run(
