@@ -30,6 +30,7 @@ TRAIN_QUICKSTART := HF_HUB_OFFLINE=1 $(BIN)/accelerate launch --quiet --config_f
 
 quickstart: $(INSTALLED)
 	$(TRAIN_QUICKSTART)
+	rm -rf outputs/quickstart/evaluation  # an earlier version's is of another corpus
 	HF_HUB_OFFLINE=1 $(BIN)/bibier evaluate outputs/quickstart --corpus quickstart --output_dir outputs/quickstart/evaluation
 	@echo && echo 'outputs/quickstart, which knows synthetic voices:' && echo
 	@HF_HUB_OFFLINE=1 $(BIN)/bibier predict outputs/quickstart --demo
