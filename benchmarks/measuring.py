@@ -110,7 +110,7 @@ def peak_bytes(function: Callable[[], Any], prepare: Callable[[], Any] | None = 
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of a module in a process of its own. If that dies, there is an error."""
+    """Call a function of a module in its own process. If the process dies, an error is raised."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 
