@@ -57,6 +57,56 @@ def test_the_matrix_and_its_report(arguments, tmp_path, capsys):
     assert (folder / "transfer.png").is_file()
 
 
+def own_table(path, rows: list[str]) -> str:
+    path.write_text("\n".join(["text,label,split,speaker,dialogue,language", *rows]) + "\n", encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "changes", "message"),
+    [
+        (
+            [f"t{n},{LABELS[n % 3]},train,s{n},d,en" for n in range(9)],
+            {"test": ["dialogue"]},
+            "nothing is left to train on",
+        ),
+        ([f"t{n},sad,train,s{n},d{n},en" for n in range(9)], {"test": ["speaker"]}, "have the same label"),
+        (
+            [f"t{n},{LABELS[n % 3]},train,,,en" for n in range(9)],
+            {"test": ["text"], "group": "speaker"},
+            "have no speaker",
+        ),
+    ],
+)
+def test_tables_that_cannot_be_tested(arguments, tmp_path, capsys, rows, changes, message):
+    entry = {"name": "csv", "modalities": ["text"], "data_dir": own_table(tmp_path / "own.csv", rows)} | changes
+    options = ["--corpora", json.dumps([entry]), "--output_dir", str(tmp_path / "out")]
+    assert run("transfer", [*arguments[2:], *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_one_corpus_cannot_be_given_twice(arguments, capsys):
+    corpora = json.loads(arguments[1])
+    assert run("transfer", ["--corpora", json.dumps([corpora[0], corpora[0]]), *arguments[2:]]) == 2
+    assert "'here' is given twice" in capsys.readouterr().err
+
+
+def test_tables_keep_their_names_and_clips_are_drawn_one_by_one(arguments, tmp_path):
+    """Without dialogues and speakers, each clip is drawn by itself: the intervals are not points."""
+    texts = [f"line {number} {LABELS[(number + number // 7) % 3]}" for number in range(48)]
+    rows = [f"{text},{LABELS[n % 3]},{('train', 'dev')[n % 2]},,,en" for n, text in enumerate(texts)]
+    entry = {"name": "csv", "modalities": ["text"], "data_dir": own_table(tmp_path / "own.csv", rows), "test": "dev"}
+    options = ["--corpora", json.dumps([entry]), "--output_dir", str(tmp_path / "out")]
+    assert run("transfer", [*arguments[2:], *options]) == 0
+
+    facts = json.loads((tmp_path / "out" / "transfer.json").read_text())["corpora"]["own"]
+    assert (facts["title"], facts["group"]) == ("own", "id")
+    head, line = (text.split(",") for text in (tmp_path / "out" / "transfer.csv").read_text().splitlines())
+    cell = dict(zip(head, line, strict=True))
+    assert cell["groups"] == cell["rows"] == "24"
+    assert float(cell["uar_lower"]) < float(cell["uar"]) < float(cell["uar_upper"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -64,6 +114,14 @@ def test_the_matrix_and_its_report(arguments, tmp_path, capsys):
         (["--strengths", "{audio: 1.0}"], "strengths: needs a value for text"),
         (["--corpora.0.modalities", "audio,text"], "60 of 60 rows have no audio"),
         (["--corpora.0.test", "[banana]"], "corpora.0.test"),
+        (["--corpora.0.test", "[]"], "corpora.0.test"),
+        (["--strengths", "{audio: 1.0, text: 0}"], "strengths.text: Input should be greater than 0"),
+        (["--corpora.0.splits", "[train, banana]"], "no split 'banana'. Allowed: train, dev, test"),
+        (["--corpora.1.test", "[text, dialogue]", "--seen", "{banana: paper}"], "seen: there is no corpus 'banana'"),
+        (
+            ["--text_layer", "99"],
+            "text_backbone: embedded cannot be used as asked for: BiBiERConfig: text_config.layer=99",
+        ),
     ],
 )
 def test_what_cannot_be_tested(arguments, changes, message, capsys):

@@ -9,7 +9,8 @@ from bibier_hf.data.features import InputDataset, raw_inputs
 from bibier_hf.data.mixture import FeatureCacheArguments
 from bibier_hf.data.reader import InputReader
 from bibier_hf.errors import ArgumentError
-from bibier_hf.evaluation.conditions import bootstrap_groups, compared_with_clean, losses_table, score_conditions
+from bibier_hf.evaluation.bootstrap import bootstrap_column
+from bibier_hf.evaluation.conditions import compared_with_clean, losses_table, score_conditions
 from bibier_hf.evaluation.report import Predictions
 from bibier_hf.model.audio_bibier import decode_audio
 
@@ -135,11 +136,13 @@ def test_losses_are_paired(rows):
 
 
 def test_what_the_bootstrap_draws(rows):
-    assert bootstrap_groups(rows)[0] == "clips"
+    assert bootstrap_column(rows) == "id"
     spoken = rows.remove_columns("speaker").add_column("speaker", list("aabbccdd"))
-    assert bootstrap_groups(spoken) == ("speakers", list("aabbccdd"))
+    assert bootstrap_column(spoken) == "speaker"
     said = spoken.remove_columns("dialogue").add_column("dialogue", list("aaaabbbb"))
-    assert bootstrap_groups(said) == ("dialogues", list("aaaabbbb"))
+    assert bootstrap_column(said) == "dialogue"
+    single = said.remove_columns("dialogue").add_column("dialogue", list("aaaaaaaa"))
+    assert bootstrap_column(single) == "speaker"  # every draw of a single dialogue would be the same
 
 
 class Options(Section):

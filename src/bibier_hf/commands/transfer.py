@@ -4,7 +4,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from datasets import concatenate_datasets
@@ -16,6 +16,7 @@ from ..data.corpora import get_corpus, load_corpus
 from ..data.mixture import CONTEXT_HELP, LABELS_HELP, FeatureCacheArguments, label_names
 from ..errors import ArgumentError
 from ..evaluation.baselines import pooled_features
+from ..evaluation.bootstrap import bootstrap_column
 from ..evaluation.plots import TransferPoint, plot_transfer
 from ..evaluation.report import environment
 from ..evaluation.transfer import (
@@ -42,7 +43,7 @@ from ..hub.facts import facts as package_facts
 PREDICTIONS_FILE = "predictions.csv.gz"
 FACTS_FILE = "transfer.json"
 
-HoldOut = Literal["dev", "test"] | list[Literal["dialogue", "speaker", "text"]]
+HoldOut = Literal["dev", "test"] | Annotated[list[Literal["dialogue", "speaker", "text"]], Field(min_length=1)]
 
 
 class TransferCorpus(Section):
@@ -61,7 +62,9 @@ class TransferCorpus(Section):
         "one or two of dialogue, speaker, text"
     )
     leaky: HoldOut | None = Field(None, description="a test that shares more with train, for comparison; null: none")
-    group: Literal["dialogue", "speaker"] = Field("dialogue", description="column that the bootstrap draws whole")
+    group: Literal["dialogue", "speaker"] | None = Field(
+        None, description="column that the bootstrap draws whole; null: dialogue, else speaker, else each clip"
+    )
 
 
 CORPORA: list[dict[str, Any]] = [
@@ -72,7 +75,6 @@ CORPORA: list[dict[str, Any]] = [
         "modalities": ["audio"],
         "test": ["speaker", "text"],
         "leaky": ["speaker"],
-        "group": "speaker",
     },
     {
         "name": "meld",
@@ -115,7 +117,7 @@ class TransferArguments(Section):
     text_backbone: str = Field("intfloat/multilingual-e5-small", description="text model: Hub id or folder")
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     text_layer: int | list[int] = Field(-1, description="hidden states to pool; -1: the output")
-    strengths: dict[str, float] = Field(
+    strengths: dict[Literal["audio", "text"], Annotated[float, Field(gt=0)]] = Field(
         dict(STRENGTHS), description="C (inverse regularization) of audio and text; never chosen on a test"
     )
     seen: dict[str, str] = Field(
@@ -152,6 +154,9 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
     for corpus in arguments.corpora:
         options: dict[str, Any] = {"labels": arguments.labels, "context": corpus.context, **corpus.options}
         rows = load_corpus(corpus.name, corpus.data_dir, **options)
+        if unknown := sorted(set(corpus.splits or ()) - set(rows)):
+            raise ArgumentError(f"splits: {corpus.name} has no split {unknown[0]!r}. Allowed: {', '.join(rows)}.")
+
         rows = type(rows)({split: part for split, part in rows.items() if split in (corpus.splits or rows)})
         if labels not in (None, label_names(rows)):
             raise ArgumentError("labels: the corpora bring different label sets. Name one set for all of them.")
@@ -159,17 +164,24 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
         labels = label_names(rows)
         pooled = concatenate_datasets(list(rows.values()))
         name = pooled["corpus"][0]
+        if name in corpora:
+            raise ArgumentError(f"corpora: '{name}' is given twice. Leave one out, or rename its file.")
+
         features = {str(kind): _features(arguments, rows, kind, pooled["id"]) for kind in corpus.modalities}
         names = [name for name in ("id", "speaker", "dialogue", "text", "fold") if name in pooled.column_names]
         columns = {column: list(pooled[column]) for column in names}
         columns["split"] = [split for split, part in rows.items() for _ in range(len(part))]
         languages = "+".join(sorted(set(pooled["language"])))
         corpora[name] = CorpusRows(name, languages, columns, np.array(pooled["label"]), features)
-        facts["corpora"][name] = _facts(corpus, languages, name, arguments)
+        group = _group(corpus, name, columns)
+        facts["corpora"][name] = _facts(corpus, languages, name, arguments) | {"group": group}
 
     assert labels is not None  # there is a corpus
+    if unknown := sorted(set(arguments.seen) - set(corpora)):
+        raise ArgumentError(f"seen: there is no corpus {unknown[0]!r}. Allowed: {', '.join(corpora)}.")
+
     tests = [
-        Test(name, kind, hold_out, corpus.group)
+        Test(name, kind, hold_out, facts["corpora"][name]["group"])
         for name, corpus in zip(corpora, arguments.corpora, strict=True)
         for kind, hold_out in ((FAIR, corpus.test), (LEAKY, corpus.leaky))
         if hold_out is not None
@@ -212,17 +224,27 @@ def _column(rows: Any, modality: str) -> Sequence[Any]:
     return rows["duration_s"] if modality == "audio" else rows["text"]
 
 
+def _group(corpus: TransferCorpus, name: str, columns: Mapping[str, Sequence[Any]]) -> str:
+    """The column that the bootstrap draws whole."""
+    if corpus.group is not None and (missing := sum(value is None for value in columns[corpus.group])):
+        raise ArgumentError(
+            f"group: {missing} of {len(columns['id'])} rows of {name} have no {corpus.group}. Leave group out."
+        )
+    return corpus.group or bootstrap_column(columns)
+
+
 def _facts(corpus: TransferCorpus, language: str, name: str, arguments: TransferArguments) -> dict[str, Any]:
     """What tables say of a corpus."""
     seen = {}
     for modality in corpus.modalities:
         known = _seen_by(_backbone(arguments, modality))
         seen[modality] = "yes" if name in arguments.seen else known.get(name, known.get("others", "unknown"))
-    title = get_corpus(corpus.name).title.partition(":")[0].partition(",")[0]
+    described = get_corpus(corpus.name)
+    title = described.title.partition(":")[0].partition(",")[0] if described.name == name else name  # a table's file
     if corpus.context is not None:
         title += f" with {corpus.context.utterances} earlier utterances"
     tests = {key: _described(getattr(corpus, key)) for key in ("test", "leaky")}
-    return {"title": title, "language": language, **tests, "group": corpus.group, "seen": seen}
+    return {"title": title, "language": language, **tests, "seen": seen}
 
 
 def _described(hold_out: str | Sequence[str] | None) -> str | None:

@@ -121,13 +121,21 @@ def pooled_features(
         backbone, revision: Hub id or folder, and its revision.
         layer: hidden state to pool, or several; -1: the output.
         cache: `dtype`, `compute_dtype`, `batch_size`, `cache_dir` of [`~bibier_hf.data.features.InputExtractor`].
+
+    Raises:
+        BaselineError: a backbone that cannot be loaded, or without such a layer.
     """
     other = {"audio": "text", "text": "audio"}[modality]
     sources: dict[str, Any] = {modality: backbone, f"{modality}_revision": revision}
     options = {f"{modality}_config": {"layer": layer, "encoder": "statistics", "freeze_backbone": True}}
-    model = BiBiERForEmotionClassification.from_backbones(**sources, **{other: None}, modalities=[modality], **options)
-    max_tokens = model.config.modality_configs["text"].max_tokens
-    processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=max_tokens)
+    read: dict[str, Any] = {other: None, "modalities": [modality]}
+    try:
+        model = BiBiERForEmotionClassification.from_backbones(**sources, **read, **options)
+        max_tokens = model.config.modality_configs["text"].max_tokens
+        processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=max_tokens)
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise BaselineError(f"{modality}_backbone: {backbone} cannot be used as asked for: {reason}") from error
 
     pooled = {}
     for inputs in InputExtractor(model, processor, **cache).inputs(corpus).values():

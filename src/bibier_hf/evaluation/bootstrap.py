@@ -1,9 +1,11 @@
 """How sure a score is: intervals by resampling speakers or dialogues, or clips where both are unknown."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+from datasets import Dataset
 from numpy.typing import ArrayLike
 
 DRAWS = 2000
@@ -33,6 +35,22 @@ class PairedDifference:
     def tie(self) -> bool:
         """Whether the interval contains 0."""
         return self.lower <= 0 <= self.upper
+
+
+def bootstrap_column(rows: Mapping[str, Sequence[Any]] | Dataset) -> str:
+    """Return the column that the bootstrap draws whole: `dialogue`, else `speaker`, else `id`, which is each clip.
+
+    A column with gaps is not used, nor one with a single value, of which every draw would be the same.
+
+    Args:
+        rows: with these columns.
+    """
+    for column in ("dialogue", "speaker"):
+        values = set(rows[column])
+        if None not in values and len(values) > 1:
+            return column
+
+    return "id"
 
 
 def bootstrap_intervals(

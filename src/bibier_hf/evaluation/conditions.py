@@ -8,13 +8,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from datasets import Dataset, DatasetDict
+from datasets import DatasetDict
 
 from ..data.disturbances import Voices, under_condition
 from ..data.reader import InputReader
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..tables import markdown_table
-from .bootstrap import bootstrap_intervals, drawn_scores, paired_difference
+from .bootstrap import bootstrap_column, bootstrap_intervals, drawn_scores, paired_difference
 from .prediction import complete_rows, conditions_of, predict_conditions
 from .report import Predictions
 
@@ -62,7 +62,8 @@ def score_conditions(
     for corpus, splits in corpora.items():
         rows = splits[split].select(complete_rows({corpus: splits}, split, model.config.modalities))
         voices = Voices(splits[split])
-        drawn_by[corpus], groups = bootstrap_groups(rows)
+        column = bootstrap_column(rows)
+        drawn_by[corpus], groups = {"id": "clips"}.get(column, f"{column}s"), list(rows[column])
         answers: dict[str, dict[str, Predictions]] = {field: {} for field in fields}
 
         for condition in (CLEAN, *conditions):
@@ -101,16 +102,6 @@ def compared_with_clean(answers: Mapping[str, Predictions], groups: Sequence[str
         numbers[name]["loss"] = losses
 
     return numbers
-
-
-def bootstrap_groups(rows: Dataset) -> tuple[str, list[str]]:
-    """Return what the bootstrap draws, and that of each row: dialogues, else speakers, else clips."""
-    for column in ("dialogue", "speaker"):
-        values = rows[column]
-        if all(value is not None for value in values):
-            return f"{column}s", list(values)
-
-    return "clips", list(rows["id"])
 
 
 def losses_table(numbers: Mapping[str, Mapping[str, dict[str, Any]]], head: str = "condition") -> str:

@@ -122,7 +122,13 @@ def divide(rows: CorpusRows, hold_out: str | Sequence[str], seed: int = 42) -> l
     for chosen in itertools.product(*(np.unique(fold) for fold in folds)):
         same = np.array([fold == number for fold, number in zip(folds, chosen, strict=True)])
         divisions.append((np.flatnonzero(~same.any(0)), np.flatnonzero(same.all(0))))
-    return [(train, test) for train, test in divisions if len(test)]
+    divisions = [(train, test) for train, test in divisions if len(test)]
+    if not all(len(train) for train, _ in divisions):
+        held = " and ".join(hold_out)
+        raise ProtocolError(
+            f"{rows.name}: nothing is left to train on once a {held} is held out. Hold out something else."
+        )
+    return divisions
 
 
 def _folds(rows: CorpusRows, column: str, seed: int) -> np.ndarray:
@@ -231,11 +237,21 @@ class _Model:
             self.moments = dict.fromkeys([*names, None], _moments(np.concatenate(inputs)))
 
         values = np.concatenate([self._scaled(name, part) for name, part in zip(names, inputs, strict=True)])
-        weight = np.concatenate(weights)
+        weight, classes = np.concatenate(weights), np.concatenate(labels)
+        if len(set(classes.tolist())) < 2:
+            raise ProtocolError(
+                f"{' and '.join(names)}: all rows to train on have the same label. Leave the corpus out."
+            )
+
         self.regression = LogisticRegression(C=strength, max_iter=2000, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("error", ConvergenceWarning)
-            self.regression.fit(values, np.concatenate(labels), sample_weight=weight * len(weight) / weight.sum())
+            try:
+                self.regression.fit(values, classes, sample_weight=weight * len(weight) / weight.sum())
+            except ConvergenceWarning as error:
+                raise ProtocolError(
+                    f"strengths: with {modality}: {strength:g}, no optimum was found. Lower it."
+                ) from error
 
     def answer(self, corpus: CorpusRows, rows: np.ndarray, num_labels: int) -> np.ndarray:
         """Return probabilities (len(rows), K)."""
