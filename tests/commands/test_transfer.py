@@ -111,7 +111,7 @@ def test_tables_keep_their_names_and_clips_are_drawn_one_by_one(arguments, tmp_p
     ("changes", "message"),
     [
         (["--report", "--output_dir", "nowhere"], "Run the same command without --report first"),
-        (["--strengths", "{audio: 1.0}"], "strengths: needs a value for text"),
+        (["--strengths", "{audio: 1.0}"], "strengths: needs a value for audio and for text, got audio"),
         (["--corpora.0.modalities", "audio,text"], "60 of 60 rows have no audio"),
         (["--corpora.0.test", "[banana]"], "corpora.0.test"),
         (["--corpora.0.test", "[]"], "corpora.0.test"),

@@ -117,7 +117,7 @@ class TransferArguments(Section):
     text_backbone: str = Field("intfloat/multilingual-e5-small", description="text model: Hub id or folder")
     text_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
     text_layer: int | list[int] = Field(-1, description="hidden states to pool; -1: the output")
-    strengths: dict[Literal["audio", "text"], Annotated[float, Field(gt=0)]] = Field(
+    strengths: dict[str, Annotated[float, Field(gt=0)]] = Field(
         dict(STRENGTHS), description="C (inverse regularization) of audio and text; never chosen on a test"
     )
     seen: dict[str, str] = Field(
@@ -134,8 +134,8 @@ class TransferArguments(Section):
     def _check(self) -> Self:
         if not self.report and not any(corpus.data_dir for corpus in self.corpora):
             raise ArgumentError("corpora: give the folder of each corpus, as in --corpora.0.data_dir PATH/TO/resd.")
-        if missing := {"audio", "text"} - set(self.strengths):
-            raise ArgumentError(f"strengths: needs a value for {missing.pop()}.")
+        if set(self.strengths) != {"audio", "text"}:
+            raise ArgumentError(f"strengths: needs a value for audio and for text, got {', '.join(self.strengths)}.")
         return self
 
 
@@ -155,7 +155,7 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
         options: dict[str, Any] = {"labels": arguments.labels, "context": corpus.context, **corpus.options}
         rows = load_corpus(corpus.name, corpus.data_dir, **options)
         if unknown := sorted(set(corpus.splits or ()) - set(rows)):
-            raise ArgumentError(f"splits: {corpus.name} has no split {unknown[0]!r}. Allowed: {', '.join(rows)}.")
+            raise ArgumentError(f"splits: {corpus.name} has no split {unknown[0]!r}. Allowed: {', '.join(map(str, rows))}.")
 
         rows = type(rows)({split: part for split, part in rows.items() if split in (corpus.splits or rows)})
         if labels not in (None, label_names(rows)):
