@@ -155,7 +155,9 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
         options: dict[str, Any] = {"labels": arguments.labels, "context": corpus.context, **corpus.options}
         rows = load_corpus(corpus.name, corpus.data_dir, **options)
         if unknown := sorted(set(corpus.splits or ()) - set(rows)):
-            raise ArgumentError(f"splits: {corpus.name} has no split {unknown[0]!r}. Allowed: {', '.join(map(str, rows))}.")
+            raise ArgumentError(
+                f"splits: {corpus.name} has no split {unknown[0]!r}. Allowed: {', '.join(map(str, rows))}."
+            )
 
         rows = type(rows)({split: part for split, part in rows.items() if split in (corpus.splits or rows)})
         if labels not in (None, label_names(rows)):
