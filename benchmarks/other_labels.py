@@ -17,20 +17,19 @@ Every answer is written to `answers/` in the output folder, and both tables are 
 import argparse
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
 
 from answer_tables import METHODS, Answers, few_shot_table, target_table
 from bibier_hf.commands.checkpoint import load_checkpoint
 from bibier_hf.data.corpora import load_corpus
 from bibier_hf.data.features import InputDataset
-from bibier_hf.data.mixture import FeatureCacheArguments, load_corpora
+from bibier_hf.data.mixture import FeatureCacheArguments
 from bibier_hf.data.reader import InputReader
-from bibier_hf.evaluation.report import Predictions
 from bibier_hf.evaluation.results import RESULTS_FILE
 from bibier_hf.training.adapt import (
     adapt_model,
@@ -48,6 +47,7 @@ from bibier_hf.training.rows import RunInputs
 from bibier_hf.training.run import run_training
 from bibier_hf.training.study import plan_runs, read_study, run_study
 from bibier_hf.training.trainer import BiBiERTrainer
+from published import stored_answers
 
 CLIPS = (8, 16, 32)
 DRAWS = 5
@@ -82,17 +82,10 @@ def write_study_answers(study: str, data_dir: str, folder: Path, keys: dict[str,
     runs = plan_runs(plan, used | {"data_dir": data_dir})
     run_study(runs)
 
-    for protocol in plan.protocols:
-        of_protocol = [run for run in runs if run.protocol == protocol]
-        (splits,) = load_corpora(of_protocol[0].arguments.corpora, of_protocol[0].arguments.labels).values()
-        rows = concatenate_datasets(list(splits.values()))
-        group_of = dict(zip(rows["id"], _groups(rows), strict=True))
-        found = Predictions.concatenate(
-            [Predictions.load(run.folder / "predictions_test.parquet") for run in of_protocol]
-        )
-        groups = [group_of[identity] for identity in found.ids]
-        answers = Answers(found.ids, groups, found.label_names, found.labels, {"answer": found.predictions})
-        answers.write(folder / "answers" / f"{study}-{protocol}.csv")
+    for protocol in dict.fromkeys(run.protocol for run in runs):
+        stored = stored_answers([run for run in runs if run.protocol == protocol])
+        (answers,) = stored.columns.values()
+        replace(stored, columns={"answer": answers}).write(folder / "answers" / f"{study}-{protocol}.csv")
 
 
 def train_on_resd(data_dir: str, folder: Path, keys: dict[str, Any]) -> str:
@@ -170,11 +163,6 @@ def backbone_statistics(rows: InputDataset) -> np.ndarray:
     """Return mean and deviation over time of the stored features of each clip."""
     (name,) = rows.columns
     return np.stack([np.concatenate([each.mean(0), each.std(0)]) for each in rows.columns[name]]).astype(np.float64)
-
-
-def _groups(rows: Dataset) -> list[str]:
-    """Return what is drawn together: the dialogue of a row, or its speaker where there are no dialogues."""
-    return [row["dialogue"] or row["speaker"] for row in rows.select_columns(["dialogue", "speaker"])]
 
 
 def _backbones(options: argparse.Namespace) -> dict[str, Any]:

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from answer_tables import TARGETS, Answers, few_shot_table, study_table, target_table
+from bibier_hf.data.mixture import CorpusArguments
+from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.bootstrap import bootstrap_intervals
+from bibier_hf.evaluation.report import Predictions
 from bibier_hf.run_files import find_run_file
-from bibier_hf.training.study import Published, StudyArguments, read_study
+from bibier_hf.training.arguments import RunArguments
+from bibier_hf.training.study import Published, StudyArguments, StudyRun, read_study
+from published import stored_answers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 STORED = REPOSITORY / "benchmarks" / "answers"
@@ -73,3 +78,19 @@ def test_the_tables_of_the_documents_are_those_of_the_stored_answers():
         study = read_study(find_run_file(path.stem.rpartition("-")[0], "study"))
         assert study_table(study, Answers.read(path)) in page, path.name
     assert sum(path.stat().st_size for path in STORED.iterdir()) < 600_000
+
+
+def test_answers_of_unfinished_or_different_runs_are_refused(tmp_path):
+    def run(name: str, ids: list[str] | None) -> StudyRun:
+        arguments = RunArguments(output_dir=str(tmp_path / name), corpora=[CorpusArguments(name="quickstart")])
+        if ids:
+            rows = len(ids)
+            answers = np.eye(2)[[0] * rows]
+            found = Predictions(ids, ["q"] * rows, ["en"] * rows, np.zeros(rows, int), answers, ["a", "b"])
+            found.save(tmp_path / name / "predictions_test.parquet")
+        return StudyRun(name, "official", 1, None, arguments)
+
+    with pytest.raises(ArgumentError, match=r"official: no run is finished"):
+        stored_answers([run("none", None)])
+    with pytest.raises(ArgumentError, match=r"do not answer the same rows"):
+        stored_answers([run("one", ["x", "y"]), run("other", ["y", "x"])])

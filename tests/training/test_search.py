@@ -2,6 +2,7 @@
 
 import json
 import sys
+from datetime import date
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -13,7 +14,7 @@ from bibier_hf.evaluation.report import environment
 from bibier_hf.evaluation.results import RunResults
 from bibier_hf.extras import MissingPackageError
 from bibier_hf.training import study as study_module
-from bibier_hf.training.search import Trial, best_rows, greedy, read_search, run_search, with_optuna
+from bibier_hf.training.search import Trial, best_rows, greedy, read_search, run_search, trial_arguments, with_optuna
 
 SPACE = {"learning_rate": [1e-3, 1e-4], "weight_decay": [0.0, 0.1, 0.2]}
 
@@ -133,9 +134,28 @@ def test_optuna_needs_its_extra(search_file, trained, monkeypatch):
         ({"space": {"learning_rate": [1e-4, "fast"]}}, r"learning_rate"),
         ({"run": "nowhere.yaml"}, r"there is no run file"),
         ({"method": "random"}, r"method"),
+        ({"space": {"seed": [1, 2]}}, r"seed: the search sets it for each run\. Give `seed` in the search file"),
+        ({"common": {"output_dir": "x"}}, r"output_dir: the search sets it"),
+        ({"space": {"hub_model_id": [date(2026, 1, 1)]}}, r"hub_model_id: Input should be a valid string"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_at_once(search_file, trained, content, message):
     with pytest.raises(ArgumentError, match=message):
         run_search(read_search(search_file(**content)))
     assert not trained
+
+
+def test_overrides_do_not_get_lost(search_file, trained):
+    search = read_search(search_file())
+    for key in ("seed", "output_dir"):
+        with pytest.raises(ArgumentError, match=f"{key}: the search sets it"):
+            run_search(search, {key: "1"})
+    with pytest.raises(ArgumentError, match="learning_rate: the search tries values of its own"):
+        run_search(search, {"learning_rate": 0.5})
+    assert not trained
+
+    corpora = [[{"name": "quickstart"}], [{"name": "resd"}]]
+    search = read_search(search_file(space={"corpora": corpora}))
+    run = trial_arguments(search, {"corpora": corpora[1]}, {"corpora.0.data_dir": "given"})
+    assert (run.corpora[0].name, run.corpora[0].data_dir) == ("resd", "given")
+    assert corpora[1] == [{"name": "resd"}]

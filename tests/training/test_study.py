@@ -81,11 +81,78 @@ def test_variants_protocols_seeds_and_folds_are_planned(study_file):
         ({"variants": {"base": {"lerning_rate": 1}}}, [], r"variant 'base'.*Did you mean learning_rate"),
         ({"variants": {"base": {}}}, ["bass"], r"there is no variant 'bass'\. Allowed: base"),
         ({"run": "nowhere.yaml"}, [], r"there is no run file .*nowhere\.yaml"),
+        ({"seeds": [1, 1]}, [], r"seeds: give each seed once, got \[1, 1\]"),
+        ({"protocols": {"dialogue_grouped": [0, 0]}}, [], r"protocols\.dialogue_grouped: give each fold once"),
+        ({"protocols": {"dialogue_grouped": []}}, [], r"protocols\.dialogue_grouped: .* one at least"),
+        ({"protocols": {"dialogue_grouped": [5]}}, [], r"protocols\.dialogue_grouped\.0: .* less than 5, got 5"),
+        ({"protocols": {"official": [0]}}, [], r"protocols\.official: it has no folds"),
+        (
+            {"protocols": {"dialog_grouped": None}},
+            [],
+            r"unknown protocol 'dialog_grouped'\. Allowed: official, dialogue",
+        ),
+        ({"variants": {"../out": {}}}, [], r"'\.\./out' cannot be the name of a folder"),
+        ({"variants": {"base": {"seed": 1}}}, [], r"seed: the study sets it for each run\. Give `seeds`"),
+        (
+            {"common": {"corpora.0.fold": 1}},
+            [],
+            r"corpora\.0\.fold: the study sets it for each run\. Give `protocols`",
+        ),
     ],
 )
 def test_what_cannot_be_followed_is_refused_at_once(study_file, content: dict, only: list, message: str):
     with pytest.raises(ArgumentError, match=message):
         plan_runs(read_study(study_file(**content)), only=only)
+
+
+def test_keys_of_the_study_are_not_overridden(study_file):
+    for key, value in (("seed", 7), ("output_dir", "x"), ("corpora.0.protocol", "official"), ("corpora.0.fold", 1)):
+        with pytest.raises(ArgumentError, match=f"{key}: the study sets it for each run"):
+            plan_runs(read_study(study_file()), {key: value})
+
+
+def test_without_protocols_those_of_the_run_file_are_used(study_file, tmp_path):
+    path = study_file()
+    corpus = "{name: quickstart, protocol: dialogue_grouped, fold: 2}"
+    (tmp_path / "run.yaml").write_text(f"corpora: [{corpus}]\n", encoding="utf-8")
+    (run,) = plan_runs(read_study(path))
+    assert (run.protocol, run.fold, run.folder.parent.name) == ("dialogue_grouped", 2, "dialogue_grouped-2")
+
+
+def test_runs_do_not_change_the_study_or_each_other(study_file):
+    """The corpora of a variant are a list, which keys of one run would lead into."""
+    variants = {"own": {"corpora": [{"name": "quickstart"}]}}
+    common = {"corpora.0.data_dir": "first"}
+    protocols = {"official": None, "dialogue_grouped": [3]}
+    study = read_study(study_file(seeds=[1, 2], protocols=protocols, variants=variants, common=common))
+    before = study.model_dump()
+    runs = plan_runs(study, {"corpora.0.data_dir": "given"})
+    assert study.model_dump() == before
+    assert [run.arguments.corpora[0].data_dir for run in runs] == ["given"] * 4  # it comes after the variant
+    assert {(run.protocol, run.arguments.corpora[0].fold) for run in runs} == {
+        ("official", 0),
+        ("dialogue_grouped", 3),
+    }
+
+
+def test_an_unfinished_run_continues_only_with_the_same_arguments(study_file, monkeypatch):
+    study = read_study(study_file())
+    (run,) = plan_runs(study)
+    resumed = []
+
+    def train(arguments):
+        resumed.append(arguments.resume_from_checkpoint)
+        (run.folder / "stages").mkdir(parents=True, exist_ok=True)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(study_module, "run_training", train)
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run_study([run], say=lambda line: None)
+    assert resumed == [False, True]
+    with pytest.raises(ArgumentError, match="was started with other values of learning_rate"):
+        run_study(plan_runs(study, {"learning_rate": 1e-3}), say=lambda line: None)
+    assert len(resumed) == 2
 
 
 def test_folds_are_pooled_and_seeds_averaged(study_file):

@@ -10,6 +10,7 @@
 Keys are the fields of [`RunArguments`] and, on the same level, those of [`~transformers.TrainingArguments`].
 """
 
+import copy
 import dataclasses
 import functools
 import os
@@ -451,7 +452,7 @@ def read_run(file: str | Path | None, overrides: Mapping[str, Any] = MappingProx
         path = find_run_file(file)
         content = {"output_dir": f"outputs/{path.stem}"} | load_yaml(path)
     for key, value in overrides.items():
-        set_key(content, key, value)
+        set_key(content, key, copy.deepcopy(value))  # later keys may lead into it
 
     return run_arguments(content)
 

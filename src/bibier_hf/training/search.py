@@ -30,9 +30,11 @@ from ..files import write_atomically
 from ..model.configuration_bibier import SINGLE_LABEL
 from ..run_files import find_run_file
 from .arguments import RunArguments, read_run
-from .study import OFFICIAL, StudyRun, run_study
+from .study import OFFICIAL, StudyRun, layered, refuse_own_keys, run_study
 
 TRIALS_FILE = "trials.parquet"
+
+_SET_BY_SEARCH = {"seed": "seed", "output_dir": "output_dir"}
 
 
 class SearchArguments(Section):
@@ -99,15 +101,19 @@ def trial_arguments(
     search: SearchArguments, values: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> RunArguments:
     """Return the run of a trial; its folder is named after its values."""
-    digest = hashlib.blake2b(json.dumps(dict(values), sort_keys=True).encode(), digest_size=6).hexdigest()
+    digest = hashlib.blake2b(_json(dict(values)).encode(), digest_size=6).hexdigest()
     keys = {"seed": search.seed, "output_dir": str(Path(search.output_dir) / f"trial-{digest}")}
     try:
-        run = read_run(search.run, search.common | dict(overrides) | dict(values) | keys)
+        run = read_run(search.run, layered(search.common, values, overrides, keys))
         if run.problem_type != SINGLE_LABEL:
             raise ArgumentError("problem_type: a search compares runs with one label for each clip.")
         return run
     except ArgumentError as error:
         raise ArgumentError(f"space, {dict(values)}: {error}") from error
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, sort_keys=True, default=str)  # YAML has dates
 
 
 def check_space(search: SearchArguments, overrides: Mapping[str, Any] = MappingProxyType({})) -> None:
@@ -116,6 +122,12 @@ def check_space(search: SearchArguments, overrides: Mapping[str, Any] = MappingP
     Raises:
         ArgumentError: an unknown key, or a value that a run does not accept.
     """
+    for keys in (search.common, search.space, overrides):
+        refuse_own_keys(keys, _SET_BY_SEARCH, "search")
+    for key in overrides:
+        if any(f"{searched}.".startswith(f"{key}.") for searched in search.space):
+            raise ArgumentError(f"{key}: the search tries values of its own. Leave it out.")
+
     first = {key: values[0] for key, values in search.space.items()}
     for key, values in search.space.items():
         for value in values:
@@ -215,7 +227,7 @@ def write_trials(trials: Sequence[Trial], path: str | Path) -> None:
     """Write a Parquet table: a row for each trial, with its values as JSON, its metrics on dev, and its seconds."""
     keys = list(trials[0].values)
     columns: dict[str, list[Any]] = {"trial": list(range(1, len(trials) + 1))}
-    columns |= {key: [json.dumps(trial.values[key]) for trial in trials] for key in keys}
+    columns |= {key: [_json(trial.values[key]) for trial in trials] for key in keys}
     columns |= {f"dev_{name}": [trial.metrics[name] for trial in trials] for name in (*METRICS, "mean")}
     columns["seconds"] = [trial.seconds for trial in trials]
     write_atomically(path, lambda temporary: pq.write_table(pa.table(columns), temporary))

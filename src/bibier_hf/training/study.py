@@ -6,24 +6,25 @@ Every run has its own folder in `output_dir`. Finished runs are read, not traine
 continues where it was.
 """
 
+import json
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ..commandline import Section, checked_section, load_yaml
-from ..data.protocols import NUM_FOLDS
+from ..data.protocols import NUM_FOLDS, PROTOCOLS
 from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS
 from ..evaluation.report import Predictions
 from ..evaluation.results import RESULTS_FILE, RunResults
-from ..files import write_json
+from ..files import is_main_process, write_json
 from ..model.configuration_bibier import SINGLE_LABEL
 from ..run_files import find_run_file
 from ..tables import markdown_table
@@ -35,6 +36,16 @@ from .run import run_training
 SCORED_SPLITS = ("dev", "test")
 NUMBERS = (*METRICS, "mean")
 OFFICIAL = "official"
+STARTED_FILE = "study_run.json"
+"""Arguments of a run that is not finished, in its folder."""
+
+_SET_BY_STUDY = {
+    "seed": "seeds",
+    "output_dir": "output_dir",
+    "corpora.0.protocol": "protocols",
+    "corpora.0.fold": "protocols",
+}
+"""Key of a run -> key of the study file that gives its values."""
 
 
 class Published(Section):
@@ -51,11 +62,13 @@ class StudyArguments(Section):
 
     run: str = Field(description="run file of every run, relative to the study file")
     output_dir: str = Field(description="folder for the runs and the comparison")
-    seeds: list[int] = Field(default_factory=lambda: [42], min_length=1, description="seed of each repetition")
-    protocols: dict[str, list[int] | None] = Field(
-        default_factory=lambda: {OFFICIAL: None},
+    seeds: list[Annotated[int, Field(ge=0)]] = Field(
+        default_factory=lambda: [42], min_length=1, description="seed of each repetition"
+    )
+    protocols: dict[str, list[Annotated[int, Field(ge=0, lt=NUM_FOLDS)]] | None] | None = Field(
+        None,
         min_length=1,
-        description="protocol of the first corpus -> its folds; null: all of them",
+        description="protocol of the first corpus -> its folds, null for all of them; without it, those of the run file",
     )
     common: dict[str, Any] = Field(
         default_factory=dict, description="dotted run keys and their values, for every variant"
@@ -67,6 +80,24 @@ class StudyArguments(Section):
     )
     published: Published | None = Field(None, description="published scores of some variants, and how they differ")
     keep_models: bool = Field(False, description="keep the weights; false: keep only results and predictions")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for protocol, folds in (self.protocols or {}).items():
+            if protocol not in PROTOCOLS:
+                raise ArgumentError(f"protocols: unknown protocol {protocol!r}. Allowed: {', '.join(PROTOCOLS)}.")
+            if folds is not None and protocol == OFFICIAL:
+                raise ArgumentError(f"protocols.{OFFICIAL}: it has no folds. Give null.")
+            if folds is not None and len(set(folds)) != max(1, len(folds)):
+                raise ArgumentError(f"protocols.{protocol}: give each fold once, and one at least, got {folds}.")
+
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ArgumentError(f"seeds: give each seed once, got {self.seeds}.")
+        for name, keys in {"common": self.common, **self.variants}.items():
+            if Path(name).name != name:
+                raise ArgumentError(f"variants: {name!r} cannot be the name of a folder. Give another name.")
+            refuse_own_keys(keys, _SET_BY_STUDY, "study")
+        return self
 
 
 @dataclass(frozen=True)
@@ -118,25 +149,59 @@ def plan_runs(
     """
     if unknown := sorted(set(only) - set(study.variants)):
         raise ArgumentError(f"only: there is no variant {unknown[0]!r}. Allowed: {', '.join(study.variants)}.")
+    refuse_own_keys(overrides, _SET_BY_STUDY, "study")
     variants = {name: changes for name, changes in study.variants.items() if not only or name in only}
     runs = []
-    for seed, (variant, changes), (protocol, folds) in product(study.seeds, variants.items(), study.protocols.items()):
-        for fold in [None] if protocol == OFFICIAL else range(NUM_FOLDS) if folds is None else folds:
-            place = Path(variant) / (protocol if fold is None else f"{protocol}-{fold}") / f"seed-{seed}"
-            keys = {
-                "corpora.0.protocol": protocol,
-                "seed": seed,
-                "output_dir": str(Path(study.output_dir) / place),
-            }
-            keys |= {} if fold is None else {"corpora.0.fold": fold}
-            try:
-                run = read_run(study.run, study.common | changes | dict(overrides) | keys)
+    for seed, (variant, changes) in product(study.seeds, variants.items()):
+        given = layered(study.common, changes, overrides)
+        try:
+            for protocol, fold in _splits(study, given):
+                place = Path(variant) / (protocol if fold is None else f"{protocol}-{fold}") / f"seed-{seed}"
+                keys = {
+                    "corpora.0.protocol": protocol,
+                    "corpora.0.fold": fold or 0,
+                    "seed": seed,
+                    "output_dir": str(Path(study.output_dir) / place),
+                }
+                run = read_run(study.run, given | keys)
                 if run.problem_type != SINGLE_LABEL:
                     raise ArgumentError("problem_type: a study compares runs with one label for each clip.")
                 runs.append(StudyRun(variant, protocol, seed, fold, run))
-            except ArgumentError as error:
-                raise ArgumentError(f"variant {variant!r}: {error}") from error
+        except ArgumentError as error:
+            raise ArgumentError(f"variant {variant!r}: {error}") from error
     return runs
+
+
+def _splits(study: StudyArguments, given: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
+    """Yield protocol and fold of each run of a variant."""
+    protocols = study.protocols
+    if protocols is None:
+        first = read_run(study.run, given).corpora[0]
+        protocols = {first.protocol: None if first.protocol == OFFICIAL else [first.fold]}
+
+    for protocol, folds in protocols.items():
+        for fold in [None] if protocol == OFFICIAL else range(NUM_FOLDS) if folds is None else folds:
+            yield protocol, fold
+
+
+def layered(*parts: Mapping[str, Any]) -> dict[str, Any]:
+    """Join dotted keys. Those of a later part come last, so that they also win over `corpora`, which sets all of it."""
+    keys: dict[str, Any] = {}
+    for part in parts:
+        keys = {key: value for key, value in keys.items() if key not in part} | dict(part)
+    return keys
+
+
+def refuse_own_keys(keys: Iterable[str], own: Mapping[str, str], kind: str) -> None:
+    """Refuse keys of a run that a study or search sets itself, rather than ignore them.
+
+    Args:
+        keys: dotted keys that are given.
+        own: such a key -> the key of the file that gives its values.
+        kind: study or search.
+    """
+    if taken := [key for key in keys if key in own]:
+        raise ArgumentError(f"{taken[0]}: the {kind} sets it for each run. Give `{own[taken[0]]}` in the {kind} file.")
 
 
 def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable[[str], None] = print) -> None:
@@ -152,17 +217,24 @@ def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable
     """
     for number, run in enumerate(runs, 1):
         heading = f"run {number} of {len(runs)}: {run.folder}{_place(run, runs)}"
+        started = run.folder / STARTED_FILE
         if (run.folder / RESULTS_FILE).is_file():
-            _refuse_other_arguments(run)
+            _refuse_other_arguments(run, RunResults.load(run.folder / RESULTS_FILE).config, "finished")
             say(f"{heading}: already finished")
             continue
 
         say(heading)
         resume = last_progress(run.folder) is not None
+        if resume and started.is_file():
+            _refuse_other_arguments(run, json.loads(started.read_text(encoding="utf-8")), "started")
+        elif is_main_process():
+            write_json(started, run.arguments.public_dump())
         arguments = run.arguments.model_copy(update={"resume_from_checkpoint": resume, "overwrite": not resume})
         results = run_training(arguments)
         if not keep_models:
             _remove_weights(run.folder)
+        if is_main_process():
+            started.unlink(missing_ok=True)
         say(f"  dev {_percent(results.metrics_mean['dev'])}, test {_percent(results.metrics_mean['test'])}")
 
 
@@ -191,13 +263,13 @@ def _percent(metrics: dict[str, float]) -> str:
     return " ".join(f"{name.upper()} {100 * metrics[name]:.2f}" for name in METRICS)
 
 
-def _refuse_other_arguments(run: StudyRun) -> None:
-    """Make sure that a finished folder is from this run: its results hold the arguments."""
-    trained, wanted = RunResults.load(run.folder / RESULTS_FILE).config, run.arguments.public_dump()
+def _refuse_other_arguments(run: StudyRun, trained: Mapping[str, Any], what: str) -> None:
+    """Make sure that a folder is from this run, by the arguments that it was started or finished with."""
+    wanted = run.arguments.public_dump()
     changed = sorted(key for key in trained.keys() | wanted.keys() if trained.get(key) != wanted.get(key))
     if changed:
         raise ArgumentError(
-            f"{run.folder} was finished with other values of {', '.join(changed)}. Remove it, or give the study "
+            f"{run.folder} was {what} with other values of {', '.join(changed)}. Remove it, or give the study "
             "another output_dir."
         )
 
