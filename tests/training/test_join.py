@@ -10,6 +10,7 @@ from bibier_cli import main
 from bibier_hf import BiBiERForEmotionClassification, BiBiERProcessor
 from bibier_hf.commands.join import save
 from bibier_hf.errors import ArgumentError
+from bibier_hf.evaluation.calibration import HIGHEST_TEMPERATURE
 from bibier_hf.model.backbones_bibier import load_backbone
 from bibier_hf.training.arguments import LoraArguments
 from bibier_hf.training.join import fit_weights, join_models, mixed, sharpen
@@ -92,6 +93,35 @@ def test_models_that_do_not_fit_are_refused(pair):
     text.config.id2label = dict(enumerate("abcdefg"))
     with pytest.raises(ArgumentError, match="text: its labels are a, b"):
         join_models(speech, text)
+    speech.config.problem_type = "multi_label_classification"
+    with pytest.raises(ArgumentError, match="speech: this checkpoint is for multi_label_classification"):
+        join_models(speech, text)
+
+
+def test_options_that_do_not_fit_are_refused(pair, corpus_table, tmp_path, capsys):
+    given = [pair["audio"], pair["text"], "--corpus", "csv", "--data_dir", str(corpus_table)]
+    given += ["--output_dir", str(tmp_path / "joined")]
+    assert exit_code(*given, "--labels", "a,b") == 2
+    assert "labels: the checkpoint has anger," in capsys.readouterr().err
+    unknown = ["--adapter_rank", "{text: 4}", "--backbone_ids", "{text: nobody/nothing}"]
+    assert exit_code(*given, *unknown) == 2
+    assert "backbone_ids: nobody/nothing cannot be loaded" in capsys.readouterr().err
+
+
+def test_the_context_of_the_text_model_stays(pair):
+    speech, text = (AutoModel.from_pretrained(pair[modality]) for modality in ("audio", "text"))
+    text.config.text_context = {"utterances": 2, "speakers": True}
+    assert join_models(speech, text).config.text_context == {"utterances": 2, "speakers": True}
+
+
+@pytest.mark.parametrize("informative", [True, False])
+def test_the_temperature_has_bounds(pair, informative):
+    """Of answers that are all right, any higher confidence would fit better; of those that know nothing, a lower one."""
+    joined = join_models(*(AutoModel.from_pretrained(pair[modality]) for modality in ("audio", "text")))
+    labels = np.arange(70) % 7
+    logits = 4 * np.eye(7)[labels if informative else (labels + 1 + np.arange(70) // 7) % 7]
+    fit_weights(joined, {"audio": logits, "text": logits}, labels, np.array(["a"] * 70))
+    assert joined.config.temperature == (1 if informative else pytest.approx(HIGHEST_TEMPERATURE, rel=1e-3))
 
 
 def test_the_better_modality_gets_the_weight(pair):

@@ -1,13 +1,18 @@
 """How a command names the corpora that it reads."""
 
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pydantic import Field
+from transformers.utils import logging
 
 from ..commandline import Section, field_type, section_help
 from ..data.mixture import LABELS_HELP, CorpusArguments
 from ..data.protocols import NUM_FOLDS
 from ..errors import ArgumentError
+from ..model.configuration_bibier import BiBiERConfig
+
+logger = logging.get_logger(__name__)
 
 SHORT = {"corpus": "name"} | {name: name for name in CorpusArguments.model_fields if name != "name"}
 """Key -> field of `corpora.0` that it is short for."""
@@ -61,6 +66,34 @@ class CorpusOptions(Section):
                 "  --corpora.0.name, --corpora.1.name, ...: several corpora, with the same keys",
             ]
         return lines + [line for line in section_help(cls) if not line.startswith("  --corpora.")]
+
+
+def given_labels(arguments: CorpusOptions, config: BiBiERConfig) -> tuple[str, ...]:
+    """Return the labels of a checkpoint, which are those of the corpora that it reads.
+
+    Raises:
+        ArgumentError: others are given.
+    """
+    names = tuple(config.label_names)
+    if arguments.labels is not None and tuple(arguments.labels) != names:
+        raise ArgumentError(f"labels: the checkpoint has {', '.join(names)}. Leave it out.")
+    return names
+
+
+def warn_of_context(corpora: Sequence[CorpusArguments], names: Iterable[str], config: BiBiERConfig) -> None:
+    """Warn if the texts of a corpus have another context than those that a checkpoint was trained on.
+
+    Args:
+        corpora: that it reads.
+        names: of these corpora.
+        config: of the checkpoint.
+    """
+    for corpus, name in zip(corpora, names, strict=True):
+        context = corpus.context and corpus.context.model_dump()
+        if "text" in config.modalities and context != config.text_context:
+            logger.warning(
+                f"The texts of {name} have the context {context}; the checkpoint was trained with {config.text_context}."
+            )
 
 
 def _expand(corpus: Any) -> list[Any]:

@@ -12,7 +12,7 @@ import torch
 from datasets import DatasetDict
 from pydantic import Field
 from scipy.special import softmax
-from transformers.utils import CONFIG_NAME, logging
+from transformers.utils import CONFIG_NAME
 
 from ..commandline import load_yaml
 from ..data.disturbances import CONDITIONS_HELP, Conditions
@@ -45,9 +45,7 @@ from ..model.processing_bibier import BiBiERProcessor
 from ..training.arguments import RUN_FILE
 from .checkpoint import CheckpointOptions, load_checkpoint
 from .common import to_json
-from .corpora import CorpusOptions
-
-logger = logging.get_logger(__name__)
+from .corpora import CorpusOptions, given_labels, warn_of_context
 
 _GIVEN = {"both": "speech and text", "audio": "speech alone", "text": "text alone"}
 
@@ -177,21 +175,14 @@ def _evaluate(
             )
 
     folder, checkpoint, split = Path(arguments.output_dir), Path(arguments.checkpoint), arguments.split
-    names = tuple(model.config.label_names)
-    if arguments.labels is not None and tuple(arguments.labels) != names:
-        raise ArgumentError(f"labels: the checkpoint has {', '.join(names)}. Leave it out.")
+    names = given_labels(arguments, model.config)
     needed = [split, "train"] if arguments.fit_unsure else [split]
     splits = load_corpora(arguments.corpora, names, str(model.config.problem_type), needed)
     protocol = {
         name: protocol_facts(corpus, rows)
         for corpus, (name, rows) in zip(arguments.corpora, splits.items(), strict=True)
     }
-    for name, facts in protocol.items():
-        if facts.get("context") != model.config.text_context:
-            logger.warning(
-                f"The texts of {name} have the context {facts.get('context')}; the checkpoint was trained with "
-                f"{model.config.text_context}."
-            )
+    warn_of_context(arguments.corpora, splits, model.config)
     run = RunResults.load(checkpoint / RESULTS_FILE) if arguments.add_to_results else None
     if run is not None and run.protocol != protocol:
         raise ArgumentError("add_to_results: the run has other corpora or another protocol. Leave it out.")

@@ -21,7 +21,7 @@ from ..evaluation.prediction import CONDITIONS, predict_conditions
 from ..evaluation.unsure import least_confidence
 from ..files import filled_folder, writes
 from ..model.backbones_bibier import find_backbone_folder, load_backbone
-from ..model.configuration_bibier import MODALITIES, SINGLE_LABEL
+from ..model.configuration_bibier import MODALITIES
 from ..model.encoders_bibier import StatisticsPooling
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
@@ -29,7 +29,7 @@ from ..tables import markdown_table, percent
 from ..training.join import fit_weights, join_models, join_processors, mixed, sharpen
 from ..training.lora import as_adapter
 from .checkpoint import load_checkpoint
-from .corpora import CorpusOptions
+from .corpora import CorpusOptions, given_labels, warn_of_context
 
 logger = logging.getLogger(__name__)
 
@@ -98,7 +98,8 @@ def join_checkpoints(arguments: JoinArguments) -> str:
     sources = {"audio": arguments.speech, "text": arguments.text}
     joined, processor = _joined(sources, arguments)
     fitted = joined if not arguments.fit_with else _joined(sources | arguments.fit_with, arguments)[0]
-    corpora = load_corpora(arguments.corpora, tuple(joined.config.label_names))
+    corpora = load_corpora(arguments.corpora, given_labels(arguments, joined.config), needed=["dev"])
+    warn_of_context(arguments.corpora, corpora, joined.config)
 
     # Each temperature from the rows that have the modality; the weights from those that have both.
     reader = InputReader(fitted, processor, arguments.feature_cache)
@@ -123,9 +124,8 @@ def join_checkpoints(arguments: JoinArguments) -> str:
     fit_weights(joined, {name: values[keep] for name, values in logits.items()}, rows.labels[keep], corpus[keep])
 
     logits["both"] = mixed(joined, logits)
-    if joined.config.problem_type == SINGLE_LABEL:
-        probabilities = softmax(logits["both"][keep] / joined.config.temperature, axis=-1)
-        joined.config.least_confidence = least_confidence(probabilities, arguments.coverage)
+    probabilities = softmax(logits["both"][keep] / joined.config.temperature, axis=-1)
+    joined.config.least_confidence = least_confidence(probabilities, arguments.coverage)
 
     _name_backbones(joined, arguments.backbone_ids)
     processor.text_backbone_id = arguments.backbone_ids.get("text")
@@ -158,7 +158,14 @@ def _joined(
         if name is None:
             raise ArgumentError(f"adapter_rank: name the published {modality} backbone too: --backbone_ids.")
 
-        published = load_backbone(find_backbone_folder(folder, modality, name) or name)
+        try:
+            published = load_backbone(find_backbone_folder(folder, modality, name) or name)
+        except (OSError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise ArgumentError(
+                f"backbone_ids: {name} cannot be loaded; --backbone_dir names copies: {reason}"
+            ) from error
+
         stream.backbone, share = as_adapter(stream.require_backbone(), published, rank)
         stream.config.freeze_backbone = True
         logger.info("%s adapter of rank %d: %.1f %% of the squared change", modality, rank, 100 * share)

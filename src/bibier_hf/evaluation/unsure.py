@@ -7,6 +7,7 @@ speaker, and sounds by family, so that a sound is judged by a check that has not
 """
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -298,7 +299,7 @@ def least_confidence(probabilities: np.ndarray, coverage: float | None) -> float
     """Return the confidence that the given share of the answers (N, K) reaches; None for no limit."""
     if coverage is None or coverage == 1:
         return None
-    return float(np.quantile(probabilities.max(1), 1 - coverage))
+    return min(float(np.quantile(probabilities.max(1), 1 - coverage)), math.nextafter(1, 0))  # 1 would refuse all
 
 
 def store_unsure(folder: str | Path, model: BiBiERForEmotionClassification) -> None:

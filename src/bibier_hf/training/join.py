@@ -15,7 +15,8 @@ import torch
 from torch.nn import functional as F
 
 from ..errors import ArgumentError
-from ..model.configuration_bibier import MODALITIES, BiBiERConfig
+from ..evaluation.calibration import fit_temperature
+from ..model.configuration_bibier import MODALITIES, SINGLE_LABEL, BiBiERConfig
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 
@@ -40,7 +41,12 @@ def join_models(
                 f"{'speech' if modality == 'audio' else 'text'}: this checkpoint reads "
                 f"{' and '.join(model.config.modalities)}. Train one with model.modalities: [{modality}]."
             )
-    if speech.config.label_names != text.config.label_names or speech.config.problem_type != text.config.problem_type:
+        if model.config.problem_type != SINGLE_LABEL:
+            raise ArgumentError(
+                f"{'speech' if modality == 'audio' else 'text'}: this checkpoint is for {model.config.problem_type}. "
+                "Only those with one label for each clip can be joined."
+            )
+    if speech.config.label_names != text.config.label_names:
         raise ArgumentError(
             f"text: its labels are {', '.join(text.config.label_names)}, those of the speech checkpoint "
             f"{', '.join(speech.config.label_names)}. Train both with the same labels."
@@ -51,7 +57,8 @@ def join_models(
         text_config=text.config.text_config,
         fusion="late",
         id2label=speech.config.id2label,
-        problem_type=speech.config.problem_type,
+        problem_type=SINGLE_LABEL,
+        text_context=text.config.text_context,
     )
     joined = BiBiERForEmotionClassification(config, build_backbones=False)
     for modality, model in zip(MODALITIES, (speech, text), strict=True):
@@ -114,8 +121,8 @@ def fit_weights(
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        mixed = (weights.softmax(0).unsqueeze(1) * stacked).sum(0) * sharpness.exp()
-        value = (share * F.cross_entropy(mixed, truth, reduction="none")).sum()
+        weighed = (weights.softmax(0).unsqueeze(1) * stacked).sum(0) * sharpness.exp()
+        value = (share * F.cross_entropy(weighed, truth, reduction="none")).sum()
         value = value + _SHRINKAGE * (weights - weights.mean(1, keepdim=True)).square().sum()
         value.backward()
         return value
@@ -123,4 +130,5 @@ def fit_weights(
     optimizer.step(loss)
     with torch.no_grad():
         model.mixture.weights.copy_(weights - weights.mean(0, keepdim=True))
-    model.config.temperature = float((-sharpness).exp().detach())
+    # The sharpness has no bounds, and grows for ever if every answer is right.
+    model.config.temperature = fit_temperature(mixed(model, logits), labels, groups).temperature
