@@ -126,13 +126,14 @@ def few_shot_table(folder: Path) -> str:
     return markdown_table(head, rows)
 
 
-def study_table(study: StudyArguments, answers: Answers) -> str:
+def study_table(study: StudyArguments, answers: Answers, corpus: str) -> str:
     """Return a row for each variant of a study: scores over the seeds, the difference to the first variant that is there,
     and the published scores, with what keeps them from being compared.
 
     Args:
         study: whose variants and published scores are shown.
         answers: with a column `"{variant} {seed}"` for each run.
+        corpus: of the answers, whose published scores are shown.
     """
     columns = {name: [each for each in answers.columns if each.rpartition(" ")[0] == name] for name in study.variants}
     drawn = {
@@ -155,8 +156,7 @@ def study_table(study: StudyArguments, answers: Answers) -> str:
 
         numbers = [
             f"{'mean' if metric == 'mean' else metric.upper()} {value:.1f}"
-            for by_metric in published.get(name, {}).values()
-            for metric, value in by_metric.items()
+            for metric, value in published.get(name, {}).get(corpus, {}).items()
         ]
         differs = study.published.differs if study.published is not None and numbers else None
         cells = [name, len(uar), percent(fmean(uar), 1), _span([min(uar), max(uar)]), _span(interval)]

@@ -83,7 +83,7 @@ def write_study_answers(study: str, data_dir: str, folder: Path, keys: dict[str,
     run_study(runs)
 
     for protocol in dict.fromkeys(run.protocol for run in runs):
-        stored = stored_answers([run for run in runs if run.protocol == protocol])
+        (stored,) = stored_answers([run for run in runs if run.protocol == protocol]).values()
         (answers,) = stored.columns.values()
         replace(stored, columns={"answer": answers}).write(folder / "answers" / f"{study}-{protocol}.csv")
 

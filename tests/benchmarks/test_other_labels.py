@@ -56,7 +56,7 @@ def test_variants_are_compared_with_the_first_and_with_published_scores(answers)
     study = StudyArguments(run="x", output_dir="x", variants={"base": {}, "late": {}, "none": {}}, published=published)
     right, wrong = answers.columns["adapt 8 1"], answers.columns["adapt 8 2"]
     columns = {"base 1": right, "base 2": wrong, "late 1": wrong, "late 2": wrong}
-    head, _, base, late = study_table(study, replace(answers, columns=columns)).splitlines()
+    head, _, base, late = study_table(study, replace(answers, columns=columns), "resd").splitlines()
     assert "| UAR, difference to `base` |" in head
     assert base.startswith("| base | 2 | 87.5 | 75.0 to 100.0 |")
     assert base.endswith("| – | – | – |")
@@ -75,8 +75,9 @@ def test_the_tables_of_the_documents_are_those_of_the_stored_answers():
     assert few_shot_table(STORED) in page
     assert target_table(STORED) in page
     for path in sorted([*STORED.glob("published_*.csv"), *STORED.glob("resd_context-*.csv")]):
-        study = read_study(find_run_file(path.stem.rpartition("-")[0], "study"))
-        assert study_table(study, Answers.read(path)) in page, path.name
+        name, _, corpus = path.stem.split("-")
+        study = read_study(find_run_file(name, "study"))
+        assert study_table(study, Answers.read(path), corpus) in page, path.name
     assert sum(path.stat().st_size for path in STORED.iterdir()) < 600_000
 
 
