@@ -1,10 +1,14 @@
 """Earlier utterances as context: only what was said before, in the same dialogue, and never unnoticed."""
 
+from typing import ClassVar
+
+import numpy as np
 import pytest
+import soundfile
 
 from bibier_hf.data.clips import Clip
 from bibier_hf.data.context import Context, as_context, with_context
-from bibier_hf.data.corpora import load_corpus
+from bibier_hf.data.corpora import get_corpus, load_corpus
 from bibier_hf.data.corpora.resd import read_resd
 from bibier_hf.data.mixture import CorpusArguments, protocol_facts
 from bibier_hf.data.tables import CorpusError
@@ -83,8 +87,6 @@ def test_a_table_with_turns(table):
 
 
 def test_a_prepared_corpus_says_that_it_has_context(table, tmp_path):
-    from bibier_hf.data.corpora import get_corpus
-
     context = {"utterances": 2, "speakers": False}
     get_corpus("csv").prepare(table, tmp_path / "prepared", context=context)
     assert load_corpus("csv", tmp_path / "prepared", context=context)["dev"].num_rows == 3
@@ -133,3 +135,39 @@ def test_the_pipeline_writes_the_text_that_training_wrote():
 def test_no_more_than_26_speakers_have_letters():
     before = [(f"s{number}", "hi") for number in range(30)]
     assert text_with_context("now", before, "me", 30, True).count("?: hi") == 5
+
+
+def test_utterances_without_text_are_no_context():
+    settings = {"utterances": 1, "speakers": False}
+    assert add_context({"text": "now", "context": ["before", " ", ""]}, "now", settings) == "now | before"
+
+
+@pytest.mark.parametrize("labels", ["a|b", "a"])
+def test_a_prepared_corpus_without_context_does_not_get_it(tmp_path, labels):
+    """Also not one of several labels at once."""
+    lines = [
+        f"{split} {turn},{labels},{split},en,{split},{turn}" for split in ("train", "dev", "test") for turn in (1, 2)
+    ]
+    path = tmp_path / "talks.csv"
+    path.write_text("\n".join(["text,label,split,language,dialogue,turn", *lines]) + "\n", encoding="utf-8")
+    kind = "multi_label_classification" if "|" in labels else "single_label_classification"
+    options = {"labels": ["a", "b"], "problem_type": kind}
+    get_corpus("csv").prepare(path, tmp_path / "prepared", **options)
+    assert load_corpus("csv", tmp_path / "prepared", **options)["dev"].num_rows == 2
+    with pytest.raises(CorpusError, match=r"was prepared with context=None, but context=\{'utterances': 3"):
+        load_corpus("csv", tmp_path / "prepared", context={}, **options)
+
+
+def test_texts_that_are_still_to_be_transcribed_have_no_context(tmp_path):
+    class Recognizer:
+        facts: ClassVar = {"name": "none"}
+
+        def __call__(self, clips, language):
+            return ["heard"] * len(clips)
+
+    soundfile.write(tmp_path / "clip.wav", np.sin(np.arange(8000) / 20), 16_000)
+    lines = ["audio,text,label,split,language,dialogue,turn", "clip.wav,,happy,train,en,d,1", ",hi,happy,train,en,d,2"]
+    (tmp_path / "talks.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with pytest.raises(CorpusError, match="Leave context or asr out"):
+        get_corpus("csv").prepare(tmp_path / "talks.csv", tmp_path / "out", asr=Recognizer(), context={})
+    assert not (tmp_path / "out").exists()

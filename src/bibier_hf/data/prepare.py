@@ -299,10 +299,8 @@ class Corpus:
                 "same context, or pass the raw corpus."
             )
         labels = checked_labels(options.get("labels") or first["label"].names, least_labels(kind))
-        if kind != SINGLE_LABEL:
-            if options.get("label_map") not in (None, info["options"].get("label_map")):
-                raise CorpusError(f"label_map: {folder} holds targets already. Pass the raw corpus, or leave it out.")
-            return DatasetDict({split: chosen_targets(rows, labels) for split, rows in splits.items()})
+        if kind != SINGLE_LABEL and options.get("label_map") not in (None, info["options"].get("label_map")):
+            raise CorpusError(f"label_map: {folder} holds targets already. Pass the raw corpus, or leave it out.")
 
         complete = self.complete_options({**options, "labels": labels})
         given = {name: complete[name] for name in options if name in complete and name != "labels"}
@@ -320,6 +318,9 @@ class Corpus:
             raise CorpusError(
                 f"{folder} was prepared with asr={stored}, not {dict(transcriber.facts)}. Prepare it again."
             )
+
+        if kind != SINGLE_LABEL:
+            return DatasetDict({split: chosen_targets(rows, labels) for split, rows in splits.items()})
 
         reader = LabelReader(labels, late_map)
         relabeled = {split: relabeled_rows(rows, reader) for split, rows in splits.items()}
@@ -371,6 +372,8 @@ def write_corpus(
     clips = [clip for clip in clips if not clip.left_out]
     if not clips:
         raise CorpusError("The corpus has no clips.")
+    if transcriber is not None and facts["options"].get("context") and not all(clip.text for clip in clips):
+        raise CorpusError("context: texts that asr is to write have none, and are none. Leave context or asr out.")
 
     if output_dir.is_file():
         raise CorpusError(f"{output_dir} is a file. Choose a folder.")

@@ -87,4 +87,5 @@ def add_context(inputs: Any, text: Any, settings: Mapping[str, Any] | None) -> A
     ]
     if any(not isinstance(said, str) for _, said in before):
         raise TypeError("Each earlier utterance is a string or a mapping with a 'text' and perhaps a 'speaker'.")
+    before = [(speaker, said) for speaker, said in before if said.strip()]  # as in training
     return text_with_context(text, before, inputs.get("speaker"), settings["utterances"], settings["speakers"])
