@@ -12,12 +12,13 @@ The run file names the corpora, whose train splits are used, the disturbances, t
 """
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from datasets import concatenate_datasets
+from datasets import Dataset, concatenate_datasets
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -25,11 +26,13 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoFeatureExtractor, WhisperConfig, WhisperModel, set_seed
 
+import bibier_cli
 from bibier_hf.data.disturbances import DisturbanceSection, Voices, disturb
 from bibier_hf.data.mixture import load_corpora
-from bibier_hf.errors import UserError
+from bibier_hf.errors import ArgumentError
 from bibier_hf.model.audio_bibier import SAMPLING_RATE, decode_audio
 from bibier_hf.model.backbones_bibier import load_backbone, whisper_states
+from bibier_hf.model.configuration_bibier import EMBEDDED, BiBiERAudioConfig
 from bibier_hf.training.arguments import RunArguments, RunFile
 
 DECODER = {
@@ -72,7 +75,11 @@ class Clips:
     """
 
     def __init__(self, run: RunArguments, front_end: AutoFeatureExtractor, window_s: float):
-        train = [splits["train"] for splits in load_corpora(run.corpora).values()]
+        corpora = load_corpora(run.corpora, run.labels, run.problem_type, ["train"])
+        train = [with_audio(splits["train"]) for splits in corpora.values()]
+        if not any(map(len, train)):
+            raise ArgumentError("corpora: no row of train has audio. Add a corpus that has.")
+        train = [rows for rows in train if len(rows)]
         voices = {rows["corpus"][0]: Voices(rows) for rows in train}
         rows = concatenate_datasets([part.select_columns(["id", "corpus", "audio"]) for part in train])
         self.generator = np.random.default_rng(run.seed)
@@ -118,6 +125,10 @@ class Clips:
             disturbed = others and self.generator.random() < 0.5
             chosen.append(others[self.generator.integers(len(others))] if disturbed else clean)
         return padded(chosen)
+
+
+def with_audio(rows: Dataset) -> Dataset:
+    return rows.select([place for place, seconds in enumerate(rows["duration_s"]) if seconds])
 
 
 def without_speed(disturbance: str) -> str:
@@ -253,27 +264,50 @@ def distill(run: RunArguments, options: DistillSpeechArguments, teacher: nn.Modu
     return model
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Distill, save, and return the exit code."""
-    try:
-        options = DistillSpeechArguments.from_command_line(arguments)
-        run = options.run
-        set_seed(run.seed)
-        front_end = AutoFeatureExtractor.from_pretrained(options.teacher)
-        audio = run.model["audio_config"]
-        clips = Clips(run, front_end, audio["max_window_s"])
-        teacher = lower_part(options.teacher, max(audio["layer"]))
-        model = distill(run, options, teacher, clips)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def make_encoder(options: DistillSpeechArguments) -> None:
+    """Distill, and save the encoder with its front end."""
+    run = options.run
+    folder = folder_to_write(run, "audio", options.teacher)
+    audio = run.model.get("audio_config") or {}
+    layers = audio.get("layer")
+    if not isinstance(layers, list):
+        raise ArgumentError("model.audio_config.layer: name the layers to learn, such as [2, 3, 4].")
 
-    model.save_pretrained(run.audio_backbone)
-    front_end.save_pretrained(run.audio_backbone)
-    print(
-        f"The encoder is in {Path(run.audio_backbone)}: {model.get_encoder().num_parameters() / 1e6:.1f} million weights."
-    )
-    return 0
+    set_seed(run.seed)
+    with teacher_errors(options.teacher):
+        front_end = AutoFeatureExtractor.from_pretrained(options.teacher)
+        teacher = lower_part(options.teacher, max(layers))
+    if len(teacher.layers) < max(layers):
+        raise ArgumentError(f"model.audio_config.layer: {options.teacher} has {len(teacher.layers)} layers.")
+
+    clips = Clips(run, front_end, audio.get("max_window_s", BiBiERAudioConfig.max_window_s))
+    model = distill(run, options, teacher, clips)
+    model.save_pretrained(folder)
+    front_end.save_pretrained(folder)
+    print(f"The encoder is in {folder}: {model.get_encoder().num_parameters() / 1e6:.1f} million weights.")
+
+
+def folder_to_write(run: RunArguments, modality: str, teacher: str) -> Path:
+    """Return the folder of the new encoder, which the run file names as its backbone."""
+    name = getattr(run, f"{modality}_backbone")
+    folder = Path(name)
+    if name == EMBEDDED or folder.resolve() == Path(teacher).resolve():
+        raise ArgumentError(f"{modality}_backbone: give the folder to write the encoder to, got {name}.")
+    return folder
+
+
+@contextmanager
+def teacher_errors(name: str) -> Generator[None]:
+    """Report a teacher that cannot be loaded."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        raise ArgumentError(f"teacher: {name} cannot be loaded: {' '.join(str(error).split())}") from error
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line, and return the exit code."""
+    return bibier_cli.run("distill_speech:make_encoder", arguments)
 
 
 if __name__ == "__main__":

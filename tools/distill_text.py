@@ -27,13 +27,15 @@ from torch.nn import functional as F
 from torch.nn.utils.rnn import pad_sequence
 from transformers import AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast, set_seed
 
+import bibier_cli
 from bibier_hf import EMOTIONS
 from bibier_hf.augmentation.tug import LANGUAGES, TemplateUtteranceGeneration, strip_sound_tags
 from bibier_hf.commands.checkpoint import load_checkpoint
-from bibier_hf.data.mixture import load_corpora
-from bibier_hf.errors import UserError
+from bibier_hf.data.mixture import label_names, load_corpora
+from bibier_hf.errors import ArgumentError
 from bibier_hf.model.backbones_bibier import load_backbone
 from bibier_hf.training.arguments import RunArguments, RunFile
+from distill_speech import folder_to_write, teacher_errors
 
 CHARACTERS = re.compile(r"▁?[ -~А-Яа-яЁё№«»“”‘’…—–€£]?")
 WORDS = re.compile(r"▁?([а-яё]+|[a-z']+)", re.IGNORECASE)
@@ -57,11 +59,18 @@ class DistillTextArguments(RunFile):
 
 
 def training_texts(run: RunArguments, templates: int) -> tuple[list[str], np.ndarray]:
-    """Texts and labels of the train splits, and of template utterances."""
+    """Texts and labels of the train splits, and of template utterances, which have the seven emotions."""
     texts, labels = [], []
-    for splits in load_corpora(run.corpora).values():
-        texts += splits["train"]["text"]
-        labels += splits["train"]["label"]
+    for splits in load_corpora(run.corpora, run.labels, needed=["train"]).values():
+        rows = [
+            (text, label)
+            for text, label in zip(splits["train"]["text"], splits["train"]["label"], strict=True)
+            if text
+        ]
+        texts += [text for text, _ in rows]
+        labels += [label for _, label in rows]
+        if templates and label_names(splits) != EMOTIONS:
+            raise ArgumentError(f"templates: they are of {', '.join(EMOTIONS)}. Give 0 with other labels.")
 
     generation = TemplateUtteranceGeneration(run.seed)
     for language in LANGUAGES:
@@ -142,7 +151,7 @@ def goals(embeddings: Tensor, labels: np.ndarray) -> Tensor:
     """Standardized embeddings, and the scores that a linear classifier reads from them, which weigh as much."""
     x = ((embeddings - embeddings.mean(0)) / embeddings.std(0).clamp(min=1e-6)).numpy()
     classifier = LogisticRegression(C=0.003, class_weight="balanced", max_iter=100).fit(x, labels)
-    scores = torch.from_numpy(classifier.decision_function(x)).float()
+    scores = torch.from_numpy(classifier.decision_function(x)).float().reshape(len(x), -1)  # one column for two labels
     scores = (scores - scores.mean(0)) / scores.std(0)
     weight = (x.shape[1] / scores.shape[1]) ** 0.5
     return torch.cat([torch.from_numpy(x), weight * scores], dim=1)
@@ -162,7 +171,8 @@ def distill(model: BertModel, ids: list[list[int]], targets: Tensor, options: Di
     projection = nn.Linear(model.config.hidden_size, targets.shape[1])
     parameters = [*model.parameters(), *projection.parameters()]
     optimizer = torch.optim.AdamW(parameters, lr=1e-3, betas=(0.9, 0.98), weight_decay=0.01)
-    batches = len(ids) // options.distill_batch
+    size = min(options.distill_batch, len(ids))
+    batches = len(ids) // size
     steps = options.distill_epochs * batches
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, total_steps=max(2, steps), pct_start=0.05)
 
@@ -170,10 +180,10 @@ def distill(model: BertModel, ids: list[list[int]], targets: Tensor, options: Di
     for epoch in range(options.distill_epochs):
         total = 0.0
         order = generator.permutation(len(ids))
-        groups = np.array_split(order, max(1, len(order) // (20 * options.distill_batch)))
+        groups = np.array_split(order, max(1, len(order) // (20 * size)))
         order = np.concatenate([sorted(group, key=lambda place: len(ids[place])) for group in groups])
-        for start in generator.permutation(batches) * options.distill_batch:
-            places = order[start : start + options.distill_batch]
+        for start in generator.permutation(batches) * size:
+            places = order[start : start + size]
             given, mask = padded([ids[place] for place in places], model.config.pad_token_id)
             unknown = SPECIAL.index("<unk>")
             dropped = (torch.rand(given.shape) < DROPPED_PIECES) & (given > unknown)
@@ -185,22 +195,18 @@ def distill(model: BertModel, ids: list[list[int]], targets: Tensor, options: Di
             optimizer.step()
             schedule.step()
             total += loss.item()
-        print(f"epoch {epoch + 1}: error {total / max(1, batches):.3f}", flush=True)
+        print(f"epoch {epoch + 1}: error {total / batches:.3f}", flush=True)
     model.eval()
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Distill, save, and return the exit code."""
-    try:
-        options = DistillTextArguments.from_command_line(arguments)
-        run = options.run
-        set_seed(run.seed)
-        texts, labels = training_texts(run, options.templates)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-
-    full, teacher = load_teacher(options.teacher)
+def make_encoder(options: DistillTextArguments) -> None:
+    """Distill, and save the encoder with its tokenizer."""
+    run = options.run
+    folder = folder_to_write(run, "text", options.teacher)
+    set_seed(run.seed)
+    texts, labels = training_texts(run, options.templates)
+    with teacher_errors(options.teacher):
+        full, teacher = load_teacher(options.teacher)
     tokenizer, pieces = reduced_tokenizer(full, texts, options.vocabulary)
     prefixed = [f"query: {text}" for text in texts]
     embeddings = teacher_embeddings(
@@ -225,10 +231,14 @@ def main(arguments: Sequence[str]) -> int:
 
     ids = tokenizer(texts, truncation=True, max_length=96)["input_ids"]
     distill(model, ids, goals(embeddings, labels), options, run.seed)
-    model.save_pretrained(run.text_backbone)
-    tokenizer.save_pretrained(run.text_backbone)
-    print(f"The encoder is in {Path(run.text_backbone)}: {model.num_parameters() / 1e6:.1f} million weights.")
-    return 0
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    print(f"The encoder is in {folder}: {model.num_parameters() / 1e6:.1f} million weights.")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the command line, and return the exit code."""
+    return bibier_cli.run("distill_text:make_encoder", arguments)
 
 
 if __name__ == "__main__":

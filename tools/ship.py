@@ -10,6 +10,8 @@ import shutil
 import sys
 from pathlib import Path
 
+from transformers.utils import CONFIG_NAME
+
 from bibier_hf.hub.shipped import shipped_checkpoint
 
 KEPT = (".json", ".safetensors")
@@ -20,6 +22,9 @@ OF_RUNS = ("results.json",)
 def ship(source: Path, name: str) -> Path:
     """Replace the files of a shipped checkpoint by those of a trained one."""
     target = shipped_checkpoint(name)
+    if not (source / CONFIG_NAME).is_file():
+        raise FileNotFoundError(f"{source} holds no checkpoint (no {CONFIG_NAME}). {name} is unchanged.")
+
     for path in target.rglob("*"):
         if path.suffix in KEPT:
             path.unlink()

@@ -254,7 +254,7 @@ def test_the_probability_is_the_share_of_disturbed_clips():
 
 @pytest.mark.parametrize(
     ("kinds", "message"),
-    [(["pink:3"], "unknown name"), (["white:30..5"], "from -10 to 100"), (["mp3:33..39"], "allowed")],
+    [(["pink:3"], "unknown name"), (["white:30..5"], "the lower end of the range first"), (["mp3:33..39"], "allowed")],
 )
 def test_a_section_with_unknown_kinds_is_refused(kinds, message):
     with pytest.raises(ValueError, match=message):

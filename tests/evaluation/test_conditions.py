@@ -161,3 +161,5 @@ def test_all_is_ten_conditions():
     assert Options.from_command_line(["--conditions", "white:0", "all"]).conditions[0] == "white:0"
     with pytest.raises(ArgumentError, match="given twice"):
         Options.from_command_line(["--conditions", "all", "g711"])
+    with pytest.raises(ArgumentError, match="given twice"):
+        Options.from_command_line(["--conditions", "[gain:-6+g711, gain:-6 + g711]"])

@@ -23,6 +23,7 @@ from bibier_hf.hub.shipped import (
     shipped_checkpoint,
 )
 from bibier_hf.labels import EMOTIONS
+from ship import ship
 
 LARGEST = 10_000_000
 """Bytes of a shipped checkpoint."""
@@ -119,3 +120,10 @@ for given in ({"text": "I can't believe it!"}, {"array": voice, "sampling_rate":
     assert run.returncode == 0, run.stderr
     assert run.stdout.splitlines() == ["7 1.0"] * 3
     assert "trust_remote_code" not in run.stderr
+
+
+def test_nothing_is_removed_for_a_folder_without_a_checkpoint(tmp_path):
+    before = sorted(shipped_checkpoint(TINY).iterdir())
+    with pytest.raises(FileNotFoundError, match="bibier-tiny is unchanged"):
+        ship(tmp_path, TINY)
+    assert sorted(shipped_checkpoint(TINY).iterdir()) == before

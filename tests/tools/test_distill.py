@@ -90,7 +90,7 @@ def teachers(tmp_path_factory) -> dict[str, Path]:
     """A Whisper and an E5 of a few thousand weights."""
     folder = tmp_path_factory.mktemp("teachers")
     torch.manual_seed(0)
-    sizes = {"d_model": 16, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 32}
+    sizes = {"d_model": 64, "encoder_layers": 2, "encoder_attention_heads": 4, "encoder_ffn_dim": 64}
     decoder = {"decoder_layers": 1, "decoder_attention_heads": 1, "decoder_ffn_dim": 4, "vocab_size": 8}
     tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     WhisperModel(WhisperConfig(**sizes, **decoder, **tokens)).save_pretrained(folder / "whisper")
@@ -179,6 +179,43 @@ def test_a_step_of_everything(corpora, teachers, repository, tmp_path):
 
 def _words(options: dict[str, object]) -> list[str]:
     return [str(part) for pair in options.items() for part in pair]
+
+
+@pytest.mark.parametrize(
+    ("tool", "options", "message"),
+    [
+        ("speech", ["nowhere"], "There is no run file nowhere"),
+        ("speech", ["embedded"], "audio_backbone: give the folder to write the encoder to, got embedded"),
+        ("speech", ["{speech}", "--audio_backbone", "teacher", "--teacher", "teacher"], "give the folder to write"),
+        ("speech", ["{speech}", "--model.audio_config.layer", "2"], "name the layers to learn, such as [2, 3, 4]"),
+        ("speech", ["{speech}", "--teacher", "nowhere"], "teacher: nowhere cannot be loaded"),
+        ("text", ["embedded"], "text_backbone: give the folder to write the encoder to"),
+        ("text", ["{text}", "--corpora.0.data_dir", "nowhere"], "No corpus at 'nowhere'"),
+        ("text", ["{table}", "--text_backbone", "x"], "templates: they are of anger, disgust"),
+        ("text", ["{table}", "--text_backbone", "x", "--templates", "0", "--teacher", "nowhere"], "teacher: nowhere"),
+    ],
+)
+def test_what_cannot_be_distilled_is_said_in_one_line(
+    tmp_path, monkeypatch, repository, capsys, tool, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("BIBIER_CACHE", str(tmp_path / "cache"))
+    lines = [
+        f"I am {name} {row},{name},{split},en"
+        for row in range(3)
+        for name in "ab"
+        for split in ("train", "dev", "test")
+    ]
+    (tmp_path / "own.csv").write_text("\n".join(["text,label,split,language", *lines]) + "\n", encoding="utf-8")
+    content = "corpora: [{name: csv, data_dir: own.csv}]\nlabels: [a, b]\nmodel: {modalities: [text]}\n"
+    (tmp_path / "table.yaml").write_text(content, encoding="utf-8")
+    recipes = {name: str(repository / "recipes" / f"bibier_tiny_{name}.yaml") for name in ("speech", "text")}
+
+    module = {"speech": distill_speech, "text": distill_text}[tool]
+    assert module.main([word.format(table="table.yaml", **recipes) for word in options]) == 2
+    error = capsys.readouterr().err
+    assert "Traceback" not in error
+    assert f"error: {message}" in error or message in error.splitlines()[-1]
 
 
 def test_the_encoder_learns_rounded_weights():

@@ -221,6 +221,8 @@ def test_a_run_fits_when_answers_are_unsure(small_run, corpus_table, tmp_path):
 
     with pytest.raises(ArgumentError, match="fit_unsure: fitting on test"):
         evaluate_checkpoint(EvaluateArguments.from_command_line([run.output_dir, "--fit_unsure"]))
+    with pytest.raises(ArgumentError, match="Give --fit_unsure as well"):
+        evaluate_checkpoint(EvaluateArguments.from_command_line([run.output_dir, "--unsure.coverage", "0.5"]))
 
 
 @pytest.mark.parametrize("with_predictions", [True, False])

@@ -344,6 +344,8 @@ def _refuse_contradictions(arguments: EvaluateArguments) -> None:
                 f"{name}: {arguments.checkpoint} is not a folder with a {CONFIG_NAME}, where the {kept} {verb} kept."
             )
 
+    if arguments.unsure != UnsureSection() and not arguments.fit_unsure:
+        raise ArgumentError("unsure: these options fit when answers are unsure. Give --fit_unsure as well.")
     if not arguments.add_to_results:
         return
     if not (arguments.modalities or arguments.conditions):

@@ -185,6 +185,8 @@ def _parse_step(text: str, ranges: bool) -> Step:
         raise ArgumentError(f"disturbance {text!r}: give a strength, such as {name}:{_example(name)}{example}.")
 
     low, high = float(found[1]), float(found[2] or found[1])
+    if low > high:
+        raise ArgumentError(f"disturbance {text!r}: write the lower end of the range first.")
     if not kind.lowest <= low <= high <= kind.highest:
         raise ArgumentError(
             f"disturbance {text!r}: the strength of {name} is from {kind.lowest:g} to {kind.highest:g}."
@@ -352,7 +354,7 @@ def checked_conditions(conditions: list[str]) -> list[str]:
     """
     expanded = []
     for condition in conditions:
-        expanded += STANDARD_CONDITIONS if condition == "all" else [condition]
+        expanded += STANDARD_CONDITIONS if condition == "all" else [condition.replace(" ", "")]
 
     for condition in expanded:
         parse(condition)
