@@ -33,6 +33,7 @@ from bibier_hf.errors import ArgumentError
 from bibier_hf.model.audio_bibier import SAMPLING_RATE, decode_audio
 from bibier_hf.model.backbones_bibier import load_backbone, whisper_states
 from bibier_hf.model.configuration_bibier import EMBEDDED, BiBiERAudioConfig
+from bibier_hf.model.validation_bibier import one_line
 from bibier_hf.training.arguments import RunArguments, RunFile
 
 DECODER = {
@@ -302,7 +303,7 @@ def teacher_errors(name: str) -> Generator[None]:
     try:
         yield
     except (OSError, ValueError) as error:
-        raise ArgumentError(f"teacher: {name} cannot be loaded: {' '.join(str(error).split())}") from error
+        raise ArgumentError(f"teacher: {name} cannot be loaded: {one_line(error)}") from error
 
 
 def main(arguments: Sequence[str]) -> int:

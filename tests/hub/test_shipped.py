@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from bibier_hf.commands.checkpoint import load_config
+from bibier_hf.commands.evaluate import EvaluateArguments
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.hub import shipped
 from bibier_hf.hub.shipped import (
@@ -91,6 +92,16 @@ def test_names(tmp_path, monkeypatch):
         ValueError, match="'bibier-huge' does not come with the package; bibier-small and bibier-tiny do"
     ):
         shipped_checkpoint("bibier-huge")
+
+
+def test_an_evaluation_does_not_hide_the_checkpoint(tmp_path, monkeypatch):
+    """Reports do not go to a new folder with its name, which would win."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    places = {TINY: f"outputs/{TINY}", "owner/name": "outputs/name", "own": "own"}
+    for name, place in places.items():
+        options = EvaluateArguments.from_command_line([name, "--corpus", "resd"])
+        assert options.output_dir == f"{place}/evaluation-resd"
 
 
 def test_the_default_is_small_where_its_backbones_are_cached(monkeypatch):

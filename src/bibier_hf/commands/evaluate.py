@@ -68,7 +68,8 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
 
     split: Literal["train", "dev", "test"] = Field("test", description="train, dev or test")
     output_dir: str = Field(
-        description="folder of the report; default: CHECKPOINT/evaluation, or evaluation-NAME for another corpus"
+        description="folder of the report; default: CHECKPOINT/evaluation, or evaluation-NAME for another corpus; "
+        "outputs/CHECKPOINT/... if that is not a folder"
     )
     batch_size: int = Field(16, ge=1, description="utterances per step")
     as_json: bool = Field(False, alias="json", description="print the report as JSON instead of tables")
@@ -96,9 +97,12 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
         """What the checkpoint was trained on, unless another corpus is given."""
         if "checkpoint" not in given:
             return {}
-        content: dict[str, Any] = {"output_dir": str(Path(given["checkpoint"]) / "evaluation")}
+        folder = Path(given["checkpoint"])
+        # A new folder with the name of a checkpoint elsewhere would be taken for it from then on.
+        place = folder if folder.is_dir() else Path("outputs") / folder.name
+        content: dict[str, Any] = {"output_dir": str(place / "evaluation")}
 
-        run_file = Path(given["checkpoint"]) / RUN_FILE
+        run_file = folder / RUN_FILE
         if run_file.is_file():
             run = load_yaml(run_file)
             content |= {key: run[key] for key in ("corpora", "feature_cache") if key in run}

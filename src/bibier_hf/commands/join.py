@@ -25,6 +25,7 @@ from ..model.configuration_bibier import MODALITIES
 from ..model.encoders_bibier import StatisticsPooling
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
+from ..model.validation_bibier import one_line
 from ..tables import markdown_table, percent
 from ..training.join import fit_weights, join_models, join_processors, mixed, sharpen
 from ..training.lora import as_adapter
@@ -161,9 +162,8 @@ def _joined(
         try:
             published = load_backbone(find_backbone_folder(folder, modality, name) or name)
         except (OSError, ValueError) as error:
-            reason = " ".join(str(error).split())
             raise ArgumentError(
-                f"backbone_ids: {name} cannot be loaded; --backbone_dir names copies: {reason}"
+                f"backbone_ids: {name} cannot be loaded; --backbone_dir names copies: {one_line(error)}"
             ) from error
 
         stream.backbone, share = as_adapter(stream.require_backbone(), published, rank)

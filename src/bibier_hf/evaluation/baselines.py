@@ -32,6 +32,7 @@ from ..errors import UserError
 from ..model.configuration_bibier import NUM_STATISTICS
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
+from ..model.validation_bibier import one_line
 from .acoustics import corpus_functionals
 from .audit.give_away import majority_labels
 from .audit.groups import speaker_classifier
@@ -134,8 +135,9 @@ def pooled_features(
         max_tokens = model.config.modality_configs["text"].max_tokens
         processor = BiBiERProcessor.from_backbones(**sources, max_text_tokens=max_tokens)
     except (OSError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise BaselineError(f"{modality}_backbone: {backbone} cannot be used as asked for: {reason}") from error
+        raise BaselineError(
+            f"{modality}_backbone: {backbone} cannot be used as asked for: {one_line(error)}"
+        ) from error
 
     pooled = {}
     for inputs in InputExtractor(model, processor, **cache).inputs(corpus).values():
