@@ -186,6 +186,12 @@ def test_a_backbone_trained_whole_is_stored_as_an_adapter(pair, corpus_table, ba
         logits = [model.eval()(**tokens).logits[0] for model in (joined, text)]
     torch.testing.assert_close(*(values / values.norm() for values in logits), atol=1e-3, rtol=0)
 
+    plain.get_input_embeddings().weight.data[7] += 1
+    text.save_pretrained(tmp_path / "trained")
+    again = [tmp_path / "again" if word == str(tmp_path / "joined") else word for word in given]
+    assert exit_code(*map(str, again), "--backbone_ids", f"{{text: {sources['text']}}}") == 2
+    assert "changed embeddings.word_embeddings.weight, which an adapter does not hold" in capsys.readouterr().err
+
     joined.config.save_backbones = "always"
     joined.save_pretrained(tmp_path / "whole")
     again = BiBiERForEmotionClassification.from_pretrained(tmp_path / "whole").eval()

@@ -6,6 +6,7 @@ backbone (frozen) + adapter (trained) -- training --> merged: an ordinary backbo
 """
 
 import tempfile
+from collections.abc import Collection
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -33,7 +34,7 @@ def as_adapter(trained: PreTrainedModel, published: PreTrainedModel, rank: int) 
         `published` with the adapter; the share of the squared change of the matrices that the adapter holds.
 
     Raises:
-        ArgumentError: other architectures, or no change.
+        ArgumentError: other architectures, no change, or one of other layers, such as embeddings.
     """
     before = dict(published.named_modules())
     changes, norms = {}, []
@@ -53,6 +54,7 @@ def as_adapter(trained: PreTrainedModel, published: PreTrainedModel, rank: int) 
             changes[name] = module.weight - twin.weight, bias
     if not changes:
         raise ArgumentError("adapter_rank: training did not change the backbone. Leave it out.")
+    _refuse_other_changes(trained, published, {*changes, *norms})
 
     config = LoraConfig(r=rank, lora_alpha=rank, target_modules=list(changes), modules_to_save=norms, lora_bias=True)
     wrapped = get_peft_model(published, config)
@@ -73,6 +75,17 @@ def as_adapter(trained: PreTrainedModel, published: PreTrainedModel, rank: int) 
         kept += strengths[:used].square().sum().item()
 
     return _loaded_as_adapter(wrapped), kept / whole
+
+
+def _refuse_other_changes(trained: PreTrainedModel, published: PreTrainedModel, held: Collection[str]) -> None:
+    """Refuse a change outside the layers that an adapter holds, which would be lost."""
+    before = dict(published.named_parameters())
+    for name, parameter in trained.named_parameters():
+        if name.rpartition(".")[0] not in held and name in before and not torch.equal(parameter, before[name]):
+            raise ArgumentError(
+                f"adapter_rank: training changed {name}, which an adapter does not hold. Leave adapter_rank out, or train "
+                "with it among `frozen`."
+            )
 
 
 def _loaded_as_adapter(wrapped: PeftModel) -> PreTrainedModel:
