@@ -11,6 +11,7 @@ import pytest
 
 from bibier_cli import main
 from bibier_hf.commands.adapt import AdaptArguments, run_adaptation
+from bibier_hf.commands.checkpoint import load_config
 from bibier_hf.evaluation.results import RunResults
 
 WORDS = {"Жалоба": "верните деньги немедленно", "вопрос": "подскажите пожалуйста", "Спасибо!": "отлично благодарю"}
@@ -167,3 +168,15 @@ def test_what_cannot_be_adapted_is_told_in_one_line(checkpoint, tmp_path, capsys
         assert printed.startswith("error: ")
         assert message in printed
     assert not (tmp_path / "new" / "config.json").exists()
+
+
+def test_the_pipeline_takes_the_context_that_was_learned_from(checkpoint, tmp_path):
+    rows = [row | {"dialogue": row["speaker"], "turn": str(place)} for place, row in enumerate(text_rows(4))]
+    given = [str(checkpoint), write_table(tmp_path / "calls.jsonl", rows)]
+    for context, name in ((None, "without"), ({"utterances": 2, "speakers": True}, "with")):
+        options = ["--context.utterances", "2"] if context else []
+        adapt(*given, "--output_dir", str(tmp_path / name), *options)
+        assert load_config(str(tmp_path / name)).text_context == context
+
+    adapt(str(tmp_path / "with"), *given[1:], "--output_dir", str(tmp_path / "again"))
+    assert load_config(str(tmp_path / "again")).text_context is None

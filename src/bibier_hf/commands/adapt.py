@@ -35,7 +35,7 @@ from ..tables import markdown_table, percent
 from ..training.adapt import MOST_FOLDS, Adaptation, adapt_model, draw_clips, pooled_states, replace_labels
 from ..training.build import model_facts
 from .checkpoint import CheckpointOptions, load_checkpoint
-from .corpora import CorpusOptions
+from .corpora import CorpusOptions, warn_of_context
 from .train import public_value
 
 
@@ -106,6 +106,10 @@ def run_adaptation(arguments: AdaptArguments, command: str | None = None) -> Run
     model, processor = load_checkpoint(arguments.checkpoint, arguments.backbone_dir)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     replace_labels(model, names)
+    if "text" in model.config.modalities:
+        warn_of_context([corpus], [splits["train"]["corpus"][0]], model.config)
+        learned = None if corpus.context is None else corpus.context.model_dump()
+        model.config.text_context = learned  # what the pipeline takes from now on
     model.eval()
     _require_modality(splits, model)
     reader = InputReader(model, processor, arguments.feature_cache)
