@@ -115,6 +115,10 @@ def test_tables_keep_their_names_and_clips_are_drawn_one_by_one(arguments, tmp_p
         (["--corpora.0.modalities", "audio,text"], "60 of 60 rows have no audio"),
         (["--corpora.0.test", "[banana]"], "corpora.0.test"),
         (["--corpora.0.test", "[]"], "corpora.0.test"),
+        (
+            ["--corpora.0.test", "[speaker]", "--corpora.0.context.utterances", "2"],
+            "Hold out dialogue, or leave context out",
+        ),
         (["--strengths", "{audio: 1.0, text: 0}"], "strengths.text: Input should be greater than 0"),
         (["--corpora.0.splits", "[train, banana]"], "no split 'banana'. Allowed: train, dev, test"),
         (["--corpora.1.test", "[text, dialogue]", "--seen", "{banana: paper}"], "seen: there is no corpus 'banana'"),

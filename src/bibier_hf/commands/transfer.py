@@ -66,6 +66,14 @@ class TransferCorpus(Section):
         None, description="column that the bootstrap draws whole; null: dialogue, else speaker, else each clip"
     )
 
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.context is not None and isinstance(self.test, list) and "dialogue" not in self.test:
+            raise ArgumentError(
+                "test: texts contain others of their dialogue. Hold out dialogue, or leave context out."
+            )
+        return self
+
 
 CORPORA: list[dict[str, Any]] = [
     {"name": "resd", "test": ["dialogue"], "leaky": "test"},
