@@ -18,7 +18,7 @@ from ..errors import ArgumentError
 from ..evaluation.calibration import fit_temperature
 from ..evaluation.metrics import classification_metrics
 from ..evaluation.prediction import CONDITIONS, predict_conditions
-from ..evaluation.unsure import least_confidence
+from ..evaluation.unsure import Coverage, least_confidence
 from ..files import filled_folder, writes
 from ..model.backbones_bibier import find_backbone_folder, load_backbone
 from ..model.configuration_bibier import MODALITIES
@@ -74,12 +74,7 @@ class JoinArguments(CorpusOptions):
         "float32",
         description="type of the stored weights, which are loaded in float32; with float8_e4m3fn, the first convolution keeps 16 bits",
     )
-    coverage: float | None = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="share of the dev answers to audio and text that have enough confidence; null: any confidence is enough",
-    )
+    coverage: Coverage = 0.9
     batch_size: int = Field(32, ge=1, description="utterances per step")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
 

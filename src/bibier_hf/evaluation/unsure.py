@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -51,6 +51,14 @@ _SOUND_DISTURBANCES = ["white:5..30", "gain", "clip", "band8k", "g711", "mp3", "
 """Without babble, which is speech."""
 
 
+Coverage = Annotated[
+    float | None,
+    Field(
+        gt=0, le=1, description="share of the dev answers that have enough confidence; null: any confidence is enough"
+    ),
+]
+
+
 class UnsureSection(Section):
     """When the model calls its answers unsure. It is fitted after training."""
 
@@ -63,12 +71,7 @@ class UnsureSection(Section):
     false_alarms: float = Field(
         0.05, gt=0, lt=0.5, description="share of speech that the check may take for other sounds"
     )
-    coverage: float | None = Field(
-        0.9,
-        gt=0,
-        le=1,
-        description="share of the dev answers that have enough confidence; null: any confidence is enough",
-    )
+    coverage: Coverage = 0.9
     seed: int = Field(0, ge=0, description="seed of the clips, sounds and disturbances")
 
 
