@@ -365,7 +365,9 @@ COMMANDS: dict[str, Run | Skip] = {
     "bibier study published_fusion --data_dir PATH/TO/resd": Run(
         slow=True, append=f"--only late {WHISPER_E5} {ONE_EPOCH}", expect="| late | official |"
     ),
-    "bibier search my_search.yaml --data_dir PATH/TO/resd": Skip("tests/training/test_search.py runs searches"),
+    "bibier search resd_greedy --data_dir PATH/TO/resd": Run(
+        slow=True, append=f"{WHISPER_E5} {ONE_EPOCH}", expect="All 7 trials are in"
+    ),
     (
         "bibier transfer --corpora.0.data_dir PATH/TO/resd --corpora.1.data_dir PATH/TO/ravdess "
         "--corpora.2.data_dir PATH/TO/meld"

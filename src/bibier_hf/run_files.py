@@ -1,4 +1,4 @@
-"""The run files and studies that come with the package, by name: `resd` is `recipes/resd.yaml`."""
+"""The run files, studies, and searches that come with the package, by name: `resd` is `recipes/resd.yaml`."""
 
 from pathlib import Path
 
@@ -11,19 +11,20 @@ FOLDER = next(
 )
 """In the wheel, else in the repository of an editable installation."""
 
+_FOLDERS = {"run": FOLDER, "study": FOLDER / "studies", "search": FOLDER / "searches"}
+
 
 def find_run_file(name: str | Path, kind: str = "run") -> Path:
-    """The path of a run file or a study. A file of that path comes before a shipped one of that name.
+    """The path of a run file, a study, or a search. A file of that path comes before a shipped one of that name.
 
     Args:
         name: path, or the name of a shipped file without `.yaml`.
-        kind: "run" or "study".
+        kind: "run", "study", or "search".
 
     Raises:
         ArgumentError: there is neither.
     """
-    folder = FOLDER / "studies" if kind == "study" else FOLDER
-    shipped = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    shipped = {path.stem: path for path in sorted(_FOLDERS[kind].glob("*.yaml"))}
 
     path = Path(name)
     if path.is_file():

@@ -28,11 +28,15 @@ def test_run_file(path: Path):
         assert name not in text or "commercial" in text
 
 
-def test_run_files_and_studies_are_found_by_name(tmp_path, monkeypatch):
+def test_run_files_studies_and_searches_are_found_by_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert find_run_file("resd").samefile(RECIPES / "resd.yaml")
     assert find_run_file("resd_grouped", "study").samefile(RECIPES / "studies" / "resd_grouped.yaml")
 
+    assert find_run_file("resd_greedy", "search").samefile(RECIPES / "searches" / "resd_greedy.yaml")
+
+    with pytest.raises(ArgumentError, match=r"There is no search file resd\. .*: resd_greedy, resd_optuna\."):
+        find_run_file("resd", "search")
     with pytest.raises(
         ArgumentError, match=r"There is no run file rsed\. .*: .*quickstart, ravdess_robust, resd, resd_whisper_e5\."
     ):

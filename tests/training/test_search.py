@@ -16,6 +16,7 @@ from bibier_hf.extras import MissingPackageError
 from bibier_hf.training import study as study_module
 from bibier_hf.training.search import Trial, best_rows, greedy, read_search, run_search, trial_arguments, with_optuna
 
+RECIPES = Path(__file__).parents[2] / "recipes"
 SPACE = {"learning_rate": [1e-3, 1e-4], "weight_decay": [0.0, 0.1, 0.2]}
 
 
@@ -159,3 +160,11 @@ def test_overrides_do_not_get_lost(search_file, trained):
     run = trial_arguments(search, {"corpora": corpora[1]}, {"corpora.0.data_dir": "given"})
     assert (run.corpora[0].name, run.corpora[0].data_dir) == ("resd", "given")
     assert corpora[1] == [{"name": "resd"}]
+
+
+@pytest.mark.parametrize("path", sorted((RECIPES / "searches").glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_searches_of_the_repository_can_be_planned(path: Path):
+    search = read_search(path)
+    for key, values in search.space.items():
+        for value in values:
+            trial_arguments(search, {key: value}, {"data_dir": "data"})

@@ -15,13 +15,14 @@ class SearchCommand(RunFile):
     """Search for the options of a run that score best on dev. The test set is not used.
 
     Examples:
+      bibier search resd_greedy --data_dir PATH/TO/resd
       bibier search my_search.yaml --data_dir PATH/TO/resd
 
     Finished trials are kept.
     """
 
     run_file: Annotated[str, Positional("SEARCH")] = Field(  # ty: ignore[incompatible-mutable-override]
-        description="search file (YAML)"
+        description="search (YAML): its path, or the name of one that comes with the package, such as resd_greedy"
     )
 
     @classmethod

@@ -81,12 +81,12 @@ Attempt = Callable[[Mapping[str, Any]], Trial]
 
 
 def read_search(path: str | Path) -> SearchArguments:
-    """Read a search file.
+    """Read a search file, by its path or by the name of one of the package.
 
     Raises:
         ArgumentError: no such file, no valid YAML, an unknown key, or a key without values.
     """
-    path = find_run_file(path, "study")
+    path = find_run_file(path, "search")
     search = checked_section(SearchArguments, load_yaml(path))
     if empty := [key for key, values in search.space.items() if not values]:
         raise ArgumentError(f"space.{empty[0]}: there are no values to try. Name some, or leave the key out.")
