@@ -31,10 +31,13 @@ LARGEST = 10_000_000
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_checkpoint_is_small_and_says_what_it_is(name: str):
+def test_a_checkpoint_is_small_and_says_what_it_is(repository, name: str):
     folder = shipped_checkpoint(name)
     files = [path for path in folder.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files) < LARGEST
+    size = sum(path.stat().st_size for path in files)
+    assert size < LARGEST
+    page = (repository / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    assert f"| `{name}` | {size / 1e6:.1f} MB |" in page
     assert not [path for path in files if path.suffix == ".py"], "the package has the code"
 
     config = load_config(name)
