@@ -14,6 +14,7 @@ from bibier_hf.evaluation.transfer import (
     UTTERANCE,
     CorpusRows,
     Test,
+    _geometric_mean,
     answer_tests,
     divide,
     read_sheets,
@@ -226,3 +227,11 @@ def test_the_report(sheets, tmp_path):
     assert len(rows) == 1 + sum(len(sheet.predictions) for sheet in sheets)
     assert any("ru -> en" in row for row in rows)
     assert (tmp_path / "transfer.png").stat().st_size > 10_000
+
+
+def test_speech_and_text_are_fused_by_the_geometric_mean():
+    audio, text = np.array([[0.64, 0.36, 0.0], [0.5, 0.5, 0.0]]), np.array([[0.36, 0.04, 0.6], [1.0, 0.0, 0.0]])
+    fused = _geometric_mean(audio, text)
+    np.testing.assert_allclose(fused[0], np.array([0.48, 0.12, 0.6]) / 1.2)  # speech does not know the third label
+    np.testing.assert_allclose(fused.sum(1), 1.0)
+    assert fused[1].argmax() == 0

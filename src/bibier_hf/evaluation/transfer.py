@@ -271,7 +271,8 @@ def _moments(values: np.ndarray) -> Division:
 
 
 def _fused(answers: Mapping[str, np.ndarray], corpora: Mapping[str, CorpusRows]) -> dict[str, np.ndarray]:
-    """Late fusion with equal weights. Each corpus of a training set trains the parts that it can."""
+    """Late fusion with equal weights: the geometric mean of the probabilities. Each corpus of a training set trains the
+    parts that it can."""
     fused = {}
     for trained in training_sets(list(corpora)):
         readers = {
@@ -280,8 +281,14 @@ def _fused(answers: Mapping[str, np.ndarray], corpora: Mapping[str, CorpusRows])
         }
         systems = [system_name(modality, names) for modality, names in readers.items()]
         if all(system in answers for system in systems):
-            fused[system_name(BOTH, trained)] = (answers[systems[0]] + answers[systems[1]]) / 2
+            fused[system_name(BOTH, trained)] = _geometric_mean(*(answers[system] for system in systems))
     return fused
+
+
+def _geometric_mean(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Mean of two sets of probabilities (N, K). For a class that was in the training set of one only, it is that one's."""
+    mean = np.sqrt(np.where(one > 0, one, other) * np.where(other > 0, other, one))
+    return mean / np.maximum(mean.sum(1, keepdims=True), np.finfo(float).tiny)
 
 
 def _sheets(test: Test, corpus: CorpusRows, tested: np.ndarray, answers: Mapping[str, np.ndarray]) -> list[Sheet]:
