@@ -12,6 +12,7 @@ import pytest
 
 from bibier_hf.commands.checkpoint import load_config
 from bibier_hf.commands.evaluate import EvaluateArguments
+from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.hub import shipped
 from bibier_hf.hub.shipped import (
@@ -89,6 +90,8 @@ def test_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert checkpoint_source(TINY) == str(shipped_checkpoint(TINY))
     assert checkpoint_source("owner/name") == "owner/name"
+    with pytest.raises(ArgumentError, match=r"^model: bibier-tny is neither .*\. Did you mean bibier-tiny\?$"):
+        checkpoint_source("bibier-tny")
     Path(TINY).mkdir()
     assert checkpoint_source(TINY) == TINY, "a folder of the user"
     with pytest.raises(

@@ -98,7 +98,7 @@ def test_contradictions_are_told_in_one_line(trained, tmp_path):
         starting_from(folder, text_backbone="intfloat/e5-small")
     with pytest.raises(ArgumentError, match=r"^init_from: .*nothing is neither a folder .* bibier-tiny, which come"):
         build_model(starting_from(str(tmp_path / "nothing")))
-    with pytest.raises(ArgumentError, match=r"^init_from: bibier-tny is neither .* Did you mean bibier-tiny\?: "):
+    with pytest.raises(ArgumentError, match=r"^init_from: bibier-tny is neither .* Did you mean bibier-tiny\?$"):
         build_model(starting_from("bibier-tny"))
 
 

@@ -98,5 +98,5 @@ def _load(name: str, read: Callable[[], T]) -> T:
     except CheckpointError as error:
         raise ArgumentError(f"model: {error}") from error
     except OSError as error:
-        problem = f"{name} cannot be read" if os.path.isdir(name) else not_found(name)
-        raise ArgumentError(f"model: {problem}: {one_line(error)}") from error
+        problem = f"{name} cannot be read:" if os.path.isdir(name) else not_found(name)
+        raise ArgumentError(f"model: {problem} {one_line(error)}") from error

@@ -14,6 +14,7 @@ from typing import Any
 from huggingface_hub import try_to_load_from_cache
 from transformers.utils import CONFIG_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME, WEIGHTS_NAME
 
+from ..errors import ArgumentError
 from ..text import did_you_mean
 
 SMALL, TINY = SHIPPED = ("bibier-small", "bibier-tiny")
@@ -29,19 +30,30 @@ def shipped_checkpoint(name: str) -> Path:
     return FOLDER / name
 
 
-def checkpoint_source(name: str) -> str:
+def checkpoint_source(name: str, option: str = "model") -> str:
     """Return the folder of a shipped checkpoint, or else the name itself, which is a folder or a Hub id.
 
     A folder of that name in the working directory wins.
+
+    Args:
+        name: what was given.
+        option: that it was given for.
+
+    Raises:
+        ArgumentError: the name can be none of these, so the Hub is not asked.
     """
-    return str(shipped_checkpoint(name)) if name in SHIPPED and not os.path.isdir(name) else name
+    if name in SHIPPED and not os.path.isdir(name):
+        return str(shipped_checkpoint(name))
+    if "/" not in name and not os.path.isdir(name):
+        raise ArgumentError(f"{option}: {not_found(name)}")
+    return name
 
 
 def not_found(name: str) -> str:
-    """Say that a name is no checkpoint; for an error message, without a full stop."""
+    """Say that a name is no checkpoint, for an error message."""
     known = " or ".join(SHIPPED)
-    text = f"{name} is neither a folder with a checkpoint nor one on the Hub that can be fetched, nor {known}"
-    return f"{text}, which come with the package.{did_you_mean(name, SHIPPED)}".removesuffix(".")
+    text = f"{name} is neither a folder with a checkpoint, nor a checkpoint OWNER/NAME on the Hub, nor {known}"
+    return f"{text}, which come with the package.{did_you_mean(name, SHIPPED)}"
 
 
 def default_checkpoint() -> Path:

@@ -42,7 +42,7 @@ def load_initial(
         ArgumentError: a checkpoint that cannot be used, or an option that contradicts it.
     """
     assert run.init_from is not None  # or there is nothing to load
-    name = checkpoint_source(run.init_from)
+    name = checkpoint_source(run.init_from, "init_from")
     labels = list(of_labels["id2label"].values())
     try:
         trained = BiBiERConfig.from_pretrained(name)
@@ -57,8 +57,8 @@ def load_initial(
         if isinstance(error, ArgumentError):
             raise
         is_missing = isinstance(error, OSError) and not os.path.isdir(name)
-        problem = not_found(name) if is_missing else f"{name} cannot be used"
-        raise ArgumentError(f"init_from: {problem}: {one_line(error)}") from error
+        problem = not_found(name) if is_missing else f"{name} cannot be used:"
+        raise ArgumentError(f"init_from: {problem} {one_line(error)}") from error
 
     if run.text_prefix not in (None, processor.text_prefix):
         raise ArgumentError(f"text_prefix: {name} was trained with {processor.text_prefix!r}. Leave it out.")
