@@ -9,7 +9,7 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 
 COMMANDS: dict[str, tuple[str, str]] = {
@@ -57,7 +57,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: the command line without the program's name; None: that of this process.
     """
     prepare_streams()
-    sys.exit(_dispatch(list(sys.argv[1:] if arguments is None else arguments)))
+    sys.exit(_printing(_dispatch, list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def _printing(function: Callable[..., int], *arguments: object) -> int:
+    """Call a function that prints, and return its exit code. It ends quietly if the reader of a pipe has gone, as in
+    `bibier predict ... | head`."""
+    try:
+        exit_code = function(*arguments)
+        if sys.stdout is not None:
+            sys.stdout.flush()
+        return exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_BROKEN_PIPE
 
 
 def _dispatch(arguments: list[str]) -> int:
@@ -107,6 +120,10 @@ def run(command: str, arguments: Sequence[str]) -> int:
             [`~bibier_hf.commandline.Section`].
         arguments: its command line.
     """
+    return _printing(_run, command, arguments)
+
+
+def _run(command: str, arguments: Sequence[str]) -> int:
     prepare_streams()
     if obstacle := _find_obstacle():
         print(f"error: {obstacle}", file=sys.stderr)
@@ -116,16 +133,10 @@ def run(command: str, arguments: Sequence[str]) -> int:
     usage = f"bibier {command}" if command in COMMANDS else f"python {os.path.basename(sys.argv[0])}"
     try:
         runner = importlib.import_module("bibier_hf.commands.common")
-        exit_code = runner.run_command(usage, function, list(arguments))
-        if sys.stdout is not None:
-            sys.stdout.flush()
-        return exit_code
+        return runner.run_command(usage, function, list(arguments))
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:  # `bibier predict ... | head`: the reader has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_BROKEN_PIPE
     except Exception as error:  # the kernels are loaded when the package is imported
         if not any(kind.__name__ == "UserError" for kind in type(error).__mro__):
             raise

@@ -138,12 +138,12 @@ def test_without_docstrings_it_says_why_nothing_runs(repository):
     assert line.startswith("error: python -OO")
 
 
-def test_a_reader_that_goes_away_is_no_error(repository):
+@pytest.mark.parametrize("call", ["main([])", "main(['--version'])", "sys.exit(run('describe', ['--help']))"])
+def test_a_reader_that_goes_away_is_no_error(repository, call):
     done = python(
         repository,
         "-c",
-        "import os, sys; from bibier_cli import run; r, w = os.pipe(); os.close(r); os.dup2(w, 1);"
-        "sys.exit(run('describe', ['--help']))",
+        f"import os, sys; from bibier_cli import main, run; r, w = os.pipe(); os.close(r); os.dup2(w, 1); {call}",
     )
     assert done.returncode == 141
     assert b"Traceback" not in done.stderr
