@@ -1,4 +1,4 @@
-"""Earlier utterances of a dialogue as context of each text of a corpus."""
+"""Earlier utterances of a dialogue as context for each text of a corpus."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -14,14 +14,16 @@ from .tables import CorpusError
 
 
 class Context(Section):
-    """Context of the texts of a corpus. Scores with and without it are different tasks."""
+    """Context for the texts of a corpus. Scores with and without context are not comparable."""
 
-    utterances: int = Field(3, ge=1, description="most earlier utterances of the dialogue to append to each text")
+    utterances: int = Field(
+        3, ge=1, description="largest number of earlier utterances of the dialogue to append to each text"
+    )
     speakers: bool = Field(True, description="mark who speaks: A is the speaker of the utterance, B another one")
 
 
 def as_context(value: Context | Mapping[str, Any] | None) -> Context | None:
-    """Check a context that is given as a mapping, as in a run file.
+    """Check a context that is passed as a mapping, as in a run file.
 
     Raises:
         ArgumentError: an unknown key, or a value of the wrong type.
@@ -32,13 +34,13 @@ def as_context(value: Context | Mapping[str, Any] | None) -> Context | None:
 def with_context(clips: Sequence[Clip], context: Context) -> list[Clip]:
     """Append earlier utterances to each text ([`~bibier_hf.model.context_bibier`]).
 
-    Only utterances of a smaller `turn` are context. Of several with the same turn (in RESD, one of each role), those of
-    other speakers count as nearer. Emotions respond to what was said before (https://arxiv.org/abs/2108.12009), which
-    does not help every model.
+    Only utterances with a smaller `turn` are context. If several have the same turn (in RESD, one of each role), those of
+    other speakers count as nearer. Emotions respond to what was said before (https://arxiv.org/abs/2108.12009), but
+    context does not help every model.
 
     Args:
-        clips: of all splits; those that are left out are context, too.
-        context: how much.
+        clips: of all splits; those that a run leaves out serve as context, too.
+        context: how much to append.
 
     Raises:
         CorpusError: the order of the utterances is not known.

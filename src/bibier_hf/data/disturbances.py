@@ -1,14 +1,14 @@
-"""What happens to speech on its way to a microphone, over a line and into a file: noise, rooms, levels, codecs.
+"""Disturbances of speech: noise, rooms, levels, phone lines, and codecs.
 
-A disturbance is written as a name and, for most, a strength. It is the same string everywhere: in run files, on command
-lines, in tables.
+A disturbance is written as a name and, usually, a strength. The string is the same in run files, on command lines, and
+in tables.
 
 | written | what it does | strength |
 |---|---|---|
 | `white:20` | adds white noise | signal-to-noise ratio, dB |
 | `babble:10` | adds six other voices at equal power | signal-to-noise ratio, dB |
-| `gain:-20` | changes the level; what exceeds full scale is cut off | dB |
-| `clip:10` | cuts off the loudest samples | percent of the samples |
+| `gain:-20` | changes the level; samples beyond full scale are clipped | dB |
+| `clip:10` | clips the loudest samples | percent of the samples |
 | `band8k` | removes everything above 4 kHz | |
 | `g711` | a phone line: 8 kHz, mu-law | |
 | `mp3:32` | an MP3 file | kbit/s, constant |
@@ -16,11 +16,11 @@ lines, in tables.
 | `reverb:0.5` | a room | reverberation time (RT60), s |
 | `speed:0.9` | plays slower and lower, or faster and higher | factor |
 
-Several, one after the other, are joined by a plus: `reverb:0.3+white:20+g711`. Draws depend on a seed and the id of the
-clip only, and not on the strength: every level adds the same noise.
+A plus sign applies several in sequence: `reverb:0.3+white:20+g711`. Random draws depend only on a seed and the id of the
+clip, not on the strength, so the same noise is scaled at every level.
 
-audiomentations (0.43.1) has most of these, but needs librosa, and with it numba, and encodes MP3 only. Here, libsndfile
-encodes and soxr resamples, which the package needs anyway.
+audiomentations (0.43.1) has most of these, but it needs librosa (and thus numba), and MP3 is its only codec. Here,
+libsndfile encodes and soxr resamples; the package needs both anyway.
 """
 
 import hashlib
@@ -63,13 +63,13 @@ MP3_RATES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 """kbit/s that MP3 allows at 16 kHz (MPEG-2, layer III)."""
 
 DISTURBANCES_VERSION = 1
-"""Bump whenever a disturbance would give other samples; this invalidates stored features of disturbed clips."""
+"""Increment when a disturbance gives other samples; this invalidates stored features of disturbed clips."""
 
 MP3_DELAY = 1105
-"""Samples that encoder and decoder add in front, unless the file says so itself, which needs 40 kbit/s."""
+"""Samples that encoder and decoder add in front. From 40 kbit/s, the file states the delay, and they are removed."""
 
 OPUS_RATES = (6, 256)
-"""kbit/s of libsndfile's compression levels 1 and 0, for one channel."""
+"""kbit/s at libsndfile's compression levels 1 and 0, for one channel."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +78,9 @@ class Kind:
 
     Attributes:
         apply: (samples, rate, strength, generator, voices) -> samples.
-        lowest, highest: limits of the strength; without them there is none.
-        drawn: range of strengths that a training draws from, unless the run file gives another.
-        values: the only strengths that are allowed; empty: any within the limits.
+        lowest, highest: limits of the strength; None for a kind without strength.
+        drawn: range of strengths to draw from in training, unless the run file gives another.
+        values: the allowed strengths; empty: any within the limits.
         random: whether the result depends on the seed and the id of the clip.
     """
 
@@ -125,15 +125,15 @@ def disturb(
     clip: str = "",
     voices: Sequence[np.ndarray] = (),
 ) -> np.ndarray:
-    """Disturb a clip. The same arguments give the same result, on every machine with the same libraries.
+    """Disturb a clip. The same arguments give the same result on every machine with the same libraries.
 
     Args:
         samples: (S,) floats in [-1, 1].
         rate: Hz.
-        disturbance: such as `"white:20"`, or several joined by a plus.
+        disturbance: such as `"white:20"`, or several joined by a plus sign.
         seed: of the draws.
-        clip: id of the clip, which gives each clip draws of its own.
-        voices: other clips at the same rate, for babble; read only where they are drawn.
+        clip: id of the clip; every clip has different draws.
+        voices: other clips at the same rate, for babble; only those that are drawn are read.
 
     Returns:
         float32 array; `speed` changes its length. Noise may exceed [-1, 1].
@@ -155,7 +155,7 @@ def parse(disturbance: str, ranges: bool = False) -> list[Step]:
 
     Args:
         disturbance: as written.
-        ranges: allow a range of strengths, `white:5..30`, and the name alone for the usual one.
+        ranges: allow a range of strengths, `white:5..30`, and a name alone for its usual range.
 
     Raises:
         ArgumentError: an unknown name, or a strength that is missing, out of range, or not a number.
@@ -223,7 +223,7 @@ def _white(samples, rate, snr_db, generator, voices) -> np.ndarray:
 
 def _babble(samples, rate, snr_db, generator, voices) -> np.ndarray:
     if len(voices) == 0:
-        raise ArgumentError("disturbance babble: needs other clips, and there are none. Take white noise.")
+        raise ArgumentError("disturbance babble: needs other clips to mix, and there are none. Use white noise.")
 
     noise = np.zeros(len(samples))
     for place in generator.choice(len(voices), min(BABBLE_VOICES, len(voices)), replace=False):
@@ -253,8 +253,8 @@ def _clip(samples, rate, percent, generator, voices) -> np.ndarray:
 def _reverb(samples, rate, rt60_s, generator, voices) -> np.ndarray:
     """Convolve with an impulse and a decaying noise, at the same level as before.
 
-    The energy of the noise is proportional to the reverberation time, as in a room. It equals that of the direct sound
-    at 0.5 s, which is that of a speaker at a distance of one meter in a room of 150 cubic meters.
+    The energy of the noise is proportional to the reverberation time, as in a room. At 0.5 s, it equals that of the
+    direct sound, as for a speaker one meter away in a room of 150 cubic meters.
     """
     length = round(rt60_s * rate)
     response = generator.standard_normal(length) * 10 ** (-3 * np.arange(length) / length)
@@ -302,7 +302,7 @@ def _opus(samples, rate, kbit_s, generator, voices) -> np.ndarray:
 def mp3_options(kbit_s: float) -> dict[str, Any]:
     """Return the arguments of `soundfile.write` for MP3 at 16 kHz. Its levels 0 to 1 are 160 to 8 kbit/s, less 1."""
     level = (MP3_RATES[-1] - kbit_s) / (MP3_RATES[-1] - MP3_RATES[0])
-    # A little lower, as level 1 is refused and the encoder takes the next rate below.
+    # A little lower, because level 1 is rejected and the encoder rounds the rate down.
     options = {"format": "MP3", "subtype": "MPEG_LAYER_III", "bitrate_mode": "CONSTANT"}
     return options | {"compression_level": max(0.0, level - 1e-3)}
 
@@ -316,7 +316,7 @@ def opus_options(kbit_s: float) -> dict[str, Any]:
 
 
 def encode(samples: np.ndarray, rate: int, **options: Any) -> bytes:
-    """Encode samples (S,); what exceeds [-1, 1] is cut off."""
+    """Encode samples (S,), clipped to [-1, 1]."""
     file = io.BytesIO()
     soundfile.write(file, np.clip(samples, -1, 1), rate, **options)
     return file.getvalue()
@@ -327,7 +327,7 @@ def _recoded(samples: np.ndarray, rate: int, **options: Any) -> np.ndarray:
 
 
 def _resized(samples: np.ndarray, length: int) -> np.ndarray:
-    """Cut off the end, or fill it with zeros: codecs work in frames."""
+    """Cut or zero-pad the end, as codecs work in frames."""
     return np.pad(samples[:length], (0, max(0, length - len(samples))))
 
 
@@ -347,7 +347,7 @@ KINDS: Mapping[str, Kind] = {
 
 
 def checked_conditions(conditions: list[str]) -> list[str]:
-    """Expand `all`, and refuse what is unknown or given twice.
+    """Expand `all`, and reject unknown and repeated conditions.
 
     Raises:
         ArgumentError: see [`parse`].
@@ -364,17 +364,17 @@ def checked_conditions(conditions: list[str]) -> list[str]:
 
 
 Conditions = Annotated[list[str], AfterValidator(checked_conditions)]
-"""Type of an option: conditions of an evaluation."""
+"""Option type: the conditions of an evaluation."""
 
 
 # --- rows of a data set ---------------------------------------------------------------------------------------------
 
 NOTE = "disturbance"
-"""Column of rows whose audio is to be disturbed when it is read: `white:20@0`, the disturbance and its seed; or null."""
+"""Column that says how to disturb the audio of a row when it is read: `white:20@0` (disturbance and seed), or null."""
 
 
 class Voices:
-    """The recordings of one split of a corpus, of which babble is made.
+    """The recordings of one split of a corpus, which babble is mixed from.
 
     Args:
         rows: in the common schema.
@@ -387,7 +387,7 @@ class Voices:
         for name in ("split", "corpus"):
             if len(found := set(rows[name])) > 1:
                 raise ValueError(
-                    f"Babble is made of clips of one {name}, or they would leak from one to another; these are from "
+                    f"Babble is mixed from clips of a single {name}, so that none leak into another; these are from "
                     f"{', '.join(sorted(found))}."
                 )
 
@@ -399,12 +399,12 @@ class Voices:
         self.rows = rows
 
     def others(self, clip: str) -> Sequence[np.ndarray]:
-        """Return the samples of all recordings but one, decoded on access."""
+        """Return the samples of all other recordings, decoded on access."""
         return _Samples(self.rows, [place for place, own in zip(self.places, self.ids, strict=True) if own != clip])
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of ids and audio."""
+        """A hash of the ids and the audio."""
         digest = hashlib.sha256()
         for place, clip in zip(self.places, self.ids, strict=True):
             audio = self.rows[place]["audio"]
@@ -426,7 +426,7 @@ class _Samples(Sequence[np.ndarray]):
 
 
 def with_notes(rows: Dataset, notes: Sequence[str | None]) -> Dataset:
-    """Return rows with the column [`NOTE`]."""
+    """Return the rows with the column [`NOTE`]."""
     kept = rows.remove_columns(NOTE) if NOTE in rows.column_names else rows
     if not len(kept):  # datasets adds no column to no rows
         return Dataset.from_dict(
@@ -436,12 +436,12 @@ def with_notes(rows: Dataset, notes: Sequence[str | None]) -> Dataset:
 
 
 def under_condition(rows: Dataset, disturbance: str, seed: int = 0) -> Dataset:
-    """Return rows whose recordings are all disturbed in one way."""
+    """Return the rows with notes that disturb all recordings in one way."""
     return with_notes(rows, [f"{disturbance}@{seed}" if seconds else None for seconds in rows["duration_s"]])
 
 
 def heard(audio: Any, note: str | None, clip: str, voices: Voices | None = None) -> Any:
-    """Return the audio of a row as its note says; unchanged without a note.
+    """Return the audio of a row, disturbed as its note says; without a note, it is unchanged.
 
     Args:
         audio: in any form.
@@ -474,7 +474,7 @@ def note_key(note: str, clip: str, voices: Voices | None = None) -> bytes:
 
 
 class DisturbanceSection(Section):
-    """Random disturbances of the audio that a model trains on, another one of each clip in each epoch."""
+    """Random disturbances of the training audio, different for each clip and epoch."""
 
     kinds: list[str] = Field(
         list(KINDS),
@@ -485,7 +485,7 @@ class DisturbanceSection(Section):
     draws: int = Field(
         4,
         ge=1,
-        description="with stored features: disturbed versions of each clip in the store, beside the clean one",
+        description="with stored features: disturbed versions of each clip in the store, in addition to the clean one",
     )
     seed: int = Field(42, ge=0, description="seed of the draws")
 
@@ -506,7 +506,7 @@ class DisturbanceSection(Section):
         return any(step.name == "babble" for steps in self._steps for step in steps)
 
     def draw(self, clip: str, number: int) -> str:
-        """Draw a disturbance for a clip, whatever the probability.
+        """Draw a disturbance for a clip, regardless of the probability.
 
         Args:
             clip: its id.
@@ -535,7 +535,7 @@ class DisturbanceSection(Section):
     def stored_versions(self, rows: Dataset) -> list[Dataset]:
         """Return the rows once for each stored draw, with their notes; text-only rows have none."""
         ids, durations = rows["id"], rows["duration_s"]
-        rows = rows.flatten_indices()  # once; each column that is added would do it again
+        rows = rows.flatten_indices()  # once; otherwise, every added column would do it again
         return [
             with_notes(
                 rows,
@@ -547,7 +547,7 @@ class DisturbanceSection(Section):
 
 @dataclass(frozen=True)
 class Disturber:
-    """Disturbs training rows when they are read.
+    """Disturbs training rows as they are read.
 
     Attributes:
         section: what to draw.

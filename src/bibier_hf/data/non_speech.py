@@ -1,8 +1,8 @@
 """Synthetic sounds that are not speech: noise, machines, signals, music, and more.
 
 They teach a model when not to answer ([`~bibier_hf.evaluation.unsure`]). A *kind* is one generator with random
-parameters; similar kinds form a *family*, so that a family can be left out to measure how well unknown sounds are
-detected. A clip depends on its kind, its number and the seed, not on the other clips.
+parameters; similar kinds form a *family*, so that a family can be held out to measure how well unknown sounds are
+detected. A clip depends only on its kind, its number, and the seed.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from ..model.audio_bibier import SAMPLING_RATE
 from ..sampling import seeded_hash
 
 SHORTEST_S, LONGEST_S = 0.4, 6.0
-"""Seconds of a clip; lengths are distributed evenly on a logarithmic scale."""
+"""Limits of the length of a clip in seconds; lengths are uniform on a logarithmic scale."""
 
 LOUDEST_DB, QUIETEST_DB = -1.0, -45.0
 """Peak of a clip in dB of full scale, except for `near_silence`."""
@@ -40,7 +40,7 @@ class NonSpeechClip:
 
 
 def non_speech_clips(per_kind: int, seed: int = 0) -> list[NonSpeechClip]:
-    """Generate sounds, as many of each kind.
+    """Generate the same number of sounds of each kind.
 
     Args:
         per_kind: number of clips of each of the `KINDS`.
@@ -79,7 +79,7 @@ def _scaled(samples: np.ndarray, peak_db: float) -> np.ndarray:
 
 
 def _with_background(rng: Generator, samples: np.ndarray) -> np.ndarray:
-    """Most recordings have some noise, and many a fade or a pause."""
+    """Add background noise to most sounds and fade some in and out."""
     power = np.sqrt(np.mean(np.square(samples))) + 1e-12
     if rng.random() < 0.7:
         level = power * 10 ** (-rng.uniform(15, 60) / 20)
@@ -97,7 +97,7 @@ def _time(count: int) -> np.ndarray:
 
 
 def _pitch(rng: Generator, low: float, high: float) -> float:
-    """Draw a frequency, evenly on a logarithmic scale."""
+    """Draw a frequency, uniformly on a logarithmic scale."""
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
 
 
@@ -160,7 +160,7 @@ def _decay(count: int, seconds: float) -> np.ndarray:
 
 
 def _gates(rng: Generator, count: int, on: tuple[float, float], off: tuple[float, float]) -> np.ndarray:
-    """1 and 0 in turn, for random seconds, with edges of 4 ms."""
+    """Alternate between 1 and 0 for random durations, with edges of 4 ms."""
     gate, place = np.zeros(count), 0
     while place < count:
         length = max(1, round(rng.uniform(*on) * SAMPLING_RATE))
@@ -170,7 +170,7 @@ def _gates(rng: Generator, count: int, on: tuple[float, float], off: tuple[float
 
 
 def _notes(rng: Generator, count: int, note: Callable[[Generator, float, int], np.ndarray], voices: int) -> np.ndarray:
-    """A melody of notes of one length, or chords of several voices."""
+    """A melody of equally long notes, or chords of several voices."""
     scale = np.array([0, 2, 4, 5, 7, 9, 11]) if rng.random() < 0.6 else np.array([0, 2, 3, 5, 7, 8, 10])
     root, length = _pitch(rng, 80, 400), round(rng.uniform(0.12, 0.8) * SAMPLING_RATE)
     total = np.zeros(count)
@@ -188,7 +188,7 @@ def _notes(rng: Generator, count: int, note: Callable[[Generator, float, int], n
 
 
 def _plucked(rng: Generator, frequency: float, count: int) -> np.ndarray:
-    """A string, by the algorithm of Karplus and Strong."""
+    """A plucked string (Karplus-Strong)."""
     period = max(2, round(SAMPLING_RATE / frequency))
     excited = np.zeros(count)
     excited[:period] = rng.standard_normal(min(period, count))[: min(period, count)]
@@ -254,7 +254,7 @@ def _band_noise(rng: Generator, count: int) -> np.ndarray:
 
 
 def _swelling_noise(rng: Generator, count: int) -> np.ndarray:
-    """Noise whose loudness changes as fast as that of syllables."""
+    """Noise whose loudness changes at the rate of syllables."""
     envelope = np.exp(rng.uniform(0.5, 1.2) * _slow(rng, count, rng.uniform(1, 12)))
     return _colored(rng, count, rng.uniform(0, 2)) * envelope
 

@@ -1,4 +1,4 @@
-"""How sure a score is: intervals by resampling speakers or dialogues, or clips where both are unknown."""
+"""Confidence intervals of scores, by resampling dialogues or speakers, or clips if both are unknown."""
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,17 +13,17 @@ DRAWS = 2000
 COVERAGE = 0.95
 
 DETECTABLE = 1.96 + 0.84
-"""Standard errors of the smallest difference that a two-sided test at 5 % finds with a power of 80 %."""
+"""Smallest difference that a two-sided test at 5 % finds with a power of 80 %, in standard errors."""
 
 
 @dataclass(frozen=True)
 class PairedDifference:
-    """One system minus another on the same rows.
+    """The difference between two systems on the same rows.
 
     Attributes:
         difference: of the scores.
         lower, upper: its 95 % interval.
-        detectable: the minimum detectable difference at 5 % and a power of 80 %.
+        detectable: the smallest detectable difference, at 5 % and a power of 80 %.
     """
 
     difference: float
@@ -38,9 +38,9 @@ class PairedDifference:
 
 
 def bootstrap_column(rows: Mapping[str, Sequence[Any]] | Dataset) -> str:
-    """Return the column that the bootstrap draws whole: `dialogue`, else `speaker`, else `id`, which is each clip.
+    """Return the column whose values the bootstrap draws whole: `dialogue`, or `speaker`, or `id` (single clips).
 
-    A column with gaps is not used, nor one with a single value, of which every draw would be the same.
+    A column with missing values is not used, nor one with a single value, as every draw would be the same.
 
     Args:
         rows: with these columns.
@@ -61,7 +61,7 @@ def bootstrap_intervals(
     Args:
         labels: (N,) indices of the true classes.
         predictions: (N,) indices of the predicted classes.
-        groups: (N,) what is drawn together, such as the speaker of each clip.
+        groups: (N,) the groups that are drawn whole, such as the speaker of each clip.
         seed: of the draws.
 
     Returns:

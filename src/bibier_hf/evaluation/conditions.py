@@ -1,7 +1,7 @@
-"""Score a model on disturbed speech: how much it loses under each condition, and how sure that is.
+"""Score a model on disturbed speech: the loss under each condition, with its interval.
 
-Every condition is scored on the same rows as clean speech, so the losses are paired. Intervals draw whole dialogues or
-speakers. Babble is made of other clips of the same split of the same corpus.
+Every condition is scored on the same rows as clean speech, so the losses are paired. The bootstrap draws whole dialogues
+or speakers. Babble is mixed from other clips of the same split and corpus.
 """
 
 from collections.abc import Mapping, Sequence
@@ -34,7 +34,7 @@ def score_conditions(
 ) -> dict[str, Any]:
     """Score a model under conditions, on the rows of a split that have every modality of the model.
 
-    With a feature cache, the features of each condition are stored, and found by the next evaluation.
+    With a feature cache, the features of each condition are stored and reused by the next evaluation.
 
     Args:
         model: in evaluation mode; reads audio.
@@ -47,12 +47,12 @@ def score_conditions(
         seed: of the disturbances.
 
     Returns:
-        fields of [`~bibier_hf.evaluation.results.ModelResults`]: `conditions.{split}.{corpus}.{condition}`, the first of
-        which is `clean`: metrics with an `interval` of UAR and WF1 and, but for clean speech, the `loss` against it;
-        for a model of both modalities the same for speech alone, as `conditions_audio`; and `conditions_settings`.
+        fields of [`~bibier_hf.evaluation.results.ModelResults`]: `conditions.{split}.{corpus}.{condition}`, `clean`
+        first: metrics with an `interval` of UAR and WF1 and, except for clean speech, the `loss` relative to it; for a
+        bimodal model, the same for speech alone as `conditions_audio`; and `conditions_settings`.
 
     Raises:
-        ArgumentError: a corpus without such rows, or babble of a single clip.
+        ArgumentError: a corpus has no such rows, or only one clip to mix babble from.
     """
     given = [name for name in conditions_of(model) if name != "text"]
     fields = ("conditions", "conditions_audio")[: len(given)]
@@ -80,11 +80,11 @@ def score_conditions(
 
 
 def compared_with_clean(answers: Mapping[str, Predictions], groups: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Return the metrics of each condition with intervals, and its loss against clean speech.
+    """Return the metrics of each condition with intervals, and its loss relative to clean speech.
 
     Args:
         answers: condition -> predictions for the same N rows of one corpus; `clean` is among them.
-        groups: (N,) what the bootstrap draws together.
+        groups: (N,) the groups that the bootstrap draws whole.
     """
     draws = {name: drawn_scores(found.labels, found.predictions, groups) for name, found in answers.items()}
     numbers = {}

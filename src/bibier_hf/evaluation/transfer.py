@@ -1,10 +1,10 @@
-"""Scores on corpora that a classifier was trained on, on others, and on both: the transfer matrix.
+"""The transfer matrix: classifiers trained on each corpus or several, and tested on every corpus.
 
     corpora x modalities -> training sets -> logistic regression on pooled features -> answers -> one sheet per test
 
 Each test row is answered by a classifier that has seen neither the row nor anything that the test holds out, such as its
-dialogue, its speaker or its sentence. A *leaky* test, such as an official split that shares voices with train, is kept
-on a sheet of its own. All numbers, tables and pictures are computed from the sheets, which are small enough to publish.
+dialogue, its speaker, or its sentence. A *leaky* test, such as an official split that shares voices with train, has a
+separate sheet. All numbers, tables, and pictures are computed from the sheets, which are small enough to publish.
 """
 
 import csv
@@ -32,10 +32,10 @@ FAIR, LEAKY = "fair", "leaky"
 UTTERANCE, ROLE = "utterance", "role"
 
 STRENGTHS = {"audio": 0.003, "text": 0.01}
-"""Modality -> C of the logistic regression: fixed, so that nothing is chosen on any test."""
+"""Modality -> C of the logistic regression: fixed, so that nothing is tuned on a test set."""
 
 Division = tuple[np.ndarray, np.ndarray]
-"""Positions of the rows to train on, and of those to answer."""
+"""Positions of the training rows and of the test rows."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class CorpusRows:
 
     Attributes:
         name, language: of the corpus.
-        columns: `id`, `split`, `speaker`, `dialogue`, `text`, and `fold` if the corpus has its own: N values each.
+        columns: `id`, `split`, `speaker`, `dialogue`, `text`, and `fold` if the corpus defines folds: N values each.
         labels: (N,) class indices.
         features: modality -> (N, D) pooled features.
     """
@@ -58,12 +58,12 @@ class CorpusRows:
 
 @dataclass(frozen=True)
 class Test:
-    """What is tested on a corpus.
+    """A test on a corpus.
 
     Attributes:
         corpus: name of the corpus.
         kind: `"fair"` or `"leaky"`.
-        hold_out: a split of the corpus, or the columns whose values in the test rows do not occur in train.
+        hold_out: a split of the corpus, or columns that share no value between train and test.
         group: column that the bootstrap draws whole.
     """
 
@@ -77,12 +77,12 @@ class Test:
 
 @dataclass
 class Sheet:
-    """Answers of all systems for the rows of one test.
+    """The answers of all systems to the rows of one test.
 
     Attributes:
         corpus, kind: of the test.
         unit: `"utterance"`, or `"role"`: all utterances of one speaker in one dialogue, with their mean probabilities.
-        ids, groups: (N,) names of the rows, and what the bootstrap draws together.
+        ids, groups: (N,) names of the rows, and the groups that the bootstrap draws whole.
         labels: (N,) class indices.
         predictions: system -> (N,) class indices. A system is `audio:resd+ravdess`: what it reads, and its corpora.
     """
@@ -101,8 +101,8 @@ def divide(rows: CorpusRows, hold_out: str | Sequence[str], seed: int = 42) -> l
 
     Args:
         rows: of the corpus.
-        hold_out: `"dev"` trains on train, any other split on all the rest. Columns are divided into five folds of whole
-            values, or into their values if there are at most five; with two columns, every pair of folds is a test, and
+        hold_out: `"dev"` trains on train, any other split on everything else. The values of a column are divided into
+            five folds, or used as folds if there are at most five; with two columns, every pair of folds is a test, and
             no training row shares either of them.
         seed: of the folds.
 
@@ -163,19 +163,19 @@ def answer_tests(
     strengths: Mapping[str, float] = STRENGTHS,
     seed: int = 42,
 ) -> list[Sheet]:
-    """Train and answer every cell of the matrix.
+    """Train and test every cell of the matrix.
 
     Args:
         corpora: by name.
-        tests: what to answer.
+        tests: of these corpora.
         num_labels: size K of the label set.
-        standardize: `"corpus"`: every corpus by its own mean and deviation, a corpus that was not trained on by those of
-            the test rows, whose labels are not used; `"pooled"`: by those of all training rows.
+        standardize: `"corpus"`: each corpus by its own mean and standard deviation, and a corpus that was not trained on
+            by those of its test rows, without their labels; `"pooled"`: by those of all training rows.
         strengths: modality -> C.
         seed: of folds and solver.
 
     Returns:
-        one sheet per test, and one of the roles of each fair test whose roles have a single label.
+        one sheet per test, and one of the roles for each fair test in which every role has a single label.
     """
     sheets = []
     for test in tests:
@@ -207,7 +207,7 @@ def system_name(modality: str, trained: Sequence[str]) -> str:
 
 
 class _Model:
-    """Logistic regression on standardized features; each class of each corpus has the same weight.
+    """Logistic regression on standardized features. All classes of all corpora have the same weight.
 
     Args:
         sources: corpora and the rows of them to train on; None: all.
@@ -261,7 +261,7 @@ class _Model:
         return probabilities
 
     def _scaled(self, name: str, values: np.ndarray) -> np.ndarray:
-        """Standardize values of a corpus; a corpus that was not trained on has the moments of these values."""
+        """Standardize values of a corpus, by their own moments if the corpus was not trained on."""
         mean, deviation = self.moments.get(name) or self.moments.get(None) or _moments(values)
         return (values - mean) / deviation
 
@@ -271,8 +271,8 @@ def _moments(values: np.ndarray) -> Division:
 
 
 def _fused(answers: Mapping[str, np.ndarray], corpora: Mapping[str, CorpusRows]) -> dict[str, np.ndarray]:
-    """Late fusion with equal weights: the geometric mean of the probabilities. Each corpus of a training set trains the
-    parts that it can."""
+    """Late fusion with equal weights: the geometric mean of the probabilities. Each part is trained on the corpora that
+    have its modality."""
     fused = {}
     for trained in training_sets(list(corpora)):
         readers = {
@@ -286,13 +286,13 @@ def _fused(answers: Mapping[str, np.ndarray], corpora: Mapping[str, CorpusRows])
 
 
 def _geometric_mean(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Mean of two sets of probabilities (N, K). For a class that was in the training set of one only, it is that one's."""
+    """Geometric mean of probabilities (N, K). A class that only one of them was trained on keeps its probability there."""
     mean = np.sqrt(np.where(one > 0, one, other) * np.where(other > 0, other, one))
     return mean / np.maximum(mean.sum(1, keepdims=True), np.finfo(float).tiny)
 
 
 def _sheets(test: Test, corpus: CorpusRows, tested: np.ndarray, answers: Mapping[str, np.ndarray]) -> list[Sheet]:
-    """Return the sheet of the utterances, and that of the roles if each role has a single label."""
+    """Return the sheet of the utterances, and a sheet of the roles if each role has a single label."""
     columns = {name: [values[row] for row in tested] for name, values in corpus.columns.items()}
     labels, groups = corpus.labels[tested], columns[test.group]
     predictions = {system: found[tested].argmax(1) for system, found in answers.items()}
@@ -386,7 +386,7 @@ def score_sheet(sheet: Sheet) -> tuple[list[Cell], list[Neighbors]]:
 
 
 def write_sheets(sheets: Sequence[Sheet], labels: Sequence[str], path: str | Path) -> None:
-    """Write all answers into one compressed table with a column for each system, the same bytes each time."""
+    """Write all answers into one compressed table with a column for each system. The same answers give the same bytes."""
     systems = sorted({system for sheet in sheets for system in sheet.predictions})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -462,7 +462,7 @@ def _heading(corpus: Mapping[str, Any], kind: str, unit: str) -> str:
 
 
 def _shown(cell: Cell, corpus: Mapping[str, Any]) -> str:
-    """UAR with its interval, and WF1; bold if it ties with the best of its column."""
+    """Return UAR with its interval, and WF1; UAR is bold if it ties with the best of its column."""
     uar, lower, upper = (percent(value, 1) for value in cell.uar)
     score = f"**{uar}**" if cell.ties_with_best else uar
     mark = "" if cell.in_corpus else "→ "
@@ -471,7 +471,7 @@ def _shown(cell: Cell, corpus: Mapping[str, Any]) -> str:
 
 
 def _seen(cell: Cell, corpus: Mapping[str, Any]) -> str:
-    """Return whether a backbone that the system reads was trained on the corpus: yes, unknown or no."""
+    """Return whether one of the system's backbones was trained on the corpus: yes, unknown, or no."""
     backbones = corpus["seen"]
     found = list(backbones.values()) if cell.modality == BOTH else [backbones[cell.modality]]
     return next(answer for answer in ("yes", "unknown", "no") if answer in found)

@@ -1,9 +1,9 @@
-"""Fit when a model should call its answers unsure: a check that audio is speech, and the least confidence.
+"""Fit what makes an answer unsure: a check that audio is speech, and the least confidence.
 
 The check is a logistic regression on statistics of the backbone's features ([`~bibier_hf.model.unsure_bibier`]).
-Speech is training clips: each as it is, disturbed, and a short part of it. The rest is synthetic
-([`~bibier_hf.data.non_speech`]), half of it disturbed as well. Everything that is measured is held out: speech by
-speaker, and sounds by family, so that a sound is judged by a check that has not heard its kind.
+Its speech examples are training clips: each one unchanged, disturbed, and cut to a short part. The other sounds are
+synthetic ([`~bibier_hf.data.non_speech`]), and half of them are disturbed, too. All scores are measured on held-out
+data: speech by speaker, and sounds by family, so that no check is scored on a family of sounds that it was fitted to.
 """
 
 import json
@@ -36,10 +36,10 @@ from ..sampling import sample_by_hash, seeded_hash
 from ..tables import markdown_table, percent
 
 VERSIONS = ("clean", "disturbed", "part")
-"""What each clip of speech is heard as."""
+"""The versions of each speech clip."""
 
 STATED_FALSE_ALARMS = 0.05
-"""Share of speech at which the detection rate is also reported, whatever the threshold."""
+"""False alarm rate for which the detection rate is always reported, whatever the threshold."""
 
 REGULARIZATION = 0.03
 """Inverse strength of the L2 penalty, on standardized statistics."""
@@ -53,26 +53,24 @@ _SOUND_DISTURBANCES = ["white:5..30", "gain", "clip", "band8k", "g711", "mp3", "
 
 Coverage = Annotated[
     float | None,
-    Field(
-        gt=0, le=1, description="share of the dev answers that have enough confidence; null: any confidence is enough"
-    ),
+    Field(gt=0, le=1, description="share of the dev answers that should have enough confidence; null: no limit"),
 ]
 
 
 class UnsureSection(Section):
-    """When the model calls its answers unsure. It is fitted after training."""
+    """When answers are unsure. This is fitted after training."""
 
     clips: int = Field(
         80,
         ge=0,
-        description="training clips of each corpus to fit the speech check on; 0: keep the check that the model has",
+        description="training clips of each corpus to fit the speech check on; 0: keep the model's check",
     )
     sounds: int = Field(5, ge=2, description="synthetic sounds of each kind")
     false_alarms: float = Field(
-        0.05, gt=0, lt=0.5, description="share of speech that the check may take for other sounds"
+        0.05, gt=0, lt=0.5, description="largest share of speech that the check may classify as no speech"
     )
     coverage: Coverage = 0.9
-    seed: int = Field(0, ge=0, description="seed of the clips, sounds and disturbances")
+    seed: int = Field(0, ge=0, description="seed of the clips, sounds, and disturbances")
 
 
 @dataclass(frozen=True)
@@ -80,8 +78,8 @@ class Speech:
     """A clip of speech.
 
     Attributes:
-        name: of the clip, for the draws.
-        speaker: whose other clips are held out together with it.
+        name: of the clip; the random draws depend on it.
+        speaker: all clips of a speaker are held out together.
         samples: mono float32 (S,) at 16 kHz.
     """
 
@@ -114,21 +112,20 @@ def read_speech(splits: Mapping[str, DatasetDict], section: UnsureSection, split
 def fit_speech_check(
     model: BiBiERForEmotionClassification, processor: BiBiERProcessor, speech: Sequence[Speech], section: UnsureSection
 ) -> dict[str, Any]:
-    """Fit the [`~bibier_hf.model.unsure_bibier.SpeechCheck`] of a model, which gets it.
+    """Fit a [`~bibier_hf.model.unsure_bibier.SpeechCheck`] and add it to the model.
 
-    At most `false_alarms` of the speech (held-out speakers; clean, disturbed, and short parts alike) are beyond the
-    border between speech and other sounds. If as few sounds would be missed with fewer false alarms, it is in the middle
-    of the gap.
+    The threshold leaves at most `false_alarms` of the speech of held-out speakers (clean, disturbed, and short parts
+    together) on the wrong side. If speech and other sounds separate better than that, it is in the middle of the gap.
 
     Args:
         model: with its audio backbone; changed in place.
         processor: its processor.
-        speech: clips that the model was trained on, or others.
-        section: how many sounds, how many false alarms.
+        speech: any clips, such as those that the model was trained on.
+        section: number of sounds, and allowed false alarms.
 
     Returns:
-        what was measured on held-out speakers and families: `detected` (share of the sounds), also `by_family` and
-        `at_5_percent`; `false_alarms` of each of the `VERSIONS`; and the numbers of clips.
+        measurements on held-out speakers and families: `detected` (the share of the sounds), also `by_family` and
+        `at_5_percent`; `false_alarms` for each of the `VERSIONS`; and the numbers of clips.
     """
     if "audio" not in model.config.modalities:
         raise ArgumentError("unsure: the model reads only text, so there is no speech to check. Leave it out.")
@@ -161,7 +158,7 @@ def fit_speech_check(
 
 
 def _versions(speech: Sequence[Speech], section: UnsureSection) -> tuple[list[str], list[str], list[np.ndarray]]:
-    """Return what each clip is heard as, its speaker, and its samples, for all `VERSIONS` of all clips."""
+    """Return the version, speaker, and samples of all `VERSIONS` of all clips."""
     draws = DisturbanceSection(seed=section.seed)
     versions, speakers, heard = [], [], []
 
@@ -180,7 +177,7 @@ def _versions(speech: Sequence[Speech], section: UnsureSection) -> tuple[list[st
 
 
 def _part(clip: Speech, seed: int) -> np.ndarray:
-    """Cut a short part from a clip, as loud as the clip to within 20 dB."""
+    """Cut a short part from a clip, if possible one that is at most 20 dB quieter than the clip."""
     rng = np.random.default_rng(int.from_bytes(seeded_hash(seed, "part", clip.name)[:8], "little"))
     size = min(len(clip.samples), round(rng.uniform(_SHORTEST_PART_S, _LONGEST_PART_S) * SAMPLING_RATE))
     starts = rng.integers(0, len(clip.samples) - size + 1, 8).tolist()
@@ -190,7 +187,7 @@ def _part(clip: Speech, seed: int) -> np.ndarray:
 
 
 def _sounds(section: UnsureSection) -> tuple[list[np.ndarray], list[str]]:
-    """Return synthetic sounds, every other one disturbed, and their families."""
+    """Return synthetic sounds, half of them disturbed, and their families."""
     draws = DisturbanceSection(kinds=_SOUND_DISTURBANCES, seed=section.seed)
     samples, families = [], []
     for place, clip in enumerate(non_speech_clips(section.sounds, section.seed)):
@@ -222,7 +219,7 @@ def clip_statistics(
 
 
 def _fitted(config: ModalityConfig, speech: np.ndarray, sounds: np.ndarray) -> SpeechCheck:
-    """Fit the check to statistics (N, F) and (M, F); both classes have the same weight."""
+    """Fit the check to statistics (N, F) of speech and (M, F) of sounds; both classes have the same weight."""
     values = np.concatenate([speech, sounds]).astype(np.float64)
     mean, std = values.mean(0), values.std(0)
     # A small deviation around a large mean would be lost in 16 bits.
@@ -242,7 +239,7 @@ def _fitted(config: ModalityConfig, speech: np.ndarray, sounds: np.ndarray) -> S
 def _held_out_scores(
     config: ModalityConfig, speech: np.ndarray, speakers: np.ndarray, sounds: np.ndarray, families: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score speech (N, F) by checks without its speaker, and sounds (M, F) by a check without their family."""
+    """Score speech (N, F) by checks fitted without its speaker, and sounds (M, F) by a check fitted without their family."""
     by_hash = sorted(set(speakers.tolist()), key=seeded_hash)
     fold_of = {speaker: place % _FOLDS for place, speaker in enumerate(by_hash)}
     folds = np.array([fold_of[speaker] for speaker in speakers.tolist()])
@@ -259,8 +256,8 @@ def _held_out_scores(
 
 
 def _border(speech_scores: np.ndarray, sound_scores: np.ndarray, share: float) -> float:
-    """Return the score above which lies this share of the speech; or the middle between it and the score below which
-    lies this share of the sounds, if that is higher."""
+    """Return the score that this share of the speech exceeds. If the score that this share of the sounds falls below is
+    higher, return the middle of the two."""
     lowest, highest = np.quantile(speech_scores, 1 - share), np.quantile(sound_scores, share)
     return float((lowest + max(lowest, highest)) / 2)
 
@@ -276,7 +273,7 @@ def fit_unsure(
     dev: np.ndarray | None,
     section: UnsureSection,
 ) -> dict[str, Any]:
-    """Fit when the answers of a model are unsure: the speech check on the train split, the least confidence on dev.
+    """Fit what makes answers unsure: the speech check on the train split, and the least confidence on dev.
 
     Args:
         model: with its audio backbone; changed in place. One that reads only text gets no speech check.
@@ -299,14 +296,14 @@ def fit_unsure(
 
 
 def least_confidence(probabilities: np.ndarray, coverage: float | None) -> float | None:
-    """Return the confidence that the given share of the answers (N, K) reaches; None for no limit."""
+    """Return the confidence that this share of the answers (N, K) reaches, or None for no limit."""
     if coverage is None or coverage == 1:
         return None
     return min(float(np.quantile(probabilities.max(1), 1 - coverage)), math.nextafter(1, 0))  # 1 would refuse all
 
 
 def store_unsure(folder: str | Path, model: BiBiERForEmotionClassification) -> None:
-    """Write the speech check and the limits of a model into its checkpoint, and leave everything else as it is.
+    """Write a model's speech check and limits into its checkpoint, without changing anything else.
 
     Raises:
         ArgumentError: the folder holds no weights in one file.
@@ -327,17 +324,17 @@ def store_unsure(folder: str | Path, model: BiBiERForEmotionClassification) -> N
 
 
 def unsure_text(facts: Mapping[str, Any]) -> str:
-    """Describe what [`fit_unsure`] has fitted and measured, in Markdown."""
+    """Describe in Markdown what [`fit_unsure`] fitted and measured."""
     parts = []
     if check := facts.get("speech_check"):
         alarms = ", ".join(f"{name} {percent(share, 1)} %" for name, share in check["false_alarms"].items())
         rows = [[family.replace("_", " "), percent(share, 1)] for family, share in check["by_family"].items()]
         parts.append(
-            f"The speech check calls {percent(check['detected'], 1)} % of {check['sounds']} sounds no speech, of families that "
-            f"it was not fitted on, and of speech by others: {alarms}. With 5 % false alarms, it would be "
-            f"{percent(check['at_5_percent'], 1)} % of the sounds."
+            f"Classified as no speech: {percent(check['detected'], 1)} % of {check['sounds']} sounds, all from families that the "
+            f"speech check was not fitted on, and of speech by held-out speakers: {alarms}. With 5 % false alarms, it would "
+            f"be {percent(check['at_5_percent'], 1)} % of the sounds."
         )
-        parts.append(markdown_table(["sounds", "called no speech, %"], rows))
+        parts.append(markdown_table(["sounds", "classified as no speech, %"], rows))
     if facts.get("least_confidence") is not None:
         parts.append(
             f"Answers with a score below {facts['least_confidence']:.3f} have low confidence: "

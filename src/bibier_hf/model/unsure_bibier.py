@@ -1,4 +1,4 @@
-"""When an answer should not be trusted: the audio is too short, too quiet or not speech, or the confidence is low."""
+"""Decide when not to trust an answer: the audio is too short, too quiet, or not speech, or the confidence is low."""
 
 import math
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from .configuration_bibier import BiBiERConfig, ModalityConfig
 from .sequence_bibier import masked_mean
 
 TOO_SHORT, TOO_QUIET, NO_SPEECH, LOW_CONFIDENCE = REASONS = ("too short", "too quiet", "no speech", "low confidence")
-"""Why an answer is unsure. If there are several reasons, the first of these is given."""
+"""Why an answer is unsure. If several reasons apply, the first one is reported."""
 
 _LEVEL_S = 0.05
 """Seconds over which the level of a clip is measured."""
 
 
 class SpeechCheck(nn.Module):
-    """Logistic regression that tells other sounds from speech, on statistics of the backbone's features over time.
+    """Logistic regression that distinguishes speech from other sounds, on statistics over time of the backbone's features.
 
     The statistics are standardized over the sounds that it was fitted on. It is fitted after training
     ([`~bibier_hf.evaluation.unsure.fit_speech_check`]), and computes in float32, whatever the type of the model.
 
     Args:
-        config: of the modality, whose frames have the width D. There are F = 3 D statistics, or 2 D of an encoder that
-            reads statistics itself: the first two of them.
+        config: of the modality, whose frames have the width D. There are F = 3 D statistics, or only the first 2 D if the
+            encoder itself computes statistics.
     """
 
     mean: Tensor
@@ -52,23 +52,23 @@ class SpeechCheck(nn.Module):
         if self.are_statistics:
             return mean[:, : len(self.mean)]
         variance = masked_mean((features - mean.unsqueeze(1)).square(), mask)
-        # Padded rather than shortened by a step, so that one graph serves clips of a single frame, too.
+        # Padded, not shortened by a step, so that the same exported graph also works for clips of a single frame.
         before, has_before = F.pad(features, (0, 0, 1, 0))[:, :-1], F.pad(mask, (1, 0))[:, :-1]
         change = masked_mean((features - before).abs(), mask & has_before)
         return torch.cat([mean, variance.sqrt(), change], dim=-1)
 
     def forward(self, features: Tensor, mask: Tensor) -> Tensor:
-        """Logit of "this is not speech": (B, T, D), bool (B, T) -> float32 (B,); zero for a sample without audio."""
+        """Logit of "not speech": (B, T, D), bool (B, T) -> float32 (B,); 0 for a sample without audio."""
         return self.score(self.statistics(features, mask)) * mask.any(1)
 
     def score(self, statistics: Tensor) -> Tensor:
-        """Logit of "this is not speech" for statistics (B, F), float32 (B,)."""
+        """Logit of "not speech" for statistics (B, F): float32 (B,)."""
         mean, std, weight, bias = self.mean.float(), self.std.float(), self.weight.float(), self.bias.float()
         return ((statistics.float() - mean) / std).clamp(-10, 10) @ weight + bias
 
 
 def level_db(samples: np.ndarray) -> float:
-    """Level of the loudest 50 ms of mono samples (S,), in dB of full scale, without a constant offset."""
+    """Level of the loudest 50 ms of mono samples (S,) in dB of full scale, after removing the DC offset."""
     size = round(_LEVEL_S * SAMPLING_RATE)
     samples = samples.astype(np.float64) - samples.mean(dtype=np.float64)
     whole = len(samples) // size * size
@@ -96,11 +96,11 @@ def judge(
         confidence: score of the best label; None if the model does not choose one.
         facts: duration and level of the audio; NaN without audio.
         not_speech: logit of the [`SpeechCheck`]; None without one.
-        least_confidence: instead of that of the configuration.
+        least_confidence: overrides the limit of the configuration.
 
     Returns:
-        `{"unsure": bool, "unsure_score": 0 to 1, "unsure_reason": one of `REASONS` or None}`. From 0.5, the score means
-        that the answer is unsure.
+        `{"unsure": bool, "unsure_score": 0 to 1, "unsure_reason": one of `REASONS` or None}`. An answer is unsure if the
+        score is 0.5 or more.
     """
     limits: Any = config.audio_config
     seconds, level = facts
