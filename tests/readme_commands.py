@@ -233,7 +233,7 @@ COMMANDS: dict[str, Run | Skip] = {
         slow=True,
         append="--unsure.clips 10 --unsure.sounds 2",
         after=TRAIN_RESD,
-        expect="The speech check calls",
+        expect="Classified as no speech:",
     ),
     "bibier predict outputs/resd clip.wav --labels anger,neutral": Run(expect="neutral"),
     (
