@@ -176,7 +176,7 @@ def test_a_backbone_trained_whole_is_stored_as_an_adapter(pair, corpus_table, ba
     given = [pair["audio"], str(tmp_path / "trained"), "--corpus", "csv", "--data_dir", str(corpus_table)]
     given += ["--adapter_rank", "{text: 512}", "--output_dir", str(tmp_path / "joined")]
     assert exit_code(*given) == 2
-    assert "name the published text backbone too: --backbone_ids" in capsys.readouterr().err
+    assert "also name the published text backbone: --backbone_ids" in capsys.readouterr().err
 
     assert exit_code(*given, "--backbone_ids", f"{{text: {sources['text']}}}") == 0
     joined = BiBiERForEmotionClassification.from_pretrained(tmp_path / "joined").eval()

@@ -346,7 +346,7 @@ def test_a_model_of_text_hears_no_noise(small_run, tiny_options, corpus_table, t
     model.save_pretrained(tmp_path / "text")
     processor.save_pretrained(tmp_path / "text")
     arguments = [str(tmp_path / "text"), "--corpus", "csv", "--data_dir", str(corpus_table)]
-    with pytest.raises(ArgumentError, match="reads only text, which has no noise"):
+    with pytest.raises(ArgumentError, match="takes only text, so there is no audio to disturb"):
         evaluate_checkpoint(EvaluateArguments.from_command_line([*arguments, "--conditions", "white:0"]))
 
 

@@ -63,7 +63,7 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --calibrate
       bibier evaluate outputs/resd --data_dir PATH/TO/resd --split dev --fit_unsure --unsure.coverage 0.8
 
-    Writes metrics, recall per class, calibration, pictures (PNG), predictions (Parquet) and a report (JSON).
+    Writes metrics, recall per class, calibration, pictures (PNG), predictions (Parquet), and a report (JSON).
     """
 
     split: Literal["train", "dev", "test"] = Field("test", description="train, dev or test")
@@ -74,18 +74,18 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
     batch_size: int = Field(16, ge=1, description="utterances per step")
     as_json: bool = Field(False, alias="json", description="print the report as JSON instead of tables")
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
-    modalities: bool = Field(False, description="also score audio alone and text alone, on rows that have both")
+    modalities: bool = Field(False, description="also score speech alone and text alone, on rows that have both")
     conditions: Conditions = Field([], description=CONDITIONS_HELP + "; implies modalities")
     conditions_seed: int = Field(0, ge=0, description="seed of the disturbances")
     calibrate: bool = Field(
         False,
-        description="fit the temperature on this split (train or dev) first, and keep it in the checkpoint's config.json, "
-        "results and card",
+        description="first fit the temperature on this split (train or dev), and store it in the checkpoint's config.json, "
+        "results, and card",
     )
     fit_unsure: bool = Field(
         False,
-        description="fit when answers are unsure, the confidence on this split (train or dev) and the speech check on train, "
-        "and keep it in the checkpoint",
+        description="fit what makes answers unsure: the confidence limit on this split (train or dev), and the speech check on "
+        "train; store both in the checkpoint",
     )
     unsure: UnsureSection = Field(default_factory=UnsureSection)
     add_to_results: bool = Field(
@@ -98,7 +98,7 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
         if "checkpoint" not in given:
             return {}
         folder = Path(given["checkpoint"])
-        # A new folder with the name of a checkpoint elsewhere would be taken for it from then on.
+        # A new folder with the name of a checkpoint elsewhere would be mistaken for it later.
         place = folder if folder.is_dir() else Path("outputs") / folder.name
         content: dict[str, Any] = {"output_dir": str(place / "evaluation")}
 
@@ -114,7 +114,7 @@ class EvaluateArguments(CheckpointOptions, CorpusOptions):
 
 
 def _corpus_name(given: Mapping[str, Any]) -> str:
-    """What the corpus of `--corpus` is called in the name of a folder: a table by its file."""
+    """Return the name of the `--corpus` for a folder; for a table, that of its file."""
     file = Path(str(given.get("data_dir") or "")).stem
     name = file if given["corpus"] == "csv" and file else Path(str(given["corpus"])).stem
     return re.sub(r"[^\w.-]+", "_", name)
@@ -133,7 +133,7 @@ def _refuse_to_overwrite(folder: Path, split: str, protocol: dict[str, Any]) -> 
 
     if earlier != protocol:
         raise ArgumentError(
-            f"output_dir: {file} is of other corpora or another protocol ({', '.join(earlier)}). Give another "
+            f"output_dir: {file} is about other corpora or another protocol ({', '.join(earlier)}). Give another "
             "--output_dir."
         )
 
@@ -145,13 +145,12 @@ def evaluate_checkpoint(arguments: EvaluateArguments) -> EvaluationResults:
     Probabilities are those of the pipeline, with the temperature of the checkpoint, which `calibrate` refits first.
 
     Returns:
-        the content of the JSON file. `calibration` holds the `temperature`, and ECE, Brier score and NLL without it
+        the content of the JSON file. `calibration` holds the `temperature`, and ECE, Brier score, and NLL without it
         (`uncalibrated.{split}.{corpus}`).
 
     Raises:
-        ArgumentError: a checkpoint that does not exist, rows without the modality to score, or a folder with other
-            results.
-        FileNotFoundError, CorpusError, ProtocolError: data that are missing or invalid.
+        ArgumentError: the checkpoint does not exist, rows lack the modality to score, or the folder has other results.
+        FileNotFoundError, CorpusError, ProtocolError: data is missing or invalid.
     """
     _refuse_contradictions(arguments)
     model, processor = load_checkpoint(arguments.checkpoint, arguments.backbone_dir)
@@ -171,11 +170,13 @@ def _evaluate(
 ) -> EvaluationResults:
     model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     if arguments.conditions and "audio" not in model.config.modalities:
-        raise ArgumentError("conditions: the checkpoint reads only text, which has no noise. Leave them out.")
+        raise ArgumentError(
+            "conditions: the checkpoint takes only text, so there is no audio to disturb. Leave them out."
+        )
     for key in ("calibrate", "conditions") if model.config.problem_type != SINGLE_LABEL else ():
         if getattr(arguments, key):
             raise ArgumentError(
-                f"{key}: for one label for each clip; the checkpoint is for {model.config.problem_type}."
+                f"{key}: works only for models with one label per clip; this one is for {model.config.problem_type}."
             )
 
     folder, checkpoint, split = Path(arguments.output_dir), Path(arguments.checkpoint), arguments.split
@@ -234,11 +235,11 @@ def _evaluate(
 def _calibrate(
     checkpoint: str, model: BiBiERForEmotionClassification, logits: np.ndarray, dataset: InputDataset, split: str
 ) -> str | None:
-    """Fit the temperature to these logits (N, 7) of a split, and store it in the model and its checkpoint; returns a note
+    """Fit the temperature to these logits (N, 7) of a split, and store it in the model and its checkpoint. Returns a note
     for the report."""
     fit = fit_temperature(logits, dataset.labels, dataset.metadata["corpus"])
     folder, before, least = Path(checkpoint), model.config.temperature, model.config.least_confidence
-    if least is not None:  # the new limit leaves as many answers as the old one
+    if least is not None:  # the new limit accepts as many answers as the old one
         coverage = (softmax(logits / before, axis=-1).max(1) >= least).mean()
         model.config.least_confidence = least_confidence(softmax(logits / fit.temperature, axis=-1), float(coverage))
     if (folder / RESULTS_FILE).is_file():
@@ -253,14 +254,14 @@ def _calibrate(
 
 
 def _recalibrate_run(folder: Path, before: float, calibration: dict[str, Any]) -> None:
-    """Recompute the results, predictions, pictures and card of a training run for another temperature.
+    """Recompute the results, predictions, pictures, and card of a training run for another temperature.
 
-    Numbers that the stored predictions cannot give are removed, as they would be those of the old temperature.
+    Numbers that cannot be computed from the stored predictions are removed, as they belong to the old temperature.
 
     Args:
         folder: of the run.
         before: temperature of the stored predictions.
-        calibration: the new `temperature`, with what it was fitted on.
+        calibration: the new `temperature`, and what it was fitted on.
     """
     results = RunResults.load(folder / RESULTS_FILE)
     for split, by_corpus in results.metrics.items():
@@ -295,7 +296,7 @@ def robustness(
     dataset: InputDataset,
     reader: InputReader,
 ) -> dict[str, Any]:
-    """Score missing modalities and disturbed speech, on the rows that have every modality of the model.
+    """Score the model with missing modalities and disturbed speech, on the rows that have all of its modalities.
 
     Args:
         arguments: split, conditions and batch size.
@@ -385,7 +386,7 @@ def evaluate(arguments: EvaluateArguments) -> None:
         print(f"\n{unsure_text(results.unsure)}")
 
     if results.modalities:
-        print("\nWhat the model is given:\n")
+        print("\nInput of the model:\n")
         print(conditions_table(results.modalities[split], "given"))
     for key, given in (("conditions", "with the text, if it reads text"), ("conditions_audio", "speech alone")):
         if numbers := getattr(results, key):

@@ -35,21 +35,22 @@ from .corpora import CorpusOptions, given_labels, warn_of_context
 logger = logging.getLogger(__name__)
 
 _EXACT = 4096
-"""Matrices with fewer values are stored in 32 bits."""
+"""Matrices with fewer values than this are stored in 32 bits."""
 
 _SPREAD = 0.125
-"""Standard deviation of a matrix in `float8_e4m3fn` that few of its values are too small for. A power of two."""
+"""Standard deviation at which few values of a matrix underflow in `float8_e4m3fn`. A power of two."""
 
 
 class JoinArguments(CorpusOptions):
-    """Make one bimodal checkpoint of a speech checkpoint and a text checkpoint.
+    """Join a speech checkpoint and a text checkpoint into one bimodal checkpoint.
 
     Examples:
       bibier join outputs/speech outputs/text --corpus resd --data_dir PATH/TO/resd --output_dir outputs/both
 
     Calibrates both checkpoints and fits the weights of the late fusion on the dev splits of the corpora, all with equal
-    weight. If a checkpoint was trained on these rows (refit_on_dev), pass a twin that was not: --fit_with. Answers to both
-    whose confidence is in the lowest tenth of dev become unsure. The speech check is that of the speech checkpoint.
+    weight. If a checkpoint was trained on these rows (refit_on_dev), pass a twin that was not: --fit_with. Answers to
+    speech with text become unsure if their confidence is in the lowest tenth of those on dev (--coverage). The speech
+    check comes from the speech checkpoint.
     """
 
     speech: Annotated[str, Positional("SPEECH")] = Field(description="checkpoint that takes only audio")
@@ -62,7 +63,7 @@ class JoinArguments(CorpusOptions):
     )
     adapter_rank: dict[Literal["audio", "text"], Annotated[int, Field(ge=1)]] = Field(
         default_factory=dict,
-        description="{text: 32}: store what training changed in this backbone as a LoRA adapter of that rank, over the "
+        description="{text: 32}: store what training changed in this backbone as a LoRA adapter of this rank on the "
         "backbone of backbone_ids",
     )
     fit_with: dict[Literal["audio", "text"], str] = Field(
@@ -81,11 +82,11 @@ class JoinArguments(CorpusOptions):
 
 @writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
 def join_checkpoints(arguments: JoinArguments) -> str:
-    """Join, fit and save; return a table of dev scores.
+    """Join, fit, and save; return a table of dev scores.
 
     Raises:
-        ArgumentError: checkpoints that do not fit together, or a folder that holds one.
-        FileNotFoundError, CorpusError, ProtocolError: data that are missing or invalid.
+        ArgumentError: the checkpoints do not fit together, or the folder already holds one.
+        FileNotFoundError, CorpusError, ProtocolError: data is missing or invalid.
     """
     folder = Path(arguments.output_dir)
     if (folder / CONFIG_NAME).is_file():
@@ -97,7 +98,7 @@ def join_checkpoints(arguments: JoinArguments) -> str:
     corpora = load_corpora(arguments.corpora, given_labels(arguments, joined.config), needed=["dev"])
     warn_of_context(arguments.corpora, corpora, joined.config)
 
-    # Each temperature from the rows that have the modality; the weights from those that have both.
+    # Each temperature is fitted on the rows that have the modality, the weights on those that have both.
     reader = InputReader(fitted, processor, arguments.feature_cache)
     rows = reader.split(corpora, "dev")
     logits = predict_conditions(fitted, rows, reader.collator, arguments.batch_size, list(MODALITIES), "Dev")
@@ -152,7 +153,7 @@ def _joined(
         stream = joined.streams[modality]
         name = arguments.backbone_ids.get(modality)
         if name is None:
-            raise ArgumentError(f"adapter_rank: name the published {modality} backbone too: --backbone_ids.")
+            raise ArgumentError(f"adapter_rank: also name the published {modality} backbone: --backbone_ids.")
 
         try:
             published = load_backbone(find_backbone_folder(folder, modality, name) or name)
@@ -183,8 +184,8 @@ def _name_backbones(model: BiBiERForEmotionClassification, ids: Mapping[str, str
 def save(model: BiBiERForEmotionClassification, folder: Path, dtype: str) -> None:
     """Save a checkpoint whose matrices and adapters are stored in `dtype`. They are loaded in float32.
 
-    The first convolution of a backbone has 16 bits at least: everything after it suffers from its rounding. Small
-    matrices keep 32 bits.
+    The first convolution of a backbone is stored in at least 16 bits, because everything after it suffers from its
+    rounding. Small matrices keep 32 bits.
     """
     stored = getattr(torch, dtype)
     if stored.itemsize == 1:
@@ -208,9 +209,9 @@ def save(model: BiBiERForEmotionClassification, folder: Path, dtype: str) -> Non
 
 @torch.no_grad()
 def _spread(pooling: StatisticsPooling) -> None:
-    """Scale a hidden layer whose thousands of inputs have small weights, so that they keep their digits in 8 bits.
+    """Scale a hidden layer, whose thousands of inputs have small weights, so that they keep their precision in 8 bits.
 
-    The LayerNorm behind it undoes the scale. A power of two rounds nothing.
+    The LayerNorm after it undoes the scaling. A power of two causes no rounding.
     """
     linear = pooling.hidden[1]
     assert isinstance(linear, torch.nn.Linear)
@@ -220,6 +221,6 @@ def _spread(pooling: StatisticsPooling) -> None:
 
 
 def join(arguments: JoinArguments) -> None:
-    """Join the checkpoints, and print how good each part is on dev."""
+    """Join the checkpoints and print the dev scores of each part."""
     print(join_checkpoints(arguments))
     print(f"\nThe checkpoint is in {arguments.output_dir}. Score it: bibier evaluate {arguments.output_dir} ...")

@@ -35,7 +35,7 @@ class SearchCommand(RunFile):
 
 
 def search(arguments: SearchCommand) -> None:
-    """Run the trials that are not finished, and print the best."""
+    """Run the trials that are not finished and print the best ones."""
     plan = read_search(arguments.run_file)
 
     with locked_by_first_process(plan.output_dir, "Finished trials are kept. Continue with the same command."):
@@ -45,5 +45,6 @@ def search(arguments: SearchCommand) -> None:
 
     print(f"\n{markdown_table(['trial', 'mean on dev', 'values'], best_rows(trials))}")
     print(
-        f"\nAll {len(trials)} trials are in {plan.output_dir}/{TRIALS_FILE}. Their dev scores are optimistic: they chose."
+        f"\nAll {len(trials)} trials are in {plan.output_dir}/{TRIALS_FILE}. The best dev scores are optimistic: they were "
+        "used for the choice."
     )

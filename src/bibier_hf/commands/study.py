@@ -11,7 +11,7 @@ from ..training.study import StudyArguments, comparison_table, plan_runs, read_s
 
 
 class StudyCommand(RunFile):
-    """Compare variants of a run over seeds and folds. Folds are pooled, seeds averaged.
+    """Compare variants of a run over seeds and folds. Folds are pooled, and seeds averaged.
 
     Examples:
       bibier study resd_grouped --data_dir PATH/TO/resd
@@ -22,10 +22,10 @@ class StudyCommand(RunFile):
     """
 
     run_file: Annotated[str, Positional("STUDY")] = Field(  # ty: ignore[incompatible-mutable-override]
-        description="study (YAML): its path, or the name of one that comes with the package, such as resd_grouped"
+        description="study file (YAML), or the name of one that comes with the package, such as resd_grouped"
     )
     only: list[str] = Field([], description="variants to run: --only base,sds; all by default")
-    report: bool = Field(False, description="train nothing; compare the runs that are finished")
+    report: bool = Field(False, description="train nothing; compare the finished runs")
 
     @classmethod
     def option_help(cls) -> list[str]:
@@ -37,7 +37,7 @@ class StudyCommand(RunFile):
 
 
 def study(arguments: StudyCommand) -> None:
-    """Train what is not finished, and print the comparison."""
+    """Train the runs that are not finished and print the comparison."""
     plan = read_study(arguments.run_file)
 
     with locked_by_first_process(plan.output_dir, "Finished runs are kept. Continue with the same command."):

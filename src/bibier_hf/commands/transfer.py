@@ -53,17 +53,20 @@ class TransferCorpus(Section):
     data_dir: str | None = Field(None, description="folder of the corpus, raw or prepared")
     context: Context | None = Field(None, description=CONTEXT_HELP)
     options: dict[str, Any] = Field(default_factory=dict, description="options of its loader")
-    splits: list[str] | None = Field(None, description="its own splits to use; null: all of them")
+    splits: list[str] | None = Field(None, description="splits to use; null: all of them")
     modalities: list[Literal["audio", "text"]] = Field(
-        ["audio", "text"], min_length=1, description="what is read of it; leave text out if the sentences are fixed"
+        ["audio", "text"], min_length=1, description="modalities to use; leave text out if the sentences are fixed"
     )
     test: HoldOut = Field(
-        description="dev or test: a split of its own. Or columns whose values are in train or test, never in both: "
-        "one or two of dialogue, speaker, text"
+        description="dev or test: a split of the corpus. Or columns that share no value between train and test: one or "
+        "two of dialogue, speaker, text"
     )
-    leaky: HoldOut | None = Field(None, description="a test that shares more with train, for comparison; null: none")
+    leaky: HoldOut | None = Field(
+        None, description="another test that shares more with train, for comparison; null: none"
+    )
     group: Literal["dialogue", "speaker"] | None = Field(
-        None, description="column that the bootstrap draws whole; null: dialogue, else speaker, else each clip"
+        None,
+        description="column whose values the bootstrap draws whole; null: dialogue, or else speaker, or else each clip",
     )
 
     @model_validator(mode="after")
@@ -92,32 +95,32 @@ CORPORA: list[dict[str, Any]] = [
         "test": "dev",
     },
 ]
-"""The matrix without options: RESD, RAVDESS and the text of MELD."""
+"""The default matrix: RESD, RAVDESS, and the text of MELD."""
 
 
 class TransferArguments(Section):
-    """Score what is learned from one corpus on the others: training sets against test sets, speech, text and both.
+    """Train on each corpus, each pair, and all of them, and test on every corpus, with speech, text, and both.
 
     Examples:
       bibier transfer --corpora.0.data_dir PATH/TO/resd --corpora.1.data_dir PATH/TO/ravdess
           --corpora.2.data_dir PATH/TO/meld
       bibier transfer --report --output_dir outputs/transfer
 
-    Logistic regression on the mean and deviation of frozen features, with fixed regularization. By default: RESD by
-    dialogues, RAVDESS's actors 1 to 20 by speakers and sentences, and MELD's dev split. Writes predictions.csv.gz,
-    transfer.json, transfer.md, transfer.csv and transfer.png.
+    The classifier is a logistic regression on the mean and standard deviation of frozen features, with fixed
+    regularization. By default, RESD is tested on new dialogues, RAVDESS (actors 1 to 20) on new speakers and sentences,
+    and MELD on its dev split. Writes predictions.csv.gz, transfer.json, transfer.md, transfer.csv, and transfer.png.
     """
 
-    corpora: list[TransferCorpus] = Field(min_length=1, description="corpora; by default RESD, RAVDESS and MELD")
+    corpora: list[TransferCorpus] = Field(min_length=1, description="corpora; by default RESD, RAVDESS, and MELD")
     labels: list[str] | None = Field(None, description=LABELS_HELP)
-    output_dir: str = Field("outputs/transfer", description="folder of the predictions, tables and the picture")
+    output_dir: str = Field("outputs/transfer", description="folder of the predictions, tables, and picture")
     report: bool = Field(
-        False, description="train nothing; make tables and picture from the predictions in output_dir"
+        False, description="train nothing; rebuild tables and picture from the predictions in output_dir"
     )
     standardize: Literal["corpus", "pooled"] = Field(
         "corpus",
-        description="corpus: by the mean and deviation of each corpus, also of a new one, without its labels; "
-        "pooled: by those of all training rows",
+        description="corpus: by the mean and standard deviation of each corpus, even of one that was not trained on, without "
+        "its labels; pooled: by those of all training rows",
     )
     audio_backbone: str = Field("openai/whisper-base", description="speech model: Hub id or folder")
     audio_revision: str | None = Field(None, description="its branch, tag or commit on the Hub")
@@ -129,10 +132,10 @@ class TransferArguments(Section):
         dict(STRENGTHS), description="C (inverse regularization) of audio and text; never chosen on a test"
     )
     seen: dict[str, str] = Field(
-        default_factory=dict, description="corpora that a backbone was trained on -> where that is known from"
+        default_factory=dict, description="corpus that a backbone was trained on -> the source of that information"
     )
     feature_cache: FeatureCacheArguments = Field(default_factory=FeatureCacheArguments)
-    seed: int = Field(42, ge=0, description="seed of folds and solver")
+    seed: int = Field(42, ge=0, description="seed of the folds and the solver")
 
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,13 +152,13 @@ class TransferArguments(Section):
 
 @writes(lambda arguments: arguments.output_dir, left="What was there before is whole.")
 def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, Any]]:
-    """Answer all tests, and write `predictions.csv.gz` and `transfer.json`.
+    """Run all tests, and write `predictions.csv.gz` and `transfer.json`.
 
     Returns:
         the sheets, and the facts that tables need.
 
     Raises:
-        FileNotFoundError, CorpusError, ProtocolError, AudioError: data that are missing or invalid.
+        FileNotFoundError, CorpusError, ProtocolError, AudioError: data is missing or invalid.
     """
     corpora, labels = {}, None
     facts: dict[str, Any] = {"corpora": {}}
@@ -169,7 +172,7 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
 
         rows = type(rows)({split: part for split, part in rows.items() if split in (corpus.splits or rows)})
         if labels not in (None, label_names(rows)):
-            raise ArgumentError("labels: the corpora bring different label sets. Name one set for all of them.")
+            raise ArgumentError("labels: the corpora have different label sets. Give one set for all of them.")
 
         labels = label_names(rows)
         pooled = concatenate_datasets(list(rows.values()))
@@ -235,7 +238,7 @@ def _column(rows: Any, modality: str) -> Sequence[Any]:
 
 
 def _group(corpus: TransferCorpus, name: str, columns: Mapping[str, Sequence[Any]]) -> str:
-    """The column that the bootstrap draws whole."""
+    """Return the column whose values the bootstrap draws whole."""
     if corpus.group is not None and (missing := sum(value is None for value in columns[corpus.group])):
         raise ArgumentError(
             f"group: {missing} of {len(columns['id'])} rows of {name} have no {corpus.group}. Leave group out."
@@ -244,7 +247,7 @@ def _group(corpus: TransferCorpus, name: str, columns: Mapping[str, Sequence[Any
 
 
 def _facts(corpus: TransferCorpus, language: str, name: str, arguments: TransferArguments) -> dict[str, Any]:
-    """What tables say of a corpus."""
+    """Return what the tables say about a corpus."""
     seen = {}
     for modality in corpus.modalities:
         known = _seen_by(_backbone(arguments, modality))
@@ -277,7 +280,7 @@ def _seen_by(backbone: str) -> Mapping[str, str]:
 
 
 def write_report(folder: Path, sheets: Sequence[Sheet], facts: Mapping[str, Any]) -> str:
-    """Write `transfer.md`, `transfer.csv` and `transfer.png`, and return the page."""
+    """Write `transfer.md`, `transfer.csv`, and `transfer.png`, and return the page."""
     scored = [score_sheet(sheet) for sheet in sheets]
     cells = [cell for found, _ in scored for cell in found]
     neighbors = [pair for _, pairs in scored for pair in pairs]
@@ -325,7 +328,7 @@ def _draw(cells: Sequence[Cell], facts: Mapping[str, Any], path: Path) -> None:
 
 
 def transfer(arguments: TransferArguments) -> None:
-    """Fill the matrix, and print it."""
+    """Compute the matrix and print it."""
     folder = Path(arguments.output_dir)
     if arguments.report:
         facts_file = folder / FACTS_FILE
@@ -337,4 +340,4 @@ def transfer(arguments: TransferArguments) -> None:
         sheets, facts = run_transfer(arguments)
 
     print(write_report(folder, sheets, facts))
-    print(f"\nPredictions, tables and the picture are in {folder} ({facts['seconds']:.0f} s for the classifiers).")
+    print(f"\nPredictions, tables, and the picture are in {folder} ({facts['seconds']:.0f} s for the classifiers).")

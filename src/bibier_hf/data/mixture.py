@@ -141,7 +141,7 @@ def load_corpora(
     sets = {name: label_names(rows) for name, rows in splits.items()}
     if len(set(sets.values())) > 1:
         shown = "; ".join(f"{name}: {', '.join(found)}" for name, found in sets.items())
-        raise ArgumentError(f"labels: the corpora bring different label sets ({shown}). Name one set for all of them.")
+        raise ArgumentError(f"labels: the corpora have different label sets ({shown}). Give one set for all of them.")
 
     return splits
 
