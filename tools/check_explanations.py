@@ -1,10 +1,11 @@
-"""Measure whether explanations name what carried the answers.
+"""Measure whether the parts that explanations name really carry the answers.
 
     python tools/check_explanations.py CHECKPOINT --corpus resd --data_dir PATH/TO/resd --clips 60 --fold 0
 
-For each clip of the test set, the fifth of the words and of the quarter-seconds that the explanation names is left out,
-all at once, and so are as many random ones (ten draws). Prints in how many clips the former lowers the probability of
-the best label more than the latter do on average, with a 95 % Wilson interval, and how well effects add up.
+For each clip of the test set, this leaves out the fifth of the words and quarter-seconds that the explanation names, all
+at once, and then the same number of random ones (ten draws). Prints in how many clips leaving out the named parts lowers
+the probability of the best label more than leaving out random ones does on average, with a 95% Wilson interval, and how
+well the effects add up.
 """
 
 import argparse
@@ -23,15 +24,15 @@ DRAWS = 10
 
 
 def main() -> None:
-    """Explain clips of a test set, and print the comparison with random deletion."""
+    """Explain clips of a test set and print the comparison with random deletion."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder or Hub id of a trained model")
     parser.add_argument("--corpus", default="quickstart", help="key of a corpus, or its Python file")
     parser.add_argument("--data_dir", help="folder of the corpus")
     parser.add_argument("--clips", type=int, default=100, help="clips of the test set, drawn at random")
     parser.add_argument("--fold", type=int, help="use this fold of the corpus instead of its test split")
-    parser.add_argument("--without_text", action="store_true", help="explain the recordings alone")
-    parser.add_argument("--seed", type=int, default=0, help="of the draws")
+    parser.add_argument("--without_text", action="store_true", help="use only the recordings")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws")
     parser.add_argument("--backbone_dir", help="folder with copies of backbones that the checkpoint only names")
     arguments = parser.parse_args()
 
@@ -75,7 +76,7 @@ def main() -> None:
 
 
 def test_rows(corpus: str, data_dir: str | None, fold: int | None) -> Dataset:
-    """The rows to explain: the test split, or a fold over all splits."""
+    """Return the rows to explain: the test split, or a fold of all splits."""
     splits = load_corpus(corpus, data_dir)
     if fold is None:
         return splits["test"]
@@ -84,14 +85,14 @@ def test_rows(corpus: str, data_dir: str | None, fold: int | None) -> Dataset:
 
 
 def draw(generator: np.random.Generator, counts: Sequence[int], kinds: Sequence[Sequence]) -> list[list[int]]:
-    """Draw as many places of each kind of parts as `counts` says."""
+    """Draw `counts` random places among the parts of each kind."""
     return [
         generator.choice(len(parts), count, replace=False).tolist() for parts, count in zip(kinds, counts, strict=True)
     ]
 
 
 def as_input(clip: dict) -> dict:
-    """A decoded clip as the pipeline takes it."""
+    """Return a decoded clip in the form that the pipeline takes."""
     audio = clip["audio"]
     return {**clip, "audio": None if audio is None else {"array": audio, "sampling_rate": SAMPLING_RATE}}
 

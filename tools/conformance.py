@@ -1,10 +1,10 @@
-"""Run transformers' own common tests on the models, the configuration and the processor.
+"""Run transformers' own common tests on the models, the configuration, and the processor.
 
 python tools/conformance.py [--folder DIR] [NAME ...]
 
 The tests (`ModelTesterMixin`, `ConfigTester`, `ProcessorTesterMixin`) are part of the source distribution of
-transformers. pip downloads that of the installed version (11 MB); `--folder` keeps it for the next run. Each NAME is
-part of the name of a case or a test, such as `LateTransformer` or `test_initialization`.
+transformers. pip downloads that of the installed version (11 MB); `--folder` keeps it for the next run. A NAME is part
+of the name of a case or a test, such as `LateTransformer` or `test_initialization`.
 
 Exit code 0 if nothing failed, 1 if a test failed, 3 if pip cannot fetch the tests. docs/conformance.md lists what is
 skipped, and why.
@@ -47,17 +47,17 @@ CASES = {
     "BimambaMamba": ("bimamba", "mamba"),
     "LateTransformer": ("late", "transformer"),
 }
-"""Name of a test case -> fusion (None: a model of text alone) and encoders of its models. All encoders and all fusions
-occur."""
+"""Name of a test case -> fusion (None: a text-only model) and encoders of its models. Every encoder and every fusion
+occurs."""
 
 BATCH, TOKENS, VOCABULARY, WIDTH, HEADS = 3, 7, 60, 16, 2
-FRAMES = BANDS = 12  # equal, as the tests take the last dimension of the main input for its length
+FRAMES = BANDS = 12  # equal, because the tests mistake the last dimension of the main input for its length
 
-# The distribution holds the common tests alone. For modules that they import from next to them there are stand-ins, with
-# an empty class for each name, except for these.
+# The distribution contains only the common tests. Modules that they import from other test folders are replaced by
+# stand-ins in which every name is an empty class, except for these.
 LEFT_OUT = {
     "url_to_local_path": lambda url: url,
-    "config_common_kwargs": {  # ConfigTester sets them; none is the default
+    "config_common_kwargs": {  # set by ConfigTester; none is a default
         "return_dict": False,
         "output_hidden_states": True,
         "output_attentions": True,
@@ -72,7 +72,7 @@ LEFT_OUT = {
 
 
 class ModelTester:
-    """What ModelTesterMixin wants to know of a model: a small configuration, a batch, and the shape of the outputs."""
+    """What ModelTesterMixin needs to know about a model: a small configuration, a batch, and the shapes of the outputs."""
 
     batch_size, seq_length = BATCH, TOKENS
     hidden_size, num_attention_heads = WIDTH, HEADS
@@ -84,7 +84,7 @@ class ModelTester:
         states = {None: 0, "late": 0, "bimamba": 1}.get(fusion, 2)
         self.expected_num_hidden_layers = states + (0 if encoder == "none" else 2 * modalities)
         attentions = modalities if encoder == "transformer" else 0
-        # By this name the tests mean the number of attentions.
+        # The tests use this name for the number of attentions.
         self.num_hidden_layers = attentions + (0 if fusion in (None, "late", "bimamba") else 2)
 
         # Of the first attention.
@@ -92,7 +92,7 @@ class ModelTester:
         self.key_length = self.encoder_seq_length if attentions else TOKENS
 
     def get_config(self) -> BiBiERConfig:
-        """A small model over small backbones that are trained along."""
+        """Return the configuration of a small model whose small backbones are trained, too."""
         small = {
             "hidden_size": WIDTH,
             "num_attention_heads": HEADS,
@@ -123,7 +123,7 @@ class ModelTester:
         )
 
     def prepare_config_and_inputs_for_common(self) -> tuple[BiBiERConfig, dict[str, torch.Tensor]]:
-        """A configuration, and a batch of clips with text."""
+        """Return a configuration and a batch of clips with text."""
         audio = {
             "input_features": torch.randn(BATCH, FRAMES, BANDS),
             "audio_attention_mask": torch.ones(BATCH, FRAMES, dtype=torch.long),
@@ -136,7 +136,7 @@ class ModelTester:
 
 
 def model_case(name: str, fusion: str | None, encoder: str) -> type[unittest.TestCase]:
-    """The tests of models and their configuration, for one fusion and one kind of encoder."""
+    """Return the tests of models and their configuration for one fusion and one kind of encoder."""
     from tests.test_configuration_common import ConfigTester
     from tests.test_modeling_common import ModelTesterMixin
 
@@ -175,7 +175,7 @@ def processor_case() -> type[unittest.TestCase]:
 
         @classmethod
         def setUpClass(cls) -> None:
-            # The tests pass arrays without their sampling rate, which is an error unless a default says it.
+            # The tests pass arrays without a sampling rate, which is an error unless there is a default.
             cls.before = BiBiERProcessor.audio_kwargs
             BiBiERProcessor.audio_kwargs = {**cls.before, "sampling_rate": 16_000}
             super().setUpClass()
@@ -198,7 +198,7 @@ def processor_case() -> type[unittest.TestCase]:
 
 
 def fetch(folder: Path) -> None:
-    """Put the tests of the installed transformers and what they import into `folder`.
+    """Download the tests of the installed transformers, and what they import, into `folder`.
 
     Raises:
         OSError: pip cannot fetch them.
@@ -227,7 +227,7 @@ def pip(command: str, *arguments: str) -> None:
 
 
 class StandIn(ModuleType):
-    """A module of which every name is an empty class, except for those in LEFT_OUT."""
+    """A module in which every name is an empty class, except for those in LEFT_OUT."""
 
     __path__: list[str] = []
 
@@ -290,10 +290,10 @@ class Result(unittest.TestResult):
 
 
 def main() -> int:
-    """Fetch and run the tests; prints failures, the reasons for skipping, and a table of counts."""
+    """Fetch and run the tests. Prints failures, reasons for skipping, and a table of counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, help="where to keep what is downloaded; default: a temporary folder")
-    parser.add_argument("names", nargs="*", metavar="NAME", help="run only what has one of these in its name")
+    parser.add_argument("names", nargs="*", metavar="NAME", help="run only tests with one of these in their names")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = options.folder or Path(scratch)

@@ -3,11 +3,11 @@
     python tools/distill_speech.py bibier_tiny_speech --corpora.0.data_dir PATH/TO/ravdess \\
         --corpora.1.data_dir PATH/TO/resd
 
-Each layer keeps its attention and the most important neurons of its feed-forward part, whose outputs are fitted by least
-squares. Then the small encoder, which hears clean and disturbed clips, learns the states that Whisper computes of the
-clean ones, with weights that are rounded to 8 bits all the while. It learns no labels.
+Each layer keeps its attention and the most important neurons of its feed-forward part, whose output weights are refitted
+by least squares. Then the small encoder is trained, on clean and disturbed clips, to compute the states that Whisper has
+for the clean ones. Its weights are rounded to 8 bits throughout. No labels are used.
 
-The run file names the corpora, whose train splits are used, the disturbances, the layers to learn, and, as
+The run file names the corpora (only train splits are used), the disturbances, the layers to learn, and, as
 `audio_backbone`, the folder to write. `bibier train` with the same run file trains a classifier on top.
 """
 
@@ -47,7 +47,7 @@ DECODER = {
     "eos_token_id": 2,
     "decoder_start_token_id": 1,
 }
-"""A Whisper has a decoder; this one is as small as possible, and never used."""
+"""A Whisper model must have a decoder; this one is as small as possible and never used."""
 
 
 class DistillSpeechArguments(RunFile):
@@ -61,14 +61,14 @@ class DistillSpeechArguments(RunFile):
 
 
 class Rounded(nn.Module):
-    """Round a weight as it will be stored, and pass its gradient on."""
+    """Round a weight to the precision that it will be stored in; gradients pass through unchanged."""
 
     def forward(self, weight: Tensor) -> Tensor:
         return weight + (weight.to(torch.float8_e4m3fn).to(weight.dtype) - weight).detach()
 
 
 class Clips:
-    """Log-mel frames of the training clips, each one clean and in disturbed versions.
+    """Log-mel frames of the training clips, clean and in disturbed versions.
 
     Args:
         run: corpora, disturbances, and the length of a window, to which clips are cut.
@@ -108,7 +108,7 @@ class Clips:
         return len(self.versions)
 
     def batches(self, size: int) -> list[np.ndarray]:
-        """Clips of similar length, in random order."""
+        """Return batches of clips of similar length, in random order."""
         order = self.generator.permutation(len(self))
         groups = [
             sorted(group, key=lambda place: len(self.versions[place][0]))
@@ -119,7 +119,7 @@ class Clips:
         return [found[place] for place in self.generator.permutation(len(found))]
 
     def draw(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
-        """Draw a version of each clip, the clean one as often as all others: frames (B, F, M) and lengths (B,)."""
+        """Draw a version of each clip, half of the time the clean one: frames (B, F, M) and lengths (B,)."""
         chosen = []
         for place in places:
             clean, *others = self.versions[place]
@@ -133,7 +133,7 @@ def with_audio(rows: Dataset) -> Dataset:
 
 
 def without_speed(disturbance: str) -> str:
-    """Leave the speed as it is, as a clip at another speed has its states at other times."""
+    """Remove changes of speed, because they would shift the states in time."""
     return "+".join(step for step in disturbance.split("+") if not step.startswith("speed"))
 
 
@@ -142,7 +142,7 @@ def padded(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def lower_part(teacher: str, layers: int) -> nn.Module:
-    """The lower layers of Whisper's encoder. Its last norm has no weights, as it belongs to the last layer."""
+    """Return the lower layers of Whisper's encoder. The final norm is reset, because it was trained for the last layer."""
     encoder = load_backbone(teacher).eval().requires_grad_(False)
     encoder.layers = encoder.layers[:layers]
     nn.init.ones_(encoder.layer_norm.weight)
@@ -152,13 +152,13 @@ def lower_part(teacher: str, layers: int) -> nn.Module:
 
 @torch.no_grad()
 def pruned(teacher: nn.Module, mels: Tensor, neurons: int, positions: int) -> WhisperModel:
-    """Return a Whisper whose encoder has the most important neurons of each layer.
+    """Return a Whisper model whose encoder keeps the most important neurons of each layer.
 
     Args:
         teacher: the encoder.
         mels: frames of some clips, (B, F, M).
         neurons: of each layer.
-        positions: longest input, in steps.
+        positions: length of the longest input, in steps.
     """
     large = teacher.config
     config = WhisperConfig(
@@ -220,7 +220,7 @@ def distill(run: RunArguments, options: DistillSpeechArguments, teacher: nn.Modu
     model = pruned(teacher, mels[:, :300], options.neurons, clips.longest * 50 // SAMPLING_RATE)
     encoder = model.get_encoder()
 
-    # Channels differ in scale by orders of magnitude: half-way between all alike and all as they are.
+    # Channels differ in scale by orders of magnitude: halfway between equal weights and no scaling.
     spread = torch.cat(states[::10]).float().std(0).clamp(min=1e-3)
     overall = (
         spread.unflatten(0, (len(layers), -1)).square().mean(1).sqrt().repeat_interleave(len(spread) // len(layers))
@@ -266,7 +266,7 @@ def distill(run: RunArguments, options: DistillSpeechArguments, teacher: nn.Modu
 
 
 def make_encoder(options: DistillSpeechArguments) -> None:
-    """Distill, and save the encoder with its front end."""
+    """Distill the encoder and save it with its front end."""
     run = options.run
     folder = folder_to_write(run, "audio", options.teacher)
     audio = run.model.get("audio_config") or {}
@@ -299,7 +299,7 @@ def folder_to_write(run: RunArguments, modality: str, teacher: str) -> Path:
 
 @contextmanager
 def teacher_errors(name: str) -> Generator[None]:
-    """Report a teacher that cannot be loaded."""
+    """Report errors in loading the teacher."""
     try:
         yield
     except (OSError, ValueError) as error:
@@ -307,7 +307,7 @@ def teacher_errors(name: str) -> Generator[None]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line, and return the exit code."""
+    """Run the command line and return the exit code."""
     return bibier_cli.run("distill_speech:make_encoder", arguments)
 
 

@@ -2,12 +2,12 @@
 
     python tools/distill_text.py bibier_tiny_text --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd
 
-The vocabulary is reduced to the pieces that the texts need and to the most frequent Latin and Cyrillic ones. Their
-embeddings start as the principal components of E5's. A few layers on top learn E5's sentence embeddings, and most of all
-what a linear classifier reads from them.
+The vocabulary is reduced to the pieces that the texts need and the most frequent Latin and Cyrillic ones. Their
+embeddings are initialized with the principal components of E5's. A few layers on top learn E5's sentence embeddings and
+the scores that a linear classifier computes from them.
 
-The run file names the corpora, whose train splits are used, and, as `text_backbone`, the folder to write. `bibier train`
-with the same run file trains all of it on the labels.
+The run file names the corpora (only train splits are used) and, as `text_backbone`, the folder to write. `bibier train`
+with the same run file then trains the whole encoder on the labels.
 """
 
 import json
@@ -48,18 +48,18 @@ class DistillTextArguments(RunFile):
 
     teacher: str = Field(
         "intfloat/multilingual-e5-small",
-        description="Hub id or folder of an E5 model, or a trained text checkpoint over one",
+        description="Hub id or folder of an E5 model, or a trained text checkpoint that is based on one",
     )
     vocabulary: int = Field(7200, ge=300, description="pieces of the tokenizer")
     layers: int = Field(2, ge=1, description="layers of the encoder")
-    heads: int = Field(3, ge=1, description="attention heads of each, of 64 dimensions")
+    heads: int = Field(3, ge=1, description="attention heads of each layer, with 64 dimensions each")
     templates: int = Field(250, ge=0, description="template utterances of each emotion and language")
     distill_epochs: int = Field(5, ge=0, description="passes over the texts")
     distill_batch: int = Field(64, ge=1, description="texts per step")
 
 
 def training_texts(run: RunArguments, templates: int) -> tuple[list[str], np.ndarray]:
-    """Texts and labels of the train splits, and of template utterances, which have the seven emotions."""
+    """Return texts and labels of the train splits and of template utterances, which have the seven emotions."""
     texts, labels = [], []
     for splits in load_corpora(run.corpora, run.labels, needed=["train"]).values():
         rows = [
@@ -70,7 +70,7 @@ def training_texts(run: RunArguments, templates: int) -> tuple[list[str], np.nda
         texts += [text for text, _ in rows]
         labels += [label for _, label in rows]
         if templates and label_names(splits) != EMOTIONS:
-            raise ArgumentError(f"templates: they are of {', '.join(EMOTIONS)}. Give 0 with other labels.")
+            raise ArgumentError(f"templates: they exist only for {', '.join(EMOTIONS)}. Give 0 with other labels.")
 
     generation = TemplateUtteranceGeneration(run.seed)
     for language in LANGUAGES:
@@ -83,8 +83,8 @@ def training_texts(run: RunArguments, templates: int) -> tuple[list[str], np.nda
 def reduced_tokenizer(
     tokenizer: PreTrainedTokenizerFast, texts: list[str], size: int
 ) -> tuple[PreTrainedTokenizerFast, list[int]]:
-    """Keep `size` pieces of a Unigram tokenizer: special ones, single characters, those that occur twice in the texts,
-    then the most frequent Latin and Cyrillic ones. Return it with the ids that they had."""
+    """Reduce a Unigram tokenizer to `size` pieces: special ones, single characters, those that occur at least twice in the
+    texts, then the most frequent Latin and Cyrillic ones. Returns it with the old ids of the pieces."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = content["model"]["vocab"]
     special = tokenizer.convert_tokens_to_ids(list(SPECIAL))
@@ -116,7 +116,7 @@ def reduced_tokenizer(
 
 
 def load_teacher(name: str) -> tuple[PreTrainedTokenizerFast, nn.Module]:
-    """The tokenizer and the backbone of a checkpoint of this package, or of an E5 model."""
+    """Return the tokenizer and the backbone of a checkpoint of this package or of an E5 model."""
     if (Path(name) / "processor_config.json").is_file():
         model, processor = load_checkpoint(name)
         return processor.tokenizer, model.base_model.text.backbone.eval()
@@ -125,7 +125,7 @@ def load_teacher(name: str) -> tuple[PreTrainedTokenizerFast, nn.Module]:
 
 @torch.no_grad()
 def teacher_embeddings(teacher: nn.Module, ids: list[list[int]], padding: int) -> Tensor:
-    """The mean of E5's hidden states of each text, (N, D)."""
+    """Return the mean of E5's hidden states for each text, (N, D)."""
     embeddings = torch.zeros(len(ids), teacher.config.hidden_size)
     order = sorted(range(len(ids)), key=lambda place: len(ids[place]))
     for start in range(0, len(order), 64):
@@ -148,7 +148,7 @@ def mean(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def goals(embeddings: Tensor, labels: np.ndarray) -> Tensor:
-    """Standardized embeddings, and the scores that a linear classifier reads from them, which weigh as much."""
+    """Return standardized embeddings and the scores of a linear classifier on them, both with the same total weight."""
     x = ((embeddings - embeddings.mean(0)) / embeddings.std(0).clamp(min=1e-6)).numpy()
     classifier = LogisticRegression(C=0.003, class_weight="balanced", max_iter=100).fit(x, labels)
     scores = torch.from_numpy(classifier.decision_function(x)).float().reshape(len(x), -1)  # one column for two labels
@@ -158,7 +158,7 @@ def goals(embeddings: Tensor, labels: np.ndarray) -> Tensor:
 
 
 def principal_components(table: Tensor, width: int) -> Tensor:
-    """Rows reduced to `width` dimensions with a spread of one."""
+    """Reduce rows to `width` dimensions with a standard deviation of one."""
     centered = table - table.mean(0)
     directions = torch.linalg.svd(centered, full_matrices=False).Vh[:width]
     reduced = F.pad(centered @ directions.T, (0, width - len(directions)))
@@ -166,7 +166,7 @@ def principal_components(table: Tensor, width: int) -> Tensor:
 
 
 def distill(model: BertModel, ids: list[list[int]], targets: Tensor, options: DistillTextArguments, seed: int) -> None:
-    """Train an encoder whose mean state, mapped linearly, is the target of each text."""
+    """Train an encoder whose mean state, after a linear map, equals the target of each text."""
     generator = np.random.default_rng(seed)
     projection = nn.Linear(model.config.hidden_size, targets.shape[1])
     parameters = [*model.parameters(), *projection.parameters()]
@@ -200,7 +200,7 @@ def distill(model: BertModel, ids: list[list[int]], targets: Tensor, options: Di
 
 
 def make_encoder(options: DistillTextArguments) -> None:
-    """Distill, and save the encoder with its tokenizer."""
+    """Distill the encoder and save it with its tokenizer."""
     run = options.run
     folder = folder_to_write(run, "text", options.teacher)
     set_seed(run.seed)
@@ -237,7 +237,7 @@ def make_encoder(options: DistillTextArguments) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run the command line, and return the exit code."""
+    """Run the command line and return the exit code."""
     return bibier_cli.run("distill_text:make_encoder", arguments)
 
 

@@ -1,11 +1,11 @@
-"""Compare the model on a GPU with the model on the CPU, in a few minutes, and print how much faster it is.
+"""Compare the model on a GPU with the model on the CPU in a few minutes, and print the speedup.
 
 python tools/gpu_check.py
 
 Checks the selective scan and the convolution (values and gradients, in float32), a training step in bfloat16, and the
-pipeline. Kernels from the Hub are used where the package `kernels` is installed and the Hub can be reached, those of
-`mamba-ssm` where that is installed, else plain PyTorch; the first lines say which. Exit code 0 if everything agrees,
-or if there is no GPU; 1 otherwise.
+pipeline. Kernels from the Hub are used if the package `kernels` is installed and the Hub can be reached, those of
+`mamba-ssm` if that is installed, and plain PyTorch otherwise; the first lines list what is installed. Exit code 0 if
+everything agrees or there is no GPU, 1 otherwise.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def main() -> int:
 
 
 def seconds(run: Callable[[], object]) -> float:
-    """Median over a few repetitions, after one to warm up."""
+    """Return the median over a few repetitions, after one warm-up."""
     times = []
     for _ in range(REPETITIONS + 1):
         start = time.perf_counter()
@@ -69,7 +69,7 @@ def _on(device: str, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
 def _compare(
     what: str, function: Callable[..., torch.Tensor], inputs: list[torch.Tensor], mask: torch.Tensor
 ) -> Check:
-    """Values and gradients of a function of `inputs` and a mask."""
+    """Compare values and gradients of a function of `inputs` and a mask."""
     found = {}
     for device in ("cpu", "cuda"):
         tensors = _on(device, inputs)
@@ -115,7 +115,7 @@ def _model() -> BiBiERForEmotionClassification:
 
 
 def training_check() -> Check:
-    """A training step: the loss in bfloat16 on the GPU against float32 on the CPU."""
+    """A training step: the loss in bfloat16 on the GPU compared with float32 on the CPU."""
     torch.manual_seed(1)
     batch = {
         "input_features": torch.randn(BATCH, 200, 160),

@@ -1,17 +1,17 @@
-"""Deliberate mistakes for `tools/reliability.py`: each is a change of one place in `src/` that a test must notice."""
+"""Deliberate mistakes for `tools/reliability.py`: each one changes a single place in `src/`, and a test must notice."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """A change of one place in the source.
+    """A change in one place of the source.
 
     Args:
         name: short name.
         what: what is broken, for the table.
         file: below `src/bibier_hf/`.
-        old: text that the file has exactly once.
+        old: text that occurs exactly once in the file.
         new: text that replaces it.
         test: the test that must fail, as `FILE::FUNCTION` below `tests/`; all its parameters are run.
     """
@@ -70,7 +70,7 @@ MUTANTS = (
     ),
     Mutant(
         "zeros-for-missing",
-        "A missing modality is zeros instead of its learned stand-in",
+        "A missing modality is replaced by zeros instead of its learned stand-in",
         "model/streams_bibier.py",
         "torch.where((absent & first).unsqueeze(-1), self.missing, frames)",
         "torch.where((absent & first).unsqueeze(-1), self.missing * 0, frames)",
@@ -94,7 +94,7 @@ MUTANTS = (
     ),
     Mutant(
         "batch-scaled",
-        "Accumulated batches are divided by their own size, not by that of the global batch",
+        "Accumulated batches are divided by their own size, not by the size of the global batch",
         "model/modeling_bibier.py",
         "loss / (len(logits) if num_items_in_batch is None else num_items_in_batch)",
         "loss / len(logits)",
@@ -183,7 +183,7 @@ MUTANTS = (
     ),
     Mutant(
         "stacked-apart",
-        "A stacked row may be in another split than its clips",
+        "A stacked row can end up in a different split from its clips",
         "data/protocols.py",
         "for name, found in home.items() if len(found) > 1",
         "for name, found in home.items() if len(found) > 2",
@@ -263,7 +263,7 @@ MUTANTS = (
     ),
     Mutant(
         "noise-ratio",
-        "Noise has half of its ratio in decibels",
+        "Noise has half of the requested ratio in decibels",
         "data/disturbances.py",
         "10 ** (snr_db / 10))).astype",
         "10 ** (snr_db / 20))).astype",
@@ -288,7 +288,7 @@ MUTANTS = (
     # Training
     Mutant(
         "arg-max",
-        "Soft labels are trained on as hard ones",
+        "Soft labels are used as hard ones",
         "training/rows.py",
         'return one_hot[soft.argmax()] if self.mode == "argmax" else soft',
         "return one_hot[soft.argmax()]",
@@ -418,7 +418,7 @@ MUTANTS = (
     ),
     Mutant(
         "half-a-file",
-        "A file is written in its place, so that a failure leaves half of it",
+        "A file is written in place, so a failure leaves half of it",
         "files.py",
         """            write(scratch / path.name)
             os.replace(scratch / path.name, path)""",
@@ -428,7 +428,7 @@ MUTANTS = (
     # Conversations and the server
     Mutant(
         "turn-end",
-        "The duration of a turn is taken for its end",
+        "The duration of a turn is read as its end",
         "timeline/turns.py",
         "end = round(start + _seconds(fields[4]",
         "end = round(_seconds(fields[4]",
@@ -444,7 +444,7 @@ MUTANTS = (
     ),
     Mutant(
         "request-size",
-        "The size of a request is checked for each of its pieces",
+        "The size of a request is checked piece by piece, not in total",
         "serve/guard.py",
         'received += len(message.get("body", b""))',
         'received = len(message.get("body", b""))',

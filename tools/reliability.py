@@ -1,16 +1,16 @@
-"""Break the source on purpose, and see that the tests notice.
+"""Break the source on purpose and check that the tests notice.
 
     python tools/reliability.py                      # every mutant
     python tools/reliability.py --only hop pickle    # some of them
     python tools/reliability.py --list
-    python tools/reliability.py --faults             # instead: the faults of tests/faults, which takes long
-    python tools/reliability.py --faults -k preview  # some of them: arguments of pytest
-    python tools/reliability.py --inputs             # instead: every bad input at every entrance
-    python tools/reliability.py --load bibier-tiny   # instead: a server under load (arguments of benchmarks/load_test.py)
+    python tools/reliability.py --faults             # instead: the faults in tests/faults (takes long)
+    python tools/reliability.py --faults -k preview  # some of them (pytest options)
+    python tools/reliability.py --inputs             # instead: every bad input to every command
+    python tools/reliability.py --load bibier-tiny   # instead: a server under load (options of benchmarks/load_test.py)
 
 Each mutant (`tools/mutants.py`) changes one place in a copy of `src/`. Its test must then fail; without the change, the
-same test must pass. Outcomes are kept in `outputs/reliability.json`, and all of them become the table in
-docs/reliability.md. So do those of the faults, one row for each kind: a case that does not hold is a failed test.
+same test must pass. Outcomes are stored in `outputs/reliability.json`, and the table in docs/reliability.md is written
+from them. So is that of the faults, with one row for each kind of fault; a failed test is a case that did not hold.
 """
 
 import argparse
@@ -58,7 +58,7 @@ FAULTS = {
     ),
     "test_a_read_only_home_is_no_fault_or_one_line": ("read-only home", "a result, or one line"),
 }
-"""Test of tests/faults -> the fault, and what it leaves if the test passes."""
+"""Test in tests/faults -> the fault, and what it leaves if the test passes."""
 
 KILLED, SURVIVED, NO_RESULT = "killed", "survived", "no result"
 NOT_APPLIED, NOT_RUN = "does not apply", "not run"
@@ -67,7 +67,7 @@ UNSOUND, UNCHECKED = "its test fails without it", "its test fails"
 
 
 def problems(mutant: Mutant, repository: Path = REPOSITORY) -> list[str]:
-    """Say why a mutant no longer fits the source and the tests; an empty list if it does."""
+    """Return why a mutant no longer fits the source and the tests, or an empty list if it does."""
     found = []
     path = repository / "src" / "bibier_hf" / mutant.file
     times = path.read_text(encoding="utf-8").count(mutant.old) if path.is_file() else 0
@@ -83,7 +83,7 @@ def problems(mutant: Mutant, repository: Path = REPOSITORY) -> list[str]:
 
 
 class Recorder:
-    """A plugin of pytest that notes how the tests end."""
+    """A pytest plugin that records the outcomes of the tests."""
 
     def __init__(self):
         self.passed = 0
@@ -97,7 +97,7 @@ class Recorder:
 
 
 def run_test(source: Path, test: str, result: Path) -> None:
-    """Run a test against a copy of the source, and write how it ended. Called in a process of its own."""
+    """Run a test against a copy of the source and write its outcome. Called in a separate process."""
     import pytest
 
     os.chdir(REPOSITORY)
@@ -126,15 +126,15 @@ class Copy:
         self.source = folder / "src"
         self.folder = folder
         shutil.copytree(REPOSITORY / "src", self.source, ignore=shutil.ignore_patterns("__pycache__"))
-        # By hash, because the time stamp of a file that is changed twice in a second tells nothing.
+        # By hash, because a timestamp does not show that a file was changed twice within a second.
         hashed = py_compile.PycInvalidationMode.CHECKED_HASH
         compileall.compile_dir(self.source, quiet=2, invalidation_mode=hashed)
-        # Children are forks of this process, which has imported what takes long and is not tested.
+        # Children are forked from this process, which has imported the slow libraries that are not under test.
         _import_libraries()
         self.processes = multiprocessing.get_context("fork")
 
     def run(self, test: str) -> dict | None:
-        """Return how a test ends; None if it takes too long, crashes, or does not run the copy."""
+        """Return the outcome of a test, or None if it times out, crashes, or does not run the copy."""
         result = self.folder / "result.json"
         result.unlink(missing_ok=True)
         process = self.processes.Process(target=run_test, args=(self.source, test, result))
@@ -148,7 +148,7 @@ class Copy:
         return ended if ended is not None and ended["of_the_copy"] else None
 
     def outcome(self, mutant: Mutant) -> tuple[str, str]:
-        """Apply a mutant, run its test, and undo the change. Returns what happened, and the test that failed."""
+        """Apply a mutant, run its test, and undo the change. Returns the outcome and the test that failed."""
         path = self.source / "bibier_hf" / mutant.file
         original = path.read_text(encoding="utf-8")
         if original.count(mutant.old) != 1:
@@ -175,19 +175,19 @@ def _import_libraries() -> None:
     import torch  # noqa: F401
     import transformers
 
-    transformers.Trainer  # noqa: B018 - imported when it is named
+    transformers.Trainer  # noqa: B018 - imported on access
 
 
 def try_mutants(
     mutants: Sequence[Mutant], outcomes: dict[str, dict[str, str]], kept_in: Path | None = None, quick: bool = False
 ) -> None:
-    """Run the test of each mutant with it and without it, and note the outcomes by the names of the mutants.
+    """Run the test of each mutant with and without it, and record the outcomes by the names of the mutants.
 
     Args:
         mutants: which ones.
         outcomes: name -> `outcome`, the `commit`, and the test that `failed`.
-        kept_in: file that they are written to after each mutant.
-        quick: leave out the run without the mutant.
+        kept_in: file to write them to after each mutant.
+        quick: skip the run without the mutant.
     """
     commit = current_commit()
     with tempfile.TemporaryDirectory() as folder:
@@ -212,7 +212,7 @@ def try_mutants(
 
 
 def table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
-    """Write the outcomes of all mutants as Markdown."""
+    """Return the outcomes of all mutants as Markdown."""
     rows = [(mutant, outcomes.get(mutant.name, {"outcome": NOT_RUN, "commit": ""})) for mutant in MUTANTS]
     counts = Counter(row["outcome"] for _, row in rows)
     lines = [
@@ -229,12 +229,12 @@ def table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def run_cases(arguments: Sequence[str], outcomes: dict[str, dict[str, str]], kept_in: Path | None = None) -> int:
-    """Run tests, and note the outcome of each case by its name as soon as it ends. Returns the exit code.
+    """Run tests, and record the outcome of each case by its name as soon as it ends. Returns the exit code.
 
     Args:
         arguments: of pytest.
         outcomes: name of a case -> `outcome` and the `commit`.
-        kept_in: file that they are written to after each case.
+        kept_in: file to write them to after each case.
     """
     import pytest
 
@@ -244,7 +244,7 @@ def run_cases(arguments: Sequence[str], outcomes: dict[str, dict[str, str]], kep
 
 
 class CaseRecorder:
-    """A plugin of pytest that keeps the outcome of each case; see [`run_cases`]."""
+    """A pytest plugin that stores the outcome of each case; see [`run_cases`]."""
 
     def __init__(self, outcomes: dict[str, dict[str, str]], kept_in: Path | None = None):
         self.outcomes = outcomes
@@ -264,7 +264,7 @@ class CaseRecorder:
 
 
 def faults_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
-    """Write the outcomes of all cases of tests/faults as Markdown, a row for each kind."""
+    """Return the outcomes of all cases of tests/faults as Markdown, with a row for each kind."""
     counts: dict[str, Counter] = {name: Counter() for name in FAULTS}
     for name, case in outcomes.items():
         counts[name.partition("[")[0]][case["outcome"]] += 1
@@ -284,7 +284,7 @@ def faults_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def inputs_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
-    """Write the outcomes of tests/test_bad_inputs.py as Markdown, a row for each kind of input."""
+    """Return the outcomes of tests/test_bad_inputs.py as Markdown, with a row for each kind of input."""
     counts: dict[str, Counter] = {}
     entrances: dict[str, list[str]] = {}
     names: dict[str, set[str]] = {}
@@ -310,13 +310,13 @@ def inputs_table(outcomes: Mapping[str, Mapping[str, str]]) -> str:
 
 
 def run_load(arguments: Sequence[str], figures: Path) -> int:
-    """Run benchmarks/load_test.py with these arguments, and write its figures. Returns the exit code."""
+    """Run benchmarks/load_test.py with these arguments and write its figures. Returns the exit code."""
     command = [sys.executable, "benchmarks/load_test.py", *arguments, "--json", str(figures)]
     return subprocess.run(command, cwd=REPOSITORY, check=False).returncode
 
 
 def load_table(figures: Mapping[str, float]) -> str:
-    """Write the figures of benchmarks/load_test.py as Markdown."""
+    """Return the figures of benchmarks/load_test.py as Markdown."""
     first, last = figures["server's memory, first tenth (MB)"], figures["server's memory, last tenth (MB)"]
     return "\n".join(
         [
@@ -332,13 +332,13 @@ def load_table(figures: Mapping[str, float]) -> str:
 
 
 def current_commit() -> str:
-    """Return the short name of the commit; empty outside a repository."""
+    """Return the short hash of the commit, or an empty string outside a repository."""
     command = ["git", "-C", str(REPOSITORY), "rev-parse", "--short", "HEAD"]
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
 
 
 def write_section(page: Path, name: str, content: str) -> None:
-    """Replace what a page has between the markers of a section.
+    """Replace the text between the markers of a section on a page.
 
     Raises:
         ValueError: the page has no such markers.
@@ -353,22 +353,24 @@ def write_section(page: Path, name: str, content: str) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns 0 if every mutant was killed, else 1."""
+    """Run the command line. Returns 0 if every mutant was killed, else 1."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--only", nargs="+", choices=[mutant.name for mutant in MUTANTS], help="run only these mutants"
     )
-    parser.add_argument("--list", action="store_true", help="print the mutants and their tests, and run nothing")
+    parser.add_argument("--list", action="store_true", help="print the mutants and their tests without running any")
     parser.add_argument("--quick", action="store_true", help="do not run the tests without the mutants")
     parser.add_argument("--dry", action="store_true", help="write nothing")
     parser.add_argument(
-        "--faults", nargs=argparse.REMAINDER, help="run the faults instead (further arguments: pytest's)"
+        "--faults", nargs=argparse.REMAINDER, help="run the faults instead (followed by pytest options)"
     )
     parser.add_argument(
-        "--inputs", nargs=argparse.REMAINDER, help="run the bad inputs instead (further arguments: pytest's)"
+        "--inputs", nargs=argparse.REMAINDER, help="run the bad inputs instead (followed by pytest options)"
     )
     parser.add_argument(
-        "--load", nargs=argparse.REMAINDER, help="put a server under load instead (further arguments: load_test.py's)"
+        "--load",
+        nargs=argparse.REMAINDER,
+        help="put a server under load instead (followed by options of load_test.py)",
     )
     options = parser.parse_args(arguments)
 

@@ -6,7 +6,7 @@
     python tools/render_cards.py take data/resd model_cards/datasets/resd        # of a prepared corpus
     python tools/render_cards.py take labels.csv model_cards/datasets/labels     # of a table of soft labels
 
-Run it after a change to a template, to `hub/facts.yaml` or to the facts in a folder:
+Run it after a change to a template, to `hub/facts.yaml`, or to the facts in a folder:
 
 | facts | card of |
 |---|---|

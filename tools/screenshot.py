@@ -1,4 +1,4 @@
-"""Take a picture of the demo page in a real browser.
+"""Take a screenshot of the demo page in a real browser.
 
     python tools/screenshot.py outputs/quickstart docs/demo.png
 
@@ -70,7 +70,7 @@ def wait_for_recording(page: Page) -> None:
 
 
 def take_screenshot(pipe: Any, picture: str | Path) -> None:
-    """Analyze the longest example with a pipeline and write the page, down to its bands over time, as a PNG."""
+    """Analyze the longest example with a pipeline and save the page, down to the bands over time, as a PNG."""
     limits = Limits()
 
     with tempfile.TemporaryDirectory() as examples:

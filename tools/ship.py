@@ -1,8 +1,8 @@
-"""Copy a trained checkpoint into the package, without the code that the package has.
+"""Copy a trained checkpoint into the package, without the model code, which the package already has.
 
     python tools/ship.py outputs/both bibier-small
 
-The card (README.md) of the shipped checkpoint is written by hand and stays as it is.
+The card (README.md) of the shipped checkpoint is written by hand and not changed.
 """
 
 import json
@@ -20,7 +20,7 @@ OF_RUNS = ("results.json",)
 
 
 def ship(source: Path, name: str) -> Path:
-    """Replace the files of a shipped checkpoint by those of a trained one."""
+    """Replace the files of a shipped checkpoint with those of a trained one."""
     target = shipped_checkpoint(name)
     if not (source / CONFIG_NAME).is_file():
         raise FileNotFoundError(f"{source} holds no checkpoint (no {CONFIG_NAME}). {name} is unchanged.")

@@ -191,7 +191,7 @@ def _words(options: dict[str, object]) -> list[str]:
         ("speech", ["{speech}", "--teacher", "nowhere"], "teacher: nowhere cannot be loaded"),
         ("text", ["embedded"], "text_backbone: give the folder to write the encoder to"),
         ("text", ["{text}", "--corpora.0.data_dir", "nowhere"], "No corpus at 'nowhere'"),
-        ("text", ["{table}", "--text_backbone", "x"], "templates: they are of anger, disgust"),
+        ("text", ["{table}", "--text_backbone", "x"], "templates: they exist only for anger, disgust"),
         ("text", ["{table}", "--text_backbone", "x", "--templates", "0", "--teacher", "nowhere"], "teacher: nowhere"),
     ],
 )

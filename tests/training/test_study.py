@@ -83,7 +83,7 @@ def test_variants_protocols_seeds_and_folds_are_planned(study_file):
         ({"run": "nowhere.yaml"}, [], r"there is no run file .*nowhere\.yaml"),
         ({"seeds": [1, 1]}, [], r"seeds: give each seed once, got \[1, 1\]"),
         ({"protocols": {"dialogue_grouped": [0, 0]}}, [], r"protocols\.dialogue_grouped: give each fold once"),
-        ({"protocols": {"dialogue_grouped": []}}, [], r"protocols\.dialogue_grouped: .* one at least"),
+        ({"protocols": {"dialogue_grouped": []}}, [], r"protocols\.dialogue_grouped: .* at least one"),
         ({"protocols": {"dialogue_grouped": [5]}}, [], r"protocols\.dialogue_grouped\.0: .* less than 5, got 5"),
         ({"protocols": {"official": [0]}}, [], r"protocols\.official: it has no folds"),
         (

@@ -1,11 +1,11 @@
-"""One bimodal model from a model of speech and a model of text, each trained by itself.
+"""Join a speech model and a text model, trained separately, into one bimodal model.
 
     speech checkpoint -- logits / T_audio --+
                                             +-- weights by label (late fusion), fitted on dev
     text checkpoint ---- logits / T_text ---+
 
-Each temperature is folded into the last layer of its model, so both speak in probabilities before they are weighed. The
-rows that fit the weights must be new to both models: a classifier that knows a row by heart would get all the weight.
+Each temperature is folded into the last layer of its model, so both give calibrated logits before they are weighted. The
+weights must be fitted on rows that are new to both models: a classifier that has memorized them would get all the weight.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 
 _SHRINKAGE = 0.02
-"""Weight of the squared difference of a label's weights from their mean, so that rare labels follow the others."""
+"""Penalty on the squared difference between a label's weights and their mean, so that rare labels follow the others."""
 
 
 def join_models(
@@ -30,10 +30,10 @@ def join_models(
     """Return one model with the backbones, encoders and heads of both, and equal weights.
 
     Args:
-        speech, text: models that read one modality each, over the same labels.
+        speech, text: models of one modality each, with the same labels.
 
     Raises:
-        ArgumentError: models of other modalities, labels or answers.
+        ArgumentError: the models have other modalities, different labels, or another problem type.
     """
     for modality, model in zip(MODALITIES, (speech, text), strict=True):
         if model.config.modalities != [modality]:
@@ -102,7 +102,7 @@ def fit_weights(
 ) -> None:
     """Fit the weights of the late fusion and the temperature of a joined model.
 
-    The loss is the cross-entropy, where each corpus counts the same, plus a shrinkage of the labels toward each other.
+    The loss is the cross-entropy, with equal weight for each corpus, plus a penalty that pulls the labels' weights together.
 
     Args:
         model: joined.
@@ -130,5 +130,5 @@ def fit_weights(
     optimizer.step(loss)
     with torch.no_grad():
         model.mixture.weights.copy_(weights - weights.mean(0, keepdim=True))
-    # The sharpness has no bounds, and grows for ever if every answer is right.
+    # The sharpness has no bounds and grows forever if every answer is correct.
     model.config.temperature = fit_temperature(mixed(model, logits), labels, groups).temperature

@@ -1,4 +1,4 @@
-"""LoRA on the backbones: train low-rank adapters instead of the weights of the backbone (Hu et al., 2021), with peft.
+"""LoRA with peft: train low-rank adapters instead of the weights of the backbones (Hu et al., 2021).
 
 backbone (frozen) + adapter (trained) -- training --> merged: an ordinary backbone, stored in the checkpoint
                                                  \\-> adapter: a folder `<modality>_adapter`; the backbone is stored, or
@@ -21,7 +21,7 @@ from .arguments import LoraArguments
 
 @torch.no_grad()
 def as_adapter(trained: PreTrainedModel, published: PreTrainedModel, rank: int) -> tuple[PreTrainedModel, float]:
-    """Express what training has changed in a backbone as a LoRA adapter of the published one.
+    """Express what training changed in a backbone as a LoRA adapter for the published one.
 
     The change of each matrix is cut to its largest singular values. Biases and normalizations are kept whole.
 
@@ -89,7 +89,7 @@ def _refuse_other_changes(trained: PreTrainedModel, published: PreTrainedModel, 
 
 
 def _loaded_as_adapter(wrapped: PeftModel) -> PreTrainedModel:
-    """Return the backbone of a peft model, with the adapter as transformers keeps it."""
+    """Return the backbone of a peft model, with the adapter in the form that transformers uses."""
     with tempfile.TemporaryDirectory() as folder:
         wrapped.save_pretrained(folder)
         backbone = wrapped.unload()
@@ -98,14 +98,14 @@ def _loaded_as_adapter(wrapped: PeftModel) -> PreTrainedModel:
 
 
 class LoraAdapters:
-    """The adapters of a model in training.
+    """The adapters of a model during training.
 
     Args:
         model: gets adapters in its backbones, whose weights are frozen.
-        arguments: None: no adapters.
+        arguments: None for no adapters.
 
     Raises:
-        ArgumentError: a backbone has no such targets.
+        ArgumentError: a backbone does not have these targets.
     """
 
     def __init__(self, model: BiBiERForEmotionClassification, arguments: LoraArguments | None):
@@ -141,7 +141,7 @@ class LoraAdapters:
         return wrapped
 
     def finish(self) -> None:
-        """After training, bring the adapters into the form that `save_pretrained` stores. The outputs do not change."""
+        """After training, convert the adapters to the form that `save_pretrained` stores. The outputs do not change."""
         merges = self.arguments is not None and self.arguments.save == "merged"
         for modality, wrapped in self._wrapped.items():
             stream = self.model.streams[modality]
@@ -151,7 +151,7 @@ class LoraAdapters:
                 backbone = _loaded_as_adapter(wrapped)
                 # The base is unchanged, so a checkpoint can name it instead of storing it.
                 stream.config.freeze_backbone = True
-            # A merged backbone has no adapters any more.
+            # A merged backbone no longer has adapters.
             if merges and hasattr(backbone, "peft_config"):
                 del backbone.peft_config
             stream.backbone = backbone

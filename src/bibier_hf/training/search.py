@@ -1,9 +1,9 @@
-"""Search for the keys of a run that do best on dev.
+"""Search for the values of a run's keys that score best on dev.
 
     search.yaml -> trials -> one run each -> score on dev -> trials.parquet
 
-Every trial has its own folder in `output_dir`, named after its values. A trial that is finished is read, not trained
-again, so a search that was stopped continues where it was, and a greedy search pays for each combination once.
+Every trial has its own folder in `output_dir`, named after its values. Finished trials are read, not trained again, so a
+stopped search continues where it left off, and a greedy search trains each combination only once.
 """
 
 import hashlib
@@ -45,10 +45,10 @@ class SearchArguments(Section):
     space: dict[str, list[Any]] = Field(min_length=1, description="dotted run key -> values to try, in order")
     method: Literal["greedy", "optuna"] = Field(
         "greedy",
-        description="greedy, as published: one key after the other, each with the best values so far; optuna: a "
+        description="greedy, as published: one key at a time, with the best values so far for the others; optuna: a "
         "tree-structured Parzen estimator (pip install 'bibier-hf[search]')",
     )
-    trials: int = Field(20, ge=1, description="number of trials of optuna")
+    trials: int = Field(20, ge=1, description="number of trials with optuna")
     seed: int = Field(42, ge=0, description="seed of the runs and of optuna")
     common: dict[str, Any] = Field(
         default_factory=dict, description="dotted run keys and their values, for every trial"
@@ -58,7 +58,7 @@ class SearchArguments(Section):
 
 @dataclass(frozen=True)
 class Trial:
-    """One combination of values, and what it reached.
+    """One combination of values and its scores.
 
     Attributes:
         values: key -> value.
@@ -72,7 +72,7 @@ class Trial:
 
     @property
     def score(self) -> float:
-        """What checkpoints are selected by, too: the mean of the four metrics on dev."""
+        """The mean of the four metrics on dev, which checkpoints are selected by, too."""
         return self.metrics["mean"]
 
 
@@ -84,7 +84,7 @@ def read_search(path: str | Path) -> SearchArguments:
     """Read a search file, by its path or by the name of one of the package.
 
     Raises:
-        ArgumentError: no such file, no valid YAML, an unknown key, or a key without values.
+        ArgumentError: there is no such file, it is not valid YAML, or a key is unknown or has no values.
     """
     path = find_run_file(path, "search")
     search = checked_section(SearchArguments, load_yaml(path))
@@ -100,7 +100,7 @@ def read_search(path: str | Path) -> SearchArguments:
 def trial_arguments(
     search: SearchArguments, values: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> RunArguments:
-    """Return the run of a trial; its folder is named after its values."""
+    """Return the arguments of a trial's run; its folder is named after the values."""
     digest = hashlib.blake2b(_json(dict(values)).encode(), digest_size=6).hexdigest()
     keys = {"seed": search.seed, "output_dir": str(Path(search.output_dir) / f"trial-{digest}")}
     try:
@@ -117,7 +117,7 @@ def _json(value: Any) -> str:
 
 
 def check_space(search: SearchArguments, overrides: Mapping[str, Any] = MappingProxyType({})) -> None:
-    """Check each value once, before the first trial starts.
+    """Check each value once before the first trial starts.
 
     Raises:
         ArgumentError: an unknown key, or a value that a run does not accept.
@@ -137,13 +137,13 @@ def check_space(search: SearchArguments, overrides: Mapping[str, Any] = MappingP
 def run_search(
     search: SearchArguments, overrides: Mapping[str, Any] = MappingProxyType({}), say: Callable[[str], None] = print
 ) -> list[Trial]:
-    """Run the trials that are not finished, and write `trials.parquet` after each.
+    """Run the trials that are not finished, and write `trials.parquet` after each one.
 
     Returns:
-        the trials in the order in which they were tried, each combination once.
+        the trials in the order in which they were run, each combination once.
 
     Raises:
-        ArgumentError: the space or a trial is not possible.
+        ArgumentError: the space or a trial is invalid.
     """
     check_space(search, overrides)
     done: dict[str, Trial] = {}
@@ -169,8 +169,8 @@ def run_search(
 
 
 def greedy(space: Mapping[str, Sequence[Any]], attempt: Attempt) -> Trial:
-    """Choose one key after the other, as the published search does: its values are tried with the best ones so far, and
-    with the first value of each later key. Of equal scores, the earlier one wins.
+    """Tune one key at a time, as the published search does: try its values with the best ones so far and the first value
+    of each later key. If scores are equal, the earlier trial wins.
 
     Returns:
         the best trial.
@@ -188,8 +188,8 @@ def greedy(space: Mapping[str, Sequence[Any]], attempt: Attempt) -> Trial:
 def with_optuna(
     space: Mapping[str, Sequence[Any]], attempt: Attempt, trials: int, seed: int, output_dir: str | Path
 ) -> None:
-    """Let Optuna propose values, through the hyperparameter search of transformers. It gets the same scores in the same
-    order after a restart, so it proposes the same values."""
+    """Let Optuna propose values through the hyperparameter search of transformers. After a restart, it gets the same
+    scores in the same order, so it proposes the same values."""
     require("optuna")
     import optuna
 
@@ -208,7 +208,7 @@ def with_optuna(
 
 
 class TrialTrainer(Trainer):
-    """A Trainer that trains a whole run for each trial, so that its hyperparameter search can try any key of a run."""
+    """A Trainer that trains a complete run for each trial, so that its hyperparameter search can tune any key of a run."""
 
     def __init__(self, attempt: Attempt, output_dir: str | Path):
         args = TrainingArguments(str(output_dir), report_to="none")
@@ -217,14 +217,14 @@ class TrialTrainer(Trainer):
         self.attempt = attempt
 
     def train(self, resume_from_checkpoint=None, trial=None, ignore_keys_for_eval=None) -> TrainOutput:
-        """Train the run of a trial, and keep its score on dev."""
+        """Train the run of a trial and store its score on dev."""
         assert trial is not None  # given by the search
         self.objective = self.attempt(self.hp_space(trial)).score
         return TrainOutput(0, 0.0, {})
 
 
 def write_trials(trials: Sequence[Trial], path: str | Path) -> None:
-    """Write a Parquet table: a row for each trial, with its values as JSON, its metrics on dev, and its seconds."""
+    """Write a Parquet table with a row for each trial: its values as JSON, its metrics on dev, and its seconds."""
     keys = list(trials[0].values)
     columns: dict[str, list[Any]] = {"trial": list(range(1, len(trials) + 1))}
     columns |= {key: [_json(trial.values[key]) for trial in trials] for key in keys}
@@ -234,7 +234,7 @@ def write_trials(trials: Sequence[Trial], path: str | Path) -> None:
 
 
 def best_rows(trials: Sequence[Trial], count: int = 10) -> Iterator[list[str]]:
-    """Yield the best trials, as rows of a table: their place in the search, score and values."""
+    """Yield the best trials as rows of a table: their number, score, and values."""
     places = sorted(range(len(trials)), key=lambda place: -trials[place].score)
     for place in places[:count]:
         values = ", ".join(f"{key}={value}" for key, value in trials[place].values.items())

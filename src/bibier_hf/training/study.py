@@ -1,9 +1,9 @@
-"""Compare variants of one run file, with several seeds and over the folds of a protocol.
+"""Compare variants of one run file over several seeds and the folds of a protocol.
 
-    study.yaml -> variants x protocols x seeds x folds -> one run each -> folds pooled -> mean and deviation over seeds
+    study.yaml -> variants x protocols x seeds x folds -> one run each -> pool folds -> mean and deviation over seeds
 
-Every run has its own folder in `output_dir`. Finished runs are read, not trained again, so a study that was stopped
-continues where it was.
+Every run has its own folder in `output_dir`. Finished runs are read, not trained again, so a stopped study continues
+where it left off.
 """
 
 import json
@@ -37,7 +37,7 @@ SCORED_SPLITS = ("dev", "test")
 NUMBERS = (*METRICS, "mean")
 OFFICIAL = "official"
 STARTED_FILE = "study_run.json"
-"""Arguments of a run that is not finished, in its folder."""
+"""File with the arguments of an unfinished run, in its folder."""
 
 _SET_BY_STUDY = {
     "seed": "seeds",
@@ -45,11 +45,11 @@ _SET_BY_STUDY = {
     "corpora.0.protocol": "protocols",
     "corpora.0.fold": "protocols",
 }
-"""Key of a run -> key of the study file that gives its values."""
+"""Key of a run -> key of the study file that sets it."""
 
 
 class Published(Section):
-    """Scores of others, to show beside those on test under the official protocol."""
+    """Published scores, shown next to those on test under the official protocol."""
 
     differs: str = Field(description="why they cannot be compared")
     scores: dict[str, dict[str, dict[Literal["uar", "war", "mf1", "wf1", "mean"], float]]] = Field(
@@ -68,7 +68,7 @@ class StudyArguments(Section):
     protocols: dict[str, list[Annotated[int, Field(ge=0, lt=NUM_FOLDS)]] | None] | None = Field(
         None,
         min_length=1,
-        description="protocol of the first corpus -> its folds, null for all of them; without it, those of the run file",
+        description="protocol of the first corpus -> its folds, or null for all; without this key, as in the run file",
     )
     common: dict[str, Any] = Field(
         default_factory=dict, description="dotted run keys and their values, for every variant"
@@ -89,7 +89,7 @@ class StudyArguments(Section):
             if folds is not None and protocol == OFFICIAL:
                 raise ArgumentError(f"protocols.{OFFICIAL}: it has no folds. Give null.")
             if folds is not None and len(set(folds)) != max(1, len(folds)):
-                raise ArgumentError(f"protocols.{protocol}: give each fold once, and one at least, got {folds}.")
+                raise ArgumentError(f"protocols.{protocol}: give each fold once, and at least one, got {folds}.")
 
         if len(set(self.seeds)) < len(self.seeds):
             raise ArgumentError(f"seeds: give each seed once, got {self.seeds}.")
@@ -116,10 +116,10 @@ class StudyRun:
 
 
 def read_study(path: str | Path) -> StudyArguments:
-    """Read a study file, by its path or by the name of one of the package.
+    """Read a study file, given by its path or, if it comes with the package, by its name.
 
     Raises:
-        ArgumentError: no such file, no valid YAML, an unknown key or a wrong value.
+        ArgumentError: there is no such file, it is not valid YAML, or a key or value is invalid.
     """
     path = find_run_file(path, "study")
     study = checked_section(StudyArguments, load_yaml(path))
@@ -137,7 +137,7 @@ def plan_runs(
     study: StudyArguments, overrides: Mapping[str, Any] = MappingProxyType({}), only: Sequence[str] = ()
 ) -> list[StudyRun]:
     """Plan all runs of a study, and check them before the first one starts. All variants are trained with the first
-    seed before the next one, so a study that is stopped has something to compare.
+    seed before any is trained with the next, so that even a stopped study can compare them.
 
     Args:
         study: the study.
@@ -145,7 +145,7 @@ def plan_runs(
         only: variants to run; empty: all.
 
     Raises:
-        ArgumentError: an unknown variant, or arguments of a run that are wrong.
+        ArgumentError: a variant is unknown, or the arguments of a run are invalid.
     """
     if unknown := sorted(set(only) - set(study.variants)):
         raise ArgumentError(f"only: there is no variant {unknown[0]!r}. Allowed: {', '.join(study.variants)}.")
@@ -205,7 +205,7 @@ def refuse_own_keys(keys: Iterable[str], own: Mapping[str, str], kind: str) -> N
 
 
 def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable[[str], None] = print) -> None:
-    """Train the runs that are not finished yet, one after the other.
+    """Train the runs that are not finished yet, one at a time.
 
     Args:
         runs: from [`plan_runs`].
@@ -213,7 +213,7 @@ def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable
         say: prints a line.
 
     Raises:
-        ArgumentError: a folder holds a run with other arguments.
+        ArgumentError: a folder has a run with other arguments.
     """
     for number, run in enumerate(runs, 1):
         heading = f"run {number} of {len(runs)}: {run.folder}{_place(run, runs)}"
@@ -248,7 +248,7 @@ def _remove_weights(folder: Path) -> None:
 
 
 def _place(run: StudyRun, runs: Sequence[StudyRun]) -> str:
-    """Return ` (seed 2 of 3, fold 3 of 5)`, as far as there are several."""
+    """Return ` (seed 2 of 3, fold 3 of 5)`, without the parts that have only one value."""
     related = [other for other in runs if (other.variant, other.protocol) == (run.variant, run.protocol)]
     parts = []
     for name in ("seed", "fold"):
@@ -264,7 +264,7 @@ def _percent(metrics: dict[str, float]) -> str:
 
 
 def _refuse_other_arguments(run: StudyRun, trained: Mapping[str, Any], what: str) -> None:
-    """Make sure that a folder is from this run, by the arguments that it was started or finished with."""
+    """Make sure that a folder belongs to this run, by the arguments that it was started or finished with."""
     wanted = run.arguments.public_dump()
     changed = sorted(key for key in trained.keys() | wanted.keys() if trained.get(key) != wanted.get(key))
     if changed:
@@ -278,12 +278,13 @@ def compare(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
     """Compare the variants over the finished runs.
 
     Folds are pooled: every row of a corpus is scored once, by a model that has not seen it. A variant is reported for
-    the seeds whose folds are all finished.
+    those seeds whose folds are all finished.
 
     Returns:
         `{"runs": {"finished", "missing"}, "comparison": [{"variant", "protocol", "corpus", "split", "seeds",
-        "metrics": {name: {"mean", "std", "values"}}, "difference"}, ...]}`. `difference` has the form of `metrics`:
-        to the first variant, paired by seed, or None. `std` is the sample standard deviation, None for one seed.
+        "metrics": {name: {"mean", "std", "values"}}, "difference"}, ...]}`. `difference` has the same form as `metrics`:
+        the difference from the first variant, paired by seed, or None. `std` is the sample standard deviation, or None
+        for one seed.
     """
     missing = [str(run.folder) for run in runs if not (run.folder / RESULTS_FILE).is_file()]
     of_seed: dict[tuple[str, str, int], list[Path]] = {}
@@ -323,7 +324,7 @@ def compare(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
 
 
 def _published(study: StudyArguments, variant: str, protocol: str, corpus: str, split: str) -> dict[str, Any]:
-    """Return the published scores of a row, and how they differ; {} if there are none."""
+    """Return the published scores of a row and why they cannot be compared, or {} if there are none."""
     if study.published is None or (protocol, split) != (OFFICIAL, "test"):
         return {}
     scores = study.published.scores.get(variant, {}).get(corpus)
@@ -336,8 +337,8 @@ def _spread(values: Sequence[float]) -> dict[str, Any]:
 
 
 def comparison_table(comparison: Sequence[dict[str, Any]]) -> str:
-    """Return a Markdown table in percent: mean and standard deviation over the seeds, the difference to the first
-    variant, paired by seed, and published scores with what keeps them from being compared."""
+    """Return a Markdown table in percent: mean and standard deviation over the seeds, the difference from the first
+    variant, paired by seed, and published scores with the reason why they cannot be compared."""
     shown = ("uar", "wf1", "mean")
     has_published = any("published" in row for row in comparison)
     rows = []
@@ -368,7 +369,7 @@ def _shown(spread: dict[str, Any], signed: bool = False) -> str:
 
 
 def write_comparison(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
-    """Write the comparison into `output_dir/study.json`, and return it."""
+    """Write the comparison to `output_dir/study.json` and return it."""
     report = {"study": study.model_dump() | {"run": Path(study.run).name}} | compare(study, runs)
     write_json(Path(study.output_dir) / "study.json", report)
     return report
