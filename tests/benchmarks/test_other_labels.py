@@ -9,7 +9,7 @@ import pytest
 from answer_tables import TARGETS, Answers, few_shot_table, study_table, target_table
 from bibier_hf.data.mixture import CorpusArguments
 from bibier_hf.errors import ArgumentError
-from bibier_hf.evaluation.bootstrap import bootstrap_intervals
+from bibier_hf.evaluation.bootstrap import drawn_scores, percentile_interval
 from bibier_hf.evaluation.report import Predictions
 from bibier_hf.run_files import find_run_file
 from bibier_hf.training.arguments import RunArguments
@@ -43,7 +43,8 @@ def test_draws_are_averaged(answers, tmp_path):
     assert scores == [1.0, 0.75]
     assert low < 0.875 < high
     (_, interval) = answers.scores(["adapt 8 2", "adapt 8 2"])["uar"]
-    assert interval == bootstrap_intervals(answers.labels, answers.columns["adapt 8 2"], answers.groups)["uar"]
+    drawn = drawn_scores(answers.labels, answers.columns["adapt 8 2"], answers.groups)
+    assert interval == percentile_interval(drawn["uar"])
 
     answers.write(tmp_path / "few_shot.csv")
     lines = few_shot_table(tmp_path).splitlines()

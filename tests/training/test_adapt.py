@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from bibier_hf import BiBiERConfig, BiBiERForEmotionClassification
 from bibier_hf.data.collator import FeatureCollator
 from bibier_hf.errors import ArgumentError
-from bibier_hf.evaluation.bootstrap import bootstrap_intervals
+from bibier_hf.evaluation.bootstrap import drawn_scores, percentile_intervals
 from bibier_hf.evaluation.metrics import classification_metrics
 from bibier_hf.evaluation.prediction import predict_logits
 from bibier_hf.training.adapt import (
@@ -250,8 +250,8 @@ def test_the_interval_grows_with_what_is_drawn_together():
     right = np.repeat(generator.random(10) < 0.6, 20)  # a speaker is understood, or not
     answers = np.where(right, labels, 1 - labels)
     score = classification_metrics(labels, answers)
-    by_clip = bootstrap_intervals(labels, answers, range(200))
-    by_speaker = bootstrap_intervals(labels, answers, [row // 20 for row in range(200)])
+    by_clip = percentile_intervals(drawn_scores(labels, answers, range(200)))
+    by_speaker = percentile_intervals(drawn_scores(labels, answers, [row // 20 for row in range(200)]))
     for name in ("uar", "wf1"):
         assert by_speaker[name][0] <= by_clip[name][0] <= score[name] <= by_clip[name][1] <= by_speaker[name][1]
-    assert bootstrap_intervals(labels, labels, range(200)) == {"uar": [1.0, 1.0], "wf1": [1.0, 1.0]}
+    assert percentile_intervals(drawn_scores(labels, labels, range(200))) == {"uar": [1.0, 1.0], "wf1": [1.0, 1.0]}

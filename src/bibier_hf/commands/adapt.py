@@ -22,7 +22,7 @@ from ..data.reader import InputReader
 from ..data.table_sources import FoundRow, read_source
 from ..data.tables import is_stream
 from ..errors import ArgumentError
-from ..evaluation.bootstrap import bootstrap_intervals
+from ..evaluation.bootstrap import drawn_scores, percentile_intervals
 from ..evaluation.report import Predictions, environment, write_split_report
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..files import filled_folder, writes
@@ -290,9 +290,8 @@ def _adaptation_facts(
         speakers = list(rows["speaker"])
         known = len(set(speakers) - {None}) > 1
         groups = [name if known and name is not None else f"clip {row}" for row, name in enumerate(speakers)]
-        intervals[split] = bootstrap_intervals(
-            predictions[split].labels, predictions[split].predictions, groups, arguments.seed
-        )
+        found = predictions[split]
+        intervals[split] = percentile_intervals(drawn_scores(found.labels, found.predictions, groups, arguments.seed))
         units[split] = "speakers" if known else "clips"
 
     counts = Counter(labels.tolist())

@@ -53,23 +53,9 @@ def bootstrap_column(rows: Mapping[str, Sequence[Any]] | Dataset) -> str:
     return "id"
 
 
-def bootstrap_intervals(
-    labels: ArrayLike, predictions: ArrayLike, groups: Sequence[Hashable], seed: int = 0
-) -> dict[str, list[float]]:
-    """Compute the 95 % interval of UAR and WF1 by drawing whole groups with replacement (percentile bootstrap).
-
-    Args:
-        labels: (N,) indices of the true classes.
-        predictions: (N,) indices of the predicted classes.
-        groups: (N,) the groups that are drawn whole, such as the speaker of each clip.
-        seed: of the draws.
-
-    Returns:
-        `{"uar": [lower, upper], "wf1": [lower, upper]}`
-    """
-    return {
-        name: percentile_interval(values) for name, values in drawn_scores(labels, predictions, groups, seed).items()
-    }
+def percentile_intervals(draws: Mapping[str, np.ndarray]) -> dict[str, list[float]]:
+    """Return the 95 % interval of each score of [`drawn_scores`]: `{"uar": [lower, upper], "wf1": [lower, upper]}`."""
+    return {name: percentile_interval(values) for name, values in draws.items()}
 
 
 def paired_difference(
@@ -90,9 +76,18 @@ def paired_difference(
 def drawn_scores(
     labels: ArrayLike, predictions: ArrayLike, groups: Sequence[Hashable], seed: int = 0
 ) -> dict[str, np.ndarray]:
-    """Compute UAR and WF1 of `DRAWS` samples of whole groups. The draws depend only on the groups and the seed.
+    """Compute UAR and WF1 of `DRAWS` samples of whole groups, drawn with replacement.
 
-    Arguments are those of [`bootstrap_intervals`].
+    The draws depend only on the groups and the seed.
+
+    Args:
+        labels: (N,) indices of the true classes.
+        predictions: (N,) indices of the predicted classes.
+        groups: (N,) the groups that are drawn whole, such as the speaker of each clip.
+        seed: of the draws.
+
+    Returns:
+        `{"uar": (DRAWS,), "wf1": (DRAWS,)}`
     """
     labels, predictions = np.asarray(labels), np.asarray(predictions)
     place_of = {group: place for place, group in enumerate(dict.fromkeys(groups))}

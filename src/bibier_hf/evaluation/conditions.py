@@ -14,7 +14,7 @@ from ..data.disturbances import Voices, under_condition
 from ..data.reader import InputReader
 from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..tables import markdown_table
-from .bootstrap import bootstrap_column, bootstrap_intervals, drawn_scores, paired_difference
+from .bootstrap import bootstrap_column, drawn_scores, paired_difference, percentile_intervals
 from .prediction import complete_rows, conditions_of, predict_conditions
 from .report import Predictions
 
@@ -91,7 +91,7 @@ def compared_with_clean(answers: Mapping[str, Predictions], groups: Sequence[str
 
     for name, found in answers.items():
         (metrics,) = found.metrics_by_corpus().values()
-        numbers[name] = metrics | {"interval": bootstrap_intervals(found.labels, found.predictions, groups)}
+        numbers[name] = metrics | {"interval": percentile_intervals(draws[name])}
         if name == CLEAN:
             continue
 

@@ -24,7 +24,7 @@ from sklearn.linear_model import LogisticRegression
 from ..data.protocols import NUM_FOLDS, ProtocolError, stratified_group_split
 from ..files import write_bytes
 from ..tables import markdown_table, percent
-from .bootstrap import PairedDifference, bootstrap_intervals, drawn_scores, paired_difference
+from .bootstrap import PairedDifference, drawn_scores, paired_difference, percentile_intervals
 from .metrics import classification_metrics
 
 BOTH = "both"
@@ -369,9 +369,9 @@ def score_sheet(sheet: Sheet) -> tuple[list[Cell], list[Neighbors]]:
         return paired_difference(draws[better], draws[worse], metrics[better]["uar"] - metrics[worse]["uar"])
 
     cells = []
-    for name, found in sheet.predictions.items():
+    for name in sheet.predictions:
         modality, _, trained = name.partition(":")
-        intervals = bootstrap_intervals(sheet.labels, found, sheet.groups)
+        intervals = percentile_intervals(draws[name])
         uar = metrics[name]["uar"], intervals["uar"][0], intervals["uar"][1]
         wf1 = metrics[name]["wf1"], intervals["wf1"][0], intervals["wf1"][1]
         size = len(sheet.labels), len(set(sheet.groups))
