@@ -1,4 +1,4 @@
-"""Answers of models in small CSV files, and the tables that are made of them.
+"""Model answers in small CSV files, and the tables made from them.
 
     # anger,calm                                       the labels
     id,group,label,adapt 8 1,adapt 8 2                 what is drawn together, the true label, one column per model

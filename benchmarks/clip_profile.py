@@ -1,5 +1,5 @@
-"""Measure where the time of one clip goes with the published speech backbone, and how close that is to the peak rate
-of the machine.
+"""Measure where the time for one clip goes with the published speech backbone, and how close that is to the machine's peak
+rate.
 """
 
 import statistics
@@ -12,7 +12,7 @@ from bibier_hf.model.audio_bibier import SAMPLING_RATE, decode_audio
 from bibier_hf.model.mamba_bibier import MambaBlock
 from extraction_rows import backbone_operations, encoder_operations, published_backbone
 from model_rows import OurFusion, fusion_config
-from scan_rows import initialised
+from scan_rows import initialized
 
 SECONDS = 4
 
@@ -48,7 +48,7 @@ def profile() -> list[tuple[str, float, str]]:
         note = f"{rate / 1e9:.0f} of the machine's {peak / 1e9:.0f} GFLOP/s at the same GEMM: {rate / peak:.0%}"
         parts.append((f"backbone: transformer, {_name(dtype)}", seconds, note))
 
-    block = initialised(MambaBlock(256, 512))
+    block = initialized(MambaBlock(256, 512))
     x, mask = torch.randn(1, frames.shape[1], 256), torch.ones(1, frames.shape[1], dtype=torch.bool)
     parts.append(("one Mamba block", median_s(lambda: block(x, mask)), "width 256, inner 512"))
     head = OurFusion(fusion_config("biformer")).eval()

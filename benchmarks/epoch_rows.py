@@ -1,4 +1,4 @@
-"""Rows of what an epoch over stored features spends its time on: the trainer itself, with timers around its phases.
+"""Rows on how the time of an epoch over stored features is spent: the trainer itself, with timers around its phases.
 
 The ratio is the share of the epoch that goes into forward, backward and the step of the optimizer. The rest is waiting
 for batches (reading and padding), logging and bookkeeping. Evaluation and saving come after an epoch; their time is in the note.
@@ -58,7 +58,7 @@ class _Phases(TrainerCallback):
         return timed
 
     def on_optimizer_step(self, args, state, control, **kwargs):
-        self.seconds["optimizer"] += time.perf_counter() - self._stepped  # with the clipping of the gradients
+        self.seconds["optimizer"] += time.perf_counter() - self._stepped  # including gradient clipping
 
     def on_epoch_begin(self, args, state, control, **kwargs):
         if round(state.epoch or 0) == 1:

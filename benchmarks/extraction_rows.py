@@ -1,5 +1,5 @@
-"""Rows of extracting features: the published speech backbone with random weights, as speed does not depend on them,
-into a feature store.
+"""Rows on feature extraction into a store, with the published speech backbone. Its weights are random, because speed does
+not depend on them.
 
 Each side decodes, encodes and writes its rows into an empty store.
 """
@@ -60,7 +60,7 @@ def published_backbone() -> Wav2Vec2Model:
 
 @functools.cache
 def audio_model() -> tuple[BiBiERForEmotionClassification, BiBiERProcessor]:
-    """A model of audio alone over [`published_backbone`], and its processor."""
+    """An audio-only model with [`published_backbone`], and its processor."""
     model = BiBiERForEmotionClassification(
         BiBiERConfig(modalities=["audio"], audio_config={"backbone": published_config()}), build_backbones=False
     )

@@ -1,4 +1,4 @@
-"""Rows of `bibier predict FOLDER --output FILE`: a table of answers against the bare pipeline."""
+"""Rows of `bibier predict FOLDER --output FILE`: a table of answers compared with the bare pipeline."""
 
 import tempfile
 import time
@@ -16,7 +16,7 @@ from serving_rows import RATE, RESD_SECONDS, pipe
 
 
 def folder(count: int = 300) -> Row:
-    """A table may take at most 1.15 times as long as the pipeline's answers alone."""
+    """A table may take at most 1.15 times as long as the pipeline alone."""
     generator = torch.Generator().manual_seed(1)
     quantiles = torch.tensor(RESD_SECONDS)
     position = torch.rand(count, generator=generator) * (len(quantiles) - 1)

@@ -2,8 +2,8 @@
 
     python benchmarks/folder_test.py bibier-tiny PATH/TO/ravdess/wavs --clips 1000
 
-Both answer the same recordings, quarter by quarter, in turns. Times of the processor depend less on what else the
-machine does.
+Both answer the same recordings, a quarter at a time, taking turns. Processor times depend less than wall times on what
+else the machine does.
 """
 
 import argparse
@@ -22,7 +22,7 @@ QUARTERS = 4
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Measure, and print both times and their ratios."""
+    """Measure and print both times and their ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", help="folder or Hub id")
     parser.add_argument("recordings", help="folder of recordings")

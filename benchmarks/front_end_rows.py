@@ -1,4 +1,4 @@
-"""Rows of log-mel frames: the processor's own, against the feature extractors of transformers."""
+"""Rows of log-mel frames: the processor's own, compared with the feature extractors of transformers."""
 
 import functools
 import statistics

@@ -1,4 +1,4 @@
-"""Run two functions in turns and compare their times."""
+"""Run two functions alternately and compare their times."""
 
 import multiprocessing
 import statistics
@@ -62,7 +62,7 @@ def compare(
     budget_s: float = 6.0,
     warm_up: bool = True,
 ) -> Row:
-    """Run both sides in turns, as [`take_turns`] does, and compare medians."""
+    """Run both sides alternately, as [`take_turns`] does, and compare medians."""
     if warm_up:
         ours(), theirs()
 
@@ -72,7 +72,7 @@ def compare(
 
 
 def take_turns(sides: Mapping[str, Callable[[], Any]], budget_s: float) -> dict[str, list[float]]:
-    """Run all sides in turns, 3 to 25 times (fewer if that would take three times the budget); seconds of each run."""
+    """Run all sides alternately, 3 to 25 times (fewer if that would take three times the budget). Returns seconds per run."""
     times: dict[str, list[float]] = {side: [] for side in sides}
     start = time.perf_counter()
 
@@ -110,7 +110,7 @@ def peak_bytes(function: Callable[[], Any], prepare: Callable[[], Any] | None = 
 
 
 def apart(function: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a function of a module in its own process. If the process dies, an error is raised."""
+    """Call a function of a module in a separate process. Raises an error if the process dies."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *arguments).result()
 

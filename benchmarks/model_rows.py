@@ -11,14 +11,14 @@ from bibier_hf.model.configuration_bibier import BiBiERConfig
 from bibier_hf.model.encoders_bibier import UnimodalEncoder
 from bibier_hf.model.fusion_bibier import FUSIONS, Classifier
 from measuring import Row, compare
-from scan_rows import initialised
+from scan_rows import initialized
 
 TEXT_LENGTH, AUDIO_SIZE, TEXT_SIZE = 95, 256, 1024
 GOALS = {"biformer": 1.2, "bigraph": 1.5, "bigated": 1.2, "bigatedgraph": 1.5, "bimamba": 6.0}
 
 
 def lengths(count: int, shortest: int, longest: int) -> torch.Tensor:
-    """Lengths (count,) of a skewed mixture, as utterances have them: most are short; the longest is there."""
+    """Lengths (count,) from a skewed mixture like that of utterances: most are short, and the longest one is included."""
     share = torch.linspace(0, 1, count)[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
     return (shortest + (longest - shortest) * share.square()).long()
 
@@ -41,7 +41,7 @@ def text_encoder() -> Row:
     }
     config = BiBiERConfig(text_config=text, modalities=["text"], original_behavior=["unidirectional"])
     ours, theirs = (
-        initialised(UnimodalEncoder(config, config.modality_configs["text"])).eval(),
+        initialized(UnimodalEncoder(config, config.modality_configs["text"])).eval(),
         textbook.TextEncoder().eval(),
     )
     features, mask = padded(lengths(32, 3, 60), TEXT_SIZE)
@@ -78,9 +78,9 @@ def fusion_config(
 
 
 def our_fusion(config: BiBiERConfig) -> OurFusion:
-    """With the published initialisation."""
+    """With the published initialization."""
     model = OurFusion(config)
-    initialised(model)
+    initialized(model)
 
     for name, parameter in model.named_parameters():
         if parameter.dim() > 1 and "A_log" not in name:

@@ -1,4 +1,4 @@
-"""Other labels than the seven emotions: the tables of docs/results.md.
+"""Labels other than the seven emotions: the tables of docs/results.md.
 
     python benchmarks/other_labels.py --resd PATH/TO/resd --ravdess PATH/TO/ravdess --meld PATH/TO/meld
     python benchmarks/other_labels.py --ravdess PATH/TO/ravdess --checkpoint outputs/resd-audio --only few_shot
@@ -76,7 +76,7 @@ def main() -> None:
 
 
 def write_study_answers(study: str, data_dir: str, folder: Path, keys: dict[str, Any]) -> None:
-    """Run a study, and write the answers to test of each protocol, over all of its folds."""
+    """Run a study and write the test answers of each protocol, over all of its folds."""
     plan = read_study(study).model_copy(update={"output_dir": str(folder / study)})
     used = {key: value for key, value in keys.items() if key != "audio_backbone" or study != "meld_sentiment"}
     runs = plan_runs(plan, used | {"data_dir": data_dir})
@@ -89,7 +89,7 @@ def write_study_answers(study: str, data_dir: str, folder: Path, keys: dict[str,
 
 
 def train_on_resd(data_dir: str, folder: Path, keys: dict[str, Any]) -> str:
-    """Train the voice part of `resd_whisper_e5`, unless it is there."""
+    """Train the speech part of `resd_whisper_e5`, unless it exists."""
     output = folder / "resd-audio"
     if not (output / RESULTS_FILE).is_file():
         run_training(read_run(RUN, VOICE | keys | {"data_dir": data_dir, "output_dir": str(output)}))
@@ -97,7 +97,7 @@ def train_on_resd(data_dir: str, folder: Path, keys: dict[str, Any]) -> str:
 
 
 def write_few_shot_answers(checkpoint: str, options: argparse.Namespace, folder: Path) -> None:
-    """Draw clips, let the three methods learn from them, and write their answers to the actors 17 to 20."""
+    """Draw clips, train the three methods on them, and write their answers to the clips of actors 17 to 20."""
     corpus = load_corpus("ravdess", options.ravdess)
     names = corpus["train"].features["label"].names
     cache = FeatureCacheArguments(directory=options.feature_store)
@@ -148,7 +148,7 @@ def train_from_scratch(
     options: argparse.Namespace,
     folder: Path,
 ) -> np.ndarray:
-    """Train a new model with the same run file on some rows, keep its last step, and answer test."""
+    """Train a new model with the same run file on some rows, and answer test with its last step."""
     keys = {"seed": seed, "max_steps": options.steps, "output_dir": str(folder / "scratch"), "data_dir": "unused"}
     run = read_run(RUN, VOICE | _backbones(options) | keys)
     model, processor, _ = build_model(run, names)

@@ -1,4 +1,4 @@
-"""Rows of the shipped checkpoints against what a user would take instead: audio classifiers of transformers.
+"""Rows on the shipped checkpoints compared with what a user would use instead: audio classifiers in transformers.
 
 The peers are the published architectures of wav2vec2-base and HuBERT-base with a classifier of seven labels and random
 weights, as speed does not depend on them; by `pipeline("audio-classification")`, one clip at a time, which is its
@@ -142,7 +142,7 @@ def operations(name: str, backbones: Path | None) -> int:
 
 @functools.cache
 def peak_mib(name: str, backbones: Path | None) -> int:
-    """Most memory that a checkpoint or a peer takes with its model, on the 8 longest clips."""
+    """Peak memory of a checkpoint or a peer, including its model, on the 8 longest clips."""
     return peak_bytes(functools.partial(_load_and_classify, loader(name, "pipeline", backbones))) >> 20
 
 
@@ -251,7 +251,7 @@ def _run(*command: str) -> None:
 
 
 def first_answer(name: str, against: str, imports: str, goal: float | None) -> Row:
-    """`bibier predict` from the command line to its answer, against an import alone."""
+    """`bibier predict` from the command line to its answer, compared with an import alone."""
     with _clip_on_disk() as clip:
         run = (
             functools.partial(_run, "-m", "bibier_cli", "predict", TINY, clip),
@@ -265,7 +265,7 @@ def first_answer(name: str, against: str, imports: str, goal: float | None) -> R
 
 
 def first_answer_onnx() -> Row:
-    """The exported samples graph from the command line to its answer, against 1.5 s."""
+    """The exported samples graph from the command line to its answer, compared with 1.5 s."""
     with _clip_on_disk() as clip, tempfile.TemporaryDirectory() as folder:
         _run("-m", "bibier_cli", "export", TINY, "--part", "samples", "--output_dir", f"{folder}/onnx")
         ours = functools.partial(_run, f"{folder}/onnx/run.py", clip)

@@ -1,4 +1,4 @@
-"""Draw how many times faster the package is than the usual way of doing the same.
+"""Draw how many times faster the package is than the usual way of doing the same thing.
 
 Only rows that compare two times are drawn, one of each kind; the table has all of them, with their goals.
 """

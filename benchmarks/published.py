@@ -43,7 +43,7 @@ def publish(options: StudyCommand) -> None:
 
 
 def stored_answers(runs: Sequence[StudyRun]) -> dict[str, Answers]:
-    """Return the answers to test of the finished runs of one protocol, by corpus. Folds of a seed are one after the
+    """Return the test answers of the finished runs of one protocol, by corpus. Folds of a seed come one after the
     other.
 
     Raises:

@@ -24,7 +24,7 @@ def line(row: Row) -> str:
 def write_rows(
     path: Path, rows: Sequence[Row], facts: Mapping[str, str | int], earlier: Sequence[Mapping[str, Any]] = ()
 ) -> None:
-    """A list of rows as JSON, each with the facts of the machine and whether it reached its goal, after those of
+    """A list of rows as JSON, each with the facts of the machine and whether it met its goal, after those of
     `earlier` runs."""
     content = [*earlier, *(row.as_dict() | {"reached": row.reached, "run": dict(facts)} for row in rows)]
     text = json.dumps(content, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

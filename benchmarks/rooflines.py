@@ -1,4 +1,4 @@
-"""What bounds the rows that are short of their goal: the time that their operations need at this machine's own rates.
+"""What bounds the rows that miss their goal: the time that their operations need at this machine's own rates.
 
 Operations in products, convolutions and attention count at the rate of a matrix product of the same type; everything
 else at the rate at which this machine reads and writes memory. The sum is the time that an implementation of the same
@@ -145,7 +145,7 @@ def _operations(run: Callable[[], Any]) -> int:
 
 
 def _int8_rate(width: int = 1024, wide: int = 4096) -> float:
-    """As [`gemm_rate`], in int8 with the scaling of the activations, which belongs to it."""
+    """Like [`gemm_rate`], in int8, including the scaling of the activations."""
     layer, x = Int8Linear(torch.nn.Linear(width, wide, bias=False)), torch.randn(FRAMES, width)
     with torch.inference_mode():
         return 2 * FRAMES * width * wide / median_s(lambda: layer(x), repeats=25)

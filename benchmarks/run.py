@@ -141,7 +141,7 @@ def machine_facts(compiled_kernels: bool) -> dict[str, str | int]:
 
 
 def _profile() -> dict[str, list[tuple[str, float, str]]]:
-    """Heading -> what, seconds and a remark."""
+    """Heading -> part, seconds, and a remark."""
     from clip_profile import profile
     from rooflines import rooflines
 

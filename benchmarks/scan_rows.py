@@ -60,7 +60,7 @@ def scan_transformers() -> Row:
     config = MambaConfig(
         hidden_size=CHANNELS // 2, expand=2, state_size=STATES, conv_kernel=4, time_step_rank=16, use_bias=False
     )
-    theirs, ours = MambaMixer(config, layer_idx=0), initialised(MambaBlock(CHANNELS // 2, CHANNELS, STATES, 4, 16))
+    theirs, ours = MambaMixer(config, layer_idx=0), initialized(MambaBlock(CHANNELS // 2, CHANNELS, STATES, 4, 16))
     x, mask = torch.randn(BATCH, LENGTH, CHANNELS // 2), torch.ones(BATCH, LENGTH, dtype=torch.bool)
 
     def train(block: nn.Module, *arguments: torch.Tensor) -> None:
@@ -80,7 +80,7 @@ def scan_transformers() -> Row:
 
 
 def limit_forward() -> Row:
-    """How near the scan is to the work that no exact scan avoids."""
+    """How close the scan is to the work that no exact scan can avoid."""
     return _limit("limit_forward", 1 / 2, functools.partial(forward, selective_scan))
 
 
@@ -112,8 +112,8 @@ def _prepare() -> None:
     torch.autograd.grad(selective_scan(u, dt, A, B, C, D).sum(), small)
 
 
-def initialised(module: nn.Module) -> nn.Module:
-    """Parameters as a model's own initialisation leaves them."""
+def initialized(module: nn.Module) -> nn.Module:
+    """Parameters as a model initializes them."""
     for part in module.modules():
         if isinstance(part, SelectiveSSM):
             with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Rows of what a user waits for: the pipeline, the import."""
+"""Rows on what a user waits for: the pipeline and the import."""
 
 import functools
 import subprocess

@@ -1,8 +1,8 @@
 """The slow sides: the published formulas (Sections 3 to 5 of the method) written down plainly, as a textbook would.
 
-One step of the scan after the other over materialised (B, L, D, N) tensors, batches padded and unmasked, a general
-graph library for graphs of two nodes. They have the published parameters and sizes, so that what differs is the way of
-computing alone.
+One step of the scan at a time over materialized (B, L, D, N) tensors, batches padded and unmasked, a general
+graph library for graphs of two nodes. They have the published parameters and sizes, so only the way of
+computing differs.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""Rows of a whole training on a real corpus, and of what its loader costs."""
+"""Rows on a whole training run on a real corpus, and on the cost of its loader."""
 
 import contextlib
 import functools
@@ -92,7 +92,7 @@ def resd_end_to_end(materials: Materials, own_value: bool = True) -> Row:
 
 
 def optimizer_step() -> Row:
-    """AdamW over as many parameters as the layers of e5-small have, as the trainer makes it and as torch does by
+    """AdamW over as many parameters as the layers of e5-small have, as the trainer builds it and as torch does by
     default on a CPU."""
     with tempfile.TemporaryDirectory() as folder:
         optimizer_class, options = optimizer_cls_and_kwargs(
@@ -114,7 +114,7 @@ def optimizer_step() -> Row:
 
 
 def loader_share(materials: Materials) -> Row:
-    """A training step against the time that it waits for its batch: mapped features, collated in the training
+    """A training step compared with the time that it waits for its batch: mapped features, collated in the training
     process."""
     rows = load_corpus("resd", materials.folder("resd"))["train"]
     rows = rows.select(range(min(len(rows), materials.rows or 128)))
