@@ -96,7 +96,7 @@ def test_a_killed_run_goes_on(launch, text_corpus, slow_server, tmp_path):
     done = launch(*command)
     out, err = done.communicate(timeout=240)
     assert done.returncode == 0, err
-    assert f"{ROWS} rows labelled, 0 failed" in out
+    assert f"{ROWS} rows labeled, 0 failed" in out
     asked = Counter(map(json.loads, log.read_text().splitlines()))
     # Only what was under way when the process died is asked again: at most one a connection.
     assert sum(asked.values()) - len(asked) == sum(asked_before.values()) - kept <= 2
@@ -135,7 +135,7 @@ def test_a_real_model_labels_and_recognises(launch, text_corpus, smollm2, tmp_pa
     label = launch("corpus", *corpus, "--way", "score", "--gold_weight", "0.1", "--limit", "6", "--output", output)
     out, err = label.communicate(timeout=600)
     assert label.returncode == 0, err
-    assert "6 rows labelled, 0 failed" in out
+    assert "6 rows labeled, 0 failed" in out
     table = read_label_table(output)
     assert table.predictions.tolist() == table.labels.tolist()  # what the gold weight is for
     recognise = launch("recognize", *corpus, "--shots", "1", "--output_dir", tmp_path / "recognition")
@@ -172,6 +172,6 @@ def test_vllm_labels_in_its_own_environment(launch, text_corpus, smollm2, tmp_pa
         out, err = label.communicate(timeout=900)
         assert label.returncode == 0, err[-3000:]
         assert (
-            "6 rows labelled, 0 failed" in out or way == "generate"
+            "6 rows labeled, 0 failed" in out or way == "generate"
         )  # the form holds; whether the numbers add up is up to the model
         assert len(read_label_table(tmp_path / f"{way}.csv").ids) == 6

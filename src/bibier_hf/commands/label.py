@@ -176,15 +176,15 @@ def label_corpus(arguments: LabelArguments) -> None:
     )
 
     start = time.perf_counter()
-    labelled = smooth(rows[:])
+    labeled = smooth(rows[:])
     seconds = time.perf_counter() - start
 
-    table = _table(rows, labelled)
+    table = _table(rows, labeled)
     write_atomically(output, lambda temporary: write_label_table(table, temporary))
 
-    failed = labelled["label_status"].count("failed")
-    print(f"{len(rows) - failed} rows labelled, {failed} failed, {seconds:.1f} s with loading the model. {output}")
-    print_failures(table["id"], labelled["label_status"], labelled["label_reason"])
+    failed = labeled["label_status"].count("failed")
+    print(f"{len(rows) - failed} rows labeled, {failed} failed, {seconds:.1f} s with loading the model. {output}")
+    print_failures(table["id"], labeled["label_status"], labeled["label_reason"])
     _check_some_succeeded(len(rows), failed, f"{output} holds the raw answers and the reasons.")
     if failed:
         print("Failed rows have no distribution; training uses their gold label and counts them.")
@@ -212,13 +212,13 @@ def recognize_corpus(arguments: RecognizeArguments) -> None:
             "{label}."
         )
 
-    labelled = recognize(rows[:])
-    failed = labelled["label_status"].count("failed")
-    print_failures(rows["id"], labelled["label_status"], labelled["label_reason"])
+    labeled = recognize(rows[:])
+    failed = labeled["label_status"].count("failed")
+    print_failures(rows["id"], labeled["label_status"], labeled["label_reason"])
     _check_some_succeeded(len(rows), failed, "No report was written.")
 
     uniform = [1 / len(names)] * len(names)
-    answers = [uniform if soft is None else soft for soft in labelled["soft_label"]]
+    answers = [uniform if soft is None else soft for soft in labeled["soft_label"]]
     predictions = Predictions.of_rows(rows, np.array(answers))
     name = recognize.backend.public_model
     write_split_report(predictions, split, folder, name)
@@ -292,9 +292,9 @@ def _examples(arguments: RecognizeArguments) -> tuple[tuple[str, str, str, str],
     return tuple((train[row]["text"], name, train[row]["language"], name) for row, name in shuffled)
 
 
-def _table(rows: Dataset, labelled: dict[str, list]) -> dict[str, list]:
+def _table(rows: Dataset, labeled: dict[str, list]) -> dict[str, list]:
     """Columns of the written table."""
-    soft = labelled.pop("soft_label")
+    soft = labeled.pop("soft_label")
     names = rows.features["label"].names
     return {
         "id": list(rows["id"]),
@@ -303,5 +303,5 @@ def _table(rows: Dataset, labelled: dict[str, list]) -> dict[str, list]:
         "label": [names[label] for label in rows["label"]],
         "prediction": [None if row is None else names[int(np.argmax(row))] for row in soft],
         **{name: [None if row is None else row[index] for row in soft] for index, name in enumerate(names)},
-        **{name.removeprefix("label_"): values for name, values in labelled.items()},
+        **{name.removeprefix("label_"): values for name, values in labeled.items()},
     }
