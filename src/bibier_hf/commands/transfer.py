@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from datasets import concatenate_datasets
+from datasets import DatasetDict, concatenate_datasets
 from pydantic import Field, model_validator
 
 from ..commandline import Section
 from ..data.context import Context
 from ..data.corpora import get_corpus, load_corpus
-from ..data.mixture import CONTEXT_HELP, LABELS_HELP, FeatureCacheArguments, label_names
+from ..data.mixture import CONTEXT_HELP, LABELS_HELP, FeatureCacheArguments, by_name, label_names
 from ..errors import ArgumentError
 from ..evaluation.baselines import pooled_features
 from ..evaluation.bootstrap import bootstrap_column
@@ -160,26 +160,12 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
     Raises:
         FileNotFoundError, CorpusError, ProtocolError, AudioError: data is missing or invalid.
     """
-    corpora, labels = {}, None
+    loaded = by_name(_load(corpus, arguments.labels) for corpus in arguments.corpora)
+    labels = label_names(next(iter(loaded.values())))
+    corpora = {}
     facts: dict[str, Any] = {"corpora": {}}
-    for corpus in arguments.corpora:
-        options: dict[str, Any] = {"labels": arguments.labels, "context": corpus.context, **corpus.options}
-        rows = load_corpus(corpus.name, corpus.data_dir, **options)
-        if unknown := sorted(set(corpus.splits or ()) - set(rows)):
-            raise ArgumentError(
-                f"splits: {corpus.name} has no split {unknown[0]!r}. Allowed: {', '.join(map(str, rows))}."
-            )
-
-        rows = type(rows)({split: part for split, part in rows.items() if split in (corpus.splits or rows)})
-        if labels not in (None, label_names(rows)):
-            raise ArgumentError("labels: the corpora have different label sets. Give one set for all of them.")
-
-        labels = label_names(rows)
+    for corpus, (name, rows) in zip(arguments.corpora, loaded.items(), strict=True):
         pooled = concatenate_datasets(list(rows.values()))
-        name = pooled["corpus"][0]
-        if name in corpora:
-            raise ArgumentError(f"corpora: '{name}' is given twice. Leave one out, or rename its file.")
-
         features = {str(kind): _features(arguments, rows, kind, pooled["id"]) for kind in corpus.modalities}
         names = [name for name in ("id", "speaker", "dialogue", "text", "fold") if name in pooled.column_names]
         columns = {column: list(pooled[column]) for column in names}
@@ -189,7 +175,6 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
         group = _group(corpus, name, columns)
         facts["corpora"][name] = _facts(corpus, languages, name, arguments) | {"group": group}
 
-    assert labels is not None  # there is a corpus
     if unknown := sorted(set(arguments.seen) - set(corpora)):
         raise ArgumentError(f"seen: there is no corpus {unknown[0]!r}. Allowed: {', '.join(corpora)}.")
 
@@ -211,6 +196,18 @@ def run_transfer(arguments: TransferArguments) -> tuple[list[Sheet], dict[str, A
     write_sheets(sheets, labels, folder / PREDICTIONS_FILE)
     write_json(folder / FACTS_FILE, facts)
     return sheets, facts
+
+
+def _load(corpus: TransferCorpus, labels: Sequence[str] | None) -> DatasetDict:
+    """Load the splits of a corpus that are used."""
+    options: dict[str, Any] = {"labels": labels, "context": corpus.context, **corpus.options}
+    rows = load_corpus(corpus.name, corpus.data_dir, **options)
+    if unknown := sorted(set(corpus.splits or ()) - set(rows)):
+        raise ArgumentError(
+            f"splits: {corpus.name} has no split {unknown[0]!r}. Allowed: {', '.join(map(str, rows))}."
+        )
+
+    return DatasetDict({split: part for split, part in rows.items() if split in (corpus.splits or rows)})
 
 
 def _features(arguments: TransferArguments, rows: Any, modality: str, ids: Sequence[str]) -> np.ndarray:

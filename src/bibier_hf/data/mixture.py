@@ -1,6 +1,6 @@
 """Which corpora a run or a command reads, and how: protocol, soft labels, augmentation, stored features."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal, Self
 
 from datasets import Dataset, DatasetDict, concatenate_datasets
@@ -128,22 +128,30 @@ def load_corpora(
         ArgumentError: two corpora have the same name, under which results are kept, or different label sets.
         CorpusError, LabelSetError: a corpus or a label set that cannot be used.
     """
-    splits: dict[str, DatasetDict] = {}
-    for corpus in corpora:
-        rows = corpus.split(corpus.load(labels, problem_type), needed)
-        name = rows[needed[0]]["corpus"][0]
-        if name in splits:
-            raise ArgumentError(
-                f"corpora: '{name}' is given twice, but results are kept by the name of the corpus. Leave one out."
-            )
-        splits[name] = rows
+    return by_name(corpus.split(corpus.load(labels, problem_type), needed) for corpus in corpora)
 
-    sets = {name: label_names(rows) for name, rows in splits.items()}
+
+def by_name(corpora: Iterable[DatasetDict]) -> dict[str, DatasetDict]:
+    """Return corpora by name, in the given order.
+
+    Raises:
+        ArgumentError: two corpora have the same name, under which results are kept, or different label sets.
+    """
+    named: dict[str, DatasetDict] = {}
+    for splits in corpora:
+        name = next(rows["corpus"][0] for rows in splits.values() if len(rows))
+        if name in named:
+            raise ArgumentError(
+                f"corpora: '{name}' is given twice. Leave one out, or rename its file: results are kept by this name."
+            )
+        named[name] = splits
+
+    sets = {name: label_names(splits) for name, splits in named.items()}
     if len(set(sets.values())) > 1:
         shown = "; ".join(f"{name}: {', '.join(found)}" for name, found in sets.items())
         raise ArgumentError(f"labels: the corpora have different label sets ({shown}). Give one set for all of them.")
 
-    return splits
+    return named
 
 
 def label_names(rows: Dataset | DatasetDict) -> tuple[str, ...]:
