@@ -45,7 +45,7 @@ from bibier_hf.training.arguments import read_run
 from bibier_hf.training.build import build_model
 from bibier_hf.training.rows import RunInputs
 from bibier_hf.training.run import run_training
-from bibier_hf.training.study import plan_runs, read_study, run_study
+from bibier_hf.training.study import StudyArguments, plan_runs, run_study
 from bibier_hf.training.trainer import BiBiERTrainer
 from published import stored_answers
 
@@ -77,7 +77,7 @@ def main() -> None:
 
 def write_study_answers(study: str, data_dir: str, folder: Path, keys: dict[str, Any]) -> None:
     """Run a study and write the test answers of each protocol, over all of its folds."""
-    plan = read_study(study).model_copy(update={"output_dir": str(folder / study)})
+    plan = StudyArguments.read(study).model_copy(update={"output_dir": str(folder / study)})
     used = {key: value for key, value in keys.items() if key != "audio_backbone" or study != "meld_sentiment"}
     runs = plan_runs(plan, used | {"data_dir": data_dir})
     run_study(runs)

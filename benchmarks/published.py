@@ -23,13 +23,13 @@ from bibier_hf.errors import ArgumentError
 from bibier_hf.evaluation.bootstrap import bootstrap_column
 from bibier_hf.evaluation.report import Predictions
 from bibier_hf.files import locked_by_first_process
-from bibier_hf.training.study import StudyRun, plan_runs, read_study, run_study
+from bibier_hf.training.study import StudyArguments, StudyRun, plan_runs, run_study
 
 PREDICTIONS_FILE = "predictions_test.parquet"
 
 
 def publish(options: StudyCommand) -> None:
-    study = read_study(options.run_file)
+    study = StudyArguments.read(options.run_file)
     runs = plan_runs(study, options.overrides, options.only)
     with locked_by_first_process(study.output_dir, options.after_interrupt()):
         if not options.report:

@@ -13,7 +13,7 @@ from bibier_hf.evaluation.bootstrap import drawn_scores, percentile_interval
 from bibier_hf.evaluation.report import Predictions
 from bibier_hf.run_files import find_run_file
 from bibier_hf.training.arguments import RunArguments
-from bibier_hf.training.study import Published, StudyArguments, StudyRun, read_study
+from bibier_hf.training.study import Published, StudyArguments, StudyRun
 from published import stored_answers
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -77,7 +77,7 @@ def test_the_tables_of_the_documents_are_those_of_the_stored_answers():
     assert target_table(STORED) in page
     for path in sorted([*STORED.glob("published_*.csv"), *STORED.glob("resd_context-*.csv")]):
         name, _, corpus = path.stem.split("-")
-        study = read_study(find_run_file(name, "study"))
+        study = StudyArguments.read(find_run_file(name, "study"))
         assert study_table(study, Answers.read(path), corpus) in page, path.name
     assert sum(path.stat().st_size for path in STORED.iterdir()) < 1_000_000
 

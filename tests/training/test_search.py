@@ -14,7 +14,15 @@ from bibier_hf.evaluation.report import environment
 from bibier_hf.evaluation.results import RunResults
 from bibier_hf.extras import MissingPackageError
 from bibier_hf.training import study as study_module
-from bibier_hf.training.search import Trial, best_rows, greedy, read_search, run_search, trial_arguments, with_optuna
+from bibier_hf.training.search import (
+    SearchArguments,
+    Trial,
+    best_rows,
+    greedy,
+    run_search,
+    trial_arguments,
+    with_optuna,
+)
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SPACE = {"learning_rate": [1e-3, 1e-4], "weight_decay": [0.0, 0.1, 0.2]}
@@ -101,7 +109,7 @@ def trained(monkeypatch) -> list[str]:
 
 
 def test_trials_are_kept_and_stand_in_one_table(search_file, trained, tmp_path):
-    search = read_search(search_file())
+    search = SearchArguments.read(search_file())
     said: list[str] = []
     trials = run_search(search, {"num_train_epochs": 3}, say=said.append)
     assert len(trials) == len(trained) == len(set(trained)) == 4
@@ -123,7 +131,7 @@ def test_trials_are_kept_and_stand_in_one_table(search_file, trained, tmp_path):
 def test_optuna_needs_its_extra(search_file, trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'bibier-hf\[search\]'"):
-        run_search(read_search(search_file(method="optuna")))
+        run_search(SearchArguments.read(search_file(method="optuna")))
     assert not trained
 
 
@@ -142,12 +150,12 @@ def test_optuna_needs_its_extra(search_file, trained, monkeypatch):
 )
 def test_what_cannot_be_searched_is_refused_at_once(search_file, trained, content, message):
     with pytest.raises(ArgumentError, match=message):
-        run_search(read_search(search_file(**content)))
+        run_search(SearchArguments.read(search_file(**content)))
     assert not trained
 
 
 def test_overrides_do_not_get_lost(search_file, trained):
-    search = read_search(search_file())
+    search = SearchArguments.read(search_file())
     for key in ("seed", "output_dir"):
         with pytest.raises(ArgumentError, match=f"{key}: the search sets it"):
             run_search(search, {key: "1"})
@@ -156,7 +164,7 @@ def test_overrides_do_not_get_lost(search_file, trained):
     assert not trained
 
     corpora = [[{"name": "quickstart"}], [{"name": "resd"}]]
-    search = read_search(search_file(space={"corpora": corpora}))
+    search = SearchArguments.read(search_file(space={"corpora": corpora}))
     run = trial_arguments(search, {"corpora": corpora[1]}, {"corpora.0.data_dir": "given"})
     assert (run.corpora[0].name, run.corpora[0].data_dir) == ("resd", "given")
     assert corpora[1] == [{"name": "resd"}]
@@ -164,7 +172,7 @@ def test_overrides_do_not_get_lost(search_file, trained):
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "searches").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_searches_of_the_repository_can_be_planned(path: Path):
-    search = read_search(path)
+    search = SearchArguments.read(path)
     for key, values in search.space.items():
         for value in values:
             trial_arguments(search, {key: value}, {"data_dir": "data"})

@@ -14,7 +14,7 @@ from bibier_hf.evaluation.metrics import METRICS, classification_metrics
 from bibier_hf.evaluation.report import Predictions, environment
 from bibier_hf.evaluation.results import RunResults
 from bibier_hf.training import study as study_module
-from bibier_hf.training.study import compare, comparison_table, plan_runs, read_study, run_study
+from bibier_hf.training.study import StudyArguments, compare, comparison_table, plan_runs, run_study
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 
@@ -50,7 +50,7 @@ def finish(run, labels: list[int], answers: list[int]) -> None:
 
 
 def test_variants_protocols_seeds_and_folds_are_planned(study_file):
-    study = read_study(
+    study = StudyArguments.read(
         study_file(
             seeds=[1, 2],
             protocols={"official": None, "dialogue_grouped": [0, 3]},
@@ -71,7 +71,7 @@ def test_variants_protocols_seeds_and_folds_are_planned(study_file):
     assert (slow.arguments.model["dropout"], runs[0].arguments.model["dropout"]) == (0.3, 0.2)
     assert slow.arguments.training["weight_decay"] == 0.3
     assert (slow.arguments.corpora[0].protocol, slow.arguments.corpora[0].fold) == ("dialogue_grouped", 3)
-    assert len(plan_runs(read_study(study_file(protocols={"dialogue_grouped": None})))) == 5
+    assert len(plan_runs(StudyArguments.read(study_file(protocols={"dialogue_grouped": None})))) == 5
 
 
 @pytest.mark.parametrize(
@@ -102,20 +102,20 @@ def test_variants_protocols_seeds_and_folds_are_planned(study_file):
 )
 def test_what_cannot_be_followed_is_refused_at_once(study_file, content: dict, only: list, message: str):
     with pytest.raises(ArgumentError, match=message):
-        plan_runs(read_study(study_file(**content)), only=only)
+        plan_runs(StudyArguments.read(study_file(**content)), only=only)
 
 
 def test_keys_of_the_study_are_not_overridden(study_file):
     for key, value in (("seed", 7), ("output_dir", "x"), ("corpora.0.protocol", "official"), ("corpora.0.fold", 1)):
         with pytest.raises(ArgumentError, match=f"{key}: the study sets it for each run"):
-            plan_runs(read_study(study_file()), {key: value})
+            plan_runs(StudyArguments.read(study_file()), {key: value})
 
 
 def test_without_protocols_those_of_the_run_file_are_used(study_file, tmp_path):
     path = study_file()
     corpus = "{name: quickstart, protocol: dialogue_grouped, fold: 2}"
     (tmp_path / "run.yaml").write_text(f"corpora: [{corpus}]\n", encoding="utf-8")
-    (run,) = plan_runs(read_study(path))
+    (run,) = plan_runs(StudyArguments.read(path))
     assert (run.protocol, run.fold, run.folder.parent.name) == ("dialogue_grouped", 2, "dialogue_grouped-2")
 
 
@@ -124,7 +124,7 @@ def test_runs_do_not_change_the_study_or_each_other(study_file):
     variants = {"own": {"corpora": [{"name": "quickstart"}]}}
     common = {"corpora.0.data_dir": "first"}
     protocols = {"official": None, "dialogue_grouped": [3]}
-    study = read_study(study_file(seeds=[1, 2], protocols=protocols, variants=variants, common=common))
+    study = StudyArguments.read(study_file(seeds=[1, 2], protocols=protocols, variants=variants, common=common))
     before = study.model_dump()
     runs = plan_runs(study, {"corpora.0.data_dir": "given"})
     assert study.model_dump() == before
@@ -136,7 +136,7 @@ def test_runs_do_not_change_the_study_or_each_other(study_file):
 
 
 def test_an_unfinished_run_continues_only_with_the_same_arguments(study_file, monkeypatch):
-    study = read_study(study_file())
+    study = StudyArguments.read(study_file())
     (run,) = plan_runs(study)
     resumed = []
 
@@ -156,7 +156,7 @@ def test_an_unfinished_run_continues_only_with_the_same_arguments(study_file, mo
 
 
 def test_folds_are_pooled_and_seeds_averaged(study_file):
-    study = read_study(
+    study = StudyArguments.read(
         study_file(
             seeds=[1, 2],
             protocols={"dialogue_grouped": [0, 1]},
@@ -185,7 +185,7 @@ def test_published_scores_stand_beside_the_official_test_scores(study_file):
     scores = {"q": {"uar": 50.44, "mean": 45.5}}
     published = {"differs": "another backbone", "scores": {"other": scores}}
     variants = {"base": {}, "other": {"learning_rate": 1e-4}}
-    study = read_study(study_file(variants=variants, published=published))
+    study = StudyArguments.read(study_file(variants=variants, published=published))
     runs = plan_runs(study)
     for run in runs:
         finish(run, [0, 1], [0, 1])
@@ -199,11 +199,11 @@ def test_published_scores_stand_beside_the_official_test_scores(study_file):
     assert "published" not in comparison_table([row for row in comparison if row["variant"] == "base"])
 
     with pytest.raises(ArgumentError, match=r"published\.scores: there is no variant 'bass'\. Allowed: base, other"):
-        read_study(study_file(variants=variants, published=published | {"scores": {"bass": scores}}))
+        StudyArguments.read(study_file(variants=variants, published=published | {"scores": {"bass": scores}}))
 
 
 def test_a_seed_counts_when_all_its_folds_are_finished(study_file):
-    study = read_study(study_file(seeds=[1, 2], protocols={"dialogue_grouped": [0, 1]}))
+    study = StudyArguments.read(study_file(seeds=[1, 2], protocols={"dialogue_grouped": [0, 1]}))
     runs = plan_runs(study)
     for run in runs[:3]:
         finish(run, [0, 1], [0, 1])
@@ -214,7 +214,7 @@ def test_a_seed_counts_when_all_its_folds_are_finished(study_file):
 
 def test_finished_runs_are_kept_and_must_be_the_same(study_file, monkeypatch):
     monkeypatch.setattr(study_module, "run_training", lambda run: pytest.fail("a finished run was trained again"))
-    study = read_study(study_file())
+    study = StudyArguments.read(study_file())
     (run,) = plan_runs(study)
     finish(run, [0, 1], [0, 1])
     said: list[str] = []
@@ -226,7 +226,7 @@ def test_finished_runs_are_kept_and_must_be_the_same(study_file, monkeypatch):
 
 @pytest.mark.parametrize("keep_models", [False, True])
 def test_checkpoints_and_stages_are_removed_with_the_model(study_file, monkeypatch, keep_models: bool):
-    (run,) = plan_runs(read_study(study_file()))
+    (run,) = plan_runs(StudyArguments.read(study_file()))
     weights = ["model.safetensors", "checkpoint-5/optimizer.pt", "stages/fusion/checkpoint-2/model.safetensors"]
 
     def train(arguments):
@@ -245,14 +245,14 @@ def test_checkpoints_and_stages_are_removed_with_the_model(study_file, monkeypat
 
 @pytest.mark.parametrize("path", sorted((RECIPES / "studies").glob("*.yaml")), ids=lambda path: path.stem)
 def test_the_studies_of_the_repository_can_be_planned(path: Path):
-    study = read_study(path)
+    study = StudyArguments.read(path)
     labels = {"corpora.0.label_table": "t.csv"} if path.stem == "meld_labels" else {}
     folder = {} if path.stem == "published_corpora" else {"data_dir": "data"}
     assert plan_runs(study, folder | labels)
 
 
 def test_a_run_is_announced_with_its_seed_and_fold(study_file, monkeypatch):
-    runs = plan_runs(read_study(study_file(seeds=[1, 2, 3], protocols={"dialogue_grouped": [0, 3]})))
+    runs = plan_runs(StudyArguments.read(study_file(seeds=[1, 2, 3], protocols={"dialogue_grouped": [0, 3]})))
     for run in runs:
         run.folder.mkdir(parents=True)
         finish(run, [0, 1], [0, 1])

@@ -4,11 +4,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from ..commandline import Positional, section_help
+from ..commandline import Positional
 from ..files import is_main_process, locked_by_first_process
 from ..tables import markdown_table
 from ..training.arguments import RunFile
-from ..training.search import TRIALS_FILE, SearchArguments, best_rows, read_search, run_search
+from ..training.search import TRIALS_FILE, SearchArguments, best_rows, run_search
 
 
 class SearchCommand(RunFile):
@@ -27,8 +27,7 @@ class SearchCommand(RunFile):
 
     @classmethod
     def option_help(cls) -> list[str]:
-        keys = [line.replace("  --", "  ", 1) for line in section_help(SearchArguments)]
-        return ["  --KEY: any option of `bibier train`, for every trial", "", "Keys of the search file:", *keys]
+        return ["  --KEY: any option of `bibier train`, for every trial", *SearchArguments.key_help()]
 
     def after_interrupt(self) -> str:
         return "Finished trials are kept. Continue with the same command."
@@ -36,9 +35,9 @@ class SearchCommand(RunFile):
 
 def search(arguments: SearchCommand) -> None:
     """Run the trials that are not finished and print the best ones."""
-    plan = read_search(arguments.run_file)
+    plan = SearchArguments.read(arguments.run_file)
 
-    with locked_by_first_process(plan.output_dir, "Finished trials are kept. Continue with the same command."):
+    with locked_by_first_process(plan.output_dir, arguments.after_interrupt()):
         trials = run_search(plan, arguments.overrides)
         if not is_main_process():
             return

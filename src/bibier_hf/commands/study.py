@@ -7,7 +7,7 @@ from pydantic import Field
 from ..commandline import Positional, section_help
 from ..files import is_main_process, locked_by_first_process
 from ..training.arguments import RunFile
-from ..training.study import StudyArguments, comparison_table, plan_runs, read_study, run_study, write_comparison
+from ..training.study import StudyArguments, comparison_table, plan_runs, run_study, write_comparison
 
 
 class StudyCommand(RunFile):
@@ -29,8 +29,7 @@ class StudyCommand(RunFile):
 
     @classmethod
     def option_help(cls) -> list[str]:
-        keys = [line.replace("  --", "  ", 1) for line in section_help(StudyArguments)]
-        return [*section_help(cls), "", "Keys of the study file:", *keys]
+        return [*section_help(cls), *StudyArguments.key_help()]
 
     def after_interrupt(self) -> str:
         return "Finished runs are kept. Continue with the same command."
@@ -38,9 +37,9 @@ class StudyCommand(RunFile):
 
 def study(arguments: StudyCommand) -> None:
     """Train the runs that are not finished and print the comparison."""
-    plan = read_study(arguments.run_file)
+    plan = StudyArguments.read(arguments.run_file)
 
-    with locked_by_first_process(plan.output_dir, "Finished runs are kept. Continue with the same command."):
+    with locked_by_first_process(plan.output_dir, arguments.after_interrupt()):
         if not arguments.report:
             run_study(plan_runs(plan, arguments.overrides, arguments.only), plan.keep_models)
         if not is_main_process():

@@ -12,36 +12,32 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from transformers import Trainer, TrainingArguments
 from transformers.trainer_utils import TrainOutput
 
-from ..commandline import Section, checked_section, load_yaml
 from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS
 from ..evaluation.results import RESULTS_FILE, RunResults
 from ..extras import require
 from ..files import write_atomically
-from ..model.configuration_bibier import SINGLE_LABEL
-from ..run_files import find_run_file
-from .arguments import RunArguments, read_run
-from .study import OFFICIAL, StudyRun, layered, refuse_own_keys, run_study
+from .arguments import RunArguments
+from .study import OFFICIAL, RunPlan, StudyRun, run_study
 
 TRIALS_FILE = "trials.parquet"
 
-_SET_BY_SEARCH = {"seed": "seed", "output_dir": "output_dir"}
 
-
-class SearchArguments(Section):
+class SearchArguments(RunPlan):
     """A search file."""
 
-    run: str = Field(description="run file of every trial, relative to the search file")
-    output_dir: str = Field(description="folder for the trials and their table")
+    kind = "search"
+    own_keys = {"seed": "seed", "output_dir": "output_dir"}
+
     space: dict[str, list[Any]] = Field(min_length=1, description="dotted run key -> values to try, in order")
     method: Literal["greedy", "optuna"] = Field(
         "greedy",
@@ -50,10 +46,12 @@ class SearchArguments(Section):
     )
     trials: int = Field(20, ge=1, description="number of trials with optuna")
     seed: int = Field(42, ge=0, description="seed of the runs and of optuna")
-    common: dict[str, Any] = Field(
-        default_factory=dict, description="dotted run keys and their values, for every trial"
-    )
-    keep_models: bool = Field(False, description="keep the weights; false: keep only results and predictions")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if empty := [key for key, values in self.space.items() if not values]:
+            raise ArgumentError(f"space.{empty[0]}: there are no values to try. Name some, or leave the key out.")
+        return self
 
 
 @dataclass(frozen=True)
@@ -80,23 +78,6 @@ Attempt = Callable[[Mapping[str, Any]], Trial]
 """Values -> a finished trial."""
 
 
-def read_search(path: str | Path) -> SearchArguments:
-    """Read a search file, by its path or by the name of one of the package.
-
-    Raises:
-        ArgumentError: there is no such file, it is not valid YAML, or a key is unknown or has no values.
-    """
-    path = find_run_file(path, "search")
-    search = checked_section(SearchArguments, load_yaml(path))
-    if empty := [key for key, values in search.space.items() if not values]:
-        raise ArgumentError(f"space.{empty[0]}: there are no values to try. Name some, or leave the key out.")
-
-    run = path.parent / search.run
-    if not run.is_file():
-        raise ArgumentError(f"run: there is no run file {run}. Name one relative to {path}.")
-    return search.model_copy(update={"run": str(run)})
-
-
 def trial_arguments(
     search: SearchArguments, values: Mapping[str, Any], overrides: Mapping[str, Any] = MappingProxyType({})
 ) -> RunArguments:
@@ -104,10 +85,7 @@ def trial_arguments(
     digest = hashlib.blake2b(_json(dict(values)).encode(), digest_size=6).hexdigest()
     keys = {"seed": search.seed, "output_dir": str(Path(search.output_dir) / f"trial-{digest}")}
     try:
-        run = read_run(search.run, layered(search.common, values, overrides, keys))
-        if run.problem_type != SINGLE_LABEL:
-            raise ArgumentError("problem_type: a search compares runs with one label for each clip.")
-        return run
+        return search.run_arguments(values, overrides, keys)
     except ArgumentError as error:
         raise ArgumentError(f"space, {dict(values)}: {error}") from error
 
@@ -123,7 +101,7 @@ def check_space(search: SearchArguments, overrides: Mapping[str, Any] = MappingP
         ArgumentError: an unknown key, or a value that a run does not accept.
     """
     for keys in (search.common, search.space, overrides):
-        refuse_own_keys(keys, _SET_BY_SEARCH, "search")
+        search.refuse_own_keys(keys)
     for key in overrides:
         if any(f"{searched}.".startswith(f"{key}.") for searched in search.space):
             raise ArgumentError(f"{key}: the search tries values of its own. Leave it out.")

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from ..commandline import Section, checked_section, load_yaml
+from ..commandline import Section, checked_section, load_yaml, section_help
 from ..data.protocols import NUM_FOLDS, PROTOCOLS
 from ..errors import ArgumentError
 from ..evaluation.metrics import METRICS
@@ -39,13 +39,64 @@ OFFICIAL = "official"
 STARTED_FILE = "study_run.json"
 """File with the arguments of an unfinished run, in its folder."""
 
-_SET_BY_STUDY = {
-    "seed": "seeds",
-    "output_dir": "output_dir",
-    "corpora.0.protocol": "protocols",
-    "corpora.0.fold": "protocols",
-}
-"""Key of a run -> key of the study file that sets it."""
+
+class RunPlan(Section):
+    """A file that plans several runs.
+
+    Attributes:
+        kind: what the file is: study or search.
+        own_keys: key of a run that the plan sets itself -> key of the file that sets it.
+    """
+
+    kind: ClassVar[str]
+    own_keys: ClassVar[Mapping[str, str]]
+
+    run: str = Field(description="run file of every run, relative to this file")
+    output_dir: str = Field(description="folder for the runs and the table of their scores")
+    common: dict[str, Any] = Field(default_factory=dict, description="dotted run keys and their values, for every run")
+    keep_models: bool = Field(False, description="keep the weights; false: keep only results and predictions")
+
+    @classmethod
+    def read(cls, path: str | Path) -> Self:
+        """Read such a file, given by its path or, if it comes with the package, by its name.
+
+        Raises:
+            ArgumentError: there is no such file, it is not valid YAML, or a key or value is invalid.
+        """
+        path = find_run_file(path, cls.kind)
+        plan = checked_section(cls, load_yaml(path))
+        run = path.parent / plan.run
+        if not run.is_file():
+            raise ArgumentError(f"run: there is no run file {run}. Name one relative to {path}.")
+        return plan.model_copy(update={"run": str(run)})
+
+    @classmethod
+    def key_help(cls) -> list[str]:
+        """Return a headline, and one entry for each key of the file."""
+        keys = [line.replace("  --", "  ", 1) for line in section_help(cls)]
+        return ["", f"Keys of the {cls.kind} file:", *keys]
+
+    def refuse_own_keys(self, keys: Iterable[str]) -> None:
+        """Refuse dotted keys of a run that the plan sets itself, rather than ignore them."""
+        for key in keys:
+            if key in self.own_keys:
+                raise ArgumentError(
+                    f"{key}: the {self.kind} sets it for each run. Give `{self.own_keys[key]}` in the {self.kind} file."
+                )
+
+    def run_arguments(self, *parts: Mapping[str, Any]) -> RunArguments:
+        """Read the run file with dotted keys: the common ones, then those of each part.
+
+        Keys of a later part come last, so that they also win over `corpora`, which sets all of it.
+        """
+        keys: dict[str, Any] = {}
+        for part in (self.common, *parts):
+            keys = {key: value for key, value in keys.items() if key not in part} | dict(part)
+
+        run = read_run(self.run, keys)
+        if run.problem_type != SINGLE_LABEL:
+            raise ArgumentError(f"problem_type: a {self.kind} compares runs with one label for each clip.")
+        return run
 
 
 class Published(Section):
@@ -57,11 +108,17 @@ class Published(Section):
     )
 
 
-class StudyArguments(Section):
+class StudyArguments(RunPlan):
     """A study file."""
 
-    run: str = Field(description="run file of every run, relative to the study file")
-    output_dir: str = Field(description="folder for the runs and the comparison")
+    kind = "study"
+    own_keys = {
+        "seed": "seeds",
+        "output_dir": "output_dir",
+        "corpora.0.protocol": "protocols",
+        "corpora.0.fold": "protocols",
+    }
+
     seeds: list[Annotated[int, Field(ge=0)]] = Field(
         default_factory=lambda: [42], min_length=1, description="seed of each repetition"
     )
@@ -70,16 +127,12 @@ class StudyArguments(Section):
         min_length=1,
         description="protocol of the first corpus -> its folds, or null for all; without this key, as in the run file",
     )
-    common: dict[str, Any] = Field(
-        default_factory=dict, description="dotted run keys and their values, for every variant"
-    )
     variants: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {"base": {}},
         min_length=1,
         description="name -> dotted run keys and their values; compared with the first variant",
     )
     published: Published | None = Field(None, description="published scores of some variants, and how they differ")
-    keep_models: bool = Field(False, description="keep the weights; false: keep only results and predictions")
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -96,7 +149,11 @@ class StudyArguments(Section):
         for name, keys in {"common": self.common, **self.variants}.items():
             if Path(name).name != name:
                 raise ArgumentError(f"variants: {name!r} cannot be the name of a folder. Give another name.")
-            refuse_own_keys(keys, _SET_BY_STUDY, "study")
+            self.refuse_own_keys(keys)
+        if self.published is not None and (unknown := sorted(set(self.published.scores) - set(self.variants))):
+            raise ArgumentError(
+                f"published.scores: there is no variant {unknown[0]!r}. Allowed: {', '.join(self.variants)}."
+            )
         return self
 
 
@@ -115,24 +172,6 @@ class StudyRun:
         return Path(self.arguments.output_dir)
 
 
-def read_study(path: str | Path) -> StudyArguments:
-    """Read a study file, given by its path or, if it comes with the package, by its name.
-
-    Raises:
-        ArgumentError: there is no such file, it is not valid YAML, or a key or value is invalid.
-    """
-    path = find_run_file(path, "study")
-    study = checked_section(StudyArguments, load_yaml(path))
-    if study.published is not None and (unknown := sorted(set(study.published.scores) - set(study.variants))):
-        raise ArgumentError(
-            f"published.scores: there is no variant {unknown[0]!r}. Allowed: {', '.join(study.variants)}."
-        )
-    run = path.parent / study.run
-    if not run.is_file():
-        raise ArgumentError(f"run: there is no run file {run}. Name one relative to {path}.")
-    return study.model_copy(update={"run": str(run)})
-
-
 def plan_runs(
     study: StudyArguments, overrides: Mapping[str, Any] = MappingProxyType({}), only: Sequence[str] = ()
 ) -> list[StudyRun]:
@@ -149,13 +188,12 @@ def plan_runs(
     """
     if unknown := sorted(set(only) - set(study.variants)):
         raise ArgumentError(f"only: there is no variant {unknown[0]!r}. Allowed: {', '.join(study.variants)}.")
-    refuse_own_keys(overrides, _SET_BY_STUDY, "study")
+    study.refuse_own_keys(overrides)
     variants = {name: changes for name, changes in study.variants.items() if not only or name in only}
     runs = []
     for seed, (variant, changes) in product(study.seeds, variants.items()):
-        given = layered(study.common, changes, overrides)
         try:
-            for protocol, fold in _splits(study, given):
+            for protocol, fold in _splits(study, changes, overrides):
                 place = Path(variant) / (protocol if fold is None else f"{protocol}-{fold}") / f"seed-{seed}"
                 keys = {
                     "corpora.0.protocol": protocol,
@@ -163,45 +201,23 @@ def plan_runs(
                     "seed": seed,
                     "output_dir": str(Path(study.output_dir) / place),
                 }
-                run = read_run(study.run, given | keys)
-                if run.problem_type != SINGLE_LABEL:
-                    raise ArgumentError("problem_type: a study compares runs with one label for each clip.")
+                run = study.run_arguments(changes, overrides, keys)
                 runs.append(StudyRun(variant, protocol, seed, fold, run))
         except ArgumentError as error:
             raise ArgumentError(f"variant {variant!r}: {error}") from error
     return runs
 
 
-def _splits(study: StudyArguments, given: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
+def _splits(study: StudyArguments, *given: Mapping[str, Any]) -> Iterator[tuple[str, int | None]]:
     """Yield protocol and fold of each run of a variant."""
     protocols = study.protocols
     if protocols is None:
-        first = read_run(study.run, given).corpora[0]
+        first = study.run_arguments(*given).corpora[0]
         protocols = {first.protocol: None if first.protocol == OFFICIAL else [first.fold]}
 
     for protocol, folds in protocols.items():
         for fold in [None] if protocol == OFFICIAL else range(NUM_FOLDS) if folds is None else folds:
             yield protocol, fold
-
-
-def layered(*parts: Mapping[str, Any]) -> dict[str, Any]:
-    """Join dotted keys. Those of a later part come last, so that they also win over `corpora`, which sets all of it."""
-    keys: dict[str, Any] = {}
-    for part in parts:
-        keys = {key: value for key, value in keys.items() if key not in part} | dict(part)
-    return keys
-
-
-def refuse_own_keys(keys: Iterable[str], own: Mapping[str, str], kind: str) -> None:
-    """Refuse keys of a run that a study or search sets itself, rather than ignore them.
-
-    Args:
-        keys: dotted keys that are given.
-        own: such a key -> the key of the file that gives its values.
-        kind: study or search.
-    """
-    if taken := [key for key in keys if key in own]:
-        raise ArgumentError(f"{taken[0]}: the {kind} sets it for each run. Give `{own[taken[0]]}` in the {kind} file.")
 
 
 def run_study(runs: Sequence[StudyRun], keep_models: bool = False, say: Callable[[str], None] = print) -> None:
