@@ -116,7 +116,7 @@ def few_shot_table(folder: Path) -> str:
                 span, mean = _span([min(uar), max(uar)]), percent(fmean(uar), 1)
                 rows.append([count, title, mean, span, _span(interval), percent(fmean(wf1), 1)])
     head = [
-        "clips a class",
+        "clips per class",
         "method",
         "UAR, mean of the draws",
         "lowest to highest",
@@ -162,7 +162,7 @@ def study_table(study: StudyArguments, answers: Answers, corpus: str) -> str:
         cells = [name, len(uar), percent(fmean(uar), 1), _span([min(uar), max(uar)]), _span(interval)]
         rows.append([*cells, percent(fmean(wf1), 1), difference, ", ".join(numbers) or None, differs])
 
-    head = ["variant", "seeds", "UAR", "lowest to highest", "95 % interval", "WF1", f"UAR, difference to `{first}`"]
+    head = ["variant", "seeds", "UAR", "lowest to highest", "95 % interval", "WF1", f"UAR, difference from `{first}`"]
     return markdown_table([*head, "published", "not comparable because"], rows)
 
 

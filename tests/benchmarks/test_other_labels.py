@@ -58,7 +58,7 @@ def test_variants_are_compared_with_the_first_and_with_published_scores(answers)
     right, wrong = answers.columns["adapt 8 1"], answers.columns["adapt 8 2"]
     columns = {"base 1": right, "base 2": wrong, "late 1": wrong, "late 2": wrong}
     head, _, base, late = study_table(study, replace(answers, columns=columns), "resd").splitlines()
-    assert "| UAR, difference to `base` |" in head
+    assert "| UAR, difference from `base` |" in head
     assert base.startswith("| base | 2 | 87.5 | 75.0 to 100.0 |")
     assert base.endswith("| – | – | – |")
     assert late.startswith("| late | 2 | 75.0 | 75.0 to 75.0 |")
