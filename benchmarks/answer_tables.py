@@ -18,7 +18,7 @@ import numpy as np
 
 from bibier_hf.evaluation.bootstrap import drawn_scores, paired_difference, percentile_interval
 from bibier_hf.evaluation.metrics import classification_metrics
-from bibier_hf.tables import markdown_table, percent
+from bibier_hf.tables import markdown_table, percent, percent_range
 from bibier_hf.training.study import StudyArguments
 
 METHODS = {
@@ -98,7 +98,9 @@ def target_table(folder: Path) -> str:
             answers = Answers.read(folder / f"{name}.csv")
             scores = answers.scores(list(answers.columns))
             used = len(set(answers.labels.tolist()))
-            shown = [f"{percent(fmean(values), 1)} ({_span(interval)})" for values, interval in scores.values()]
+            shown = [
+                f"{percent(fmean(values), 1)} ({percent_range(*interval)})" for values, interval in scores.values()
+            ]
             rows.append([target, command, used, len(answers.labels), *shown, unit])
     return markdown_table(["target", "command", "classes in test", "rows", "UAR", "WF1", "drawn"], rows)
 
@@ -113,8 +115,8 @@ def few_shot_table(folder: Path) -> str:
             if columns:
                 scores = answers.scores(columns)
                 (uar, interval), (wf1, _) = scores["uar"], scores["wf1"]
-                span, mean = _span([min(uar), max(uar)]), percent(fmean(uar), 1)
-                rows.append([count, title, mean, span, _span(interval), percent(fmean(wf1), 1)])
+                span, mean = percent_range(min(uar), max(uar)), percent(fmean(uar), 1)
+                rows.append([count, title, mean, span, percent_range(*interval), percent(fmean(wf1), 1)])
     head = [
         "clips per class",
         "method",
@@ -159,12 +161,8 @@ def study_table(study: StudyArguments, answers: Answers, corpus: str) -> str:
             for metric, value in published.get(name, {}).get(corpus, {}).items()
         ]
         differs = study.published.differs if study.published is not None and numbers else None
-        cells = [name, len(uar), percent(fmean(uar), 1), _span([min(uar), max(uar)]), _span(interval)]
+        cells = [name, len(uar), percent(fmean(uar), 1), percent_range(min(uar), max(uar)), percent_range(*interval)]
         rows.append([*cells, percent(fmean(wf1), 1), difference, ", ".join(numbers) or None, differs])
 
     head = ["variant", "seeds", "UAR", "lowest to highest", "95 % interval", "WF1", f"UAR, difference from `{first}`"]
     return markdown_table([*head, "published", "not comparable because"], rows)
-
-
-def _span(interval: Sequence[float]) -> str:
-    return f"{percent(interval[0], 1)} to {percent(interval[1], 1)}"

@@ -25,6 +25,11 @@ def percent(value: float | None, digits: int = 2) -> str | None:
     return None if value is None else f"{100 * value:.{digits}f}"
 
 
+def percent_range(lower: float, upper: float) -> str:
+    """Format two shares as `48.1 to 52.3`."""
+    return f"{percent(lower, 1)} to {percent(upper, 1)}"
+
+
 def _line(cells: Sequence[Any]) -> str:
     texts = [MISSING if cell is None else str(cell).replace("|", r"\|") for cell in cells]
     return f"| {' | '.join(texts)} |"

@@ -31,7 +31,7 @@ from ..hub.eval_results import write_eval_results
 from ..labels import label_key
 from ..model.configuration_bibier import MODALITIES, SINGLE_LABEL
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..tables import markdown_table, percent
+from ..tables import markdown_table, percent, percent_range
 from ..training.adapt import MOST_FOLDS, Adaptation, adapt_model, draw_clips, pooled_states, replace_labels
 from ..training.build import model_facts
 from .checkpoint import CheckpointOptions, load_checkpoint
@@ -328,10 +328,7 @@ def adapt(arguments: AdaptArguments) -> None:
     rows = []
     for split, intervals in facts["intervals"].items():
         metrics, scored = results.metrics_mean[split], facts["scored_on"] if split == "dev" else "test"
-        shown = [
-            f"{percent(metrics[name], 1)} ({percent(low, 1)} to {percent(high, 1)})"
-            for name, (low, high) in intervals.items()
-        ]
+        shown = [f"{percent(metrics[name], 1)} ({percent_range(*ends)})" for name, ends in intervals.items()]
         rows.append([scored, *shown, facts["interval_over"][split]])
     print(markdown_table(["scored on", "UAR, % (95 % interval)", "WF1, % (95 % interval)", "drawn"], rows))
 

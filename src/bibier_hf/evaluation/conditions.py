@@ -13,7 +13,7 @@ from datasets import DatasetDict
 from ..data.disturbances import Voices, under_condition
 from ..data.reader import InputReader
 from ..model.modeling_bibier import BiBiERForEmotionClassification
-from ..tables import markdown_table
+from ..tables import markdown_table, percent, percent_range
 from .bootstrap import bootstrap_column, drawn_scores, paired_difference, percentile_intervals
 from .prediction import complete_rows, conditions_of, predict_conditions
 from .report import Predictions
@@ -118,22 +118,17 @@ def losses_table(numbers: Mapping[str, Mapping[str, dict[str, Any]]], head: str 
     rows = []
     for corpus, conditions in numbers.items():
         for condition, values in conditions.items():
-            row = [corpus, condition]
+            row: list[str | None] = [corpus, condition]
             for score in SCORES:
-                row += [f"{100 * values[score]:.1f}", _span(*values["interval"][score])]
+                row += [percent(values[score], 1), percent_range(*values["interval"][score])]
                 loss = values.get("loss", {}).get(score)
-                row += (
-                    ["", ""]
-                    if loss is None
-                    else [f"{100 * loss['difference']:.1f}", _span(loss["lower"], loss["upper"])]
-                )
+                if loss is None:
+                    row += ["", ""]
+                else:
+                    row += [percent(loss["difference"], 1), percent_range(loss["lower"], loss["upper"])]
             rows.append(row)
 
     return markdown_table(titles, rows)
-
-
-def _span(lower: float, upper: float) -> str:
-    return f"{100 * lower:.1f} to {100 * upper:.1f}"
 
 
 def uar_points(numbers: Mapping[str, dict[str, Any]]) -> dict[str, tuple[float, float, float]]:
