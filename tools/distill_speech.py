@@ -107,17 +107,6 @@ class Clips:
     def __len__(self) -> int:
         return len(self.versions)
 
-    def batches(self, size: int) -> list[np.ndarray]:
-        """Return batches of clips of similar length, in random order."""
-        order = self.generator.permutation(len(self))
-        groups = [
-            sorted(group, key=lambda place: len(self.versions[place][0]))
-            for group in np.array_split(order, max(1, len(order) // (10 * size)))
-        ]
-        order = np.concatenate(groups)
-        found = [order[start : start + size] for start in range(0, len(order), size)]
-        return [found[place] for place in self.generator.permutation(len(found))]
-
     def draw(self, places: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Draw a version of each clip, half of the time the clean one: frames (B, F, M) and lengths (B,)."""
         chosen = []
@@ -126,6 +115,24 @@ class Clips:
             disturbed = others and self.generator.random() < 0.5
             chosen.append(others[self.generator.integers(len(others))] if disturbed else clean)
         return padded(chosen)
+
+
+def grouped_batches(
+    lengths: Sequence[int], size: int, count: int, together: int, generator: np.random.Generator
+) -> list[np.ndarray]:
+    """Return batches of clips or texts of similar length, in random order.
+
+    Args:
+        lengths: of all clips or texts.
+        size: number of clips or texts in a batch.
+        count: number of batches.
+        together: number of batches that are sorted by length together.
+        generator: of the order.
+    """
+    order = generator.permutation(len(lengths))
+    groups = np.array_split(order, max(1, len(order) // (together * size)))
+    order = np.concatenate([sorted(group, key=lambda place: lengths[place]) for group in groups])
+    return [order[start : start + size] for start in generator.permutation(count) * size]
 
 
 def with_audio(rows: Dataset) -> Dataset:
@@ -233,7 +240,9 @@ def distill(run: RunArguments, options: DistillSpeechArguments, teacher: nn.Modu
     encoder.embed_positions.requires_grad_(False)
     parameters = [parameter for parameter in encoder.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(parameters, lr=options.distill_rate, betas=(0.9, 0.98), weight_decay=0.01)
-    steps = options.distill_epochs * -(-len(clips) // options.distill_batch)
+    size, lengths = options.distill_batch, [len(versions[0]) for versions in clips.versions]
+    batches = -(-len(clips) // size)
+    steps = options.distill_epochs * batches
     if steps:
         schedule = torch.optim.lr_scheduler.OneCycleLR(
             optimizer, options.distill_rate, total_steps=steps, pct_start=0.05, cycle_momentum=False
@@ -242,7 +251,7 @@ def distill(run: RunArguments, options: DistillSpeechArguments, teacher: nn.Modu
     encoder.train()
     for epoch in range(options.distill_epochs):
         losses = []
-        for places in clips.batches(options.distill_batch):
+        for places in grouped_batches(lengths, size, batches, 10, clips.generator):
             with torch.autocast("cpu", torch.bfloat16):
                 found, mask = whisper_states(encoder, *clips.draw(places), layers)
             goal = pad_sequence([states[place] for place in places], batch_first=True).float()

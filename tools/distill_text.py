@@ -35,7 +35,7 @@ from bibier_hf.data.mixture import label_names, load_corpora
 from bibier_hf.errors import ArgumentError
 from bibier_hf.model.backbones_bibier import load_backbone
 from bibier_hf.training.arguments import RunArguments, RunFile
-from distill_speech import folder_to_write, teacher_errors
+from distill_speech import folder_to_write, grouped_batches, teacher_errors
 
 CHARACTERS = re.compile(r"▁?[ -~А-Яа-яЁё№«»“”‘’…—–€£]?")
 WORDS = re.compile(r"▁?([а-яё]+|[a-z']+)", re.IGNORECASE)
@@ -179,11 +179,7 @@ def distill(model: BertModel, ids: list[list[int]], targets: Tensor, options: Di
     model.train()
     for epoch in range(options.distill_epochs):
         total = 0.0
-        order = generator.permutation(len(ids))
-        groups = np.array_split(order, max(1, len(order) // (20 * size)))
-        order = np.concatenate([sorted(group, key=lambda place: len(ids[place])) for group in groups])
-        for start in generator.permutation(batches) * size:
-            places = order[start : start + size]
+        for places in grouped_batches([len(row) for row in ids], size, batches, 20, generator):
             given, mask = padded([ids[place] for place in places], model.config.pad_token_id)
             unknown = SPECIAL.index("<unk>")
             dropped = (torch.rand(given.shape) < DROPPED_PIECES) & (given > unknown)
