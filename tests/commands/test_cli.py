@@ -394,7 +394,7 @@ def test_an_evaluation_of_something_else_is_not_written_over(checkpoint, tmp_pat
     refused = ["--data_dir", tmp_path / "other.csv", "--output_dir", own / "evaluation-few"]
     done = bibier("evaluate", own, *options, *refused)
     assert done.exit_code == 2
-    assert "of other corpora" in done.stderr
+    assert "about other corpora" in done.stderr
     assert (own / "evaluation-few" / "evaluation_test.json").read_bytes() == before
     (own / "results.json").write_text("{}")
     done = bibier("evaluate", own, *options, "--data_dir", tmp_path / "few.csv", "--output_dir", own)

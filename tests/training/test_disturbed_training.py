@@ -163,7 +163,7 @@ def test_voices_are_of_one_split_and_never_the_clip_itself(splits):
     assert len(voices.ids) == 27
     assert set(voices.ids) < set(train["id"])
     assert len(voices.others(voices.ids[3])) == 26
-    with pytest.raises(ValueError, match="of one split"):
+    with pytest.raises(ValueError, match="of a single split"):
         Voices(concatenate_datasets([train, splits["dev"]]))
 
 
