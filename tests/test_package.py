@@ -16,6 +16,7 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from bibier_hf.extras import EXTRAS
+from bibier_hf.hub.shipped import SHIPPED
 
 from .installs import build_wheel, install
 
@@ -158,8 +159,11 @@ def test_what_the_wheel_holds(repository: Path, wheel: Path):
         "bibier_cli/__init__.py",
         "bibier_hf/recipes/resd.yaml",
         "bibier_hf/recipes/studies/resd_grouped.yaml",
+        "bibier_hf/recipes/searches/resd_greedy.yaml",
     } <= names
-    assert not any("tests" in name or name.endswith((".pt", ".safetensors")) for name in names)
+    assert not any("tests" in name for name in names)
+    weights = {name for name in names if name.endswith((".pt", ".safetensors"))}
+    assert {Path(name).parts[:3] for name in weights} == {("bibier_hf", "checkpoints", name) for name in SHIPPED}
 
 
 @pytest.mark.slow
