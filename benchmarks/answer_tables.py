@@ -129,8 +129,8 @@ def few_shot_table(folder: Path) -> str:
 
 
 def study_table(study: StudyArguments, answers: Answers, corpus: str) -> str:
-    """Return a row for each variant of a study: scores over the seeds, the difference to the first variant that is there,
-    and the published scores, with what keeps them from being compared.
+    """Return a row for each variant of a study: scores over the seeds, the difference to the first variant that is
+    there, and the published scores, with what keeps them from being compared.
 
     Args:
         study: whose variants and published scores are shown.

@@ -1,5 +1,5 @@
-"""Measure where the time for one clip goes with the published speech backbone, and how close that is to the machine's peak
-rate.
+"""Measure where the time for one clip goes with the published speech backbone, and how close that is to the machine's
+peak rate.
 """
 
 import statistics

@@ -1,7 +1,8 @@
 """Rows on how the time of an epoch over stored features is spent: the trainer itself, with timers around its phases.
 
 The ratio is the share of the epoch that goes into forward, backward and the step of the optimizer. The rest is waiting
-for batches (reading and padding), logging and bookkeeping. Evaluation and saving come after an epoch; their time is in the note.
+for batches (reading and padding), logging and bookkeeping. Evaluation and saving come after an epoch; their time is in
+the note.
 """
 
 import contextlib

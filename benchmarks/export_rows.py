@@ -1,5 +1,5 @@
-"""Rows on replacements of the float32 model in torch: ONNX Runtime and int8, with the loss of precision of int8. Extra:
-export."""
+"""Rows on replacements of the float32 model in torch: ONNX Runtime and int8, with the loss of precision of int8.
+Extra: export."""
 
 import functools
 import importlib
@@ -31,7 +31,8 @@ def _need(*packages: str) -> None:
 
 @functools.cache
 def _graphs() -> tuple[Graph, Runner, Runner]:
-    """The whole model with the embedded backbones and random weights: as a graph in ONNX Runtime, and the same in int8."""
+    """The whole model with the embedded backbones and random weights: as a graph in ONNX Runtime, and the same in
+    int8."""
     _need("onnx", "onnxscript", "onnxruntime")
     torch.manual_seed(0)
     graph = make_graph(BiBiERForEmotionClassification.from_backbones(), "whole")

@@ -1,5 +1,5 @@
-"""Rows on feature extraction into a store, with the published speech backbone. Its weights are random, because speed does
-not depend on them.
+"""Rows on feature extraction into a store, with the published speech backbone. Its weights are random, because speed
+does not depend on them.
 
 Each side decodes, encodes and writes its rows into an empty store.
 """

@@ -1,4 +1,5 @@
-"""Rows on how cost grows with the length of a recording: extraction, pipeline, and timeline, each in a separate process.
+"""Rows on how cost grows with the length of a recording: extraction, pipeline, and timeline, each in a separate
+process.
 
 A second of a long recording must cost no more time than a second of a short one, and the timeline no more memory.
 Extraction and pipeline hold the whole recording (its samples, front-end frames and features), so their memory grows

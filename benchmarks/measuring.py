@@ -72,7 +72,8 @@ def compare(
 
 
 def take_turns(sides: Mapping[str, Callable[[], Any]], budget_s: float) -> dict[str, list[float]]:
-    """Run all sides alternately, 3 to 25 times (fewer if that would take three times the budget). Returns seconds per run."""
+    """Run all sides alternately, 3 to 25 times (fewer if that would take three times the budget). Returns seconds per
+    run."""
     times: dict[str, list[float]] = {side: [] for side in sides}
     start = time.perf_counter()
 

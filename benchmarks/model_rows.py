@@ -18,7 +18,8 @@ GOALS = {"biformer": 1.2, "bigraph": 1.5, "bigated": 1.2, "bigatedgraph": 1.5, "
 
 
 def lengths(count: int, shortest: int, longest: int) -> torch.Tensor:
-    """Lengths (count,) from a skewed mixture like that of utterances: most are short, and the longest one is included."""
+    """Lengths (count,) from a skewed mixture like that of utterances: most are short, and the longest one is
+    included."""
     share = torch.linspace(0, 1, count)[torch.randperm(count, generator=torch.Generator().manual_seed(0))]
     return (shortest + (longest - shortest) * share.square()).long()
 

@@ -117,7 +117,8 @@ def loader(name: str, way: str, backbones: Path | None) -> Callable[[], Classify
 
 @functools.cache
 def times(peer: str, way: str, backbones: Path | None) -> dict[str, list[float]]:
-    """Seconds that the shipped checkpoints and a peer take for all clips, in turns. Without backbones: `bibier-tiny` only."""
+    """Seconds that the shipped checkpoints and a peer take for all clips, in turns. Without backbones: `bibier-tiny`
+    only."""
     names = [TINY, *([] if backbones is None else [SMALL]), peer]
     samples = sixty_four_clips()
     sides = {name: functools.partial(loader(name, way, backbones)(), samples) for name in names}

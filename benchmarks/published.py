@@ -3,8 +3,8 @@
     python benchmarks/published.py published_fusion --data_dir PATH/TO/resd
 
 Options are those of `bibier study`. Runs that are not finished are left out, so the tables can be made of a study that
-was stopped (`--report`). The answers to test go to `answers/STUDY-PROTOCOL-CORPUS.csv` in the folder of the study, with a
-column for each variant and seed.
+was stopped (`--report`). The answers to test go to `answers/STUDY-PROTOCOL-CORPUS.csv` in the folder of the study,
+with a column for each variant and seed.
 """
 
 import sys

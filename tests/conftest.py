@@ -35,7 +35,8 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def pytest_collection_finish() -> None:
-    """Exempt what imports have created from garbage collection: each Trainer collects, which took a third of the time."""
+    """Exempt what imports have created from garbage collection: each Trainer collects, which took a third of the
+    time."""
     gc.collect()
     gc.freeze()
 

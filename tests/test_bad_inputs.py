@@ -1,5 +1,5 @@
-"""Every entrance refuses what it cannot use in one line that names it, and answers what it can: no traceback, no hang, no
-silent result. The cases are in `bad_inputs.py`."""
+"""Every entrance refuses what it cannot use in one line that names it, and answers what it can: no traceback, no hang,
+no silent result. The cases are in `bad_inputs.py`."""
 
 import json
 import os

@@ -1,4 +1,5 @@
-"""Several labels at once, and values: from the columns of a table to a trained model, its scores, card and pipeline."""
+"""Several labels at once, and values: from the columns of a table to a trained model, its scores, card and
+pipeline."""
 
 import csv
 import json

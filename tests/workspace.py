@@ -109,8 +109,8 @@ class Workspace:
         return programs
 
     def _write_own_corpus(self, clip: Callable[[float, int], np.ndarray]) -> None:
-        """`my_corpus.csv`, `calls.csv` and `ratings.csv` with `recordings/`, `my_survey.csv` as Excel saves it, and the documentation's
-        `my_corpus.py`, which reads PATH/TO/recordings."""
+        """`my_corpus.csv`, `calls.csv` and `ratings.csv` with `recordings/`, `my_survey.csv` as Excel saves it, and
+        the documentation's `my_corpus.py`, which reads PATH/TO/recordings."""
         recordings = self.folder / "recordings"
         (self.folder / "PATH" / "TO").mkdir(parents=True)
         recordings.mkdir()

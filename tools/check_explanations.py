@@ -2,10 +2,10 @@
 
     python tools/check_explanations.py CHECKPOINT --corpus resd --data_dir PATH/TO/resd --clips 60 --fold 0
 
-For each clip of the test set, this leaves out the fifth of the words and quarter-seconds that the explanation names, all
-at once, and then the same number of random ones (ten draws). Prints in how many clips leaving out the named parts lowers
-the probability of the best label more than leaving out random ones does on average, with a 95% Wilson interval, and how
-well the effects add up.
+For each clip of the test set, this leaves out the fifth of the words and quarter-seconds that the explanation names,
+all at once, and then the same number of random ones (ten draws). Prints in how many clips leaving out the named parts
+lowers the probability of the best label more than leaving out random ones does on average, with a 95% Wilson interval,
+and how well the effects add up.
 """
 
 import argparse

@@ -72,7 +72,8 @@ LEFT_OUT = {
 
 
 class ModelTester:
-    """What ModelTesterMixin needs to know about a model: a small configuration, a batch, and the shapes of the outputs."""
+    """What ModelTesterMixin needs to know about a model: a small configuration, a batch, and the shapes of the
+    outputs."""
 
     batch_size, seq_length = BATCH, TOKENS
     hidden_size, num_attention_heads = WIDTH, HEADS

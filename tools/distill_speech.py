@@ -3,9 +3,9 @@
     python tools/distill_speech.py bibier_tiny_speech --corpora.0.data_dir PATH/TO/ravdess \\
         --corpora.1.data_dir PATH/TO/resd
 
-Each layer keeps its attention and the most important neurons of its feed-forward part, whose output weights are refitted
-by least squares. Then the small encoder is trained, on clean and disturbed clips, to compute the states that Whisper has
-for the clean ones. Its weights are rounded to 8 bits throughout. No labels are used.
+Each layer keeps its attention and the most important neurons of its feed-forward part, whose output weights are
+refitted by least squares. Then the small encoder is trained, on clean and disturbed clips, to compute the states that
+Whisper has for the clean ones. Its weights are rounded to 8 bits throughout. No labels are used.
 
 The run file names the corpora (only train splits are used), the disturbances, the layers to learn, and, as
 `audio_backbone`, the folder to write. `bibier train` with the same run file trains a classifier on top.
@@ -149,7 +149,8 @@ def padded(clips: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def lower_part(teacher: str, layers: int) -> nn.Module:
-    """Return the lower layers of Whisper's encoder. The final norm is reset, because it was trained for the last layer."""
+    """Return the lower layers of Whisper's encoder. The final norm is reset, because it was trained for the last
+    layer."""
     encoder = load_backbone(teacher).eval().requires_grad_(False)
     encoder.layers = encoder.layers[:layers]
     nn.init.ones_(encoder.layer_norm.weight)

@@ -3,11 +3,11 @@
     python tools/distill_text.py bibier_tiny_text --corpora.0.data_dir PATH/TO/meld --corpora.1.data_dir PATH/TO/resd
 
 The vocabulary is reduced to the pieces that the texts need and the most frequent Latin and Cyrillic ones. Their
-embeddings are initialized with the principal components of E5's. A few layers on top learn E5's sentence embeddings and
-the scores that a linear classifier computes from them.
+embeddings are initialized with the principal components of E5's. A few layers on top learn E5's sentence embeddings
+and the scores that a linear classifier computes from them.
 
-The run file names the corpora (only train splits are used) and, as `text_backbone`, the folder to write. `bibier train`
-with the same run file then trains the whole encoder on the labels.
+The run file names the corpora (only train splits are used) and, as `text_backbone`, the folder to write. `bibier
+train` with the same run file then trains the whole encoder on the labels.
 """
 
 import json
@@ -83,8 +83,8 @@ def training_texts(run: RunArguments, templates: int) -> tuple[list[str], np.nda
 def reduced_tokenizer(
     tokenizer: PreTrainedTokenizerFast, texts: list[str], size: int
 ) -> tuple[PreTrainedTokenizerFast, list[int]]:
-    """Reduce a Unigram tokenizer to `size` pieces: special ones, single characters, those that occur at least twice in the
-    texts, then the most frequent Latin and Cyrillic ones. Returns it with the old ids of the pieces."""
+    """Reduce a Unigram tokenizer to `size` pieces: special ones, single characters, those that occur at least twice in
+    the texts, then the most frequent Latin and Cyrillic ones. Returns it with the old ids of the pieces."""
     content = json.loads(tokenizer.backend_tokenizer.to_str())
     vocabulary = content["model"]["vocab"]
     special = tokenizer.convert_tokens_to_ids(list(SPECIAL))
@@ -148,7 +148,8 @@ def mean(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def goals(embeddings: Tensor, labels: np.ndarray) -> Tensor:
-    """Return standardized embeddings and the scores of a linear classifier on them, both with the same total weight."""
+    """Return standardized embeddings and the scores of a linear classifier on them, both with the same total
+    weight."""
     x = ((embeddings - embeddings.mean(0)) / embeddings.std(0).clamp(min=1e-6)).numpy()
     classifier = LogisticRegression(C=0.003, class_weight="balanced", max_iter=100).fit(x, labels)
     scores = torch.from_numpy(classifier.decision_function(x)).float().reshape(len(x), -1)  # one column for two labels

@@ -1,7 +1,7 @@
 """Hooks of the documentation site (`mkdocs.yml`).
 
-Docstrings follow the conventions of transformers, some of which Markdown does not support: [`name`] refers to an object,
-and types are written as "`int`, *optional*, defaults to 2". The site shows both as plain code.
+Docstrings follow the conventions of transformers, some of which Markdown does not support: [`name`] refers to an
+object, and types are written as "`int`, *optional*, defaults to 2". The site shows both as plain code.
 """
 
 import re

@@ -1,4 +1,5 @@
-"""Deliberate mistakes for `tools/reliability.py`: each one changes a single place in `src/`, and a test must notice."""
+"""Deliberate mistakes for `tools/reliability.py`: each one changes a single place in `src/`, and a test must
+notice."""
 
 from dataclasses import dataclass
 

@@ -8,9 +8,10 @@
     python tools/reliability.py --inputs             # instead: every bad input to every command
     python tools/reliability.py --load bibier-tiny   # instead: a server under load (options of benchmarks/load_test.py)
 
-Each mutant (`tools/mutants.py`) changes one place in a copy of `src/`. Its test must then fail; without the change, the
-same test must pass. Outcomes are stored in `outputs/reliability.json`, and the table in docs/reliability.md is written
-from them. So is that of the faults, with one row for each kind of fault; a failed test is a case that did not hold.
+Each mutant (`tools/mutants.py`) changes one place in a copy of `src/`. Its test must then fail; without the change,
+the same test must pass. Outcomes are stored in `outputs/reliability.json`, and the table in docs/reliability.md is
+written from them. So is that of the faults, with one row for each kind of fault; a failed test is a case that did not
+hold.
 """
 
 import argparse

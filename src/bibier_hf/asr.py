@@ -27,8 +27,8 @@ class Transcriber(Protocol):
 
     @property
     def facts(self) -> Mapping[str, Any]:
-        """What the texts depend on, as JSON values. They are recorded with the texts and decide whether a cached corpus
-        is still valid."""
+        """What the texts depend on, as JSON values. They are recorded with the texts and decide whether a cached
+        corpus is still valid."""
 
     def __call__(self, clips: Sequence[np.ndarray], language: str) -> list[str]:
         """Transcribe clips (float32, 16 kHz) in a language (ISO 639 code); "" where nothing is heard."""

@@ -15,9 +15,10 @@
 * Values are read as YAML; an option for text takes the text as it is.
 * Errors name the dotted key, and the closest known key if it is misspelled.
 
-No library covers all of this (checked in November 2026). jsonargparse 4.53.0 cannot address a list entry and suggests no key.
-tyro 1.0.17 suggests keys and addresses list entries, but cannot add one, and prints each pydantic error as a box of text.
-OmegaConf 2.4.0 can neither extend a list nor print help, and silently replaces a number with a mapping (`--seed.low 1`).
+No library covers all of this (checked in November 2026). jsonargparse 4.53.0 cannot address a list entry and suggests
+no key. tyro 1.0.17 suggests keys and addresses list entries, but cannot add one, and prints each pydantic error as a
+box of text. OmegaConf 2.4.0 can neither extend a list nor print help, and silently replaces a number with a mapping
+(`--seed.low 1`).
 """
 
 import inspect

@@ -49,8 +49,9 @@ class AnswerTable:
     """A table of answers, one row per recording, in the order of the recordings.
 
     The columns are `input`, `label` and `score` of the best label, `unsure` and `unsure_reason` (whether to trust it),
-    `error`, and `p_<label>` for each label. A recording that cannot be used has an `error` and nothing else. Of several labels at once, `label` is each that is
-    present; a regression has `value_<name>` instead of labels. JSON lines hold what `bibier predict --json` prints.
+    `error`, and `p_<label>` for each label. A recording that cannot be used has an `error` and nothing else. Of
+    several labels at once, `label` is each that is present; a regression has `value_<name>` instead of labels. JSON
+    lines hold what `bibier predict --json` prints.
 
     Args:
         path: the file to write; the suffix selects the format.

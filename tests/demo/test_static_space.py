@@ -137,7 +137,8 @@ def url(folder: Path):
 
 @pytest.fixture
 def visit(url: str):
-    """`visit(language)` -> a page that has loaded its model; afterwards, nothing complained and nobody else was asked."""
+    """`visit(language)` -> a page that has loaded its model; afterwards, nothing complained and nobody else was
+    asked."""
     pytest.importorskip("playwright", reason="playwright is not installed")
     screenshot = pytest.importorskip("screenshot")
     if screenshot.find_browser() is None:

@@ -1,5 +1,5 @@
-"""Run by test_hub_kernels.py where the package `kernels` is installed: the model with kernels from a local folder in the
-layout of the Hub, against the model without. Prints JSON.
+"""Run by test_hub_kernels.py where the package `kernels` is installed: the model with kernels from a local folder in
+the layout of the Hub, against the model without. Prints JSON.
 
 Arguments: the folder to write the kernels into.
 """

@@ -1,4 +1,5 @@
-"""Batches of similar lengths: the answers, and the errors, stay in their places; a stream is read only so far ahead."""
+"""Batches of similar lengths: the answers, and the errors, stay in their places; a stream is read only so far
+ahead."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,5 @@
-"""The model in the hands of other libraries: peft, accelerate, the Trainer, multiprocessing, the compiler, half precision."""
+"""The model in the hands of other libraries: peft, accelerate, the Trainer, multiprocessing, the compiler, half
+precision."""
 
 import copy
 import json

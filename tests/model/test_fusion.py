@@ -193,8 +193,8 @@ def test_graph_attention_equals_pyg(heads: int):
 @pytest.mark.parametrize("name", GRAPHS)
 @pytest.mark.parametrize(("defects", "connected"), [([], True), (["first_pair_graph"], False)])
 def test_the_graph_joins_audio_and_text_of_every_sample(name: str, defects: list[str], connected: bool):
-    """The defect and its mending: with "first_pair_graph", the audio node of any sample but the first knows nothing of the
-    text."""
+    """The defect and its mending: with "first_pair_graph", the audio node of any sample but the first knows nothing of
+    the text."""
     graph = fusion(name, original_behavior=defects).graph_tau
     audio, text = torch.randn(3, 16), torch.randn(3, 16)
     changed = text.clone()

@@ -275,7 +275,8 @@ def test_limits_on_time_and_number(pipe, monkeypatch):
 
 
 def test_a_long_recording_lets_others_pass(pipe, clip, monkeypatch):
-    """The windows of a recording are asked for batch by batch, so a request that comes later is not behind them all."""
+    """The windows of a recording are asked for batch by batch, so a request that comes later is not behind them
+    all."""
     forward, sizes = pipe.forward, []
 
     def noted_forward(inputs, **options):

@@ -1,4 +1,5 @@
-"""A model over precomputed features without dropout, and rows for it: what a trainer test needs, and nothing that is slow."""
+"""A model over precomputed features without dropout, and rows for it: what a trainer test needs, and nothing that is
+slow."""
 
 from pathlib import Path
 
@@ -46,7 +47,8 @@ def feature_model(tiny_options):
 
 @pytest.fixture
 def feature_rows(tmp_path):
-    """`feature_rows(count, seed)` -> rows whose features tell their label; two corpora, two languages, some soft labels."""
+    """`feature_rows(count, seed)` -> rows whose features tell their label; two corpora, two languages, some soft
+    labels."""
 
     def build(count: int = 24, seed: int = 0) -> InputDataset:
         generator = np.random.default_rng(seed)
@@ -109,7 +111,8 @@ def make_trainer(feature_model, feature_rows, processor, tmp_path):
 
 
 def write_corpus_table(folder: Path, name: str = "small", train: int = 14) -> Path:
-    """A table of short clips in seven classes and two languages, with splits; the pitch tells the label, and so does the text."""
+    """A table of short clips in seven classes and two languages, with splits; the pitch tells the label, and so does
+    the text."""
     generator = np.random.default_rng(0)
     lines = ["audio,text,label,split,language,speaker"]
     for split, count in (("train", train), ("dev", 7), ("test", 7)):

@@ -1,5 +1,5 @@
-"""Training on disturbed clips: the same for any workers and processes, from raw audio and from the store, and no voices of
-other splits."""
+"""Training on disturbed clips: the same for any workers and processes, from raw audio and from the store, and no
+voices of other splits."""
 
 from pathlib import Path
 

@@ -116,7 +116,8 @@ def test_the_context_of_the_text_model_stays(pair):
 
 @pytest.mark.parametrize("informative", [True, False])
 def test_the_temperature_has_bounds(pair, informative):
-    """Of answers that are all right, any higher confidence would fit better; of those that know nothing, a lower one."""
+    """Of answers that are all right, any higher confidence would fit better; of those that know nothing, a lower
+    one."""
     joined = join_models(*(AutoModel.from_pretrained(pair[modality]) for modality in ("audio", "text")))
     labels = np.arange(70) % 7
     logits = 4 * np.eye(7)[labels if informative else (labels + 1 + np.arange(70) // 7) % 7]

@@ -170,7 +170,8 @@ def test_checkpointed_activations_end_in_the_same_weights(small_run, backbones, 
 
 
 def test_what_training_changed_becomes_an_adapter(backbones):
-    """An adapter of full rank answers as the trained backbone does; one of half the rank holds a part of the change."""
+    """An adapter of full rank answers as the trained backbone does; one of half the rank holds a part of the
+    change."""
     torch.manual_seed(0)
     published = backbones["text_backbone"]
     trained = load_backbone(published).eval()

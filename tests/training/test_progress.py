@@ -1,4 +1,5 @@
-"""What a training shows: a title, a table with one line for each evaluation, named bars in a terminal, and nothing else."""
+"""What a training shows: a title, a table with one line for each evaluation, named bars in a terminal, and nothing
+else."""
 
 import sys
 

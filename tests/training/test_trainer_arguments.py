@@ -1,4 +1,5 @@
-"""Every argument of transformers' Trainer is supported in a run, or refused in one line before anything is computed."""
+"""Every argument of transformers' Trainer is supported in a run, or refused in one line before anything is
+computed."""
 
 import pytest
 import torch

@@ -12,8 +12,8 @@ Two ways to a distribution:
   generating a token. A prompt without content corrects for words that the model prefers whatever it reads (contextual
   calibration, Zhao et al. 2021).
 
-Differences from the published procedure: greedy by default; no jitter below zero; a row whose answers cannot be read is
-asked again and then recorded as failed with its raw answer, where the published code substitutes the one-hot label;
+Differences from the published procedure: greedy by default; no jitter below zero; a row whose answers cannot be read
+is asked again and then recorded as failed with its raw answer, where the published code substitutes the one-hot label;
 labels are kept so that training can use the distribution itself (the published training took its arg-max).
 """
 
@@ -328,7 +328,8 @@ class LLMLabelSmoothing:
         store: AnswerStore,
         description: str,
     ) -> list[Answer]:
-        """Return an answer for each conversation, from the store or from the model. Equal conversations are asked once.
+        """Return an answer for each conversation, from the store or from the model. Equal conversations are asked
+        once.
 
         Args:
             conversations: what to ask.

@@ -63,10 +63,10 @@ class AnswerError(ValueError):
 def parse_distribution(answer: str, labels: Sequence[str] | None = None) -> np.ndarray:
     """Parse a number for each label, (K,) in label order, not yet normalized.
 
-    The answer is either the numbers in [`answer_order`] and nothing else, or the numbers with the names of their labels,
-    such as a JSON object, possibly within other text. Thoughts (`<think>`) and a code fence are skipped. Quotes of any
-    kind, percent signs and decimal commas are read if they are unambiguous. Each number must be in [0, 1], and the sum
-    within `SUM_TOLERANCE` of one.
+    The answer is either the numbers in [`answer_order`] and nothing else, or the numbers with the names of their
+    labels, such as a JSON object, possibly within other text. Thoughts (`<think>`) and a code fence are skipped.
+    Quotes of any kind, percent signs and decimal commas are read if they are unambiguous. Each number must be in [0,
+    1], and the sum within `SUM_TOLERANCE` of one.
 
     Raises:
         AnswerError: anything else.

@@ -1,7 +1,7 @@
 """Prompt templates of LS-LLM, versioned by their hash.
 
-A template is a text with `{text}`, and optionally `{label}`, `{language}`, `{labels}` (the label set) and `{count}` (its
-size). What differs between rows comes last, so
+A template is a text with `{text}`, and optionally `{label}`, `{language}`, `{labels}` (the label set) and `{count}`
+(its size). What differs between rows comes last, so
 that a back end that caches prefixes computes the instructions once.
 """
 

@@ -30,7 +30,8 @@ def request_key(request: Mapping[str, Any]) -> str:
 
 
 class AnswerStore:
-    """A SQLite file of answers by [`request_key`]. An answer is on disk when `put` returns; processes can share a file.
+    """A SQLite file of answers by [`request_key`]. An answer is on disk when `put` returns; processes can share a
+    file.
 
     Args:
         path: the file, created if needed. None: in memory only.

@@ -199,7 +199,8 @@ class StackedDataSampling(Section):
         return order
 
     def merge(self, rows: Sequence[Mapping[str, Any]], draw: int = 0) -> dict[str, Any]:
-        """Merge components into one row; the first gives id, label, split and so on. The audio is samples at 16 kHz."""
+        """Merge components into one row; the first gives id, label, split and so on. The audio is samples at 16
+        kHz."""
         clips = [decode_audio(row["audio"]) for row in rows]
         gap = np.zeros(round(self.gap_s * SAMPLING_RATE), np.float32)
         samples = np.concatenate([part for clip in clips for part in (gap, clip)][1:])

@@ -51,8 +51,8 @@ PUBLISHED_SIZES: Mapping[str, tuple[int, int | None]] = {
 PUBLISHED_WORDS = (5, 20)
 """Fewest and most words of an utterance, without sound tags."""
 
-# With more combinations than this, utterances are not counted one by one. Two templates may give the same utterance, so
-# the number of combinations is an upper bound.
+# With more combinations than this, utterances are not counted one by one. Two templates may give the same utterance,
+# so the number of combinations is an upper bound.
 _COUNTABLE = 200_000
 
 
@@ -314,8 +314,8 @@ class TemplateUtteranceGeneration:
 
 
 def clean_utterance(text: str) -> str:
-    """Apply the published cleaning, in its order: no blank before . , ! ?; "." for ".."; a blank between ")" and a word;
-    single blanks."""
+    """Apply the published cleaning, in its order: no blank before . , ! ?; "." for ".."; a blank between ")" and a
+    word; single blanks."""
     text = re.sub(r"\s+([,.!?])", r"\1", text)
     text = re.sub(r"(?<!\.)\.\.(?!\.)", ".", text)
     text = re.sub(r"\)(?=\w)", ") ", text)

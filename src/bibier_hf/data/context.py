@@ -34,8 +34,8 @@ def as_context(value: Context | Mapping[str, Any] | None) -> Context | None:
 def with_context(clips: Sequence[Clip], context: Context) -> list[Clip]:
     """Append earlier utterances to each text ([`~bibier_hf.model.context_bibier`]).
 
-    Only utterances with a smaller `turn` are context. If several have the same turn (in RESD, one of each role), those of
-    other speakers count as nearer. Emotions respond to what was said before (https://arxiv.org/abs/2108.12009), but
+    Only utterances with a smaller `turn` are context. If several have the same turn (in RESD, one of each role), those
+    of other speakers count as nearer. Emotions respond to what was said before (https://arxiv.org/abs/2108.12009), but
     context does not help every model.
 
     Args:

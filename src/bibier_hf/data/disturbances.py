@@ -16,8 +16,8 @@ in tables.
 | `reverb:0.5` | a room | reverberation time (RT60), s |
 | `speed:0.9` | plays slower and lower, or faster and higher | factor |
 
-A plus sign applies several in sequence: `reverb:0.3+white:20+g711`. Random draws depend only on a seed and the id of the
-clip, not on the strength, so the same noise is scaled at every level.
+A plus sign applies several in sequence: `reverb:0.3+white:20+g711`. Random draws depend only on a seed and the id of
+the clip, not on the strength, so the same noise is scaled at every level.
 
 audiomentations (0.43.1) has most of these, but it needs librosa (and thus numba), and MP3 is its only codec. Here,
 libsndfile encodes and soxr resamples; the package needs both anyway.

@@ -5,13 +5,13 @@
         <keys>.safetensors      the values of up to 64 rows of similar length
 
 A store is a folder for one *recipe* (backbone and revision, layer, front end, type of the numbers, ...), whose hash is
-in its name. A row is found by the hash of the utterance's content. So any change is a miss; folds, protocols and corpora
-that share utterances share their rows; and when a corpus grows, only its new rows are computed.
+in its name. A row is found by the hash of the utterance's content. So any change is a miss; folds, protocols and
+corpora that share utterances share their rows; and when a corpus grows, only its new rows are computed.
 
 The plan of the shards depends only on keys and lengths, and each shard is written to a temporary file and renamed. A
-finished shard removes its part of the plan and leaves the rest unchanged: however often it is killed and restarted, the
-work ends with the bytes of an uninterrupted run. Processes share the shards; a second run waits for the first and finds
-its rows.
+finished shard removes its part of the plan and leaves the rest unchanged: however often it is killed and restarted,
+the work ends with the bytes of an uninterrupted run. Processes share the shards; a second run waits for the first and
+finds its rows.
 """
 
 import contextlib
@@ -255,7 +255,8 @@ class FeatureStore:
 def _batches(
     positions: Sequence[int], lengths: Sequence[float], size: int, length: float | None
 ) -> Iterator[list[int]]:
-    """Split positions, longest first, into batches of at most `size` rows and `length` in total, with little padding."""
+    """Split positions, longest first, into batches of at most `size` rows and `length` in total, with little
+    padding."""
     batch: list[int] = []
     content = 0.0
     for position in positions:

@@ -1,7 +1,7 @@
 """What a model reads, computed once: features of frozen backbones, and the output of the front end for trained ones.
 
-[`InputExtractor`] fills one store per modality ([`~bibier_hf.data.feature_store`]) and returns data sets that read from
-it.
+[`InputExtractor`] fills one store per modality ([`~bibier_hf.data.feature_store`]) and returns data sets that read
+from it.
 """
 
 import copy
@@ -70,8 +70,8 @@ class InputSpec:
 def input_specs(
     model: BiBiERForEmotionClassification, processor: BiBiERProcessor, dtype: str = "float32"
 ) -> dict[str, InputSpec]:
-    """Return `{"audio": InputSpec, "text": InputSpec}` for the modalities of a model: features of a frozen backbone, or
-    what a trained backbone reads.
+    """Return `{"audio": InputSpec, "text": InputSpec}` for the modalities of a model: features of a frozen backbone,
+    or what a trained backbone reads.
 
     Args:
         model: the model to train.

@@ -21,8 +21,8 @@ _READABLE = "8c"
 
 
 def explanation_view(explanation: Mapping[str, Any] | None, texts: Texts) -> str:
-    """HTML: the words, and the stretches of the sound, in the color of the answer: the more they raise its probability,
-    the stronger. "" without an explanation.
+    """HTML: the words, and the stretches of the sound, in the color of the answer: the more they raise its
+    probability, the stronger. "" without an explanation.
 
     Args:
         explanation: of the pipeline, with `explain=True`.

@@ -258,8 +258,8 @@ def _fit(
 
 
 def _from_margins(margins: np.ndarray) -> np.ndarray:
-    """Turn the margins of a support vector machine into probabilities (N, K) with the same ranking. With K = 2 there is
-    only one margin."""
+    """Turn the margins of a support vector machine into probabilities (N, K) with the same ranking. With K = 2 there
+    is only one margin."""
     return softmax(np.stack([-margins, margins], axis=1) if margins.ndim == 1 else margins, axis=1)
 
 

@@ -9,8 +9,8 @@ For N utterances with probabilities p over K classes and true classes y:
 | `brier` | Brier score over all classes: mean over the utterances of sum_k (p_k - [k = y])^2. 0 to 2; 1 - 1 / K for a uniform distribution |
 | `nll` | negative log-likelihood: mean over the utterances of -ln p_y, in nats; ln K for a uniform distribution |
 
-With several labels at once, y is 0 or 1 for each label: `ece` sorts all N K probabilities into the bins, and `brier` and
-`nll` are the means over utterances and labels.
+With several labels at once, y is 0 or 1 for each label: `ece` sorts all N K probabilities into the bins, and `brier`
+and `nll` are the means over utterances and labels.
 
 Lower is better. Sources: Naeini et al., AAAI 2015 (ECE); Brier, Monthly Weather Review 78(1), 1950; Guo et al., ICML
 2017 (temperature scaling).
@@ -122,7 +122,8 @@ def risk_coverage(labels: ArrayLike, probabilities: np.ndarray) -> list[dict[str
     """Measure what it is worth to answer only when confident. Arguments and errors: see [`calibration_metrics`].
 
     Returns:
-        for each of the `COVERAGES` the `coverage`, the `confidence` of the least confident answer that is kept, and the
+        for each of the `COVERAGES` the `coverage`, the `confidence` of the least confident answer that is kept, and
+        the
         `risk`: the share of wrong answers among those that are kept.
     """
     labels, probabilities = _checked(labels, probabilities)
@@ -141,8 +142,8 @@ def fit_temperature(logits: np.ndarray, labels: ArrayLike, groups: ArrayLike) ->
     """Find the temperature T with the lowest negative log-likelihood of softmax(logits / T), or of sigmoid(logits / T)
     with several labels at once, with equal weights for the groups.
 
-    Dividing by T does not change the ranking, and so no prediction. T is found by a bounded search over ln T, where the
-    likelihood has a single optimum; equal inputs give identical results.
+    Dividing by T does not change the ranking, and so no prediction. T is found by a bounded search over ln T, where
+    the likelihood has a single optimum; equal inputs give identical results.
 
     If every prediction is correct, the likelihood grows without bound as T falls; then T stays 1.
 

@@ -1,7 +1,7 @@
 """Score a model on disturbed speech: the loss under each condition, with its interval.
 
-Every condition is scored on the same rows as clean speech, so the losses are paired. The bootstrap draws whole dialogues
-or speakers. Babble is mixed from other clips of the same split and corpus.
+Every condition is scored on the same rows as clean speech, so the losses are paired. The bootstrap draws whole
+dialogues or speakers. Babble is mixed from other clips of the same split and corpus.
 """
 
 from collections.abc import Mapping, Sequence

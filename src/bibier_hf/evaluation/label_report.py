@@ -1,7 +1,7 @@
 """Statistics and pictures of a set of soft labels, and the differences between two sets.
 
-`uar` compares the arg-max with the gold label; it is the figure published for label sets. Most prompts contain the gold
-label, so it shows how closely a model followed the label, not how well it recognizes emotions.
+`uar` compares the arg-max with the gold label; it is the figure published for label sets. Most prompts contain the
+gold label, so it shows how closely a model followed the label, not how well it recognizes emotions.
 """
 
 from collections.abc import Sequence

@@ -7,7 +7,8 @@
 | `regression` | values | CCC, Pearson, MAE | CCC |
 
 * macro F1, mAP: mean of F1 and of the average precision over the labels that occur; micro F1: of all labels together.
-* CCC: concordance correlation coefficient (Lin, 1989); Pearson: correlation; MAE: mean absolute error. Each is the mean
+* CCC: concordance correlation coefficient (Lin, 1989); Pearson: correlation; MAE: mean absolute error. Each is the
+mean
   over the targets.
 """
 

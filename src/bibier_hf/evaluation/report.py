@@ -154,7 +154,8 @@ class Predictions:
         return {corpus: numbers for corpus, numbers in found.items() if numbers}
 
     def risk_coverage_by_corpus(self) -> dict[str, list[dict[str, float]]]:
-        """Return `{corpus: [{"coverage", "confidence", "risk"}, ...]}`, in alphabetical order; nothing without one answer."""
+        """Return `{corpus: [{"coverage", "confidence", "risk"}, ...]}`, in alphabetical order; nothing without one
+        answer."""
         found = {
             corpus: self.problem.risk_coverage(*self.probabilities_of_corpus(corpus))
             for corpus in sorted({*map(str, self.corpora)})
@@ -210,8 +211,8 @@ def metrics_table(
 
 
 def recall_table(metrics: dict[str, dict]) -> str:
-    """Return a Markdown table of the scores of each label, such as its recall in percent, one row per corpus and score;
-    a dash without samples."""
+    """Return a Markdown table of the scores of each label, such as its recall in percent, one row per corpus and
+    score; a dash without samples."""
     first = next(iter(metrics.values()))
     problem = problem_scored(first)
     rows = []

@@ -15,8 +15,8 @@ from .report import Predictions
 RESULTS_FILE = "results.json"
 
 Metrics = dict[str, Any]
-"""`uar`, `war`, `mf1`, `wf1` and `mean`, or those of another problem ([`~bibier_hf.evaluation.problems`]); for a corpus
-also `ece`, `brier`, `nll`, `samples` and `recall` per emotion."""
+"""`uar`, `war`, `mf1`, `wf1` and `mean`, or those of another problem ([`~bibier_hf.evaluation.problems`]); for a
+corpus also `ece`, `brier`, `nll`, `samples` and `recall` per emotion."""
 
 _ON_REQUEST = (
     "adaptation",

@@ -2,9 +2,10 @@
 
     corpora x modalities -> training sets -> logistic regression on pooled features -> answers -> one sheet per test
 
-Each test row is answered by a classifier that has seen neither the row nor anything that the test holds out, such as its
-dialogue, its speaker, or its sentence. A *leaky* test, such as an official split that shares voices with train, has a
-separate sheet. All numbers, tables, and pictures are computed from the sheets, which are small enough to publish.
+Each test row is answered by a classifier that has seen neither the row nor anything that the test holds out, such as
+its dialogue, its speaker, or its sentence. A *leaky* test, such as an official split that shares voices with train,
+has a separate sheet. All numbers, tables, and pictures are computed from the sheets, which are small enough to
+publish.
 """
 
 import csv
@@ -102,8 +103,8 @@ def divide(rows: CorpusRows, hold_out: str | Sequence[str], seed: int = 42) -> l
     Args:
         rows: of the corpus.
         hold_out: `"dev"` trains on train, any other split on everything else. The values of a column are divided into
-            five folds, or used as folds if there are at most five; with two columns, every pair of folds is a test, and
-            no training row shares either of them.
+            five folds, or used as folds if there are at most five; with two columns, every pair of folds is a test,
+            and no training row shares either of them.
         seed: of the folds.
 
     Raises:
@@ -169,8 +170,8 @@ def answer_tests(
         corpora: by name.
         tests: of these corpora.
         num_labels: size K of the label set.
-        standardize: `"corpus"`: each corpus by its own mean and standard deviation, and a corpus that was not trained on
-            by those of its test rows, without their labels; `"pooled"`: by those of all training rows.
+        standardize: `"corpus"`: each corpus by its own mean and standard deviation, and a corpus that was not trained
+            on by those of its test rows, without their labels; `"pooled"`: by those of all training rows.
         strengths: modality -> C.
         seed: of folds and solver.
 
@@ -271,8 +272,8 @@ def _moments(values: np.ndarray) -> Division:
 
 
 def _fused(answers: Mapping[str, np.ndarray], corpora: Mapping[str, CorpusRows]) -> dict[str, np.ndarray]:
-    """Late fusion with equal weights: the geometric mean of the probabilities. Each part is trained on the corpora that
-    have its modality."""
+    """Late fusion with equal weights: the geometric mean of the probabilities. Each part is trained on the corpora
+    that have its modality."""
     fused = {}
     for trained in training_sets(list(corpora)):
         readers = {
@@ -286,7 +287,8 @@ def _fused(answers: Mapping[str, np.ndarray], corpora: Mapping[str, CorpusRows])
 
 
 def _geometric_mean(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Geometric mean of probabilities (N, K). A class that only one of them was trained on keeps its probability there."""
+    """Geometric mean of probabilities (N, K). A class that only one of them was trained on keeps its probability
+    there."""
     mean = np.sqrt(np.where(one > 0, one, other) * np.where(other > 0, other, one))
     return mean / np.maximum(mean.sum(1, keepdims=True), np.finfo(float).tiny)
 
@@ -386,7 +388,8 @@ def score_sheet(sheet: Sheet) -> tuple[list[Cell], list[Neighbors]]:
 
 
 def write_sheets(sheets: Sequence[Sheet], labels: Sequence[str], path: str | Path) -> None:
-    """Write all answers into one compressed table with a column for each system. The same answers give the same bytes."""
+    """Write all answers into one compressed table with a column for each system. The same answers give the same
+    bytes."""
     systems = sorted({system for sheet in sheets for system in sheet.predictions})
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

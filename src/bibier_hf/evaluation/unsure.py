@@ -239,7 +239,8 @@ def _fitted(config: ModalityConfig, speech: np.ndarray, sounds: np.ndarray) -> S
 def _held_out_scores(
     config: ModalityConfig, speech: np.ndarray, speakers: np.ndarray, sounds: np.ndarray, families: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Score speech (N, F) by checks fitted without its speaker, and sounds (M, F) by a check fitted without their family."""
+    """Score speech (N, F) by checks fitted without its speaker, and sounds (M, F) by a check fitted without their
+    family."""
     by_hash = sorted(set(speakers.tolist()), key=seeded_hash)
     fold_of = {speaker: place % _FOLDS for place, speaker in enumerate(by_hash)}
     folds = np.array([fold_of[speaker] for speaker in speakers.tolist()])
@@ -256,8 +257,8 @@ def _held_out_scores(
 
 
 def _border(speech_scores: np.ndarray, sound_scores: np.ndarray, share: float) -> float:
-    """Return the score that this share of the speech exceeds. If the score that this share of the sounds falls below is
-    higher, return the middle of the two."""
+    """Return the score that this share of the speech exceeds. If the score that this share of the sounds falls below
+    is higher, return the middle of the two."""
     lowest, highest = np.quantile(speech_scores, 1 - share), np.quantile(sound_scores, share)
     return float((lowest + max(lowest, highest)) / 2)
 

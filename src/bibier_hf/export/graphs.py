@@ -265,7 +265,8 @@ class WholeGraph(Graph):
 class SamplesGraph(WholeGraph):
     """Raw samples at 16 kHz and token ids -> logits.
 
-    Inputs: `samples` (B, W, S), W windows of a clip, all of them full but the last, and how many of the samples of each
+    Inputs: `samples` (B, W, S), W windows of a clip, all of them full but the last, and how many of the samples of
+        each
     window count, `sample_counts` (B, W); `input_ids`, `text_attention_mask` (B, T), as in [`WholeGraph`]. A clip of at
     most one window has W = 1 and at least `front_end.shortest` samples, silence included.
 

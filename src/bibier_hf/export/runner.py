@@ -3,8 +3,8 @@
 python run.py clip.wav --text "I can't believe it!"
 
 `bibier export --part samples` puts this file into the folder of the export. It needs no other file of the package, and
-neither PyTorch nor transformers. Text needs the package tokenizers (unless the model reads bytes), files need soundfile,
-and other rates than 16 kHz need soxr.
+neither PyTorch nor transformers. Text needs the package tokenizers (unless the model reads bytes), files need
+soundfile, and other rates than 16 kHz need soxr.
 """
 
 import argparse

@@ -364,7 +364,8 @@ def whisper_states(
 ) -> tuple[Tensor, Tensor]:
     """Run Whisper's encoder on as many frames as the clips have.
 
-    Padding is zeroed before each convolution and masked in each attention. Layers above the requested ones are skipped.
+    Padding is zeroed before each convolution and masked in each attention. Layers above the requested ones are
+    skipped.
     """
     keep = _prefix_mask(lengths, inputs.shape[1]).unsqueeze(1)  # (B, 1, F)
     x = F.gelu(encoder.conv1(inputs.to(encoder.dtype).transpose(1, 2) * keep)) * keep

@@ -42,8 +42,8 @@ def explain(
         "carried_by": {"words": [place, ...], "audio": [place, ...]}, "additivity": {"sum", "joint"}}`.
 
         `carried_by` names the fifth of the words and of the stretches with the largest effects, and at least one of
-        each. `additivity` compares the sum of their effects with the effect of leaving out all of them at once. The two
-        differ as far as the parts depend on each other.
+        each. `additivity` compares the sum of their effects with the effect of leaving out all of them at once. The
+        two differ as far as the parts depend on each other.
     """
     words, stretches = (text or "").split(), cut_stretches(0 if audio is None else len(audio))
     label, score = answer[0]["label"], answer[0]["score"]

@@ -22,8 +22,8 @@ _SENTENCE_ENDS, _CLOSING = ".!?…。！？", "\"'”’»)]"
 class WordGroups:
     """Words, sentences or utterances as segments. They are cut at the times of words.
 
-    A sentence ends with `.`, `!`, `?` or `…`; an utterance ends with a pause of [`PAUSE_S`]. Both end where the speaker
-    changes, and before they exceed [`LONGEST_GROUP_S`].
+    A sentence ends with `.`, `!`, `?` or `…`; an utterance ends with a pause of [`PAUSE_S`]. Both end where the
+    speaker changes, and before they exceed [`LONGEST_GROUP_S`].
 
     Args:
         words: in order of time. Those of the samples to push must be in it before they are pushed.
@@ -138,8 +138,8 @@ def starts_group(group: Sequence[dict[str, Any]], word: dict[str, Any], granular
 
 
 def words_of_turn(words: Words, turn: Segment, turns: Sequence[Turn]) -> list[dict[str, Any]]:
-    """The words whose middle lies in a turn. Of overlapping turns without a text of their own, a word belongs to the one
-    with which it shares the most time, or else to the one that starts first."""
+    """The words whose middle lies in a turn. Of overlapping turns without a text of their own, a word belongs to the
+    one with which it shares the most time, or else to the one that starts first."""
     start, end = turn.start / SAMPLING_RATE, turn.end / SAMPLING_RATE
     overlapping = [other for other in turns if other.text is None and other.start < end and other.end > start]
     mine = []

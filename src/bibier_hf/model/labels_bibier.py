@@ -1,5 +1,5 @@
-"""The default labels, the kinds of answers, and the one rule by which names of labels are compared. This module imports nothing, so it can
-be used without the model."""
+"""The default labels, the kinds of answers, and the one rule by which names of labels are compared. This module
+imports nothing, so it can be used without the model."""
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad", "surprise")
 """The seven emotions, in the order of the published models: the labels of a model that is given no others."""

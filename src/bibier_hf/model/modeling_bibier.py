@@ -138,7 +138,8 @@ class BiBiERPreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
 
     def post_init(self) -> None:
-        # Decay rates and the scale of statistics are too imprecise in 16 bits. Only names that a model has are allowed.
+        # Decay rates and the scale of statistics are too imprecise in 16 bits. Only names that a model has are
+        # allowed.
         names = {name.rsplit(".", 1)[-1] for name, _ in (*self.named_parameters(), *self.named_modules())}
         self._keep_in_fp32_modules_strict = sorted(names & {"A_log", "A", "speech_check"})
         self.main_input_name = main_input_name(self.config)
@@ -768,8 +769,8 @@ class BiBiERForEmotionClassification(BiBiERPreTrainedModel):
             text_features, text_features_mask: likewise, (B, T_t, D_t) and (B, T_t).
             audio_logits, text_logits: (B, K), used instead of those of the model's own encoders. If features are given
                 as well, they determine which samples have the modality.
-            labels: by `config.problem_type`: classes, integers (B,), or soft, (B, K) with rows that sum to one; several
-                labels at once, (B, K) from 0 to 1; values of a regression, (B, K).
+            labels: by `config.problem_type`: classes, integers (B,), or soft, (B, K) with rows that sum to one;
+                several labels at once, (B, K) from 0 to 1; values of a regression, (B, K).
             num_items_in_batch: samples in the whole (global) batch, by which the summed loss is divided; None: B.
             attention_mask: mask of the only raw input, under the name that the unimodal pipelines of transformers
                 (`"audio-classification"`, `"text-classification"`) use.

@@ -107,10 +107,10 @@ class AudioTextEmotionPipeline(Pipeline):
 
         For a recording in chunks, this is the mean over time; overlapping windows share the time they have in common.
         With `return_timestamps=True` it is
-        `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]}, ...]}`;
-        of a regression also `"problem_type": "regression"`. If speakers are known, each chunk has its `"speaker"`, and
-        `"speakers"` has a summary of each, over all and minute by minute (`docs/conversations.md`). With
-        `explain=True`, each chunk has its `"explanation"`, and the answer to a clip is
+        `{"emotions": that mean, "chunks": [{"timestamp": (start, end), "text": str or None, "emotions": [...]},
+        ...]}`; of a regression also `"problem_type": "regression"`. If speakers are known, each chunk has its
+        `"speaker"`, and `"speakers"` has a summary of each, over all and minute by minute (`docs/conversations.md`).
+        With `explain=True`, each chunk has its `"explanation"`, and the answer to a clip is
         `{"answers": [...], "explanation": {...}}`.
         A chunk's emotions equal those of the same stretch, cut out and passed to the pipeline by itself. If nothing is
         louder than the background, both lists are empty.
@@ -120,7 +120,8 @@ class AudioTextEmotionPipeline(Pipeline):
     timeline have the last three keys, too. A score of 0.5 or more means unsure. The reasons, in this order:
 
     * `"too short"`: the clip lasts less than `config.audio_config.shortest_s`.
-    * `"too quiet"`: its loudest 50 ms stay below `config.audio_config.quietest_db`. Silence, otherwise an error, is that.
+    * `"too quiet"`: its loudest 50 ms stay below `config.audio_config.quietest_db`. Silence, otherwise an error, is
+    that.
     * `"no speech"`: the model's speech check, if it has one, takes the clip for something else.
     * `"low confidence"`: the best score of a single label is below `threshold`, or else `config.least_confidence`.
 
@@ -482,7 +483,8 @@ class AudioTextEmotionPipeline(Pipeline):
         decoded: bool = False,
         measured: bool = False,
     ) -> tuple[np.ndarray | None, str | None]:
-        """Decode the audio of one input, and find out what is said in it. Silence is an error unless it is measured."""
+        """Decode the audio of one input, and find out what is said in it. Silence is an error unless it is
+        measured."""
         audio, text = _split(inputs)
         if text is not None and not isinstance(text, str):
             raise TypeError(f"Text must be a string, got {type(text).__name__}: {text!r:.80}.")

@@ -278,9 +278,9 @@ def as_turns(segments: Any) -> list[Turn]:
     """Check segments and sort them by their starts.
 
     Args:
-        segments: a list (or an array) of `(start, end)`, `{"start": s, "end": s, "speaker": str or None, "text": str or None}` or
-            objects with these attributes, such as [`Turn`]; or the output of a diarization, which is anything with
-            `itertracks(yield_label=True)`.
+        segments: a list (or an array) of `(start, end)`, `{"start": s, "end": s, "speaker": str or None, "text": str
+            or None}` or objects with these attributes, such as [`Turn`]; or the output of a diarization, which is
+            anything with `itertracks(yield_label=True)`.
 
     Raises:
         ValueError: this is not a list of segments, or one has impossible times.

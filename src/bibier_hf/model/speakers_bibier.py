@@ -47,8 +47,8 @@ def summarize_speakers(chunks: Chunks, names: Callable[[Emotions], list[str]] | 
 
 
 def trend(chunks: Chunks) -> dict[str, float] | None:
-    """Change of each score per minute: the slope of the line through the chunks, weighted by their time; None for fewer
-    than two places in time."""
+    """Change of each score per minute: the slope of the line through the chunks, weighted by their time; None for
+    fewer than two places in time."""
     chunks = [chunk for chunk in chunks if chunk["emotions"]]
     spans = [chunk["timestamp"] for chunk in chunks]
     weights, middles = time_shares(spans), np.array([sum(span) / 2 for span in spans]) / MINUTE_S

@@ -169,7 +169,8 @@ class ModalityStream(nn.Module):
             like: any tensor (B, ...) of the batch with the device and dtype of the frames.
             mixup: mixes the samples, in training.
             record: collects hidden states and attention weights.
-            reads_frames: whether the model reads more than which samples have the modality; otherwise frames are zeros.
+            reads_frames: whether the model reads more than which samples have the modality; otherwise frames are
+                zeros.
         """
         encoder = self.encoder
         if features is None:
@@ -224,7 +225,8 @@ class AudioStream(ModalityStream):
         return self.speech_check
 
     def not_speech(self, features: Features | None) -> Tensor | None:
-        """Logit of "this is not speech" of each sample, (B,); None in training, without audio, or without the check."""
+        """Logit of "this is not speech" of each sample, (B,); None in training, without audio, or without the
+        check."""
         return None if features is None or self.speech_check is None or self.training else self.speech_check(*features)
 
     @property

@@ -138,8 +138,8 @@ class TimelineSession:
     emotions of a chunk without audio and text, such as an empty turn, are an empty list.
 
     Args:
-        classify: maps a list of `{"audio": float32 (n,) at 16 kHz, "text": ...}` to `{"emotions": scores of all labels}`
-            for each, and what else its chunk gets.
+        classify: maps a list of `{"audio": float32 (n,) at 16 kHz, "text": ...}` to `{"emotions": scores of all
+            labels}` for each, and what else its chunk gets.
         options: how to segment; `return_timestamps` and `merge` are left to the caller.
         batch_size: chunks to classify together.
         asr: speech recognition, for chunks without a text of their own.

@@ -21,14 +21,15 @@ _LEVEL_S = 0.05
 
 
 class SpeechCheck(nn.Module):
-    """Logistic regression that distinguishes speech from other sounds, on statistics over time of the backbone's features.
+    """Logistic regression that distinguishes speech from other sounds, on statistics over time of the backbone's
+    features.
 
     The statistics are standardized over the sounds that it was fitted on. It is fitted after training
     ([`~bibier_hf.evaluation.unsure.fit_speech_check`]), and computes in float32, whatever the type of the model.
 
     Args:
-        config: of the modality, whose frames have the width D. There are F = 3 D statistics, or only the first 2 D if the
-            encoder itself computes statistics.
+        config: of the modality, whose frames have the width D. There are F = 3 D statistics, or only the first 2 D if
+            the encoder itself computes statistics.
     """
 
     mean: Tensor
@@ -99,8 +100,8 @@ def judge(
         least_confidence: overrides the limit of the configuration.
 
     Returns:
-        `{"unsure": bool, "unsure_score": 0 to 1, "unsure_reason": one of `REASONS` or None}`. An answer is unsure if the
-        score is 0.5 or more.
+        `{"unsure": bool, "unsure_score": 0 to 1, "unsure_reason": one of `REASONS` or None}`. An answer is unsure if
+        the score is 0.5 or more.
     """
     limits: Any = config.audio_config
     seconds, level = facts

@@ -113,7 +113,8 @@ def _whisper_languages(asr: Any) -> set[str]:
 
 
 class WordRecognizer:
-    """Recognizes the words of a stream, in blocks of at most 30 s that end at a quiet place, so that memory is bounded.
+    """Recognizes the words of a stream, in blocks of at most 30 s that end at a quiet place, so that memory is
+    bounded.
 
     Args:
         asr: a speech recognition pipeline whose model gives times: words from CTC models and from Whisper with

@@ -349,7 +349,8 @@ class _Desk:
         return emotions[0]["label"]
 
     def _segment(self, number: int, spoken: Spoken, chunk: dict[str, Any]) -> dict[str, Any]:
-        """A segment as OpenAI's API has it. What recognizers here do not tell (tokens, probabilities) is empty or 0."""
+        """A segment as OpenAI's API has it. What recognizers here do not tell (tokens, probabilities) is empty or
+        0."""
         return {
             "id": number,
             "seek": 0,

@@ -40,8 +40,8 @@ def save_timeline(
     `share_<label>` for each label, too.
 
     Of several labels at once, the label of a chunk is each that is `present`. A regression has no labels: `.csv` holds
-    `start,end,text` and a column `value_<name>` for each value, `.srt`, `.vtt` and `.png` show the values, and there is no
-    `.rttm`.
+    `start,end,text` and a column `value_<name>` for each value, `.srt`, `.vtt` and `.png` show the values, and there
+    is no `.rttm`.
 
     Args:
         result: what the pipeline returns with `return_timestamps=True`, or `LiveEmotion.timeline`.

@@ -1,5 +1,5 @@
-"""A timeline as text, and as smooth curves to draw. Needs NumPy and the palette alone, so that the demo takes this file
-along to where the package is not installed."""
+"""A timeline as text, and as smooth curves to draw. Needs NumPy and the palette alone, so that the demo takes this
+file along to where the package is not installed."""
 
 import csv
 import html
@@ -204,8 +204,8 @@ def has_speakers(result: Mapping[str, Any]) -> bool:
 
 
 def named_entries(chunk: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """What a chunk is called: its best label, or each that is `present` where there may be several at once. Nothing for
-    an empty turn."""
+    """What a chunk is called: its best label, or each that is `present` where there may be several at once. Nothing
+    for an empty turn."""
     entries = chunk["emotions"]
     several = bool(entries) and "present" in entries[0]
     return [entry for entry in entries if entry["present"]] if several else entries[:1]

@@ -70,7 +70,8 @@ class LiveEmotion:
 
     def now(self) -> dict[str, Any] | None:
         """The emotions of the last `chunk_length_s` seconds, without waiting for the end of a chunk and without words:
-        `{"timestamp": (start, end), "emotions": [...]}`. None after less than a quarter of a second, and in silence."""
+        `{"timestamp": (start, end), "emotions": [...]}`. None after less than a quarter of a second, and in
+        silence."""
         if len(self._recent) < SAMPLING_RATE // 4 or np.ptp(self._recent) < 2 * SILENCE:
             return None
         (answer,) = self._session.classify([{"audio": self._recent, "text": None}])

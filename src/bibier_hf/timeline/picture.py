@@ -77,8 +77,8 @@ def draw_speakers(result: Mapping[str, Any], path: str | Path, title: str = "") 
     """Draw a row per speaker, in the order in which they first speak, with a bar for each chunk.
 
     A bar has the color of its emotion and is as high as its probability; the full height is one. Unsure ones are pale.
-    The share of time of the most frequent emotion of each speaker is on the right. Stretches that carried an answer are
-    marked above it.
+    The share of time of the most frequent emotion of each speaker is on the right. Stretches that carried an answer
+    are marked above it.
 
     Args:
         result: a timeline whose chunks have speakers.

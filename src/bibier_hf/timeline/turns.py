@@ -38,7 +38,8 @@ def read_turns(path: str | Path, recording: str | None = None) -> list[Turn]:
 
     Args:
         path: the file, in UTF-8.
-        recording: name of the recording, to select its lines if an RTTM file has several; None: there must be only one.
+        recording: name of the recording, to select its lines if an RTTM file has several; None: there must be only
+            one.
 
     Returns:
         The turns in order of their starts. They may overlap or be empty (`start == end`).

@@ -251,7 +251,8 @@ def _pooled(parts: Sequence[tuple[np.ndarray, Answers]], labels: np.ndarray) -> 
 
 
 def _choose(answers: Answers, labels: np.ndarray) -> tuple[float, float, str | None]:
-    """Return the strength of the best answers, their temperature, and a note about it; without answers the defaults."""
+    """Return the strength of the best answers, their temperature, and a note about it; without answers the
+    defaults."""
     if not len(labels):
         return DEFAULT_STRENGTH, 1.0, None
     losses = {strength: _balanced_loss(logits, labels) for strength, logits in answers.items()}

@@ -19,7 +19,8 @@ from .lora import LoraAdapters
 def build_model(
     run: RunArguments, labels: Sequence[str] | None = None, label_ranges: list[list[float]] | None = None
 ) -> tuple[BiBiERForEmotionClassification, BiBiERProcessor, LoraAdapters]:
-    """Build a new model (or load the one of `init_from`), its processor, and its adapters, which are none without LoRA.
+    """Build a new model (or load the one of `init_from`), its processor, and its adapters, which are none without
+    LoRA.
 
     The weights are the same in every process and after every resume.
 

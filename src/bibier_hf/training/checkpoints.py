@@ -1,8 +1,8 @@
 """Complete checkpoints, or none.
 
-A checkpoint is written into a staging folder and renamed when its last file is in place, so a kill at any moment leaves
-the earlier checkpoints intact and no partial one. Other damage (a full disk, a lost file) is found before a run is
-resumed.
+A checkpoint is written into a staging folder and renamed when its last file is in place, so a kill at any moment
+leaves the earlier checkpoints intact and no partial one. Other damage (a full disk, a lost file) is found before a run
+is resumed.
 """
 
 import json

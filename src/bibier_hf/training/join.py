@@ -4,8 +4,9 @@
                                             +-- weights by label (late fusion), fitted on dev
     text checkpoint ---- logits / T_text ---+
 
-Each temperature is folded into the last layer of its model, so both give calibrated logits before they are weighted. The
-weights must be fitted on rows that are new to both models: a classifier that has memorized them would get all the weight.
+Each temperature is folded into the last layer of its model, so both give calibrated logits before they are weighted.
+The weights must be fitted on rows that are new to both models: a classifier that has memorized them would get all the
+weight.
 """
 
 from collections.abc import Mapping
@@ -21,7 +22,8 @@ from ..model.modeling_bibier import BiBiERForEmotionClassification
 from ..model.processing_bibier import BiBiERProcessor
 
 _SHRINKAGE = 0.02
-"""Penalty on the squared difference between a label's weights and their mean, so that rare labels follow the others."""
+"""Penalty on the squared difference between a label's weights and their mean, so that rare labels follow the
+others."""
 
 
 def join_models(
@@ -102,7 +104,8 @@ def fit_weights(
 ) -> None:
     """Fit the weights of the late fusion and the temperature of a joined model.
 
-    The loss is the cross-entropy, with equal weight for each corpus, plus a penalty that pulls the labels' weights together.
+    The loss is the cross-entropy, with equal weight for each corpus, plus a penalty that pulls the labels' weights
+    together.
 
     Args:
         model: joined.

@@ -37,8 +37,8 @@ def adjustment_facts(
         dev: the N rows.
 
     Returns:
-        `strength`; `shift`, a number for each class to add to the logits; `chosen_on`; and, if chosen on dev, `dev_scores`: the
-        selection metric for each strength (`{"strength", "score"}`).
+        `strength`; `shift`, a number for each class to add to the logits; `chosen_on`; and, if chosen on dev,
+        `dev_scores`: the selection metric for each strength (`{"strength", "score"}`).
     """
     if run.logit_adjustment is None:
         return None

@@ -1,7 +1,8 @@
 """LoRA with peft: train low-rank adapters instead of the weights of the backbones (Hu et al., 2021).
 
 backbone (frozen) + adapter (trained) -- training --> merged: an ordinary backbone, stored in the checkpoint
-                                                 \\-> adapter: a folder `<modality>_adapter`; the backbone is stored, or
+                                                 \\-> adapter: a folder `<modality>_adapter`; the backbone is stored,
+                                                 or
                                                      named by its Hub id
 """
 
@@ -141,7 +142,8 @@ class LoraAdapters:
         return wrapped
 
     def finish(self) -> None:
-        """After training, convert the adapters to the form that `save_pretrained` stores. The outputs do not change."""
+        """After training, convert the adapters to the form that `save_pretrained` stores. The outputs do not
+        change."""
         merges = self.arguments is not None and self.arguments.save == "merged"
         for modality, wrapped in self._wrapped.items():
             stream = self.model.streams[modality]

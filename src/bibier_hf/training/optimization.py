@@ -75,8 +75,8 @@ def optimizer_cls_and_kwargs(name: str, args: TrainingArguments) -> tuple[type[t
 
 
 def decay_parameter_names(model: torch.nn.Module) -> list[str]:
-    """Return the names of the parameters with weight decay: matrices and filters, but not biases, normalization layers,
-    or the rates and skip weights of state-space models (`A_log`, `A`, `D`)."""
+    """Return the names of the parameters with weight decay: matrices and filters, but not biases, normalization
+    layers, or the rates and skip weights of state-space models (`A_log`, `A`, `D`)."""
     norms = {
         f"{name}.{parameter}"
         for name, module in model.named_modules()

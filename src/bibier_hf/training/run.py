@@ -59,8 +59,8 @@ def run_training(arguments: RunArguments, command: str | None = None) -> RunResu
     The folder then holds the model with its processor and code
     (`AutoModel.from_pretrained(folder, trust_remote_code=True)`), the card `README.md`, `.eval_results`,
     `results.json`, `predictions_<split>.parquet`, `confusion_matrix_<split>_<corpus>.png`,
-    `reliability_<split>_<corpus>.png`, `risk_coverage_<split>_<corpus>.png` and `run.yaml`. With `push_to_hub` it is then pushed, without predictions and
-    `run.yaml`.
+    `reliability_<split>_<corpus>.png`, `risk_coverage_<split>_<corpus>.png` and `run.yaml`. With `push_to_hub` it is
+    then pushed, without predictions and `run.yaml`.
 
     Args:
         arguments: of the run.

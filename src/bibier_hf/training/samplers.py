@@ -67,7 +67,8 @@ class EpochSampler(Sampler[int]):
         return iter(order.tolist())
 
     def _group_by_length(self, order: np.ndarray, lengths: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-        """Sort pools of the random order by length, and shuffle the resulting batches; an incomplete batch stays last."""
+        """Sort pools of the random order by length, and shuffle the resulting batches; an incomplete batch stays
+        last."""
         pool = self.POOL * self.group_size
         batches = []
         for start in range(0, len(order), pool):

@@ -2,8 +2,8 @@
 
     search.yaml -> trials -> one run each -> score on dev -> trials.parquet
 
-Every trial has its own folder in `output_dir`, named after its values. Finished trials are read, not trained again, so a
-stopped search continues where it left off, and a greedy search trains each combination only once.
+Every trial has its own folder in `output_dir`, named after its values. Finished trials are read, not trained again, so
+a stopped search continues where it left off, and a greedy search trains each combination only once.
 """
 
 import hashlib
@@ -147,8 +147,8 @@ def run_search(
 
 
 def greedy(space: Mapping[str, Sequence[Any]], attempt: Attempt) -> Trial:
-    """Tune one key at a time, as the published search does: try its values with the best ones so far and the first value
-    of each later key. If scores are equal, the earlier trial wins.
+    """Tune one key at a time, as the published search does: try its values with the best ones so far and the first
+    value of each later key. If scores are equal, the earlier trial wins.
 
     Returns:
         the best trial.
@@ -186,7 +186,8 @@ def with_optuna(
 
 
 class TrialTrainer(Trainer):
-    """A Trainer that trains a complete run for each trial, so that its hyperparameter search can tune any key of a run."""
+    """A Trainer that trains a complete run for each trial, so that its hyperparameter search can tune any key of a
+    run."""
 
     def __init__(self, attempt: Attempt, output_dir: str | Path):
         args = TrainingArguments(str(output_dir), report_to="none")

@@ -332,7 +332,8 @@ def assign_folds(train: Dataset, dev: Dataset, count: int, seed: int) -> tuple[n
 
 @contextmanager
 def frozen_encoders(model: BiBiERForEmotionClassification) -> Generator[None]:
-    """Stage 2: freeze what stage 1 trained, in evaluation mode. Afterwards the configuration is that of joint training."""
+    """Stage 2: freeze what stage 1 trained, in evaluation mode. Afterwards the configuration is that of joint
+    training."""
     config = model.config
     parts = list(config.modality_configs.values())
     before = [(part.freeze_backbone, part.freeze_encoder) for part in parts]

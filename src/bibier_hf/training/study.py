@@ -298,8 +298,9 @@ def compare(study: StudyArguments, runs: Sequence[StudyRun]) -> dict[str, Any]:
 
     Returns:
         `{"runs": {"finished", "missing"}, "comparison": [{"variant", "protocol", "corpus", "split", "seeds",
-        "metrics": {name: {"mean", "std", "values"}}, "difference"}, ...]}`. `difference` has the same form as `metrics`:
-        the difference from the first variant, paired by seed, or None. `std` is the sample standard deviation, or None
+        "metrics": {name: {"mean", "std", "values"}}, "difference"}, ...]}`. `difference` has the same form as
+        `metrics`: the difference from the first variant, paired by seed, or None. `std` is the sample standard
+            deviation, or None
         for one seed.
     """
     missing = [str(run.folder) for run in runs if not (run.folder / RESULTS_FILE).is_file()]

@@ -91,8 +91,8 @@ class TextToSpeech(ABC):
     @property
     @abstractmethod
     def settings(self) -> dict[str, Any]:
-        """What its speech depends on apart from the utterance, as JSON values for fingerprints and reports. Contains no
-        path of this machine."""
+        """What its speech depends on apart from the utterance, as JSON values for fingerprints and reports. Contains
+        no path of this machine."""
 
     @abstractmethod
     def speak(self, utterance: Utterance) -> np.ndarray:

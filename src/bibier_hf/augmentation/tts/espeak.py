@@ -28,10 +28,10 @@ from .base import Prosody, SynthesisError, TextToSpeech, Utterance
 class EspeakTextToSpeech(TextToSpeech):
     """eSpeak NG in this process, through ctypes.
 
-    The library keeps state between utterances (phases, random numbers, voice data) that no function resets, so that the
-    same utterance would sound slightly different each time. It is therefore reloaded for every utterance, which takes
-    about 5 ms, from a private copy, since another user of the same file in this process would keep it loaded. It speaks
-    one utterance at a time.
+    The library keeps state between utterances (phases, random numbers, voice data) that no function resets, so that
+    the same utterance would sound slightly different each time. It is therefore reloaded for every utterance, which
+    takes about 5 ms, from a private copy, since another user of the same file in this process would keep it loaded. It
+    speaks one utterance at a time.
 
     Args:
         seed: seed of the library's random numbers (breath, jitter).

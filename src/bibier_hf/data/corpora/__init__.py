@@ -36,8 +36,8 @@ The path of that file can then be used wherever a corpus is named:
 
 `register_corpus(CORPUS)` gives it a name of its own in the running program; in the package itself, a module in this
 folder that ends in `CORPUS = ...` is found by itself. The label is what the corpus writes: common code looks it up in
-the label set (`labels`, by default the seven emotions, or `Corpus(labels=...)`), after a `label_map`. Keyword-only arguments of `read` are its options, with their
-lines in `Args:` as help.
+the label set (`labels`, by default the seven emotions, or `Corpus(labels=...)`), after a `label_map`. Keyword-only
+arguments of `read` are its options, with their lines in `Args:` as help.
 """
 
 import importlib
@@ -139,8 +139,8 @@ def load_corpus(
         label_map: labels of the corpus -> labels of the set, or None to leave these rows out; or a file
             ([`~bibier_hf.data.label_maps.read_label_map`]).
         label_column: column of the label, in corpora that have several.
-        problem_type: what the labels are, as transformers names it; None: what the corpus brings, usually one label for
-            each clip.
+        problem_type: what the labels are, as transformers names it; None: what the corpus brings, usually one label
+            for each clip.
         context: earlier utterances to append to each text ([`~bibier_hf.data.context.Context`], or a mapping like it).
         options: options of the corpus's reader, such as `enthusiasm="exclude"`.
 

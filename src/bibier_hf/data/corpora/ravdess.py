@@ -5,8 +5,8 @@ License: CC BY-NC-SA 4.0, not for commercial use. Source: https://zenodo.org/rec
 (Audio_Speech_Actors_01-24.zip)
 
 Every actor speaks the same two sentences in every emotion, so the text does not reveal the label. The eighth emotion,
-`calm`, is none of the seven: it is omitted, which leaves 52 clips per actor, unless the label set has it. Song recordings and videos are omitted
-as well.
+`calm`, is none of the seven: it is omitted, which leaves 52 clips per actor, unless the label set has it. Song
+recordings and videos are omitted as well.
 """
 
 import re
@@ -64,7 +64,8 @@ def read_ravdess(
         strict_counts: require the published 4 neutral clips and 8 of each other emotion from every actor that is
             present; False for a part.
         labels, label_map: see [`~bibier_hf.data.label_maps.LabelReader`]. `calm` is kept where one of them has it.
-        label_column: `"emotion"`, or `"intensity"`: normal or strong, of all clips but the neutral ones, which have none.
+        label_column: `"emotion"`, or `"intensity"`: normal or strong, of all clips but the neutral ones, which have
+            none.
 
     Raises:
         CorpusError: an unknown layout, names or labels that are not from RAVDESS, an actor in two splits, or different
